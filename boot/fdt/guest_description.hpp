@@ -1,0 +1,57 @@
+// What the device tree tells the kernel to run, and with what: the host-side form of
+// boot/protocol/device_tree.hpp.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "boot/protocol/control.hpp"
+
+namespace boot {
+
+// What one of the caller's standard streams is.
+enum class StreamKind : std::uint8_t { Pipe, File, Null, Terminal, Closed };
+enum class RootMode : std::uint8_t { ReadOnly, ReadWrite, Overlay };
+
+struct Volume {
+    std::string tag;         // of its virtio-fs device
+    std::string destination; // absolute path in the guest
+    bool read_only = false;
+    bool is_file = false; // the share's root holds one file, which is bound on `destination`
+};
+
+struct Rlimit {
+    std::uint32_t resource; // RLIMIT_*
+    std::uint64_t soft;
+    std::uint64_t hard;
+};
+
+struct WindowSize {
+    std::uint32_t columns;
+    std::uint32_t rows;
+};
+
+struct GuestDescription {
+    std::vector<std::string> args;
+    std::vector<std::string> env;
+    std::string cwd = "/";
+    std::uint32_t uid = 0;
+    std::uint32_t gid = 0;
+    std::vector<std::uint32_t> groups;
+    std::string hostname = "joey";
+    bool strace = false;
+    LogLevel log_level = LogLevel::Warning;
+    std::string root_tag; // empty: no root file system (test kernels)
+    RootMode root_mode = RootMode::Overlay;
+    StreamKind standard_input = StreamKind::Null;
+    StreamKind standard_output = StreamKind::Null;
+    StreamKind standard_error = StreamKind::Null;
+    std::optional<WindowSize> window; // with a terminal
+    std::uint32_t umask = 022;
+    std::vector<Rlimit> rlimits;
+    std::vector<Volume> volumes;
+};
+
+} // namespace boot
