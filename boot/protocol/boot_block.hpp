@@ -32,6 +32,6 @@ struct BootBlock {
     std::uint32_t ram_is_zeroed;
     std::uint32_t reserved;
 };
-static_assert(sizeof(BootBlock) == 112);
+static_assert(sizeof(BootBlock) == 104);
 
 } // namespace boot
