@@ -1,6 +1,6 @@
 // What the machine knows of a device: a page of registers that the guest reads without an exit and
-// writes with one, doorbells that may be ioeventfds, and one interrupt. The virtio-mmio transport is
-// put behind it by VirtioMmioDevice (virtio_device.hpp).
+// writes with one, doorbells that may be ioeventfds, and one interrupt. The virtio-mmio transport
+// is put behind it by VirtioMmioDevice (virtio_device.hpp).
 #pragma once
 
 #include <cstddef>

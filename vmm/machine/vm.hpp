@@ -38,15 +38,15 @@ inline constexpr std::uint64_t max_memory_bytes = 1ull << 40;
 struct VmConfig {
     std::string kernel_path; // empty: find_kernel()
     PrivilegeChoice privilege = PrivilegeChoice::Auto;
-    unsigned cpus = 1;                        // 1..boot::max_cpus
-    std::uint64_t memory_bytes = 512u << 20;  // whole pages, min_memory_bytes..max_memory_bytes
+    unsigned cpus = 1;                       // 1..boot::max_cpus
+    std::uint64_t memory_bytes = 512u << 20; // whole pages, min_memory_bytes..max_memory_bytes
     boot::GuestDescription guest;
     std::uint64_t process_start_tsc = 0; // 0: the TSC when create() was called
 };
 
 struct VmHooks {
-    // A line from the guest kernel's log. Runs on the vCPU thread that wrote it, possibly on several
-    // at once; the text is not NUL-terminated, may hold any byte, and dies with the call.
+    // A line from the guest kernel's log. Runs on the vCPU thread that wrote it, possibly on
+    // several at once; the text is not NUL-terminated, may hold any byte, and dies with the call.
     std::function<void(boot::LogLevel, std::string_view)> log;
     // On the main thread, inside run(): all is set up, no guest instruction has run. An error ends
     // the VM. Here the sandbox of the whole process and of the main thread begins.
@@ -58,13 +58,13 @@ struct VmHooks {
 
 struct EndReason {
     enum class Kind : std::uint8_t {
-        ProgramExited, // wait_status
-        ExecFailed,    // exec_errno: the program could not be started
-        GuestPanic,    // report
-        GuestFault,    // report: triple fault, or an instruction that KVM cannot emulate
+        ProgramExited,  // wait_status
+        ExecFailed,     // exec_errno: the program could not be started
+        GuestPanic,     // report
+        GuestFault,     // report: triple fault, or an instruction that KVM cannot emulate
         GuestViolation, // report: the guest broke the rules of the control page
-        HostFailure,   // report: the host refused something while the guest ran
-        Stopped,       // by Vm::stop()
+        HostFailure,    // report: the host refused something while the guest ran
+        Stopped,        // by Vm::stop()
     };
     Kind kind = Kind::Stopped;
     int wait_status = 0;
