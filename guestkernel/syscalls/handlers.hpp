@@ -1,0 +1,20 @@
+// The declarations of all system call handlers, by family; each family's owner has a header of its own.
+#pragma once
+
+#include "guestkernel/syscalls/syscall.hpp"
+
+#if __has_include("guestkernel/syscalls/memory_calls.hpp")
+#include "guestkernel/syscalls/memory_calls.hpp"
+#endif
+#if __has_include("guestkernel/syscalls/task_calls.hpp")
+#include "guestkernel/syscalls/task_calls.hpp"
+#endif
+#if __has_include("guestkernel/syscalls/file_calls.hpp")
+#include "guestkernel/syscalls/file_calls.hpp"
+#endif
+#if __has_include("guestkernel/syscalls/ipc_calls.hpp")
+#include "guestkernel/syscalls/ipc_calls.hpp"
+#endif
+#if __has_include("guestkernel/syscalls/system_calls.hpp")
+#include "guestkernel/syscalls/system_calls.hpp"
+#endif

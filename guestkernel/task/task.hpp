@@ -1,0 +1,113 @@
+// Task: what is scheduled. Process: a thread group. Session and process groups: job control.
+#pragma once
+
+#include "base/intrusive_list.hpp"
+#include "guestkernel/arch/arch.hpp"
+#include "guestkernel/core/ref.hpp"
+#include "guestkernel/core/time.hpp"
+#include "guestkernel/fs/file_table.hpp"
+#include "guestkernel/mm/address_space.hpp"
+#include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/sched/wait_queue.hpp"
+#include "guestkernel/task/credentials.hpp"
+
+namespace kernel {
+
+class Process;
+class Terminal; // ipc/terminal.hpp
+struct SignalState; // task/signal.hpp: handlers, queues, masks
+struct CpuRunQueue; // sched/
+
+// Identified by number in one pid namespace for now; the number is reused late.
+class Task : public RefCounted {
+public:
+    Task();
+    ~Task() override;
+
+    arch::TaskContext context; // first: assembly knows it
+
+    // --- scheduling; owned by sched/, under the run queue's lock
+    volatile u32 state = 0; // TaskState
+    volatile u32 on_cpu = 0;
+    bool queued = false;
+    u32 cpu = 0;
+    u64 virtual_runtime = 0;
+    u64 slice_start_ns = 0;
+    i32 nice = 0;
+    u32 policy = 0; // SCHED_*
+    i32 rt_priority = 0;
+    u64 affinity = ~u64{0};
+    base::ListNode run_node;
+    Task* run_left = nullptr;
+    Task* run_right = nullptr;
+
+    // --- identity
+    i32 tid = 0;
+    Process* process = nullptr; // holds a reference while the task lives; null for kernel tasks
+    char name[16] = {};         // comm
+    bool is_kernel = false;
+    bool exiting = false;
+    base::ListNode process_node; // in Process::tasks
+
+    // --- what it works on; only the task itself replaces these (others read under the process lock)
+    Ref<AddressSpace> address_space;
+    Ref<FileTable> files;
+    Ref<FsContext> fs;
+    Ref<const Credentials> credentials;
+
+    // --- signals (task/signal.hpp)
+    SignalState* signals = nullptr;
+    volatile u32 interrupt_flags = 0; // work to do before returning to user mode: see task/return_to_user.cpp
+
+    // --- odds and ends of the ABI
+    u64 clear_child_tid = 0; // set_tid_address
+    u64 robust_list = 0;
+    u64 rseq = 0;
+    u32 rseq_length = 0, rseq_signature = 0;
+    u64 user_time_ns = 0, system_time_ns = 0, start_time_ns = 0;
+    u64 minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
+    u64 timer_slack_ns = 50'000;
+    u64 entered_kernel_ns = 0;
+    u32 syscall_number = 0;
+    u32 personality = 0;
+};
+
+// struct rlimit by number (RLIMIT_*).
+struct ResourceLimit {
+    u64 soft = ~u64{0}, hard = ~u64{0};
+};
+inline constexpr unsigned resource_limit_count = 16;
+
+inline Task& current_task() { return *arch::current(); }
+
+// RLIMIT_* of the current process.
+u64 current_limit(unsigned resource);
+// Capability check of the current task (CAP_*).
+bool capable(unsigned capability);
+
+// --- what others ask of task/ ------------------------------------------------------------------------
+// Sends a signal with si_code SI_KERNEL to the running task's process, a process, or all of a group. ESRCH.
+void send_signal(Task& task, int signal);
+Result<void> send_signal_to_process(i32 pid, int signal);
+Result<void> send_signal_to_group(i32 group, int signal);
+// Job control for terminals.
+i32 current_pid();
+i32 current_group();
+i32 current_session();
+bool is_session_leader();
+bool group_in_session(i32 group, i32 session);
+bool group_is_orphaned(i32 group);
+// Whether the running task blocks or ignores a signal (SIGTTIN, SIGTTOU rules).
+bool signal_blocked_or_ignored(int signal);
+// The controlling terminal of the current session.
+Ref<Terminal> controlling_terminal();
+Result<void> set_controlling_terminal(Ref<Terminal> terminal); // of a session leader without one
+void clear_controlling_terminal(Terminal& terminal); // hang-up: for every process of its session
+
+// A kernel thread; runs `entry(argument)`.
+Result<Ref<Task>> start_kernel_task(const char* name, void (*entry)(void*), void* argument);
+// Creates process 1 (in the kernel: adopts orphans, reaps them) and process 2 that executes the program that the
+// device tree names, with its streams. Called once by the boot code when the root is mounted.
+Result<void> start_first_program();
+
+} // namespace kernel
