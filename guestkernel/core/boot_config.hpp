@@ -1,0 +1,71 @@
+// What the VMM asked for, read from the device tree once at boot. Strings point into the tree, which stays.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "boot/protocol/boot_block.hpp"
+#include "guestkernel/core/types.hpp"
+
+namespace kernel {
+
+enum class StreamKind : u8 { Closed, Pipe, File, Null, Terminal };
+enum class RootMode : u8 { ReadOnly, ReadWrite, Overlay };
+
+// A NUL-separated, NUL-terminated list.
+struct StringList {
+    const char* data = nullptr;
+    usize bytes = 0;
+    usize count() const;
+    std::string_view operator[](usize index) const; // O(index); empty past the end
+    template <typename F>
+    void for_each(F&& function) const {
+        for (usize at = 0; at < bytes;) {
+            const std::string_view text(data + at);
+            function(text);
+            at += text.size() + 1;
+        }
+    }
+};
+
+struct VirtioSlot {
+    u64 phys = 0;
+    u8 vector = 0;
+};
+struct Volume {
+    std::string_view tag, destination;
+    bool read_only = false;
+    bool is_file = false;
+};
+struct RlimitSetting {
+    u32 resource;
+    u64 soft, hard;
+};
+
+struct BootConfig {
+    StringList arguments, environment;
+    std::string_view cwd = "/", hostname = "joey";
+    u32 uid = 0, gid = 0;
+    u32 groups[64] = {};
+    u32 group_count = 0;
+    bool strace = false;
+    u32 log_level = 1;
+    std::string_view root_tag = "root";
+    RootMode root_mode = RootMode::Overlay;
+    StreamKind streams[3] = {StreamKind::Null, StreamKind::Null, StreamKind::Null};
+    u32 columns = 80, rows = 24;
+    u32 umask = 022;
+    RlimitSetting rlimits[16] = {};
+    u32 rlimit_count = 0;
+    VirtioSlot devices[64] = {};
+    u32 device_count = 0;
+    Volume volumes[32] = {};
+    u32 volume_count = 0;
+};
+
+const BootConfig& boot_config();
+const boot::BootBlock& boot_block();
+// Called once by the boot code. False: the tree is damaged.
+bool read_boot_config(const boot::BootBlock& block);
+
+} // namespace kernel
