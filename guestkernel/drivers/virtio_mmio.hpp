@@ -1,15 +1,17 @@
-// A virtio device behind virtio-mmio version 2 (virtio 1.2, 4.2.2) with a register page that reads at memory speed.
-// Every register write exits to the VMM (20 us), so only those writes are made that the device cannot know otherwise:
-// registers that are zero after a reset are not zeroed again.
+// A virtio device behind virtio-mmio version 2 (virtio 1.2, 4.2.2) with a register page that reads
+// at memory speed. Every register write exits to the VMM (20 us), so only those writes are made
+// that the device cannot know otherwise: registers that are zero after a reset are not zeroed
+// again.
 //
 // Set-up, once, by one task:
 //     VirtioDevice device;
 //     TRY(device.open(registers, vector, VIRTIO_ID_RNG, wanted_features));   // up to FEATURES_OK
 //     TRY(device.setup_queue(queue, 0, 64));                                 // ascending numbers
 //     TRY(device.start());                                                   // DRIVER_OK
-//     register_device_interrupt(vector, callback, context);                  // arch/interrupts.hpp, if interrupts are used
-// Interrupts are edges (MSI): there is no status to read and nothing to acknowledge; the callback looks at its queues.
-// Vectors may be shared, so it may also be called for nothing.
+//     register_device_interrupt(vector, callback, context);                  //
+//     arch/interrupts.hpp, if interrupts are used
+// Interrupts are edges (MSI): there is no status to read and nothing to acknowledge; the callback
+// looks at its queues. Vectors may be shared, so it may also be called for nothing.
 #pragma once
 
 #include "guestkernel/core/result.hpp"
@@ -27,11 +29,13 @@ public:
     // VIRTIO_ID_* of the device whose registers are there, without touching it; 0: none.
     static u32 identify(PhysAddr registers);
 
-    // Takes the device: negotiates `wanted` (device-specific bits of the low 24, VIRTIO_F_* below bit 32) as far as it
-    // is offered, plus VERSION_1, indirect descriptors and the event index. ENODEV: another device or none; EIO.
+    // Takes the device: negotiates `wanted` (device-specific bits of the low 24, VIRTIO_F_* below
+    // bit 32) as far as it is offered, plus VERSION_1, indirect descriptors and the event index.
+    // ENODEV: another device or none; EIO.
     Result<void> open(PhysAddr registers, u32 vector, u32 device_id, u64 wanted);
     bool has_feature(unsigned bit) const { return (features_ >> bit & 1) != 0; }
-    // Requires: before start(). The size is cut to what the device can. ENOENT: the device has no such queue.
+    // Requires: before start(). The size is cut to what the device can. ENOENT: the device has no
+    // such queue.
     Result<void> setup_queue(Virtqueue& queue, u16 index, u16 wanted_size);
     Result<void> start();
 

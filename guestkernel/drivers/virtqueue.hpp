@@ -1,15 +1,16 @@
-// The driver's side of a split virtqueue (virtio 1.2, 2.7), with event index and indirect descriptors where the
-// device offers them.
+// The driver's side of a split virtqueue (virtio 1.2, 2.7), with event index and indirect
+// descriptors where the device offers them.
 //
-// Locks: none of its own. The owner serialises submit(), take_used() and the interrupt switches by a spin lock of its
-// choice (rank Device or Leaf); notify() needs no lock and should be called without one, since the write exits and a
-// device may serve the whole queue during it.
+// Locks: none of its own. The owner serialises submit(), take_used() and the interrupt switches by
+// a spin lock of its choice (rank Device or Leaf); notify() needs no lock and should be called
+// without one, since the write exits and a device may serve the whole queue during it.
 //
 // Two ways to use one:
-//   synchronously (an inline queue: the device serves it during the notification, on this vCPU's thread):
-//       submit(); notify(); then take_used() until the own token came. Interrupts stay off, which is the state after
-//       set-up. With several vCPUs the answer may still be on its way when notify() returns: another vCPU's
-//       notification may be serving it.
+//   synchronously (an inline queue: the device serves it during the notification, on this vCPU's
+//   thread):
+//       submit(); notify(); then take_used() until the own token came. Interrupts stay off, which
+//       is the state after set-up. With several vCPUs the answer may still be on its way when
+//       notify() returns: another vCPU's notification may be serving it.
 //   asynchronously: enable_interrupts() once; in the callback
 //       do { while (take_used(used)) ...; } while (!enable_interrupts());
 #pragma once
@@ -29,8 +30,8 @@ struct DeviceSegment {
     PhysAddr address;
     u32 length;
 };
-// Of an object in the direct map or the kernel image that does not cross into memory that is not contiguous with it
-// (heap objects, frames, static data; never user memory).
+// Of an object in the direct map or the kernel image that does not cross into memory that is not
+// contiguous with it (heap objects, frames, static data; never user memory).
 DeviceSegment device_segment(const void* data, usize bytes);
 
 // As struct vring_desc: linux/virtio_ring.h is not valid C++.
@@ -49,15 +50,17 @@ public:
     Virtqueue& operator=(const Virtqueue&) = delete;
     ~Virtqueue();
 
-    // Offers one chain: the device reads `readable`, then writes `writable`; `token` (not null) comes back with
-    // take_used(). With `table` (room for all segments, direct map, 16-byte aligned, the queue's until the chain is
-    // used) the chain costs one ring descriptor, if the device takes indirect tables; without one, a descriptor per
-    // segment. False: not enough free descriptors, nothing was done.
+    // Offers one chain: the device reads `readable`, then writes `writable`; `token` (not null)
+    // comes back with take_used(). With `table` (room for all segments, direct map, 16-byte
+    // aligned, the queue's until the chain is used) the chain costs one ring descriptor, if the
+    // device takes indirect tables; without one, a descriptor per segment. False: not enough free
+    // descriptors, nothing was done.
     [[nodiscard]] bool submit(std::span<const DeviceSegment> readable,
                               std::span<const DeviceSegment> writable, void* token,
                               std::span<RingDescriptor> table = {});
-    // Whether the device wants to be told of what was submitted since the last notification, and telling it.
-    // needs_notification() may be called under the owner's lock, after which notify_now() follows without it.
+    // Whether the device wants to be told of what was submitted since the last notification, and
+    // telling it. needs_notification() may be called under the owner's lock, after which
+    // notify_now() follows without it.
     bool needs_notification();
     void notify_now();
     void notify() {
