@@ -1,0 +1,274 @@
+#include "tools/joey/options.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <string_view>
+
+#include <boost/program_options.hpp>
+#include <fmt/format.h>
+
+#include "boot/protocol/layout.hpp"
+
+namespace joey {
+namespace {
+
+namespace po = boost::program_options;
+
+constexpr std::string_view usage_text =
+    "usage: joey do [OPTIONS] [--] CMD [ARG...]\n"
+    "       joey help | joey --version\n"
+    "\n"
+    "joey do runs CMD in a fresh micro-VM. Its root directory is this machine's, shared read-only\n"
+    "under an overlay in memory: CMD may write anywhere, and the host keeps nothing of it.\n"
+    "\n";
+
+constexpr std::string_view status_text =
+    "\nThe exit status is CMD's own; 128+N if signal N killed it; 127 if CMD was not found, 126 if\n"
+    "it could not be run; 125 if joey itself failed, with one line on stderr that says why.\n";
+
+constexpr std::string_view see_help = "see 'joey help'";
+
+// Raw strings; they get their meaning in `interpret`.
+struct RawOptions {
+    std::string cpus;
+    std::string memory;
+    std::string privilege;
+    std::string log_level;
+    std::vector<std::string> volumes;
+};
+
+// clang-format off
+po::options_description describe_options(DoOptions& options, RawOptions& raw) {
+    po::options_description all("Options", 100, 60);
+    all.add_options()
+        ("cpus", po::value(&raw.cpus)->value_name("N"), "virtual CPUs (default: the CPUs that joey itself may use)")
+        ("memory", po::value(&raw.memory)->value_name("SIZE"),
+            "memory, as 512M or 2G (default: half of the host's, at most 8G); the host backs only what is touched")
+        ("env", po::value(&options.env)->value_name("K=V"),
+            "set a variable (may be repeated); the rest of the environment is the caller's")
+        ("cwd", po::value<std::string>()->value_name("DIR"), "working directory (default: the caller's)")
+        ("user", po::value<std::string>()->value_name("UID[:GID]"), "user and group, by number or name (default: the caller's)")
+        ("hostname", po::value(&options.hostname)->value_name("NAME"), "host name inside (default: joey)")
+        ("privilege", po::value(&raw.privilege)->value_name("MODE"), "auto, ring0 or ring3: where the guest's kernel runs (default: auto)")
+        ("strace", po::bool_switch(&options.strace), "print the program's system calls to stderr, from inside the guest's kernel")
+        ("timing", po::bool_switch(&options.timing), "print where start-up time went to stderr, at the end")
+        ("tty,t", po::bool_switch(&options.terminal),
+            "give CMD a terminal (default: when stdin and stdout both are one)")
+        ("rw", po::bool_switch(&options.read_write), "share the root directory writable: what CMD writes stays")
+        ("rootfs", po::value(&options.rootfs)->value_name("DIR"), "share another directory as the root (default: /)")
+        ("volume", po::value(&raw.volumes)->value_name("SRC:DST[:ro]"),
+            "share a directory or file of the host, writable unless :ro (may be repeated)")
+        ("kernel", po::value(&options.kernel)->value_name("FILE"), "boot another kernel image")
+        ("log-level", po::value(&raw.log_level)->value_name("LEVEL"),
+            "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
+        ("help,h", "print this text");
+    return all;
+}
+// clang-format on
+
+std::string help_text() {
+    DoOptions options;
+    RawOptions raw;
+    std::ostringstream text;
+    text << usage_text << describe_options(options, raw) << status_text;
+    return text.str();
+}
+
+// How many of `words` are joey's options and their values; what comes after is the command.
+Outcome<std::size_t> count_option_words(std::span<const std::string> words,
+                                        const po::options_description& known) {
+    std::size_t at = 0;
+    while (at < words.size()) {
+        const std::string& word = words[at];
+        if (word.size() < 2 || word[0] != '-' || word == "--")
+            break;
+        const bool is_long = word[1] == '-';
+        const std::size_t equals = word.find('=');
+        const std::string name = is_long ? word.substr(2, equals - 2) : word.substr(0, 2);
+        const po::option_description* option =
+            is_long ? known.find_nothrow(name, false) : known.find_nothrow(name, false, false, true);
+        if (option == nullptr)
+            return fail(fmt::format("unknown option '{}'; {}", word.substr(0, equals), see_help));
+        const bool takes_value = option->semantic()->max_tokens() > 0;
+        const bool value_follows = takes_value && equals == std::string::npos;
+        if (value_follows && at + 1 == words.size())
+            return fail(fmt::format("option '{}' needs a value; {}", word, see_help));
+        at += value_follows ? 2 : 1;
+    }
+    return at;
+}
+
+template <typename T>
+std::optional<T> parse_number(std::string_view text) {
+    T value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (text.empty() || error != std::errc() || end != text.data() + text.size())
+        return std::nullopt;
+    return value;
+}
+
+// 4096, 64K, 512M, 2G, 2GiB: powers of 1024.
+std::optional<std::uint64_t> parse_size(std::string_view text) {
+    const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+    const auto number = parse_number<std::uint64_t>(text.substr(0, digits));
+    std::string_view unit = text.substr(digits);
+    for (const std::string_view suffix : {"iB", "B"}) {
+        if (unit.size() > suffix.size() && unit.ends_with(suffix)) {
+            unit.remove_suffix(suffix.size());
+            break;
+        }
+    }
+    if (!number || unit.size() > 1)
+        return std::nullopt;
+    unsigned shift = 0;
+    if (!unit.empty()) {
+        constexpr std::string_view units = "kmgt";
+        const std::size_t which = units.find(static_cast<char>(unit[0] | 0x20));
+        if (which == std::string_view::npos)
+            return std::nullopt;
+        shift = static_cast<unsigned>(10 * (which + 1));
+    }
+    if (*number > (UINT64_MAX >> shift))
+        return std::nullopt;
+    return *number << shift;
+}
+
+Outcome<unsigned> interpret_cpus(const std::string& text) {
+    const auto cpus = parse_number<unsigned>(text);
+    if (!cpus || *cpus < 1 || *cpus > boot::max_cpus)
+        return fail(fmt::format("--cpus {}: give a number from 1 to {}", text, boot::max_cpus));
+    return *cpus;
+}
+
+Outcome<std::uint64_t> interpret_memory(const std::string& text) {
+    const auto bytes = parse_size(text);
+    if (!bytes)
+        return fail(fmt::format("--memory {}: give a size such as 512M or 2G", text));
+    if (*bytes < vmm::min_memory_bytes || *bytes > vmm::max_memory_bytes)
+        return fail(fmt::format("--memory {}: give at least {}M and at most {}G", text,
+                                vmm::min_memory_bytes >> 20, vmm::max_memory_bytes >> 30));
+    return *bytes & ~(boot::page_size - 1);
+}
+
+Outcome<vmm::PrivilegeChoice> interpret_privilege(const std::string& text) {
+    if (text == "auto")
+        return vmm::PrivilegeChoice::Auto;
+    if (text == "ring0")
+        return vmm::PrivilegeChoice::Ring0;
+    if (text == "ring3")
+        return vmm::PrivilegeChoice::Ring3;
+    return fail(fmt::format("--privilege {}: give auto, ring0 or ring3", text));
+}
+
+Outcome<boot::LogLevel> interpret_log_level(const std::string& text) {
+    constexpr std::pair<std::string_view, boot::LogLevel> levels[] = {
+        {"error", boot::LogLevel::Error},
+        {"warning", boot::LogLevel::Warning},
+        {"info", boot::LogLevel::Info},
+        {"debug", boot::LogLevel::Debug},
+    };
+    for (const auto& [name, level] : levels) {
+        if (text == name)
+            return level;
+    }
+    return fail(fmt::format("--log-level {}: give error, warning, info or debug", text));
+}
+
+Outcome<VolumeOption> interpret_volume(const std::string& text) {
+    VolumeOption volume;
+    std::string_view rest = text;
+    if (rest.ends_with(":ro")) {
+        volume.read_only = true;
+        rest.remove_suffix(3);
+    } else if (rest.ends_with(":rw")) {
+        rest.remove_suffix(3);
+    }
+    const std::size_t colon = rest.rfind(':');
+    if (colon == std::string_view::npos || colon == 0 || colon + 1 == rest.size())
+        return fail(fmt::format("--volume {}: give SRC:DST or SRC:DST:ro", text));
+    volume.source = rest.substr(0, colon);
+    volume.destination = rest.substr(colon + 1);
+    if (volume.destination[0] != '/')
+        return fail(fmt::format("--volume {}: the path in the guest must begin with /", text));
+    return volume;
+}
+
+Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, DoOptions& options) {
+    if (given.count("cpus") != 0) {
+        TRY(options.cpus, interpret_cpus(raw.cpus));
+    }
+    if (given.count("memory") != 0) {
+        TRY(options.memory_bytes, interpret_memory(raw.memory));
+    }
+    if (given.count("privilege") != 0) {
+        TRY(options.privilege, interpret_privilege(raw.privilege));
+    }
+    if (given.count("log-level") != 0) {
+        TRY(options.log_level, interpret_log_level(raw.log_level));
+    }
+    if (given.count("cwd") != 0)
+        options.cwd = given["cwd"].as<std::string>();
+    if (given.count("user") != 0)
+        options.user = given["user"].as<std::string>();
+    for (const std::string& variable : options.env) {
+        if (variable.find('=') == std::string::npos || variable[0] == '=')
+            return fail(fmt::format("--env {}: give NAME=VALUE", variable));
+    }
+    for (const std::string& text : raw.volumes) {
+        TRY(VolumeOption volume, interpret_volume(text));
+        options.volumes.push_back(std::move(volume));
+    }
+    if (options.hostname.empty() || options.hostname.size() > 64)
+        return fail("--hostname: give a name of 1 to 64 characters");
+    return {};
+}
+
+Outcome<Command> parse_do(std::span<const std::string> words) {
+    DoOptions options;
+    RawOptions raw;
+    const po::options_description known = describe_options(options, raw);
+    TRY(const std::size_t option_words, count_option_words(words, known));
+
+    po::variables_map given;
+    const std::vector<std::string> option_list(
+        words.begin(), words.begin() + static_cast<std::ptrdiff_t>(option_words));
+    try {
+        using po::command_line_style::style_t;
+        const auto style = style_t::allow_long | style_t::allow_short | style_t::long_allow_next |
+                           style_t::long_allow_adjacent | style_t::short_allow_next |
+                           style_t::allow_dash_for_short | style_t::allow_sticky;
+        po::store(po::command_line_parser(option_list).options(known).style(style).run(), given);
+        po::notify(given);
+    } catch (const po::error& error) {
+        return fail(fmt::format("{}; {}", error.what(), see_help));
+    }
+    if (given.count("help") != 0)
+        return Command(ShowText{help_text()});
+    TRY(interpret(given, raw, options));
+
+    std::span<const std::string> command = words.subspan(option_words);
+    if (!command.empty() && command.front() == "--")
+        command = command.subspan(1);
+    if (command.empty())
+        return fail(fmt::format("no command to run; {}", see_help));
+    options.command.assign(command.begin(), command.end());
+    return Command(std::move(options));
+}
+
+} // namespace
+
+Outcome<Command> parse_command_line(std::span<char* const> arguments) {
+    const std::vector<std::string> words(arguments.begin(), arguments.end());
+    if (words.empty())
+        return fail(fmt::format("no command given; {}", see_help));
+    const std::string& verb = words.front();
+    if (verb == "do")
+        return parse_do(std::span(words).subspan(1));
+    if (verb == "help" || verb == "--help" || verb == "-h")
+        return Command(ShowText{help_text()});
+    if (verb == "--version" || verb == "version")
+        return Command(ShowText{"joey " JOEY_VERSION "\n"});
+    return fail(fmt::format("unknown command '{}'; {}", verb, see_help));
+}
+
+} // namespace joey

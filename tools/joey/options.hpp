@@ -1,0 +1,51 @@
+// The command line of joey.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "boot/protocol/control.hpp"
+#include "tools/joey/outcome.hpp"
+#include "vmm/machine/vm.hpp"
+
+namespace joey {
+
+struct VolumeOption {
+    std::string source;      // on the host, as typed
+    std::string destination; // absolute, in the guest
+    bool read_only = false;
+};
+
+struct DoOptions {
+    std::optional<unsigned> cpus;
+    std::optional<std::uint64_t> memory_bytes;
+    std::vector<std::string> env; // NAME=VALUE, over the caller's environment
+    std::optional<std::string> cwd;
+    std::optional<std::string> user; // UID[:GID] or names, resolved in the guest's root
+    std::string hostname = "joey";
+    vmm::PrivilegeChoice privilege = vmm::PrivilegeChoice::Auto;
+    bool strace = false;
+    bool timing = false;
+    bool terminal = false; // -t: a terminal in the guest even if the streams are none
+    bool read_write = false;
+    std::string rootfs = "/";
+    std::vector<VolumeOption> volumes;
+    std::string kernel; // empty: the one that belongs to this joey
+    boot::LogLevel log_level = boot::LogLevel::Warning;
+    std::vector<std::string> command;
+};
+
+struct ShowText {
+    std::string text;
+};
+using Command = std::variant<DoOptions, ShowText>;
+
+// Reads the arguments after the program's name. Options end at `--` or at the first word that is
+// none, so that the options of CMD stay its own.
+Outcome<Command> parse_command_line(std::span<char* const> arguments);
+
+} // namespace joey

@@ -1,0 +1,50 @@
+// The caller's terminal in raw mode, restored whatever happens: by the destructor, by suspend(),
+// and, should this process be killed outright, by a guardian process that waits for its end.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include <sys/types.h>
+#include <termios.h>
+
+#include "tools/joey/outcome.hpp"
+#include "vmm/kvm/unique_fd.hpp"
+
+namespace joey {
+
+class RawTerminal {
+public:
+    // Requires: one thread so far (it forks), and `fd` is a terminal.
+    static Outcome<std::unique_ptr<RawTerminal>> enter(int fd);
+    RawTerminal(const RawTerminal&) = delete;
+    RawTerminal& operator=(const RawTerminal&) = delete;
+    // Restores the terminal and sees the guardian off.
+    ~RawTerminal();
+
+    // The mode that the caller had; before the process stops.
+    void suspend();
+    // Raw again, if this process is in the foreground; after it goes on. The mode found then is the
+    // one to restore: somebody may have changed it meanwhile.
+    void resume();
+
+private:
+    RawTerminal(int fd, const termios& saved, pid_t guardian, vmm::UniqueFd pipe)
+        : fd_(fd), saved_(saved), guardian_(guardian), pipe_(std::move(pipe)) {}
+    bool in_foreground() const;
+    void make_raw();
+
+    int fd_;
+    termios saved_;
+    pid_t guardian_;
+    vmm::UniqueFd pipe_; // the guardian reads the other end
+    bool raw_ = false;
+};
+
+struct TerminalSize {
+    std::uint16_t columns = 80;
+    std::uint16_t rows = 24;
+};
+TerminalSize terminal_size(int fd);
+
+} // namespace joey
