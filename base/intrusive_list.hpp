@@ -25,7 +25,7 @@ struct ListNode {
 template <typename T, ListNode T::*Node>
 class IntrusiveList {
 public:
-    IntrusiveList() { head_.next = head_.prev = &head_; }
+    constexpr IntrusiveList() { head_.next = head_.prev = &head_; }
     IntrusiveList(const IntrusiveList&) = delete;
     IntrusiveList& operator=(const IntrusiveList&) = delete;
 
