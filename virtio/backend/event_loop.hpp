@@ -32,9 +32,9 @@ public:
 
     virtual ~EventLoop() = default;
 
-    // add, modify and remove may be called from any thread and from within callbacks, also for the
-    // descriptor whose callback runs. Fails with EPERM for what can never block (regular files). A
-    // descriptor can be watched once; whoever needs it twice duplicates it.
+    // add, modify and remove: on the loop's thread, or before it runs; also from within callbacks,
+    // for the descriptor whose callback runs too. Fails with EPERM for what can never block
+    // (regular files). A descriptor can be watched once; whoever needs it twice duplicates it.
     virtual base::Result<void, HostError> add(int fd, Interest interest, Callback callback) = 0;
     virtual base::Result<void, HostError> modify(int fd, Interest interest) = 0;
     // Ensures: on the loop's thread, the callback will not run again.

@@ -36,11 +36,9 @@ public:
     // Called once, before anything else.
     virtual void attach(PortEvents& events) = 0;
     // Guest input. Only called while the guest has room, so what is not asked for is not consumed.
-    // After Blocked the backend watches for input until cancel_input().
+    // After Blocked the backend watches for input, once.
     virtual Transfer read(std::span<const struct iovec> into) = 0;
-    // The guest withdrew its buffers (reset): stop watching.
-    virtual void cancel_input() = 0;
-    // Guest output. After Blocked the backend watches for room.
+    // Guest output. After Blocked the backend watches for room, once.
     virtual Transfer write(std::span<const struct iovec> from) = 0;
 };
 

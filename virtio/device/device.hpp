@@ -18,6 +18,7 @@
 // earlier.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -74,7 +75,8 @@ public:
     // For the transport.
     const DeviceInfo& info() const { return info_; }
     std::uint64_t offered_features() const;
-    void attach(DeviceHost& host) { host_ = &host; }
+    // Null detaches. Not while the device is active.
+    void attach(DeviceHost* host) { host_ = host; }
     // Requires: `configs` has one entry per queue; those not `ready` stay null.
     Checked<void> activate(std::uint64_t negotiated, std::span<const QueueConfig> configs,
                            const GuestMemory& memory, QueueInterrupt& interrupt);
@@ -119,6 +121,7 @@ private:
     std::uint64_t features_ = 0;
     std::vector<std::unique_ptr<Queue>> queues_;
     Gate gate_;
+    std::atomic<bool> broken_{false}; // the driver is at fault: no more notifications until a reset
     Guarded<std::vector<std::byte>> config_;
 };
 

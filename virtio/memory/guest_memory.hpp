@@ -33,6 +33,9 @@ enum class Access : std::uint8_t { Read, Write };
 class GuestSlice {
 public:
     GuestSlice() = default;
+    // Host memory that the guest can see by other means: a register page. Not for guest RAM.
+    static GuestSlice over(std::span<std::byte> shared) { return {shared.data(), shared.size()}; }
+
     std::size_t size() const { return size_; }
     bool empty() const { return size_ == 0; }
     struct iovec as_iovec() const {
@@ -71,6 +74,13 @@ public:
         __atomic_store(typed<T>(offset), &value, static_cast<int>(order));
     }
 
+    template <GuestSafe T>
+    requires(sizeof(T) <= 8) T fetch_or(std::size_t offset, T bits)
+    const { return __atomic_fetch_or(typed<T>(offset), bits, __ATOMIC_SEQ_CST); }
+    template <GuestSafe T>
+    requires(sizeof(T) <= 8) T fetch_and(std::size_t offset, T bits)
+    const { return __atomic_fetch_and(typed<T>(offset), bits, __ATOMIC_SEQ_CST); }
+
 private:
     friend class GuestMemory;
     GuestSlice(std::byte* host, std::size_t size) : host_(host), size_(size) {}
@@ -100,8 +110,9 @@ class GuestMemory {
 public:
     static constexpr std::size_t max_regions = 4;
 
-    // False when the region is empty, wraps, overlaps another or is one too many. The mapping must
-    // outlive this object.
+    // False when the region is empty, wraps, overlaps another or is one too many, or when host and
+    // guest address do not agree modulo 16 (atomics and descriptors rely on it). The mapping must
+    // outlive this.
     [[nodiscard]] bool add_region(const GuestRegion& region);
 
     // The range, if it lies wholly inside one region. An empty range is inside when its address is.

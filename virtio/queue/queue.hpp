@@ -93,17 +93,21 @@ private:
     struct Used {
         std::uint16_t next = 0;
         std::uint16_t signalled = 0; // `next` when needs_interrupt() was last asked
-        bool ever_asked = false;
+    };
+    struct Rings {
+        GuestSlice descriptors;
+        GuestSlice available;
+        GuestSlice used;
     };
     struct Descriptor;
     struct Table;
 
-    Queue(const QueueConfig& config, const QueueFeatures& features, const GuestMemory& memory,
-          QueueInterrupt* interrupt);
-    bool attach(const QueueConfig& config);
+    Queue(const QueueConfig& config, const QueueFeatures& features, const Rings& rings,
+          const GuestMemory& memory, QueueInterrupt* interrupt);
+    static Checked<Rings> locate(const QueueConfig& config, const GuestMemory& memory);
 
     Checked<Chain> pop_locked(Available& state, WhenEmpty when_empty);
-    Checked<bool> something_available(const Available& state, base::Order order) const;
+    Checked<bool> offered(std::uint16_t next) const;
     Checked<void> read_chain(std::uint16_t head, detail::ChainSlot& slot) const;
     Checked<void> walk(const Table& table, std::uint16_t first, detail::ChainSlot& slot,
                        std::size_t& budget) const;
@@ -115,9 +119,7 @@ private:
     const std::uint16_t index_;
     const std::uint16_t size_;
     const QueueFeatures features_;
-    GuestSlice descriptors_;
-    GuestSlice available_ring_;
-    GuestSlice used_ring_;
+    const Rings rings_;
 
     std::vector<detail::ChainSlot> slots_; // by head
     Guarded<Available> available_;

@@ -81,27 +81,28 @@ private:
     struct Registers {
         Selection select;
         std::uint64_t driver_features = 0;
-        std::uint32_t status = 0; // what the driver set; NEEDS_RESET lives in the page only
+        bool unknown_features = false; // bits beyond 63 were asked for
+        std::uint32_t status = 0;      // what the driver set; NEEDS_RESET lives in the page only
     };
 
     void write_register(Registers& registers, std::uint32_t offset, std::uint32_t value);
+    void write_driver_features(Registers& registers, std::uint32_t value);
     void write_queue_register(Registers& registers, std::uint32_t offset, std::uint32_t value);
-    void write_status(Registers& registers, std::uint32_t value);
     void set_queue_ready(Registers& registers, QueueConfig& config, std::uint32_t value);
+    void write_status(Registers& registers, std::uint32_t value);
+    bool features_acceptable(const Registers& registers) const;
+    void start(Registers& registers);
     void reset(Registers& registers);
 
     void publish(std::uint32_t offset, std::uint32_t value);
     std::uint32_t published(std::uint32_t offset) const;
     void raise(std::uint32_t interrupt_bit);
-    void publish_identity();
-    void publish_device_features(const Registers& registers);
-    void publish_queue(const Registers& registers);
-    void publish_shared_memory(const Registers& registers);
+    void publish_selected(const Registers& registers);
     void publish_config();
 
     Device& device_;
     const GuestMemory& memory_;
-    std::byte* page_;
+    GuestSlice page_;
     InterruptSink& sink_;
     std::vector<QueueConfig> configs_; // under registers_
     // Lock order: registers_, then config_generation_ or fault_. Never taken by notify() and
