@@ -71,6 +71,11 @@ public:
     // F_SETOWN and friends.
     i32 owner_pid = 0;
     int owner_signal = 0;
+    // Where the last O_APPEND write ended, set by write(): the caller's new position.
+    u64 append_end = 0;
+    // What open() claimed and the destructor gives back (fs/open.cpp).
+    enum class Claim : u8 { None, Write, DenyWrite };
+    Claim claim = Claim::None;
 
 protected:
     u32 flags_;

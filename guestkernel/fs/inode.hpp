@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "base/atomic.hpp"
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/fs/file.hpp"
@@ -50,7 +51,12 @@ public:
     virtual bool can_drop_dentries() const { return false; }
     // Whether a cached dentry (positive: `inode` set; negative: null) may still be used without asking again.
     virtual bool dentry_valid(Inode& /*parent*/, std::string_view /*name*/, Inode* /*inode*/, u64 /*cached_at_ns*/) { return true; }
+    // Whether Inode::lookup() of one directory may run on several CPUs at once (its mutex() held shared, not exclusively).
+    virtual bool parallel_lookup() const { return false; }
+    // Options for /proc/mounts beyond "rw" and "ro", each with a leading comma.
+    virtual Result<void> describe_options(String& /*out*/) { return {}; }
     u64 device_number = 0; // st_dev; assigned by allocate_device_number()
+    base::Atomic<u32> mount_count{0}; // fs/mount.cpp
     bool read_only = false;
     u32 flags = 0;         // MS_* of the superblock
 
@@ -97,6 +103,14 @@ public:
 
     // The file's pages, or null for what has none.
     virtual PageCache* page_cache() { return nullptr; }
+    // For RegularFile, in memory, without asking anybody. The size now; by default that of page_cache()->source().
+    virtual u64 file_size();
+    // A write went past the end: the new size, known before the next call to file_size(). mutex() is held
+    // exclusively. By default set_attributes() with the size.
+    virtual Result<void> extend(u64 size);
+    // The contents were changed (mtime, ctime) or read (atime, only if due: relatime unless `strict`) just now.
+    virtual void note_modified() {}
+    virtual void note_accessed(bool /*strict*/) {}
 
     Superblock* superblock() const { return superblock_; }
     u64 number() const { return number_; }
@@ -109,6 +123,8 @@ public:
     SpinLock& attributes_lock() { return attributes_lock_; }
     u32 mode_;
     u32 uid_ = 0, gid_ = 0;
+    // Files open for writing, or, when negative, those that forbid it (a program that is running: ETXTBSY).
+    base::Atomic<i32> write_count{0};
 
     // State that other subsystems hang here, created on demand and destroyed with the inode.
     struct FifoState* fifo = nullptr;        // ipc/pipe.cpp
