@@ -26,6 +26,7 @@ void kick_cpu(unsigned cpu);
 // Whether a reschedule has been requested of this CPU (by a tick or kick_cpu); schedule() clears it.
 bool need_resched();
 void set_need_resched();
+void clear_need_resched(); // called by schedule() and nobody else
 void relax(); // PAUSE
 
 // --- deferred work, see Softirq in core/time.hpp -----------------------------------------------------
