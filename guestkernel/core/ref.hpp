@@ -24,6 +24,14 @@ public:
         if (count_.fetch_sub(1, base::Order::AcqRel) == 1)
             const_cast<RefCounted*>(this)->last_reference();
     }
+    // Gives a reference up unless it is the last one; returns whether it did.
+    bool release_unless_last() const {
+        u32 seen = count_.load(base::Order::Relaxed);
+        while (seen > 1)
+            if (count_.compare_exchange(seen, seen - 1, base::Order::AcqRel))
+                return true;
+        return false;
+    }
     // Takes a reference unless the count already reached zero (for caches that hold weak pointers and
     // remove them in last_reference()).
     bool try_add_ref() const {
@@ -36,6 +44,8 @@ public:
     u32 ref_count() const { return count_.load(base::Order::Relaxed); }
 
 protected:
+    // release() in two steps, for chains that must not be destroyed by recursion: true obliges the caller to destroy.
+    bool drop_ref() const { return count_.fetch_sub(1, base::Order::AcqRel) == 1; }
     // Called when the count reaches zero; may sleep (an inode's last reference may do I/O).
     virtual void last_reference() { delete this; }
 
