@@ -9,7 +9,6 @@
 #include <string_view>
 
 #include "base/atomic.hpp"
-#include "base/intrusive_list.hpp"
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/fs/inode.hpp"
@@ -46,12 +45,12 @@ private:
     template <typename T, typename... A>
     friend Result<Ref<T>> make_ref(A&&...);
     Dentry(Superblock& superblock, Ref<Inode> inode) : inode_(std::move(inode)), superblock_(&superblock) {}
+    void last_reference() override;
 
     Ref<Dentry> parent_;
     Ref<Inode> inode_;
     Superblock* superblock_;
     Dentry* hash_next_ = nullptr;
-    base::ListNode shard_node_;
     u64 hash_ = 0;
     u64 cached_at_ns_ = 0;
     char* name_ = inline_name_;
@@ -105,8 +104,8 @@ private:
     static void unhash(Dentry& dentry, bool deleted);
     static void rehash(Dentry& dentry);
     static void trim();
-    static void grow(Shard& shard);
     static usize evict_from(Shard& shard, usize count);
+    static usize collect(Shard& shard, Superblock& superblock, bool all);
     static bool usable(Dentry& parent, std::string_view name, Dentry& dentry);
 };
 

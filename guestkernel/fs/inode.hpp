@@ -161,4 +161,11 @@ using DeviceOpen = Result<Ref<File>> (*)(const Path& path, Ref<Inode> inode, u32
 void register_char_device(u32 major, u32 first_minor, u32 count, DeviceOpen open);
 Result<Ref<File>> open_char_device(const Path& path, Ref<Inode> inode, u32 flags, u64 device_number);
 
+// A named FIFO's open, with its waiting for the other end (ipc/pipe.cpp).
+Result<Ref<File>> open_fifo(const Path& path, Ref<Inode> inode, u32 flags);
+// Destroy what Inode::fifo, ::socket and ::watches point to, when an inode that has some dies (ipc/).
+void free_fifo_state(FifoState* state);
+void free_socket_binding(SocketBinding* binding);
+void free_inode_watches(InodeWatches* watches);
+
 } // namespace kernel

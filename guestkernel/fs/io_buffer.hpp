@@ -27,10 +27,17 @@ public:
     usize copy_out(const void* from, usize bytes);
     usize copy_in(void* to, usize bytes);
     usize zero_out(usize bytes);
+    // Touches the caller's memory that the next copy_in() of `bytes` will read; returns how many of them are readable.
+    usize fault_in(usize bytes);
+    bool is_user() const { return kernel_ == nullptr; }
     // Limits what is left to at most `bytes`.
     void truncate(usize bytes);
 
 private:
+    template <typename Copy>
+    usize for_pieces(usize bytes, Copy&& copy);
+    usize kernel_piece(usize bytes, u8*& at);
+
     std::span<const UserVector> vectors_;
     u8* kernel_ = nullptr;
     usize position_ = 0; // in the current vector

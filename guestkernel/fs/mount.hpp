@@ -2,7 +2,6 @@
 #pragma once
 
 #include "base/atomic.hpp"
-#include "base/intrusive_list.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/path.hpp"
 #include "guestkernel/lib/string.hpp"
@@ -41,7 +40,7 @@ private:
     Ref<Mount> parent_;
     Ref<Dentry> place_; // in the parent
     bool attached_ = false;
-    base::ListNode tree_node_;
+    Mount* next_ = nullptr;
 };
 
 class MountTree {
@@ -69,8 +68,10 @@ private:
     friend Result<void> mount_at(const Path&, Ref<Superblock>, u32, std::string_view);
     static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags, std::string_view source);
     static void link(Mount& mount, Mount* parent, Dentry* place);
-    static void unlink(Mount& mount, Vector<Ref<Mount>>& dropped);
+    static void unlink(Mount& mount);
+    static void detach_all(Mount& top);
     static bool is_below(const Mount& mount, const Mount& ancestor);
+    static Result<void> bind_below(const Path& from, Mount& copy);
 };
 
 // "rw,nosuid,relatime" and the superblock's own part, as in /proc/mounts.

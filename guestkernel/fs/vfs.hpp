@@ -29,6 +29,8 @@ Result<Ref<File>> open_for_exec(int directory, std::string_view name, u32 at_fla
 // The absolute path as getcwd(2) and /proc show it, with " (deleted)" where it applies.
 Result<String> path_name(const Path& path);
 Result<String> path_name_from(const Path& root, const Path& path); // "(unreachable)..." outside of `root`
+// A file's place; for one without (pipe, socket, ...) a nameless one around its inode, so that /proc/PID/fd links lead there.
+Result<Path> path_of(File& file);
 // mode & MAY_READ(4) | MAY_WRITE(2) | MAY_EXEC(1) with the current task's filesystem ids. EACCES, EROFS.
 Result<void> check_access(const Path& path, u32 may);
 Result<void> check_access(Inode& inode, u32 may);
