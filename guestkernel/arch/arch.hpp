@@ -26,12 +26,15 @@ void kick_cpu(unsigned cpu);
 // Whether a reschedule has been requested of this CPU (by a tick or kick_cpu); schedule() clears it.
 bool need_resched();
 void set_need_resched();
+void clear_need_resched(); // by schedule(), before it chooses
 void clear_need_resched(); // called by schedule() and nobody else
 void relax(); // PAUSE
 
 // --- deferred work, see Softirq in core/time.hpp -----------------------------------------------------
 void raise_softirq(u32 bit, unsigned cpu); // also from interrupt handlers; `cpu` is the running one there
-void run_softirqs();                      // in task context
+void run_softirqs();                      // in task context; core/softirq.cpp
+u32 take_softirqs();                      // the running CPU's pending bits, cleared
+bool softirqs_pending();
 
 // --- timer -------------------------------------------------------------------------------------
 // One shot at this TSC value (0: none). About 7 us in ring-3 mode, so callers avoid needless re-arming.

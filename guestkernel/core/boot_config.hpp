@@ -65,6 +65,7 @@ struct BootConfig {
 
 const BootConfig& boot_config();
 const boot::BootBlock& boot_block();
+void set_boot_block(const boot::BootBlock& block); // first thing at boot
 // Called once by the boot code. False: the tree is damaged.
 bool read_boot_config(const boot::BootBlock& block);
 

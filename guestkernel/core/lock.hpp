@@ -37,6 +37,9 @@ enum class LockRank : u8 {
     Device = 48,
 };
 
+// Whether this CPU holds any (debug builds): nothing may sleep then.
+bool spin_locks_held();
+
 class SpinLock {
 public:
     constexpr explicit SpinLock(LockRank rank) : rank_(rank) {}

@@ -1,0 +1,199 @@
+// Clocks from the TSC, and the per-CPU timer queues.
+#include "guestkernel/core/time.hpp"
+
+#include "guestkernel/arch/arch.hpp"
+#include "guestkernel/core/clock.hpp"
+#include "guestkernel/core/lock.hpp"
+#include "guestkernel/core/panic.hpp"
+
+namespace kernel {
+
+namespace {
+
+// ns = (tsc - base) * ns_per_tick >> 32 and back, with 128-bit products: exact enough for centuries.
+struct Clock {
+    u64 base_tsc = 0;
+    u64 ns_per_tick = u64{1} << 32;
+    u64 ticks_per_ns = u64{1} << 32;
+    base::Atomic<i64> realtime_offset{0};
+};
+constinit Clock clock;
+
+__extension__ using Wide = unsigned __int128;
+
+u64 scale(u64 value, u64 factor) { return static_cast<u64>(static_cast<Wide>(value) * factor >> 32); }
+
+} // namespace
+
+void init_clock(u64 tsc_khz, u64 base_tsc, u64 wall_ns, u64 wall_tsc) {
+    clock.base_tsc = base_tsc;
+    clock.ns_per_tick = static_cast<u64>((static_cast<Wide>(1'000'000) << 32) / tsc_khz);
+    clock.ticks_per_ns = static_cast<u64>((static_cast<Wide>(tsc_khz) << 32) / 1'000'000);
+    // The wall-clock pair may lie before or after our zero.
+    const i64 since = wall_tsc >= base_tsc ? static_cast<i64>(scale(wall_tsc - base_tsc, clock.ns_per_tick))
+                                           : -static_cast<i64>(scale(base_tsc - wall_tsc, clock.ns_per_tick));
+    clock.realtime_offset.store(static_cast<i64>(wall_ns) - since);
+}
+
+ClockParameters clock_parameters() {
+    return {clock.base_tsc, clock.ns_per_tick, clock.realtime_offset.load(base::Order::Relaxed)};
+}
+
+u64 tsc_to_monotonic_ns(u64 tsc) { return tsc > clock.base_tsc ? scale(tsc - clock.base_tsc, clock.ns_per_tick) : 0; }
+u64 monotonic_ns_to_tsc(u64 ns) { return clock.base_tsc + scale(ns, clock.ticks_per_ns); }
+u64 monotonic_ns() { return tsc_to_monotonic_ns(arch::read_tsc()); }
+i64 realtime_ns() { return static_cast<i64>(monotonic_ns()) + clock.realtime_offset.load(base::Order::Relaxed); }
+void set_realtime_ns(i64 now) { clock.realtime_offset.store(now - static_cast<i64>(monotonic_ns())); }
+
+// A pairing heap by deadline. A node's `left_` is its first child, `right_` its next sibling, `parent_` the previous sibling or,
+// for a first child, the parent.
+class TimerQueue {
+public:
+    void arm(Timer& timer, u64 deadline, u32 cpu) {
+        SpinGuard guard(lock_);
+        timer.deadline_ = deadline;
+        timer.cpu_ = cpu;
+        timer.left_ = timer.right_ = timer.parent_ = nullptr;
+        timer.queued_ = true;
+        root_ = merge(root_, &timer);
+        if (root_ == &timer)
+            program(deadline);
+    }
+    // Returns whether it was queued.
+    bool remove(Timer& timer) {
+        SpinGuard guard(lock_);
+        if (!timer.queued_)
+            return false;
+        detach(timer);
+        timer.queued_ = false;
+        return true;
+    }
+    void run() {
+        for (;;) {
+            Timer* due = nullptr;
+            {
+                SpinGuard guard(lock_);
+                const u64 now = monotonic_ns();
+                if (root_ == nullptr) {
+                    armed_ = no_deadline;
+                    return;
+                }
+                if (root_->deadline_ > now) {
+                    armed_ = no_deadline; // the shot that brought us here is spent
+                    program(root_->deadline_);
+                    return;
+                }
+                due = root_;
+                detach(*due);
+                due->running_ = true;
+                due->queued_ = false;
+                running_ = due;
+            }
+            // The callback may destroy the timer: it is not touched afterwards unless a cancel() waits for us.
+            due->callback_(*due, due->argument_);
+            SpinGuard guard(lock_);
+            if (running_ == due)
+                due->running_ = false;
+            running_ = nullptr;
+        }
+    }
+    bool is_running(const Timer& timer) {
+        SpinGuard guard(lock_);
+        return running_ == &timer;
+    }
+
+private:
+    static Timer* merge(Timer* a, Timer* b) {
+        if (a == nullptr)
+            return b;
+        if (b == nullptr)
+            return a;
+        if (b->deadline_ < a->deadline_) {
+            Timer* swap = a;
+            a = b;
+            b = swap;
+        }
+        b->parent_ = a;
+        b->right_ = a->left_;
+        if (a->left_ != nullptr)
+            a->left_->parent_ = b;
+        a->left_ = b;
+        a->right_ = a->parent_ = nullptr;
+        return a;
+    }
+    // Merges the siblings pairwise, then the pairs from the last to the first.
+    static Timer* merge_children(Timer* first) {
+        Timer* pairs = nullptr;
+        while (first != nullptr) {
+            Timer* a = first;
+            Timer* b = a->right_;
+            first = b != nullptr ? b->right_ : nullptr;
+            a->right_ = a->parent_ = nullptr;
+            if (b != nullptr)
+                b->right_ = b->parent_ = nullptr;
+            Timer* merged = merge(a, b);
+            merged->right_ = pairs;
+            pairs = merged;
+        }
+        Timer* result = nullptr;
+        while (pairs != nullptr) {
+            Timer* next = pairs->right_;
+            pairs->right_ = nullptr;
+            result = merge(result, pairs);
+            pairs = next;
+        }
+        return result;
+    }
+    void detach(Timer& timer) {
+        if (&timer == root_) {
+            root_ = merge_children(timer.left_);
+        } else {
+            if (timer.parent_->left_ == &timer)
+                timer.parent_->left_ = timer.right_;
+            else
+                timer.parent_->right_ = timer.right_;
+            if (timer.right_ != nullptr)
+                timer.right_->parent_ = timer.parent_;
+            root_ = merge(root_, merge_children(timer.left_));
+        }
+        timer.left_ = timer.right_ = timer.parent_ = nullptr;
+    }
+    // Arming costs a trip to ring 0, so an earlier shot that is still to come is left alone.
+    void program(u64 deadline) {
+        if (deadline >= armed_)
+            return;
+        armed_ = deadline;
+        arch::arm_timer(monotonic_ns_to_tsc(deadline) + 1);
+    }
+
+    SpinLock lock_{LockRank::Timer};
+    Timer* root_ = nullptr;
+    Timer* running_ = nullptr;
+    u64 armed_ = no_deadline;
+};
+
+namespace {
+constinit TimerQueue queues[64] = {};
+} // namespace
+
+void run_timers() { queues[arch::cpu_id()].run(); }
+
+void Timer::arm(u64 deadline_ns) {
+    if (queued_)
+        queues[cpu_].remove(*this);
+    const unsigned cpu = arch::cpu_id();
+    queues[cpu].arm(*this, deadline_ns, cpu);
+}
+
+bool Timer::cancel() {
+    bool removed = false;
+    if (queued_)
+        removed = queues[cpu_].remove(*this);
+    // Its callback may be running on another CPU; on this one only if we are called from it.
+    if (running_ && cpu_ != arch::cpu_id())
+        while (queues[cpu_].is_running(*this))
+            arch::relax();
+    return removed;
+}
+
+} // namespace kernel
