@@ -22,6 +22,7 @@ enum class LockRank : u8 {
     Leaf = 14, // a lock under which no other lock is taken except the ones above
     PageCache = 16,
     PageTable = 18,
+    MappingList = 19, // of a page cache: the mappings of its pages
     Signal = 20,
     FileTable = 22,
     Dentry = 24,
