@@ -1,0 +1,50 @@
+#include "guestkernel/core/boot.hpp"
+
+#include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/control.hpp"
+#include "guestkernel/core/boot_config.hpp"
+#include "guestkernel/core/log.hpp"
+#include "guestkernel/core/panic.hpp"
+#include "guestkernel/core/vdso.hpp"
+#include "guestkernel/drivers/console.hpp"
+#include "guestkernel/drivers/entropy.hpp"
+#include "guestkernel/fs/root.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+namespace {
+
+void must(Result<void> done, const char* what) {
+    if (done)
+        return;
+    log::error("{}: error {}", what, done.error().code);
+    PANIC(what);
+}
+
+void boot_task(void*) {
+    finish_first_switch();
+    must(init_console(), "the console device does not work");
+    init_entropy();
+    must(mount_first_root(), "the root file system cannot be mounted");
+    must(init_vdso(), "no memory for the vDSO");
+    must(start_first_program(), "the first program cannot be started");
+    for (unsigned cpu = 1; cpu < arch::cpu_count(); cpu++)
+        if (auto done = arch::bring_up_cpu(cpu); !done)
+            log::warning("CPU {} stays off: error {}", cpu, done.error().code);
+    schedule_dead();
+}
+
+} // namespace
+
+void boot_kernel() {
+    init_scheduler();
+    must(
+        [] -> Result<void> {
+            TRY(Ref<Task> task, start_kernel_task("boot", boot_task, nullptr));
+            return {};
+        }(),
+        "no memory for the first task");
+}
+
+} // namespace kernel
