@@ -1,46 +1,60 @@
-// The event loop: one epoll instance, run by the thread that calls Vm::run(). Callbacks run on that
-// thread only, one at a time.
+// The event loop: one epoll instance, run by the thread that calls Vm::run(). All callbacks run on
+// that thread, one at a time.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
+#include "base/atomic.hpp"
+#include "virtio/backend/event_loop.hpp"
+#include "virtio/backend/unique_fd.hpp"
+#include "virtio/guarded.hpp"
 #include "vmm/error.hpp"
-#include "vmm/kvm/unique_fd.hpp"
 
 namespace vmm {
 
-class EventLoop {
+class EventLoop final : public virtio::EventLoop {
 public:
-    // Called with the epoll events that are pending (EPOLLIN, EPOLLOUT, EPOLLHUP, EPOLLERR).
-    using Callback = std::function<void(std::uint32_t events)>;
+    static Result<std::unique_ptr<EventLoop>> create();
 
-    static Result<EventLoop> create();
-    EventLoop(EventLoop&&) = default;
-    EventLoop& operator=(EventLoop&&) = default;
+    base::Result<void, virtio::HostError> add(int fd, virtio::Interest interest,
+                                              Callback callback) override;
+    base::Result<void, virtio::HostError> modify(int fd, virtio::Interest interest) override;
+    void remove(int fd) override;
+    void post(std::function<void()> task) override;
 
-    // Watches `fd`, which stays the caller's and must outlive the watch. A file that epoll cannot
-    // watch (EPERM: regular files) is refused. Locks: none; before run(), or from a callback.
-    Result<void> watch(int fd, std::uint32_t events, Callback callback);
-    // Changes the events waited for; 0 pauses the watch.
-    Result<void> change(int fd, std::uint32_t events);
-    void unwatch(int fd);
-
-    // Runs until stop() has been called.
+    // Runs until stop() has been called, at once if it already was.
     Result<void> run();
-    // Safe from any thread, and in a signal handler.
+    // From any thread, and from a signal handler.
     void stop();
 
 private:
-    EventLoop(UniqueFd epoll, UniqueFd wake) : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
-    Result<void> dispatch(int fd, std::uint32_t events);
+    struct Watch {
+        int fd;
+        Callback callback;
+    };
+    struct State {
+        // Keyed by a number that is never used again, so that an event which was already fetched
+        // for a descriptor that has since been removed, and perhaps opened anew, finds nobody.
+        std::unordered_map<std::uint64_t, std::shared_ptr<Watch>> watches;
+        std::unordered_map<int, std::uint64_t> keys;
+        std::vector<std::function<void()>> tasks;
+        std::uint64_t next_key = 1;
+    };
 
-    UniqueFd epoll_;
-    UniqueFd wake_; // eventfd: stop() was called
-    // shared_ptr: a callback may unwatch itself while it runs.
-    std::unordered_map<int, std::shared_ptr<Callback>> callbacks_;
+    EventLoop(virtio::UniqueFd epoll, virtio::UniqueFd wake)
+        : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
+    void dispatch(std::uint64_t key, std::uint32_t events);
+    void run_tasks();
+    void wake();
+
+    virtio::UniqueFd epoll_;
+    virtio::UniqueFd wake_; // eventfd, key 0: a task was posted or stop() called
+    base::Atomic<bool> stopped_{false};
+    virtio::Guarded<State> state_;
 };
 
 } // namespace vmm

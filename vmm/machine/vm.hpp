@@ -2,9 +2,12 @@
 // calls; everything else in vmm/ stands behind it.
 //
 //     TRY(auto vm, vmm::Vm::create(std::move(config), std::move(hooks)));
-//     TRY(vm->add_device(console));                // in the order of their numbers
-//     TRY(vm->event_loop().watch(signal_fd, ...)); // the caller's own events
-//     vmm::EndReason end = vm->run();              // on the main thread; runs the event loop
+//     TRY(vm->add_device(console));              // in the order of their numbers
+//     vm->event_loop().add(signal_fd, ...);      // the caller's own events
+//     const vmm::EndReason end = vm->run();      // on the main thread; runs the event loop
+//
+// All signals that the caller wants to see on the main thread alone, it blocks before create():
+// the threads of the machine let through SIGRTMIN (their own) and what a fault raises, no more.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +20,12 @@
 #include "boot/fdt/guest_description.hpp"
 #include "boot/protocol/boot_block.hpp"
 #include "boot/protocol/control.hpp"
+#include "virtio/device/device.hpp"
 #include "vmm/error.hpp"
+#include "vmm/kvm/privilege.hpp"
 #include "vmm/machine/event_loop.hpp"
-#include "vmm/machine/mmio_device.hpp"
-
-namespace virtio {
-class GuestMemory;
-}
 
 namespace vmm {
-
-enum class PrivilegeChoice : std::uint8_t { Auto, Ring0, Ring3 };
 
 // Every kind of thread in the process; the sandbox has a row of rules for each.
 enum class ThreadClass : std::uint8_t { EventLoop, Vcpu, FsWorker };
@@ -39,20 +37,22 @@ struct VmConfig {
     std::string kernel_path; // empty: find_kernel()
     PrivilegeChoice privilege = PrivilegeChoice::Auto;
     unsigned cpus = 1;                       // 1..boot::max_cpus
-    std::uint64_t memory_bytes = 512u << 20; // whole pages, min_memory_bytes..max_memory_bytes
+    std::uint64_t memory_bytes = 512u << 20; // min_memory_bytes..max_memory_bytes, whole pages
     boot::GuestDescription guest;
     std::uint64_t process_start_tsc = 0; // 0: the TSC when create() was called
 };
 
 struct VmHooks {
     // A line from the guest kernel's log. Runs on the vCPU thread that wrote it, possibly on
-    // several at once; the text is not NUL-terminated, may hold any byte, and dies with the call.
+    // several at once; the text may hold any byte and dies with the call.
     std::function<void(boot::LogLevel, std::string_view)> log;
     // On the main thread, inside run(): all is set up, no guest instruction has run. An error ends
-    // the VM. Here the sandbox of the whole process and of the main thread begins.
+    // the VM. Here the sandbox of the process and of the main thread begins.
     std::function<Result<void>()> before_guest;
-    // First thing on each thread that the VM starts itself, except the main thread. vCPU threads
-    // besides the first are started by the guest's Control::start_cpu, after before_guest.
+    // On each thread that the machine starts, after its own set-up and before its first guest
+    // instruction. All threads exist before before_guest is called; those of vCPUs that the guest
+    // has not started yet (Control::start_cpu) sleep until then, create their vCPU (KVM_CREATE_VCPU
+    // and its set-up) and come here.
     std::function<Result<void>(ThreadClass)> on_thread_start;
 };
 
@@ -62,8 +62,8 @@ struct EndReason {
         ExecFailed,     // exec_errno: the program could not be started
         GuestPanic,     // report
         GuestFault,     // report: triple fault, or an instruction that KVM cannot emulate
-        GuestViolation, // report: the guest broke the rules of the control page
-        HostFailure,    // report: the host refused something while the guest ran
+        GuestViolation, // report: the guest broke the rules of the control page or the memory map
+        HostFailure,    // report: the host refused something
         Stopped,        // by Vm::stop()
     };
     Kind kind = Kind::Stopped;
@@ -72,7 +72,7 @@ struct EndReason {
     std::string report; // lines for a person, without a newline at the end
 };
 
-// One entry of --timing. Times are of the host's TSC.
+// One entry of --timing, by the host's TSC.
 struct TimingMark {
     std::string_view name; // a string literal
     std::uint64_t tsc;
@@ -83,24 +83,27 @@ class Vm {
 public:
     static Result<std::unique_ptr<Vm>> create(VmConfig config, VmHooks hooks);
     virtual ~Vm() = default;
+    Vm(const Vm&) = delete;
+    Vm& operator=(const Vm&) = delete;
 
-    // Adds the device at the next register page. The device is the caller's and must outlive run().
-    // Returns its number, 0 first. Requires: run() has not been called.
-    virtual Result<unsigned> add_device(MmioDevice& device) = 0;
+    // Puts a device behind the next virtio-mmio page; returns its number, 0 first. The device is
+    // the caller's and must outlive this object. Requires: run() has not been called.
+    virtual Result<unsigned> add_device(virtio::Device& device) = 0;
 
     virtual EventLoop& event_loop() = 0;
     virtual const virtio::GuestMemory& guest_memory() const = 0;
     virtual boot::Privilege privilege() const = 0;
-    virtual const std::string& kernel_path() const = 0;
+    // What the guest will be told; may still be changed until run().
+    virtual boot::GuestDescription& guest() = 0;
 
-    // Runs the machine to its end. Everything of it but the memory is gone when it returns.
+    // Runs the machine to its end, once: its threads are gone and its devices are reset on return.
     virtual EndReason run() = 0;
-    // Ends the machine as soon as may be; run() returns Kind::Stopped. Safe from any thread and in
-    // a signal handler.
+    // Ends the machine as soon as may be; run() returns Kind::Stopped unless it ended otherwise
+    // first. From any thread, and from a signal handler.
     virtual void stop() = 0;
 
     // Requires: run() has returned.
-    virtual const std::vector<TimingMark>& timing() const = 0;
+    virtual std::vector<TimingMark> timing() const = 0;
     virtual std::uint64_t tsc_khz() const = 0;
 
 protected:

@@ -1,0 +1,34 @@
+// Thread: a joined-on-destruction thread that says so when it cannot be started (std::thread
+// throws).
+#pragma once
+
+#include <csignal>
+#include <functional>
+#include <memory>
+#include <pthread.h>
+
+#include "vmm/error.hpp"
+
+namespace vmm {
+
+class Thread {
+public:
+    Thread() = default;
+    Thread(const Thread&) = delete;
+    Thread& operator=(const Thread&) = delete;
+    ~Thread() { join(); }
+
+    // Starts `body` with all signals blocked; `name` (15 characters) is what ps and top show.
+    // Requires: not started before.
+    Result<void> start(const char* name, std::function<void()> body);
+    void join();
+    // Sends a signal to the thread. Requires: started and not joined.
+    void signal(int number) { pthread_kill(handle_, number); }
+    bool started() const { return body_ != nullptr; }
+
+private:
+    std::unique_ptr<std::function<void()>> body_;
+    pthread_t handle_{};
+};
+
+} // namespace vmm
