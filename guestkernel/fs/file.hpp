@@ -1,9 +1,12 @@
 // File: an open file description, whatever is behind it; and the poll protocol.
 #pragma once
 
+#include <string_view>
+
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/fs/io_buffer.hpp"
 #include "guestkernel/fs/path.hpp"
+#include "guestkernel/lib/string.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/sched/mutex.hpp"
 #include "guestkernel/sched/wait_queue.hpp"

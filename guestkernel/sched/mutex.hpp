@@ -1,5 +1,5 @@
-// Sleeping locks, for what may wait for I/O or for user memory. Never taken in soft interrupts or with a spin
-// lock held.
+// Sleeping locks, for what may wait for I/O or for user memory. Never taken in soft interrupts or
+// with a spin lock held.
 #pragma once
 
 #include <utility>

@@ -11,8 +11,9 @@ namespace kernel {
 
 // One entry in one wait queue. The default wake function wakes `task`; epoll supplies its own.
 struct Waiter {
-    // Called with the queue's lock held and the event bits that became ready (POLLIN ...; 0 = all). Returns
-    // whether an exclusive waiter was really woken. Must not take locks of rank WaitQueue or above.
+    // Called with the queue's lock held and the event bits that became ready (POLLIN ...; 0 = all).
+    // Returns whether an exclusive waiter was really woken. Must not take locks of rank WaitQueue
+    // or above.
     using WakeFunction = bool (*)(Waiter& waiter, u32 events);
     base::ListNode node;
     WakeFunction function = nullptr;
@@ -42,8 +43,8 @@ void init_waiter(Waiter& waiter, bool exclusive = false);
 
 enum class WaitOutcome : u8 { Ready, Interrupted, TimedOut };
 
-// Sleeps until `ready()` holds, which is evaluated without locks by this task, at least once. Interrupted by
-// signals unless `state` says otherwise.
+// Sleeps until `ready()` holds, which is evaluated without locks by this task, at least once.
+// Interrupted by signals unless `state` says otherwise.
 template <typename Ready>
 WaitOutcome wait_until(WaitQueue& queue, Ready&& ready, u64 deadline_ns = no_deadline,
                        TaskState state = TaskState::Interruptible, bool exclusive = false) {

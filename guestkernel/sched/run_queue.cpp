@@ -1,0 +1,125 @@
+#include "guestkernel/sched/run_queue.hpp"
+
+#include <linux/sched.h>
+
+namespace kernel {
+
+namespace {
+
+// Run time counts inversely to these: each nice level is worth about 10 % of the CPU (the values of
+// sched(7)'s implementation in Linux, so that programs see the shares that they know).
+constexpr u32 nice_weights[40] = {
+    88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916, 9548, 7620, 6100, 4904,
+    3906,  3121,  2501,  1991,  1586,  1277,  1024,  820,   655,   526,   423,  335,  272,  215,
+    172,   137,   110,   87,    70,    56,    45,    36,    29,    23,    18,   15,
+};
+constexpr u32 idle_policy_weight = 3;
+
+} // namespace
+
+u32 task_weight(const Task& task) {
+    if (task.policy == SCHED_IDLE)
+        return idle_policy_weight;
+    return nice_weights[task.nice + 20];
+}
+
+bool is_realtime(const Task& task) {
+    return task.policy == SCHED_FIFO || task.policy == SCHED_RR;
+}
+
+CpuRunQueue::CpuRunQueue() : slice_timer([](Timer&, void*) { scheduler_tick(); }, nullptr) {}
+
+void CpuRunQueue::enqueue(Task& task) {
+    if (is_realtime(task)) {
+        // Behind those of the same priority; a preempted SCHED_FIFO task should come first among
+        // them, but nothing here preempts in favour of an equal.
+        Task* after = nullptr;
+        for (Task& other : realtime)
+            if (other.rt_priority < task.rt_priority) {
+                after = &other;
+                break;
+            }
+        if (after != nullptr)
+            realtime.insert_before(*after, task);
+        else
+            realtime.push_back(task);
+    } else {
+        fair.insert(task);
+    }
+    task.queued = true;
+    queued = queued + 1;
+}
+
+void CpuRunQueue::dequeue(Task& task) {
+    if (task.run_node.linked())
+        task.run_node.unlink();
+    else
+        fair.remove(task);
+    task.queued = false;
+    queued = queued - 1;
+}
+
+Task* CpuRunQueue::pick() {
+    Task* next = realtime.front();
+    if (next == nullptr)
+        next = fair.first();
+    if (next != nullptr)
+        dequeue(*next);
+    return next;
+}
+
+void CpuRunQueue::account(u64 now) {
+    Task& task = *current;
+    // The clock is the TSC, which virtual CPUs may see a little apart.
+    const u64 ran = now > task.exec_start_ns ? now - task.exec_start_ns : 0;
+    task.exec_start_ns = now;
+    if (&task == idle)
+        return;
+    task.run_time_ns += ran;
+    if (task.is_kernel)
+        system_ns += ran;
+    else
+        (task.nice > 0 ? nice_ns : user_ns) += ran;
+    if (!is_realtime(task)) {
+        const u32 weight = task_weight(task);
+        task.virtual_runtime += weight == weight_of_nice_0 ? ran : ran * weight_of_nice_0 / weight;
+    }
+    advance_min();
+}
+
+void CpuRunQueue::advance_min() {
+    u64 least = min_virtual_runtime;
+    const Task* first = fair.first();
+    if (current != idle && !is_realtime(*current))
+        least = current->virtual_runtime;
+    else if (first != nullptr)
+        least = first->virtual_runtime;
+    if (first != nullptr && static_cast<i64>(first->virtual_runtime - least) < 0)
+        least = first->virtual_runtime;
+    if (static_cast<i64>(least - min_virtual_runtime) > 0)
+        min_virtual_runtime = least;
+}
+
+bool CpuRunQueue::should_preempt(const Task& task) const {
+    if (current == idle)
+        return true;
+    if (is_realtime(task))
+        return !is_realtime(*current) || task.rt_priority > current->rt_priority;
+    if (is_realtime(*current) || task.policy == SCHED_BATCH)
+        return false;
+    if (current->policy == SCHED_IDLE && task.policy != SCHED_IDLE)
+        return true;
+    return static_cast<i64>(current->virtual_runtime - task.virtual_runtime) >
+           static_cast<i64>(wakeup_granularity_ns);
+}
+
+void CpuRunQueue::arm_slice(u64 now) {
+    // A deadline that is already armed stays: arming costs several microseconds, and the tick finds
+    // out whether the slice is really over.
+    if (slice_timer.pending())
+        return;
+    const u64 delay = idle_cpus.load(base::Order::Relaxed) != 0 ? time_slice_ns / 4 : time_slice_ns;
+    slice_timer.arm(now + delay);
+}
+
+} // namespace kernel

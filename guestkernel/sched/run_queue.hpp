@@ -1,0 +1,77 @@
+// One CPU's run queue. Internal to sched/.
+#pragma once
+
+#include "guestkernel/core/lock.hpp"
+#include "guestkernel/core/time.hpp"
+#include "guestkernel/sched/fair_queue.hpp"
+
+namespace kernel {
+
+inline constexpr u64 time_slice_ns = 3'500'000;
+inline constexpr u64 wakeup_granularity_ns =
+    1'000'000; // virtual time by which a woken task must be behind to preempt
+inline constexpr u64 sleeper_credit_ns = 1'500'000;
+inline constexpr u64 offer_delay_ns =
+    150'000; // a task that waited this long here is offered to idle CPUs
+// Waking a halted CPU costs about as much as this: wakers that run for less before they sleep keep
+// the woken task.
+inline constexpr u32 short_burst_ns = 60'000;
+inline constexpr u32 weight_of_nice_0 = 1024;
+
+u32 task_weight(const Task& task);
+bool is_realtime(const Task& task);
+
+struct CpuRunQueue {
+    SpinLock lock{LockRank::RunQueue};
+    unsigned cpu = 0;
+    Task* current = nullptr;
+    Task* idle = nullptr;
+    Task* previous = nullptr; // during a switch: the task that gave the CPU away
+    FairQueue fair;
+    base::IntrusiveList<Task, &Task::run_node> realtime; // by falling priority
+    bool migrates = false;  // `previous` may not run here any more
+    volatile u32 queued = 0;                             // waiting in both
+    u64 min_virtual_runtime = 0;
+    // The address space whose page table is loaded, held: kernel tasks borrow it. And one that was
+    // unloaded, on its way to be dropped after the switch.
+    Ref<AddressSpace> loaded;
+    Ref<AddressSpace> unloaded;
+    Timer slice_timer;
+    u64 idle_since_ns = 0;
+    u64 idle_ns = 0, switches = 0, user_ns = 0, nice_ns = 0, system_ns = 0;
+
+    CpuRunQueue();
+
+    // All of these: Requires: lock held.
+    void enqueue(Task& task);
+    void dequeue(Task& task);
+    Task* pick();          // takes it out; null when nobody waits
+    void account(u64 now); // the run time of `current`
+    void advance_min();
+    // Whether `task`, just queued, should run instead of `current`.
+    bool should_preempt(const Task& task) const;
+    void arm_slice(u64 now); // on the own CPU only
+};
+
+CpuRunQueue& run_queue(unsigned cpu);
+inline CpuRunQueue& this_run_queue() {
+    return run_queue(arch::cpu_id());
+}
+
+// --- placement.cpp
+extern base::Atomic<u64> idle_cpus; // bit n: CPU n is in its idle loop with nothing to do
+// Where a woken or new task shall run. `home`: where it ran last.
+unsigned choose_cpu(const Task& task, unsigned home, bool is_new);
+// Moves a waiting task from a busier CPU here. Requires: no lock held. Returns whether one came.
+bool pull_task(CpuRunQueue& queue);
+// Enqueues a task that is Running, not queued and whose `cpu` is `target`, and sees to it that it
+// runs.
+void place(Task& task, unsigned target, bool waking);
+// Lets an idle CPU come and pull.
+void wake_idle_cpu(u64 allowed);
+
+void note_load(u64 now);
+void drop_address_space(
+    Ref<AddressSpace> space); // now, or by the reaper when it is the last reference
+
+} // namespace kernel

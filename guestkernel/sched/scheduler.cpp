@@ -1,0 +1,321 @@
+#include "guestkernel/sched/scheduler.hpp"
+
+#include <linux/sched.h>
+
+#include "boot/protocol/layout.hpp"
+#include "guestkernel/core/panic.hpp"
+#include "guestkernel/sched/run_queue.hpp"
+
+namespace kernel {
+
+namespace {
+
+// Storage without construction at start-up; init_scheduler() builds as many as there are CPUs.
+alignas(64) u8 queue_storage[boot::max_cpus][sizeof(CpuRunQueue)];
+
+constexpr u32 any_sleep =
+    static_cast<u32>(TaskState::Interruptible) | static_cast<u32>(TaskState::Uninterruptible) |
+    static_cast<u32>(TaskState::Killable) | static_cast<u32>(TaskState::Stopped) |
+    static_cast<u32>(TaskState::Traced);
+
+// Loads what `next` works in. Requires: queue.lock held; called on the queue's CPU.
+void load_address_space(CpuRunQueue& queue, AddressSpace* next) {
+    if (next == nullptr || next == queue.loaded.get())
+        return; // kernel tasks borrow
+    const u64 bit = u64{1} << queue.cpu;
+    next->active_cpus.fetch_or(bit);
+    arch::load_page_table(next->root_table());
+    if (queue.loaded)
+        queue.loaded->active_cpus.fetch_and(~bit);
+    queue.unloaded = std::move(queue.loaded);
+    queue.loaded = Ref<AddressSpace>::share(next);
+}
+
+// Completes a switch on the new task's stack: the old task is off this CPU from here on.
+void finish_switch() {
+    CpuRunQueue& queue = this_run_queue();
+    Task& previous = *queue.previous;
+    queue.previous = nullptr;
+    previous.on_cpu = 0;
+    const bool dead = previous.state == static_cast<u32>(TaskState::Dead);
+    const bool migrates = std::exchange(queue.migrates, false);
+    if (migrates)
+        previous.virtual_runtime -= queue.min_virtual_runtime;
+    Ref<AddressSpace> unloaded = std::move(queue.unloaded);
+    queue.lock.unlock();
+    if (unloaded)
+        drop_address_space(std::move(unloaded));
+    if (migrates) {
+        const unsigned target = choose_cpu(previous, previous.cpu, false);
+        previous.cpu = target;
+        place(previous, target, false);
+    }
+    if (dead)
+        previous.release();
+}
+
+void note_sleep(Task& task) {
+    const u64 burst = task.run_time_ns - task.burst_start_ns;
+    const u64 capped = burst < 1'000'000'000 ? burst : 1'000'000'000;
+    task.average_burst_ns = static_cast<u32>((u64{task.average_burst_ns} * 3 + capped) / 4);
+    task.burst_start_ns = task.run_time_ns;
+    task.voluntary_switches++;
+}
+
+} // namespace
+
+CpuRunQueue& run_queue(unsigned cpu) {
+    // SAFETY: constructed by init_scheduler() before anybody asks.
+    return *reinterpret_cast<CpuRunQueue*>(queue_storage[cpu]);
+}
+
+void init_scheduler() {
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+        (::new (static_cast<void*>(queue_storage[cpu])) CpuRunQueue())->cpu = cpu;
+    CpuRunQueue& queue = this_run_queue();
+    queue.idle = queue.current = arch::current();
+}
+
+void set_state(TaskState state) {
+    // A full barrier: the condition must be read after the state can be seen.
+    __atomic_exchange_n(&current_task().state, static_cast<u32>(state), __ATOMIC_SEQ_CST);
+}
+
+void schedule() {
+    arch::run_softirqs();
+    Task& task = current_task();
+    CpuRunQueue* queue = &this_run_queue();
+    bool pulled = false;
+    Task* next = nullptr;
+    u64 now = 0;
+    for (;;) {
+        queue->lock.lock();
+        now = monotonic_ns();
+        queue->account(now);
+        const bool sleeps = task.state != static_cast<u32>(TaskState::Running);
+        if ((sleeps || &task == queue->idle) && queue->queued == 0 && !pulled &&
+            arch::cpu_count() > 1) {
+            // Still `current`, so a wake-up in the meantime only sets the state back.
+            queue->lock.unlock();
+            pull_task(*queue);
+            pulled = true;
+            continue;
+        }
+        if (sleeps) {
+            note_sleep(task);
+        } else if ((task.affinity >> queue->cpu & 1) == 0 && &task != queue->idle) {
+            queue->migrates = true; // finish_switch() places it elsewhere
+        } else if (&task != queue->idle) {
+            queue->enqueue(task);
+        }
+        break;
+    }
+    arch::clear_need_resched();
+    next = queue->pick();
+    if (next == nullptr)
+        next = queue->idle;
+    if (next == &task) {
+        if (queue->queued != 0)
+            queue->arm_slice(now);
+        queue->lock.unlock();
+        return;
+    }
+    if (task.state == static_cast<u32>(TaskState::Running) && &task != queue->idle)
+        task.involuntary_switches++;
+    next->on_cpu = 1;
+    next->exec_start_ns = next->slice_start_ns = now;
+    queue->current = next;
+    queue->previous = &task;
+    queue->switches++;
+    if (queue->queued != 0 && next != queue->idle)
+        queue->arm_slice(now);
+    load_address_space(*queue, next->address_space.get());
+    arch::switch_to(task, *next);
+    finish_switch();
+}
+
+void finish_first_switch() {
+    finish_switch();
+}
+
+void schedule_dead() {
+    // Under the lock: a late wake-up must not bring it back.
+    {
+        SpinGuard guard(this_run_queue().lock);
+        current_task().state = static_cast<u32>(TaskState::Dead);
+    }
+    schedule();
+    PANIC("a dead task was scheduled");
+}
+
+bool schedule_until(u64 deadline_ns) {
+    if (deadline_ns == no_deadline) {
+        schedule();
+        return true;
+    }
+    if (monotonic_ns() >= deadline_ns)
+        return false;
+    Timer timer([](Timer&, void* task) { wake(*static_cast<Task*>(task)); }, &current_task());
+    timer.arm(deadline_ns);
+    schedule();
+    timer.cancel();
+    return monotonic_ns() < deadline_ns;
+}
+
+bool wake(Task& task, u32 states) {
+    for (;;) {
+        const unsigned home = __atomic_load_n(&task.cpu, __ATOMIC_RELAXED);
+        CpuRunQueue& queue = run_queue(home);
+        SpinGuard guard(queue.lock);
+        if (task.cpu != home)
+            continue;
+        if ((task.state & states & any_sleep) == 0)
+            return false;
+        task.state = static_cast<u32>(TaskState::Running);
+        if (queue.current == &task)
+            return true; // on its way to sleep: schedule() sees the state
+        // Nobody else moves it now: it is Running and in no queue.
+        task.virtual_runtime -= queue.min_virtual_runtime;
+        const unsigned target = choose_cpu(task, home, false);
+        task.cpu = target;
+        guard.unlock();
+        place(task, target, true);
+        return true;
+    }
+}
+
+void start_task(Task& task, bool parent_sleeps) {
+    const Task& parent = current_task();
+    task.state = static_cast<u32>(TaskState::Running);
+    task.virtual_runtime = 0;
+    task.average_burst_ns = parent.average_burst_ns;
+    const unsigned here = arch::cpu_id();
+    const unsigned target =
+        parent_sleeps && (task.affinity >> here & 1) != 0 ? here : choose_cpu(task, here, true);
+    task.cpu = target;
+    place(task, target, false);
+}
+
+void scheduler_tick() {
+    CpuRunQueue& queue = this_run_queue();
+    u64 allowed = 0;
+    {
+        SpinGuard guard(queue.lock);
+        if (queue.current == nullptr || queue.current == queue.idle || queue.queued == 0)
+            return;
+        const u64 now = monotonic_ns();
+        queue.account(now);
+        const Task& task = *queue.current;
+        if (Task* first = queue.fair.first())
+            allowed = first->affinity;
+        const bool fifo = task.policy == SCHED_FIFO;
+        if (!fifo && now - task.slice_start_ns >= time_slice_ns)
+            arch::set_need_resched();
+        else if (!fifo)
+            queue.slice_timer.arm(task.slice_start_ns + time_slice_ns);
+        note_load(now);
+    }
+    if (allowed != 0 && idle_cpus.load(base::Order::Relaxed) != 0)
+        wake_idle_cpu(allowed);
+}
+
+void cond_resched() {
+    if (arch::need_resched())
+        schedule();
+}
+
+void yield() {
+    CpuRunQueue& queue = this_run_queue();
+    {
+        SpinGuard guard(queue.lock);
+        Task& task = current_task();
+        queue.account(monotonic_ns());
+        // Behind whoever waits longest; real-time tasks go behind their equals by being queued
+        // again.
+        if (Task* first = queue.fair.first();
+            first != nullptr && !is_realtime(task) && FairQueue::before(task, *first))
+            task.virtual_runtime = first->virtual_runtime + 1;
+    }
+    schedule();
+}
+
+void idle_loop() {
+    CpuRunQueue& queue = this_run_queue();
+    const u64 bit = u64{1} << queue.cpu;
+    {
+        SpinGuard guard(queue.lock);
+        queue.idle = queue.current = arch::current();
+        queue.idle->cpu = queue.cpu;
+        queue.idle->on_cpu = 1;
+    }
+    for (;;) {
+        arch::run_softirqs();
+        if (queue.queued != 0 || arch::need_resched()) {
+            schedule();
+            continue;
+        }
+        if (pull_task(queue))
+            continue;
+        // The last user of the borrowed address space is gone: let go of its memory.
+        if (queue.loaded && queue.loaded->ref_count() == 1)
+            leave_address_space();
+        idle_cpus.fetch_or(bit);
+        const u64 before = monotonic_ns();
+        if (queue.queued == 0 && !arch::need_resched())
+            arch::halt_until_work();
+        idle_cpus.fetch_and(~bit);
+        const u64 now = monotonic_ns();
+        queue.idle_ns += now > before ? now - before : 0;
+        note_load(now);
+    }
+}
+
+// --- the address space under the running task
+// ------------------------------------------------------------
+
+Ref<AddressSpace> replace_address_space(Ref<AddressSpace> fresh) {
+    CpuRunQueue& queue = this_run_queue();
+    Task& task = current_task();
+    Ref<AddressSpace> unloaded;
+    {
+        SpinGuard guard(queue.lock);
+        std::swap(task.address_space, fresh);
+        load_address_space(queue, task.address_space.get());
+        unloaded = std::move(queue.unloaded);
+    }
+    return fresh; // the caller's reference outlives `unloaded`
+}
+
+void leave_address_space() {
+    CpuRunQueue& queue = this_run_queue();
+    Task& task = current_task();
+    Ref<AddressSpace> own;
+    Ref<AddressSpace> unloaded;
+    u64 others = 0;
+    {
+        SpinGuard guard(queue.lock);
+        own = std::move(task.address_space);
+        const bool is_loaded = queue.loaded && (!own || queue.loaded == own);
+        // Nobody else works in it when only this CPU and this task hold it: free the memory now, on
+        // this stack, which needs another page table first. Otherwise the CPU goes on borrowing it.
+        if (is_loaded && queue.loaded->ref_count() <= (own ? 2u : 1u)) {
+            arch::load_page_table(PhysAddr(boot::kernel_root_table_phys));
+            queue.loaded->active_cpus.fetch_and(~(u64{1} << queue.cpu));
+            unloaded = std::move(queue.loaded);
+        } else if (is_loaded) {
+            others = queue.loaded->active_cpus.load() & idle_cpus.load() & ~(u64{1} << queue.cpu);
+        }
+    }
+    if (unloaded) {
+        if (&task == queue.idle) // must not sleep
+            drop_address_space(std::move(unloaded));
+        return;
+    }
+    // An idle CPU that still borrows it would keep the memory until it finds something to do.
+    if (others != 0 && own && own->ref_count() <= 4)
+        wake_idle_cpu(others);
+    if (own)
+        drop_address_space(std::move(own));
+}
+
+} // namespace kernel

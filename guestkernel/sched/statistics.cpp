@@ -1,0 +1,173 @@
+// Times, loads, and changes of how a task is scheduled.
+#include <linux/sched.h>
+
+#include "guestkernel/sched/run_queue.hpp"
+
+namespace kernel {
+
+namespace {
+
+// Load averages decay every five seconds by exp(-5/60), exp(-5/300), exp(-5/900), in units of
+// 1/65536.
+constexpr u64 load_period_ns = 5 * nanoseconds_per_second;
+constexpr u64 load_unit = 65536;
+constexpr u64 load_decay[3] = {60296, 64453, 65172};
+
+struct Loads {
+    u64 averages[3] = {};
+    u64 next_sample_ns = load_period_ns;
+};
+constinit Guarded<Loads, LockRank::Leaf> loads;
+constinit base::Atomic<u64> next_load_sample{load_period_ns};
+
+void sample(Loads& state, u64 now) {
+    const u64 active = u64{running_tasks()} * load_unit;
+    // A long idle time is many samples of the same value; past some hundreds they have converged.
+    for (int steps = 0; now >= state.next_sample_ns && steps < 1000; steps++) {
+        for (unsigned i = 0; i < 3; i++)
+            state.averages[i] =
+                (state.averages[i] * load_decay[i] + active * (load_unit - load_decay[i])) /
+                load_unit;
+        state.next_sample_ns += load_period_ns;
+    }
+    if (now >= state.next_sample_ns)
+        state.next_sample_ns = now + load_period_ns;
+    next_load_sample.store(state.next_sample_ns, base::Order::Relaxed);
+}
+
+// Runs `change` while the task is in no run queue's order.
+template <typename Change>
+void with_task_dequeued(Task& task, Change&& change) {
+    for (;;) {
+        const unsigned home = __atomic_load_n(&task.cpu, __ATOMIC_RELAXED);
+        CpuRunQueue& queue = run_queue(home);
+        SpinGuard guard(queue.lock);
+        if (task.cpu != home)
+            continue;
+        const bool queued = task.queued;
+        if (queued)
+            queue.dequeue(task);
+        else if (queue.current == &task)
+            queue.account(monotonic_ns());
+        change();
+        if (queued)
+            queue.enqueue(task);
+        return;
+    }
+}
+
+} // namespace
+
+void note_load(u64 now) {
+    // The run queue's lock may be held, which ranks below: the exact sample is taken when somebody
+    // asks, and here only when the lock is free.
+    if (now < next_load_sample.load(base::Order::Relaxed) || !loads.raw_lock().try_lock())
+        return;
+    loads.raw_lock().unlock();
+}
+
+void load_averages(u64 (&out)[3]) {
+    auto state = loads.lock();
+    sample(*state, monotonic_ns());
+    for (unsigned i = 0; i < 3; i++)
+        out[i] = state->averages[i];
+}
+
+u32 running_tasks() {
+    u32 count = 0;
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++) {
+        const CpuRunQueue& queue = run_queue(cpu);
+        count += queue.queued + (queue.current != queue.idle ? 1 : 0);
+    }
+    return count;
+}
+
+CpuTimes cpu_times(unsigned cpu) {
+    const CpuRunQueue& queue = run_queue(cpu);
+    const u64 idle_since = queue.idle_since_ns;
+    const u64 now = monotonic_ns();
+    const u64 idle = queue.idle_ns + (idle_since != 0 && now > idle_since ? now - idle_since : 0);
+    return {queue.user_ns, queue.nice_ns, queue.system_ns, idle, 0, queue.switches};
+}
+
+u64 task_run_time(Task& task) {
+    u64 ran = task.run_time_ns;
+    const u64 since = task.exec_start_ns;
+    const u64 now = monotonic_ns();
+    if (run_queue(task.cpu).current == &task && now > since)
+        ran += now - since;
+    return ran;
+}
+
+void account_kernel_entry(Task& task) {
+    task.entered_kernel_ns = task.run_time_ns + (monotonic_ns() - task.exec_start_ns);
+}
+
+void account_kernel_exit(Task& task) {
+    if (task.entered_kernel_ns == 0)
+        return;
+    const u64 now = task.run_time_ns + (monotonic_ns() - task.exec_start_ns);
+    const u64 spent = now > task.entered_kernel_ns ? now - task.entered_kernel_ns : 0;
+    task.entered_kernel_ns = 0;
+    task.system_time_ns += spent;
+    // account() books it as user time when it is due.
+    CpuRunQueue& queue = this_run_queue();
+    queue.system_ns += spent;
+    u64& user = task.nice > 0 ? queue.nice_ns : queue.user_ns;
+    user = user > spent ? user - spent : 0;
+}
+
+void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice) {
+    with_task_dequeued(task, [&] {
+        task.policy = policy;
+        task.rt_priority = rt_priority;
+        task.nice = nice;
+    });
+    if (&task == arch::current())
+        arch::set_need_resched();
+}
+
+void set_affinity(Task& task, u64 mask) {
+    bool move = false;
+    bool running_elsewhere = false;
+    unsigned target = 0;
+    for (;;) {
+        const unsigned home = __atomic_load_n(&task.cpu, __ATOMIC_RELAXED);
+        CpuRunQueue& queue = run_queue(home);
+        SpinGuard guard(queue.lock);
+        if (task.cpu != home)
+            continue;
+        task.affinity = mask;
+        if ((mask >> home & 1) != 0)
+            return;
+        if (task.queued) {
+            queue.dequeue(task);
+            task.virtual_runtime -= queue.min_virtual_runtime;
+            target = choose_cpu(task, home, false);
+            task.cpu = target;
+            move = true;
+        } else if (queue.current == &task) {
+            running_elsewhere = true;
+            target = home;
+        }
+        break;
+    }
+    if (move) {
+        place(task, target, false);
+    } else if (running_elsewhere) {
+        // It leaves at its next schedule(): the queue hands it on (CpuRunQueue order is by affinity
+        // there).
+        if (&task == arch::current())
+            schedule();
+        else
+            arch::kick_cpu(target);
+    }
+}
+
+u64 slice_length_ns(Task& task) {
+    if (task.policy == SCHED_FIFO)
+        return 0;
+    return is_realtime(task) ? 100'000'000 : time_slice_ns;
+}
+
+} // namespace kernel
