@@ -14,7 +14,7 @@
 namespace kernel {
 
 class Process;
-class Terminal; // ipc/terminal.hpp
+class Terminal;     // ipc/terminal.hpp
 struct SignalState; // task/signal.hpp: handlers, queues, masks
 struct CpuRunQueue; // sched/
 
@@ -32,7 +32,13 @@ public:
     bool queued = false;
     u32 cpu = 0;
     u64 virtual_runtime = 0;
-    u64 slice_start_ns = 0;
+    u64 slice_start_ns = 0; // when it last got the CPU
+    u64 exec_start_ns = 0;  // up to here its run time is accounted
+    u64 run_time_ns = 0;    // on a CPU, in all
+    u64 burst_start_ns = 0; // run_time_ns when it last woke up
+    u64 enqueued_ns = 0;    // when it last became runnable
+    u32 average_burst_ns =
+        0; // run time between a wake-up and the next sleep: a short one stays with its waker
     i32 nice = 0;
     u32 policy = 0; // SCHED_*
     i32 rt_priority = 0;
@@ -48,8 +54,10 @@ public:
     bool is_kernel = false;
     bool exiting = false;
     base::ListNode process_node; // in Process::tasks
+    Task* tid_next = nullptr;    // in the table of task numbers
 
-    // --- what it works on; only the task itself replaces these (others read under the process lock)
+    // --- what it works on; only the task itself replaces these (others read under the process
+    // lock)
     Ref<AddressSpace> address_space;
     Ref<FileTable> files;
     Ref<FsContext> fs;
@@ -57,7 +65,8 @@ public:
 
     // --- signals (task/signal.hpp)
     SignalState* signals = nullptr;
-    volatile u32 interrupt_flags = 0; // work to do before returning to user mode: see task/return_to_user.cpp
+    volatile u32 interrupt_flags =
+        0; // work to do before returning to user mode: see task/return_to_user.cpp
 
     // --- odds and ends of the ABI
     u64 clear_child_tid = 0; // set_tid_address
@@ -67,7 +76,7 @@ public:
     u64 user_time_ns = 0, system_time_ns = 0, start_time_ns = 0;
     u64 minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
     u64 timer_slack_ns = 50'000;
-    u64 entered_kernel_ns = 0;
+    u64 entered_kernel_ns = 0; // run time at the last entry from user mode; 0: not noted
     u32 syscall_number = 0;
     u32 personality = 0;
 };
@@ -78,15 +87,18 @@ struct ResourceLimit {
 };
 inline constexpr unsigned resource_limit_count = 16;
 
-inline Task& current_task() { return *arch::current(); }
+inline Task& current_task() {
+    return *arch::current();
+}
 
 // RLIMIT_* of the current process.
 u64 current_limit(unsigned resource);
 // Capability check of the current task (CAP_*).
 bool capable(unsigned capability);
 
-// --- what others ask of task/ ------------------------------------------------------------------------
-// Sends a signal with si_code SI_KERNEL to the running task's process, a process, or all of a group. ESRCH.
+// --- what others ask of task/
+// ------------------------------------------------------------------------ Sends a signal with
+// si_code SI_KERNEL to the running task's process, a process, or all of a group. ESRCH.
 void send_signal(Task& task, int signal);
 Result<void> send_signal_to_process(i32 pid, int signal);
 Result<void> send_signal_to_group(i32 group, int signal);
@@ -106,8 +118,9 @@ void clear_controlling_terminal(Terminal& terminal); // hang-up: for every proce
 
 // A kernel thread; runs `entry(argument)`.
 Result<Ref<Task>> start_kernel_task(const char* name, void (*entry)(void*), void* argument);
-// Creates process 1 (in the kernel: adopts orphans, reaps them) and process 2 that executes the program that the
-// device tree names, with its streams. Called once by the boot code when the root is mounted.
+// Creates process 1 (in the kernel: adopts orphans, reaps them) and process 2 that executes the
+// program that the device tree names, with its streams. Called once by the boot code when the root
+// is mounted.
 Result<void> start_first_program();
 
 } // namespace kernel

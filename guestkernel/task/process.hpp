@@ -1,0 +1,190 @@
+// Process: a thread group and everything that POSIX says belongs to a process; process groups and
+// sessions.
+//
+// The tree (parents, children, groups, sessions, tables of numbers, lists of threads) is guarded by
+// process_tree_lock(); signal state by Process::signal_lock, which comes inside of it. References
+// to what other tasks may replace (Task::address_space, files, fs, credentials) are read under the
+// tree lock: use the functions below.
+#pragma once
+
+#include "guestkernel/lib/hash_map.hpp"
+#include "guestkernel/task/signal.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+struct ProcessTimers; // task/process_timers.cpp: setitimer and timer_create
+
+// What is counted by user id.
+class UserAccount : public RefCounted {
+public:
+    explicit UserAccount(u32 user) : uid(user) {}
+    const u32 uid;
+    UserAccount* next = nullptr;
+    base::Atomic<u32> tasks{0};          // RLIMIT_NPROC
+    base::Atomic<u32> queued_signals{0}; // RLIMIT_SIGPENDING
+
+protected:
+    void last_reference() override;
+};
+Result<Ref<UserAccount>> user_account(u32 uid);
+
+class Session : public RefCounted {
+public:
+    explicit Session(i32 number) : id(number) {}
+    const i32 id;
+    Session* next = nullptr;
+    Terminal* terminal = nullptr; // controlling, holds a reference; under the tree lock
+
+protected:
+    void last_reference() override;
+};
+
+class ProcessGroup : public RefCounted {
+public:
+    ProcessGroup(i32 number, Ref<Session> of) : id(number), session(std::move(of)) {}
+    const i32 id;
+    const Ref<Session> session;
+    ProcessGroup* next = nullptr;
+    Process* first = nullptr; // members, linked by Process::group_next
+
+protected:
+    void last_reference() override;
+};
+
+enum class ProcessState : u8 { Alive, Zombie, Reaped };
+
+class Process : public RefCounted {
+public:
+    explicit Process(i32 number) : pid(number) {}
+    ~Process() override;
+
+    const i32 pid;
+    Process* pid_next = nullptr; // in the table of processes
+
+    // --- the tree
+    ProcessState state = ProcessState::Alive;
+    Process* parent = nullptr; // never null while alive, except for process 1
+    base::IntrusiveList<Task, &Task::process_node> tasks;
+    u32 task_count = 0;
+    Process* first_child = nullptr;
+    Process* next_sibling = nullptr;
+    Process* previous_sibling = nullptr;
+    Ref<ProcessGroup> group;
+    Process* group_next = nullptr;
+    bool has_executed = false;   // setpgid(2) of a child that did is refused
+    bool is_subreaper = false;   // PR_SET_CHILD_SUBREAPER
+    int exit_signal = 0;         // to the parent; 0: none
+    u32 exit_status = 0;         // as wait(2) shows it
+    int parent_death_signal = 0; // PR_SET_PDEATHSIG
+    i32 parent_task = 0;         // the thread that forked it: its end sends parent_death_signal
+    bool dumpable = true;
+    WaitQueue child_events; // wait4(2): a child of this process changed
+    WaitQueue exit_events;  // pidfd poll: this process ended
+
+    // --- signals, under signal_lock
+    SpinLock signal_lock{LockRank::Signal};
+    Ref<SignalHandlers> handlers;
+    PendingSignals pending;
+    WaitQueue signal_events; // signalfd, sigtimedwait
+    // exit_group or a fatal signal: every thread ends with this status.
+    bool group_exiting = false;
+    u32 group_exit_status = 0;
+    Task* exec_task = nullptr; // a thread that waits in execve for the others to end
+    // Job control: a stop that threads have yet to join, what stopped it, and what the parent was
+    // not yet told.
+    bool stop_requested = false;
+    bool stopped = false;
+    u32 stopped_tasks = 0;
+    int stop_signal = 0;
+    bool stop_unreported = false;
+    bool continue_unreported = false;
+    WaitQueue thread_events; // exec waits for the other threads
+
+    // --- limits and times
+    ResourceLimit limits[resource_limit_count];
+    u64 start_time_ns = 0;
+    // Of threads that ended, and of children that were waited for.
+    struct Usage {
+        u64 user_ns = 0, system_ns = 0, minor_faults = 0, major_faults = 0, voluntary_switches = 0,
+            involuntary_switches = 0, peak_pages = 0;
+        void add(const Usage& other);
+    };
+    Usage ended_threads, waited_children;
+    i32 oom_score_adj = 0;
+    ProcessTimers* timers = nullptr;
+    i32 session_id() const { return group->session->id; }
+
+    // The whole process's usage so far. Requires: the tree lock.
+    Usage usage();
+    // Any live thread, the first one preferably; null for a zombie. Requires: the tree lock.
+    Task* first_task() { return tasks.front(); }
+    void link_child(Process& child);
+    void unlink_child(Process& child);
+    // Joins a group (leaving the old one).
+    void join_group(Ref<ProcessGroup> fresh);
+};
+
+SpinLock& process_tree_lock();
+
+// --- numbers (pid_table.cpp). The *_locked ones require the tree lock, the others take it.
+Process* find_process_locked(i32 pid);
+Task* find_task_locked(i32 tid);
+ProcessGroup* find_group_locked(i32 id);
+Session* find_session_locked(i32 id);
+Ref<Process> find_process(i32 pid);
+Ref<Task> find_task(i32 tid);
+// The least pid greater than `after` (0 at first), or 0: to walk /proc. Zombies are included,
+// reaped ones not.
+i32 next_pid(i32 after);
+// The least tid of a process greater than `after`, or 0.
+i32 next_tid(Process& process, i32 after);
+// A free number; requires the tree lock. 0: none left.
+i32 allocate_pid_locked();
+void insert_task_locked(Task& task);
+void remove_task_locked(Task& task);
+void insert_process_locked(Process& process);
+void remove_process_locked(Process& process);
+void insert_group_locked(ProcessGroup& group);
+void insert_session_locked(Session& session);
+u32 task_total(); // tasks that exist
+i32 last_pid();
+
+// Snapshots of what a task may replace; null when it is gone. (The running task reads its own
+// members directly.)
+Ref<AddressSpace> address_space_of(Task& task);
+Ref<FileTable> files_of(Task& task);
+Ref<FsContext> fs_of(Task& task);
+Ref<const Credentials> credentials_of(Task& task);
+// R, S, D, T, Z, X as /proc/PID/stat shows it.
+char task_state_letter(Task& task);
+
+inline Process& current_process() {
+    return *current_task().process;
+}
+
+// Replaces the running task's credentials.
+void set_credentials(Ref<const Credentials> fresh);
+// A child that ended or was forgotten by its parent disappears. Requires: the tree lock; `process`
+// is a zombie and the caller holds a reference.
+void reap_locked(Process& process);
+
+// --- ends
+// exit(2) of the running task, with a wait status; does not return.
+[[noreturn]] void exit_task(u32 status);
+// exit_group(2) and fatal signals.
+[[noreturn]] void exit_process(u32 status);
+// Tells every other thread of the running task's process to end. Requires: signal_lock.
+void kill_other_threads_locked(Process& process, Task* except);
+
+// May the running task send signals to / inspect that task? (kill(2), prlimit(2), ...)
+bool may_signal(Task& target, int signal);
+bool may_access(Task& target); // ptrace-like access: same ids or CAP_SYS_PTRACE
+
+// A task with nothing but its number missing: stack, FPU area (`user`), signal state. Kernel tasks
+// have none of the latter.
+Result<Ref<Task>> allocate_task(bool user);
+
+extern Process* kernel_init_process; // process 1
+
+} // namespace kernel

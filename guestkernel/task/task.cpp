@@ -1,0 +1,78 @@
+#include "guestkernel/task/task.hpp"
+
+#include "guestkernel/core/panic.hpp"
+#include "guestkernel/mm/heap.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+struct KernelStart {
+    void (*entry)(void*);
+    void* argument;
+};
+
+void run_kernel_task(void* raw) {
+    finish_first_switch();
+    const KernelStart start = *static_cast<KernelStart*>(raw);
+    delete static_cast<KernelStart*>(raw);
+    start.entry(start.argument);
+    // An entry that became a program (the first one) returns to go to user mode; others end here.
+    if (current_task().process != nullptr && !current_task().is_kernel)
+        return;
+    schedule_dead();
+}
+
+void copy_name(char (&to)[16], const char* from) {
+    usize i = 0;
+    for (; from[i] != '\0' && i < sizeof to - 1; i++)
+        to[i] = from[i];
+    to[i] = '\0';
+}
+
+} // namespace
+
+Task::Task() = default;
+
+Task::~Task() {
+    ASSERT(!queued);
+    delete signals;
+    if (context.fpu != nullptr)
+        kfree(context.fpu);
+    if (context.kernel_stack != nullptr)
+        free_kernel_stack(context.kernel_stack);
+    if (process != nullptr)
+        process->release();
+}
+
+Result<Ref<Task>> allocate_task(bool user) {
+    TRY(Ref<Task> task, make_ref<Task>());
+    task->context.kernel_stack = alloc_kernel_stack();
+    if (task->context.kernel_stack == nullptr)
+        return fail(enomem);
+    if (user) {
+        task->context.fpu = kmalloc(arch::fpu_state_size());
+        task->signals = new (std::nothrow) SignalState();
+        if (task->context.fpu == nullptr || task->signals == nullptr)
+            return fail(enomem);
+        task->context.has_user_state = true;
+    }
+    task->start_time_ns = monotonic_ns();
+    return task;
+}
+
+Result<Ref<Task>> start_kernel_task(const char* name, void (*entry)(void*), void* argument) {
+    TRY(Ref<Task> task, allocate_task(false));
+    auto* start = new (std::nothrow) KernelStart{entry, argument};
+    if (start == nullptr)
+        return fail(enomem);
+    task->is_kernel = true;
+    copy_name(task->name, name);
+    arch::init_kernel_stack(*task, run_kernel_task, start);
+    task->add_ref(); // the scheduler's, dropped when the task is dead
+    start_task(*task);
+    return task;
+}
+
+} // namespace kernel
