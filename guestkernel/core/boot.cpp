@@ -40,7 +40,7 @@ void boot_task(void*) {
 void boot_kernel() {
     init_scheduler();
     must(
-        [] -> Result<void> {
+        []() -> Result<void> {
             TRY(Ref<Task> task, start_kernel_task("boot", boot_task, nullptr));
             return {};
         }(),

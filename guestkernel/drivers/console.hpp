@@ -8,15 +8,19 @@
 namespace kernel {
 
 Result<void> init_console(); // finds and starts the device
-// The file for standard stream 0, 1 or 2, by boot_config().streams: a port file that looks like a pipe (S_IFIFO), a
-// regular-looking stream, /dev/null, or the console terminal. Null when the stream is closed.
+// The file for standard stream 0, 1 or 2, by boot_config().streams: a port file that looks like a
+// pipe (S_IFIFO), a regular-looking stream, /dev/null, or the console terminal. Null when the
+// stream is closed.
 Result<Ref<File>> open_standard_stream(int stream);
 
-// For the terminal layer (ipc/terminal): bytes from the host's terminal arrive at `input`, in task context.
-void set_console_terminal_sink(void (*input)(const u8* data, usize bytes, void* context), void* context);
+// For the terminal layer (ipc/terminal): bytes from the host's terminal arrive at `input`, in task
+// context.
+void set_console_terminal_sink(void (*input)(const u8* data, usize bytes, void* context),
+                               void* context);
 // Output of the terminal; sleeps while the host is slow.
 void console_terminal_write(const u8* data, usize bytes);
-// Window size and signals from the host's control port: handlers are set by the terminal layer and task/.
+// Window size and signals from the host's control port: handlers are set by the terminal layer and
+// task/.
 void set_console_window_handler(void (*handler)(u32 columns, u32 rows));
 void set_console_signal_handler(void (*handler)(int signal));
 // Waits until the host has taken all output; before power-off.

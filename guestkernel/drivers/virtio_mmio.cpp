@@ -141,15 +141,20 @@ u64 VirtioDevice::config64(u32 offset) const {
     return value;
 }
 
-void VirtioDevice::read_config(u32 offset, void* to, usize bytes) const {
+void VirtioDevice::peek_config(PhysAddr registers, u32 offset, void* to, usize bytes) {
+    const auto* page = static_cast<const volatile u8*>(arch::phys_to_virt(registers));
     u32 generation = 0;
     do { // until nothing changed meanwhile (2.5.1)
-        generation = read(VIRTIO_MMIO_CONFIG_GENERATION);
+        generation = read_register(page, VIRTIO_MMIO_CONFIG_GENERATION);
         base::fence(base::Order::Acquire);
         for (usize i = 0; i < bytes; i++)
-            static_cast<u8*>(to)[i] = config8(offset + static_cast<u32>(i));
+            static_cast<u8*>(to)[i] = page[VIRTIO_MMIO_CONFIG + offset + i];
         base::fence(base::Order::Acquire);
-    } while (generation != read(VIRTIO_MMIO_CONFIG_GENERATION));
+    } while (generation != read_register(page, VIRTIO_MMIO_CONFIG_GENERATION));
+}
+
+void VirtioDevice::read_config(u32 offset, void* to, usize bytes) const {
+    peek_config(arch::virt_to_phys(const_cast<const u8*>(registers_)), offset, to, bytes);
 }
 
 } // namespace kernel

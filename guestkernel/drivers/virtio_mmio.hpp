@@ -28,6 +28,8 @@ public:
 
     // VIRTIO_ID_* of the device whose registers are there, without touching it; 0: none.
     static u32 identify(PhysAddr registers);
+    // Configuration space of a device that need not be open (its tag, to choose by).
+    static void peek_config(PhysAddr registers, u32 offset, void* to, usize bytes);
 
     // Takes the device: negotiates `wanted` (device-specific bits of the low 24, VIRTIO_F_* below
     // bit 32) as far as it is offered, plus VERSION_1, indirect descriptors and the event index.
