@@ -1,8 +1,8 @@
 #include "tools/joey/host.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fcntl.h>
 #include <optional>
@@ -17,7 +17,7 @@
 #include <fmt/format.h>
 
 #include "boot/protocol/layout.hpp"
-#include "vmm/kvm/unique_fd.hpp"
+#include "virtio/backend/unique_fd.hpp"
 
 namespace joey {
 namespace {
@@ -29,7 +29,7 @@ std::optional<std::string> read_small_file(int directory, const char* path, std:
     struct open_how how {};
     how.flags = O_RDONLY | O_CLOEXEC;
     how.resolve = resolve;
-    const vmm::UniqueFd fd(
+    const virtio::UniqueFd fd(
         static_cast<int>(::syscall(SYS_openat2, directory, path, &how, sizeof how)));
     if (!fd)
         return std::nullopt;
@@ -78,7 +78,8 @@ std::vector<std::int64_t> cgroup_numbers(const char* path) {
     return numbers;
 }
 
-// CPUs' worth of quota, rounded up; 0 = no quota. A container sees its own cgroup at the mount's root.
+// CPUs' worth of quota, rounded up; 0 = no quota. A container sees its own cgroup at the mount's
+// root.
 unsigned quota_cpus() {
     auto numbers = cgroup_numbers("/sys/fs/cgroup/cpu.max"); // cgroup-v2.rst, cpu.max: quota period
     if (numbers.size() != 2) {
@@ -107,7 +108,7 @@ std::uint64_t cgroup_memory_limit() {
 class Accounts {
 public:
     explicit Accounts(const std::string& rootfs) {
-        const vmm::UniqueFd root(::open(rootfs.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        const virtio::UniqueFd root(::open(rootfs.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
         if (!root)
             return;
         passwd_ = read_small_file(root.get(), "etc/passwd", RESOLVE_IN_ROOT).value_or("");
@@ -240,25 +241,6 @@ Outcome<Identity> resolve_user(const std::string& text, const std::string& rootf
                                 group_text, rootfs == "/" ? "" : rootfs));
     identity.gid = *gid;
     return identity;
-}
-
-Outcome<void> check_kvm() {
-    const vmm::UniqueFd fd(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
-    if (fd)
-        return {};
-    switch (errno) {
-    case ENOENT:
-    case ENODEV:
-    case ENXIO:
-        return fail("there is no /dev/kvm; load it with 'sudo modprobe kvm_intel' (or kvm_amd), or turn "
-                    "on virtualization in the firmware or cloud instance");
-    case EACCES:
-    case EPERM:
-        return fail("no right to open /dev/kvm; run 'sudo usermod -aG kvm $USER' and log in again");
-    default:
-        return fail(fmt::format("cannot open /dev/kvm: {}; is another hypervisor using the CPU?",
-                                std::strerror(errno)));
-    }
 }
 
 } // namespace joey

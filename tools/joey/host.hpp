@@ -14,7 +14,8 @@ namespace joey {
 
 // CPUs that this process may use: its affinity, cut by the CPU quota of its cgroup.
 unsigned usable_cpus();
-// Half of what this process may use (the host's RAM or its cgroup's limit), within 256 MiB .. 8 GiB.
+// Half of what this process may use (the host's RAM or its cgroup's limit), within 256 MiB .. 8
+// GiB.
 std::uint64_t default_memory_bytes();
 
 // The soft and hard limits of this process, for the program.
@@ -32,8 +33,5 @@ Identity caller_identity();
 // UID[:GID], by number or by name; names, the primary group and the supplementary groups come from
 // /etc/passwd and /etc/group below `rootfs`.
 Outcome<Identity> resolve_user(const std::string& text, const std::string& rootfs);
-
-// Whether /dev/kvm can be opened; if not, the line says how to get it.
-Outcome<void> check_kvm();
 
 } // namespace joey

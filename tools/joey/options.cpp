@@ -23,7 +23,8 @@ constexpr std::string_view usage_text =
     "\n";
 
 constexpr std::string_view status_text =
-    "\nThe exit status is CMD's own; 128+N if signal N killed it; 127 if CMD was not found, 126 if\n"
+    "\nThe exit status is CMD's own; 128+N if signal N killed it; 127 if CMD was not found, 126 "
+    "if\n"
     "it could not be run; 125 if joey itself failed, with one line on stderr that says why.\n";
 
 constexpr std::string_view see_help = "see 'joey help'";
@@ -85,8 +86,9 @@ Outcome<std::size_t> count_option_words(std::span<const std::string> words,
         const bool is_long = word[1] == '-';
         const std::size_t equals = word.find('=');
         const std::string name = is_long ? word.substr(2, equals - 2) : word.substr(0, 2);
-        const po::option_description* option =
-            is_long ? known.find_nothrow(name, false) : known.find_nothrow(name, false, false, true);
+        const po::option_description* option = is_long
+                                                   ? known.find_nothrow(name, false)
+                                                   : known.find_nothrow(name, false, false, true);
         if (option == nullptr)
             return fail(fmt::format("unknown option '{}'; {}", word.substr(0, equals), see_help));
         const bool takes_value = option->semantic()->max_tokens() > 0;

@@ -17,7 +17,7 @@ Outcome<SignalQueue> SignalQueue::block(std::initializer_list<int> signals) {
     for (const int signal : signals)
         ::sigaddset(&set, signal);
     ::sigprocmask(SIG_BLOCK, &set, nullptr);
-    vmm::UniqueFd fd(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
+    virtio::UniqueFd fd(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
     if (!fd)
         return fail(fmt::format("cannot make a signalfd: {}", std::strerror(errno)));
     return SignalQueue(std::move(fd));

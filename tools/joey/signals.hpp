@@ -1,12 +1,12 @@
-// Signals as events: blocked in the whole process and read from a signalfd, so that they are handled
-// on the event loop's thread like everything else.
+// Signals as events: blocked in the whole process and read from a signalfd, so that they are
+// handled on the event loop's thread like everything else.
 #pragma once
 
 #include <functional>
 #include <initializer_list>
 
 #include "tools/joey/outcome.hpp"
-#include "vmm/kvm/unique_fd.hpp"
+#include "virtio/backend/unique_fd.hpp"
 
 namespace joey {
 
@@ -21,8 +21,8 @@ public:
     void take(const std::function<void(int signal)>& handle);
 
 private:
-    explicit SignalQueue(vmm::UniqueFd fd) : fd_(std::move(fd)) {}
-    vmm::UniqueFd fd_;
+    explicit SignalQueue(virtio::UniqueFd fd) : fd_(std::move(fd)) {}
+    virtio::UniqueFd fd_;
 };
 
 } // namespace joey

@@ -55,15 +55,15 @@ struct GuardianOrder {
 
 } // namespace
 
-Outcome<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd) {
+Outcome<std::unique_ptr<RawTerminal>> RawTerminal::prepare(int fd) {
     termios saved{};
     if (::tcgetattr(fd, &saved) != 0)
         return fail(fmt::format("cannot read the terminal's mode: {}", std::strerror(errno)));
     int ends[2] = {-1, -1};
     if (::pipe2(ends, O_CLOEXEC) != 0)
         return fail(fmt::format("cannot make a pipe: {}", std::strerror(errno)));
-    vmm::UniqueFd reader(ends[0]);
-    vmm::UniqueFd writer(ends[1]);
+    virtio::UniqueFd reader(ends[0]);
+    virtio::UniqueFd writer(ends[1]);
 
     // No signal may end the guardian between the fork and its setsid().
     sigset_t all;
@@ -77,10 +77,7 @@ Outcome<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd) {
     if (guardian < 0)
         return fail(fmt::format("cannot fork: {}", std::strerror(errno)));
 
-    std::unique_ptr<RawTerminal> terminal(
-        new RawTerminal(fd, saved, guardian, std::move(writer)));
-    terminal->resume();
-    return terminal;
+    return std::unique_ptr<RawTerminal>(new RawTerminal(fd, saved, guardian, std::move(writer)));
 }
 
 RawTerminal::~RawTerminal() {
@@ -90,7 +87,9 @@ RawTerminal::~RawTerminal() {
     }
 }
 
-bool RawTerminal::in_foreground() const { return ::tcgetpgrp(fd_) == ::getpgrp(); }
+bool RawTerminal::in_foreground() const {
+    return ::tcgetpgrp(fd_) == ::getpgrp();
+}
 
 void RawTerminal::suspend() {
     // From the background this would stop us with SIGTTOU, and the terminal is not ours to change.

@@ -4,19 +4,20 @@
 
 #include <cstdint>
 #include <memory>
-
-#include <sys/types.h>
 #include <termios.h>
 
+#include <sys/types.h>
+
 #include "tools/joey/outcome.hpp"
-#include "vmm/kvm/unique_fd.hpp"
+#include "virtio/backend/unique_fd.hpp"
 
 namespace joey {
 
 class RawTerminal {
 public:
+    // Starts the guardian; the mode stays as it is until resume().
     // Requires: one thread so far (it forks), and `fd` is a terminal.
-    static Outcome<std::unique_ptr<RawTerminal>> enter(int fd);
+    static Outcome<std::unique_ptr<RawTerminal>> prepare(int fd);
     RawTerminal(const RawTerminal&) = delete;
     RawTerminal& operator=(const RawTerminal&) = delete;
     // Restores the terminal and sees the guardian off.
@@ -29,7 +30,7 @@ public:
     void resume();
 
 private:
-    RawTerminal(int fd, const termios& saved, pid_t guardian, vmm::UniqueFd pipe)
+    RawTerminal(int fd, const termios& saved, pid_t guardian, virtio::UniqueFd pipe)
         : fd_(fd), saved_(saved), guardian_(guardian), pipe_(std::move(pipe)) {}
     bool in_foreground() const;
     void make_raw();
@@ -37,7 +38,7 @@ private:
     int fd_;
     termios saved_;
     pid_t guardian_;
-    vmm::UniqueFd pipe_; // the guardian reads the other end
+    virtio::UniqueFd pipe_; // the guardian reads the other end
     bool raw_ = false;
 };
 

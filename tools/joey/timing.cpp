@@ -17,8 +17,8 @@ std::string timing_table(std::vector<vmm::TimingMark> marks, std::uint64_t start
     std::uint64_t before = start_tsc;
     for (const vmm::TimingMark& mark : marks) {
         const std::uint64_t at = std::max(mark.tsc, before);
-        table += fmt::format("\n{:7.2f} {:6.2f}  {:5}  {}", to_ms(at - start_tsc), to_ms(at - before),
-                             mark.from_guest ? "guest" : "host", mark.name);
+        table += fmt::format("\n{:7.2f} {:6.2f}  {:5}  {}", to_ms(at - start_tsc),
+                             to_ms(at - before), mark.from_guest ? "guest" : "host", mark.name);
         before = at;
     }
     return table;

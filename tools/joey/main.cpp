@@ -1,0 +1,31 @@
+// joey: runs programs in micro-VMs.
+#include <cstdio>
+#include <x86intrin.h>
+
+#include "tools/joey/options.hpp"
+#include "tools/joey/outcome.hpp"
+#include "tools/joey/reporter.hpp"
+#include "tools/joey/session.hpp"
+
+namespace {
+
+int report(const joey::UserError& error) {
+    joey::Reporter().print("joey: ", error.line);
+    return joey::exit_joey_failed;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    const std::uint64_t start_tsc = __rdtsc();
+    auto command = joey::parse_command_line({argv + 1, static_cast<std::size_t>(argc - 1)});
+    if (!command)
+        return report(command.error());
+    if (const auto* show = std::get_if<joey::ShowText>(&*command)) {
+        std::fputs(show->text.c_str(), stdout);
+        return std::fflush(stdout) == 0 ? 0 : report({"cannot write to stdout"});
+    }
+    joey::Session session(std::move(std::get<joey::DoOptions>(*command)), start_tsc);
+    auto status = session.run();
+    return status ? *status : report(status.error());
+}

@@ -1,0 +1,69 @@
+// Session: one `joey do`, from the caller's streams and shares to the exit status.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "boot/protocol/device_tree.hpp"
+#include "tools/joey/options.hpp"
+#include "tools/joey/outcome.hpp"
+#include "tools/joey/reporter.hpp"
+#include "tools/joey/shares.hpp"
+#include "tools/joey/signals.hpp"
+#include "tools/joey/streams.hpp"
+#include "tools/joey/terminal.hpp"
+#include "virtio/backend/host_entropy.hpp"
+#include "virtio/backend/ports.hpp"
+#include "virtio/device/console/console.hpp"
+#include "virtio/device/rng/rng.hpp"
+#include "vmm/machine/vm.hpp"
+
+namespace joey {
+
+class Session {
+public:
+    // `start_tsc`: when the process started.
+    Session(DoOptions options, std::uint64_t start_tsc)
+        : options_(std::move(options)), start_tsc_(start_tsc) {}
+
+    // Runs the command to its end; the result is the exit status. Requires: one thread so far.
+    Outcome<int> run();
+
+private:
+    Outcome<void> set_up_process();
+    Outcome<boot::GuestDescription> describe_guest() const;
+    Outcome<void> enter_sandbox();
+    Outcome<void> make_machine();
+    Outcome<void> add_devices();
+    std::unique_ptr<virtio::FdPort> make_port(int input, int output);
+    void on_signal(int signal);
+    void send(boot::ControlMessageType type, std::uint32_t a = 0, std::uint32_t b = 0);
+    void send_window();
+    void stop_and_continue();
+    Outcome<int> conclude(const vmm::EndReason& end);
+    void print_timing();
+    void mark(std::string_view name);
+
+    const DoOptions options_;
+    const std::uint64_t start_tsc_;
+    std::vector<vmm::TimingMark> marks_;
+    std::uint32_t umask_ = 022;
+    Reporter reporter_;
+    Streams streams_;
+    std::optional<SignalQueue> signals_;
+    std::optional<Shares> shares_;
+    std::unique_ptr<RawTerminal> terminal_;
+
+    // Devices before the machine that refers to them, so that they outlive it.
+    virtio::HostEntropy entropy_;
+    virtio::Rng rng_{entropy_};
+    virtio::MessagePort control_port_;
+    std::unique_ptr<virtio::FdPort> stdio_port_;
+    std::unique_ptr<virtio::FdPort> stderr_port_;
+    std::unique_ptr<virtio::Console> console_;
+    std::unique_ptr<vmm::Vm> vm_;
+};
+
+} // namespace joey
