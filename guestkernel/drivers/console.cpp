@@ -3,7 +3,6 @@
 #include "guestkernel/drivers/console.hpp"
 
 #include <linux/errno.h>
-#include <linux/stat.h>
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
 
@@ -12,7 +11,9 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/drivers/console_port.hpp"
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -223,7 +224,7 @@ private:
 class PortInode final : public Inode {
 public:
     PortInode(Superblock* superblock, u64 number, int stream)
-        : Inode(superblock, number, S_IFIFO | 0600), stream_(stream) {}
+        : Inode(superblock, number, mode_fifo | 0600), stream_(stream) {}
     Result<Ref<File>> open(const Path&, u32 flags) override {
         TRY(Ref<PortFile> file, make_ref<PortFile>(Ref<Inode>::share(this), flags, stream_ == 0 ? &console->input : nullptr,
                                                    stream_ == 0 ? nullptr : &console->outputs[stream_ - 1]));
@@ -284,7 +285,7 @@ Result<Ref<File>> open_standard_stream(int stream) {
     case StreamKind::File:
         break;
     }
-    TRY(Ref<Inode> anonymous, make_anonymous_inode(S_IFIFO | 0600));
+    TRY(Ref<Inode> anonymous, make_anonymous_inode(mode_fifo | 0600));
     TRY(Ref<PortInode> inode, make_ref<PortInode>(anonymous->superblock(), anonymous->number(), stream));
     inode->uid_ = current_task().credentials->fsuid;
     inode->gid_ = current_task().credentials->fsgid;
