@@ -98,6 +98,8 @@ public:
         SpinGuard guard(lock_);
         return std::forward<F>(function)(value_);
     }
+    // Without the lock, for an object that only its maker knows so far.
+    T& unlocked() { return value_; }
     // The lock itself, to hand to WaitQueue waits that drop it while they sleep.
     SpinLock& raw_lock() { return lock_; }
 

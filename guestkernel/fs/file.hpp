@@ -38,6 +38,8 @@ public:
     File(Path path, Ref<Inode> inode, u32 flags);
     ~File() override;
 
+    // As an offset for write(): wherever the file ends (RWF_APPEND).
+    static constexpr u64 at_end = ~u64{0};
     // Data. `offset` is the position to use (ignored by streams); the caller holds no lock and advances the position
     // itself. Zero = end of file. EAGAIN when non-blocking; EINTR handled by the caller (restart).
     virtual Result<usize> read(IoBuffer& out, u64 offset);

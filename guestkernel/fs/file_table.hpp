@@ -34,6 +34,9 @@ public:
     usize capacity() const;
 
 private:
+    Result<void> grow(usize capacity);
+    Ref<File> take(int fd);
+
     struct Slot {
         Ref<File> file;
         bool close_on_exec = false;

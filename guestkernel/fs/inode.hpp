@@ -151,6 +151,13 @@ public:
     u32 poll(PollTable* table) override;
     Result<void> sync(bool data_only) override;
     Result<void> truncate(u64 size) override;
+
+protected:
+    // Asked with the inode's mutex held before a write: seals, space.
+    virtual Result<void> before_write(u64 /*offset*/, usize /*bytes*/) { return {}; }
+
+private:
+    Result<usize> write_locked(IoBuffer& in, u64 offset);
 };
 
 u64 allocate_device_number(); // for superblocks: 0:N

@@ -359,6 +359,12 @@ Result<void> mount_at(const Path& where, Ref<Superblock> superblock, u32 mount_f
     return MountTree::attach(where, std::move(mount));
 }
 
+Result<Path> detached_mount(Ref<Superblock> superblock, u32 mount_flags, std::string_view source) {
+    TRY(Ref<Dentry> root, Dentry::make_root(*superblock, superblock->root()));
+    TRY(Ref<Mount> mount, MountTree::make(std::move(superblock), root, mount_flags, source));
+    return Path(std::move(mount), std::move(root));
+}
+
 Result<Path> mount_root(Ref<Superblock> superblock, u32 mount_flags, std::string_view source) {
     TRY(Ref<Dentry> root, Dentry::make_root(*superblock, superblock->root()));
     TRY(Ref<Mount> mount, MountTree::make(std::move(superblock), root, mount_flags, source));

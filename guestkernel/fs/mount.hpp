@@ -65,6 +65,7 @@ public:
 
 private:
     friend Result<Path> mount_root(Ref<Superblock>, u32, std::string_view);
+    friend Result<Path> detached_mount(Ref<Superblock>, u32, std::string_view);
     friend Result<void> mount_at(const Path&, Ref<Superblock>, u32, std::string_view);
     static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags, std::string_view source);
     static void link(Mount& mount, Mount* parent, Dentry* place);

@@ -47,6 +47,9 @@ Result<void> mount_at(const Path& where, Ref<Superblock> superblock, u32 mount_f
 // Sets up the root of the first mount namespace; called once at boot.
 Result<Path> mount_root(Ref<Superblock> superblock, u32 mount_flags, std::string_view source);
 
+// The root of a file system that is mounted nowhere (an overlay's layers).
+Result<Path> detached_mount(Ref<Superblock> superblock, u32 mount_flags, std::string_view source);
+
 // Constructors of the file systems.
 Result<Ref<Superblock>> make_tmpfs(std::string_view options);  // also the store behind memfd and shared anonymous memory
 Result<Ref<Superblock>> make_devtmpfs();                       // null, zero, full, random, urandom, tty, console, ptmx, fd links, pts/, shm/

@@ -1,0 +1,287 @@
+// open(2): from a path to a file.
+#include "guestkernel/fs/open.hpp"
+
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/inotify.h>
+#include <linux/mount.h>
+
+#include "guestkernel/fs/attributes.hpp"
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/notify.hpp"
+#include "guestkernel/fs/permission.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+namespace {
+
+// O_PATH: only a place.
+class PathFile : public File {
+public:
+    using File::File;
+    Result<usize> read(IoBuffer&, u64) override { return fail(EBADF); }
+    Result<usize> write(IoBuffer&, u64) override { return fail(EBADF); }
+    Result<u64> seek(i64, int) override { return fail(EBADF); }
+    Result<u64> read_directory(DirectorySink&, u64) override { return fail(EBADF); }
+    Result<long> ioctl(u32, u64) override { return fail(EBADF); }
+    Result<void> sync(bool) override { return fail(EBADF); }
+    Result<void> allocate(int, u64, u64) override { return fail(EBADF); }
+    Result<void> truncate(u64) override { return fail(EBADF); }
+    Result<Ref<PageCache>> mapping(u32, u32) override { return fail(EBADF); }
+    Result<void> set_status_flags(u32) override { return fail(EBADF); }
+};
+
+u32 access_bits(u32 flags) {
+    static constexpr u32 table[] = {may_read, may_write, may_read | may_write, may_read | may_write};
+    return table[flags & O_ACCMODE] | ((flags & O_TRUNC) != 0 ? may_write : 0u);
+}
+
+constexpr u32 creation_flags = O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC;
+
+Result<void> check_open(const Path& path, u32 flags) {
+    Inode& inode = *path.dentry()->inode();
+    const u32 may = access_bits(flags);
+    switch (inode.type()) {
+    case mode_symlink:
+        return fail(ELOOP);
+    case mode_directory:
+        if ((may & may_write) != 0 || (flags & O_CREAT) != 0)
+            return fail(EISDIR);
+        break;
+    case mode_char:
+    case mode_block:
+        if ((path.mount()->flags() & MS_NODEV) != 0)
+            return fail(EACCES);
+        break;
+    case mode_socket:
+        return fail(ENXIO);
+    default:
+        break;
+    }
+    TRY(check_access(path, may));
+    if ((flags & O_NOATIME) != 0 && !owner_or_capable(inode))
+        return fail(EPERM);
+    return {};
+}
+
+Result<Ref<File>> open_inode(const Path& path, u32 flags) {
+    Ref<Inode> inode = Ref<Inode>::share(path.dentry()->inode());
+    const u32 kept = flags & ~creation_flags;
+    switch (inode->type()) {
+    case mode_fifo:
+        return open_fifo(path, std::move(inode), kept);
+    case mode_char: {
+        TRY(const Attributes attributes, inode->attributes());
+        return open_char_device(path, std::move(inode), kept, attributes.device_number);
+    }
+    case mode_block:
+        return fail(ENXIO); // no block devices here
+    default:
+        return inode->open(path, kept);
+    }
+}
+
+} // namespace
+
+Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created) {
+    if ((flags & O_PATH) != 0) {
+        TRY(Ref<PathFile> place, make_ref<PathFile>(path, Ref<Inode>::share(path.dentry()->inode()), u32{O_PATH} |
+                                                        (flags & (O_DIRECTORY | O_NOFOLLOW))));
+        return Ref<File>(std::move(place));
+    }
+    Inode& inode = *path.dentry()->inode();
+    if (!created)
+        TRY(check_open(path, flags));
+    const bool writes = inode.is_regular() && (access_bits(flags) & may_write) != 0;
+    if (writes) {
+        TRY(claim_write(inode));
+        path.mount()->writers.fetch_add(1);
+    }
+    auto release_claim = [&] {
+        if (writes) {
+            inode.write_count.fetch_sub(1);
+            path.mount()->writers.fetch_sub(1);
+        }
+    };
+    auto opened = open_inode(path, flags);
+    if (!opened) {
+        release_claim();
+        return opened;
+    }
+    if (writes && (*opened)->path() == path && (*opened)->inode() == &inode)
+        (*opened)->claim = File::Claim::Write;
+    else
+        release_claim(); // the file system opened something else in its place, which looks after itself
+    if ((flags & O_TRUNC) != 0 && inode.is_regular() && !created)
+        TRY(truncate_path(path, 0));
+    notify_path(path, IN_OPEN);
+    return opened;
+}
+
+Result<Ref<File>> open_path(const Path& path, u32 flags) { return open_checked(path, flags, false); }
+
+namespace {
+
+// Creates the last component unless somebody else just did. Returns whether it was created; `child` is what is there.
+Result<bool> create_last(PathWalker& walker, u32 flags, u32 mode, Ref<Dentry>& child) {
+    Dentry& parent = walker.dentry();
+    Inode& directory = *parent.inode();
+    MutexGuard guard(directory.mutex());
+    TRY(Ref<Dentry> now, DentryCache::lookup_locked(parent, walker.last_name()));
+    child = std::move(now);
+    if (!child->is_negative())
+        return false;
+    if (walker.mount().read_only())
+        return fail(EROFS);
+    TRY(check_create(parent));
+    const NewOwner owner = new_owner(directory, mode_regular | (mode & mode_permissions & ~current_umask()));
+    (void)flags;
+    TRY(Ref<Inode> inode, directory.create(walker.last_name(), owner.mode, 0, owner.uid, owner.gid));
+    TRY(Ref<Dentry> fresh, DentryCache::insert(parent, walker.last_name(), std::move(inode)));
+    child = std::move(fresh);
+    return true;
+}
+
+// O_TMPFILE: a file without a name in the directory that was found.
+Result<Ref<File>> open_unnamed(const Path& directory, u32 flags, u32 mode) {
+    Inode& inode = *directory.dentry()->inode();
+    if (!inode.is_directory())
+        return fail(ENOTDIR);
+    if (directory.mount()->read_only())
+        return fail(EROFS);
+    TRY(check_permission(inode, may_write | may_exec));
+    const NewOwner owner = new_owner(inode, mode_regular | (mode & mode_permissions & ~current_umask()));
+    Ref<Inode> fresh;
+    {
+        MutexGuard guard(inode.mutex());
+        TRY(Ref<Inode> made, inode.create_unnamed(owner.mode, owner.uid, owner.gid));
+        fresh = std::move(made);
+    }
+    char name[24];
+    const usize length = log::format(name, sizeof name, "#{}", fresh->number());
+    TRY(Ref<Dentry> dentry,
+        DentryCache::make_unhashed(*directory.dentry(), std::string_view(name, length), std::move(fresh), true));
+    // O_DIRECTORY is part of O_TMPFILE's value and says nothing about the file.
+    return open_checked(Path(Ref<Mount>::share(directory.mount()), std::move(dentry)),
+                        flags & ~u32{O_TMPFILE}, true);
+}
+
+// Which flags count, and which contradict each other (open(2)).
+Result<void> normalize_flags(u32& flags) {
+    if ((flags & O_PATH) != 0) {
+        flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+        return {};
+    }
+    if ((flags & __O_TMPFILE) != 0) {
+        if ((flags & O_TMPFILE) != O_TMPFILE || (access_bits(flags) & may_write) == 0 || (flags & O_CREAT) != 0)
+            return fail(EINVAL);
+    } else if ((flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) {
+        return fail(EINVAL);
+    }
+    flags |= O_LARGEFILE; // as Linux does for 64-bit programs; fcntl(F_GETFL) shows it
+    return {};
+}
+
+} // namespace
+
+u32 current_umask() {
+    const FsContext* context = current_task().fs.get();
+    return context == nullptr ? 0 : context->umask();
+}
+
+Result<Ref<File>> open_walk(PathWalker& walker, u32 flags, u32 mode) {
+    TRY(normalize_flags(flags));
+    if ((flags & __O_TMPFILE) != 0) {
+        TRY(Path directory, walker.finish());
+        return open_unnamed(directory, flags, mode);
+    }
+    const bool creates = (flags & O_CREAT) != 0;
+    const bool exclusive = creates && (flags & O_EXCL) != 0;
+    const bool follows = (flags & O_NOFOLLOW) == 0 && !exclusive;
+    bool created = false;
+    for (;;) {
+        TRY(walker.walk_parent());
+        if (walker.last() != PathWalker::Last::Name) {
+            if (exclusive)
+                return fail(EEXIST);
+            break;
+        }
+        if (creates && walker.trailing_slash())
+            return fail(EISDIR);
+        TRY(Ref<Dentry> child, walker.lookup_last());
+        if (child->is_negative()) {
+            if (!creates)
+                return fail(ENOENT);
+            TRY(created, create_last(walker, flags, mode, child));
+        }
+        if (!created) {
+            if (exclusive)
+                return fail(EEXIST);
+            if (child->inode()->is_symlink()) {
+                if (follows || walker.trailing_slash()) {
+                    TRY(walker.follow(*child));
+                    continue;
+                }
+                if ((flags & O_PATH) == 0)
+                    return fail((flags & O_DIRECTORY) != 0 ? ENOTDIR : ELOOP);
+            }
+        }
+        TRY(walker.step_into(std::move(child)));
+        break;
+    }
+    const Path path = walker.path();
+    if (((flags & O_DIRECTORY) != 0 || walker.trailing_slash()) && !path.dentry()->inode()->is_directory())
+        return fail(ENOTDIR);
+    if (created)
+        if (Ref<Dentry> parent = path.dentry()->parent_ref())
+            notify_event(*parent->inode(), IN_CREATE, path.dentry()->name());
+    return open_checked(path, flags, created);
+}
+
+Result<Ref<File>> open_file(int directory, std::string_view name, u32 flags, u32 mode) {
+    PathWalker walker(0);
+    TRY(walker.start(directory, name));
+    return open_walk(walker, flags, mode);
+}
+
+Result<Ref<File>> open_for_exec(int directory, std::string_view name, u32 at_flags) {
+    u32 flags = (at_flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0u : u32{lookup_follow};
+    if ((at_flags & AT_EMPTY_PATH) != 0)
+        flags |= lookup_empty_path;
+    TRY(Path path, lookup_path(directory, name, flags));
+    Inode& inode = *path.dentry()->inode();
+    if (inode.is_symlink())
+        return fail(ELOOP);
+    if (!inode.is_regular() || (path.mount()->flags() & MS_NOEXEC) != 0)
+        return fail(EACCES);
+    TRY(check_permission(inode, may_exec));
+    TRY(claim_deny_write(inode));
+    auto opened = inode.open(path, O_RDONLY | O_LARGEFILE);
+    if (!opened) {
+        inode.write_count.fetch_add(1);
+        return opened;
+    }
+    if ((*opened)->inode() == &inode)
+        (*opened)->claim = File::Claim::DenyWrite;
+    else
+        inode.write_count.fetch_add(1);
+    notify_path(path, IN_OPEN);
+    return opened;
+}
+
+Result<usize> read_file(File& file, void* to, usize bytes, u64 offset) {
+    usize done = 0;
+    while (done < bytes) {
+        IoBuffer buffer(static_cast<u8*>(to) + done, bytes - done);
+        auto got = file.read(buffer, offset + done);
+        if (!got)
+            return done != 0 ? Result<usize>(done) : std::move(got);
+        if (*got == 0)
+            break;
+        done += *got;
+    }
+    return done;
+}
+
+} // namespace kernel

@@ -1,0 +1,130 @@
+#include "guestkernel/fs/permission.hpp"
+
+#include <linux/capability.h>
+#include <linux/errno.h>
+
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/mount.hpp"
+#include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+const Credentials* current_credentials() { return current_task().credentials.get(); }
+
+bool has_capability(const Credentials* credentials, unsigned capability) {
+    return credentials == nullptr || credentials->capable(capability);
+}
+
+u32 current_fsuid() {
+    const Credentials* credentials = current_credentials();
+    return credentials == nullptr ? 0 : credentials->fsuid;
+}
+
+u32 current_fsgid() {
+    const Credentials* credentials = current_credentials();
+    return credentials == nullptr ? 0 : credentials->fsgid;
+}
+
+namespace {
+
+bool in_group(const Credentials& credentials, u32 group) {
+    return credentials.fsgid == group || credentials.in_group(group);
+}
+
+} // namespace
+
+Result<void> check_permission(Inode& inode, u32 may, const Credentials* credentials) {
+    const u32 mode = inode.mode_;
+    if (credentials == nullptr)
+        return {};
+    u32 bits = mode;
+    if (credentials->fsuid == inode.uid_)
+        bits >>= 6;
+    else if (in_group(*credentials, inode.gid_))
+        bits >>= 3;
+    if ((may & ~bits & 7) == 0)
+        return {};
+    // capabilities(7): directories are open to CAP_DAC_OVERRIDE altogether; files that nobody may execute stay so.
+    if (inode.is_directory()) {
+        if (has_capability(credentials, CAP_DAC_OVERRIDE))
+            return {};
+        if ((may & may_write) == 0 && has_capability(credentials, CAP_DAC_READ_SEARCH))
+            return {};
+        return fail(EACCES);
+    }
+    if (may == may_read && has_capability(credentials, CAP_DAC_READ_SEARCH))
+        return {};
+    if (((may & may_exec) == 0 || (mode & 0111) != 0) && has_capability(credentials, CAP_DAC_OVERRIDE))
+        return {};
+    return fail(EACCES);
+}
+
+Result<void> check_access(Inode& inode, u32 may) { return check_permission(inode, may); }
+
+Result<void> check_access(const Path& path, u32 may) {
+    Inode& inode = *path.dentry()->inode();
+    if ((may & may_write) != 0 && path.mount()->read_only() &&
+        (inode.is_regular() || inode.is_directory() || inode.is_symlink()))
+        return fail(EROFS);
+    return check_permission(inode, may);
+}
+
+bool owner_or_capable(Inode& inode) {
+    const Credentials* credentials = current_credentials();
+    return credentials == nullptr || credentials->fsuid == inode.uid_ || has_capability(credentials, CAP_FOWNER);
+}
+
+Result<void> check_create(Dentry& directory) {
+    if (directory.deleted())
+        return fail(ENOENT);
+    return check_permission(*directory.inode(), may_write | may_exec);
+}
+
+Result<void> check_delete(Dentry& directory, Inode& child, bool as_directory) {
+    TRY(check_permission(*directory.inode(), may_write | may_exec));
+    const Inode& parent = *directory.inode();
+    const u32 fsuid = current_fsuid();
+    if ((parent.mode_ & mode_sticky) != 0 && child.uid_ != fsuid && parent.uid_ != fsuid &&
+        !has_capability(current_credentials(), CAP_FOWNER))
+        return fail(EPERM);
+    if (as_directory && !child.is_directory())
+        return fail(ENOTDIR);
+    if (!as_directory && child.is_directory())
+        return fail(EISDIR);
+    return {};
+}
+
+NewOwner new_owner(Inode& directory, u32 mode) {
+    NewOwner owner{current_fsuid(), current_fsgid(), mode};
+    if ((directory.mode_ & mode_sgid) != 0) {
+        owner.gid = directory.gid_;
+        const Credentials* credentials = current_credentials();
+        if ((mode & mode_type) == mode_directory)
+            owner.mode |= mode_sgid;
+        else if ((mode & (mode_sgid | 0010)) == (mode_sgid | 0010) && credentials != nullptr &&
+                 !in_group(*credentials, owner.gid) && !has_capability(credentials, CAP_FSETID))
+            owner.mode &= ~mode_sgid;
+    }
+    return owner;
+}
+
+Result<void> claim_write(Inode& inode) {
+    i32 seen = inode.write_count.load(base::Order::Relaxed);
+    do {
+        if (seen < 0)
+            return fail(ETXTBSY);
+    } while (!inode.write_count.compare_exchange(seen, seen + 1));
+    return {};
+}
+
+Result<void> claim_deny_write(Inode& inode) {
+    i32 seen = inode.write_count.load(base::Order::Relaxed);
+    do {
+        if (seen > 0)
+            return fail(ETXTBSY);
+    } while (!inode.write_count.compare_exchange(seen, seen - 1));
+    return {};
+}
+
+} // namespace kernel
