@@ -137,8 +137,10 @@ Result<void> limit_paths(const SandboxPolicy& policy) {
 // ---- system calls
 // --------------------------------------------------------------------------------
 
+using Program = std::span<const sock_filter>;
+
 struct ClassInfo {
-    std::span<const sock_filter> program;
+    Program program;
     const char* name;
 };
 
@@ -147,12 +149,11 @@ ClassInfo info_of(ThreadClass thread_class, bool writable) {
     case ThreadClass::EventLoop:
         return {event_loop_filter, "the event loop"};
     case ThreadClass::Vcpu:
-        return {writable ? std::span(vcpu_write_filter) : std::span(vcpu_read_filter),
-                "a virtual CPU"};
+        return {writable ? Program(vcpu_write_filter) : Program(vcpu_read_filter), "a virtual CPU"};
     case ThreadClass::FsWorker:
         break;
     }
-    return {writable ? std::span(worker_write_filter) : std::span(worker_read_filter),
+    return {writable ? Program(worker_write_filter) : Program(worker_read_filter),
             "a file-system worker"};
 }
 
