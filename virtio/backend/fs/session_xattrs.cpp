@@ -1,0 +1,100 @@
+// Session: extended attributes.
+#include <memory>
+
+#include <linux/limits.h>
+
+#include "virtio/backend/fs/session.hpp"
+
+namespace virtio::fs {
+
+namespace {
+
+using AttributeName = std::array<char, XATTR_NAME_MAX + 1>;
+
+Result<void> attribute_name(Request& request, AttributeName& name) {
+    TRY(const std::size_t length, request.string(name));
+    return length == 0 ? fail(ERANGE) : Result<void>();
+}
+
+// Of the file behind a request, up to `size` bytes, or the length alone for 0.
+template <typename Get>
+Result<void> reply_value(std::uint32_t size, Reply& reply, Get&& get) {
+    if (size == 0) {
+        TRY(const std::size_t length, get(std::span<std::byte>()));
+        fuse_getxattr_out out{};
+        out.size = static_cast<std::uint32_t>(length);
+        return reply.put(out);
+    }
+    const std::size_t room = std::min<std::size_t>({size, XATTR_SIZE_MAX, reply.room()});
+    const std::unique_ptr<std::byte[]> value(new std::byte[room]);
+    TRY(const std::size_t length, get(std::span(value.get(), room)));
+    // With no room at all the host was asked for the length.
+    if (length > room || !reply.body().write(std::span(value.get(), length)))
+        return fail(ERANGE);
+    return {};
+}
+
+} // namespace
+
+Result<void> Session::op_getxattr(Request& request, Reply& reply) {
+    if (!share_.xattrs)
+        return fail(ENOSYS);
+    TRY(const fuse_getxattr_in in, request.arguments<fuse_getxattr_in>());
+    AttributeName name;
+    TRY(attribute_name(request, name));
+    TRY(const InodeRef inode, inodes_.find(request.node()));
+    if (inode->sealed())
+        return fail(ENODATA);
+    TRY(const FdRef fd, inodes_.any_fd(inode));
+    return reply_value(in.size, reply, [&](std::span<std::byte> value) {
+        return xattrs_.get(fd->get(), inode->key().type, name.data(), value);
+    });
+}
+
+Result<void> Session::op_listxattr(Request& request, Reply& reply) {
+    if (!share_.xattrs)
+        return fail(ENOSYS);
+    TRY(const fuse_getxattr_in in, request.arguments<fuse_getxattr_in>());
+    TRY(const InodeRef inode, inodes_.find(request.node()));
+    if (inode->sealed())
+        return reply_value(in.size, reply, [](std::span<std::byte>) {
+            return Result<std::size_t>(std::size_t{0});
+        });
+    TRY(const FdRef fd, inodes_.any_fd(inode));
+    return reply_value(in.size, reply, [&](std::span<std::byte> names) {
+        return xattrs_.list(fd->get(), inode->key().type, names);
+    });
+}
+
+Result<void> Session::op_setxattr(Request& request, Reply&) {
+    if (!share_.xattrs)
+        return fail(ENOSYS);
+    fuse_setxattr_in in{};
+    const bool extended = setxattr_ext_.load(std::memory_order_relaxed);
+    const std::size_t head = extended ? sizeof in : std::size_t{FUSE_COMPAT_SETXATTR_IN_SIZE};
+    if (!request.rest().read(std::as_writable_bytes(std::span(&in, 1)).first(head)))
+        return fail(EINVAL);
+    AttributeName name;
+    TRY(attribute_name(request, name));
+    if (in.size > XATTR_SIZE_MAX)
+        return fail(E2BIG);
+    const std::unique_ptr<std::byte[]> value(new std::byte[in.size]);
+    if (!request.rest().read(std::span(value.get(), in.size)))
+        return fail(EINVAL);
+    TRY(const InodeRef inode, inodes_.find(request.node()));
+    TRY(const FdRef fd, inodes_.any_fd(inode));
+    return xattrs_.set(fd->get(), inode->key().type, name.data(), std::span(value.get(), in.size),
+                       static_cast<int>(in.flags));
+}
+
+Result<void> Session::op_removexattr(Request& request, Reply&) {
+    if (!share_.xattrs)
+        return fail(ENOSYS);
+    AttributeName name;
+    TRY(attribute_name(request, name));
+    TRY(const InodeRef inode, inodes_.find(request.node()));
+    TRY(const FdRef fd, inodes_.any_fd(inode));
+    return xattrs_.remove(fd->get(), inode->key().type, name.data());
+}
+
+} // namespace virtio::fs

@@ -1,0 +1,36 @@
+// Extended attributes of any inode by a descriptor of any kind.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "virtio/backend/fs/host.hpp"
+
+namespace virtio::fs {
+
+class Xattrs {
+public:
+    // Whether the kernel has getxattrat and its relatives, which take O_PATH descriptors (6.13).
+    static bool native_available(int fd);
+
+    // `proc` must outlive this. Without `native` calls a file is opened for reading first; then
+    // attributes of files that are neither regular nor directories are "not supported", and
+    // those of files that this process may not read look as if there were none.
+    Xattrs(const ProcFds& proc, bool native) : proc_(proc), native_(native) {}
+
+    // An empty `value` or `names` asks for the length.
+    Result<std::size_t> get(int fd, mode_t type, const char* name,
+                            std::span<std::byte> value) const;
+    Result<std::size_t> list(int fd, mode_t type, std::span<std::byte> names) const;
+    Result<void> set(int fd, mode_t type, const char* name, std::span<const std::byte> value,
+                     int flags) const;
+    Result<void> remove(int fd, mode_t type, const char* name) const;
+
+private:
+    Result<UniqueFd> opened(int fd, mode_t type) const;
+
+    const ProcFds& proc_;
+    const bool native_;
+};
+
+} // namespace virtio::fs

@@ -1,0 +1,166 @@
+#include "virtio/device/fs/fs.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <pthread.h>
+#include <vector>
+
+#include <linux/virtio_fs.h>
+#include <linux/virtio_ids.h>
+
+namespace virtio {
+
+namespace {
+
+// Requests of 1 MiB have 256 pages and more in an indirect table; the ring itself holds requests.
+constexpr std::uint16_t queue_size = 128;
+constexpr std::uint32_t request_queues = 2; // hiprio is not counted (5.11.4)
+
+DeviceInfo describe_device(std::string_view tag) {
+    struct virtio_fs_config config {};
+    static_assert(sizeof config.tag == fs_max_tag);
+    // Not NUL-terminated when it takes all the bytes.
+    std::memcpy(config.tag, tag.data(), std::min(tag.size(), sizeof config.tag));
+    config.num_request_queues = request_queues; // little-endian, as this host is
+    const auto bytes = std::as_bytes(std::span(&config, 1));
+
+    DeviceInfo info;
+    info.id = VIRTIO_ID_FS;
+    info.queues = {{queue_size, NotifyStyle::Eventfd},
+                   {queue_size, NotifyStyle::Inline},
+                   {queue_size, NotifyStyle::Eventfd}};
+    info.config.assign(bytes.begin(), bytes.end());
+    return info;
+}
+
+} // namespace
+
+// The threads of the pooled queue, and how they are told that there is something in it.
+class Fs::Pool {
+public:
+    Pool(Fs& device, unsigned count, std::function<bool()> on_start)
+        : device_(device), count_(count), on_start_(std::move(on_start)) {}
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+    ~Pool() {
+        {
+            const std::lock_guard lock(mutex_);
+            ending_ = true;
+        }
+        wake_.notify_all();
+        for (const pthread_t thread : threads_)
+            ::pthread_join(thread, nullptr);
+    }
+
+    base::Result<void, FsError> start() {
+        for (unsigned i = 0; i < count_; ++i) {
+            pthread_t thread{};
+            if (const int code = ::pthread_create(&thread, nullptr, &Pool::entry, this); code != 0)
+                return base::Failure(FsError{code, "start a file system worker thread"});
+            threads_.push_back(thread);
+        }
+        return {};
+    }
+    bool started() const { return !threads_.empty(); }
+
+    // The driver has offered requests: as many workers as it takes come and see.
+    void notify() {
+        {
+            const std::lock_guard lock(mutex_);
+            ++notifications_;
+        }
+        wake_.notify_one();
+    }
+
+private:
+    static void* entry(void* self) noexcept {
+        static_cast<Pool*>(self)->work();
+        return nullptr;
+    }
+
+    void work() {
+        if (on_start_ && !on_start_())
+            return;
+        for (std::uint64_t seen = 0;;) {
+            {
+                std::unique_lock lock(mutex_);
+                wake_.wait(lock, [&] { return ending_ || notifications_ != seen; });
+                if (ending_)
+                    return;
+                seen = notifications_;
+            }
+            serve();
+        }
+    }
+
+    void serve() {
+        for (;;) {
+            // Taken anew for each request: a reset waits for one at most.
+            const Gate::Pass pass(device_.gate());
+            Queue* const requests = pass ? device_.queue(fs_pooled_queue) : nullptr;
+            if (requests == nullptr)
+                return;
+            auto popped = requests->pop();
+            if (!popped) {
+                device_.report(popped.error());
+                return;
+            }
+            if (!*popped)
+                return;
+            // There may be another: a colleague is to look while this one is being served.
+            notify();
+            device_.serve_chain(*requests, std::move(*popped));
+        }
+    }
+
+    Fs& device_;
+    const unsigned count_;
+    const std::function<bool()> on_start_;
+    std::vector<pthread_t> threads_;
+    // Guards the two below only; a condition variable needs its mutex bare.
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::uint64_t notifications_ = 0;
+    bool ending_ = false;
+};
+
+Fs::Fs(std::string_view tag, std::unique_ptr<FsServer> server, FsOptions options)
+    : Device(describe_device(tag)), server_(std::move(server)),
+      pool_(std::make_unique<Pool>(*this, options.workers, std::move(options.on_worker_start))) {}
+
+Fs::~Fs() = default;
+
+base::Result<void, FsError> Fs::start_workers() {
+    return pool_->start();
+}
+
+void Fs::serve_chain(Queue& requests, Chain chain) {
+    const std::size_t length = server_->handle(chain.readable(), chain.writable());
+    requests.complete(std::move(chain), static_cast<std::uint32_t>(length));
+}
+
+Checked<void> Fs::on_notify(std::uint32_t queue_index) {
+    if (queue_index == fs_pooled_queue && pool_->started()) {
+        pool_->notify();
+        return {};
+    }
+    Queue& requests = *queue(queue_index);
+    // At most one round of the ring: other vCPUs that go on adding, and notify for what they add,
+    // must not keep this one here for ever.
+    for (unsigned served = 0; served < requests.size(); ++served) {
+        TRY(Chain chain, requests.pop());
+        if (!chain)
+            break;
+        // The lock of the queue is not held: vCPUs are served side by side.
+        serve_chain(requests, std::move(chain));
+    }
+    return {};
+}
+
+void Fs::on_reset() {
+    server_->reset();
+}
+
+} // namespace virtio
