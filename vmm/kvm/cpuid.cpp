@@ -1,7 +1,9 @@
 #include "vmm/kvm/cpuid.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cpuid.h>
 
 namespace vmm::kvm {
 namespace {
@@ -34,6 +36,37 @@ constexpr std::uint32_t structured_ecx_umip = 1u << 2;
 
 constexpr std::uint32_t level_type_thread = 1;
 constexpr std::uint32_t level_type_core = 2;
+
+constexpr std::uint32_t bits(std::initializer_list<unsigned> numbers) {
+    std::uint32_t mask = 0;
+    for (const unsigned number : numbers)
+        mask |= 1u << number;
+    return mask;
+}
+
+// Instructions that ring 3 can use without the kernel's help beyond CR4.OSXSAVE, FSGSBASE and XCR0.
+struct NativeBits {
+    std::uint32_t function;
+    std::uint32_t index;
+    Cpuid::Leaf mask;
+};
+constexpr std::array native_bits{
+    // SSE3 PCLMULQDQ SSSE3 FMA CMPXCHG16B SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND
+    NativeBits{
+        leaf_features, 0, {0, 0, bits({0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30}), 0}},
+    // FSGSBASE BMI1 AVX2 BMI2 ERMS AVX512-F,DQ RDSEED ADX IFMA CLFLUSHOPT CLWB CD SHA BW VL;
+    // VBMI VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ RDPID; FSRM VP2INTERSECT
+    NativeBits{leaf_structured_features,
+               0,
+               {0, bits({0, 3, 5, 8, 9, 16, 17, 18, 19, 21, 23, 24, 28, 29, 30, 31}),
+                bits({1, 6, 8, 9, 10, 11, 12, 14, 22}), bits({4, 8})}},
+    // AVX-VNNI AVX512-BF16
+    NativeBits{leaf_structured_features, 1, {bits({4, 5}), 0, 0, 0}},
+    // XSAVEOPT XSAVEC XGETBV with ECX=1
+    NativeBits{leaf_xsave, 1, {bits({0, 1, 2}), 0, 0, 0}},
+    // LAHF ABM SSE4A MISALIGNSSE 3DNOWPREFETCH; RDTSCP
+    NativeBits{leaf_extended_features, 0, {0, 0, bits({0, 5, 6, 7, 8}), bits({27})}},
+};
 
 // Bits of the APIC id that tell the cores of the one socket apart.
 std::uint32_t core_bits(unsigned cpus) {
@@ -125,6 +158,23 @@ const kvm_cpuid_entry2* Cpuid::find(std::uint32_t function, std::uint32_t index)
     return found == entries_.end() ? nullptr : &*found;
 }
 
+kvm_cpuid_entry2* Cpuid::find_mutable(std::uint32_t function, std::uint32_t index) {
+    return const_cast<kvm_cpuid_entry2*>(find(function, index));
+}
+
+void Cpuid::add_native_instructions(HostCpuid host) {
+    for (const NativeBits& native : native_bits) {
+        kvm_cpuid_entry2* entry = find_mutable(native.function, native.index);
+        if (entry == nullptr)
+            continue;
+        const Leaf has = host(native.function, native.index);
+        entry->eax |= has.eax & native.mask.eax;
+        entry->ebx |= has.ebx & native.mask.ebx;
+        entry->ecx |= has.ecx & native.mask.ecx;
+        entry->edx |= has.edx & native.mask.edx;
+    }
+}
+
 std::vector<kvm_cpuid_entry2> Cpuid::for_cpu(unsigned cpu, unsigned cpus) const {
     std::vector<kvm_cpuid_entry2> table = entries_;
     const bool amd_topology = find(leaf_amd_topology) != nullptr;
@@ -165,6 +215,13 @@ const char* Cpuid::missing() const {
     if (structured == nullptr || (structured->ebx & structured_ebx_fsgsbase) == 0)
         return "KVM does not offer FSGSBASE on this CPU, which the guest kernel needs";
     return nullptr;
+}
+
+Cpuid::Leaf host_cpuid(std::uint32_t function, std::uint32_t index) {
+    Cpuid::Leaf leaf{};
+    if (__get_cpuid_count(function, index, &leaf.eax, &leaf.ebx, &leaf.ecx, &leaf.edx) == 0)
+        return {};
+    return leaf;
 }
 
 } // namespace vmm::kvm

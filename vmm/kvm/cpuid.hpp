@@ -15,6 +15,16 @@ class Cpuid {
 public:
     explicit Cpuid(std::vector<kvm_cpuid_entry2> supported) : entries_(std::move(supported)) {}
 
+    struct Leaf {
+        std::uint32_t eax, ebx, ecx, edx;
+    };
+    using HostCpuid = Leaf (*)(std::uint32_t function, std::uint32_t index);
+
+    // A KVM without hardware virtualization names as supported what it can emulate; guest ring 3
+    // runs on the CPU itself, though, and so has every unprivileged instruction that the host's
+    // ring 3 has (KVM_SET_CPUID2, CR4.OSXSAVE and XCR0 are accepted accordingly). Adds those.
+    void add_native_instructions(HostCpuid host);
+
     // The table of vCPU `cpu` of `cpus`: one socket, one thread per core.
     std::vector<kvm_cpuid_entry2> for_cpu(unsigned cpu, unsigned cpus) const;
 
@@ -25,8 +35,12 @@ public:
     const char* missing() const;
 
 private:
+    kvm_cpuid_entry2* find_mutable(std::uint32_t function, std::uint32_t index);
     const kvm_cpuid_entry2* find(std::uint32_t function, std::uint32_t index = 0) const;
     std::vector<kvm_cpuid_entry2> entries_;
 };
+
+// CPUID on the processor that this runs on.
+Cpuid::Leaf host_cpuid(std::uint32_t function, std::uint32_t index);
 
 } // namespace vmm::kvm

@@ -6,6 +6,8 @@
 
 #include <sys/ioctl.h>
 
+#include "vmm/kvm/flexible.hpp"
+
 namespace vmm::kvm {
 namespace {
 
@@ -51,13 +53,8 @@ kvm_segment task_segment(const boot::CpuState& state) {
 } // namespace
 
 Result<void> Vcpu::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
-    // kvm_cpuid2 ends in a flexible array.
-    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + entries.size_bytes());
-    kvm_cpuid2 head{};
-    head.nent = static_cast<std::uint32_t>(entries.size());
-    std::memcpy(buffer.data(), &head, sizeof(head));
-    std::memcpy(buffer.data() + sizeof(head), entries.data(), entries.size_bytes());
-    if (ioctl(fd_.get(), KVM_SET_CPUID2, buffer.data()) < 0)
+    auto buffer = to_flexible(entries);
+    if (ioctl(fd_.get(), set_cpuid2, buffer.data()) < 0)
         return fail(errno, "KVM_SET_CPUID2");
     return {};
 }
@@ -106,13 +103,9 @@ Result<void> Vcpu::set_state(const boot::CpuState& state, std::uint64_t xcr0) {
 }
 
 Result<void> Vcpu::set_msr(std::uint32_t index, std::uint64_t value) {
-    std::vector<std::byte> buffer(sizeof(kvm_msrs) + sizeof(kvm_msr_entry));
-    kvm_msrs head{};
-    head.nmsrs = 1;
     const kvm_msr_entry entry{index, 0, value};
-    std::memcpy(buffer.data(), &head, sizeof(head));
-    std::memcpy(buffer.data() + sizeof(head), &entry, sizeof(entry));
-    const int set = ioctl(fd_.get(), KVM_SET_MSRS, buffer.data());
+    auto buffer = to_flexible(std::span(&entry, 1));
+    const int set = ioctl(fd_.get(), set_msrs, buffer.data());
     if (set != 1)
         return fail(set < 0 ? errno : EINVAL, "KVM_SET_MSRS");
     return {};
@@ -132,7 +125,7 @@ Result<void> Vcpu::align_tsc() {
 }
 
 Result<std::uint64_t> Vcpu::tsc_khz() const {
-    const int khz = ioctl(fd_.get(), KVM_GET_TSC_KHZ);
+    const int khz = ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
     if (khz <= 0)
         return fail(khz < 0 ? errno : EIO, "KVM_GET_TSC_KHZ");
     return static_cast<std::uint64_t>(khz);

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include "vmm/kvm/flexible.hpp"
 #include "vmm/kvm/privilege.hpp"
 
 namespace vmm::kvm {
@@ -49,13 +50,13 @@ constexpr std::uint64_t intel_tss_address = 0xfffb'd000;
 
 Result<VmHandle> VmHandle::create() {
     TRY(virtio::UniqueFd kvm, open_kvm());
-    if (ioctl(kvm.get(), KVM_GET_API_VERSION) != KVM_API_VERSION)
+    if (ioctl(kvm.get(), KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
         return fail(0, "/dev/kvm speaks another version of KVM's interface");
     for (const Requirement& requirement : requirements) {
         if (ioctl(kvm.get(), KVM_CHECK_EXTENSION, requirement.capability) <= 0)
             return fail(0, requirement.sentence);
     }
-    const int run_size = ioctl(kvm.get(), KVM_GET_VCPU_MMAP_SIZE);
+    const int run_size = ioctl(kvm.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
     if (run_size < static_cast<int>(sizeof(kvm_run)))
         return fail(run_size < 0 ? errno : EINVAL, "KVM_GET_VCPU_MMAP_SIZE");
 
@@ -109,13 +110,8 @@ Result<void> VmHandle::set_msi_routes(std::span<const std::uint8_t> vectors) {
         entry.u.msi.data = vectors[gsi];
         entries.push_back(entry);
     }
-    const std::size_t size = entries.size() * sizeof(kvm_irq_routing_entry);
-    std::vector<std::byte> buffer(sizeof(kvm_irq_routing) + size);
-    kvm_irq_routing head{};
-    head.nr = static_cast<std::uint32_t>(entries.size());
-    std::memcpy(buffer.data(), &head, sizeof(head));
-    std::memcpy(buffer.data() + sizeof(head), entries.data(), size);
-    if (ioctl(vm_.get(), KVM_SET_GSI_ROUTING, buffer.data()) < 0)
+    auto buffer = to_flexible(std::span<const kvm_irq_routing_entry>(entries));
+    if (ioctl(vm_.get(), set_gsi_routing, buffer.data()) < 0)
         return fail(errno, "KVM_SET_GSI_ROUTING");
     return {};
 }
@@ -153,16 +149,11 @@ Result<Vcpu> VmHandle::create_vcpu(unsigned index) {
 Result<Cpuid> VmHandle::supported_cpuid() const {
     // More entries than any CPU has; KVM answers E2BIG otherwise.
     constexpr std::uint32_t max_entries = 256;
-    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + max_entries * sizeof(kvm_cpuid_entry2));
-    kvm_cpuid2 head{};
-    head.nent = max_entries;
-    std::memcpy(buffer.data(), &head, sizeof(head));
-    if (ioctl(kvm_.get(), KVM_GET_SUPPORTED_CPUID, buffer.data()) < 0)
+    const std::vector<kvm_cpuid_entry2> room(max_entries);
+    auto buffer = to_flexible(std::span<const kvm_cpuid_entry2>(room));
+    if (ioctl(kvm_.get(), get_supported_cpuid, buffer.data()) < 0)
         return fail(errno, "KVM_GET_SUPPORTED_CPUID");
-    std::memcpy(&head, buffer.data(), sizeof(head));
-    std::vector<kvm_cpuid_entry2> entries(head.nent);
-    std::memcpy(entries.data(), buffer.data() + sizeof(head), head.nent * sizeof(kvm_cpuid_entry2));
-    return Cpuid(std::move(entries));
+    return Cpuid(from_flexible<kvm_cpuid_entry2>(buffer));
 }
 
 } // namespace vmm::kvm

@@ -114,6 +114,8 @@ Result<std::unique_ptr<Machine>> Machine::create(VmConfig config, VmHooks hooks)
     TRY(MachineMemory memory, MachineMemory::create(config.memory_bytes, config.kernel_path));
     const std::uint64_t kernel_loaded = __rdtsc();
     TRY(kvm::Cpuid cpuid, vm.supported_cpuid());
+    if (!kvm::host_has_vmx() && !kvm::host_has_svm())
+        cpuid.add_native_instructions(kvm::host_cpuid);
     if (const char* missing = cpuid.missing())
         return fail(0, missing);
     std::unique_ptr<Machine> machine(new Machine(std::move(config), std::move(hooks), privilege,
