@@ -25,15 +25,23 @@ struct ListNode {
 template <typename T, ListNode T::*Node>
 class IntrusiveList {
 public:
-    constexpr IntrusiveList() { head_.next = head_.prev = &head_; }
+    // An empty list is all zeros until its first element comes: GCC 12 puts constant-initialised arrays of objects that
+    // point to themselves into .bss.
+    constexpr IntrusiveList() = default;
     IntrusiveList(const IntrusiveList&) = delete;
     IntrusiveList& operator=(const IntrusiveList&) = delete;
 
-    bool empty() const { return head_.next == &head_; }
+    bool empty() const { return head_.next == &head_ || head_.next == nullptr; }
     T* front() { return empty() ? nullptr : owner(head_.next); }
     T* back() { return empty() ? nullptr : owner(head_.prev); }
-    void push_back(T& item) { insert(item.*Node, *head_.prev, head_); }
-    void push_front(T& item) { insert(item.*Node, head_, *head_.next); }
+    void push_back(T& item) {
+        close_ring();
+        insert(item.*Node, *head_.prev, head_);
+    }
+    void push_front(T& item) {
+        close_ring();
+        insert(item.*Node, head_, *head_.next);
+    }
     void insert_before(T& position, T& item) {
         ListNode& at = position.*Node;
         insert(item.*Node, *at.prev, at);
@@ -63,7 +71,7 @@ public:
     private:
         ListNode* at_;
     };
-    Iterator begin() { return Iterator(head_.next); }
+    Iterator begin() { return Iterator(empty() ? &head_ : head_.next); }
     Iterator end() { return Iterator(&head_); }
 
 private:
@@ -81,6 +89,10 @@ private:
         node.next = &after;
         before.next = &node;
         after.prev = &node;
+    }
+    void close_ring() {
+        if (head_.next == nullptr)
+            head_.next = head_.prev = &head_;
     }
     ListNode head_;
 };

@@ -43,6 +43,8 @@ Task& make_boot_task() {
 void start_first_cpu(const boot::BootBlock& block) {
     const u64 entered = arch::read_tsc();
     set_boot_block(block);
+    for (const Initializer* init = __init_array_start; init != __init_array_end; init++)
+        (*init)();
     Task& boot_task = make_boot_task();
     arch::set_fs_base(boot_task, reinterpret_cast<u64>(boot_thread_area));
     arch::init_cpu(block, 0);
@@ -54,8 +56,6 @@ void start_first_cpu(const boot::BootBlock& block) {
     init_frames(block);
     arch::init_fpu();
     init_random();
-    for (const Initializer* init = __init_array_start; init != __init_array_end; init++)
-        (*init)();
     boot_kernel(); // goes on in kernel tasks
     idle_loop();
 }
