@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs what is missing (apt), builds, and runs the tests: all suites, or those that are named.
+#   ./test.sh [unit|asan|guest|integration|qemu|lint|long|NAME...]
+# The last line is "N passed, N failed"; each test case of each program counts as one.
+set -euo pipefail
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$top/tools/setup/prepare.sh"
+
+suites=("$@")
+[ ${#suites[@]} -gt 0 ] || suites=(lint unit asan guest integration qemu)
+
+wants() { case " ${suites[*]} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
+install_packages build test
+build_in "$top/build" ""
+if wants asan; then
+    # The kernel has no runtime for sanitizers; its portable parts are built for the host.
+    build_in "$top/build-asan" "-Db_sanitize=address,undefined -Dkernel=false -Db_lundef=false"
+fi
+exec python3 "$top/tools/test/run_suites.py" --top "$top" "${suites[@]}"

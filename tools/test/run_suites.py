@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Runs suites of tests of a Meson build and counts their cases; see README.md beside this file."""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+
+# Suites whose programs start VMs or measure time run one at a time.
+PARALLEL = {"unit", "asan"}
+
+
+@dataclasses.dataclass
+class Outcome:
+    name: str
+    passed: int = 0
+    failures: list = dataclasses.field(default_factory=list)  # (case, details)
+    skipped: list = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def run_program(test, extra, env, stream):
+    """Runs one program to its end or its timeout. Returns (status, output); a timeout has status None."""
+    process = subprocess.Popen(
+        test["cmd"] + extra, cwd=test["workdir"] or None, env=env, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    timeout = test["timeout"] if test["timeout"] > 0 else None
+    lines = []
+
+    def read():
+        for line in process.stdout:
+            text = line.decode(errors="replace").rstrip("\n")
+            lines.append(text)
+            if stream and re.match(r"(not )?ok\b", text):
+                say("  " + text)
+        return process.wait()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        try:
+            status = reader.result(timeout)
+        except concurrent.futures.TimeoutError:
+            status = None
+            # The session is ours: everything that the test left running goes with it.
+            os.killpg(process.pid, signal.SIGKILL)
+    return status, "\n".join(lines)
+
+
+def tail(text, lines=60):
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def run_catch(test, env, outcome):
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        status, output = run_program(test, ["-r", "junit", "-o", report.name], env, False)
+        try:
+            cases = list(ElementTree.parse(report.name).getroot().iter("testcase"))
+        except ElementTree.ParseError:
+            cases = []
+    by_name = {}
+    for case in cases:
+        # Sections of one TEST_CASE are reported one by one; the case is what counts.
+        name = case.get("classname", "").split(".")[-1] + ": " + case.get("name", "").split("/")[0]
+        problems = by_name.setdefault(name, [])
+        problems += [(p.get("message") or "") + "\n" + (p.text or "")
+                     for p in list(case.findall("failure")) + list(case.findall("error"))]
+    for name, problems in by_name.items():
+        if problems:
+            outcome.failures.append((name, "\n".join(problems)))
+        else:
+            outcome.passed += 1
+    if status is None:
+        outcome.failures.append(("(ends in time)", f"ran into its timeout of {test['timeout']} s\n" + tail(output)))
+    elif not cases or (status != 0 and not outcome.failures):
+        outcome.failures.append(("(runs to its end)", f"exit status {status}\n" + tail(output)))
+
+
+def run_tap(test, env, outcome):
+    status, output = run_program(test, [], env, True)
+    planned = None
+    seen = 0
+    details = []
+    for line in output.splitlines():
+        plan = re.match(r"1\.\.(\d+)", line)
+        result = re.match(r"(not )?ok\b\s*\d*\s*-?\s*(.*)", line)
+        if plan:
+            planned = int(plan.group(1))
+        elif result:
+            seen += 1
+            name, _, directive = result.group(2).partition(" # ")
+            if directive.upper().startswith("SKIP"):
+                outcome.skipped.append(f"{name} ({directive[4:].strip()})")
+            elif result.group(1):
+                outcome.failures.append((name, ""))
+                details = []
+            else:
+                outcome.passed += 1
+        elif line.startswith("Bail out!"):
+            outcome.failures.append(("(goes on)", line))
+        elif outcome.failures and line.startswith("#"):
+            # A failure's explanation follows it.
+            name, text = outcome.failures[-1]
+            outcome.failures[-1] = (name, text + line + "\n")
+        else:
+            details.append(line)
+    if status is None:
+        outcome.failures.append(("(ends in time)", f"ran into its timeout of {test['timeout']} s\n" + tail(output)))
+    elif planned is not None and seen != planned:
+        outcome.failures.append(("(runs all its cases)", f"{seen} of {planned} cases, exit status {status}\n" + tail(output)))
+    elif (status != 0 and not outcome.failures) or seen == 0:
+        outcome.failures.append(("(runs to its end)", f"exit status {status}\n" + tail(output)))
+
+
+def run_plain(test, env, outcome):
+    status, output = run_program(test, [], env, False)
+    if status == 0:
+        outcome.passed = 1
+    elif status is None:
+        outcome.failures.append(("(ends in time)", f"ran into its timeout of {test['timeout']} s\n" + tail(output)))
+    else:
+        outcome.failures.append(("(succeeds)", f"exit status {status}\n" + tail(output)))
+
+
+def run_test(test, suite):
+    outcome = Outcome(f"{suite}: {test['name']}")
+    env = dict(os.environ)
+    env.update(test["env"])
+    env.setdefault("ASAN_OPTIONS", "detect_stack_use_after_return=1")
+    env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
+    started = time.monotonic()
+    if suite in ("unit", "asan"):
+        run_catch(test, env, outcome)
+    elif test["protocol"] == "tap":
+        run_tap(test, env, outcome)
+    else:
+        run_plain(test, env, outcome)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def tests_of(build, suite):
+    listed = json.loads(subprocess.check_output(["meson", "introspect", "--tests", build]))
+    return [test for test in listed
+            if any(name.split(":")[-1] == suite or test["name"] == suite for name in test["suite"])]
+
+
+def report(outcome):
+    counts = f"{outcome.passed} passed, {len(outcome.failures)} failed"
+    if outcome.skipped:
+        counts += f", {len(outcome.skipped)} skipped"
+    say(f"{outcome.name}: {counts} ({outcome.seconds:.1f} s)")
+    for name in outcome.skipped:
+        say(f"  skipped: {name}")
+    for name, details in outcome.failures:
+        say(f"  FAILED: {name}")
+        for line in tail(details).splitlines():
+            say("    " + line)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--top", required=True)
+    parser.add_argument("--build", help="build directory (default: TOP/build)")
+    parser.add_argument("suites", nargs="+")
+    options = parser.parse_args()
+    build = options.build or os.path.join(options.top, "build")
+
+    passed = failed = 0
+    for suite in options.suites:
+        if suite == "asan":
+            tests = tests_of(build + "-asan", "unit")
+        else:
+            tests = tests_of(build, suite)
+        say(f"== {suite}: {len(tests)} programs")
+        if not tests:
+            say(f"  FAILED: there is no test or suite named {suite}")
+            failed += 1
+        jobs = len(os.sched_getaffinity(0)) if suite in PARALLEL else 1
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            for outcome in pool.map(lambda test: run_test(test, suite), tests):
+                report(outcome)
+                passed += outcome.passed
+                failed += len(outcome.failures)
+    say(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
