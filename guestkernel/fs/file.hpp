@@ -45,7 +45,7 @@ public:
     virtual Result<usize> read(IoBuffer& out, u64 offset);
     virtual Result<usize> write(IoBuffer& in, u64 offset);
     virtual Result<u64> seek(i64 offset, int whence); // updates position()
-    // Emits from position `offset` on; returns the new position.
+    // Emits from position `offset` on; returns the new position. No lock of the inode is held.
     virtual Result<u64> read_directory(DirectorySink& sink, u64 offset);
     virtual Result<long> ioctl(u32 command, u64 argument); // ENOTTY
     // Ready POLL* bits now; with a table also registers every queue that may change them.

@@ -29,7 +29,9 @@ struct Backwards {
 
 } // namespace
 
-Result<String> path_name_from(const Path& root, const Path& path) {
+namespace {
+
+Result<String> build_name(const Path& root, const Path& path, bool mark_unreachable) {
     if (!path)
         return fail(ENOENT);
     Vector<char> memory;
@@ -57,16 +59,20 @@ Result<String> path_name_from(const Path& root, const Path& path) {
         if (name.start == bare)
             name.prepend("/");
     }
-    if (!reachable)
+    if (!reachable && mark_unreachable)
         name.prepend("(unreachable)");
     if (name.full)
         return fail(ENAMETOOLONG);
     return String::from({name.text + name.start, path_limit - name.start});
 }
 
+} // namespace
+
+Result<String> path_name_from(const Path& root, const Path& path) { return build_name(root, path, true); }
+
 Result<String> path_name(const Path& path) {
     const FsContext* context = current_task().fs.get();
-    return path_name_from(context == nullptr ? MountTree::root() : context->root(), path);
+    return build_name(context == nullptr ? MountTree::root() : context->root(), path, false);
 }
 
 } // namespace kernel

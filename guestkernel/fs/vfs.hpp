@@ -26,9 +26,9 @@ Result<Ref<File>> open_file(int directory, std::string_view name, u32 flags, u32
 Result<Ref<File>> open_path(const Path& path, u32 flags); // of a place already found
 // For execve: checks execute permission, regular type, noexec; deny-write (ETXTBSY) is held by the File while it lives.
 Result<Ref<File>> open_for_exec(int directory, std::string_view name, u32 at_flags);
-// The absolute path as getcwd(2) and /proc show it, with " (deleted)" where it applies.
+// The absolute path as /proc/PID/{fd,exe,maps} show it, with " (deleted)" where it applies.
 Result<String> path_name(const Path& path);
-Result<String> path_name_from(const Path& root, const Path& path); // "(unreachable)..." outside of `root`
+Result<String> path_name_from(const Path& root, const Path& path); // "(unreachable)..." outside of `root`: getcwd(2)
 // A file's place; for one without (pipe, socket, ...) a nameless one around its inode, so that /proc/PID/fd links lead there.
 Result<Path> path_of(File& file);
 // mode & MAY_READ(4) | MAY_WRITE(2) | MAY_EXEC(1) with the current task's filesystem ids. EACCES, EROFS.
