@@ -14,11 +14,12 @@ class File;
 // One mapping request: mmap(2) after its arguments have been checked.
 struct MapRequest {
     VirtAddr hint{};
-    u64 length = 0;             // bytes, a multiple of the page size
-    u32 protection = 0;         // PROT_*
-    u32 flags = 0;              // MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_POPULATE, MAP_LOCKED, ...
-    Ref<File> file;             // null: anonymous
-    u64 offset = 0;             // bytes, page aligned
+    u64 length = 0;     // bytes, a multiple of the page size
+    u32 protection = 0; // PROT_*
+    u32 flags = 0;      // MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN,
+                        // MAP_POPULATE, MAP_LOCKED, ...
+    Ref<File> file;     // null: anonymous
+    u64 offset = 0;     // bytes, page aligned
     const char* name = nullptr; // "[stack]", "[heap]", "[vdso]" for /proc/PID/maps; a literal
 };
 
@@ -39,27 +40,41 @@ public:
     // fork(2): a copy-on-write copy.
     Result<Ref<AddressSpace>> clone();
 
+    // Drops all mappings and their memory, but not the page table itself: for the exit of the last
+    // task that works here, which still has the table loaded. Requires: no task returns to user
+    // mode in this space again.
+    void release_memory();
+
     Result<VirtAddr> map(const MapRequest& request);
     Result<void> unmap(VirtAddr start, u64 length);
     Result<void> protect(VirtAddr start, u64 length, u32 protection);
-    Result<VirtAddr> remap(VirtAddr old_start, u64 old_length, u64 new_length, u32 flags, VirtAddr new_start);
+    Result<VirtAddr> remap(VirtAddr old_start, u64 old_length, u64 new_length, u32 flags,
+                           VirtAddr new_start);
     Result<void> advise(VirtAddr start, u64 length, int advice);
     Result<void> sync(VirtAddr start, u64 length, int flags);
     Result<void> lock_range(VirtAddr start, u64 length, bool locked);
+    Result<void> lock_range(VirtAddr start, u64 length, bool locked, bool on_fault);
+    Result<void> lock_all(bool current, bool future,
+                          bool on_fault); // mlockall(2); neither: munlockall(2)
     Result<void> resident(VirtAddr start, u64 length, u8* out); // mincore(2): one byte per page
     // brk(2): returns the new break, or the old one when the request cannot be met.
     VirtAddr set_break(VirtAddr wanted);
     // The program image's limits, set by execve.
     void init_break(VirtAddr start);
 
-    // Serves a fault at `address`; `access` has the arch::fault_* bits. On failure `signal_code` = signal << 8 | si_code.
+    // Serves a fault at `address`; `access` has the arch::fault_* bits. On failure `signal_code` =
+    // signal << 8 | si_code.
     bool handle_fault(VirtAddr address, u64 access, u32& signal_code);
+    bool handle_fault(VirtAddr address, u64 access, u32& signal_code,
+                      bool& major); // ... whether it took I/O
     // A frame behind a user address, faulted in (futexes, ptrace, process_vm_*), with a reference.
     Result<FrameRef> frame_at(VirtAddr address, bool write);
-    // Copies from or to an address space that need not be the current one; returns the bytes copied.
+    // Copies from or to an address space that need not be the current one; returns the bytes
+    // copied.
     usize read_foreign(VirtAddr from, void* to, usize bytes);
     usize write_foreign(VirtAddr to, const void* from, usize bytes);
-    // The futex key of an address: for a shared mapping the object and offset, else this space and the address.
+    // The futex key of an address: for a shared mapping the object and offset, else this space and
+    // the address.
     struct FutexKey {
         const void* object;
         u64 offset;
@@ -68,26 +83,28 @@ public:
     Result<FutexKey> futex_key(VirtAddr address, bool shared);
 
     // Calls back for each mapping in address order; may sleep; false from the callback ends it.
-    void for_each_mapping(bool (*callback)(const MappingInfo&, void*), void* context, bool count_pages);
+    void for_each_mapping(bool (*callback)(const MappingInfo&, void*), void* context,
+                          bool count_pages);
 
     PhysAddr root_table() const { return root_; }
     // CPUs that may hold translations; kept by the scheduler at switches.
     base::Atomic<u64> active_cpus{0};
 
     struct Usage {
-        u64 virtual_pages, resident_anonymous, resident_file, resident_shared, locked_pages, data_pages, stack_pages, text_pages,
-            table_pages, peak_resident, peak_virtual;
+        u64 virtual_pages, resident_anonymous, resident_file, resident_shared, locked_pages,
+            data_pages, stack_pages, text_pages, table_pages, peak_resident, peak_virtual;
     };
     Usage usage() const;
-    // RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK, copied from the process when they change. Bytes.
+    // RLIMIT_AS, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_MEMLOCK, copied from the process when they
+    // change. Bytes.
     struct Limits {
         u64 address_space = ~u64{0}, data = ~u64{0}, stack = 8 << 20, locked = ~u64{0};
     } limits;
 
     // The program's layout, set by execve, shown in /proc/PID/{cmdline,environ,auxv,exe,stat}.
     struct Layout {
-        u64 code_start = 0, code_end = 0, data_start = 0, data_end = 0, break_start = 0, stack_start = 0, args_start = 0,
-            args_end = 0, env_start = 0, env_end = 0, vdso = 0;
+        u64 code_start = 0, code_end = 0, data_start = 0, data_end = 0, break_start = 0,
+            stack_start = 0, args_start = 0, args_end = 0, env_start = 0, env_end = 0, vdso = 0;
         u64 auxv[48] = {};
         u32 auxv_words = 0;
     } layout;
@@ -104,8 +121,8 @@ private:
 
 // The current task's address space.
 AddressSpace* current_address_space();
-// Ends the largest process when memory is exhausted (OOM killer): implemented in task/, called by mm/. Returns
-// whether something was killed and the allocation may be tried again.
+// Ends the largest process when memory is exhausted (OOM killer): implemented in task/, called by
+// mm/. Returns whether something was killed and the allocation may be tried again.
 bool kill_for_memory();
 
 } // namespace kernel

@@ -303,6 +303,10 @@ void init_frames(const boot::BootBlock& block) {
         init_frame_range(boot::high_ram_base, block.high_ram_end, block.ram_is_zeroed != 0);
 }
 
+bool frames_are_scarce() {
+    return __atomic_load_n(&buddy.free_frames, __ATOMIC_RELAXED) < buddy.total / 16;
+}
+
 Frame* alloc_frames(unsigned order, bool may_reclaim) {
     Frame* frame = alloc_with_flag(order, may_reclaim);
     if (frame != nullptr)

@@ -1,6 +1,6 @@
 // Physical memory: the descriptor of each page frame, and the buddy allocator that hands them out.
-// Descriptors and free lists are set up lazily, chunk by chunk: boot time and idle memory do not grow
-// with the size of RAM.
+// Descriptors and free lists are set up lazily, chunk by chunk: boot time and idle memory do not
+// grow with the size of RAM.
 #pragma once
 
 #include "base/atomic.hpp"
@@ -37,21 +37,24 @@ struct Frame {
 void init_frames(const boot::BootBlock& block);
 // For unit tests: the same over a given range of the hosted "RAM".
 
-// 2^order frames, contiguous and naturally aligned, one reference, or null when memory is exhausted even after
-// reclaim. May sleep only if `may_reclaim`. Contents: undefined unless `zeroed`.
+// 2^order frames, contiguous and naturally aligned, one reference, or null when memory is exhausted
+// even after reclaim. May sleep only if `may_reclaim`. Contents: undefined unless `zeroed`.
 Frame* alloc_frames(unsigned order, bool may_reclaim = true);
 Frame* alloc_zeroed_frame(bool may_reclaim = true);
-inline Frame* alloc_frame(bool may_reclaim = true) { return alloc_frames(0, may_reclaim); }
+inline Frame* alloc_frame(bool may_reclaim = true) {
+    return alloc_frames(0, may_reclaim);
+}
 
 void get_frame(Frame& frame);
 void put_frame(Frame& frame); // frees at the last reference
 
 PhysAddr frame_to_phys(const Frame& frame);
-Frame* phys_to_frame(PhysAddr phys); // null outside of managed RAM
+Frame* phys_to_frame(PhysAddr phys);  // null outside of managed RAM
 void* frame_data(const Frame& frame); // in the direct map
 
 struct MemoryStats {
-    u64 total, free, cached, dirty, anonymous, slab, page_tables, kernel_stacks, shared; // in frames
+    u64 total, free, cached, dirty, anonymous, slab, page_tables, kernel_stacks,
+        shared; // in frames
 };
 MemoryStats memory_stats();
 

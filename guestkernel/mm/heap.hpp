@@ -5,7 +5,8 @@
 
 namespace kernel {
 
-// At least `bytes`, aligned to 16 (to 64 from 64 bytes on, to the page from 4096 on). Null when memory is exhausted.
+// At least `bytes`, aligned to 16 (to 64 from 64 bytes on, to the page from 4096 on). Null when
+// memory is exhausted.
 void* kmalloc(usize bytes);
 void kfree(void* pointer);
 void* kzalloc(usize bytes);

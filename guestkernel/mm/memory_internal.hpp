@@ -24,6 +24,8 @@ inline void count_down(base::Atomic<u64>& counter, u64 by = 1) {
 // sleep.
 usize reclaim_page_cache(usize wanted);
 
+// Little memory is left: whoever takes more than he was asked for stops doing so.
+bool frames_are_scarce();
 bool kill_for_memory(); // address_space.hpp
 
 // Hands frames out again after a test has ended: forgets everything.

@@ -28,13 +28,13 @@ inline Result<void> copy_out_bytes(u64 to, const void* from, usize bytes) {
     return {};
 }
 
-// Trivially copyable and without padding that could leak kernel memory is the ideal; UAPI structs with padding
-// are zero-initialised by their users before they are filled.
+// Trivially copyable and without padding that could leak kernel memory is the ideal; UAPI structs
+// with padding are zero-initialised by their users before they are filled.
 template <typename T>
 concept AbiSafe = std::is_trivially_copyable_v<T>;
 
 template <typename T>
-    requires AbiSafe<std::remove_const_t<T>>
+requires AbiSafe<std::remove_const_t<T>>
 class UserPtr {
 public:
     using Value = std::remove_const_t<T>;
@@ -47,9 +47,7 @@ public:
             return fail(done.error().code);
         return value;
     }
-    Result<void> copy_out(const Value& value) const
-        requires(!std::is_const_v<T>)
-    {
+    Result<void> copy_out(const Value& value) const requires(!std::is_const_v<T>) {
         return copy_out_bytes(raw_, &value, sizeof value);
     }
     // Element `index` of an array.
@@ -61,7 +59,8 @@ private:
     u64 raw_ = 0;
 };
 
-// A NUL-terminated string of at most `limit` bytes including the NUL: ENAMETOOLONG (36) or EFAULT otherwise.
+// A NUL-terminated string of at most `limit` bytes including the NUL: ENAMETOOLONG (36) or EFAULT
+// otherwise.
 Result<String> copy_in_string(u64 address, usize limit);
 
 } // namespace kernel

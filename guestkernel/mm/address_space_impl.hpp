@@ -1,0 +1,133 @@
+// The inside of an AddressSpace, for mm/ only.
+//
+// Locks: `mutex` guards the mappings (shared: faults and lookups; exclusive: changes); inside of it
+// the page table's spin lock guards entries and the counts of resident pages. A fault sleeps (for
+// memory, for I/O) with `mutex` shared and without the spin lock, and looks again when it has what
+// it needs.
+#pragma once
+
+#include "guestkernel/mm/address_space.hpp"
+#include "guestkernel/mm/page_table.hpp"
+#include "guestkernel/mm/vma.hpp"
+
+namespace kernel {
+
+inline constexpr u64 max_mappings = 65530;              // vm.max_map_count
+inline constexpr u64 stack_guard_gap = 256 * page_size; // below a growing stack
+
+enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory };
+
+// How a fault was served.
+struct FaultInfo {
+    bool major = false; // a file had to be read
+    bool force = false; // write to a private mapping whatever its protection (ptrace(2)): the copy
+                        // stays read-only
+    bool touch =
+        false; // the frame was exchanged: this CPU may still hold the old translation, read-only
+};
+
+// Mappings that were taken out and wait to be destroyed without the lock (closing a file may
+// sleep).
+struct RemovedVmas {
+    RemovedVmas() = default;
+    RemovedVmas(const RemovedVmas&) = delete;
+    RemovedVmas& operator=(const RemovedVmas&) = delete;
+    ~RemovedVmas() {
+        while (CacheMapping* mapping = list_.pop_front())
+            delete static_cast<Vma*>(mapping);
+    }
+    void add(Vma& vma) { list_.push_back(vma); }
+
+private:
+    base::IntrusiveList<CacheMapping, &CacheMapping::cache_node>
+        list_; // the node is free once off the cache's list
+};
+
+struct AddressSpaceImpl {
+    explicit AddressSpaceImpl(AddressSpace& owner) : space(owner) {}
+    static AddressSpaceImpl& of(AddressSpace& space) { return *space.impl_; }
+    static const AddressSpaceImpl& of(const AddressSpace& space) { return *space.impl_; }
+
+    AddressSpace& space;
+    RwMutex mutex;
+    VmaTree vmas;
+    PageTable table;
+    u64 break_start = 0, break_end = 0;
+    bool lock_future = false;
+    // Pages, under `mutex`.
+    u64 total_pages = 0, locked_pages = 0, data_pages = 0, stack_pages = 0, text_pages = 0;
+    u64 peak_pages = 0;
+    // Pages, under the page table's lock.
+    u64 resident_anonymous = 0, resident_file = 0, resident_shared = 0, peak_resident = 0;
+
+    // --- address_space.cpp; `mutex` is held exclusively
+    u64 mmap_limit() const;
+    Result<u64> choose_address(const MapRequest& request) const;
+    bool limits_allow(u64 pages, u32 protection, u32 flags) const;
+    void account(const Vma& vma, bool added);
+    void add_vma(Vma& vma);
+    void remove_vma(Vma& vma, RemovedVmas& removed);
+    // Cuts so that `address` is no mapping's inside.
+    Result<void> split_at(u64 address);
+    Result<Vma*> split(Vma& vma, u64 address); // the upper part
+    // Joins `vma` with its neighbours where they are alike; returns what it has become.
+    Vma& merge(Vma& vma, RemovedVmas& removed);
+    Result<void> unmap_range(u64 start, u64 end, RemovedVmas& removed);
+    Result<Vma*> copy_vma(const Vma& vma, u64 start, u64 end) const;
+    void set_break_page(u64 wanted, RemovedVmas& removed);
+
+    // --- zap.cpp
+    // Removes the translations of [start, end), gives the frames back and flushes. `only_cached`:
+    // leaves private copies.
+    void zap(u64 start, u64 end, bool only_cached = false);
+    void note_resident(u64 entry, i64 by, bool memory_only);
+
+    // --- fault.cpp
+    FaultOutcome fault(u64 address, u64 access, FaultInfo& info);
+    // Makes one page of a mapping present; `mutex` is held.
+    FaultOutcome resolve(Vma& vma, u64 address, bool write, u64 least_window, FaultInfo& info);
+    FaultOutcome fault_anonymous(Vma& vma, u64 page, u64 least_window);
+    FaultOutcome fault_cached(Vma& vma, u64 page, bool write, FaultInfo& info);
+    FaultOutcome fault_read_only(Vma& vma, u64 page, u64 seen, FaultInfo& info);
+    void map_around(Vma& vma, u64 page);
+    void copy_around(Vma& vma, u64 page);
+    void reuse_around(Vma& vma, u64 page);
+    FaultOutcome install_copy(Vma& vma, u64 page, u64 expected, Frame& from, FaultInfo& info);
+    FaultOutcome install_cached(Vma& vma, u64 page, FrameRef frame, bool write);
+    FaultOutcome make_table(u64 page);
+    bool grow_stack(u64 address);
+    // Faults in what is absent of [start, end), as far as mappings allow; for MAP_POPULATE,
+    // mlock(2), madvise(2).
+    Result<void> populate(u64 start, u64 end, bool write, bool ignore_holes);
+    FaultOutcome frame_at(u64 address, bool write, bool force, FrameRef& out);
+};
+
+// Translations that are gone or lost a permission, and frames to give back, once no CPU can use
+// them any more.
+class Gather {
+public:
+    explicit Gather(AddressSpaceImpl& impl) : impl_(impl) {}
+    Gather(const Gather&) = delete;
+    Gather& operator=(const Gather&) = delete;
+    ~Gather() { flush(); }
+    void changed(u64 address) {
+        if (address < low_)
+            low_ = address;
+        if (address + page_size > high_)
+            high_ = address + page_size;
+    }
+    // Takes over the reference.
+    void release(Frame& frame);
+    void flush();
+
+private:
+    static constexpr unsigned capacity = 64;
+    AddressSpaceImpl& impl_;
+    u64 low_ = ~u64{0};
+    u64 high_ = 0;
+    base::IntrusiveList<Frame, &Frame::node> private_frames_; // of no cache: their node is free
+    Frame* frames_[capacity];
+    unsigned count_ = 0;
+};
+
+} // namespace kernel

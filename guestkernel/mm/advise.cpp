@@ -1,0 +1,246 @@
+// madvise(2), msync(2), mincore(2).
+#include <asm/errno.h>
+#include <linux/mman.h>
+
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/mm/address_space_impl.hpp"
+
+namespace kernel {
+namespace {
+
+// What madvise(2) changes in a mapping's flags: set and cleared bits.
+struct FlagChange {
+    u32 set = 0, clear = 0;
+    bool known = true;
+};
+
+FlagChange flag_change(int advice) {
+    switch (advice) {
+    case MADV_DONTFORK:
+        return {vma_dont_fork, 0};
+    case MADV_DOFORK:
+        return {0, vma_dont_fork};
+    case MADV_WIPEONFORK:
+        return {vma_wipe_on_fork, 0};
+    case MADV_KEEPONFORK:
+        return {0, vma_wipe_on_fork};
+    case MADV_DONTDUMP:
+        return {vma_dont_dump, 0};
+    case MADV_DODUMP:
+        return {0, vma_dont_dump};
+    case MADV_RANDOM:
+        return {vma_random, 0};
+    case MADV_NORMAL:
+    case MADV_SEQUENTIAL:
+        return {0, vma_random};
+    default:
+        return {0, 0, false};
+    }
+}
+
+Result<void> change_flags(AddressSpaceImpl& impl, u64 start, u64 end, int advice,
+                          FlagChange change) {
+    RemovedVmas removed;
+    MutexGuard guard(impl.mutex);
+    bool holes = false;
+    u64 at = start;
+    while (at < end) {
+        Vma* vma = impl.vmas.find_from(at);
+        if (vma == nullptr || vma->start >= end) {
+            holes = true;
+            break;
+        }
+        if (vma->start > at) {
+            holes = true;
+            at = vma->start;
+        }
+        if (advice == MADV_WIPEONFORK && (vma->cache || vma->shared()))
+            return fail(EINVAL);
+        const u64 stop = vma->end < end ? vma->end : end;
+        if (((vma->flags | change.set) & ~change.clear) != vma->flags) {
+            TRY(impl.split_at(at));
+            TRY(impl.split_at(stop));
+            vma = impl.vmas.find(at);
+            vma->flags = (vma->flags | change.set) & ~change.clear;
+            impl.merge(*vma, removed);
+        }
+        at = stop;
+    }
+    if (holes)
+        return fail(ENOMEM);
+    return {};
+}
+
+// Calls `function(vma, from, to)` for the mapped parts of a range with the lock held shared; ENOMEM
+// if there are holes.
+template <typename F>
+Result<void> for_each_part(AddressSpaceImpl& impl, u64 start, u64 end, F&& function) {
+    SharedGuard guard(impl.mutex);
+    u64 expected = start;
+    bool holes = false;
+    for (Vma* vma = impl.vmas.find_from(start); vma != nullptr && vma->start < end;
+         vma = VmaTree::next(*vma)) {
+        const u64 from = start > vma->start ? start : vma->start;
+        const u64 to = end < vma->end ? end : vma->end;
+        holes = holes || from != expected;
+        expected = to;
+        TRY(function(*vma, from, to));
+    }
+    if (holes || expected != end)
+        return fail(ENOMEM);
+    return {};
+}
+
+// A piece of a cache that an operation which may sleep for long works on, without the address
+// space's lock.
+struct CachePart {
+    Ref<PageCache> cache;
+    Ref<File> file;
+    u64 first_byte = 0, end_byte = 0;
+};
+
+// The next part of [start, end) that shows a cache; advances `start`. Null cache: none left.
+CachePart next_cache_part(AddressSpaceImpl& impl, u64& start, u64 end, bool only_shared,
+                          bool& holes) {
+    SharedGuard guard(impl.mutex);
+    for (Vma* vma = impl.vmas.find_from(start); vma != nullptr && vma->start < end;
+         vma = VmaTree::next(*vma)) {
+        const u64 from = start > vma->start ? start : vma->start;
+        const u64 to = end < vma->end ? end : vma->end;
+        holes = holes || from != start;
+        start = to;
+        if (vma->cache && (vma->shared() || !only_shared))
+            return {vma->cache, vma->file, vma->page_index(from) << page_shift,
+                    (vma->page_index(from) << page_shift) + (to - from)};
+    }
+    holes = holes || start < end;
+    start = end;
+    return {};
+}
+
+Result<void> remove_pages(AddressSpaceImpl& impl, u64 start, u64 end) {
+    bool holes = false;
+    while (start < end) {
+        CachePart part = next_cache_part(impl, start, end, true, holes);
+        if (!part.cache)
+            return fail(EINVAL);
+        if (part.file && !part.cache->memory_only())
+            TRY(part.file->allocate(0x03, part.first_byte,
+                                    part.end_byte - part.first_byte)); // PUNCH_HOLE | KEEP_SIZE
+        else
+            part.cache->punch(part.first_byte, part.end_byte);
+    }
+    if (holes)
+        return fail(ENOMEM);
+    return {};
+}
+
+Result<void> will_need(AddressSpaceImpl& impl, u64 start, u64 end) {
+    bool holes = false;
+    while (start < end) {
+        CachePart part = next_cache_part(impl, start, end, false, holes);
+        if (part.cache)
+            (void)part.cache->read_ahead(part.first_byte >> page_shift,
+                                         (part.end_byte - part.first_byte) >> page_shift);
+    }
+    if (holes)
+        return fail(ENOMEM);
+    return {};
+}
+
+} // namespace
+
+Result<void> AddressSpace::advise(VirtAddr address, u64 length, int advice) {
+    const u64 start = address.raw();
+    if (start % page_size != 0 || length > user_max || start > user_max - page_up(length))
+        return fail(EINVAL);
+    const u64 end = start + page_up(length);
+    if (const FlagChange change = flag_change(advice); change.known) {
+        if (start == end)
+            return {};
+        return change_flags(*impl_, start, end, advice, change);
+    }
+    switch (advice) {
+    case MADV_DONTNEED:
+    case MADV_DONTNEED_LOCKED:
+    case MADV_FREE: // freeing at once is what a reclaim just behind the call would do
+        return for_each_part(*impl_, start, end, [&](Vma& vma, u64 from, u64 to) -> Result<void> {
+            if ((vma.flags & vma_locked) != 0 && advice != MADV_DONTNEED_LOCKED)
+                return fail(EINVAL);
+            if (advice == MADV_FREE && vma.cache)
+                return fail(EINVAL);
+            impl_->zap(from, to);
+            return {};
+        });
+    case MADV_WILLNEED:
+        return will_need(*impl_, start, end);
+    case MADV_REMOVE:
+        return remove_pages(*impl_, start, end);
+    case MADV_POPULATE_READ:
+    case MADV_POPULATE_WRITE: {
+        TRY(for_each_part(*impl_, start, end, [&](Vma& vma, u64, u64) -> Result<void> {
+            const u32 needed = advice == MADV_POPULATE_WRITE
+                                   ? u32{PROT_WRITE}
+                                   : u32{PROT_READ | PROT_WRITE | PROT_EXEC};
+            if ((vma.protection & needed) == 0)
+                return fail(EINVAL);
+            return {};
+        }));
+        return impl_->populate(start, end, advice == MADV_POPULATE_WRITE, false);
+    }
+    case MADV_COLD:
+    case MADV_PAGEOUT:
+    case MADV_COLLAPSE:
+    case MADV_HUGEPAGE:
+    case MADV_NOHUGEPAGE:
+    case MADV_MERGEABLE:
+    case MADV_UNMERGEABLE:
+        return for_each_part(*impl_, start, end, [](Vma&, u64, u64) -> Result<void> { return {}; });
+    default:
+        return fail(EINVAL);
+    }
+}
+
+Result<void> AddressSpace::sync(VirtAddr address, u64 length, int flags) {
+    u64 start = address.raw();
+    if ((flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) != 0 ||
+        (flags & (MS_ASYNC | MS_SYNC)) == (MS_ASYNC | MS_SYNC) || start % page_size != 0)
+        return fail(EINVAL);
+    if (length > user_max || start > user_max - page_up(length))
+        return fail(ENOMEM);
+    const u64 end = start + page_up(length);
+    bool holes = false;
+    while (start < end) {
+        CachePart part = next_cache_part(*impl_, start, end, true, holes);
+        if (part.cache && (flags & MS_SYNC) != 0)
+            TRY(part.cache->write_back(part.first_byte, part.end_byte));
+    }
+    if (holes)
+        return fail(ENOMEM);
+    return {};
+}
+
+Result<void> AddressSpace::resident(VirtAddr address, u64 length, u8* out) {
+    const u64 start = address.raw();
+    if (start % page_size != 0)
+        return fail(EINVAL);
+    if (length > user_max || start > user_max - page_up(length))
+        return fail(ENOMEM);
+    return for_each_part(
+        *impl_, start, start + page_up(length), [&](Vma& vma, u64 from, u64 to) -> Result<void> {
+            for (u64 at = from; at < to; at += page_size) {
+                bool present = false;
+                {
+                    SpinGuard guard(impl_->table.lock());
+                    const u64* entry = impl_->table.find(at);
+                    present = entry != nullptr && *entry != 0;
+                }
+                if (!present && vma.cache)
+                    present = static_cast<bool>(vma.cache->lookup(vma.page_index(at)));
+                out[(at - start) >> page_shift] = present ? 1 : 0;
+            }
+            return {};
+        });
+}
+
+} // namespace kernel

@@ -1,0 +1,176 @@
+// An address space seen from outside: single frames, copies from and to it, its description.
+#include <asm/errno.h>
+#include <linux/mman.h>
+
+#include "guestkernel/mm/address_space_impl.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+AddressSpace* current_address_space() {
+    return current_task().address_space.get();
+}
+
+FaultOutcome AddressSpaceImpl::frame_at(u64 address, bool write, bool force, FrameRef& out) {
+    // Present pages of the right kind may go again between fault and look; a few rounds are plenty.
+    for (unsigned attempt = 0; attempt < 16; attempt++) {
+        FaultInfo info;
+        info.force = force;
+        const FaultOutcome outcome = fault(address, write ? arch::fault_write : 0, info);
+        if (outcome != FaultOutcome::Done)
+            return outcome;
+        SpinGuard guard(table.lock());
+        const u64* entry = table.find(address);
+        if (entry == nullptr || (*entry & arch::pte_present) == 0)
+            continue;
+        Frame* frame = frame_of(*entry);
+        if (frame == nullptr)
+            return FaultOutcome::BadAccess;
+        // A forced store goes to a private copy that stays read-only.
+        const bool own = (*entry & pte_private) != 0 && frame->refs.load(base::Order::Acquire) == 1;
+        if (write && (*entry & arch::pte_write) == 0 && !(force && own))
+            continue;
+        out = FrameRef::share(*frame);
+        return FaultOutcome::Done;
+    }
+    return FaultOutcome::NoMemory;
+}
+
+Result<FrameRef> AddressSpace::frame_at(VirtAddr address, bool write) {
+    FrameRef frame;
+    switch (impl_->frame_at(address.raw(), write, false, frame)) {
+    case FaultOutcome::Done:
+        return frame;
+    case FaultOutcome::NoMemory:
+        return fail(ENOMEM);
+    default:
+        return fail(EFAULT);
+    }
+}
+
+usize AddressSpace::read_foreign(VirtAddr from, void* to, usize bytes) {
+    usize done = 0;
+    while (done < bytes) {
+        const u64 at = from.raw() + done;
+        const usize rest = page_size - at % page_size;
+        const usize part = bytes - done < rest ? bytes - done : rest;
+        FrameRef frame;
+        if (at >= user_max || impl_->frame_at(at, false, true, frame) != FaultOutcome::Done)
+            break;
+        __builtin_memcpy(static_cast<u8*>(to) + done, frame.data() + at % page_size, part);
+        done += part;
+    }
+    return done;
+}
+
+usize AddressSpace::write_foreign(VirtAddr to, const void* from, usize bytes) {
+    usize done = 0;
+    while (done < bytes) {
+        const u64 at = to.raw() + done;
+        const usize rest = page_size - at % page_size;
+        const usize part = bytes - done < rest ? bytes - done : rest;
+        FrameRef frame;
+        if (at >= user_max || impl_->frame_at(at, true, true, frame) != FaultOutcome::Done)
+            break;
+        __builtin_memcpy(frame.data() + at % page_size, static_cast<const u8*>(from) + done, part);
+        done += part;
+    }
+    return done;
+}
+
+Result<AddressSpace::FutexKey> AddressSpace::futex_key(VirtAddr address, bool shared) {
+    const u64 at = address.raw();
+    if (at % sizeof(u32) != 0)
+        return fail(EINVAL);
+    if (at >= user_max)
+        return fail(EFAULT);
+    if (shared) {
+        SharedGuard guard(impl_->mutex);
+        const Vma* vma = impl_->vmas.find(at);
+        if (vma == nullptr)
+            return fail(EFAULT);
+        if (vma->shared() && vma->cache)
+            return FutexKey{vma->cache.get(), at - vma->start + vma->offset};
+    }
+    return FutexKey{this, at};
+}
+
+namespace {
+
+void count_mapping(AddressSpaceImpl& impl, const Vma& vma, MappingInfo& info) {
+    SpinGuard guard(impl.table.lock());
+    impl.table.for_each_leaf(vma.start, vma.end, [&](const LeafRange& leaf) {
+        for (unsigned i = leaf.first; i < leaf.end; i++) {
+            const u64 entry = leaf.entries[i];
+            if (entry == 0)
+                continue;
+            info.resident_pages++;
+            const Frame* frame = frame_of(entry);
+            if (frame == nullptr)
+                continue;
+            if ((entry & pte_private) != 0 ||
+                (frame->flags.load(base::Order::Relaxed) & frame_dirty) != 0)
+                info.dirty_pages++;
+            const bool alone = (entry & pte_private) != 0
+                                   ? frame->refs.load(base::Order::Relaxed) == 1
+                                   : frame->map_count.load(base::Order::Relaxed) == 1;
+            if (!alone)
+                info.shared_pages++;
+        }
+    });
+}
+
+} // namespace
+
+void AddressSpace::for_each_mapping(bool (*callback)(const MappingInfo&, void*), void* context,
+                                    bool count_pages) {
+    u64 at = 0;
+    for (;;) {
+        MappingInfo info{};
+        {
+            SharedGuard guard(impl_->mutex);
+            const Vma* vma = impl_->vmas.find_from(at);
+            if (vma == nullptr)
+                return;
+            info.start = VirtAddr(vma->start);
+            info.end = VirtAddr(vma->end);
+            info.protection = vma->protection;
+            info.flags = (vma->shared() ? u32{MAP_SHARED} : u32{MAP_PRIVATE}) |
+                         ((vma->flags & vma_grows_down) != 0 ? u32{MAP_GROWSDOWN} : 0) |
+                         ((vma->flags & vma_locked) != 0 ? u32{MAP_LOCKED} : 0) |
+                         ((vma->flags & vma_no_reserve) != 0 ? u32{MAP_NORESERVE} : 0) |
+                         (vma->file ? 0 : u32{MAP_ANONYMOUS});
+            info.offset = vma->file ? vma->offset : 0;
+            info.file = vma->file;
+            info.name = vma->name;
+            if ((vma->flags & vma_anonymous_shared) != 0)
+                info.name = "/dev/zero (deleted)";
+            if (count_pages)
+                count_mapping(*impl_, *vma, info);
+            at = vma->end;
+        }
+        if (!callback(info, context))
+            return;
+    }
+}
+
+AddressSpace::Usage AddressSpace::usage() const {
+    // Without locks: these are figures for people, and the asker may be in the middle of ending
+    // processes.
+    const auto read = [](const u64& value) { return __atomic_load_n(&value, __ATOMIC_RELAXED); };
+    Usage usage{};
+    usage.virtual_pages = read(impl_->total_pages);
+    usage.resident_anonymous = read(impl_->resident_anonymous);
+    usage.resident_file = read(impl_->resident_file);
+    usage.resident_shared = read(impl_->resident_shared);
+    usage.locked_pages = read(impl_->locked_pages);
+    usage.data_pages = read(impl_->data_pages);
+    usage.stack_pages = read(impl_->stack_pages);
+    usage.text_pages = read(impl_->text_pages);
+    usage.table_pages = impl_->table.table_count();
+    usage.peak_resident = read(impl_->peak_resident);
+    usage.peak_virtual = read(impl_->peak_pages);
+    return usage;
+}
+
+} // namespace kernel

@@ -1,0 +1,98 @@
+// Which pages to give up when memory runs short: a clock over all pages that can be read again.
+#include "guestkernel/core/lock.hpp"
+#include "guestkernel/mm/memory_internal.hpp"
+#include "guestkernel/mm/page_cache.hpp"
+#include "guestkernel/mm/page_lock.hpp"
+#include "guestkernel/mm/reverse_map.hpp"
+
+namespace kernel {
+namespace {
+
+struct Clock {
+    // Inside of the cache's lock: pages enter and leave with it held.
+    SpinLock lock{LockRank::Leaf};
+    base::IntrusiveList<Frame, &Frame::node> pages; // the next to look at comes first
+    u64 count = 0;
+};
+constinit Clock clock;
+// One task writes back for reclaim at a time: writing needs memory itself and would come here
+// again.
+constinit base::Atomic<bool> writing{false};
+
+// A page and its cache, both held.
+struct Candidate {
+    FrameRef frame;
+    Ref<PageCache> cache;
+};
+
+// The page under the hand; those used since the last pass get another round.
+Candidate next_candidate(usize& budget) {
+    SpinGuard guard(clock.lock);
+    while (budget > 0) {
+        Frame* frame = clock.pages.pop_front();
+        if (frame == nullptr)
+            return {};
+        budget--;
+        clock.pages.push_back(*frame);
+        const u32 flags = frame->flags.load(base::Order::Relaxed);
+        if ((flags & frame_locked) != 0)
+            continue;
+        if ((flags & frame_referenced) != 0) {
+            frame->flags.fetch_and(~u32{frame_referenced}, base::Order::Relaxed);
+            continue;
+        }
+        // On the list, a page is in its cache, so that the cache is not gone; it may be on its way.
+        PageCache* cache = frame->cache;
+        if (cache == nullptr || !cache->try_add_ref())
+            continue;
+        return {FrameRef::share(*frame), Ref<PageCache>::adopt(cache)};
+    }
+    return {};
+}
+
+} // namespace
+
+void track_page(Frame& frame) {
+    SpinGuard guard(clock.lock);
+    clock.pages.push_back(frame);
+    clock.count++;
+}
+
+void untrack_page(Frame& frame) {
+    SpinGuard guard(clock.lock);
+    frame.node.unlink();
+    clock.count--;
+}
+
+usize reclaim_page_cache(usize wanted) {
+    usize budget = 0;
+    {
+        SpinGuard guard(clock.lock);
+        budget = 2 * clock.count + 1;
+    }
+    usize freed = 0;
+    while (freed < wanted && budget > 0) {
+        Candidate candidate = next_candidate(budget);
+        if (!candidate.frame)
+            break;
+        Frame& frame = *candidate.frame;
+        const u64 index = frame.index;
+        if ((frame.flags.load(base::Order::Relaxed) & frame_dirty) != 0) {
+            if (writing.exchange(true, base::Order::Acquire))
+                continue;
+            const u64 first = index & ~u64{63};
+            const bool written = static_cast<bool>(
+                candidate.cache->write_back(first << page_shift, (first + 64) << page_shift));
+            writing.store(false, base::Order::Release);
+            if (!written)
+                continue;
+        }
+        if (frame.map_count.load(base::Order::Relaxed) != 0)
+            unmap_cached_pages(*candidate.cache, index, index + 1, false, true);
+        if (candidate.cache->evict(frame))
+            freed++;
+    }
+    return freed;
+}
+
+} // namespace kernel

@@ -1,0 +1,180 @@
+// mremap(2).
+#include <asm/errno.h>
+#include <linux/mman.h>
+
+#include "guestkernel/mm/address_space_impl.hpp"
+
+namespace kernel {
+namespace {
+
+struct Move {
+    u64 from, to, length;
+};
+
+// Moves the entries of one range to another. Tables are made first: then nothing can fail half-way.
+Result<void> move_pages(AddressSpaceImpl& impl, const Move& move) {
+    Gather gather(impl); // destroyed after the lock is released, flushing what moved
+    SpinGuard guard(impl.table.lock());
+    bool complete = true;
+    const auto for_each_entry = [&](auto&& function) {
+        impl.table.for_each_leaf(move.from, move.from + move.length, [&](const LeafRange& leaf) {
+            for (unsigned i = leaf.first; i < leaf.end; i++)
+                if (leaf.entries[i] != 0)
+                    function(leaf.entries[i], leaf.address(i));
+        });
+    };
+    u64 made = ~u64{0}; // the table that was made last, by its number
+    for_each_entry([&](u64&, u64 address) {
+        const u64 target = address - move.from + move.to;
+        if (target >> 21 != made && complete) {
+            complete = impl.table.make(target) != nullptr;
+            made = target >> 21;
+        }
+    });
+    if (!complete)
+        return fail(ENOMEM);
+    for_each_entry([&](u64& entry, u64 address) {
+        *impl.table.find(address - move.from + move.to) = entry;
+        entry = 0;
+        gather.changed(address);
+    });
+    return {};
+}
+
+Result<void> can_grow(AddressSpaceImpl& impl, const Vma& vma, u64 more) {
+    const u64 pages = more >> page_shift;
+    if ((vma.flags & vma_locked) != 0 &&
+        impl.locked_pages + pages > impl.space.limits.locked >> page_shift)
+        return fail(EAGAIN);
+    if (!impl.limits_allow(pages, vma.protection, vma.flags))
+        return fail(ENOMEM);
+    return {};
+}
+
+// The request of mremap(2), checked.
+struct Remap {
+    u64 old_start, old_length, new_length;
+    u32 flags;
+    u64 new_start;
+};
+
+Result<u64> choose_target(AddressSpaceImpl& impl, const Remap& request, RemovedVmas& removed) {
+    if ((request.flags & MREMAP_FIXED) == 0) {
+        MapRequest map;
+        map.length = request.new_length;
+        return impl.choose_address(map);
+    }
+    const u64 start = request.new_start;
+    TRY(impl.unmap_range(start, start + request.new_length, removed));
+    return start;
+}
+
+// Grows where it stands if the room behind it is free.
+bool grow_in_place(AddressSpaceImpl& impl, Vma& vma, const Remap& request, RemovedVmas& removed) {
+    const u64 old_end = request.old_start + request.old_length;
+    const u64 new_end = request.old_start + request.new_length;
+    if (old_end != vma.end || new_end > user_max || !impl.vmas.range_free(old_end, new_end))
+        return false;
+    impl.account(vma, false);
+    impl.vmas.set_bounds(vma, vma.start, new_end, vma.offset);
+    impl.account(vma, true);
+    impl.merge(vma, removed);
+    return true;
+}
+
+Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVmas& removed) {
+    TRY(const u64 target, choose_target(impl, request, removed));
+    const u64 old_end = request.old_start + request.old_length;
+    Vma* vma = impl.vmas.find(request.old_start);
+    if (vma == nullptr || vma->end < old_end)
+        return fail(EFAULT);
+    TRY(Owned<Vma> moved, [&]() -> Result<Owned<Vma>> {
+        TRY(Vma * copy, impl.copy_vma(*vma, request.old_start, old_end));
+        return Owned<Vma>(copy);
+    }());
+    moved->start = target;
+    moved->end = target + request.new_length;
+    if (request.old_length != 0)
+        TRY(move_pages(impl, {request.old_start, target,
+                              request.old_length < request.new_length ? request.old_length
+                                                                      : request.new_length}));
+    Vma& added = *moved.leak();
+    impl.add_vma(added);
+    if ((request.flags & MREMAP_DONTUNMAP) == 0 && request.old_length != 0) {
+        // The entries are gone; splitting for the sake of it may still lack memory.
+        TRY(impl.unmap_range(request.old_start, old_end, removed));
+    }
+    impl.merge(added, removed);
+    return target;
+}
+
+Result<u64> remap_locked(AddressSpaceImpl& impl, Remap& request, RemovedVmas& removed) {
+    const bool may_move = (request.flags & MREMAP_MAYMOVE) != 0;
+    Vma* vma = impl.vmas.find(request.old_start);
+    if (vma == nullptr)
+        return fail(EFAULT);
+    if (request.old_length == 0 && (!vma->shared() || !may_move))
+        return fail(EINVAL); // mremap(2): only shareable mappings are duplicated
+    if ((request.flags & MREMAP_DONTUNMAP) != 0 && (vma->cache || vma->shared()))
+        return fail(EINVAL);
+    if (request.old_length >= request.new_length && request.old_length != 0) {
+        if (request.new_length < request.old_length) {
+            TRY(impl.unmap_range(request.old_start + request.new_length,
+                                 request.old_start + request.old_length, removed));
+            request.old_length = request.new_length;
+        }
+        if ((request.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) == 0)
+            return request.old_start;
+        vma = impl.vmas.find(request.old_start);
+    }
+    if (vma == nullptr || vma->end - request.old_start < request.old_length)
+        return fail(EFAULT);
+    if (request.new_length > request.old_length)
+        TRY(can_grow(impl, *vma, request.new_length - request.old_length));
+    if ((request.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) == 0 && request.old_length != 0 &&
+        grow_in_place(impl, *vma, request, removed))
+        return request.old_start;
+    if (!may_move)
+        return fail(ENOMEM);
+    return move_mapping(impl, request, removed);
+}
+
+} // namespace
+
+Result<VirtAddr> AddressSpace::remap(VirtAddr old_start, u64 old_length, u64 new_length, u32 flags,
+                                     VirtAddr new_start) {
+    Remap request{old_start.raw(), page_up(old_length), page_up(new_length), flags,
+                  new_start.raw()};
+    constexpr u32 known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    if ((flags & ~known) != 0 || request.old_start % page_size != 0 || request.new_length == 0)
+        return fail(EINVAL);
+    if ((flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 && (flags & MREMAP_MAYMOVE) == 0)
+        return fail(EINVAL);
+    if ((flags & MREMAP_DONTUNMAP) != 0 && request.old_length != request.new_length)
+        return fail(EINVAL);
+    if (old_length > user_max || new_length > user_max ||
+        request.old_start > user_max - request.old_length)
+        return fail(EINVAL);
+    if ((flags & MREMAP_FIXED) != 0) {
+        const u64 to = request.new_start;
+        if (to % page_size != 0 || to < user_min || to > user_max - request.new_length)
+            return fail(EINVAL);
+        if (to < request.old_start + request.old_length &&
+            request.old_start < to + request.new_length)
+            return fail(EINVAL);
+    }
+    u64 result = 0;
+    bool populate = false;
+    {
+        RemovedVmas removed;
+        MutexGuard guard(impl_->mutex);
+        TRY(result, remap_locked(*impl_, request, removed));
+        const Vma* vma = impl_->vmas.find(result);
+        populate = vma != nullptr && (vma->flags & vma_locked) != 0;
+    }
+    if (populate && request.new_length > request.old_length)
+        (void)impl_->populate(result, result + request.new_length, true, true);
+    return VirtAddr(result);
+}
+
+} // namespace kernel
