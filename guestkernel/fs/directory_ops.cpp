@@ -1,0 +1,219 @@
+#include "guestkernel/fs/directory_ops.hpp"
+
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/fs.h>
+#include <linux/inotify.h>
+
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/notify.hpp"
+#include "guestkernel/fs/open.hpp"
+#include "guestkernel/fs/permission.hpp"
+
+namespace kernel {
+
+namespace {
+
+// Runs `make(directory inode, name) -> Result<Ref<Inode>>` for a last component that does not exist yet.
+template <typename Make>
+Result<Ref<Inode>> create_entry(PathWalker& walker, bool is_directory, Make&& make) {
+    TRY(walker.walk_parent());
+    if (walker.last() != PathWalker::Last::Name)
+        return fail(EEXIST);
+    Dentry& parent = walker.dentry();
+    Inode& directory = *parent.inode();
+    Ref<Inode> made;
+    {
+        MutexGuard guard(directory.mutex());
+        TRY(Ref<Dentry> now, DentryCache::lookup_locked(parent, walker.last_name()));
+        if (!now->is_negative())
+            return fail(EEXIST);
+        // "name/" can only become a directory.
+        if (walker.trailing_slash() && !is_directory)
+            return fail(ENOENT);
+        if (walker.mount().read_only())
+            return fail(EROFS);
+        TRY(check_create(parent));
+        TRY(made, make(directory, walker.last_name()));
+        TRY(DentryCache::insert(parent, walker.last_name(), made));
+    }
+    notify_event(directory, IN_CREATE | (is_directory ? u32{IN_ISDIR} : 0u), walker.last_name());
+    return made;
+}
+
+} // namespace
+
+Result<void> make_directory(int directory, std::string_view name, u32 mode) {
+    PathWalker walker(0);
+    TRY(walker.start(directory, name));
+    TRY(create_entry(walker, true, [&](Inode& parent, std::string_view last) {
+        const u32 wanted = mode_directory | (mode & (0777 | mode_sticky) & ~current_umask());
+        const NewOwner owner = new_owner(parent, wanted);
+        return parent.create(last, owner.mode, 0, owner.uid, owner.gid);
+    }));
+    return {};
+}
+
+Result<Ref<Inode>> make_node(int directory, std::string_view name, u32 mode, u64 device_number) {
+    switch (mode & mode_type) {
+    case 0:
+        mode |= mode_regular;
+        break;
+    case mode_regular:
+    case mode_fifo:
+    case mode_socket:
+        break;
+    case mode_char:
+    case mode_block:
+        // A whiteout (0:0) is nobody's device and everybody's right.
+        if (!has_capability(current_credentials(), CAP_MKNOD) &&
+            !((mode & mode_type) == mode_char && device_number == 0))
+            return fail(EPERM);
+        break;
+    case mode_directory:
+        return fail(EPERM);
+    default:
+        return fail(EINVAL);
+    }
+    PathWalker walker(0);
+    TRY(walker.start(directory, name));
+    return create_entry(walker, false, [&](Inode& parent, std::string_view last) {
+        const NewOwner owner = new_owner(parent, mode & ~current_umask());
+        return parent.create(last, owner.mode, device_number, owner.uid, owner.gid);
+    });
+}
+
+Result<void> make_symlink(std::string_view target, int directory, std::string_view name) {
+    if (target.empty())
+        return fail(ENOENT);
+    PathWalker walker(0);
+    TRY(walker.start(directory, name));
+    TRY(create_entry(walker, false, [&](Inode& parent, std::string_view last) {
+        const NewOwner owner = new_owner(parent, mode_symlink | 0777);
+        return parent.symlink(last, target, owner.uid, owner.gid);
+    }));
+    return {};
+}
+
+Result<void> make_link(int old_directory, std::string_view old_name, int new_directory, std::string_view new_name,
+                       u32 flags) {
+    u32 lookup = (flags & AT_SYMLINK_FOLLOW) != 0 ? u32{lookup_follow} : 0u;
+    if ((flags & AT_EMPTY_PATH) != 0) {
+        if (old_name.empty() && !has_capability(current_credentials(), CAP_DAC_READ_SEARCH))
+            return fail(ENOENT);
+        lookup |= lookup_empty_path;
+    }
+    TRY(Path source, lookup_path(old_directory, old_name, lookup));
+    Ref<Inode> target = Ref<Inode>::share(source.dentry()->inode());
+    PathWalker walker(0);
+    TRY(walker.start(new_directory, new_name));
+    TRY(create_entry(walker, false, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
+        if (&walker.mount() != source.mount() || parent.superblock() != target->superblock())
+            return fail(EXDEV);
+        if (target->is_directory())
+            return fail(EPERM);
+        // O_TMPFILE gives files without links a name, but not those opened with O_EXCL; Linux keeps that flag in the
+        // inode, here an unlinked ordinary file is refused and an unnamed one is not.
+        TRY(const Attributes attributes, target->attributes());
+        if (attributes.links == 0 && !source.dentry()->name().starts_with('#'))
+            return fail(ENOENT);
+        TRY(parent.link(last, *target));
+        return target;
+    }));
+    notify_event(*target, IN_ATTRIB, {});
+    return {};
+}
+
+namespace {
+
+Result<void> refuse_special_last(const PathWalker& walker, int for_dot, int for_dot_dot) {
+    switch (walker.last()) {
+    case PathWalker::Last::Name:
+        return {};
+    case PathWalker::Last::Dot:
+        return fail(for_dot);
+    case PathWalker::Last::DotDot:
+        return fail(for_dot_dot);
+    default:
+        return fail(EBUSY);
+    }
+}
+
+} // namespace
+
+Result<void> remove_file(int directory, std::string_view name) {
+    PathWalker walker(0);
+    TRY(walker.start(directory, name));
+    TRY(walker.walk_parent());
+    TRY(refuse_special_last(walker, EISDIR, EISDIR));
+    Dentry& parent = walker.dentry();
+    Inode& holder = *parent.inode();
+    Ref<Inode> inode;
+    {
+        MutexGuard guard(holder.mutex());
+        TRY(Ref<Dentry> child, DentryCache::lookup_locked(parent, walker.last_name()));
+        if (child->is_negative())
+            return fail(ENOENT);
+        inode = Ref<Inode>::share(child->inode());
+        if (walker.trailing_slash())
+            return fail(inode->is_directory() ? EISDIR : ENOTDIR);
+        if (walker.mount().read_only())
+            return fail(EROFS);
+        TRY(check_delete(parent, *inode, false));
+        if (child->mounts.load() != 0)
+            return fail(EBUSY);
+        TRY(holder.unlink(walker.last_name(), *inode));
+        DentryCache::remove(*child);
+    }
+    notify_event(*inode, IN_ATTRIB, {});
+    notify_event(holder, IN_DELETE, walker.last_name());
+    return {};
+}
+
+Result<void> remove_directory(int directory, std::string_view name) {
+    PathWalker walker(0);
+    TRY(walker.start(directory, name));
+    TRY(walker.walk_parent());
+    TRY(refuse_special_last(walker, EINVAL, ENOTEMPTY));
+    Dentry& parent = walker.dentry();
+    Inode& holder = *parent.inode();
+    Ref<Inode> inode;
+    {
+        MutexGuard guard(holder.mutex());
+        TRY(Ref<Dentry> child, DentryCache::lookup_locked(parent, walker.last_name()));
+        if (child->is_negative())
+            return fail(ENOENT);
+        inode = Ref<Inode>::share(child->inode());
+        if (walker.mount().read_only())
+            return fail(EROFS);
+        TRY(check_delete(parent, *inode, true));
+        // Its own mutex too: nothing may be created in it from now on.
+        MutexGuard own(inode->mutex());
+        if (child->mounts.load() != 0)
+            return fail(EBUSY);
+        TRY(holder.rmdir(walker.last_name(), *inode));
+        DentryCache::remove(*child);
+    }
+    notify_event(*inode, IN_DELETE_SELF | IN_ISDIR, {});
+    notify_event(holder, IN_DELETE | IN_ISDIR, walker.last_name());
+    return {};
+}
+
+Result<Ref<Inode>> create_socket_node(std::string_view name, u32 mode) {
+    auto made = make_node(at_fdcwd, name, mode_socket | (mode & mode_permissions), 0);
+    if (!made && made.error().code == EEXIST)
+        return fail(EADDRINUSE);
+    return made;
+}
+
+Result<Ref<Inode>> find_socket_node(std::string_view name) {
+    TRY(Path path, lookup_path(at_fdcwd, name, lookup_follow));
+    Ref<Inode> inode = Ref<Inode>::share(path.dentry()->inode());
+    if (inode->type() != mode_socket)
+        return fail(ECONNREFUSED);
+    TRY(check_access(path, may_write));
+    return inode;
+}
+
+} // namespace kernel
