@@ -17,7 +17,6 @@ constexpr std::uint32_t magic = 0x74726976;  // "virt"
 constexpr std::uint32_t vendor = 0x79656f4a; // "Joey"
 constexpr std::uint32_t mmio_version = 2;    // 4.2.2
 constexpr std::uint32_t config_space = VIRTIO_MMIO_CONFIG;
-constexpr std::uint32_t queue_reset = 0x0c0; // 4.2.2; newer than the UAPI header
 static_assert(queue_notify_offset == VIRTIO_MMIO_QUEUE_NOTIFY);
 // The page is little-endian (4.2.2.1) and so are we.
 static_assert(std::endian::native == std::endian::little);
