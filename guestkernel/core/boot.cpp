@@ -23,7 +23,6 @@ void must(Result<void> done, const char* what) {
 }
 
 void boot_task(void*) {
-    finish_first_switch();
     must(init_console(), "the console device does not work");
     init_entropy();
     must(mount_first_root(), "the root file system cannot be mounted");
