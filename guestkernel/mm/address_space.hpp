@@ -90,6 +90,8 @@ public:
     // CPUs that may hold translations; kept by the scheduler at switches.
     base::Atomic<u64> active_cpus{0};
 
+    base::Atomic<u32> membarrier_registered{0}; // MEMBARRIER_CMD_PRIVATE_* this process may use
+
     struct Usage {
         u64 virtual_pages, resident_anonymous, resident_file, resident_shared, locked_pages,
             data_pages, stack_pages, text_pages, table_pages, peak_resident, peak_virtual;
