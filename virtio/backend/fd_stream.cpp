@@ -59,11 +59,11 @@ ssize_t restarting(Call call) {
 
 base::Result<std::unique_ptr<FdStream>, HostError> FdStream::open(EventLoop& loop, int fd,
                                                                   Direction direction) {
-    TRY(Opened opened, open_stream(fd, direction));
-    return std::unique_ptr<FdStream>(new FdStream(loop, std::move(opened), direction));
+    TRY(Prepared prepared, prepare(fd, direction));
+    return std::make_unique<FdStream>(loop, std::move(prepared));
 }
 
-base::Result<FdStream::Opened, HostError> FdStream::open_stream(int fd, Direction direction) {
+base::Result<FdStream::Prepared, HostError> FdStream::prepare(int fd, Direction direction) {
     const int flags = ::fcntl(fd, F_GETFL);
     if (flags < 0)
         return base::Failure(HostError{errno, "use a standard stream"});
@@ -81,7 +81,7 @@ base::Result<FdStream::Opened, HostError> FdStream::open_stream(int fd, Directio
         // Fails for streams of another user (sudo), without /proc, and for a pipe nobody reads.
         UniqueFd own = open_anew(fd, direction);
         if (own)
-            return Opened{std::move(own), Kind::NonBlocking, 0};
+            return Prepared{std::move(own), Kind::NonBlocking, direction, 0};
     }
     UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
     if (!copy)
@@ -91,7 +91,8 @@ base::Result<FdStream::Opened, HostError> FdStream::open_stream(int fd, Directio
         kind = Kind::NeverBlocks;
     else if (S_ISSOCK(status.st_mode))
         kind = Kind::Socket;
-    return Opened{std::move(copy), kind, S_ISFIFO(status.st_mode) ? PIPE_BUF : terminal_room};
+    return Prepared{std::move(copy), kind, direction,
+                    S_ISFIFO(status.st_mode) ? PIPE_BUF : terminal_room};
 }
 
 FdStream::~FdStream() {
@@ -100,7 +101,7 @@ FdStream::~FdStream() {
 }
 
 bool FdStream::ready_now() const {
-    const short events = direction_ == Direction::Input ? POLLIN : POLLOUT;
+    const short events = stream_.direction == Direction::Input ? POLLIN : POLLOUT;
     struct pollfd watched {
         stream_.fd.get(), events, 0
     };
@@ -154,7 +155,7 @@ Transfer FdStream::ended(int reason) {
 void FdStream::watch() {
     if (watching_)
         return;
-    const bool input = direction_ == Direction::Input;
+    const bool input = stream_.direction == Direction::Input;
     const auto added =
         loop_.add(stream_.fd.get(), {.read = input, .write = !input}, [this](Readiness) {
             // Removed, not paused: an interest in nothing still reports a hangup, over and over.

@@ -27,8 +27,25 @@ class FdStream {
 public:
     enum class Direction : std::uint8_t { Input, Output };
 
-    // Duplicates `fd`, or opens it anew; fails if it is not open for this direction. Call before
-    // the process is sandboxed: it needs /proc.
+    enum class Kind : std::uint8_t {
+        NeverBlocks, // regular files, block devices
+        NonBlocking, // our own open file description with O_NONBLOCK
+        Socket,      // MSG_DONTWAIT
+        PollFirst,   // shared with others: poll, then move no more than poll promises
+    };
+    // A descriptor of our own, and how to use it.
+    struct Prepared {
+        UniqueFd fd;
+        Kind kind = Kind::PollFirst;
+        Direction direction = Direction::Input;
+        std::size_t write_limit = 0; // bytes at a time; only PollFirst has one
+    };
+
+    // Opens the stream anew, or duplicates `fd`; fails if it is not open for this direction. Call
+    // it before the process is sandboxed: it needs /proc, and the right to open terminals.
+    static base::Result<Prepared, HostError> prepare(int fd, Direction direction);
+    FdStream(EventLoop& loop, Prepared prepared) : loop_(loop), stream_(std::move(prepared)) {}
+    // Both in one.
     static base::Result<std::unique_ptr<FdStream>, HostError> open(EventLoop& loop, int fd,
                                                                    Direction direction);
 
@@ -48,28 +65,12 @@ public:
     int end_reason() const { return end_reason_; }
 
 private:
-    enum class Kind : std::uint8_t {
-        NeverBlocks, // regular files, block devices
-        NonBlocking, // our own open file description with O_NONBLOCK
-        Socket,      // MSG_DONTWAIT
-        PollFirst,   // shared with others: poll, then move no more than poll promises
-    };
-    struct Opened {
-        UniqueFd fd;
-        Kind kind;
-        std::size_t write_limit; // bytes at a time; only PollFirst has one
-    };
-
-    FdStream(EventLoop& loop, Opened opened, Direction direction)
-        : loop_(loop), stream_(std::move(opened)), direction_(direction) {}
-    static base::Result<Opened, HostError> open_stream(int fd, Direction direction);
     bool ready_now() const;
     Transfer finish(ssize_t moved);
     Transfer ended(int reason);
 
     EventLoop& loop_;
-    Opened stream_;
-    Direction direction_;
+    Prepared stream_;
     bool watching_ = false;
     int end_reason_ = 0;
     std::function<void()> ready_;
