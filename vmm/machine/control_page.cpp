@@ -36,12 +36,15 @@ base::Result<void, Violation> write_log(const virtio::GuestMemory& memory, std::
         return violation("a log record that is too long");
     if (head->level > static_cast<std::uint32_t>(boot::LogLevel::Strace))
         return violation("a log record of an unknown level");
-    const auto text = memory.slice(at + sizeof(Head), head->length, virtio::Access::Read);
-    if (!text)
-        return violation("a log record that ends outside of guest memory");
     std::array<char, boot::max_log_length> copy;
     const std::span<char> bytes(copy.data(), head->length);
-    text->copy_to(0, std::as_writable_bytes(bytes));
+    // An empty text may end where memory does.
+    if (!bytes.empty()) {
+        const auto text = memory.slice(at + sizeof(Head), head->length, virtio::Access::Read);
+        if (!text)
+            return violation("a log record that ends outside of guest memory");
+        text->copy_to(0, std::as_writable_bytes(bytes));
+    }
     sink.on_log(static_cast<boot::LogLevel>(head->level), {bytes.data(), bytes.size()});
     return {};
 }
