@@ -1,0 +1,40 @@
+// Waiting for several files at once: what poll(2) and select(2) share.
+#pragma once
+
+#include "guestkernel/fs/file.hpp"
+#include "guestkernel/lib/vector.hpp"
+
+namespace kernel {
+
+// The wait queues that a sleeping poll(2) is in. The files stay referenced by the caller while it exists.
+class PollWaiters final : public PollTable {
+public:
+    PollWaiters() = default;
+    ~PollWaiters() override;
+    void watch(WaitQueue& queue) override;
+    bool out_of_memory() const { return out_of_memory_; }
+
+private:
+    struct Entry {
+        Waiter waiter;
+        WaitQueue* queue = nullptr;
+        Entry* next = nullptr;
+    };
+    static constexpr usize inline_entries = 8;
+    Entry inline_[inline_entries];
+    usize used_ = 0;
+    Entry* more_ = nullptr;
+    bool out_of_memory_ = false;
+};
+
+struct PollItem {
+    Ref<File> file; // null: ignored
+    u32 wanted = 0; // POLL*; POLLERR and POLLHUP always count
+    u32 ready = 0;
+};
+
+// Fills `ready` of each item; returns how many are not zero. Sleeps until there is one, the deadline (monotonic ns;
+// no_deadline: none, 0: do not sleep) has passed, or a signal comes (EINTR's kind: restart_no_handler).
+Result<usize> poll_files(std::span<PollItem> items, u64 deadline_ns);
+
+} // namespace kernel
