@@ -160,29 +160,30 @@ Result<void> drop_set_id_bits(int fd) {
     return check(::fchmod(fd, mode & 07777));
 }
 
-long getxattr_at(int fd, const char* name, std::span<std::byte> value) {
+long getxattr_at(int dir, const char* path, const char* name, std::span<std::byte> value) {
     XattrArguments arguments{};
     // SAFETY: the kernel takes the address as a number.
     arguments.value = reinterpret_cast<std::uintptr_t>(value.data());
     arguments.size = static_cast<std::uint32_t>(value.size());
-    return ::syscall(getxattrat_number, fd, "", AT_EMPTY_PATH, name, &arguments, sizeof arguments);
+    return ::syscall(getxattrat_number, dir, path, 0, name, &arguments, sizeof arguments);
 }
 
-long listxattr_at(int fd, std::span<std::byte> names) {
-    return ::syscall(listxattrat_number, fd, "", AT_EMPTY_PATH, names.data(), names.size());
+long listxattr_at(int dir, const char* path, std::span<std::byte> names) {
+    return ::syscall(listxattrat_number, dir, path, 0, names.data(), names.size());
 }
 
-long setxattr_at(int fd, const char* name, std::span<const std::byte> value, int flags) {
+long setxattr_at(int dir, const char* path, const char* name, std::span<const std::byte> value,
+                 int flags) {
     XattrArguments arguments{};
     // SAFETY: as above.
     arguments.value = reinterpret_cast<std::uintptr_t>(value.data());
     arguments.size = static_cast<std::uint32_t>(value.size());
     arguments.flags = static_cast<std::uint32_t>(flags);
-    return ::syscall(setxattrat_number, fd, "", AT_EMPTY_PATH, name, &arguments, sizeof arguments);
+    return ::syscall(setxattrat_number, dir, path, 0, name, &arguments, sizeof arguments);
 }
 
-long removexattr_at(int fd, const char* name) {
-    return ::syscall(removexattrat_number, fd, "", AT_EMPTY_PATH, name);
+long removexattr_at(int dir, const char* path, const char* name) {
+    return ::syscall(removexattrat_number, dir, path, 0, name);
 }
 
 } // namespace virtio::fs

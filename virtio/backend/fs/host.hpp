@@ -97,11 +97,12 @@ bool may_switch_owner();
 // writer without CAP_FSETID (FUSE_HANDLE_KILLPRIV_V2).
 Result<void> drop_set_id_bits(int fd);
 
-// getxattr and its relatives on any descriptor. `follow_up` calls that the kernel lacks (before
-// 6.13) fail with ENOSYS.
-long getxattr_at(int fd, const char* name, std::span<std::byte> value);
-long listxattr_at(int fd, std::span<std::byte> names);
-long setxattr_at(int fd, const char* name, std::span<const std::byte> value, int flags);
-long removexattr_at(int fd, const char* name);
+// getxattrat and its relatives: of what `path` below `dir` leads to, links followed. ENOSYS before
+// Linux 6.13.
+long getxattr_at(int dir, const char* path, const char* name, std::span<std::byte> value);
+long listxattr_at(int dir, const char* path, std::span<std::byte> names);
+long setxattr_at(int dir, const char* path, const char* name, std::span<const std::byte> value,
+                 int flags);
+long removexattr_at(int dir, const char* path, const char* name);
 
 } // namespace virtio::fs

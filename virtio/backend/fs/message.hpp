@@ -84,6 +84,11 @@ public:
     IovCursor& body() { return body_; }
     std::size_t room() const { return body_.remaining(); }
     std::size_t length() const { return room_ - body_.remaining(); }
+    // Requires: nothing has been written.
+    void limit(std::size_t length) {
+        body_.limit(length);
+        room_ = body_.remaining();
+    }
 
     template <typename T>
     Result<void> put(const T& object) {
@@ -92,7 +97,7 @@ public:
 
 private:
     IovCursor body_;
-    const std::size_t room_;
+    std::size_t room_;
 };
 
 } // namespace virtio::fs

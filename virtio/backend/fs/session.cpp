@@ -77,8 +77,7 @@ const Session::Operation* Session::operation(std::uint32_t opcode) {
 }
 
 Session::Session(Share share, ProcFds proc)
-    : share_(std::move(share)), proc_(std::move(proc)),
-      xattrs_(proc_, Xattrs::native_available(share_.directory.get())),
+    : share_(std::move(share)), proc_(std::move(proc)), xattrs_(proc_, Xattrs::native_available()),
       inodes_(std::move(share_.directory), share_.root, share_.max_cached_fds, !share_.read_only),
       files_(0, share_.max_handles), directories_(1, share_.max_handles) {}
 

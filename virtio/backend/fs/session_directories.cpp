@@ -46,13 +46,12 @@ bool is_dots(std::string_view name) {
 class Session::DirectoryReply {
 public:
     DirectoryReply(Reply& reply, std::size_t limit, bool plus) : reply_(reply), plus_(plus) {
-        reply_.body().limit(limit);
-        room_ = reply_.room();
+        reply_.limit(limit);
     }
 
     bool plus() const { return plus_; }
     std::size_t room() const { return reply_.room(); }
-    bool empty() const { return reply_.room() == room_; }
+    bool empty() const { return reply_.length() == 0; }
     bool fits(std::string_view name) const { return size(name) <= room(); }
 
     // Requires: fits(name).
@@ -80,7 +79,6 @@ private:
 
     Reply& reply_;
     const bool plus_;
-    std::size_t room_ = 0;
 };
 
 Result<void> Session::op_opendir(Request& request, Reply& reply) {

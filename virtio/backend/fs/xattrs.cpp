@@ -16,8 +16,8 @@ Result<std::size_t> length_or_error(long outcome) {
 
 } // namespace
 
-bool Xattrs::native_available(int fd) {
-    return listxattr_at(fd, {}) >= 0 || errno != ENOSYS;
+bool Xattrs::native_available() {
+    return listxattr_at(-1, ".", {}) >= 0 || errno != ENOSYS;
 }
 
 Result<UniqueFd> Xattrs::opened(int fd, mode_t type) const {
@@ -29,7 +29,7 @@ Result<UniqueFd> Xattrs::opened(int fd, mode_t type) const {
 Result<std::size_t> Xattrs::get(int fd, mode_t type, const char* name,
                                 std::span<std::byte> value) const {
     if (native_)
-        return length_or_error(getxattr_at(fd, name, value));
+        return length_or_error(getxattr_at(proc_.dir(), ProcFds::name_of(fd).text, name, value));
     auto file = opened(fd, type);
     if (!file)
         return fail(file.error().code == EACCES ? ENODATA : file.error().code);
@@ -38,7 +38,7 @@ Result<std::size_t> Xattrs::get(int fd, mode_t type, const char* name,
 
 Result<std::size_t> Xattrs::list(int fd, mode_t type, std::span<std::byte> names) const {
     if (native_)
-        return length_or_error(listxattr_at(fd, names));
+        return length_or_error(listxattr_at(proc_.dir(), ProcFds::name_of(fd).text, names));
     auto file = opened(fd, type);
     if (!file) {
         if (file.error().code == EACCES)
@@ -53,14 +53,14 @@ Result<std::size_t> Xattrs::list(int fd, mode_t type, std::span<std::byte> names
 Result<void> Xattrs::set(int fd, mode_t type, const char* name, std::span<const std::byte> value,
                          int flags) const {
     if (native_)
-        return check(setxattr_at(fd, name, value, flags));
+        return check(setxattr_at(proc_.dir(), ProcFds::name_of(fd).text, name, value, flags));
     TRY(const UniqueFd file, opened(fd, type));
     return check(::fsetxattr(file.get(), name, value.data(), value.size(), flags));
 }
 
 Result<void> Xattrs::remove(int fd, mode_t type, const char* name) const {
     if (native_)
-        return check(removexattr_at(fd, name));
+        return check(removexattr_at(proc_.dir(), ProcFds::name_of(fd).text, name));
     TRY(const UniqueFd file, opened(fd, type));
     return check(::fremovexattr(file.get(), name));
 }

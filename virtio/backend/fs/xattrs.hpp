@@ -10,8 +10,9 @@ namespace virtio::fs {
 
 class Xattrs {
 public:
-    // Whether the kernel has getxattrat and its relatives, which take O_PATH descriptors (6.13).
-    static bool native_available(int fd);
+    // Whether the kernel has getxattrat and its relatives (6.13), which reach a file by its entry
+    // in /proc/self/fd relative to a descriptor.
+    static bool native_available();
 
     // `proc` must outlive this. Without `native` calls a file is opened for reading first; then
     // attributes of files that are neither regular nor directories are "not supported", and
