@@ -96,6 +96,9 @@ Result<void> File::set_status_flags(u32 flags) {
     return {};
 }
 
+Result<long> File::pipe_capacity() { return fail(EBADF); }
+Result<long> File::set_pipe_capacity(u64) { return fail(EBADF); }
+
 bool File::describe(String&) { return false; }
 
 } // namespace kernel

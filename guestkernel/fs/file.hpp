@@ -59,6 +59,9 @@ public:
     virtual bool is_stream() const { return false; } // no position: pipes, sockets, terminals (lseek: ESPIPE)
     // F_SETFL: which of O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_ASYNC changed.
     virtual Result<void> set_status_flags(u32 flags);
+    // F_GETPIPE_SZ and F_SETPIPE_SZ, in bytes: EBADF for what is no pipe.
+    virtual Result<long> pipe_capacity();
+    virtual Result<long> set_pipe_capacity(u64 bytes);
     // What /proc/PID/fd shows for files without a path ("pipe:[12]", "anon_inode:[eventpoll]", ...). False: use the path.
     virtual bool describe(String& out);
     virtual const char* type_name() const { return "file"; } // identifies subclasses: as<T>()

@@ -1,0 +1,293 @@
+#include <asm/ioctls.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/fs.h>
+#include <linux/resource.h>
+
+#include "guestkernel/fs/attributes.hpp"
+#include "guestkernel/fs/locks.hpp"
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/permission.hpp"
+#include "guestkernel/fs/tmpfs.hpp"
+#include "guestkernel/syscalls/file_calls.hpp"
+#include "guestkernel/syscalls/file_helpers.hpp"
+
+namespace kernel {
+
+namespace {
+
+// struct flock to an absolute range. `l_len` may be negative: the bytes before the start (fcntl(2)).
+Result<RecordLock> to_range(File& file, const flock& wanted) {
+    i64 start = wanted.l_start;
+    i64 base = 0;
+    switch (wanted.l_whence) {
+    case SEEK_SET:
+        break;
+    case SEEK_CUR:
+        base = static_cast<i64>(file.position());
+        break;
+    case SEEK_END: {
+        TRY(const Attributes attributes, file.inode()->attributes());
+        base = static_cast<i64>(attributes.size);
+        break;
+    }
+    default:
+        return fail(EINVAL);
+    }
+    if (__builtin_add_overflow(start, base, &start))
+        return fail(EOVERFLOW);
+    i64 end = 0;
+    if (wanted.l_len > 0) {
+        if (__builtin_add_overflow(start, wanted.l_len - 1, &end))
+            return fail(EOVERFLOW);
+    } else if (wanted.l_len < 0) {
+        end = start - 1;
+        if (__builtin_add_overflow(start, i64{wanted.l_len}, &start))
+            return fail(EINVAL);
+    } else {
+        end = static_cast<i64>(lock_to_end);
+    }
+    if (start < 0)
+        return fail(EINVAL);
+    RecordLock lock;
+    lock.start = static_cast<u64>(start);
+    lock.end = static_cast<u64>(end);
+    lock.pid = current_pid();
+    switch (wanted.l_type) {
+    case F_RDLCK:
+        lock.type = LockType::Shared;
+        break;
+    case F_WRLCK:
+        lock.type = LockType::Exclusive;
+        break;
+    case F_UNLCK:
+        lock.type = LockType::None;
+        break;
+    default:
+        return fail(EINVAL);
+    }
+    return lock;
+}
+
+Result<long> record_lock(Task& task, int fd, File& file, u32 command, u64 argument) {
+    if (file.inode() == nullptr)
+        return fail(EINVAL);
+    UserPtr<struct flock> user(argument);
+    TRY(struct flock wanted, user.copy_in());
+    const bool of_file = command == F_OFD_GETLK || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+    if (of_file && wanted.l_pid != 0)
+        return fail(EINVAL);
+    TRY(const RecordLock lock, to_range(file, wanted));
+    const void* owner = of_file ? static_cast<const void*>(&file) : task.files.get();
+    if (command == F_GETLK || command == F_OFD_GETLK) {
+        if (lock.type == LockType::None)
+            return fail(EINVAL);
+        TRY(const RecordLock found, test_records(file, owner, lock));
+        if (found.type == LockType::None) {
+            wanted.l_type = F_UNLCK;
+        } else {
+            wanted.l_type = found.type == LockType::Shared ? F_RDLCK : F_WRLCK;
+            wanted.l_whence = SEEK_SET;
+            wanted.l_start = static_cast<i64>(found.start);
+            wanted.l_len = found.end == lock_to_end ? 0 : static_cast<i64>(found.end - found.start + 1);
+            wanted.l_pid = found.pid;
+        }
+        TRY(user.copy_out(wanted));
+        return 0;
+    }
+    if ((lock.type == LockType::Shared && !file.readable()) || (lock.type == LockType::Exclusive && !file.writable()))
+        return fail(EBADF);
+    const bool wait = command == F_SETLKW || command == F_OFD_SETLKW;
+    TRY(restartable(lock_records(file, owner, lock, wait, of_file)));
+    // Another thread may have closed the descriptor while this one got the lock: then nobody would ever release it.
+    if (!of_file && lock.type != LockType::None) {
+        auto now = task.files->get(fd);
+        if (!now || now->get() != &file) {
+            release_posix_locks(*file.inode(), task.files.get());
+            return fail(EBADF);
+        }
+    }
+    return 0;
+}
+
+Result<long> set_flags(File& file, u32 flags) {
+    constexpr u32 settable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | FASYNC;
+    if ((flags & O_NOATIME) != 0 && (file.flags() & O_NOATIME) == 0 && file.inode() != nullptr &&
+        !owner_or_capable(*file.inode()))
+        return fail(EPERM);
+    TRY(file.set_status_flags((file.flags() & ~settable) | (flags & settable)));
+    return 0;
+}
+
+Result<long> seals(File& file, u32 command, u64 argument) {
+    auto* memory = file_as<TmpfsRegularFile>(file);
+    if (memory == nullptr)
+        return fail(EINVAL);
+    if (command == F_GET_SEALS)
+        return static_cast<long>(memory->file().seals());
+    if (!file.writable())
+        return fail(EPERM);
+    TRY(memory->file().add_seals(static_cast<u32>(argument)));
+    return 0;
+}
+
+// struct f_owner_ex of F_SETOWN_EX; the UAPI has it under a name that needs other headers.
+struct OwnerEx {
+    i32 type, pid;
+};
+
+Result<long> owner(File& file, u32 command, u64 argument) {
+    switch (command) {
+    case F_SETOWN:
+        file.owner_pid = static_cast<i32>(argument);
+        return 0;
+    case F_GETOWN:
+        return file.owner_pid;
+    case F_SETSIG:
+        if (argument > 64)
+            return fail(EINVAL);
+        file.owner_signal = static_cast<int>(argument);
+        return 0;
+    case F_GETSIG:
+        return file.owner_signal;
+    case F_SETOWN_EX: {
+        TRY(const OwnerEx wanted, UserPtr<OwnerEx>(argument).copy_in());
+        if (wanted.type < F_OWNER_TID || wanted.type > F_OWNER_PGRP)
+            return fail(EINVAL);
+        file.owner_pid = wanted.type == F_OWNER_PGRP ? -wanted.pid : wanted.pid;
+        return 0;
+    }
+    default: {
+        const OwnerEx found{file.owner_pid < 0 ? F_OWNER_PGRP : F_OWNER_PID,
+                            file.owner_pid < 0 ? -file.owner_pid : file.owner_pid};
+        TRY(UserPtr<OwnerEx>(argument).copy_out(found));
+        return 0;
+    }
+    }
+}
+
+Result<long> duplicate(Task& task, Ref<File> file, u64 minimum, bool close_on_exec) {
+    if (minimum >= current_limit(RLIMIT_NOFILE) || minimum > 0x7fff'ffff)
+        return fail(EINVAL);
+    TRY(const int fd, task.files->install(std::move(file), close_on_exec, static_cast<int>(minimum)));
+    return fd;
+}
+
+} // namespace
+
+Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
+    TRY(Ref<File> file, task.files->get(fd));
+    switch (command) {
+    case F_DUPFD:
+        return duplicate(task, std::move(file), argument, false);
+    case F_DUPFD_CLOEXEC:
+        return duplicate(task, std::move(file), argument, true);
+    case F_GETFD: {
+        TRY(const bool on, task.files->close_on_exec(fd));
+        return on ? FD_CLOEXEC : 0;
+    }
+    case F_SETFD:
+        TRY(task.files->set_close_on_exec(fd, (argument & FD_CLOEXEC) != 0));
+        return 0;
+    case F_GETFL:
+        return static_cast<long>(file->flags() & ~u32{O_NOCTTY});
+    default:
+        break;
+    }
+    if ((file->flags() & O_PATH) != 0)
+        return fail(EBADF);
+    switch (command) {
+    case F_SETFL:
+        return set_flags(*file, static_cast<u32>(argument));
+    case F_GETLK:
+    case F_SETLK:
+    case F_SETLKW:
+    case F_OFD_GETLK:
+    case F_OFD_SETLK:
+    case F_OFD_SETLKW:
+        return record_lock(task, fd, *file, command, argument);
+    case F_SETOWN:
+    case F_GETOWN:
+    case F_SETSIG:
+    case F_GETSIG:
+    case F_SETOWN_EX:
+    case F_GETOWN_EX:
+        return owner(*file, command, argument);
+    case F_GETLEASE:
+        return F_UNLCK;
+    case F_SETLEASE:
+        // Nobody can hold one, so none can be given up; getting one is refused as by file systems without leases.
+        return argument == F_UNLCK ? fail(EAGAIN) : fail(EINVAL);
+    case F_GETPIPE_SZ:
+        return file->pipe_capacity();
+    case F_SETPIPE_SZ:
+        return file->set_pipe_capacity(argument);
+    case F_ADD_SEALS:
+    case F_GET_SEALS:
+        return seals(*file, command, argument);
+    case F_GET_RW_HINT:
+    case F_GET_FILE_RW_HINT:
+        TRY(UserPtr<u64>(argument).copy_out(0)); // RWH_WRITE_LIFE_NOT_SET
+        return 0;
+    case F_SET_RW_HINT:
+    case F_SET_FILE_RW_HINT: {
+        TRY(const u64 hint, UserPtr<u64>(argument).copy_in());
+        return hint > 5 ? fail(EINVAL) : Result<long>(0);
+    }
+    default:
+        return fail(EINVAL);
+    }
+}
+
+Result<long> sys_flock(Task& task, int fd, u32 operation) {
+    TRY(Ref<File> file, usable_file(task, fd));
+    if (file->inode() == nullptr)
+        return fail(EBADF);
+    const bool wait = (operation & LOCK_NB) == 0;
+    LockType type = LockType::None;
+    switch (operation & ~u32{LOCK_NB}) {
+    case LOCK_SH:
+        type = LockType::Shared;
+        break;
+    case LOCK_EX:
+        type = LockType::Exclusive;
+        break;
+    case LOCK_UN:
+        break;
+    default:
+        return fail(EINVAL);
+    }
+    TRY(restartable(lock_whole_file(*file, type, wait)));
+    return 0;
+}
+
+Result<long> sys_ioctl(Task& task, int fd, u32 command, u64 argument) {
+    TRY(Ref<File> file, usable_file(task, fd));
+    switch (command) {
+    case FIOCLEX:
+    case FIONCLEX:
+        TRY(task.files->set_close_on_exec(fd, command == FIOCLEX));
+        return 0;
+    case FIONBIO:
+    case FIOASYNC: {
+        TRY(const i32 on, UserPtr<i32>(argument).copy_in());
+        const u32 flag = command == FIONBIO ? u32{O_NONBLOCK} : u32{FASYNC};
+        TRY(file->set_status_flags(on != 0 ? file->flags() | flag : file->flags() & ~flag));
+        return 0;
+    }
+    case FIONREAD: {
+        Inode* inode = file->inode();
+        if (inode == nullptr || !inode->is_regular())
+            break;
+        TRY(const Attributes attributes, inode->attributes());
+        const u64 left = attributes.size > file->position() ? attributes.size - file->position() : 0;
+        TRY(UserPtr<i32>(argument).copy_out(static_cast<i32>(left)));
+        return 0;
+    }
+    default:
+        break;
+    }
+    return restartable(file->ioctl(command, argument));
+}
+
+} // namespace kernel

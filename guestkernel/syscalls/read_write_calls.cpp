@@ -1,0 +1,189 @@
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/fs.h>
+
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/syscalls/file_calls.hpp"
+#include "guestkernel/syscalls/file_helpers.hpp"
+
+namespace kernel {
+
+Result<Ref<File>> usable_file(Task& task, int fd) {
+    TRY(Ref<File> file, task.files->get(fd));
+    if ((file->flags() & O_PATH) != 0)
+        return fail(EBADF);
+    return file;
+}
+
+Result<void> UserVectors::load(u64 address, u64 count) {
+    constexpr u64 most = 1024; // UIO_MAXIOV
+    if (count > most)
+        return fail(EINVAL);
+    UserVector* items = few_;
+    if (count > on_stack) {
+        TRY(many_.resize(count));
+        items = many_.data();
+    }
+    TRY(copy_in_bytes(items, address, count * sizeof(UserVector)));
+    u64 total = 0;
+    for (u64 i = 0; i < count; i++) {
+        if (static_cast<i64>(items[i].length) < 0)
+            return fail(EINVAL);
+        if (!user_range_ok(items[i].base, items[i].length))
+            return fail(EFAULT);
+        if (items[i].length > largest_transfer - total)
+            items[i].length = largest_transfer - total; // the rest is not transferred (readv(2))
+        total += items[i].length;
+    }
+    span_ = {items, count};
+    return {};
+}
+
+namespace {
+
+enum class Direction : u8 { Read, Write };
+
+// How a file that may not know the transfer's per-call flags is asked for it.
+constexpr u32 known_rw_flags = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
+
+Result<Ref<File>> file_for(Task& task, int fd, Direction direction) {
+    TRY(Ref<File> file, task.files->get(fd));
+    if (direction == Direction::Read ? !file->readable() : !file->writable())
+        return fail(EBADF);
+    return file;
+}
+
+// At the file's own position, which moves on.
+Result<long> transfer(File& file, IoBuffer& buffer, Direction direction) {
+    if (file.is_stream()) {
+        auto moved = direction == Direction::Read ? file.read(buffer, 0) : file.write(buffer, 0);
+        TRY(const usize bytes, restartable(std::move(moved)));
+        return static_cast<long>(bytes);
+    }
+    MutexGuard guard(file.position_mutex());
+    const u64 position = file.position();
+    auto moved = direction == Direction::Read ? file.read(buffer, position) : file.write(buffer, position);
+    TRY(const usize bytes, restartable(std::move(moved)));
+    u64 next = position + bytes;
+    if (direction == Direction::Write && (file.flags() & O_APPEND) != 0 && file.append_end > next)
+        next = file.append_end;
+    file.set_position(next);
+    return static_cast<long>(bytes);
+}
+
+Result<long> transfer_at(File& file, IoBuffer& buffer, i64 offset, Direction direction) {
+    if (offset < 0)
+        return fail(EINVAL);
+    if (file.is_stream())
+        return fail(ESPIPE);
+    const auto at = static_cast<u64>(offset);
+    auto moved = direction == Direction::Read ? file.read(buffer, at) : file.write(buffer, at);
+    TRY(const usize bytes, restartable(std::move(moved)));
+    return static_cast<long>(bytes);
+}
+
+Result<UserVector> one_vector(u64 buffer, u64 count) {
+    if (static_cast<i64>(count) < 0)
+        return fail(EINVAL);
+    if (!user_range_ok(buffer, count))
+        return fail(EFAULT);
+    return UserVector{buffer, count < largest_transfer ? count : largest_transfer};
+}
+
+Result<long> plain(Task& task, int fd, u64 buffer, u64 count, Direction direction) {
+    TRY(Ref<File> file, file_for(task, fd, direction));
+    TRY(const UserVector vector, one_vector(buffer, count));
+    IoBuffer data(std::span<const UserVector>(&vector, 1));
+    return transfer(*file, data, direction);
+}
+
+Result<long> plain_at(Task& task, int fd, u64 buffer, u64 count, i64 offset, Direction direction) {
+    TRY(Ref<File> file, file_for(task, fd, direction));
+    TRY(const UserVector vector, one_vector(buffer, count));
+    IoBuffer data(std::span<const UserVector>(&vector, 1));
+    return transfer_at(*file, data, offset, direction);
+}
+
+Result<long> vectored(Task& task, int fd, u64 address, u64 count, Direction direction) {
+    TRY(Ref<File> file, file_for(task, fd, direction));
+    UserVectors vectors;
+    TRY(vectors.load(address, count));
+    IoBuffer data(vectors.span());
+    return transfer(*file, data, direction);
+}
+
+Result<long> vectored_at(Task& task, int fd, u64 address, u64 count, i64 offset, Direction direction) {
+    TRY(Ref<File> file, file_for(task, fd, direction));
+    UserVectors vectors;
+    TRY(vectors.load(address, count));
+    IoBuffer data(vectors.span());
+    return transfer_at(*file, data, offset, direction);
+}
+
+// preadv2(2), pwritev2(2): offset -1 means the file's position.
+Result<long> vectored_with_flags(Task& task, int fd, u64 address, u64 count, i64 offset, u32 flags,
+                                 Direction direction) {
+    if ((flags & ~static_cast<u32>(known_rw_flags)) != 0 || (flags & static_cast<u32>(RWF_NOWAIT)) != 0)
+        return fail(EOPNOTSUPP);
+    TRY(Ref<File> file, file_for(task, fd, direction));
+    UserVectors vectors;
+    TRY(vectors.load(address, count));
+    IoBuffer data(vectors.span());
+    if ((flags & static_cast<u32>(RWF_APPEND)) != 0 && direction == Direction::Write && !file->is_stream()) {
+        MutexGuard guard(file->position_mutex());
+        TRY(const usize bytes, restartable(file->write(data, File::at_end)));
+        if (offset == -1)
+            file->set_position(file->append_end);
+        return static_cast<long>(bytes);
+    }
+    TRY(const long bytes,
+        offset == -1 ? transfer(*file, data, direction) : transfer_at(*file, data, offset, direction));
+    if (direction == Direction::Write && (flags & static_cast<u32>(RWF_DSYNC | RWF_SYNC)) != 0)
+        TRY(file->sync((flags & static_cast<u32>(RWF_SYNC)) == 0));
+    return bytes;
+}
+
+} // namespace
+
+Result<long> sys_read(Task& task, int fd, u64 buffer, u64 count) {
+    return plain(task, fd, buffer, count, Direction::Read);
+}
+Result<long> sys_write(Task& task, int fd, u64 buffer, u64 count) {
+    return plain(task, fd, buffer, count, Direction::Write);
+}
+Result<long> sys_pread64(Task& task, int fd, u64 buffer, u64 count, i64 offset) {
+    return plain_at(task, fd, buffer, count, offset, Direction::Read);
+}
+Result<long> sys_pwrite64(Task& task, int fd, u64 buffer, u64 count, i64 offset) {
+    return plain_at(task, fd, buffer, count, offset, Direction::Write);
+}
+Result<long> sys_readv(Task& task, int fd, u64 vectors, u64 count) {
+    return vectored(task, fd, vectors, count, Direction::Read);
+}
+Result<long> sys_writev(Task& task, int fd, u64 vectors, u64 count) {
+    return vectored(task, fd, vectors, count, Direction::Write);
+}
+Result<long> sys_preadv(Task& task, int fd, u64 vectors, u64 count, i64 offset) {
+    return vectored_at(task, fd, vectors, count, offset, Direction::Read);
+}
+Result<long> sys_pwritev(Task& task, int fd, u64 vectors, u64 count, i64 offset) {
+    return vectored_at(task, fd, vectors, count, offset, Direction::Write);
+}
+// On 64-bit machines the offset is whole in its first half.
+Result<long> sys_preadv2(Task& task, int fd, u64 vectors, u64 count, i64 offset, u64, u32 flags) {
+    return vectored_with_flags(task, fd, vectors, count, offset, flags, Direction::Read);
+}
+Result<long> sys_pwritev2(Task& task, int fd, u64 vectors, u64 count, i64 offset, u64, u32 flags) {
+    return vectored_with_flags(task, fd, vectors, count, offset, flags, Direction::Write);
+}
+
+Result<long> sys_lseek(Task& task, int fd, i64 offset, int whence) {
+    TRY(Ref<File> file, usable_file(task, fd));
+    if (file->is_stream())
+        return fail(ESPIPE);
+    MutexGuard guard(file->position_mutex());
+    TRY(const u64 position, file->seek(offset, whence));
+    return static_cast<long>(position);
+}
+
+} // namespace kernel
