@@ -23,6 +23,7 @@ public:
     UserAccount* next = nullptr;
     base::Atomic<u32> tasks{0};          // RLIMIT_NPROC
     base::Atomic<u32> queued_signals{0}; // RLIMIT_SIGPENDING
+    bool listed = false;
 
 protected:
     void last_reference() override;
@@ -40,23 +41,13 @@ protected:
     void last_reference() override;
 };
 
-class ProcessGroup : public RefCounted {
-public:
-    ProcessGroup(i32 number, Ref<Session> of) : id(number), session(std::move(of)) {}
-    const i32 id;
-    const Ref<Session> session;
-    ProcessGroup* next = nullptr;
-    Process* first = nullptr; // members, linked by Process::group_next
-
-protected:
-    void last_reference() override;
-};
+class ProcessGroup;
 
 enum class ProcessState : u8 { Alive, Zombie, Reaped };
 
 class Process : public RefCounted {
 public:
-    explicit Process(i32 number) : pid(number) {}
+    explicit Process(i32 number);
     ~Process() override;
 
     const i32 pid;
@@ -66,16 +57,16 @@ public:
     ProcessState state = ProcessState::Alive;
     Process* parent = nullptr; // never null while alive, except for process 1
     base::IntrusiveList<Task, &Task::process_node> tasks;
-    u32 task_count = 0;
-    Process* first_child = nullptr;
-    Process* next_sibling = nullptr;
-    Process* previous_sibling = nullptr;
-    Ref<ProcessGroup> group;
-    Process* group_next = nullptr;
+    base::ListNode sibling_node;
+    base::IntrusiveList<Process, &Process::sibling_node> children; // oldest first
+    Ref<ProcessGroup> group; // null once reaped
+    base::ListNode group_node;
+    u32 live_tasks = 0; // that have not begun to exit
     bool has_executed = false;   // setpgid(2) of a child that did is refused
     bool is_subreaper = false;   // PR_SET_CHILD_SUBREAPER
     int exit_signal = 0;         // to the parent; 0: none
     u32 exit_status = 0;         // as wait(2) shows it
+    u32 exit_uid = 0;                  // of its last thread
     int parent_death_signal = 0; // PR_SET_PDEATHSIG
     i32 parent_task = 0;         // the thread that forked it: its end sends parent_death_signal
     bool dumpable = true;
@@ -99,6 +90,7 @@ public:
     int stop_signal = 0;
     bool stop_unreported = false;
     bool continue_unreported = false;
+    bool continue_notice = false; // the parent is yet to get its SIGCHLD for the continuation
     WaitQueue thread_events; // exec waits for the other threads
 
     // --- limits and times
@@ -113,16 +105,28 @@ public:
     Usage ended_threads, waited_children;
     i32 oom_score_adj = 0;
     ProcessTimers* timers = nullptr;
-    i32 session_id() const { return group->session->id; }
 
     // The whole process's usage so far. Requires: the tree lock.
     Usage usage();
     // Any live thread, the first one preferably; null for a zombie. Requires: the tree lock.
     Task* first_task() { return tasks.front(); }
-    void link_child(Process& child);
-    void unlink_child(Process& child);
-    // Joins a group (leaving the old one).
+    i32 group_id() const;   // 0 once reaped
+    i32 session_id() const; // 0 once reaped
+    // Leaves its group for another one, or for none. Requires: the tree lock.
     void join_group(Ref<ProcessGroup> fresh);
+};
+
+// References to groups and sessions are given up only with the tree lock held.
+class ProcessGroup : public RefCounted {
+public:
+    ProcessGroup(i32 number, Ref<Session> of) : id(number), session(std::move(of)) {}
+    const i32 id;
+    const Ref<Session> session;
+    ProcessGroup* next = nullptr;
+    base::IntrusiveList<Process, &Process::group_node> members;
+
+protected:
+    void last_reference() override;
 };
 
 SpinLock& process_tree_lock();
@@ -148,6 +152,7 @@ void remove_process_locked(Process& process);
 void insert_group_locked(ProcessGroup& group);
 void insert_session_locked(Session& session);
 u32 task_total(); // tasks that exist
+u32 max_tasks();  // and how many may, by the size of memory
 i32 last_pid();
 
 // Snapshots of what a task may replace; null when it is gone. (The running task reads its own
@@ -174,16 +179,37 @@ void reap_locked(Process& process);
 [[noreturn]] void exit_task(u32 status);
 // exit_group(2) and fatal signals.
 [[noreturn]] void exit_process(u32 status);
-// Tells every other thread of the running task's process to end. Requires: signal_lock.
-void kill_other_threads_locked(Process& process, Task* except);
+// Begins the end of a process: every thread but `except` is to exit. Requires: signal_lock.
+void kill_threads_locked(Process& process, Task* except);
+// execve: the other threads are to end. Requires: signal_lock.
+void end_other_threads_locked(Process& process, Task& survivor);
+// SIGCHLD for a child that stopped or continued (CLD_* code), and wakes its waiting parent. Takes the tree lock.
+void notify_parent_of_job_control(Process& child, i32 code, int status);
+// A signal to a process found in the tree. Requires: the tree lock.
+void send_child_signal_locked(Process& process, const SignalInfo& info);
+void retarget_signals(Task& task);
+void free_pending_signals(PendingSignals& pending, Process& process);
+void free_queued_signal(QueuedSignal* entry);
+// A thread that ends may have been the last one that a stop waits for.
+void join_stop_on_exit(Task& task);
+// The parent that waits in vfork(2) may go on.
+void release_vfork_parent(Task& task);
+// What the robust list, clear_child_tid and a waiting vfork parent are told when the address space is left: at exit and
+// in execve.
+void release_address_space_users(Task& task);
+// PR_SET_PDEATHSIG, orphaned groups: no member's parent is in another group of the same session.
+bool group_orphaned_locked(ProcessGroup& group, Process* leaving);
 
 // May the running task send signals to / inspect that task? (kill(2), prlimit(2), ...)
 bool may_signal(Task& target, int signal);
 bool may_access(Task& target); // ptrace-like access: same ids or CAP_SYS_PTRACE
 
+Process::Usage task_usage(Task& task);
+
 // A task with nothing but its number missing: stack, FPU area (`user`), signal state. Kernel tasks
 // have none of the latter.
 Result<Ref<Task>> allocate_task(bool user);
+Result<Ref<Process>> allocate_process(i32 pid);
 
 extern Process* kernel_init_process; // process 1
 

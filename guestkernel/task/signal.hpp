@@ -137,6 +137,8 @@ struct SignalState {
     u64 waited_for = 0; // sigtimedwait: these are taken though blocked
     u64 alternate_stack = 0, alternate_size = 0;
     u32 alternate_flags = 2; // SS_DISABLE
+    // The last exception, for struct sigcontext.
+    u64 last_trap = 0, last_error = 0, last_address = 0;
     // restart_syscall(2): what goes on after a stop or an ignored signal.
     long (*restart)(Task&) = nullptr;
     u64 restart_data[6] = {};
@@ -187,6 +189,13 @@ void deliver_signals(arch::TrapFrame& frame);
 // Writes the frame of a handler; false: the stack is not writable.
 bool push_signal_frame(arch::TrapFrame& frame, int signal, const SignalAction& action,
                        const SignalInfo& info, u64 mask_to_restore);
+
+// rt_sigreturn(2): puts back what the frame on the user's stack says; a bad frame is a SIGSEGV.
+void pop_signal_frame(arch::TrapFrame& frame);
+// FPE_* of a floating-point exception (#MF 16, #XM 19) of the running task.
+i32 floating_point_code(unsigned vector);
+// sigaltstack(2) state as stack_t has it, with SS_ONSTACK by the stack pointer.
+u32 alternate_stack_flags(const SignalState& state, u64 stack_pointer);
 
 enum class DefaultAction : u8 { Terminate, Core, Ignore, Stop, Continue };
 DefaultAction default_action(int signal);

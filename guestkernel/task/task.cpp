@@ -38,6 +38,8 @@ Task::Task() = default;
 Task::~Task() {
     ASSERT(!queued);
     delete signals;
+    if (account)
+        account->tasks.fetch_sub(1);
     if (context.fpu != nullptr)
         kfree(context.fpu);
     if (context.kernel_stack != nullptr)

@@ -14,6 +14,7 @@
 namespace kernel {
 
 class Process;
+class UserAccount;
 class Terminal;     // ipc/terminal.hpp
 struct SignalState; // task/signal.hpp: handlers, queues, masks
 struct CpuRunQueue; // sched/
@@ -53,6 +54,7 @@ public:
     char name[16] = {};         // comm
     bool is_kernel = false;
     bool exiting = false;
+    u32 exit_status = 0;
     base::ListNode process_node; // in Process::tasks
     Task* tid_next = nullptr;    // in the table of task numbers
 
@@ -69,6 +71,12 @@ public:
         0; // work to do before returning to user mode: see task/return_to_user.cpp
 
     // --- odds and ends of the ABI
+    u64 set_child_tid = 0;          // CLONE_CHILD_SETTID: written by the child itself before it first runs
+    volatile bool vfork_pending = false; // its parent waits in vfork_done until exec or exit
+    WaitQueue vfork_done;
+    Ref<UserAccount> account; // whose RLIMIT_NPROC it counts against
+    bool no_new_privileges = false;
+    bool keep_capabilities = false; // PR_SET_KEEPCAPS
     u64 clear_child_tid = 0; // set_tid_address
     u64 robust_list = 0;
     u64 rseq = 0;

@@ -1,0 +1,255 @@
+#include "guestkernel/task/clone.hpp"
+
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/resource.h>
+#include <linux/sched.h>
+
+#include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/pidfd.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr u64 namespace_flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
+                                CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWTIME;
+constexpr u32 alternate_stack_disabled = 2; // SS_DISABLE
+
+Result<void> check_flags(const CloneRequest& request) {
+    const u64 flags = request.flags;
+    const auto has = [&](u64 flag) { return (flags & flag) != 0; };
+    if ((has(CLONE_SIGHAND) && !has(CLONE_VM)) || (has(CLONE_THREAD) && !has(CLONE_SIGHAND)))
+        return fail(EINVAL);
+    if (has(CLONE_SIGHAND) && has(CLONE_CLEAR_SIGHAND))
+        return fail(EINVAL);
+    if (has(CLONE_FS) && (has(CLONE_NEWNS) || has(CLONE_NEWUSER)))
+        return fail(EINVAL);
+    if (has(CLONE_PARENT) && current_process().parent == nullptr)
+        return fail(EINVAL);
+    if (has(CLONE_PIDFD) && (has(CLONE_THREAD) || has(CLONE_DETACHED)))
+        return fail(EINVAL);
+    // There is one namespace of each kind: the answer is that of a kernel built without more of them.
+    if ((flags & namespace_flags) != 0)
+        return fail(capable(CAP_SYS_ADMIN) || has(CLONE_NEWUSER) ? EINVAL : EPERM);
+    if (has(CLONE_INTO_CGROUP))
+        return fail(EOPNOTSUPP);
+    return {};
+}
+
+// Counts the new task against the user's limit; gives it back unless released.
+Result<void> charge_user(Task& child) {
+    const Task& parent = current_task();
+    UserAccount& account = *parent.account;
+    const u32 before = account.tasks.fetch_add(1);
+    child.account = parent.account;
+    const u64 limit = current_limit(RLIMIT_NPROC);
+    if (before >= limit && account.uid != 0 && !capable(CAP_SYS_RESOURCE) && !capable(CAP_SYS_ADMIN))
+        return fail(EAGAIN);
+    return {};
+}
+
+void start_user_task(void*) {
+    finish_first_switch();
+    const Task& task = current_task();
+    // Failure is not told to anybody, as in Linux.
+    if (task.set_child_tid != 0)
+        (void)UserPtr<i32>(task.set_child_tid).copy_out(task.tid);
+}
+
+void copy_registers(Task& child, const CloneRequest& request) {
+    Task& parent = current_task();
+    arch::save_fpu(parent);
+    __builtin_memcpy(child.context.fpu, parent.context.fpu, arch::fpu_state_size());
+    child.context.fs_base =
+        (request.flags & CLONE_SETTLS) != 0 ? request.tls : arch::get_fs_base(parent);
+    child.context.gs_base = arch::get_gs_base(parent);
+    arch::init_kernel_stack(child, start_user_task, nullptr);
+    arch::TrapFrame& frame = arch::user_frame(child);
+    frame = arch::user_frame(parent);
+    frame.rax = 0;
+    if (request.stack != 0)
+        frame.rsp = request.stack;
+}
+
+void copy_attributes(Task& child, const CloneRequest& request) {
+    const Task& parent = current_task();
+    const u64 flags = request.flags;
+    __builtin_memcpy(child.name, parent.name, sizeof child.name);
+    child.nice = parent.nice;
+    child.policy = parent.policy;
+    child.rt_priority = parent.rt_priority;
+    child.affinity = parent.affinity;
+    child.credentials = parent.credentials;
+    child.timer_slack_ns = parent.timer_slack_ns;
+    child.personality = parent.personality;
+    child.no_new_privileges = parent.no_new_privileges;
+    child.keep_capabilities = parent.keep_capabilities;
+    child.syscall_number = parent.syscall_number;
+    child.signals->blocked = parent.signals->blocked;
+    // A thread cannot share its creator's alternate stack; a vfork child borrows everything.
+    if ((flags & CLONE_VM) == 0 || (flags & CLONE_VFORK) != 0) {
+        child.signals->alternate_stack = parent.signals->alternate_stack;
+        child.signals->alternate_size = parent.signals->alternate_size;
+        child.signals->alternate_flags = parent.signals->alternate_flags;
+    } else {
+        child.signals->alternate_flags = alternate_stack_disabled;
+    }
+    if ((flags & CLONE_VM) == 0) {
+        child.rseq = parent.rseq;
+        child.rseq_length = parent.rseq_length;
+        child.rseq_signature = parent.rseq_signature;
+    }
+    if ((flags & CLONE_CHILD_CLEARTID) != 0)
+        child.clear_child_tid = request.child_tid;
+    if ((flags & CLONE_CHILD_SETTID) != 0)
+        child.set_child_tid = request.child_tid;
+}
+
+Result<void> copy_resources(Task& child, u64 flags) {
+    Task& parent = current_task();
+    if ((flags & CLONE_FS) != 0) {
+        child.fs = parent.fs;
+    } else {
+        TRY(child.fs, parent.fs->clone());
+    }
+    if ((flags & CLONE_FILES) != 0) {
+        child.files = parent.files;
+    } else {
+        TRY(child.files, parent.files->clone());
+    }
+    if ((flags & CLONE_VM) != 0) {
+        child.address_space = parent.address_space;
+    } else {
+        TRY(child.address_space, parent.address_space->clone());
+    }
+    return {};
+}
+
+Result<Ref<Process>> copy_process(const CloneRequest& request, i32 pid) {
+    Process& parent = current_process();
+    TRY(Ref<Process> process, allocate_process(pid));
+    if ((request.flags & CLONE_SIGHAND) != 0) {
+        process->handlers = parent.handlers;
+    } else if ((request.flags & CLONE_CLEAR_SIGHAND) != 0) {
+        TRY(process->handlers, parent.handlers->clone());
+        process->handlers->reset_for_exec();
+    } else {
+        TRY(process->handlers, parent.handlers->clone());
+    }
+    for (unsigned i = 0; i < resource_limit_count; i++)
+        process->limits[i] = parent.limits[i];
+    process->exit_signal = request.exit_signal;
+    process->oom_score_adj = parent.oom_score_adj;
+    process->dumpable = parent.dumpable;
+    process->parent_task = current_task().tid;
+    return process;
+}
+
+// Makes the child visible. Fails if the parent is to die or to handle a signal first.
+Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& request) {
+    Process& parent = current_process();
+    SpinGuard tree(process_tree_lock());
+    SpinGuard signals(parent.signal_lock);
+    // A signal that was sent to the group before this moment must not miss the child, nor one now.
+    if (parent.group_exiting || (current_task().interrupt_flags & interrupt_signal) != 0)
+        return fail(restart_no_interrupt);
+    if (!fresh) {
+        Ref<Process> process = Ref<Process>::share(&parent);
+        child.process = process.leak();
+        parent.tasks.push_back(child);
+        parent.live_tasks++;
+        if (parent.stop_requested)
+            child.interrupt_flags = interrupt_signal;
+    } else {
+        Process& process = *fresh;
+        Process* adopter = (request.flags & CLONE_PARENT) != 0 ? parent.parent : &parent;
+        if (adopter != &parent)
+            process.exit_signal = parent.exit_signal;
+        process.parent = adopter;
+        adopter->children.push_back(process);
+        process.join_group(parent.group);
+        process.tasks.push_back(child);
+        process.live_tasks = 1;
+        fresh->add_ref(); // the table's, until it is reaped
+        insert_process_locked(process);
+        child.process = fresh.leak();
+    }
+    insert_task_locked(child);
+    child.add_ref(); // the scheduler's
+    return {};
+}
+
+Result<i32> choose_tid(i32 wanted) {
+    SpinGuard guard(process_tree_lock());
+    if (wanted != 0) {
+        if (find_task_locked(wanted) != nullptr || find_process_locked(wanted) != nullptr ||
+            find_group_locked(wanted) != nullptr || find_session_locked(wanted) != nullptr)
+            return fail(EEXIST);
+        return wanted;
+    }
+    const i32 tid = allocate_pid_locked();
+    if (tid == 0)
+        return fail(EAGAIN);
+    return tid;
+}
+
+Result<void> prepare(Task& child, const CloneRequest& request) {
+    if (task_total() >= max_tasks())
+        return fail(EAGAIN);
+    copy_attributes(child, request);
+    TRY(copy_resources(child, request.flags));
+    copy_registers(child, request);
+    return {};
+}
+
+void wait_for_vfork(Task& child) {
+    (void)wait_until(
+        child.vfork_done, [&] { return !child.vfork_pending; }, no_deadline, TaskState::Killable);
+}
+
+} // namespace
+
+Result<long> clone_task(const CloneRequest& request) {
+    const u64 flags = request.flags;
+    TRY(check_flags(request));
+    TRY(Ref<Task> child, allocate_task(true));
+    if (auto charged = charge_user(*child); !charged)
+        return fail(charged.error().code); // ~Task gives the charge back
+    TRY(prepare(*child, request));
+    TRY(child->tid, choose_tid(request.wanted_tid));
+    const i32 tid = child->tid;
+    Ref<Process> process;
+    if ((flags & CLONE_THREAD) == 0) {
+        TRY(process, copy_process(request, tid));
+    }
+    int pidfd = -1;
+    Ref<File> pidfd_file;
+    FileTable& files = *current_task().files;
+    if ((flags & CLONE_PIDFD) != 0) {
+        TRY(pidfd_file, make_pidfd(process, 0));
+        TRY(pidfd, files.reserve());
+        if (auto told = UserPtr<i32>(request.pidfd).copy_out(pidfd); !told) {
+            files.unreserve(pidfd);
+            return fail(EFAULT);
+        }
+    }
+    child->vfork_pending = (flags & CLONE_VFORK) != 0;
+    if ((flags & CLONE_PARENT_SETTID) != 0)
+        (void)UserPtr<i32>(request.parent_tid).copy_out(tid);
+    if (auto published = publish(*child, std::move(process), request); !published) {
+        if (pidfd >= 0)
+            files.unreserve(pidfd);
+        return fail(published.error().code);
+    }
+    if (pidfd >= 0)
+        files.fill(pidfd, std::move(pidfd_file), true);
+    start_task(*child, (flags & CLONE_VFORK) != 0);
+    if ((flags & CLONE_VFORK) != 0)
+        wait_for_vfork(*child);
+    return tid;
+}
+
+} // namespace kernel

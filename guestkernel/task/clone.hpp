@@ -1,0 +1,21 @@
+// fork, vfork, clone, clone3.
+#pragma once
+
+#include "guestkernel/core/result.hpp"
+#include "guestkernel/core/types.hpp"
+
+namespace kernel {
+
+struct CloneRequest {
+    u64 flags = 0; // CLONE_*, without the exit signal
+    int exit_signal = 0;
+    u64 stack = 0; // the child's stack pointer; 0: as the parent's
+    u64 parent_tid = 0, child_tid = 0, tls = 0;
+    u64 pidfd = 0; // where CLONE_PIDFD's descriptor goes
+    i32 wanted_tid = 0; // clone3's set_tid
+};
+
+// The running task forks; returns the child's tid.
+Result<long> clone_task(const CloneRequest& request);
+
+} // namespace kernel

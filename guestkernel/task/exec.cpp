@@ -1,0 +1,335 @@
+#include "guestkernel/task/exec.hpp"
+
+#include <linux/binfmts.h>
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/mount.h>
+#include <linux/resource.h>
+#include <linux/securebits.h>
+#include <linux/signal.h>
+
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/mount.hpp"
+#include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/mm/heap.hpp"
+#include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_timers.hpp"
+#include "guestkernel/task/program_image.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr usize header_bytes = 4096;
+constexpr usize script_line_bytes = 256; // BINPRM_BUF_SIZE
+constexpr unsigned max_scripts = 4;
+constexpr u64 user_code_selector = 0x33, user_data_selector = 0x2b;
+constexpr u64 initial_rflags = 0x202;
+
+// The file to run in the end, with the words that scripts put before the arguments.
+struct Program {
+    Ref<File> file;
+    u8* header = nullptr;
+    usize header_size = 0;
+    Vector<String> prefix;
+    bool is_script = false;
+
+    ~Program() { kfree(header); }
+};
+
+bool is_blank(char c) {
+    return c == ' ' || c == '\t';
+}
+
+struct ScriptLine {
+    std::string_view interpreter, argument;
+};
+
+// "#! interpreter [one argument]", as fs/binfmt_script.c of Linux reads it.
+Result<ScriptLine> parse_script_line(std::string_view text) {
+    usize end = text.find('\n');
+    if (end == std::string_view::npos) {
+        // Cut off in the middle of the interpreter's name: better no program than another one.
+        usize at = 2;
+        while (at < text.size() && is_blank(text[at]))
+            at++;
+        while (at < text.size() && !is_blank(text[at]) && text[at] != '\0')
+            at++;
+        if (at >= text.size() && text.size() >= script_line_bytes)
+            return fail(ENOEXEC);
+        end = text.size();
+    }
+    std::string_view line = text.substr(2, end - 2);
+    if (const usize nul = line.find('\0'); nul != std::string_view::npos)
+        line = line.substr(0, nul);
+    while (!line.empty() && is_blank(line.back()))
+        line.remove_suffix(1);
+    while (!line.empty() && is_blank(line.front()))
+        line.remove_prefix(1);
+    if (line.empty())
+        return fail(ENOEXEC);
+    usize split = 0;
+    while (split < line.size() && !is_blank(line[split]))
+        split++;
+    ScriptLine result{line.substr(0, split), line.substr(split)};
+    while (!result.argument.empty() && is_blank(result.argument.front()))
+        result.argument.remove_prefix(1);
+    return result;
+}
+
+Result<void> read_header(Program& program) {
+    TRY(program.header_size, read_file(*program.file, program.header, header_bytes, 0));
+    return {};
+}
+
+bool is_script(const Program& program) {
+    return program.header_size >= 2 && program.header[0] == '#' && program.header[1] == '!';
+}
+
+// Follows #! lines to the binary.
+Result<void> find_program(const ExecRequest& request, Program& program) {
+    program.header = static_cast<u8*>(kmalloc(header_bytes));
+    if (program.header == nullptr)
+        return fail(ENOMEM);
+    TRY(program.file, open_for_exec(request.directory, request.path.view(), request.at_flags));
+    TRY(read_header(program));
+    TRY(String script, request.path.clone());
+    for (unsigned depth = 0; is_script(program); depth++) {
+        if (depth > max_scripts)
+            return fail(ELOOP);
+        const usize length = program.header_size < script_line_bytes ? program.header_size : script_line_bytes;
+        // SAFETY: bytes as characters.
+        const std::string_view text(reinterpret_cast<const char*>(program.header), length);
+        TRY(const ScriptLine line, parse_script_line(text));
+        // interpreter, argument, script take the place of the first argument (which the caller drops).
+        if (depth == 0) {
+            TRY(String copy, script.clone());
+            TRY(program.prefix.push_back(std::move(copy)));
+        }
+        if (!line.argument.empty()) {
+            TRY(String argument, String::from(line.argument));
+            TRY(program.prefix.insert(0, std::move(argument)));
+        }
+        TRY(String name, String::from(line.interpreter));
+        TRY(String first, name.clone());
+        TRY(program.prefix.insert(0, std::move(first)));
+        program.is_script = true;
+        TRY(program.file, open_for_exec(at_fdcwd, name.view(), 0));
+        TRY(read_header(program));
+    }
+    return {};
+}
+
+// The strings of a script: what its #! lines say, then the arguments without the first.
+Result<ExecStrings> prepend(const Program& program, const ExecStrings& given) {
+    ExecStrings out;
+    for (const String& word : program.prefix)
+        TRY(out.add(word.view()));
+    TRY(given.copy_to(out, 1));
+    return out;
+}
+
+struct NewIdentity {
+    Ref<Credentials> credentials; // null: unchanged
+    bool secure = false;
+};
+
+Result<NewIdentity> compute_identity(File& file) {
+    const Task& task = current_task();
+    const Credentials& old = *task.credentials;
+    NewIdentity result;
+    TRY(result.credentials, old.clone());
+    Credentials& fresh = *result.credentials;
+    const Mount* mount = file.path().mount();
+    const bool may_change = !task.no_new_privileges && (mount == nullptr || (mount->flags() & MS_NOSUID) == 0);
+    if (file.inode() != nullptr && may_change) {
+        const u32 mode = file.inode()->mode_;
+        if ((mode & (mode_suid | mode_sgid)) != 0) {
+            TRY(const Attributes attributes, file.inode()->attributes());
+            if ((attributes.mode & mode_suid) != 0)
+                fresh.euid = attributes.uid;
+            constexpr u32 group_execute = 010;
+            if ((attributes.mode & (mode_sgid | group_execute)) == (mode_sgid | group_execute))
+                fresh.egid = attributes.gid;
+        }
+    }
+    const bool changed = fresh.euid != old.uid || fresh.egid != old.gid;
+    fresh.suid = fresh.fsuid = fresh.euid;
+    fresh.sgid = fresh.fsgid = fresh.egid;
+    // capabilities(7), "Transformation of capabilities during execve()": files have none here.
+    const bool switched = fresh.euid != old.euid || fresh.egid != old.egid;
+    if (switched)
+        fresh.cap_ambient = 0;
+    const bool root_is_special = (old.securebits & SECBIT_NOROOT) == 0;
+    if (root_is_special && (fresh.euid == 0 || fresh.uid == 0)) {
+        fresh.cap_permitted = old.cap_bounding | old.cap_inheritable;
+        fresh.cap_effective = fresh.euid == 0 ? fresh.cap_permitted : 0;
+    } else {
+        fresh.cap_permitted = fresh.cap_effective = fresh.cap_ambient;
+    }
+    fresh.securebits &= ~u32{SECBIT_KEEP_CAPS};
+    result.secure = changed && (fresh.euid != fresh.uid || fresh.egid != fresh.gid);
+    return result;
+}
+
+// Ends the process's other threads and takes over its number. Fails only when the task itself is to die, or
+// another thread got there first.
+Result<void> become_only_thread(Task& task, Process& process) {
+    const auto alone = [&] { return process.tasks.front() == &task && process.tasks.next(task) == nullptr; };
+    {
+        SpinGuard guard(process.signal_lock);
+        if (process.group_exiting || process.exec_task != nullptr)
+            return fail(restart_no_interrupt);
+        if (!alone()) {
+            process.exec_task = &task;
+            end_other_threads_locked(process, task);
+        }
+    }
+    if (process.exec_task == &task) {
+        const WaitOutcome outcome = wait_until(
+            process.thread_events,
+            [&] {
+                SpinGuard guard(process.signal_lock);
+                return alone();
+            },
+            no_deadline, TaskState::Killable);
+        SpinGuard guard(process.signal_lock);
+        process.exec_task = nullptr;
+        if (outcome == WaitOutcome::Interrupted)
+            return fail(restart_no_interrupt);
+    }
+    if (task.tid != process.pid) {
+        SpinGuard tree(process_tree_lock());
+        remove_task_locked(task);
+        task.tid = process.pid;
+        insert_task_locked(task);
+    }
+    return {};
+}
+
+void set_name(Task& task, std::string_view path) {
+    const usize slash = path.rfind('/');
+    const std::string_view name = slash == std::string_view::npos ? path : path.substr(slash + 1);
+    usize i = 0;
+    for (; i < name.size() && i < sizeof task.name - 1; i++)
+        task.name[i] = name[i];
+    task.name[i] = '\0';
+}
+
+Result<void> unshare_for_exec(Process& process, Task& task, Ref<SignalHandlers>& handlers,
+                              Ref<FileTable>& files) {
+    if (process.handlers->ref_count() > 1) {
+        TRY(handlers, process.handlers->clone());
+    }
+    if (task.files->ref_count() > 1) {
+        TRY(files, task.files->clone());
+    }
+    return {};
+}
+
+void reset_signals(Process& process, Task& task, Ref<SignalHandlers> own) {
+    if (own) {
+        SpinGuard guard(process.signal_lock);
+        std::swap(process.handlers, own);
+    }
+    process.handlers->reset_for_exec();
+    SignalState& state = *task.signals;
+    state.alternate_stack = state.alternate_size = 0;
+    state.alternate_flags = 2; // SS_DISABLE
+    state.restart = nullptr;
+    state.restore_saved = false;
+}
+
+void enter_program(Task& task, const ProgramImage& image) {
+    arch::TrapFrame& frame = arch::user_frame(task);
+    frame = {};
+    frame.rip = image.entry;
+    frame.rsp = image.stack_pointer;
+    frame.cs = user_code_selector;
+    frame.ss = user_data_selector;
+    frame.rflags = initial_rflags;
+    frame.orig_rax = ~u64{0};
+    arch::init_fpu_state(task.context.fpu);
+    arch::restore_fpu(task);
+    arch::set_fs_base(task, 0);
+    arch::set_gs_base(task, 0);
+}
+
+// From here on there is no way back.
+void commit(Task& task, Process& process, ProgramImage image, NewIdentity identity, std::string_view path,
+            Ref<SignalHandlers> handlers, Ref<FileTable> files) {
+    delete_posix_timers(process);
+    if (task.address_space)
+        release_address_space_users(task);
+    Ref<AddressSpace> old = replace_address_space(std::move(image.space));
+    release_vfork_parent(task);
+    old = nullptr;
+    reset_signals(process, task, std::move(handlers));
+    if (files) {
+        SpinGuard tree(process_tree_lock());
+        std::swap(task.files, files);
+    }
+    task.files->close_for_exec();
+    files = nullptr;
+    if (identity.secure)
+        process.parent_death_signal = 0;
+    process.dumpable = !identity.secure;
+    set_credentials(std::move(identity.credentials));
+    set_name(task, path);
+    task.robust_list = task.rseq = 0;
+    task.rseq_length = 0;
+    task.clear_child_tid = task.set_child_tid = 0;
+    task.keep_capabilities = false;
+    {
+        SpinGuard tree(process_tree_lock());
+        process.has_executed = true;
+        process.exit_signal = SIGCHLD;
+    }
+    enter_program(task, image);
+}
+
+Result<void> check_process_limit(const Task& task) {
+    // A setuid(2) that went over RLIMIT_NPROC shows here, where a failure is noticed.
+    const u64 limit = current_limit(RLIMIT_NPROC);
+    if (task.account && task.account->uid != 0 && task.account->tasks.load() > limit &&
+        !capable(CAP_SYS_RESOURCE) && !capable(CAP_SYS_ADMIN))
+        return fail(EAGAIN);
+    return {};
+}
+
+} // namespace
+
+Result<void> exec_program(ExecRequest& request) {
+    Task& task = current_task();
+    Process& process = *task.process;
+    TRY(check_process_limit(task));
+    Program program;
+    TRY(find_program(request, program));
+    TRY(NewIdentity identity, compute_identity(*program.file));
+    const Credentials& ids = *identity.credentials;
+    const ExecStrings* strings = &request.strings;
+    ExecStrings with_prefix;
+    if (program.is_script) {
+        TRY(with_prefix, prepend(program, request.strings));
+        strings = &with_prefix;
+    } else if (request.strings.argument_count() == 0) {
+        // A program that walks argv from its second word must not run into the environment (CVE-2021-4034).
+        TRY(with_prefix.add(""));
+        TRY(request.strings.copy_to(with_prefix, 0));
+        strings = &with_prefix;
+    }
+    TRY(ProgramImage image, build_program(program.file, std::span<const u8>(program.header, program.header_size),
+                                          request.path.view(), *strings,
+                                          {ids.uid, ids.euid, ids.gid, ids.egid, identity.secure}));
+    TRY(become_only_thread(task, process));
+    Ref<SignalHandlers> handlers;
+    Ref<FileTable> files;
+    TRY(unshare_for_exec(process, task, handlers, files));
+    commit(task, process, std::move(image), std::move(identity), request.path.view(), std::move(handlers),
+           std::move(files));
+    return {};
+}
+
+} // namespace kernel

@@ -1,0 +1,246 @@
+// The end of threads and processes.
+#include <linux/errno.h>
+#include <linux/signal.h>
+
+#include "guestkernel/core/panic.hpp"
+#include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/task/futex.hpp"
+#include "guestkernel/task/first_program.hpp"
+#include "guestkernel/task/job_control.hpp"
+#include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_timers.hpp"
+
+namespace kernel {
+
+namespace {
+
+SignalInfo child_signal(Process& child, Task* last) {
+    SignalInfo info;
+    info.signo = child.exit_signal;
+    const u32 status = child.exit_status;
+    info.code = (status & 0x7f) == 0 ? CLD_EXITED : (status & 0x80) != 0 ? CLD_DUMPED : CLD_KILLED;
+    info.child = {};
+    info.child.pid = child.pid;
+    info.child.uid = last != nullptr && last->credentials ? last->credentials->uid : 0;
+    info.child.status = static_cast<i32>((status & 0x7f) == 0 ? status >> 8 & 0xff : status & 0x7f);
+    const Process::Usage usage = child.usage();
+    constexpr u64 tick_ns = 10'000'000; // USER_HZ = 100
+    info.child.user_ticks = static_cast<i64>(usage.user_ns / tick_ns);
+    info.child.system_ticks = static_cast<i64>(usage.system_ns / tick_ns);
+    return info;
+}
+
+// Tells the parent of a zombie. Returns whether nobody will wait for it. Requires: the tree lock.
+bool notify_parent_locked(Process& child, Task* last) {
+    Process& parent = *child.parent;
+    child.exit_events.wake_all();
+    if (&parent == kernel_init_process) {
+        parent.child_events.wake_all();
+        return !is_first_program(child);
+    }
+    bool forgotten = false;
+    bool send = child.exit_signal != 0;
+    if (child.exit_signal == SIGCHLD) {
+        const SignalAction action = parent.handlers->get(SIGCHLD);
+        const bool ignored = action.handler == reinterpret_cast<u64>(SIG_IGN);
+        forgotten = ignored || (action.flags & SA_NOCLDWAIT) != 0;
+        send = !ignored;
+    }
+    if (send)
+        send_child_signal_locked(parent, child_signal(child, last));
+    parent.child_events.wake_all();
+    return forgotten;
+}
+
+Process& new_parent_locked(Process& dying) {
+    for (Process* ancestor = dying.parent; ancestor != nullptr; ancestor = ancestor->parent)
+        if (ancestor->is_subreaper && ancestor->state == ProcessState::Alive && ancestor->live_tasks != 0)
+            return *ancestor;
+    return *kernel_init_process;
+}
+
+// A group that lost its last member with a parent outside of it, and has stopped members, is hung up (POSIX).
+void check_orphaned_locked(ProcessGroup& group, Process* leaving) {
+    if (!group_orphaned_locked(group, leaving))
+        return;
+    bool any_stopped = false;
+    for (Process& member : group.members)
+        any_stopped = any_stopped || (member.stopped && &member != leaving);
+    if (!any_stopped)
+        return;
+    for (Process& member : group.members) {
+        if (&member == leaving)
+            continue;
+        send_child_signal_locked(member, kernel_signal(SIGHUP));
+        send_child_signal_locked(member, kernel_signal(SIGCONT));
+    }
+}
+
+void reparent_children_locked(Process& dying, base::IntrusiveList<Process, &Process::sibling_node>& dead) {
+    if (dying.children.empty())
+        return;
+    Process& heir = new_parent_locked(dying);
+    while (Process* child = dying.children.pop_front()) {
+        child->parent = &heir;
+        heir.children.push_back(*child);
+        if (child->exit_signal != 0)
+            child->exit_signal = SIGCHLD;
+        if (child->state == ProcessState::Zombie) {
+            if (notify_parent_locked(*child, nullptr)) {
+                child->sibling_node.unlink();
+                dead.push_back(*child);
+            }
+        } else if (child->group && dying.group && child->group != dying.group &&
+                   child->group->session == dying.group->session) {
+            check_orphaned_locked(*child->group, nullptr);
+        }
+    }
+}
+
+void send_parent_death_signals_locked(Task& task, Process& process) {
+    for (Process& child : process.children)
+        if (child.parent_death_signal != 0 && child.parent_task == task.tid)
+            send_child_signal_locked(child, kernel_signal(child.parent_death_signal));
+}
+
+void reap_detached_locked(Process& process) {
+    process.state = ProcessState::Reaped;
+    remove_process_locked(process);
+    process.join_group(nullptr);
+}
+
+// The last steps with the number still taken. Returns whether the process is over.
+void leave_process(Task& task, Process& process) {
+    base::IntrusiveList<Process, &Process::sibling_node> dead;
+    {
+        SpinGuard tree(process_tree_lock());
+        send_parent_death_signals_locked(task, process);
+        {
+            SpinGuard signals(process.signal_lock);
+            process.tasks.remove(task);
+            process.ended_threads.add(task_usage(task));
+            process.thread_events.wake_all();
+        }
+        remove_task_locked(task);
+        if (process.tasks.empty()) {
+            process.state = ProcessState::Zombie;
+            process.exit_uid = task.credentials->uid;
+            process.exit_status = process.group_exiting ? process.group_exit_status : task.exit_status;
+            reparent_children_locked(process, dead);
+            if (process.group)
+                check_orphaned_locked(*process.group, &process);
+            if (notify_parent_locked(process, &task)) {
+                process.sibling_node.unlink();
+                dead.push_back(process);
+            }
+        }
+        for (Process& child : dead)
+            reap_detached_locked(child);
+    }
+    while (Process* child = dead.pop_front())
+        child->release(); // the table's reference
+}
+
+} // namespace
+
+bool group_orphaned_locked(ProcessGroup& group, Process* leaving) {
+    for (Process& member : group.members) {
+        if (&member == leaving || member.state != ProcessState::Alive || member.parent == nullptr ||
+            member.parent == kernel_init_process)
+            continue;
+        const Process& parent = *member.parent;
+        if (parent.group.get() != &group && parent.session_id() == group.session->id)
+            return false;
+    }
+    return true;
+}
+
+void reap_locked(Process& process) {
+    Process& parent = *process.parent;
+    parent.waited_children.add(process.ended_threads);
+    parent.waited_children.add(process.waited_children);
+    process.sibling_node.unlink();
+    reap_detached_locked(process);
+}
+
+void release_address_space_users(Task& task) {
+    exit_robust_list(task);
+    if (task.clear_child_tid != 0) {
+        // References: this task and the run queue that has it loaded. Nobody is left to look otherwise, and a
+        // write would only copy a page.
+        if (task.address_space->ref_count() > 2 || task.vfork_pending) {
+            (void)UserPtr<i32>(task.clear_child_tid).copy_out(0);
+            (void)futex_wake(task.clear_child_tid, 1, ~0u, true);
+        }
+        task.clear_child_tid = 0;
+    }
+}
+
+void release_vfork_parent(Task& task) {
+    if (!task.vfork_pending)
+        return;
+    task.vfork_pending = false;
+    task.vfork_done.wake_all();
+}
+
+void exit_task(u32 status) {
+    Task& task = current_task();
+    Process& process = *task.process;
+    bool last = false;
+    {
+        SpinGuard tree(process_tree_lock());
+        SpinGuard signals(process.signal_lock);
+        task.exiting = true;
+        task.exit_status = status;
+        last = --process.live_tasks == 0;
+        if (last && !process.group_exiting) {
+            process.group_exiting = true;
+            process.group_exit_status = status;
+        }
+    }
+    if (last) {
+        u64 peak = 0;
+        if (task.address_space)
+            peak = task.address_space->usage().peak_resident;
+        if (peak > process.ended_threads.peak_pages)
+            process.ended_threads.peak_pages = peak;
+        destroy_process_timers(process);
+    }
+    join_stop_on_exit(task);
+    retarget_signals(task);
+    release_address_space_users(task);
+    leave_address_space();
+    release_vfork_parent(task);
+    Ref<FileTable> files;
+    Ref<FsContext> fs;
+    {
+        SpinGuard tree(process_tree_lock());
+        files = std::move(task.files);
+        fs = std::move(task.fs);
+    }
+    files = nullptr;
+    fs = nullptr;
+    if (last)
+        leave_session(process);
+    free_pending_signals(task.signals->pending, process);
+    if (last)
+        free_pending_signals(process.pending, process);
+    leave_process(task, process);
+    schedule_dead();
+}
+
+void exit_process(u32 status) {
+    Process& process = current_process();
+    {
+        SpinGuard guard(process.signal_lock);
+        if (process.group_exiting) {
+            status = process.group_exit_status;
+        } else {
+            process.group_exit_status = status;
+            kill_threads_locked(process, &current_task());
+        }
+    }
+    exit_task(status);
+}
+
+} // namespace kernel

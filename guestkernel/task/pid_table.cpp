@@ -1,0 +1,188 @@
+// The tables of numbers, and snapshots of what tasks may replace.
+#include "guestkernel/core/panic.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr i32 pid_limit = 4'194'304; // as Linux's on 64-bit machines
+constexpr i32 first_reused_pid = 300;
+
+constinit SpinLock tree_lock{LockRank::ProcessTree};
+constinit HashTable<Task, &Task::tid_next, 1024> tasks;
+constinit HashTable<Process, &Process::pid_next, 1024> processes;
+constinit HashTable<ProcessGroup, &ProcessGroup::next, 256> groups;
+constinit HashTable<Session, &Session::next, 64> sessions;
+constinit SpinLock account_lock{LockRank::Leaf};
+constinit HashTable<UserAccount, &UserAccount::next, 64> accounts;
+i32 last_number = 0;
+u32 total = 0;
+
+constexpr u64 hash(i32 number) {
+    return static_cast<u32>(number); // consecutive numbers spread best as they are
+}
+
+template <typename T>
+Ref<T> snapshot(const Ref<T>& member) {
+    SpinGuard guard(tree_lock);
+    return member;
+}
+
+} // namespace
+
+SpinLock& process_tree_lock() {
+    return tree_lock;
+}
+
+Process* find_process_locked(i32 pid) {
+    return processes.find(hash(pid), [&](const Process& process) { return process.pid == pid; });
+}
+Task* find_task_locked(i32 tid) {
+    return tasks.find(hash(tid), [&](const Task& task) { return task.tid == tid; });
+}
+ProcessGroup* find_group_locked(i32 id) {
+    return groups.find(hash(id), [&](const ProcessGroup& group) { return group.id == id; });
+}
+Session* find_session_locked(i32 id) {
+    return sessions.find(hash(id), [&](const Session& session) { return session.id == id; });
+}
+
+Ref<Process> find_process(i32 pid) {
+    SpinGuard guard(tree_lock);
+    return Ref<Process>::share(find_process_locked(pid));
+}
+Ref<Task> find_task(i32 tid) {
+    SpinGuard guard(tree_lock);
+    return Ref<Task>::share(find_task_locked(tid));
+}
+
+i32 next_pid(i32 after) {
+    i32 next = 0;
+    SpinGuard guard(tree_lock);
+    processes.for_each([&](const Process& process) {
+        if (process.pid > after && (next == 0 || process.pid < next))
+            next = process.pid;
+    });
+    return next;
+}
+
+i32 next_tid(Process& process, i32 after) {
+    i32 next = 0;
+    SpinGuard guard(tree_lock);
+    for (const Task& task : process.tasks)
+        if (task.tid > after && (next == 0 || task.tid < next))
+            next = task.tid;
+    return next;
+}
+
+i32 allocate_pid_locked() {
+    for (i32 tries = 0; tries < pid_limit; tries++) {
+        last_number = last_number + 1 < pid_limit ? last_number + 1 : first_reused_pid;
+        const i32 number = last_number;
+        if (find_task_locked(number) == nullptr && find_process_locked(number) == nullptr &&
+            find_group_locked(number) == nullptr && find_session_locked(number) == nullptr)
+            return number;
+    }
+    return 0;
+}
+
+void insert_task_locked(Task& task) {
+    tasks.insert(hash(task.tid), task);
+    total++;
+}
+void remove_task_locked(Task& task) {
+    if (tasks.remove(hash(task.tid), task))
+        total--;
+}
+void insert_process_locked(Process& process) {
+    processes.insert(hash(process.pid), process);
+}
+void remove_process_locked(Process& process) {
+    processes.remove(hash(process.pid), process);
+}
+void insert_group_locked(ProcessGroup& group) {
+    groups.insert(hash(group.id), group);
+}
+void insert_session_locked(Session& session) {
+    sessions.insert(hash(session.id), session);
+}
+u32 task_total() {
+    return total;
+}
+i32 last_pid() {
+    return last_number;
+}
+
+// Under the tree lock, which whoever gave up the reference holds.
+void ProcessGroup::last_reference() {
+    groups.remove(hash(id), *this);
+    delete this;
+}
+
+void Session::last_reference() {
+    sessions.remove(hash(id), *this);
+    delete this;
+}
+
+Result<Ref<UserAccount>> user_account(u32 uid) {
+    const auto find = [&] {
+        return accounts.find(uid, [&](const UserAccount& account) { return account.uid == uid; });
+    };
+    {
+        SpinGuard guard(account_lock);
+        if (UserAccount* known = find(); known != nullptr && known->try_add_ref())
+            return Ref<UserAccount>::adopt(known);
+    }
+    TRY(Ref<UserAccount> fresh, make_ref<UserAccount>(uid));
+    SpinGuard guard(account_lock);
+    if (UserAccount* known = find(); known != nullptr && known->try_add_ref())
+        return Ref<UserAccount>::adopt(known); // `fresh`, in no table, is dropped after the lock
+    accounts.insert(uid, *fresh);
+    fresh->listed = true;
+    return fresh;
+}
+
+void UserAccount::last_reference() {
+    if (listed) {
+        SpinGuard guard(account_lock);
+        accounts.remove(uid, *this);
+    }
+    delete this;
+}
+
+Ref<AddressSpace> address_space_of(Task& task) {
+    return snapshot(task.address_space);
+}
+Ref<FileTable> files_of(Task& task) {
+    return snapshot(task.files);
+}
+Ref<FsContext> fs_of(Task& task) {
+    return snapshot(task.fs);
+}
+Ref<const Credentials> credentials_of(Task& task) {
+    return snapshot(task.credentials);
+}
+
+char task_state_letter(Task& task) {
+    if (task.exiting)
+        return 'X';
+    switch (static_cast<TaskState>(task.state)) {
+    case TaskState::Running:
+        return 'R';
+    case TaskState::Interruptible:
+        return task.is_kernel ? 'I' : 'S';
+    case TaskState::Stopped:
+        return 'T';
+    case TaskState::Traced:
+        return 't';
+    case TaskState::Dead:
+        return 'X';
+    case TaskState::Uninterruptible:
+    case TaskState::Killable:
+        break;
+    }
+    return task.is_kernel ? 'I' : 'D';
+}
+
+} // namespace kernel

@@ -1,0 +1,150 @@
+#include "guestkernel/task/process.hpp"
+
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/resource.h>
+
+#include "guestkernel/core/panic.hpp"
+
+namespace kernel {
+
+constinit Process* kernel_init_process = nullptr;
+
+Process::Process(i32 number) : pid(number) {}
+
+Process::~Process() {
+    ASSERT(tasks.empty() && children.empty() && !group);
+}
+
+Result<Ref<Process>> allocate_process(i32 pid) {
+    TRY(Ref<Process> process, make_ref<Process>(pid));
+    process->start_time_ns = monotonic_ns();
+    return process;
+}
+
+i32 Process::group_id() const {
+    return group ? group->id : 0;
+}
+
+i32 Process::session_id() const {
+    return group ? group->session->id : 0;
+}
+
+void Process::join_group(Ref<ProcessGroup> fresh) {
+    if (group)
+        group_node.unlink();
+    group = std::move(fresh);
+    if (group)
+        group->members.push_back(*this);
+}
+
+void Process::Usage::add(const Usage& other) {
+    user_ns += other.user_ns;
+    system_ns += other.system_ns;
+    minor_faults += other.minor_faults;
+    major_faults += other.major_faults;
+    voluntary_switches += other.voluntary_switches;
+    involuntary_switches += other.involuntary_switches;
+    peak_pages = peak_pages > other.peak_pages ? peak_pages : other.peak_pages;
+}
+
+Process::Usage task_usage(Task& task) {
+    Process::Usage usage;
+    const u64 ran = task_run_time(task);
+    usage.system_ns = task.system_time_ns < ran ? task.system_time_ns : ran;
+    usage.user_ns = ran - usage.system_ns;
+    usage.minor_faults = task.minor_faults;
+    usage.major_faults = task.major_faults;
+    usage.voluntary_switches = task.voluntary_switches;
+    usage.involuntary_switches = task.involuntary_switches;
+    return usage;
+}
+
+Process::Usage Process::usage() {
+    Usage sum = ended_threads;
+    for (Task& task : tasks)
+        sum.add(task_usage(task));
+    return sum;
+}
+
+u32 max_tasks() {
+    // Kernel stacks may take an eighth of memory.
+    static u32 limit = 0;
+    if (limit == 0) {
+        const u64 stacks = memory_stats().total * page_size / 8 / arch::kernel_stack_size;
+        limit = static_cast<u32>(stacks < 128 ? 128 : stacks > 4'000'000 ? 4'000'000 : stacks);
+    }
+    return limit;
+}
+
+void set_credentials(Ref<const Credentials> fresh) {
+    Task& task = current_task();
+    SpinGuard guard(process_tree_lock());
+    std::swap(task.credentials, fresh);
+    guard.unlock();
+} // the old ones are dropped here, without the lock
+
+bool may_signal(Task& target, int signal) {
+    const Task& self = current_task();
+    if (target.process == self.process || capable(CAP_KILL))
+        return true;
+    constexpr int sigcont = 18;
+    const Ref<const Credentials> other = credentials_of(target);
+    if (!other)
+        return false;
+    const Credentials& own = *self.credentials;
+    if (own.euid == other->suid || own.euid == other->uid || own.uid == other->suid ||
+        own.uid == other->uid)
+        return true;
+    if (signal != sigcont)
+        return false;
+    SpinGuard guard(process_tree_lock());
+    return target.process->session_id() == self.process->session_id();
+}
+
+bool may_access(Task& target) {
+    const Task& self = current_task();
+    if (target.process == self.process)
+        return true;
+    const Ref<const Credentials> other = credentials_of(target);
+    if (!other)
+        return false;
+    const Credentials& own = *self.credentials;
+    const bool same = own.fsuid == other->uid && own.fsuid == other->euid && own.fsuid == other->suid &&
+                      own.fsgid == other->gid && own.fsgid == other->egid && own.fsgid == other->sgid;
+    return (same && target.process->dumpable) || capable(CAP_SYS_PTRACE);
+}
+
+bool capable(unsigned capability) {
+    const Ref<const Credentials>& credentials = current_task().credentials;
+    return !credentials || credentials->capable(capability); // kernel tasks may do anything
+}
+
+u64 current_limit(unsigned resource) {
+    const Process* process = current_task().process;
+    return process == nullptr || resource >= resource_limit_count ? ~u64{0}
+                                                                  : process->limits[resource].soft;
+}
+
+bool Credentials::in_group(u32 group) const {
+    if (group == fsgid)
+        return true;
+    for (const u32 other : groups)
+        if (other == group)
+            return true;
+    return false;
+}
+
+Result<Ref<Credentials>> Credentials::clone() const {
+    TRY(Ref<Credentials> copy, make_ref<Credentials>());
+    copy->uid = uid, copy->euid = euid, copy->suid = suid, copy->fsuid = fsuid;
+    copy->gid = gid, copy->egid = egid, copy->sgid = sgid, copy->fsgid = fsgid;
+    TRY(copy->groups.append(groups.span()));
+    copy->cap_permitted = cap_permitted, copy->cap_effective = cap_effective;
+    copy->cap_inheritable = cap_inheritable, copy->cap_bounding = cap_bounding;
+    copy->cap_ambient = cap_ambient;
+    copy->securebits = securebits;
+    return copy;
+}
+
+} // namespace kernel

@@ -1,0 +1,68 @@
+// The last thing before user mode, and the first of an exception.
+#include <linux/signal.h>
+
+#include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+extern "C" void arch::joey_return_to_user(TrapFrame* frame) {
+    Task& task = current_task();
+    for (;;) {
+        arch::run_softirqs();
+        if (arch::need_resched()) {
+            schedule();
+            continue;
+        }
+        if ((task.interrupt_flags & (interrupt_signal | interrupt_fatal)) != 0) [[unlikely]] {
+            // A handler is entered outside of any restartable sequence.
+            deliver_signals(*frame);
+            continue;
+        }
+        // An order to restart without a signal left to act on: somebody else took it.
+        const auto result = static_cast<i64>(frame->rax);
+        if (result <= -restart_syscall && result >= -restart_with_block &&
+            static_cast<i64>(frame->orig_rax) >= 0) [[unlikely]] {
+            deliver_signals(*frame);
+            continue;
+        }
+        break;
+    }
+    offer_waiting_tasks();
+    account_kernel_exit(task);
+}
+
+void arch::deliver_exception(TrapFrame& frame, unsigned vector, u64 error_code, u64 address) {
+    struct Mapping {
+        int signal;
+        i32 code;
+    };
+    // By vector: Intel SDM 3A table 6-1; signals as Linux sends them.
+    constexpr Mapping mappings[22] = {
+        {SIGFPE, FPE_INTDIV}, {SIGTRAP, TRAP_TRACE}, {SIGSEGV, SI_KERNEL}, {SIGTRAP, SI_KERNEL},
+        {SIGSEGV, SI_KERNEL}, {SIGSEGV, SI_KERNEL},  {SIGILL, ILL_ILLOPN}, {SIGSEGV, SI_KERNEL},
+        {SIGSEGV, SI_KERNEL}, {SIGFPE, SI_KERNEL},   {SIGSEGV, SI_KERNEL}, {SIGBUS, SI_KERNEL},
+        {SIGBUS, SI_KERNEL},  {SIGSEGV, SI_KERNEL},  {SIGSEGV, SEGV_MAPERR}, {SIGSEGV, SI_KERNEL},
+        {SIGFPE, FPE_FLTINV}, {SIGBUS, BUS_ADRALN},  {SIGSEGV, SI_KERNEL}, {SIGFPE, FPE_FLTINV},
+        {SIGSEGV, SI_KERNEL}, {SIGSEGV, SI_KERNEL},
+    };
+    constexpr unsigned page_fault = 14;
+    Mapping mapping = vector < 22 ? mappings[vector] : Mapping{SIGSEGV, SI_KERNEL};
+    u64 where = address;
+    if (vector == page_fault) {
+        // `error_code` is then signal << 8 | si_code, as arch::handle_user_fault() packed it.
+        mapping = {static_cast<int>(error_code >> 8), static_cast<i32>(error_code & 0xff)};
+    } else if (vector == 0 || vector == 6 || vector == 1) {
+        where = frame.rip;
+    } else if (vector == 16 || vector == 19) {
+        mapping.code = floating_point_code(vector);
+        where = frame.rip;
+    }
+    SignalState& state = *current_task().signals;
+    state.last_trap = vector;
+    state.last_error = vector == page_fault ? 0 : error_code;
+    state.last_address = address;
+    force_signal(mapping.signal, mapping.code, where);
+}
+
+} // namespace kernel
