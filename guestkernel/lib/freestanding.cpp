@@ -98,3 +98,9 @@ unsigned long strtoul(const char* text, char** end, int base) {
 void* __dso_handle = nullptr;
 int __cxa_atexit(void (*)(void*), void*, void*) { return 0; }
 }
+
+// string_view::substr() past the end: our own mistake.
+namespace std {
+[[noreturn]] void __throw_out_of_range_fmt(const char*, ...);
+void __throw_out_of_range_fmt(const char*, ...) { PANIC("string_view: position out of range"); }
+} // namespace std
