@@ -56,6 +56,12 @@ void Session::mark(std::string_view name) {
 
 Outcome<void> Session::set_up_process() {
     streams_ = classify_streams(options_.terminal);
+    for (std::size_t i = 0; i < prepared_.size(); ++i) {
+        using Direction = virtio::FdStream::Direction;
+        const Direction direction = i == STDIN_FILENO ? Direction::Input : Direction::Output;
+        if (auto stream = virtio::FdStream::prepare(static_cast<int>(i), direction))
+            prepared_[i] = std::move(*stream);
+    }
     umask_ = ::umask(0); // the guest's modes arrive with its own mask applied
     std::signal(SIGPIPE, SIG_IGN);
     std::initializer_list<int> always = {SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2};
@@ -139,14 +145,13 @@ Outcome<void> Session::make_machine() {
 
 std::unique_ptr<virtio::FdPort> Session::make_port(int input, int output) {
     using virtio::FdStream;
-    using Direction = FdStream::Direction;
-    const auto open = [this](int fd, Direction direction, boot::StreamKind& kind) {
+    const auto open = [this](int fd, boot::StreamKind& kind) {
         std::unique_ptr<FdStream> stream;
         if (fd < 0 || kind == boot::StreamKind::Null || kind == boot::StreamKind::Closed)
             return stream;
-        auto opened = FdStream::open(vm_->event_loop(), fd, direction);
-        if (opened)
-            stream = std::move(*opened);
+        auto& prepared = prepared_[static_cast<std::size_t>(fd)];
+        if (prepared)
+            stream = std::make_unique<FdStream>(vm_->event_loop(), std::move(*prepared));
         else
             kind = boot::StreamKind::Closed; // open, but not for this direction
         return stream;
@@ -154,8 +159,8 @@ std::unique_ptr<virtio::FdPort> Session::make_port(int input, int output) {
     boot::GuestDescription& guest = vm_->guest();
     boot::StreamKind& output_kind =
         output == STDERR_FILENO ? guest.standard_error : guest.standard_output;
-    auto in = open(input, Direction::Input, guest.standard_input);
-    auto out = open(output, Direction::Output, output_kind);
+    auto in = open(input, guest.standard_input);
+    auto out = open(output, output_kind);
     return std::make_unique<virtio::FdPort>(std::move(in), std::move(out));
 }
 

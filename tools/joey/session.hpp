@@ -1,6 +1,7 @@
 // Session: one `joey do`, from the caller's streams and shares to the exit status.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -52,6 +53,8 @@ private:
     std::uint32_t umask_ = 022;
     Reporter reporter_;
     Streams streams_;
+    // By descriptor; opened before the sandbox, which forbids opening a terminal.
+    std::array<std::optional<virtio::FdStream::Prepared>, 3> prepared_;
     std::optional<SignalQueue> signals_;
     std::optional<Shares> shares_;
     std::unique_ptr<RawTerminal> terminal_;
