@@ -364,19 +364,23 @@ TEST_CASE("queue: requests popped by one thread and completed by several all com
     }
     unsigned offered = 0;
     unsigned returned = 0;
-    while (returned < rounds) {
+    bool sound = true;
+    while (sound && returned < rounds) {
         if (offered < rounds && offered - returned < 64) {
             f.ring.offer({{at, 1}});
             ++offered;
         }
-        if (Chain chain = f.pop())
-            work.with([&](std::vector<Chain>& list) { list.push_back(std::move(chain)); });
+        auto chain = f.queue->pop();
+        sound = sound && chain;
+        if (chain && *chain)
+            work.with([&](std::vector<Chain>& list) { list.push_back(std::move(*chain)); });
         while (f.ring.take_used())
             ++returned;
     }
     stop.store(true);
     for (std::thread& worker : workers)
         worker.join();
+    CHECK(sound);
     CHECK(returned == rounds);
     CHECK(f.queue->in_flight() == 0);
 }
