@@ -17,6 +17,12 @@ namespace kernel {
 File::File(Path path, Ref<Inode> inode, u32 flags)
     : flags_(flags), path_(std::move(path)), inode_(std::move(inode)) {}
 
+void File::last_reference() {
+    if (epoll_items != nullptr)
+        forget_epoll_items(*this);
+    RefCounted::last_reference();
+}
+
 File::~File() {
     if (path_ && (flags_ & O_PATH) == 0)
         notify_path(path_, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
@@ -95,9 +101,6 @@ Result<void> File::set_status_flags(u32 flags) {
     flags_ = (flags_ & ~settable) | (flags & settable);
     return {};
 }
-
-Result<long> File::pipe_capacity() { return fail(EBADF); }
-Result<long> File::set_pipe_capacity(u64) { return fail(EBADF); }
 
 bool File::describe(String&) { return false; }
 

@@ -59,9 +59,6 @@ public:
     virtual bool is_stream() const { return false; } // no position: pipes, sockets, terminals (lseek: ESPIPE)
     // F_SETFL: which of O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_ASYNC changed.
     virtual Result<void> set_status_flags(u32 flags);
-    // F_GETPIPE_SZ and F_SETPIPE_SZ, in bytes: EBADF for what is no pipe.
-    virtual Result<long> pipe_capacity();
-    virtual Result<long> set_pipe_capacity(u64 bytes);
     // What /proc/PID/fd shows for files without a path ("pipe:[12]", "anon_inode:[eventpoll]", ...). False: use the path.
     virtual bool describe(String& out);
     virtual const char* type_name() const { return "file"; } // identifies subclasses: as<T>()
@@ -76,6 +73,8 @@ public:
     void set_position(u64 position) { position_ = position; }
     Mutex& position_mutex() { return position_mutex_; }
 
+    // The items of epoll files that watch this one (ipc/epoll.cpp).
+    struct EpollItem* epoll_items = nullptr;
     // F_SETOWN and friends.
     i32 owner_pid = 0;
     int owner_signal = 0;
@@ -86,12 +85,15 @@ public:
     Claim claim = Claim::None;
 
 protected:
+    void last_reference() override; // ends what epoll files know of it while the object is still whole
     u32 flags_;
     Path path_;
     Ref<Inode> inode_;
     u64 position_ = 0;
     Mutex position_mutex_; // read(2), write(2), lseek(2) and getdents(2) hold it around position_ of seekable files
 };
+
+void forget_epoll_items(File& file); // ipc/epoll.cpp
 
 // A checked downcast: T::file_type must be the literal that T::type_name() returns.
 template <typename T>

@@ -1,4 +1,5 @@
 #include <asm/ioctls.h>
+#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/fs.h>
@@ -9,6 +10,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
+#include "guestkernel/ipc/pipe.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
 
@@ -173,6 +175,25 @@ Result<long> duplicate(Task& task, Ref<File> file, u64 minimum, bool close_on_ex
     return fd;
 }
 
+Result<long> pipe_size(File& file) {
+    auto* pipe = file_as<PipeFile>(file);
+    if (pipe == nullptr)
+        return fail(EBADF);
+    return static_cast<long>(pipe->pipe().capacity());
+}
+
+Result<long> set_pipe_size(File& file, u64 bytes) {
+    auto* pipe = file_as<PipeFile>(file);
+    if (pipe == nullptr)
+        return fail(EBADF);
+    if (bytes > 0x8000'0000)
+        return fail(EINVAL);
+    if (bytes > Pipe::max_capacity && !has_capability(current_credentials(), CAP_SYS_RESOURCE))
+        return fail(EPERM);
+    TRY(const usize size, pipe->pipe().set_capacity(bytes));
+    return static_cast<long>(size);
+}
+
 } // namespace
 
 Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
@@ -219,9 +240,9 @@ Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
         // Nobody can hold one, so none can be given up; getting one is refused as by file systems without leases.
         return argument == F_UNLCK ? fail(EAGAIN) : fail(EINVAL);
     case F_GETPIPE_SZ:
-        return file->pipe_capacity();
+        return pipe_size(*file);
     case F_SETPIPE_SZ:
-        return file->set_pipe_capacity(argument);
+        return set_pipe_size(*file, argument);
     case F_ADD_SEALS:
     case F_GET_SEALS:
         return seals(*file, command, argument);

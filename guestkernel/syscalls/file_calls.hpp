@@ -28,7 +28,6 @@ Result<long> sys_close_range(Task& task, u32 first, u32 last, u32 flags);
 Result<long> sys_dup(Task& task, int fd);
 Result<long> sys_dup2(Task& task, int fd, int target);
 Result<long> sys_dup3(Task& task, int fd, int target, u32 flags);
-Result<long> sys_memfd_create(Task& task, u64 name, u32 flags);
 
 // fcntl_calls.cpp
 Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument);

@@ -1,7 +1,6 @@
 #include <linux/close_range.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
-#include <linux/memfd.h>
 #include <linux/openat2.h>
 #include <linux/resource.h>
 
@@ -120,21 +119,6 @@ Result<long> sys_dup3(Task& task, int fd, int target, u32 flags) {
     TRY(Ref<File> file, task.files->get(fd));
     TRY(task.files->replace(target, std::move(file), (flags & O_CLOEXEC) != 0));
     return target;
-}
-
-Result<long> sys_memfd_create(Task& task, u64 name, u32 flags) {
-    if ((flags & ~u32{MFD_CLOEXEC | MFD_ALLOW_SEALING}) != 0)
-        return fail(EINVAL); // no huge pages
-    constexpr usize name_limit = 250; // memfd_create(2): 249 bytes and the NUL
-    auto copied = copy_in_string(name, name_limit);
-    if (!copied)
-        return fail(copied.error().code == ENAMETOOLONG ? EINVAL : copied.error().code);
-    String full;
-    TRY(full.append("memfd:"));
-    TRY(full.append(copied->view()));
-    TRY(Ref<File> file, make_shared_memory_file(full.view(), 0, flags));
-    TRY(const int fd, task.files->install(std::move(file), (flags & MFD_CLOEXEC) != 0));
-    return fd;
 }
 
 } // namespace kernel
