@@ -75,7 +75,8 @@ Result<Anonymous*> anonymous() {
     TRY(Ref<Inode> root, make_ref<AnonymousInode>(superblock, u64{1}, u32{mode_directory | 0555}));
     fresh->superblock->root_ = root;
     TRY(Ref<Dentry> dentry, Dentry::make_root(*superblock, std::move(root)));
-    TRY(fresh->mount, make_ref<Mount>(fresh->superblock, std::move(dentry), u32{MS_NOSUID | MS_NODEV | MS_NOEXEC}));
+    TRY(fresh->mount, make_ref<Mount>(fresh->superblock, std::move(dentry),
+                                      u32{MS_NOSUID | MS_NODEV | MS_NOEXEC}));
     instance.store(fresh.get(), base::Order::Release);
     return fresh.leak();
 }
@@ -85,7 +86,8 @@ Result<Anonymous*> anonymous() {
 Result<Ref<Inode>> make_anonymous_inode(u32 mode) {
     TRY(Anonymous * home, anonymous());
     TRY(Ref<Inode> inode,
-        make_ref<AnonymousInode>(home->superblock.get(), home->next_number.fetch_add(1, base::Order::Relaxed), mode));
+        make_ref<AnonymousInode>(home->superblock.get(),
+                                 home->next_number.fetch_add(1, base::Order::Relaxed), mode));
     inode->uid_ = current_fsuid();
     inode->gid_ = current_fsgid();
     return inode;
@@ -101,8 +103,8 @@ Result<Path> path_of(File& file) {
     if (!file.describe(name))
         TRY(name.append(file.type_name()));
     std::string_view text = name.view().substr(0, Dentry::name_limit);
-    TRY(Ref<Dentry> dentry,
-        DentryCache::make_unhashed(home->mount->root(), text, Ref<Inode>::share(file.inode()), false));
+    TRY(Ref<Dentry> dentry, DentryCache::make_unhashed(home->mount->root(), text,
+                                                       Ref<Inode>::share(file.inode()), false));
     return Path(home->mount, std::move(dentry));
 }
 

@@ -1,10 +1,10 @@
 #include "guestkernel/fs/attributes.hpp"
 
+#include <asm/signal.h>
 #include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/inotify.h>
 #include <linux/resource.h>
-#include <asm/signal.h>
 
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
@@ -21,7 +21,8 @@ constexpr u64 largest_file = 0x7fff'ffff'ffff'ffff;
 
 Result<void> check_writable_mount(const Path& path) {
     // Nameless files (pipes, sockets) are on no mount.
-    return path.mount() != nullptr && path.mount()->read_only() ? Result<void>(fail(EROFS)) : Result<void>();
+    return path.mount() != nullptr && path.mount()->read_only() ? Result<void>(fail(EROFS))
+                                                                : Result<void>();
 }
 
 } // namespace
@@ -38,8 +39,8 @@ Result<void> change_mode(const Path& path, u32 mode) {
     wanted.mode = inode.type() | (mode & mode_permissions);
     // chmod(2): who is not in the file's group cannot set its set-group-ID bit.
     const Credentials* who = current_credentials();
-    if ((wanted.mode & mode_sgid) != 0 && who != nullptr && who->fsgid != inode.gid_ && !who->in_group(inode.gid_) &&
-        !has_capability(who, CAP_FSETID))
+    if ((wanted.mode & mode_sgid) != 0 && who != nullptr && who->fsgid != inode.gid_ &&
+        !who->in_group(inode.gid_) && !has_capability(who, CAP_FSETID))
         wanted.mode &= ~mode_sgid;
     TRY(inode.set_attributes(wanted, set_mode));
     guard.unlock();
@@ -55,8 +56,8 @@ Result<void> change_owner(const Path& path, u32 uid, u32 gid) {
     if (!has_capability(who, CAP_CHOWN)) {
         if (uid != keep_id && (who->fsuid != inode.uid_ || uid != inode.uid_))
             return fail(EPERM);
-        if (gid != keep_id &&
-            (who->fsuid != inode.uid_ || (gid != inode.gid_ && gid != who->fsgid && !who->in_group(gid))))
+        if (gid != keep_id && (who->fsuid != inode.uid_ ||
+                               (gid != inode.gid_ && gid != who->fsgid && !who->in_group(gid))))
             return fail(EPERM);
     }
     Attributes wanted;

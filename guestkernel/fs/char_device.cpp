@@ -25,13 +25,15 @@ void register_char_device(u32 major, u32 first_minor, u32 count, DeviceOpen open
     used.store(at + 1, base::Order::Release);
 }
 
-Result<Ref<File>> open_char_device(const Path& path, Ref<Inode> inode, u32 flags, u64 device_number) {
+Result<Ref<File>> open_char_device(const Path& path, Ref<Inode> inode, u32 flags,
+                                   u64 device_number) {
     const u32 major = device_major(device_number);
     const u32 minor = device_minor(device_number);
     const u32 count = used.load(base::Order::Acquire);
     for (u32 i = count; i-- > 0;) { // the latest registration counts
         const Entry& entry = entries[i];
-        if (entry.major == major && minor >= entry.first_minor && minor - entry.first_minor < entry.count)
+        if (entry.major == major && minor >= entry.first_minor &&
+            minor - entry.first_minor < entry.count)
             return entry.open(path, std::move(inode), flags, device_number);
     }
     return fail(ENXIO);

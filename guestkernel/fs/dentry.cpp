@@ -36,7 +36,9 @@ u64 dentry_limit() {
 
 } // namespace
 
-SpinLock& tree_lock() { return the_tree_lock; }
+SpinLock& tree_lock() {
+    return the_tree_lock;
+}
 
 // A part of the table with its own lock. Eviction is a clock that goes over the buckets.
 struct DentryCache::Shard {
@@ -111,7 +113,8 @@ Dentry::~Dentry() {
         delete[] name_;
 }
 
-// A long chain of removed directories goes in a loop: a recursion would not fit on the kernel stack.
+// A long chain of removed directories goes in a loop: a recursion would not fit on the kernel
+// stack.
 void Dentry::last_reference() {
     Dentry* dying = this;
     while (dying != nullptr) {
@@ -145,7 +148,8 @@ Result<String> Dentry::copy_name() const {
 bool DentryCache::usable(Dentry& parent, std::string_view name, Dentry& dentry) {
     if (dentry.mounts.load(base::Order::Relaxed) != 0)
         return true; // a mount point stays, whatever happens to the directory below
-    return dentry.superblock_->dentry_valid(*parent.inode(), name, dentry.inode(), dentry.cached_at_ns_);
+    return dentry.superblock_->dentry_valid(*parent.inode(), name, dentry.inode(),
+                                            dentry.cached_at_ns_);
 }
 
 Ref<Dentry> DentryCache::find_raw(Dentry& parent, std::string_view name, u64 hash) {
@@ -191,8 +195,8 @@ Result<Ref<Dentry>> DentryCache::make(Dentry& parent, std::string_view name, Ref
     return made;
 }
 
-Result<Ref<Dentry>> DentryCache::make_unhashed(Dentry& parent, std::string_view name, Ref<Inode> inode,
-                                               bool deleted) {
+Result<Ref<Dentry>> DentryCache::make_unhashed(Dentry& parent, std::string_view name,
+                                               Ref<Inode> inode, bool deleted) {
     TRY(Ref<Dentry> fresh, make(parent, name, std::move(inode)));
     fresh->deleted_ = deleted;
     return fresh;
@@ -298,7 +302,8 @@ void DentryCache::remove(Dentry& dentry) {
     Shard& shard = shard_of(dentry.hash_);
     {
         SpinGuard guard(shard.lock);
-        // The table's reference and the caller's: nobody can be looking at the inode through this name.
+        // The table's reference and the caller's: nobody can be looking at the inode through this
+        // name.
         if (dentry.hashed_ && dentry.ref_count() == 2) {
             gone = std::move(dentry.inode_);
             dentry.cached_at_ns_ = monotonic_ns();
@@ -317,7 +322,8 @@ void DentryCache::rehash(Dentry& dentry) {
     total.fetch_add(1, base::Order::Relaxed);
 }
 
-void DentryCache::move(Dentry& dentry, Dentry& new_parent, std::string_view new_name, char* storage) {
+void DentryCache::move(Dentry& dentry, Dentry& new_parent, std::string_view new_name,
+                       char* storage) {
     if (Ref<Dentry> old = find_raw(new_parent, new_name, name_hash(new_parent, new_name)))
         unhash(*old, !old->is_negative());
     Ref<Dentry> parent = Ref<Dentry>::share(&new_parent);
@@ -394,7 +400,8 @@ void DentryCache::forget_superblock(Superblock& superblock) {
     }
 }
 
-// One turn of the clock over a shard at most; used dentries lose their mark, unused ones without it go.
+// One turn of the clock over a shard at most; used dentries lose their mark, unused ones without it
+// go.
 usize DentryCache::evict_from(Shard& shard, usize count) {
     Dentry* victims[batch];
     usize found = 0;
@@ -443,11 +450,14 @@ void DentryCache::trim() {
     if (total.load(base::Order::Relaxed) <= dentry_limit())
         return;
     for (usize tries = 0; tries < shard_count; tries++)
-        if (evict_from(shard_of(u64{next_shard.fetch_add(1, base::Order::Relaxed)} << 60), batch) != 0)
+        if (evict_from(shard_of(u64{next_shard.fetch_add(1, base::Order::Relaxed)} << 60), batch) !=
+            0)
             return;
 }
 
-usize DentryCache::count() { return total.load(base::Order::Relaxed); }
+usize DentryCache::count() {
+    return total.load(base::Order::Relaxed);
+}
 
 bool add_dot_entries(File& directory, DirectorySink& sink, u64& offset) {
     Inode* self = directory.inode();

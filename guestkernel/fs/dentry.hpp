@@ -1,9 +1,10 @@
-// Dentry: a name in a directory, cached; and the cache. A dentry without an inode is negative: the name is known not
-// to exist.
+// Dentry: a name in a directory, cached; and the cache. A dentry without an inode is negative: the
+// name is known not to exist.
 //
-// The cache owns one reference to each hashed dentry; a child holds its parent. A dentry's inode never changes, except
-// that one which nobody outside of the cache holds may turn negative. Name and parent change only by a rename, with
-// both directories' Inode::mutex() and tree_lock() held: so either of the two makes them stable.
+// The cache owns one reference to each hashed dentry; a child holds its parent. A dentry's inode
+// never changes, except that one which nobody outside of the cache holds may turn negative. Name
+// and parent change only by a rename, with both directories' Inode::mutex() and tree_lock() held:
+// so either of the two makes them stable.
 #pragma once
 
 #include <string_view>
@@ -37,14 +38,16 @@ public:
     // Its object was unlinked, or the directory removed, under this name.
     bool deleted() const { return deleted_; }
 
-    // Mounts that sit on it, in any place of the mount tree; changed by fs/mount.cpp with tree_lock() held.
+    // Mounts that sit on it, in any place of the mount tree; changed by fs/mount.cpp with
+    // tree_lock() held.
     base::Atomic<u32> mounts{0};
 
 private:
     friend class DentryCache;
     template <typename T, typename... A>
     friend Result<Ref<T>> make_ref(A&&...);
-    Dentry(Superblock& superblock, Ref<Inode> inode) : inode_(std::move(inode)), superblock_(&superblock) {}
+    Dentry(Superblock& superblock, Ref<Inode> inode)
+        : inode_(std::move(inode)), superblock_(&superblock) {}
     void last_reference() override;
 
     Ref<Dentry> parent_;
@@ -61,15 +64,16 @@ private:
     char inline_name_[inline_capacity];
 };
 
-// Guards names and parents of all dentries and the mount tree. Rank MountTable; held for short looks only.
+// Guards names and parents of all dentries and the mount tree. Rank MountTable; held for short
+// looks only.
 SpinLock& tree_lock();
 
 class DentryCache {
 public:
     // From the cache alone, negative ones too; null when it is not there or may no longer be used.
     static Ref<Dentry> find(Dentry& parent, std::string_view name);
-    // From the cache, else by Inode::lookup(); the answer may be negative. Takes the directory's mutex when it has to
-    // ask. Requires: `parent` is a directory. ENAMETOOLONG.
+    // From the cache, else by Inode::lookup(); the answer may be negative. Takes the directory's
+    // mutex when it has to ask. Requires: `parent` is a directory. ENAMETOOLONG.
     static Result<Ref<Dentry>> lookup(Dentry& parent, std::string_view name);
     // The same with the directory's mutex held exclusively by the caller.
     static Result<Ref<Dentry>> lookup_locked(Dentry& parent, std::string_view name);
@@ -77,20 +81,23 @@ public:
     static Result<Ref<Dentry>> insert(Dentry& parent, std::string_view name, Ref<Inode> inode);
     // The object behind it is gone: negative or dropped. Requires: the directory's mutex held.
     static void remove(Dentry& dentry);
-    // Moves to another name; what was cached there is dropped as deleted. Requires: rename's locks. Cannot fail:
-    // `storage` comes from prepare_name().
+    // Moves to another name; what was cached there is dropped as deleted. Requires: rename's locks.
+    // Cannot fail: `storage` comes from prepare_name().
     static void move(Dentry& dentry, Dentry& new_parent, std::string_view new_name, char* storage);
     static void exchange(Dentry& a, Dentry& b);
     // Room for a long name (null when it fits inline).
     static Result<char*> prepare_name(std::string_view name);
-    // An object without a name in the tree (O_TMPFILE, O_PATH of anonymous files): a dentry that is not cached.
-    static Result<Ref<Dentry>> make_unhashed(Dentry& parent, std::string_view name, Ref<Inode> inode, bool deleted);
+    // An object without a name in the tree (O_TMPFILE, O_PATH of anonymous files): a dentry that is
+    // not cached.
+    static Result<Ref<Dentry>> make_unhashed(Dentry& parent, std::string_view name,
+                                             Ref<Inode> inode, bool deleted);
 
     // Forgets one name, so that it is asked for again (something changed it behind us).
     static void forget(Dentry& parent, std::string_view name);
     // Forgets all names of a file system that nobody uses; of one that goes away: all.
     static void forget_superblock(Superblock& superblock);
-    // Drops up to `count` unused dentries, for reclaim; returns how many. May sleep (inodes go with them).
+    // Drops up to `count` unused dentries, for reclaim; returns how many. May sleep (inodes go with
+    // them).
     static usize shrink(usize count);
     static usize count();
 
@@ -109,8 +116,8 @@ private:
     static bool usable(Dentry& parent, std::string_view name, Dentry& dentry);
 };
 
-// For File::read_directory(): emits "." (offset 0) and ".." (offset 1) if `offset` is not past them, and advances it.
-// Further entries then start at offset 2. False when the sink is full.
+// For File::read_directory(): emits "." (offset 0) and ".." (offset 1) if `offset` is not past
+// them, and advances it. Further entries then start at offset 2. False when the sink is full.
 bool add_dot_entries(File& directory, DirectorySink& sink, u64& offset);
 
 } // namespace kernel

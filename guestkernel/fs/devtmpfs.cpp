@@ -1,4 +1,5 @@
-// devtmpfs: /dev, a tmpfs that is born with the device nodes. One instance, however often it is mounted.
+// devtmpfs: /dev, a tmpfs that is born with the device nodes. One instance, however often it is
+// mounted.
 #include <linux/errno.h>
 
 #include "guestkernel/fs/devices.hpp"
@@ -16,11 +17,17 @@ struct Node {
 };
 // Numbers from Linux's Documentation/admin-guide/devices.txt.
 constexpr Node nodes[] = {
-    {"null", mode_char | 0666, 1, 3},   {"zero", mode_char | 0666, 1, 5},    {"full", mode_char | 0666, 1, 7},
-    {"random", mode_char | 0666, 1, 8}, {"urandom", mode_char | 0666, 1, 9}, {"kmsg", mode_char | 0644, 1, 11},
-    {"tty", mode_char | 0666, 5, 0},    {"console", mode_char | 0600, 5, 1},
+    {"null", mode_char | 0666, 1, 3},
+    {"zero", mode_char | 0666, 1, 5},
+    {"full", mode_char | 0666, 1, 7},
+    {"random", mode_char | 0666, 1, 8},
+    {"urandom", mode_char | 0666, 1, 9},
+    {"kmsg", mode_char | 0644, 1, 11},
+    {"tty", mode_char | 0666, 5, 0},
+    {"console", mode_char | 0600, 5, 1},
     {"ptmx", mode_char | 0666, 5, 2},
-    {"pts", mode_directory | 0755, 0, 0}, {"shm", mode_directory | mode_sticky | 0777, 0, 0},
+    {"pts", mode_directory | 0755, 0, 0},
+    {"shm", mode_directory | mode_sticky | 0777, 0, 0},
 };
 struct Link {
     const char* name;
@@ -28,7 +35,9 @@ struct Link {
 };
 // As udev and container runtimes make them.
 constexpr Link links[] = {
-    {"fd", "/proc/self/fd"},         {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+    {"fd", "/proc/self/fd"},
+    {"stdin", "/proc/self/fd/0"},
+    {"stdout", "/proc/self/fd/1"},
     {"stderr", "/proc/self/fd/2"},
 };
 

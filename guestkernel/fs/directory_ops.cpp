@@ -15,7 +15,8 @@ namespace kernel {
 
 namespace {
 
-// Runs `make(directory inode, name) -> Result<Ref<Inode>>` for a last component that does not exist yet.
+// Runs `make(directory inode, name) -> Result<Ref<Inode>>` for a last component that does not exist
+// yet.
 template <typename Make>
 Result<Ref<Inode>> create_entry(PathWalker& walker, bool is_directory, Make&& make) {
     TRY(walker.walk_parent());
@@ -96,8 +97,8 @@ Result<void> make_symlink(std::string_view target, int directory, std::string_vi
     return {};
 }
 
-Result<void> make_link(int old_directory, std::string_view old_name, int new_directory, std::string_view new_name,
-                       u32 flags) {
+Result<void> make_link(int old_directory, std::string_view old_name, int new_directory,
+                       std::string_view new_name, u32 flags) {
     u32 lookup = (flags & AT_SYMLINK_FOLLOW) != 0 ? u32{lookup_follow} : 0u;
     if ((flags & AT_EMPTY_PATH) != 0) {
         if (old_name.empty() && !has_capability(current_credentials(), CAP_DAC_READ_SEARCH))
@@ -108,19 +109,21 @@ Result<void> make_link(int old_directory, std::string_view old_name, int new_dir
     Ref<Inode> target = Ref<Inode>::share(source.dentry()->inode());
     PathWalker walker(0);
     TRY(walker.start(new_directory, new_name));
-    TRY(create_entry(walker, false, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
-        if (&walker.mount() != source.mount() || parent.superblock() != target->superblock())
-            return fail(EXDEV);
-        if (target->is_directory())
-            return fail(EPERM);
-        // O_TMPFILE gives files without links a name, but not those opened with O_EXCL; Linux keeps that flag in the
-        // inode, here an unlinked ordinary file is refused and an unnamed one is not.
-        TRY(const Attributes attributes, target->attributes());
-        if (attributes.links == 0 && !source.dentry()->name().starts_with('#'))
-            return fail(ENOENT);
-        TRY(parent.link(last, *target));
-        return target;
-    }));
+    TRY(create_entry(
+        walker, false, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
+            if (&walker.mount() != source.mount() || parent.superblock() != target->superblock())
+                return fail(EXDEV);
+            if (target->is_directory())
+                return fail(EPERM);
+            // O_TMPFILE gives files without links a name, but not those opened with O_EXCL; Linux
+            // keeps that flag in the inode, here an unlinked ordinary file is refused and an
+            // unnamed one is not.
+            TRY(const Attributes attributes, target->attributes());
+            if (attributes.links == 0 && !source.dentry()->name().starts_with('#'))
+                return fail(ENOENT);
+            TRY(parent.link(last, *target));
+            return target;
+        }));
     notify_event(*target, IN_ATTRIB, {});
     return {};
 }

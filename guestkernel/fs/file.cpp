@@ -36,12 +36,22 @@ File::~File() {
     }
 }
 
-bool File::readable() const { return (flags_ & (O_PATH | O_WRONLY)) == 0 || (flags_ & (O_PATH | O_ACCMODE)) == O_RDWR; }
-bool File::writable() const { return (flags_ & O_PATH) == 0 && (flags_ & O_ACCMODE) != O_RDONLY; }
-bool File::non_blocking() const { return (flags_ & O_NONBLOCK) != 0; }
+bool File::readable() const {
+    return (flags_ & (O_PATH | O_WRONLY)) == 0 || (flags_ & (O_PATH | O_ACCMODE)) == O_RDWR;
+}
+bool File::writable() const {
+    return (flags_ & O_PATH) == 0 && (flags_ & O_ACCMODE) != O_RDONLY;
+}
+bool File::non_blocking() const {
+    return (flags_ & O_NONBLOCK) != 0;
+}
 
-Result<usize> File::read(IoBuffer&, u64) { return fail(inode_ && inode_->is_directory() ? EISDIR : EINVAL); }
-Result<usize> File::write(IoBuffer&, u64) { return fail(EINVAL); }
+Result<usize> File::read(IoBuffer&, u64) {
+    return fail(inode_ && inode_->is_directory() ? EISDIR : EINVAL);
+}
+Result<usize> File::write(IoBuffer&, u64) {
+    return fail(EINVAL);
+}
 
 Result<u64> File::seek(i64 offset, int whence) {
     if (is_stream())
@@ -87,14 +97,30 @@ Result<u64> File::seek(i64 offset, int whence) {
     return position_;
 }
 
-Result<u64> File::read_directory(DirectorySink&, u64) { return fail(ENOTDIR); }
-Result<long> File::ioctl(u32, u64) { return fail(ENOTTY); }
-u32 File::poll(PollTable*) { return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM; }
-Result<void> File::flush() { return {}; }
-Result<void> File::sync(bool) { return fail(EINVAL); }
-Result<void> File::allocate(int, u64, u64) { return fail(is_stream() ? ESPIPE : ENODEV); }
-Result<void> File::truncate(u64) { return fail(EINVAL); }
-Result<Ref<PageCache>> File::mapping(u32, u32) { return fail(ENODEV); }
+Result<u64> File::read_directory(DirectorySink&, u64) {
+    return fail(ENOTDIR);
+}
+Result<long> File::ioctl(u32, u64) {
+    return fail(ENOTTY);
+}
+u32 File::poll(PollTable*) {
+    return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
+}
+Result<void> File::flush() {
+    return {};
+}
+Result<void> File::sync(bool) {
+    return fail(EINVAL);
+}
+Result<void> File::allocate(int, u64, u64) {
+    return fail(is_stream() ? ESPIPE : ENODEV);
+}
+Result<void> File::truncate(u64) {
+    return fail(EINVAL);
+}
+Result<Ref<PageCache>> File::mapping(u32, u32) {
+    return fail(ENODEV);
+}
 
 Result<void> File::set_status_flags(u32 flags) {
     constexpr u32 settable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | FASYNC;
@@ -102,6 +128,8 @@ Result<void> File::set_status_flags(u32 flags) {
     return {};
 }
 
-bool File::describe(String&) { return false; }
+bool File::describe(String&) {
+    return false;
+}
 
 } // namespace kernel

@@ -34,14 +34,16 @@ public:
 
 class File : public RefCounted {
 public:
-    // `flags`: O_ACCMODE, O_APPEND, O_NONBLOCK, ... as open(2) got them, without the creation flags.
+    // `flags`: O_ACCMODE, O_APPEND, O_NONBLOCK, ... as open(2) got them, without the creation
+    // flags.
     File(Path path, Ref<Inode> inode, u32 flags);
     ~File() override;
 
     // As an offset for write(): wherever the file ends (RWF_APPEND).
     static constexpr u64 at_end = ~u64{0};
-    // Data. `offset` is the position to use (ignored by streams); the caller holds no lock and advances the position
-    // itself. Zero = end of file. EAGAIN when non-blocking; EINTR handled by the caller (restart).
+    // Data. `offset` is the position to use (ignored by streams); the caller holds no lock and
+    // advances the position itself. Zero = end of file. EAGAIN when non-blocking; EINTR handled by
+    // the caller (restart).
     virtual Result<usize> read(IoBuffer& out, u64 offset);
     virtual Result<usize> write(IoBuffer& in, u64 offset);
     virtual Result<u64> seek(i64 offset, int whence); // updates position()
@@ -50,16 +52,19 @@ public:
     virtual Result<long> ioctl(u32 command, u64 argument); // ENOTTY
     // Ready POLL* bits now; with a table also registers every queue that may change them.
     virtual u32 poll(PollTable* table);
-    virtual Result<void> flush();                // each close(2) of a descriptor
+    virtual Result<void> flush(); // each close(2) of a descriptor
     virtual Result<void> sync(bool data_only);
     virtual Result<void> allocate(int mode, u64 offset, u64 length);
     virtual Result<void> truncate(u64 size);
     // The pages to map for mmap(2); ENODEV where mapping makes no sense.
     virtual Result<Ref<PageCache>> mapping(u32 protection, u32 map_flags);
-    virtual bool is_stream() const { return false; } // no position: pipes, sockets, terminals (lseek: ESPIPE)
+    virtual bool is_stream() const {
+        return false;
+    } // no position: pipes, sockets, terminals (lseek: ESPIPE)
     // F_SETFL: which of O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_ASYNC changed.
     virtual Result<void> set_status_flags(u32 flags);
-    // What /proc/PID/fd shows for files without a path ("pipe:[12]", "anon_inode:[eventpoll]", ...). False: use the path.
+    // What /proc/PID/fd shows for files without a path ("pipe:[12]", "anon_inode:[eventpoll]",
+    // ...). False: use the path.
     virtual bool describe(String& out);
     virtual const char* type_name() const { return "file"; } // identifies subclasses: as<T>()
 
@@ -85,12 +90,14 @@ public:
     Claim claim = Claim::None;
 
 protected:
-    void last_reference() override; // ends what epoll files know of it while the object is still whole
+    void
+    last_reference() override; // ends what epoll files know of it while the object is still whole
     u32 flags_;
     Path path_;
     Ref<Inode> inode_;
     u64 position_ = 0;
-    Mutex position_mutex_; // read(2), write(2), lseek(2) and getdents(2) hold it around position_ of seekable files
+    Mutex position_mutex_; // read(2), write(2), lseek(2) and getdents(2) hold it around position_
+                           // of seekable files
 };
 
 void forget_epoll_items(File& file); // ipc/epoll.cpp
@@ -101,7 +108,8 @@ T* file_as(File& file) {
     return file.type_name() == T::file_type ? static_cast<T*>(&file) : nullptr;
 }
 
-// The inode of an anonymous file (pipe, eventfd, socket, ...): mode has the S_IF* bits; a fresh number.
+// The inode of an anonymous file (pipe, eventfd, socket, ...): mode has the S_IF* bits; a fresh
+// number.
 Result<Ref<Inode>> make_anonymous_inode(u32 mode);
 
 } // namespace kernel

@@ -63,7 +63,8 @@ Result<int> FileTable::reserve(int minimum) {
         {
             auto state = state_.lock();
             size = state->slots.size();
-            usize fd = static_cast<usize>(minimum > state->lowest_free ? minimum : state->lowest_free);
+            usize fd =
+                static_cast<usize>(minimum > state->lowest_free ? minimum : state->lowest_free);
             while (fd < size && (state->slots[fd].file || state->slots[fd].reserved))
                 fd++;
             if (fd >= limit)
@@ -165,14 +166,16 @@ Result<void> FileTable::close_range(u32 first, u32 last, bool only_set_cloexec) 
 
 Result<bool> FileTable::close_on_exec(int fd) const {
     auto state = state_.lock();
-    if (static_cast<usize>(static_cast<u32>(fd)) >= state->slots.size() || !state->slots[static_cast<usize>(fd)].file)
+    if (static_cast<usize>(static_cast<u32>(fd)) >= state->slots.size() ||
+        !state->slots[static_cast<usize>(fd)].file)
         return fail(EBADF);
     return state->slots[static_cast<usize>(fd)].close_on_exec;
 }
 
 Result<void> FileTable::set_close_on_exec(int fd, bool on) {
     auto state = state_.lock();
-    if (static_cast<usize>(static_cast<u32>(fd)) >= state->slots.size() || !state->slots[static_cast<usize>(fd)].file)
+    if (static_cast<usize>(static_cast<u32>(fd)) >= state->slots.size() ||
+        !state->slots[static_cast<usize>(fd)].file)
         return fail(EBADF);
     state->slots[static_cast<usize>(fd)].close_on_exec = on;
     return {};
@@ -224,7 +227,9 @@ int FileTable::next_open(int fd) const {
     return -1;
 }
 
-usize FileTable::capacity() const { return state_.lock()->slots.size(); }
+usize FileTable::capacity() const {
+    return state_.lock()->slots.size();
+}
 
 void FsContext::set_root(Path root) {
     auto state = state_.lock();

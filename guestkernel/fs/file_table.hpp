@@ -14,7 +14,8 @@ public:
     ~FileTable() override; // closes everything (may sleep)
 
     Result<Ref<File>> get(int fd) const; // EBADF
-    // Installs at the lowest free number >= `minimum`; EMFILE at `limit` (RLIMIT_NOFILE of the caller).
+    // Installs at the lowest free number >= `minimum`; EMFILE at `limit` (RLIMIT_NOFILE of the
+    // caller).
     Result<int> install(Ref<File> file, bool close_on_exec, int minimum = 0);
     // Two-phase: a number that nobody else gets, filled or given back later.
     Result<int> reserve(int minimum = 0);

@@ -24,7 +24,8 @@ std::string_view option(std::string_view list, std::string_view name) {
     return {};
 }
 
-// lowerdir=A:B,upperdir=C,workdir=D. The work directory is for crash safety on disks, which memory needs not.
+// lowerdir=A:B,upperdir=C,workdir=D. The work directory is for crash safety on disks, which memory
+// needs not.
 Result<Ref<Superblock>> mount_overlay(std::string_view options) {
     std::string_view lowers = option(options, "lowerdir");
     const std::string_view upper = option(options, "upperdir");
@@ -35,7 +36,8 @@ Result<Ref<Superblock>> mount_overlay(std::string_view options) {
         usize end = 0;
         while (end < lowers.size() && lowers[end] != ':')
             end++;
-        TRY(Path layer, lookup_path(at_fdcwd, lowers.substr(0, end), lookup_follow | lookup_directory));
+        TRY(Path layer,
+            lookup_path(at_fdcwd, lowers.substr(0, end), lookup_follow | lookup_directory));
         TRY(layers.push_back(std::move(layer)));
         lowers = end < lowers.size() ? lowers.substr(end + 1) : std::string_view();
     }
@@ -46,14 +48,17 @@ Result<Ref<Superblock>> mount_overlay(std::string_view options) {
     return make_overlay(layers.span(), top);
 }
 
-constexpr const char* types[] = {"sysfs", "tmpfs", "ramfs", "devtmpfs", "devpts", "proc", "overlay", "virtiofs", nullptr};
+constexpr const char* types[] = {"sysfs", "tmpfs",   "ramfs",    "devtmpfs", "devpts",
+                                 "proc",  "overlay", "virtiofs", nullptr};
 
 } // namespace
 
-const char* const* filesystem_types() { return types; }
+const char* const* filesystem_types() {
+    return types;
+}
 
-Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view source, std::string_view options,
-                                        u32 flags) {
+Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view source,
+                                        std::string_view options, u32 flags) {
     if (type == "tmpfs")
         return make_tmpfs(options);
     if (type == "ramfs")

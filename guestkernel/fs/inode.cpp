@@ -9,14 +9,18 @@
 namespace kernel {
 
 namespace {
-constinit base::Atomic<u32> next_device_minor{20}; // as a freshly booted Linux hands them out to unnamed devices
+constinit base::Atomic<u32> next_device_minor{
+    20}; // as a freshly booted Linux hands them out to unnamed devices
 }
 
-u64 allocate_device_number() { return make_device(0, next_device_minor.fetch_add(1)); }
+u64 allocate_device_number() {
+    return make_device(0, next_device_minor.fetch_add(1));
+}
 
 TimeSpec current_time() {
     const auto now = static_cast<u64>(realtime_ns());
-    return {static_cast<i64>(now / nanoseconds_per_second), static_cast<u32>(now % nanoseconds_per_second)};
+    return {static_cast<i64>(now / nanoseconds_per_second),
+            static_cast<u32>(now % nanoseconds_per_second)};
 }
 
 Superblock::Superblock() : device_number(allocate_device_number()) {}
@@ -44,21 +48,51 @@ Result<Attributes> Inode::attributes() {
     return out;
 }
 
-Result<void> Inode::set_attributes(const Attributes&, u32) { return fail(EPERM); }
-Result<Ref<Inode>> Inode::lookup(std::string_view) { return fail(ENOENT); }
-Result<Ref<Inode>> Inode::create(std::string_view, u32, u64, u32, u32) { return fail(EPERM); }
-Result<Ref<Inode>> Inode::symlink(std::string_view, std::string_view, u32, u32) { return fail(EPERM); }
-Result<void> Inode::link(std::string_view, Inode&) { return fail(EPERM); }
-Result<void> Inode::unlink(std::string_view, Inode&) { return fail(EPERM); }
-Result<void> Inode::rmdir(std::string_view, Inode&) { return fail(EPERM); }
-Result<void> Inode::rename(std::string_view, Inode&, Inode&, std::string_view, Inode*, u32) { return fail(EPERM); }
-Result<Ref<Inode>> Inode::create_unnamed(u32, u32, u32) { return fail(EOPNOTSUPP); }
-Result<String> Inode::readlink() { return fail(EINVAL); }
-Result<Path> Inode::follow_magic() { return fail(ENOENT); }
-Result<String> Inode::get_xattr(std::string_view) { return fail(EOPNOTSUPP); }
-Result<void> Inode::set_xattr(std::string_view, std::string_view, u32) { return fail(EOPNOTSUPP); }
-Result<void> Inode::remove_xattr(std::string_view) { return fail(EOPNOTSUPP); }
-Result<void> Inode::list_xattrs(String&) { return {}; }
+Result<void> Inode::set_attributes(const Attributes&, u32) {
+    return fail(EPERM);
+}
+Result<Ref<Inode>> Inode::lookup(std::string_view) {
+    return fail(ENOENT);
+}
+Result<Ref<Inode>> Inode::create(std::string_view, u32, u64, u32, u32) {
+    return fail(EPERM);
+}
+Result<Ref<Inode>> Inode::symlink(std::string_view, std::string_view, u32, u32) {
+    return fail(EPERM);
+}
+Result<void> Inode::link(std::string_view, Inode&) {
+    return fail(EPERM);
+}
+Result<void> Inode::unlink(std::string_view, Inode&) {
+    return fail(EPERM);
+}
+Result<void> Inode::rmdir(std::string_view, Inode&) {
+    return fail(EPERM);
+}
+Result<void> Inode::rename(std::string_view, Inode&, Inode&, std::string_view, Inode*, u32) {
+    return fail(EPERM);
+}
+Result<Ref<Inode>> Inode::create_unnamed(u32, u32, u32) {
+    return fail(EOPNOTSUPP);
+}
+Result<String> Inode::readlink() {
+    return fail(EINVAL);
+}
+Result<Path> Inode::follow_magic() {
+    return fail(ENOENT);
+}
+Result<String> Inode::get_xattr(std::string_view) {
+    return fail(EOPNOTSUPP);
+}
+Result<void> Inode::set_xattr(std::string_view, std::string_view, u32) {
+    return fail(EOPNOTSUPP);
+}
+Result<void> Inode::remove_xattr(std::string_view) {
+    return fail(EOPNOTSUPP);
+}
+Result<void> Inode::list_xattrs(String&) {
+    return {};
+}
 
 Result<Ref<File>> Inode::open(const Path& path, u32 flags) {
     if (is_regular() && page_cache() != nullptr) {

@@ -9,9 +9,11 @@ IoBuffer::IoBuffer(std::span<const UserVector> vectors) : vectors_(vectors) {
         remaining_ += vector.length;
 }
 
-IoBuffer::IoBuffer(void* data, usize length) : kernel_(static_cast<u8*>(data)), remaining_(length) {}
+IoBuffer::IoBuffer(void* data, usize length)
+    : kernel_(static_cast<u8*>(data)), remaining_(length) {}
 
-// Applies `copy(user address, offset in the request, bytes) -> bytes not copied` to the pieces of the next `bytes`.
+// Applies `copy(user address, offset in the request, bytes) -> bytes not copied` to the pieces of
+// the next `bytes`.
 template <typename Copy>
 usize IoBuffer::for_pieces(usize bytes, Copy&& copy) {
     bytes = bytes < remaining_ ? bytes : remaining_;
@@ -75,7 +77,8 @@ usize IoBuffer::zero_out(usize bytes) {
         __builtin_memset(at, 0, piece);
         return piece;
     }
-    return for_pieces(bytes, [](u64 user, usize, usize piece) { return arch::clear_user(user, piece); });
+    return for_pieces(bytes,
+                      [](u64 user, usize, usize piece) { return arch::clear_user(user, piece); });
 }
 
 usize IoBuffer::fault_in(usize bytes) {
@@ -88,7 +91,8 @@ usize IoBuffer::fault_in(usize bytes) {
         const usize left = vector.length - position;
         const usize piece = bytes - reached < left ? bytes - reached : left;
         // One byte of each page that the piece touches.
-        for (u64 at = vector.base + position; at < vector.base + position + piece; at = page_down(at) + page_size) {
+        for (u64 at = vector.base + position; at < vector.base + position + piece;
+             at = page_down(at) + page_size) {
             u8 probe = 0;
             if (arch::copy_from_user(&probe, at, 1) != 0)
                 return reached + (at - (vector.base + position));

@@ -22,12 +22,14 @@ public:
 
     usize remaining() const { return remaining_; }
     usize done() const { return done_; }
-    // Copy towards the caller (a read) or from it (a write); return the bytes copied, fewer than asked when the
-    // caller's memory faults or the buffer ends. Zero bytes copied on a fault: the operation's answer is EFAULT.
+    // Copy towards the caller (a read) or from it (a write); return the bytes copied, fewer than
+    // asked when the caller's memory faults or the buffer ends. Zero bytes copied on a fault: the
+    // operation's answer is EFAULT.
     usize copy_out(const void* from, usize bytes);
     usize copy_in(void* to, usize bytes);
     usize zero_out(usize bytes);
-    // Touches the caller's memory that the next copy_in() of `bytes` will read; returns how many of them are readable.
+    // Touches the caller's memory that the next copy_in() of `bytes` will read; returns how many of
+    // them are readable.
     usize fault_in(usize bytes);
     bool is_user() const { return kernel_ == nullptr; }
     // Limits what is left to at most `bytes`.

@@ -41,11 +41,15 @@ struct Blocked {
 };
 constinit Blocked* blocked_list = nullptr;
 
-bool overlaps(const RecordLock& a, const RecordLock& b) { return a.start <= b.end && b.start <= a.end; }
-bool conflicts(LockType a, LockType b) { return a == LockType::Exclusive || b == LockType::Exclusive; }
+bool overlaps(const RecordLock& a, const RecordLock& b) {
+    return a.start <= b.end && b.start <= a.end;
+}
+bool conflicts(LockType a, LockType b) {
+    return a == LockType::Exclusive || b == LockType::Exclusive;
+}
 
-// fcntl(2), EDEADLK: would waiting for `blocker` close a circle? Bounded, as in Linux, so that threads of one process
-// that wait for each other's files cannot keep it going round.
+// fcntl(2), EDEADLK: would waiting for `blocker` close a circle? Bounded, as in Linux, so that
+// threads of one process that wait for each other's files cannot keep it going round.
 bool would_deadlock(const void* owner, const void* blocker) {
     for (int hops = 0; hops < 10; hops++) {
         if (blocker == owner)
@@ -85,12 +89,14 @@ Result<LockState*> state_of(Inode& inode) {
 
 const HeldLock* find_conflict(const LockState& state, const void* owner, const RecordLock& lock) {
     for (const HeldLock* held = state.records; held != nullptr; held = held->next)
-        if (held->owner != owner && overlaps(held->lock, lock) && conflicts(held->lock.type, lock.type))
+        if (held->owner != owner && overlaps(held->lock, lock) &&
+            conflicts(held->lock.type, lock.type))
             return held;
     return nullptr;
 }
 
-// Takes [start, end] away from the owner's locks; `spare` serves when one is cut in two. Returns whether any went.
+// Takes [start, end] away from the owner's locks; `spare` serves when one is cut in two. Returns
+// whether any went.
 bool carve(LockState& state, const void* owner, u64 start, u64 end, HeldLock*& spare) {
     bool changed = false;
     for (HeldLock** at = &state.records; *at != nullptr;) {
@@ -126,9 +132,11 @@ bool carve(LockState& state, const void* owner, u64 start, u64 end, HeldLock*& s
 void merge(LockState& state, HeldLock& fresh) {
     for (HeldLock** at = &state.records; *at != nullptr;) {
         HeldLock* held = *at;
-        const bool touches = (held->lock.end != lock_to_end && held->lock.end + 1 == fresh.lock.start) ||
-                             (fresh.lock.end != lock_to_end && fresh.lock.end + 1 == held->lock.start);
-        if (held != &fresh && held->owner == fresh.owner && held->lock.type == fresh.lock.type && touches) {
+        const bool touches =
+            (held->lock.end != lock_to_end && held->lock.end + 1 == fresh.lock.start) ||
+            (fresh.lock.end != lock_to_end && fresh.lock.end + 1 == held->lock.start);
+        if (held != &fresh && held->owner == fresh.owner && held->lock.type == fresh.lock.type &&
+            touches) {
             if (held->lock.start < fresh.lock.start)
                 fresh.lock.start = held->lock.start;
             if (held->lock.end > fresh.lock.end)
@@ -226,13 +234,15 @@ Result<void> lock_whole_file(File& file, LockType type, bool wait) {
     }
 }
 
-Result<void> lock_records(File& file, const void* owner, const RecordLock& lock, bool wait, bool of_file) {
+Result<void> lock_records(File& file, const void* owner, const RecordLock& lock, bool wait,
+                          bool of_file) {
     for (;;) {
         MutexGuard guard(locks_mutex);
         if (lock.type == LockType::None && file.inode()->file_locks == nullptr)
             return {};
         TRY(LockState * state, state_of(*file.inode()));
-        const HeldLock* other = lock.type == LockType::None ? nullptr : find_conflict(*state, owner, lock);
+        const HeldLock* other =
+            lock.type == LockType::None ? nullptr : find_conflict(*state, owner, lock);
         if (other == nullptr)
             return apply(*state, owner, lock, of_file);
         if (!wait)
@@ -288,6 +298,8 @@ void release_file_locks(File& file) {
         wake_waiters(*state);
 }
 
-void free_lock_state(LockState* state) { delete state; }
+void free_lock_state(LockState* state) {
+    delete state;
+}
 
 } // namespace kernel

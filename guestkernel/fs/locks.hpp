@@ -23,8 +23,10 @@ struct RecordLock {
 
 // flock(2): EWOULDBLOCK unless `wait`, EINTR.
 Result<void> lock_whole_file(File& file, LockType type, bool wait);
-// F_SETLK, F_SETLKW (owner: the file table) and F_OFD_SETLK(W) (owner: the file). EAGAIN, EDEADLK, EINTR.
-Result<void> lock_records(File& file, const void* owner, const RecordLock& lock, bool wait, bool of_file);
+// F_SETLK, F_SETLKW (owner: the file table) and F_OFD_SETLK(W) (owner: the file). EAGAIN, EDEADLK,
+// EINTR.
+Result<void> lock_records(File& file, const void* owner, const RecordLock& lock, bool wait,
+                          bool of_file);
 // F_GETLK: the first lock that stands in the way, or type None.
 Result<RecordLock> test_records(File& file, const void* owner, const RecordLock& lock);
 // close(2) of any descriptor: all POSIX locks of that table on the file's inode go (fcntl(2)).

@@ -1,6 +1,5 @@
-// /dev/null, zero, full, random, urandom, kmsg: character devices of major 1, mem(4), null(4), random(4).
-#include "guestkernel/fs/devices.hpp"
-
+// /dev/null, zero, full, random, urandom, kmsg: character devices of major 1, mem(4), null(4),
+// random(4).
 #include <asm/ioctls.h>
 #include <linux/errno.h>
 #include <linux/mman.h>
@@ -9,6 +8,7 @@
 
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/core/random.hpp"
+#include "guestkernel/fs/devices.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
@@ -63,8 +63,8 @@ class ZeroDevice : public MemoryDevice {
 public:
     using MemoryDevice::MemoryDevice;
     Result<usize> read(IoBuffer& out, u64) override { return zeros(out); }
-    // A mapping is memory of its own: pages without a file behind them. A private one never writes to its pages, so an
-    // object that stays empty reads as zeros for ever.
+    // A mapping is memory of its own: pages without a file behind them. A private one never writes
+    // to its pages, so an object that stays empty reads as zeros for ever.
     Result<Ref<PageCache>> mapping(u32, u32) override { return make_ref<PageCache>(nullptr); }
 };
 
@@ -145,7 +145,8 @@ Result<Ref<File>> make(const Path& path, Ref<Inode> inode, u32 flags) {
     return Ref<File>(std::move(file));
 }
 
-Result<Ref<File>> open_memory_device(const Path& path, Ref<Inode> inode, u32 flags, u64 device_number) {
+Result<Ref<File>> open_memory_device(const Path& path, Ref<Inode> inode, u32 flags,
+                                     u64 device_number) {
     switch (device_minor(device_number)) {
     case 3:
         return make<NullDevice>(path, std::move(inode), flags);

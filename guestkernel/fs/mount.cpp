@@ -9,12 +9,13 @@ namespace kernel {
 
 namespace {
 
-// The tree: all attached mounts in the order of their attachment, under tree_lock(). Each holds a reference.
+// The tree: all attached mounts in the order of their attachment, under tree_lock(). Each holds a
+// reference.
 constinit Mount* first_mount = nullptr;
 constinit base::Atomic<u32> next_id{1};
 
-constexpr u32 mount_flag_mask = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME |
-                                MS_RELATIME | MS_STRICTATIME;
+constexpr u32 mount_flag_mask = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME |
+                                MS_NODIRATIME | MS_RELATIME | MS_STRICTATIME;
 
 } // namespace
 
@@ -35,7 +36,8 @@ Mount::~Mount() {
 }
 
 bool Mount::read_only() const {
-    return (flags() & MS_RDONLY) != 0 || superblock_->read_only || (superblock_->flags & MS_RDONLY) != 0;
+    return (flags() & MS_RDONLY) != 0 || superblock_->read_only ||
+           (superblock_->flags & MS_RDONLY) != 0;
 }
 
 Path Mount::attached_at() const {
@@ -121,8 +123,8 @@ void MountTree::link(Mount& mount, Mount* parent, Dentry* place) {
     *at = &mount;
 }
 
-// Requires: tree_lock() held. The tree's reference goes to the caller; parent_ and place_ are left for the caller to
-// drop when the lock is released, but no longer count.
+// Requires: tree_lock() held. The tree's reference goes to the caller; parent_ and place_ are left
+// for the caller to drop when the lock is released, but no longer count.
 void MountTree::unlink(Mount& mount) {
     for (Mount** at = &first_mount; *at != nullptr; at = &(*at)->next_)
         if (*at == &mount) {
@@ -147,7 +149,8 @@ void MountTree::detach_all(Mount& top) {
     Mount* chain = nullptr;
     {
         SpinGuard guard(tree_lock());
-        // Children come after their parents in the list, except after a move; so go on until nothing is found.
+        // Children come after their parents in the list, except after a move; so go on until
+        // nothing is found.
         for (bool found = true; found;) {
             found = false;
             for (Mount* m = first_mount; m != nullptr; m = m->next_)
@@ -220,7 +223,8 @@ Result<void> MountTree::bind_below(const Path& from, Mount& copy) {
                 inside = d.get() == &pairs[i].copy->root();
             if (!inside)
                 break;
-            TRY(Ref<Mount> twin, make(mount->superblock_, mount->root_, mount->flags(), mount->source()));
+            TRY(Ref<Mount> twin,
+                make(mount->superblock_, mount->root_, mount->flags(), mount->source()));
             TRY(attach(Path(pairs[i].copy, Ref<Dentry>::share(at.dentry())), twin));
             TRY(pairs.push_back(Pair{mount, std::move(twin)}));
             break;
@@ -230,8 +234,8 @@ Result<void> MountTree::bind_below(const Path& from, Mount& copy) {
 }
 
 Result<void> MountTree::bind(const Path& from, const Path& where, bool recursive) {
-    TRY(Ref<Mount> copy, make(from.mount()->superblock_, Ref<Dentry>::share(from.dentry()), from.mount()->flags(),
-                              from.mount()->source()));
+    TRY(Ref<Mount> copy, make(from.mount()->superblock_, Ref<Dentry>::share(from.dentry()),
+                              from.mount()->flags(), from.mount()->source()));
     TRY(attach(where, copy));
     if (!recursive)
         return {};
@@ -271,7 +275,8 @@ Result<void> MountTree::remount(const Path& where, u32 flags, bool bind_only) {
     if ((flags & (MS_NOATIME | MS_STRICTATIME | MS_RELATIME)) == 0)
         flags |= mount.flags() & (MS_NOATIME | MS_STRICTATIME | MS_RELATIME);
     if (!bind_only)
-        mount.superblock_->flags = (mount.superblock_->flags & ~u32{MS_RDONLY}) | (flags & MS_RDONLY);
+        mount.superblock_->flags =
+            (mount.superblock_->flags & ~u32{MS_RDONLY}) | (flags & MS_RDONLY);
     mount.flags_.store(flags & mount_flag_mask);
     return {};
 }
@@ -281,7 +286,8 @@ Result<void> MountTree::unmount(const Path& where, bool detach, bool expire) {
     if (where.dentry() != &mount.root())
         return fail(EINVAL);
     if (expire)
-        return fail(EAGAIN); // the first MNT_EXPIRE only marks; nothing here goes unused long enough to matter
+        return fail(EAGAIN); // the first MNT_EXPIRE only marks; nothing here goes unused long
+                             // enough to matter
     {
         SpinGuard guard(tree_lock());
         if (!mount.attached_)
@@ -289,7 +295,8 @@ Result<void> MountTree::unmount(const Path& where, bool detach, bool expire) {
         if (!mount.parent_)
             return fail(EBUSY); // the root of everything
         if (!detach) {
-            // The tree's reference and the caller's path; anything more is a file, a directory or a mount in it.
+            // The tree's reference and the caller's path; anything more is a file, a directory or a
+            // mount in it.
             if (mount.ref_count() > 2)
                 return fail(EBUSY);
         }
@@ -352,10 +359,12 @@ Result<void> MountTree::list(Vector<Ref<Mount>>& out) {
     }
 }
 
-Result<void> mount_at(const Path& where, Ref<Superblock> superblock, u32 mount_flags, std::string_view source) {
+Result<void> mount_at(const Path& where, Ref<Superblock> superblock, u32 mount_flags,
+                      std::string_view source) {
     superblock->flags |= mount_flags & MS_RDONLY;
     TRY(Ref<Dentry> root, Dentry::make_root(*superblock, superblock->root()));
-    TRY(Ref<Mount> mount, MountTree::make(std::move(superblock), std::move(root), mount_flags, source));
+    TRY(Ref<Mount> mount,
+        MountTree::make(std::move(superblock), std::move(root), mount_flags, source));
     return MountTree::attach(where, std::move(mount));
 }
 
@@ -381,8 +390,9 @@ Result<void> format_mount_options(const Mount& mount, String& out) {
     static constexpr struct {
         u32 flag;
         const char* text;
-    } names[] = {{MS_NOSUID, ",nosuid"},   {MS_NODEV, ",nodev"},           {MS_NOEXEC, ",noexec"},
-                 {MS_NOATIME, ",noatime"}, {MS_NODIRATIME, ",nodiratime"}, {MS_RELATIME, ",relatime"}};
+    } names[] = {{MS_NOSUID, ",nosuid"},         {MS_NODEV, ",nodev"},
+                 {MS_NOEXEC, ",noexec"},         {MS_NOATIME, ",noatime"},
+                 {MS_NODIRATIME, ",nodiratime"}, {MS_RELATIME, ",relatime"}};
     for (const auto& name : names)
         if ((flags & name.flag) != 0)
             TRY(out.append(name.text));

@@ -8,8 +8,8 @@
 
 namespace kernel {
 
-// Bits of Mount::flags() are MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_NODIRATIME, MS_RELATIME,
-// MS_STRICTATIME, as mount(2) has them.
+// Bits of Mount::flags() are MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_NODIRATIME,
+// MS_RELATIME, MS_STRICTATIME, as mount(2) has them.
 class Mount : public RefCounted {
 public:
     Mount(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags);
@@ -58,7 +58,8 @@ public:
     static Result<void> remount(const Path& where, u32 flags, bool bind_only);
     static Result<void> unmount(const Path& where, bool detach, bool expire);
     static Result<void> pivot_root(const Path& new_root, const Path& put_old);
-    // All attached mounts, parents before children, for /proc/PID/mountinfo. Use attached_at() and path_name_from().
+    // All attached mounts, parents before children, for /proc/PID/mountinfo. Use attached_at() and
+    // path_name_from().
     static Result<void> list(Vector<Ref<Mount>>& out);
     // The root of the tree (with what is mounted on it); what kernel tasks use as their root.
     static Path root();
@@ -67,7 +68,8 @@ private:
     friend Result<Path> mount_root(Ref<Superblock>, u32, std::string_view);
     friend Result<Path> detached_mount(Ref<Superblock>, u32, std::string_view);
     friend Result<void> mount_at(const Path&, Ref<Superblock>, u32, std::string_view);
-    static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags, std::string_view source);
+    static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags,
+                                   std::string_view source);
     static void link(Mount& mount, Mount* parent, Dentry* place);
     static void unlink(Mount& mount);
     static void detach_all(Mount& top);
@@ -79,8 +81,8 @@ private:
 Result<void> format_mount_options(const Mount& mount, String& out);
 Result<void> format_superblock_options(const Mount& mount, String& out);
 // Makes a file system by its name in /proc/filesystems. ENODEV: unknown.
-Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view source, std::string_view options,
-                                        u32 flags);
+Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view source,
+                                        std::string_view options, u32 flags);
 // The names of the types that mount(2) knows; the list ends with a null pointer.
 const char* const* filesystem_types();
 

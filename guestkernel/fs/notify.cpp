@@ -12,7 +12,9 @@ namespace {
 constinit NotifyListener the_listener = nullptr;
 }
 
-void set_notify_listener(NotifyListener listener) { the_listener = listener; }
+void set_notify_listener(NotifyListener listener) {
+    the_listener = listener;
+}
 
 void notify_event_slow(Inode& inode, u32 mask, std::string_view name, u32 cookie) {
     if (the_listener != nullptr)

@@ -1,4 +1,5 @@
-// The hooks of inotify: the VFS tells of events here; ipc/ registers who listens. Nearly free while nobody does.
+// The hooks of inotify: the VFS tells of events here; ipc/ registers who listens. Nearly free while
+// nobody does.
 #pragma once
 
 #include <string_view>
@@ -15,8 +16,9 @@ class Dentry;
 // Watches that exist anywhere; kept by whoever adds and removes them.
 extern base::Atomic<u32> notify_watches;
 
-// `name` is empty for an event on the inode itself, else the child's name in the directory `inode`. `mask`: IN_*
-// (IN_ISDIR included). `cookie` pairs IN_MOVED_FROM with IN_MOVED_TO. Called without spin locks; may sleep.
+// `name` is empty for an event on the inode itself, else the child's name in the directory `inode`.
+// `mask`: IN_* (IN_ISDIR included). `cookie` pairs IN_MOVED_FROM with IN_MOVED_TO. Called without
+// spin locks; may sleep.
 using NotifyListener = void (*)(Inode& inode, u32 mask, u32 cookie, std::string_view name);
 void set_notify_listener(NotifyListener listener);
 

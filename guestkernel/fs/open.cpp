@@ -33,7 +33,8 @@ public:
 };
 
 u32 access_bits(u32 flags) {
-    static constexpr u32 table[] = {may_read, may_write, may_read | may_write, may_read | may_write};
+    static constexpr u32 table[] = {may_read, may_write, may_read | may_write,
+                                    may_read | may_write};
     return table[flags & O_ACCMODE] | ((flags & O_TRUNC) != 0 ? may_write : 0u);
 }
 
@@ -86,8 +87,9 @@ Result<Ref<File>> open_inode(const Path& path, u32 flags) {
 
 Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created) {
     if ((flags & O_PATH) != 0) {
-        TRY(Ref<PathFile> place, make_ref<PathFile>(path, Ref<Inode>::share(path.dentry()->inode()), u32{O_PATH} |
-                                                        (flags & (O_DIRECTORY | O_NOFOLLOW))));
+        TRY(Ref<PathFile> place,
+            make_ref<PathFile>(path, Ref<Inode>::share(path.dentry()->inode()),
+                               u32{O_PATH} | (flags & (O_DIRECTORY | O_NOFOLLOW))));
         return Ref<File>(std::move(place));
     }
     Inode& inode = *path.dentry()->inode();
@@ -112,18 +114,22 @@ Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created) {
     if (writes && (*opened)->path() == path && (*opened)->inode() == &inode)
         (*opened)->claim = File::Claim::Write;
     else
-        release_claim(); // the file system opened something else in its place, which looks after itself
+        release_claim(); // the file system opened something else in its place, which looks after
+                         // itself
     if ((flags & O_TRUNC) != 0 && inode.is_regular() && !created)
         TRY(truncate_path(path, 0));
     notify_path(path, IN_OPEN);
     return opened;
 }
 
-Result<Ref<File>> open_path(const Path& path, u32 flags) { return open_checked(path, flags, false); }
+Result<Ref<File>> open_path(const Path& path, u32 flags) {
+    return open_checked(path, flags, false);
+}
 
 namespace {
 
-// Creates the last component unless somebody else just did. Returns whether it was created; `child` is what is there.
+// Creates the last component unless somebody else just did. Returns whether it was created; `child`
+// is what is there.
 Result<bool> create_last(PathWalker& walker, u32 flags, u32 mode, Ref<Dentry>& child) {
     Dentry& parent = walker.dentry();
     Inode& directory = *parent.inode();
@@ -135,9 +141,11 @@ Result<bool> create_last(PathWalker& walker, u32 flags, u32 mode, Ref<Dentry>& c
     if (walker.mount().read_only())
         return fail(EROFS);
     TRY(check_create(parent));
-    const NewOwner owner = new_owner(directory, mode_regular | (mode & mode_permissions & ~current_umask()));
+    const NewOwner owner =
+        new_owner(directory, mode_regular | (mode & mode_permissions & ~current_umask()));
     (void)flags;
-    TRY(Ref<Inode> inode, directory.create(walker.last_name(), owner.mode, 0, owner.uid, owner.gid));
+    TRY(Ref<Inode> inode,
+        directory.create(walker.last_name(), owner.mode, 0, owner.uid, owner.gid));
     TRY(Ref<Dentry> fresh, DentryCache::insert(parent, walker.last_name(), std::move(inode)));
     child = std::move(fresh);
     return true;
@@ -151,7 +159,8 @@ Result<Ref<File>> open_unnamed(const Path& directory, u32 flags, u32 mode) {
     if (directory.mount()->read_only())
         return fail(EROFS);
     TRY(check_permission(inode, may_write | may_exec));
-    const NewOwner owner = new_owner(inode, mode_regular | (mode & mode_permissions & ~current_umask()));
+    const NewOwner owner =
+        new_owner(inode, mode_regular | (mode & mode_permissions & ~current_umask()));
     Ref<Inode> fresh;
     {
         MutexGuard guard(inode.mutex());
@@ -161,7 +170,8 @@ Result<Ref<File>> open_unnamed(const Path& directory, u32 flags, u32 mode) {
     char name[24];
     const usize length = log::format(name, sizeof name, "#{}", fresh->number());
     TRY(Ref<Dentry> dentry,
-        DentryCache::make_unhashed(*directory.dentry(), std::string_view(name, length), std::move(fresh), true));
+        DentryCache::make_unhashed(*directory.dentry(), std::string_view(name, length),
+                                   std::move(fresh), true));
     // O_DIRECTORY is part of O_TMPFILE's value and says nothing about the file.
     return open_checked(Path(Ref<Mount>::share(directory.mount()), std::move(dentry)),
                         flags & ~u32{O_TMPFILE}, true);
@@ -174,7 +184,8 @@ Result<void> normalize_flags(u32& flags) {
         return {};
     }
     if ((flags & __O_TMPFILE) != 0) {
-        if ((flags & O_TMPFILE) != O_TMPFILE || (access_bits(flags) & may_write) == 0 || (flags & O_CREAT) != 0)
+        if ((flags & O_TMPFILE) != O_TMPFILE || (access_bits(flags) & may_write) == 0 ||
+            (flags & O_CREAT) != 0)
             return fail(EINVAL);
     } else if ((flags & (O_CREAT | O_DIRECTORY)) == (O_CREAT | O_DIRECTORY)) {
         return fail(EINVAL);
@@ -231,7 +242,8 @@ Result<Ref<File>> open_walk(PathWalker& walker, u32 flags, u32 mode) {
         break;
     }
     const Path path = walker.path();
-    if (((flags & O_DIRECTORY) != 0 || walker.trailing_slash()) && !path.dentry()->inode()->is_directory())
+    if (((flags & O_DIRECTORY) != 0 || walker.trailing_slash()) &&
+        !path.dentry()->inode()->is_directory())
         return fail(ENOTDIR);
     if (created)
         if (Ref<Dentry> parent = path.dentry()->parent_ref())

@@ -6,7 +6,8 @@
 
 namespace kernel {
 
-// Opens what a path names; with `created` without asking for permission (the creator may always use its new file).
+// Opens what a path names; with `created` without asking for permission (the creator may always use
+// its new file).
 Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created);
 // open(2) and openat2(2) from a walk that was started.
 Result<Ref<File>> open_walk(PathWalker& walker, u32 flags, u32 mode);

@@ -17,7 +17,8 @@ Path::Path(const Path& other) : mount_(other.mount_), dentry_(other.dentry_) {
 }
 
 Path::Path(Path&& other) noexcept
-    : mount_(std::exchange(other.mount_, nullptr)), dentry_(std::exchange(other.dentry_, nullptr)) {}
+    : mount_(std::exchange(other.mount_, nullptr)), dentry_(std::exchange(other.dentry_, nullptr)) {
+}
 
 Path& Path::operator=(Path other) noexcept {
     std::swap(mount_, other.mount_);

@@ -68,7 +68,9 @@ Result<String> build_name(const Path& root, const Path& path, bool mark_unreacha
 
 } // namespace
 
-Result<String> path_name_from(const Path& root, const Path& path) { return build_name(root, path, true); }
+Result<String> path_name_from(const Path& root, const Path& path) {
+    return build_name(root, path, true);
+}
 
 Result<String> path_name(const Path& path) {
     const FsContext* context = current_task().fs.get();

@@ -10,7 +10,9 @@
 
 namespace kernel {
 
-const Credentials* current_credentials() { return current_task().credentials.get(); }
+const Credentials* current_credentials() {
+    return current_task().credentials.get();
+}
 
 bool has_capability(const Credentials* credentials, unsigned capability) {
     return credentials == nullptr || credentials->capable(capability);
@@ -45,7 +47,8 @@ Result<void> check_permission(Inode& inode, u32 may, const Credentials* credenti
         bits >>= 3;
     if ((may & ~bits & 7) == 0)
         return {};
-    // capabilities(7): directories are open to CAP_DAC_OVERRIDE altogether; files that nobody may execute stay so.
+    // capabilities(7): directories are open to CAP_DAC_OVERRIDE altogether; files that nobody may
+    // execute stay so.
     if (inode.is_directory()) {
         if (has_capability(credentials, CAP_DAC_OVERRIDE))
             return {};
@@ -55,12 +58,15 @@ Result<void> check_permission(Inode& inode, u32 may, const Credentials* credenti
     }
     if (may == may_read && has_capability(credentials, CAP_DAC_READ_SEARCH))
         return {};
-    if (((may & may_exec) == 0 || (mode & 0111) != 0) && has_capability(credentials, CAP_DAC_OVERRIDE))
+    if (((may & may_exec) == 0 || (mode & 0111) != 0) &&
+        has_capability(credentials, CAP_DAC_OVERRIDE))
         return {};
     return fail(EACCES);
 }
 
-Result<void> check_access(Inode& inode, u32 may) { return check_permission(inode, may); }
+Result<void> check_access(Inode& inode, u32 may) {
+    return check_permission(inode, may);
+}
 
 Result<void> check_access(const Path& path, u32 may) {
     Inode& inode = *path.dentry()->inode();
@@ -72,7 +78,8 @@ Result<void> check_access(const Path& path, u32 may) {
 
 bool owner_or_capable(Inode& inode) {
     const Credentials* credentials = current_credentials();
-    return credentials == nullptr || credentials->fsuid == inode.uid_ || has_capability(credentials, CAP_FOWNER);
+    return credentials == nullptr || credentials->fsuid == inode.uid_ ||
+           has_capability(credentials, CAP_FOWNER);
 }
 
 Result<void> check_create(Dentry& directory) {

@@ -28,10 +28,12 @@ inline Result<void> check_search(Inode& directory) {
 }
 // The owner, or who has CAP_FOWNER.
 bool owner_or_capable(Inode& inode);
-// A new name in a directory; a removal from one, with the sticky bit's rule. Locks: the directory's mutex.
+// A new name in a directory; a removal from one, with the sticky bit's rule. Locks: the directory's
+// mutex.
 Result<void> check_create(Dentry& directory);
 Result<void> check_delete(Dentry& directory, Inode& child, bool as_directory);
-// Group and mode of a new object: a set-group-ID directory gives its group, and to directories the bit itself.
+// Group and mode of a new object: a set-group-ID directory gives its group, and to directories the
+// bit itself.
 struct NewOwner {
     u32 uid, gid, mode;
 };

@@ -128,9 +128,11 @@ Result<usize> RegularFile::write(IoBuffer& in, u64 offset) {
 }
 
 Result<Ref<PageCache>> RegularFile::mapping(u32 protection, u32 map_flags) {
-    if (!readable() || ((map_flags & MAP_SHARED) != 0 && (protection & PROT_WRITE) != 0 && !writable()))
+    if (!readable() ||
+        ((map_flags & MAP_SHARED) != 0 && (protection & PROT_WRITE) != 0 && !writable()))
         return fail(EACCES);
-    if ((protection & PROT_EXEC) != 0 && path_.mount() != nullptr && (path_.mount()->flags() & MS_NOEXEC) != 0)
+    if ((protection & PROT_EXEC) != 0 && path_.mount() != nullptr &&
+        (path_.mount()->flags() & MS_NOEXEC) != 0)
         return fail(EPERM);
     PageCache* cache = inode_->page_cache();
     if (cache == nullptr)
@@ -139,7 +141,9 @@ Result<Ref<PageCache>> RegularFile::mapping(u32 protection, u32 map_flags) {
     return Ref<PageCache>::share(cache);
 }
 
-u32 RegularFile::poll(PollTable*) { return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM; }
+u32 RegularFile::poll(PollTable*) {
+    return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
+}
 
 Result<void> RegularFile::sync(bool) {
     PageCache* cache = inode_->page_cache();

@@ -13,8 +13,8 @@ namespace kernel {
 
 namespace {
 
-// Renames across directories go one at a time: so the shape of the tree above the two holds still while they are
-// locked, and "ancestor first" is an order.
+// Renames across directories go one at a time: so the shape of the tree above the two holds still
+// while they are locked, and "ancestor first" is an order.
 constinit Mutex rename_mutex;
 constinit base::Atomic<u32> next_cookie{1};
 
@@ -80,8 +80,10 @@ Result<void> check_rename(const Names& names, Dentry& source, Dentry& target, u3
     } else {
         Inode& other = *target.inode();
         TRY(check_delete(names.new_parent, other,
-                         (flags & RENAME_EXCHANGE) != 0 ? other.is_directory() : moved.is_directory()));
-        if ((flags & RENAME_EXCHANGE) != 0 && other.is_directory() && &names.old_parent != &names.new_parent)
+                         (flags & RENAME_EXCHANGE) != 0 ? other.is_directory()
+                                                        : moved.is_directory()));
+        if ((flags & RENAME_EXCHANGE) != 0 && other.is_directory() &&
+            &names.old_parent != &names.new_parent)
             TRY(check_permission(other, may_write));
     }
     // Moving a directory changes its "..".
@@ -90,7 +92,8 @@ Result<void> check_rename(const Names& names, Dentry& source, Dentry& target, u3
     return {};
 }
 
-// Locks: both directories'. Whether anything was moved: two names of one file are left alone (rename(2)).
+// Locks: both directories'. Whether anything was moved: two names of one file are left alone
+// (rename(2)).
 Result<bool> rename_locked(const Names& names, Dentry& source, Dentry& target, u32 flags) {
     Ref<Inode> moved = Ref<Inode>::share(source.inode());
     Ref<Inode> other = Ref<Inode>::share(target.inode());
@@ -100,16 +103,18 @@ Result<bool> rename_locked(const Names& names, Dentry& source, Dentry& target, u
     if (source.mounts.load() != 0 || target.mounts.load() != 0)
         return fail(EBUSY);
     TRY(char* storage, DentryCache::prepare_name(names.new_name));
-    const bool replaces_directory = other && other->is_directory() && (flags & RENAME_EXCHANGE) == 0;
+    const bool replaces_directory =
+        other && other->is_directory() && (flags & RENAME_EXCHANGE) == 0;
     if (replaces_directory)
         other->mutex().lock(); // nothing may be created in it any more
-    auto done = names.old_parent.inode()->rename(names.old_name, *moved, *names.new_parent.inode(), names.new_name,
-                                                 other.get(), flags);
+    auto done = names.old_parent.inode()->rename(names.old_name, *moved, *names.new_parent.inode(),
+                                                 names.new_name, other.get(), flags);
     if (done) {
         if ((flags & RENAME_EXCHANGE) != 0)
             DentryCache::exchange(source, target);
         else
-            DentryCache::move(source, names.new_parent, names.new_name, std::exchange(storage, nullptr));
+            DentryCache::move(source, names.new_parent, names.new_name,
+                              std::exchange(storage, nullptr));
     }
     if (replaces_directory)
         other->mutex().unlock();
@@ -131,8 +136,8 @@ void notify_rename(const Names& names, Inode& moved, Inode* other, u32 flags) {
 
 } // namespace
 
-Result<void> rename_path(int old_directory, std::string_view old_name, int new_directory, std::string_view new_name,
-                         u32 flags) {
+Result<void> rename_path(int old_directory, std::string_view old_name, int new_directory,
+                         std::string_view new_name, u32 flags) {
     if ((flags & ~u32{RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT}) != 0 ||
         ((flags & RENAME_EXCHANGE) != 0 && (flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)) != 0))
         return fail(EINVAL);
@@ -161,10 +166,12 @@ Result<void> rename_path(int old_directory, std::string_view old_name, int new_d
             return fail(EEXIST);
         if ((flags & RENAME_EXCHANGE) != 0 && target->is_negative())
             return fail(ENOENT);
-        if ((flags & RENAME_EXCHANGE) != 0 && to.trailing_slash() && !target->inode()->is_directory())
+        if ((flags & RENAME_EXCHANGE) != 0 && to.trailing_slash() &&
+            !target->inode()->is_directory())
             return fail(ENOTDIR);
         // A name with a slash at its end means a directory.
-        if (!source->inode()->is_directory() && (from.trailing_slash() || (to.trailing_slash() && flags == 0)))
+        if (!source->inode()->is_directory() &&
+            (from.trailing_slash() || (to.trailing_slash() && flags == 0)))
             return fail(ENOTDIR);
         if (source.get() == locks.above_target.get())
             return fail(EINVAL); // into itself

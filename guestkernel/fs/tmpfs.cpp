@@ -61,7 +61,8 @@ bool parse_option(std::string_view option, TmpfsSuperblock::Options& out) {
     while (equals < option.size() && option[equals] != '=')
         equals++;
     const std::string_view name = option.substr(0, equals);
-    const std::string_view value = equals < option.size() ? option.substr(equals + 1) : std::string_view();
+    const std::string_view value =
+        equals < option.size() ? option.substr(equals + 1) : std::string_view();
     u64 number = 0;
     std::string_view rest;
     if (name == "size") {
@@ -82,9 +83,10 @@ bool parse_option(std::string_view option, TmpfsSuperblock::Options& out) {
         (name == "mode" ? out.mode : name == "uid" ? out.uid : out.gid) = static_cast<u32>(number);
         return true;
     }
-    // Accepted without effect: there are no huge pages, no swap and no NUMA here, and numbers have 64 bits.
-    return name == "huge" || name == "inode64" || name == "inode32" || name == "noswap" || name == "mpol" ||
-           name.empty();
+    // Accepted without effect: there are no huge pages, no swap and no NUMA here, and numbers have
+    // 64 bits.
+    return name == "huge" || name == "inode64" || name == "inode32" || name == "noswap" ||
+           name == "mpol" || name.empty();
 }
 
 } // namespace
@@ -112,8 +114,9 @@ Result<Ref<Superblock>> make_tmpfs(std::string_view options) {
 
 Result<void> TmpfsSuperblock::make_root() {
     TRY(const u64 number, take_inode());
-    TRY(Ref<TmpfsDirectory> made, make_ref<TmpfsDirectory>(*this, number, mode_directory | (options_.mode & 07777),
-                                                           options_.uid, options_.gid));
+    TRY(Ref<TmpfsDirectory> made,
+        make_ref<TmpfsDirectory>(*this, number, mode_directory | (options_.mode & 07777),
+                                 options_.uid, options_.gid));
     root_ = std::move(made);
     return {};
 }
@@ -132,7 +135,8 @@ TmpfsSuperblock::~TmpfsSuperblock() {
 }
 
 bool TmpfsSuperblock::has_room(u64 pages) const {
-    return options_.max_pages == 0 || pages_.load(base::Order::Relaxed) + pages <= options_.max_pages;
+    return options_.max_pages == 0 ||
+           pages_.load(base::Order::Relaxed) + pages <= options_.max_pages;
 }
 
 Result<u64> TmpfsSuperblock::take_inode() {
@@ -159,7 +163,8 @@ Result<FileSystemStats> TmpfsSuperblock::stats() {
 
 Result<void> TmpfsSuperblock::describe_options(String& out) {
     char text[96];
-    usize length = log::format(text, sizeof text, ",size={}k", options_.max_pages * (page_size / 1024));
+    usize length =
+        log::format(text, sizeof text, ",size={}k", options_.max_pages * (page_size / 1024));
     TRY(out.append({text, length}));
     if (options_.mode != 01777) {
         char octal[16];
@@ -177,14 +182,17 @@ Result<void> TmpfsSuperblock::describe_options(String& out) {
     return {};
 }
 
-TmpfsInode::TmpfsInode(TmpfsSuperblock& home, u64 number, u32 mode, u64 device_number, u32 uid, u32 gid)
+TmpfsInode::TmpfsInode(TmpfsSuperblock& home, u64 number, u32 mode, u64 device_number, u32 uid,
+                       u32 gid)
     : Inode(&home, number, mode), device_number_(device_number), access_time_(current_time()),
       modify_time_(access_time_), change_time_(access_time_), birth_time_(access_time_) {
     uid_ = uid;
     gid_ = gid;
 }
 
-TmpfsInode::~TmpfsInode() { home().give_back_inode(); }
+TmpfsInode::~TmpfsInode() {
+    home().give_back_inode();
+}
 
 Result<Attributes> TmpfsInode::attributes() {
     Attributes out;

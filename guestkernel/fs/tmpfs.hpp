@@ -1,4 +1,5 @@
-// tmpfs: files whose only home is memory; also the store behind memfds and shared anonymous mappings.
+// tmpfs: files whose only home is memory; also the store behind memfds and shared anonymous
+// mappings.
 #pragma once
 
 #include "guestkernel/fs/inode.hpp"
@@ -12,7 +13,8 @@ public:
         u64 max_pages = 0, max_inodes = 0; // 0: without limit
         u32 mode = 01777, uid = 0, gid = 0;
     };
-    explicit TmpfsSuperblock(const Options& options, const char* type) : options_(options), type_(type) {}
+    explicit TmpfsSuperblock(const Options& options, const char* type)
+        : options_(options), type_(type) {}
     ~TmpfsSuperblock() override;
     Result<void> make_root();
 
@@ -28,7 +30,8 @@ public:
     Result<u64> take_inode();
     void give_back_inode() { inodes_.fetch_sub(1, base::Order::Relaxed); }
     void account(u64 old_pages, u64 new_pages) {
-        pages_.fetch_add(new_pages - old_pages, base::Order::Relaxed); // modulo 2^64: also downwards
+        pages_.fetch_add(new_pages - old_pages,
+                         base::Order::Relaxed); // modulo 2^64: also downwards
     }
 
 private:
@@ -125,13 +128,15 @@ public:
     TmpfsDirectory(TmpfsSuperblock& home, u64 number, u32 mode, u32 uid, u32 gid);
     ~TmpfsDirectory() override;
     Result<Ref<Inode>> lookup(std::string_view name) override;
-    Result<Ref<Inode>> create(std::string_view name, u32 mode, u64 device_number, u32 uid, u32 gid) override;
-    Result<Ref<Inode>> symlink(std::string_view name, std::string_view target, u32 uid, u32 gid) override;
+    Result<Ref<Inode>> create(std::string_view name, u32 mode, u64 device_number, u32 uid,
+                              u32 gid) override;
+    Result<Ref<Inode>> symlink(std::string_view name, std::string_view target, u32 uid,
+                               u32 gid) override;
     Result<void> link(std::string_view name, Inode& target) override;
     Result<void> unlink(std::string_view name, Inode& child) override;
     Result<void> rmdir(std::string_view name, Inode& child) override;
-    Result<void> rename(std::string_view old_name, Inode& child, Inode& new_directory, std::string_view new_name,
-                        Inode* replaced, u32 flags) override;
+    Result<void> rename(std::string_view old_name, Inode& child, Inode& new_directory,
+                        std::string_view new_name, Inode* replaced, u32 flags) override;
     Result<Ref<Inode>> create_unnamed(u32 mode, u32 uid, u32 gid) override;
     Result<Ref<File>> open(const Path& path, u32 flags) override;
 

@@ -1,5 +1,5 @@
-// Directories of tmpfs: a hash for lookups, and an array in order of creation for reading, whose positions stay
-// valid while entries come and go.
+// Directories of tmpfs: a hash for lookups, and an array in order of creation for reading, whose
+// positions stay valid while entries come and go.
 #include <linux/errno.h>
 #include <linux/fs.h>
 
@@ -43,7 +43,8 @@ Result<TmpfsDirectory::Entry*> TmpfsDirectory::make_entry(std::string_view name,
     void* memory = kmalloc(sizeof(Entry) + name.size());
     if (memory == nullptr)
         return fail(ENOMEM);
-    auto* entry = new (memory) Entry{0, nullptr, hash_bytes(name), std::move(inode), static_cast<u16>(name.size())};
+    auto* entry = new (memory)
+        Entry{0, nullptr, hash_bytes(name), std::move(inode), static_cast<u16>(name.size())};
     for (usize i = 0; i < name.size(); i++)
         entry->name()[i] = name[i];
     return entry;
@@ -126,7 +127,8 @@ TmpfsDirectory::Entry* TmpfsDirectory::take_out(std::string_view name) {
     Entry* entry = find(name);
     if (entry == nullptr)
         return nullptr;
-    for (Entry** at = &buckets_[entry->hash & (buckets_.size() - 1)]; *at != nullptr; at = &(*at)->next)
+    for (Entry** at = &buckets_[entry->hash & (buckets_.size() - 1)]; *at != nullptr;
+         at = &(*at)->next)
         if (*at == entry) {
             *at = entry->next;
             break;
@@ -161,7 +163,8 @@ Result<Ref<Inode>> TmpfsDirectory::lookup(std::string_view name) {
     return entry->inode;
 }
 
-Result<Ref<Inode>> TmpfsDirectory::create(std::string_view name, u32 mode, u64 device_number, u32 uid, u32 gid) {
+Result<Ref<Inode>> TmpfsDirectory::create(std::string_view name, u32 mode, u64 device_number,
+                                          u32 uid, u32 gid) {
     Ref<Inode> made;
     if ((mode & mode_type) == mode_regular) {
         TRY(made, TmpfsFile::make(home(), mode, uid, gid));
@@ -179,7 +182,8 @@ Result<Ref<Inode>> TmpfsDirectory::create(std::string_view name, u32 mode, u64 d
     return made;
 }
 
-Result<Ref<Inode>> TmpfsDirectory::symlink(std::string_view name, std::string_view target, u32 uid, u32 gid) {
+Result<Ref<Inode>> TmpfsDirectory::symlink(std::string_view name, std::string_view target, u32 uid,
+                                           u32 gid) {
     TRY(String copy, String::from(target));
     TRY(const u64 number, home().take_inode());
     TRY(Ref<Inode> made, make_ref<TmpfsSymlink>(home(), number, uid, gid, std::move(copy)));
@@ -245,7 +249,8 @@ Result<void> TmpfsDirectory::rename(std::string_view old_name, Inode& child, Ino
         TRY(const u64 number, home().take_inode());
         TRY(left_behind, make_ref<TmpfsInode>(home(), number, u32{mode_char}, u64{0}, 0u, 0u));
     }
-    // The new name first: that can fail. Neither lock is held with the other; the VFS holds both directories' mutexes.
+    // The new name first: that can fail. Neither lock is held with the other; the VFS holds both
+    // directories' mutexes.
     Ref<Inode> dropped;
     if (other != nullptr) {
         MutexGuard guard(target.entries_mutex_);
@@ -275,7 +280,8 @@ Result<void> TmpfsDirectory::rename(std::string_view old_name, Inode& child, Ino
     }
     if (&target != this) {
         const i32 leaving = child.is_directory() ? 1 : 0;
-        const i32 arriving = other != nullptr && (flags & RENAME_EXCHANGE) != 0 && other->is_directory() ? 1 : 0;
+        const i32 arriving =
+            other != nullptr && (flags & RENAME_EXCHANGE) != 0 && other->is_directory() ? 1 : 0;
         change_links(arriving - leaving);
         target.change_links(leaving - arriving);
     }
@@ -286,7 +292,8 @@ Result<void> TmpfsDirectory::rename(std::string_view old_name, Inode& child, Ino
 }
 
 Result<Ref<File>> TmpfsDirectory::open(const Path& path, u32 flags) {
-    TRY(Ref<TmpfsDirectoryFile> file, make_ref<TmpfsDirectoryFile>(path, Ref<Inode>::share(this), flags));
+    TRY(Ref<TmpfsDirectoryFile> file,
+        make_ref<TmpfsDirectoryFile>(path, Ref<Inode>::share(this), flags));
     return Ref<File>(std::move(file));
 }
 
@@ -296,7 +303,8 @@ u64 TmpfsDirectory::emit(DirectorySink& sink, u64 offset) {
         Entry* entry = order_[i].entry;
         if (entry == nullptr)
             continue;
-        if (!sink.add(entry->view(), entry->inode->number(), directory_type(entry->inode->mode_), entry->cookie + 1))
+        if (!sink.add(entry->view(), entry->inode->number(), directory_type(entry->inode->mode_),
+                      entry->cookie + 1))
             return entry->cookie;
         offset = entry->cookie + 1;
     }

@@ -25,10 +25,13 @@ Result<Ref<TmpfsFile>> TmpfsFile::make(TmpfsSuperblock& home, u32 mode, u32 uid,
     return made;
 }
 
-TmpfsFile::~TmpfsFile() { home().account(accounted_pages_, 0); }
+TmpfsFile::~TmpfsFile() {
+    home().account(accounted_pages_, 0);
+}
 
 Result<Ref<File>> TmpfsFile::open(const Path& path, u32 flags) {
-    TRY(Ref<TmpfsRegularFile> file, make_ref<TmpfsRegularFile>(path, Ref<Inode>::share(this), flags));
+    TRY(Ref<TmpfsRegularFile> file,
+        make_ref<TmpfsRegularFile>(path, Ref<Inode>::share(this), flags));
     return Ref<File>(std::move(file));
 }
 
@@ -50,7 +53,8 @@ void TmpfsFile::note_modified() {
 
 Result<void> TmpfsFile::resize(u64 size) {
     const u64 old = file_size();
-    if ((size < old && (seals_ & F_SEAL_SHRINK) != 0) || (size > old && (seals_ & F_SEAL_GROW) != 0))
+    if ((size < old && (seals_ & F_SEAL_SHRINK) != 0) ||
+        (size > old && (seals_ & F_SEAL_GROW) != 0))
         return fail(EPERM);
     size_.store(size, base::Order::Relaxed);
     if (size < old) {
@@ -93,7 +97,8 @@ Result<void> TmpfsFile::allocate(int mode, u64 offset, u64 length) {
     if (grows)
         TRY(limit_file_size(offset + length - 1, 1));
     TRY(make_room(offset, length));
-    for (u64 index = offset >> page_shift; index < page_up(offset + length) >> page_shift; index++) {
+    for (u64 index = offset >> page_shift; index < page_up(offset + length) >> page_shift;
+         index++) {
         TRY(FrameRef frame, cache_->get_for_write(index, true));
         cache_->mark_dirty(*frame);
         if (fatal_signal_pending())
@@ -107,15 +112,16 @@ Result<void> TmpfsFile::allocate(int mode, u64 offset, u64 length) {
 }
 
 Result<void> TmpfsFile::add_seals(u32 seals) {
-    constexpr u32 known = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+    constexpr u32 known =
+        F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
     if ((seals & ~known) != 0)
         return fail(EINVAL);
     MutexGuard guard(mutex());
     if ((seals_ & F_SEAL_SEAL) != 0)
         return fail(EPERM);
     if ((seals & F_SEAL_WRITE) != 0 && (seals_ & F_SEAL_WRITE) == 0) {
-        // fcntl(2) refuses while writable shared mappings exist. Which ones are writable only the address spaces know:
-        // any mapping is enough to refuse here.
+        // fcntl(2) refuses while writable shared mappings exist. Which ones are writable only the
+        // address spaces know: any mapping is enough to refuse here.
         SpinGuard mappings(cache_->mappings_lock());
         if (!cache_->mappings().empty())
             return fail(EBUSY);
@@ -134,7 +140,8 @@ Result<u64> TmpfsRegularFile::seek(i64 offset, int whence) {
     PageCache& cache = *file().page_cache();
     const u64 end = page_up(size) >> page_shift;
     const u64 index = at >> page_shift;
-    const u64 found = whence == SEEK_DATA ? cache.next_present(index, end) : cache.next_hole(index, end);
+    const u64 found =
+        whence == SEEK_DATA ? cache.next_present(index, end) : cache.next_hole(index, end);
     if (whence == SEEK_DATA && found >= end)
         return fail(ENXIO);
     u64 position = found == index ? at : found << page_shift;
@@ -183,24 +190,28 @@ Result<MemoryStore*> memory_store() {
     TRY(Owned<MemoryStore> fresh, make_owned<MemoryStore>());
     TRY(fresh->superblock, make_tmpfs_superblock("nr_blocks=0", "tmpfs"));
     TRY(Ref<Dentry> root, Dentry::make_root(*fresh->superblock, fresh->superblock->root()));
-    TRY(fresh->mount, make_ref<Mount>(fresh->superblock, std::move(root), u32{MS_NOSUID | MS_NODEV}));
+    TRY(fresh->mount,
+        make_ref<Mount>(fresh->superblock, std::move(root), u32{MS_NOSUID | MS_NODEV}));
     store.store(fresh.get(), base::Order::Release);
     return fresh.leak();
 }
 
 } // namespace
 
-// `flags`: MFD_ALLOW_SEALING as memfd_create(2) has them; the descriptor's are the caller's business.
+// `flags`: MFD_ALLOW_SEALING as memfd_create(2) has them; the descriptor's are the caller's
+// business.
 Result<Ref<File>> make_shared_memory_file(std::string_view name, u64 size, u32 flags) {
     TRY(MemoryStore * home, memory_store());
     const u32 mode = mode_regular | 0777u;
-    TRY(Ref<TmpfsFile> inode, TmpfsFile::make(*home->superblock, mode, current_fsuid(), current_fsgid()));
+    TRY(Ref<TmpfsFile> inode,
+        TmpfsFile::make(*home->superblock, mode, current_fsuid(), current_fsgid()));
     inode->change_links(-1);
     if ((flags & (MFD_ALLOW_SEALING)) != 0)
         inode->set_seals(0);
     TRY(inode->extend(size));
-    TRY(Ref<Dentry> dentry, DentryCache::make_unhashed(home->mount->root(), name.substr(0, Dentry::name_limit),
-                                                       Ref<Inode>(inode), true));
+    TRY(Ref<Dentry> dentry,
+        DentryCache::make_unhashed(home->mount->root(), name.substr(0, Dentry::name_limit),
+                                   Ref<Inode>(inode), true));
     return inode->open(Path(home->mount, std::move(dentry)), O_RDWR | O_LARGEFILE);
 }
 

@@ -136,7 +136,8 @@ Result<void> PathWalker::walk_parent() {
         if (rest_.empty()) {
             if (unfinished_ == 0)
                 return {};
-            // Back to the innermost text that goes on. The used-up ones stay: last_name_ may point into them.
+            // Back to the innermost text that goes on. The used-up ones stay: last_name_ may point
+            // into them.
             usize i = pending_.size() - 1;
             while (pending_[i].rest.empty())
                 i--;

@@ -1,5 +1,6 @@
-// PathWalker: path resolution (path_resolution(7), openat2(2)), one walk at a time. All but the last component is one
-// step, so that creating, removing and renaming calls can take their locks before they look at the last one.
+// PathWalker: path resolution (path_resolution(7), openat2(2)), one walk at a time. All but the
+// last component is one step, so that creating, removing and renaming calls can take their locks
+// before they look at the last one.
 #pragma once
 
 #include <string_view>
@@ -13,11 +14,11 @@ namespace kernel {
 class PathWalker {
 public:
     enum class Last : u8 {
-        Name,    // last_name() in the directory where the walk stands
-        Root,    // the path was "/": the walk stands at its end already, as in all that follow
-        Dot,     // it ended in "."
-        DotDot,  // it ended in ".."
-        Jumped,  // it ended in a magic link, or was empty
+        Name,   // last_name() in the directory where the walk stands
+        Root,   // the path was "/": the walk stands at its end already, as in all that follow
+        Dot,    // it ended in "."
+        DotDot, // it ended in ".."
+        Jumped, // it ended in a magic link, or was empty
     };
 
     explicit PathWalker(u32 flags) : flags_(flags) {}

@@ -43,10 +43,10 @@ Result<void> set_one(i64 seconds, i64 nanoseconds, TimeSpec& out, u32& mask, u32
 Result<TimeChange> explicit_times(const UserTime& access, const UserTime& modify) {
     TimeChange change;
     change.mask = 0;
-    TRY(set_one(access.seconds, access.fraction, change.times.access_time, change.mask, set_access_time,
-                set_access_time_now));
-    TRY(set_one(modify.seconds, modify.fraction, change.times.modify_time, change.mask, set_modify_time,
-                set_modify_time_now));
+    TRY(set_one(access.seconds, access.fraction, change.times.access_time, change.mask,
+                set_access_time, set_access_time_now));
+    TRY(set_one(modify.seconds, modify.fraction, change.times.modify_time, change.mask,
+                set_modify_time, set_modify_time_now));
     change.both_now = access.fraction == now_marker && modify.fraction == now_marker;
     return change;
 }
@@ -89,7 +89,9 @@ Result<long> sys_fchmodat(Task&, int directory, u64 name, u32 mode) {
     TRY(change_mode(path, mode));
     return 0;
 }
-Result<long> sys_chmod(Task& task, u64 name, u32 mode) { return sys_fchmodat(task, at_fdcwd, name, mode); }
+Result<long> sys_chmod(Task& task, u64 name, u32 mode) {
+    return sys_fchmodat(task, at_fdcwd, name, mode);
+}
 
 Result<long> sys_fchmod(Task& task, int fd, u32 mode) {
     TRY(Path path, find_open(task, fd));
@@ -139,7 +141,9 @@ Result<long> sys_futimesat(Task& task, int directory, u64 name, u64 times) {
     TRY(Path path, find(directory, name, lookup_follow));
     return apply_times(path, change);
 }
-Result<long> sys_utimes(Task& task, u64 name, u64 times) { return sys_futimesat(task, at_fdcwd, name, times); }
+Result<long> sys_utimes(Task& task, u64 name, u64 times) {
+    return sys_futimesat(task, at_fdcwd, name, times);
+}
 
 Result<long> sys_utimensat(Task& task, int directory, u64 name, u64 address, u32 flags) {
     if ((flags & ~u32{AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH}) != 0)
@@ -198,8 +202,8 @@ Result<long> sys_fallocate(Task& task, int fd, int mode, i64 offset, i64 length)
     i64 end = 0;
     if (__builtin_add_overflow(offset, length, &end))
         return fail(EFBIG);
-    if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_ZERO_RANGE |
-                  FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE)) != 0)
+    if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE |
+                  FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE)) != 0)
         return fail(EOPNOTSUPP);
     if (!file->writable())
         return fail(EBADF);
@@ -219,6 +223,8 @@ Result<long> sys_fallocate(Task& task, int fd, int mode, i64 offset, i64 length)
     return 0;
 }
 
-Result<long> sys_umask(Task& task, u32 mask) { return static_cast<long>(task.fs->exchange_umask(mask & 0777)); }
+Result<long> sys_umask(Task& task, u32 mask) {
+    return static_cast<long>(task.fs->exchange_umask(mask & 0777));
+}
 
 } // namespace kernel

@@ -21,8 +21,8 @@ public:
     EntryPacker(u8* buffer, usize capacity, bool old_layout)
         : buffer_(buffer), capacity_(capacity), old_layout_(old_layout) {}
     bool add(std::string_view name, u64 inode, u32 type, u64 next_offset) override {
-        // struct linux_dirent64: u64 d_ino, s64 d_off, u16 d_reclen, u8 d_type, name; the old one has no d_type there
-        // but in the record's last byte.
+        // struct linux_dirent64: u64 d_ino, s64 d_off, u16 d_reclen, u8 d_type, name; the old one
+        // has no d_type there but in the record's last byte.
         const usize head = old_layout_ ? 18 : 19;
         const usize length = (head + name.size() + (old_layout_ ? 2 : 1) + 7) & ~usize{7};
         if (used_ + length > capacity_) {
@@ -88,8 +88,12 @@ Result<void> enter(Task& task, const Path& path) {
 
 } // namespace
 
-Result<long> sys_getdents(Task& task, int fd, u64 out, u32 size) { return read_entries(task, fd, out, size, true); }
-Result<long> sys_getdents64(Task& task, int fd, u64 out, u32 size) { return read_entries(task, fd, out, size, false); }
+Result<long> sys_getdents(Task& task, int fd, u64 out, u32 size) {
+    return read_entries(task, fd, out, size, true);
+}
+Result<long> sys_getdents64(Task& task, int fd, u64 out, u32 size) {
+    return read_entries(task, fd, out, size, false);
+}
 
 Result<long> sys_getcwd(Task& task, u64 out, u64 size) {
     const Path cwd = task.fs->cwd();
@@ -132,7 +136,9 @@ Result<long> sys_mkdirat(Task&, int directory, u64 name, u32 mode) {
     TRY(make_directory(directory, text.view(), mode));
     return 0;
 }
-Result<long> sys_mkdir(Task& task, u64 name, u32 mode) { return sys_mkdirat(task, at_fdcwd, name, mode); }
+Result<long> sys_mkdir(Task& task, u64 name, u32 mode) {
+    return sys_mkdirat(task, at_fdcwd, name, mode);
+}
 
 Result<long> sys_rmdir(Task&, u64 name) {
     TRY(String text, copy_path(name));
@@ -150,11 +156,13 @@ Result<long> sys_unlinkat(Task&, int directory, u64 name, u32 flags) {
     if ((flags & ~u32{AT_REMOVEDIR}) != 0)
         return fail(EINVAL);
     TRY(String text, copy_path(name));
-    TRY((flags & AT_REMOVEDIR) != 0 ? remove_directory(directory, text.view()) : remove_file(directory, text.view()));
+    TRY((flags & AT_REMOVEDIR) != 0 ? remove_directory(directory, text.view())
+                                    : remove_file(directory, text.view()));
     return 0;
 }
 
-Result<long> sys_renameat2(Task&, int old_directory, u64 old_name, int new_directory, u64 new_name, u32 flags) {
+Result<long> sys_renameat2(Task&, int old_directory, u64 old_name, int new_directory, u64 new_name,
+                           u32 flags) {
     TRY(String from, copy_path(old_name));
     TRY(String to, copy_path(new_name));
     if ((flags & RENAME_WHITEOUT) != 0 && !has_capability(current_credentials(), CAP_MKNOD))
@@ -162,14 +170,16 @@ Result<long> sys_renameat2(Task&, int old_directory, u64 old_name, int new_direc
     TRY(rename_path(old_directory, from.view(), new_directory, to.view(), flags));
     return 0;
 }
-Result<long> sys_renameat(Task& task, int old_directory, u64 old_name, int new_directory, u64 new_name) {
+Result<long> sys_renameat(Task& task, int old_directory, u64 old_name, int new_directory,
+                          u64 new_name) {
     return sys_renameat2(task, old_directory, old_name, new_directory, new_name, 0);
 }
 Result<long> sys_rename(Task& task, u64 old_name, u64 new_name) {
     return sys_renameat2(task, at_fdcwd, old_name, at_fdcwd, new_name, 0);
 }
 
-Result<long> sys_linkat(Task&, int old_directory, u64 old_name, int new_directory, u64 new_name, u32 flags) {
+Result<long> sys_linkat(Task&, int old_directory, u64 old_name, int new_directory, u64 new_name,
+                        u32 flags) {
     if ((flags & ~u32{AT_SYMLINK_FOLLOW | AT_EMPTY_PATH}) != 0)
         return fail(EINVAL);
     TRY(String from, copy_path(old_name));
@@ -187,7 +197,9 @@ Result<long> sys_symlinkat(Task&, u64 target, int directory, u64 name) {
     TRY(make_symlink(text.view(), directory, place.view()));
     return 0;
 }
-Result<long> sys_symlink(Task& task, u64 target, u64 name) { return sys_symlinkat(task, target, at_fdcwd, name); }
+Result<long> sys_symlink(Task& task, u64 target, u64 name) {
+    return sys_symlinkat(task, target, at_fdcwd, name);
+}
 
 Result<long> sys_mknodat(Task&, int directory, u64 name, u32 mode, u32 device) {
     TRY(String text, copy_path(name));

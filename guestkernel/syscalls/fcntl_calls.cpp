@@ -18,7 +18,8 @@ namespace kernel {
 
 namespace {
 
-// struct flock to an absolute range. `l_len` may be negative: the bytes before the start (fcntl(2)).
+// struct flock to an absolute range. `l_len` may be negative: the bytes before the start
+// (fcntl(2)).
 Result<RecordLock> to_range(File& file, const flock& wanted) {
     i64 start = wanted.l_start;
     i64 base = 0;
@@ -76,7 +77,8 @@ Result<long> record_lock(Task& task, int fd, File& file, u32 command, u64 argume
         return fail(EINVAL);
     UserPtr<struct flock> user(argument);
     TRY(struct flock wanted, user.copy_in());
-    const bool of_file = command == F_OFD_GETLK || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+    const bool of_file =
+        command == F_OFD_GETLK || command == F_OFD_SETLK || command == F_OFD_SETLKW;
     if (of_file && wanted.l_pid != 0)
         return fail(EINVAL);
     TRY(const RecordLock lock, to_range(file, wanted));
@@ -91,17 +93,20 @@ Result<long> record_lock(Task& task, int fd, File& file, u32 command, u64 argume
             wanted.l_type = found.type == LockType::Shared ? F_RDLCK : F_WRLCK;
             wanted.l_whence = SEEK_SET;
             wanted.l_start = static_cast<i64>(found.start);
-            wanted.l_len = found.end == lock_to_end ? 0 : static_cast<i64>(found.end - found.start + 1);
+            wanted.l_len =
+                found.end == lock_to_end ? 0 : static_cast<i64>(found.end - found.start + 1);
             wanted.l_pid = found.pid;
         }
         TRY(user.copy_out(wanted));
         return 0;
     }
-    if ((lock.type == LockType::Shared && !file.readable()) || (lock.type == LockType::Exclusive && !file.writable()))
+    if ((lock.type == LockType::Shared && !file.readable()) ||
+        (lock.type == LockType::Exclusive && !file.writable()))
         return fail(EBADF);
     const bool wait = command == F_SETLKW || command == F_OFD_SETLKW;
     TRY(restartable(lock_records(file, owner, lock, wait, of_file)));
-    // Another thread may have closed the descriptor while this one got the lock: then nobody would ever release it.
+    // Another thread may have closed the descriptor while this one got the lock: then nobody would
+    // ever release it.
     if (!of_file && lock.type != LockType::None) {
         auto now = task.files->get(fd);
         if (!now || now->get() != &file) {
@@ -171,7 +176,8 @@ Result<long> owner(File& file, u32 command, u64 argument) {
 Result<long> duplicate(Task& task, Ref<File> file, u64 minimum, bool close_on_exec) {
     if (minimum >= current_limit(RLIMIT_NOFILE) || minimum > 0x7fff'ffff)
         return fail(EINVAL);
-    TRY(const int fd, task.files->install(std::move(file), close_on_exec, static_cast<int>(minimum)));
+    TRY(const int fd,
+        task.files->install(std::move(file), close_on_exec, static_cast<int>(minimum)));
     return fd;
 }
 
@@ -237,7 +243,8 @@ Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
     case F_GETLEASE:
         return F_UNLCK;
     case F_SETLEASE:
-        // Nobody can hold one, so none can be given up; getting one is refused as by file systems without leases.
+        // Nobody can hold one, so none can be given up; getting one is refused as by file systems
+        // without leases.
         return argument == F_UNLCK ? fail(EAGAIN) : fail(EINVAL);
     case F_GETPIPE_SZ:
         return pipe_size(*file);
@@ -301,7 +308,8 @@ Result<long> sys_ioctl(Task& task, int fd, u32 command, u64 argument) {
         if (inode == nullptr || !inode->is_regular())
             break;
         TRY(const Attributes attributes, inode->attributes());
-        const u64 left = attributes.size > file->position() ? attributes.size - file->position() : 0;
+        const u64 left =
+            attributes.size > file->position() ? attributes.size - file->position() : 0;
         TRY(UserPtr<i32>(argument).copy_out(static_cast<i32>(left)));
         return 0;
     }

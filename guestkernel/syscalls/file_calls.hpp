@@ -14,8 +14,10 @@ Result<long> sys_readv(Task& task, int fd, u64 vectors, u64 count);
 Result<long> sys_writev(Task& task, int fd, u64 vectors, u64 count);
 Result<long> sys_preadv(Task& task, int fd, u64 vectors, u64 count, i64 offset);
 Result<long> sys_pwritev(Task& task, int fd, u64 vectors, u64 count, i64 offset);
-Result<long> sys_preadv2(Task& task, int fd, u64 vectors, u64 count, i64 offset, u64 high, u32 flags);
-Result<long> sys_pwritev2(Task& task, int fd, u64 vectors, u64 count, i64 offset, u64 high, u32 flags);
+Result<long> sys_preadv2(Task& task, int fd, u64 vectors, u64 count, i64 offset, u64 high,
+                         u32 flags);
+Result<long> sys_pwritev2(Task& task, int fd, u64 vectors, u64 count, i64 offset, u64 high,
+                          u32 flags);
 Result<long> sys_lseek(Task& task, int fd, i64 offset, int whence);
 
 // open_calls.cpp
@@ -62,10 +64,13 @@ Result<long> sys_rmdir(Task& task, u64 name);
 Result<long> sys_unlink(Task& task, u64 name);
 Result<long> sys_unlinkat(Task& task, int directory, u64 name, u32 flags);
 Result<long> sys_rename(Task& task, u64 old_name, u64 new_name);
-Result<long> sys_renameat(Task& task, int old_directory, u64 old_name, int new_directory, u64 new_name);
-Result<long> sys_renameat2(Task& task, int old_directory, u64 old_name, int new_directory, u64 new_name, u32 flags);
+Result<long> sys_renameat(Task& task, int old_directory, u64 old_name, int new_directory,
+                          u64 new_name);
+Result<long> sys_renameat2(Task& task, int old_directory, u64 old_name, int new_directory,
+                           u64 new_name, u32 flags);
 Result<long> sys_link(Task& task, u64 old_name, u64 new_name);
-Result<long> sys_linkat(Task& task, int old_directory, u64 old_name, int new_directory, u64 new_name, u32 flags);
+Result<long> sys_linkat(Task& task, int old_directory, u64 old_name, int new_directory,
+                        u64 new_name, u32 flags);
 Result<long> sys_symlink(Task& task, u64 target, u64 name);
 Result<long> sys_symlinkat(Task& task, u64 target, int directory, u64 name);
 Result<long> sys_mknod(Task& task, u64 name, u32 mode, u32 device);
@@ -99,7 +104,8 @@ Result<long> sys_fadvise64(Task& task, int fd, i64 offset, i64 length, int advic
 
 // transfer_calls.cpp
 Result<long> sys_sendfile(Task& task, int out, int in, u64 offset, u64 count);
-Result<long> sys_copy_file_range(Task& task, int in, u64 in_offset, int out, u64 out_offset, u64 count, u32 flags);
+Result<long> sys_copy_file_range(Task& task, int in, u64 in_offset, int out, u64 out_offset,
+                                 u64 count, u32 flags);
 
 // xattr_calls.cpp
 Result<long> sys_setxattr(Task& task, u64 path, u64 name, u64 value, u64 size, u32 flags);

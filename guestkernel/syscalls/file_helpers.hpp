@@ -10,7 +10,9 @@
 namespace kernel {
 
 // A path from user memory; may be empty.
-inline Result<String> copy_path(u64 address) { return copy_in_string(address, 4096); }
+inline Result<String> copy_path(u64 address) {
+    return copy_in_string(address, 4096);
+}
 
 // The open file, not one that is only a place (O_PATH): EBADF.
 Result<Ref<File>> usable_file(Task& task, int fd);

@@ -11,10 +11,12 @@ namespace kernel {
 
 namespace {
 
-constexpr u32 mnt_force = 1, mnt_detach = 2, mnt_expire = 4, umount_nofollow = 8; // umount(2); in no UAPI header
+constexpr u32 mnt_force = 1, mnt_detach = 2, mnt_expire = 4,
+              umount_nofollow = 8; // umount(2); in no UAPI header
 
 Result<void> require_admin() {
-    return has_capability(current_credentials(), CAP_SYS_ADMIN) ? Result<void>() : Result<void>(fail(EPERM));
+    return has_capability(current_credentials(), CAP_SYS_ADMIN) ? Result<void>()
+                                                                : Result<void>(fail(EPERM));
 }
 
 Result<Path> find(u64 name, u32 lookup) {
@@ -23,7 +25,9 @@ Result<Path> find(u64 name, u32 lookup) {
 }
 
 // An optional string argument; null is empty.
-Result<String> optional_string(u64 address) { return address == 0 ? Result<String>(String()) : copy_path(address); }
+Result<String> optional_string(u64 address) {
+    return address == 0 ? Result<String>(String()) : copy_path(address);
+}
 
 // The data page: a string that ends at its NUL, or with the memory that is there.
 Result<String> copy_data(u64 address) {
@@ -50,7 +54,8 @@ Result<long> sys_mount(Task&, u64 source, u64 target, u64 type, u64 flags, u64 d
         return 0;
     }
     if ((flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE)) != 0) {
-        // Every mount is private and stays so: asking for that succeeds; sharing has no one to share with.
+        // Every mount is private and stays so: asking for that succeeds; sharing has no one to
+        // share with.
         if (where.dentry() != &where.mount()->root())
             return fail(EINVAL);
         return 0;
@@ -63,8 +68,10 @@ Result<long> sys_mount(Task&, u64 source, u64 target, u64 type, u64 flags, u64 d
     TRY(String type_name, optional_string(type));
     TRY(String source_name, optional_string(source));
     TRY(String options, copy_data(data));
-    TRY(Ref<Superblock> superblock, make_filesystem(type_name.view(), source_name.view(), options.view(), mount_flags));
-    TRY(mount_at(where, std::move(superblock), mount_flags, source_name.empty() ? "none" : source_name.view()));
+    TRY(Ref<Superblock> superblock,
+        make_filesystem(type_name.view(), source_name.view(), options.view(), mount_flags));
+    TRY(mount_at(where, std::move(superblock), mount_flags,
+                 source_name.empty() ? "none" : source_name.view()));
     return 0;
 }
 

@@ -13,11 +13,13 @@ namespace kernel {
 
 namespace {
 
-Result<long> open_and_install(Task& task, int directory, u64 name, u32 flags, u32 mode, u32 lookup) {
+Result<long> open_and_install(Task& task, int directory, u64 name, u32 flags, u32 mode,
+                              u32 lookup) {
     TRY(String path, copy_path(name));
     PathWalker walker(lookup);
     TRY(walker.start(directory, path.view()));
-    // The number first: a file that cannot be installed must not have been created (open(2), EMFILE).
+    // The number first: a file that cannot be installed must not have been created (open(2),
+    // EMFILE).
     TRY(const int fd, task.files->reserve());
     auto file = restartable(open_walk(walker, flags, mode));
     if (!file) {
@@ -32,7 +34,8 @@ u32 resolve_to_lookup(u64 resolve) {
     u32 lookup = 0;
     lookup |= (resolve & RESOLVE_NO_XDEV) != 0 ? u32{lookup_no_xdev} : 0u;
     lookup |= (resolve & RESOLVE_NO_MAGICLINKS) != 0 ? u32{lookup_no_magic_links} : 0u;
-    lookup |= (resolve & RESOLVE_NO_SYMLINKS) != 0 ? u32{lookup_no_symlinks | lookup_no_magic_links} : 0u;
+    lookup |=
+        (resolve & RESOLVE_NO_SYMLINKS) != 0 ? u32{lookup_no_symlinks | lookup_no_magic_links} : 0u;
     lookup |= (resolve & RESOLVE_BENEATH) != 0 ? u32{lookup_beneath} : 0u;
     lookup |= (resolve & RESOLVE_IN_ROOT) != 0 ? u32{lookup_in_root} : 0u;
     return lookup;
@@ -63,11 +66,12 @@ Result<long> sys_openat2(Task& task, int directory, u64 name, u64 how_address, u
         if (byte != 0)
             return fail(E2BIG);
     }
-    constexpr u64 known_resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH |
-                                  RESOLVE_IN_ROOT | RESOLVE_CACHED;
-    constexpr u64 known_flags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_DSYNC |
-                                __O_SYNC | FASYNC | O_DIRECT | O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | O_NOATIME |
-                                O_CLOEXEC | O_PATH | __O_TMPFILE;
+    constexpr u64 known_resolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS |
+                                  RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_CACHED;
+    constexpr u64 known_flags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND |
+                                O_NONBLOCK | O_DSYNC | __O_SYNC | FASYNC | O_DIRECT | O_LARGEFILE |
+                                O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH |
+                                __O_TMPFILE;
     if ((how.resolve & ~known_resolve) != 0 || (how.flags & ~known_flags) != 0)
         return fail(EINVAL);
     if ((how.resolve & RESOLVE_BENEATH) != 0 && (how.resolve & RESOLVE_IN_ROOT) != 0)
@@ -75,12 +79,13 @@ Result<long> sys_openat2(Task& task, int directory, u64 name, u64 how_address, u
     const bool makes = (how.flags & (O_CREAT | __O_TMPFILE)) != 0;
     if (makes ? (how.mode & ~u64{mode_permissions}) != 0 : how.mode != 0)
         return fail(EINVAL);
-    if ((how.flags & O_PATH) != 0 && (how.flags & ~u64{O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC}) != 0)
+    if ((how.flags & O_PATH) != 0 &&
+        (how.flags & ~u64{O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC}) != 0)
         return fail(EINVAL);
     if ((how.resolve & RESOLVE_CACHED) != 0)
         return fail(EAGAIN); // openat2(2): the caller then asks without it
-    return open_and_install(task, directory, name, static_cast<u32>(how.flags), static_cast<u32>(how.mode),
-                            resolve_to_lookup(how.resolve));
+    return open_and_install(task, directory, name, static_cast<u32>(how.flags),
+                            static_cast<u32>(how.mode), resolve_to_lookup(how.resolve));
 }
 
 Result<long> sys_close(Task& task, int fd) {

@@ -62,7 +62,8 @@ Result<long> transfer(File& file, IoBuffer& buffer, Direction direction) {
     }
     MutexGuard guard(file.position_mutex());
     const u64 position = file.position();
-    auto moved = direction == Direction::Read ? file.read(buffer, position) : file.write(buffer, position);
+    auto moved =
+        direction == Direction::Read ? file.read(buffer, position) : file.write(buffer, position);
     TRY(const usize bytes, restartable(std::move(moved)));
     u64 next = position + bytes;
     if (direction == Direction::Write && (file.flags() & O_APPEND) != 0 && file.append_end > next)
@@ -112,7 +113,8 @@ Result<long> vectored(Task& task, int fd, u64 address, u64 count, Direction dire
     return transfer(*file, data, direction);
 }
 
-Result<long> vectored_at(Task& task, int fd, u64 address, u64 count, i64 offset, Direction direction) {
+Result<long> vectored_at(Task& task, int fd, u64 address, u64 count, i64 offset,
+                         Direction direction) {
     TRY(Ref<File> file, file_for(task, fd, direction));
     UserVectors vectors;
     TRY(vectors.load(address, count));
@@ -123,21 +125,23 @@ Result<long> vectored_at(Task& task, int fd, u64 address, u64 count, i64 offset,
 // preadv2(2), pwritev2(2): offset -1 means the file's position.
 Result<long> vectored_with_flags(Task& task, int fd, u64 address, u64 count, i64 offset, u32 flags,
                                  Direction direction) {
-    if ((flags & ~static_cast<u32>(known_rw_flags)) != 0 || (flags & static_cast<u32>(RWF_NOWAIT)) != 0)
+    if ((flags & ~static_cast<u32>(known_rw_flags)) != 0 ||
+        (flags & static_cast<u32>(RWF_NOWAIT)) != 0)
         return fail(EOPNOTSUPP);
     TRY(Ref<File> file, file_for(task, fd, direction));
     UserVectors vectors;
     TRY(vectors.load(address, count));
     IoBuffer data(vectors.span());
-    if ((flags & static_cast<u32>(RWF_APPEND)) != 0 && direction == Direction::Write && !file->is_stream()) {
+    if ((flags & static_cast<u32>(RWF_APPEND)) != 0 && direction == Direction::Write &&
+        !file->is_stream()) {
         MutexGuard guard(file->position_mutex());
         TRY(const usize bytes, restartable(file->write(data, File::at_end)));
         if (offset == -1)
             file->set_position(file->append_end);
         return static_cast<long>(bytes);
     }
-    TRY(const long bytes,
-        offset == -1 ? transfer(*file, data, direction) : transfer_at(*file, data, offset, direction));
+    TRY(const long bytes, offset == -1 ? transfer(*file, data, direction)
+                                       : transfer_at(*file, data, offset, direction));
     if (direction == Direction::Write && (flags & static_cast<u32>(RWF_DSYNC | RWF_SYNC)) != 0)
         TRY(file->sync((flags & static_cast<u32>(RWF_SYNC)) == 0));
     return bytes;

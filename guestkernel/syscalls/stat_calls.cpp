@@ -90,15 +90,20 @@ u32 lookup_of(u32 flags) {
            ((flags & AT_EMPTY_PATH) != 0 ? u32{lookup_empty_path} : 0u);
 }
 
-// The open file itself, when the name is empty and AT_EMPTY_PATH was given: what glibc's fstat() sends.
+// The open file itself, when the name is empty and AT_EMPTY_PATH was given: what glibc's fstat()
+// sends.
 bool names_descriptor(int directory, std::string_view name, u32 flags) {
     return name.empty() && (flags & AT_EMPTY_PATH) != 0 && directory != at_fdcwd;
 }
 
 } // namespace
 
-Result<long> sys_stat(Task&, u64 name, u64 out) { return stat_path(at_fdcwd, name, out, lookup_follow); }
-Result<long> sys_lstat(Task&, u64 name, u64 out) { return stat_path(at_fdcwd, name, out, 0); }
+Result<long> sys_stat(Task&, u64 name, u64 out) {
+    return stat_path(at_fdcwd, name, out, lookup_follow);
+}
+Result<long> sys_lstat(Task&, u64 name, u64 out) {
+    return stat_path(at_fdcwd, name, out, 0);
+}
 
 Result<long> sys_fstat(Task& task, int fd, u64 out) {
     TRY(Ref<File> file, task.files->get(fd));
@@ -118,7 +123,8 @@ Result<long> sys_newfstatat(Task& task, int directory, u64 name, u64 out, u32 fl
 }
 
 Result<long> sys_statx(Task& task, int directory, u64 name, u32 flags, u32 mask, u64 out) {
-    if ((flags & ~u32{AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_SYNC_TYPE}) != 0 ||
+    if ((flags &
+         ~u32{AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT | AT_STATX_SYNC_TYPE}) != 0 ||
         (mask & STATX__RESERVED) != 0 || (flags & AT_STATX_SYNC_TYPE) == AT_STATX_SYNC_TYPE)
         return fail(EINVAL);
     TRY(String text, copy_path(name));
@@ -162,7 +168,9 @@ Result<long> sys_faccessat2(Task& task, int directory, u64 name, u32 mode, u32 f
 Result<long> sys_faccessat(Task& task, int directory, u64 name, u32 mode) {
     return sys_faccessat2(task, directory, name, mode, 0);
 }
-Result<long> sys_access(Task& task, u64 name, u32 mode) { return sys_faccessat2(task, at_fdcwd, name, mode, 0); }
+Result<long> sys_access(Task& task, u64 name, u32 mode) {
+    return sys_faccessat2(task, at_fdcwd, name, mode, 0);
+}
 
 Result<long> sys_readlinkat(Task& task, int directory, u64 name, u64 out, u64 size) {
     if (static_cast<i32>(size) <= 0)

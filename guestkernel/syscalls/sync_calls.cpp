@@ -14,18 +14,25 @@ Result<long> sync_file(Task& task, int fd, bool data_only) {
     TRY(Ref<File> file, usable_file(task, fd));
     auto done = file->sync(data_only);
     // A directory's names are as durable as its file system makes them.
-    if (!done && done.error().code == EINVAL && file->inode() != nullptr && file->inode()->is_directory())
+    if (!done && done.error().code == EINVAL && file->inode() != nullptr &&
+        file->inode()->is_directory())
         return 0;
     TRY(restartable(std::move(done)));
     return 0;
 }
 
-PageCache* cache_of(File& file) { return file.inode() == nullptr ? nullptr : file.inode()->page_cache(); }
+PageCache* cache_of(File& file) {
+    return file.inode() == nullptr ? nullptr : file.inode()->page_cache();
+}
 
 } // namespace
 
-Result<long> sys_fsync(Task& task, int fd) { return sync_file(task, fd, false); }
-Result<long> sys_fdatasync(Task& task, int fd) { return sync_file(task, fd, true); }
+Result<long> sys_fsync(Task& task, int fd) {
+    return sync_file(task, fd, false);
+}
+Result<long> sys_fdatasync(Task& task, int fd) {
+    return sync_file(task, fd, true);
+}
 
 Result<long> sys_sync(Task&) {
     write_back_all();
@@ -47,9 +54,11 @@ Result<long> sys_syncfs(Task& task, int fd) {
 }
 
 Result<long> sys_sync_file_range(Task& task, int fd, i64 offset, i64 length, u32 flags) {
-    constexpr u32 known = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    constexpr u32 known =
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
     i64 end = 0;
-    if ((flags & ~known) != 0 || offset < 0 || length < 0 || __builtin_add_overflow(offset, length, &end))
+    if ((flags & ~known) != 0 || offset < 0 || length < 0 ||
+        __builtin_add_overflow(offset, length, &end))
         return fail(EINVAL);
     TRY(Ref<File> file, usable_file(task, fd));
     if (file->is_stream())
@@ -58,7 +67,8 @@ Result<long> sys_sync_file_range(Task& task, int fd, i64 offset, i64 length, u32
     if (cache == nullptr)
         return fail(file->inode() != nullptr && file->inode()->is_directory() ? EINVAL : ESPIPE);
     if (!cache->memory_only())
-        TRY(cache->write_back(static_cast<u64>(offset), length == 0 ? ~u64{0} : static_cast<u64>(end)));
+        TRY(cache->write_back(static_cast<u64>(offset),
+                              length == 0 ? ~u64{0} : static_cast<u64>(end)));
     return 0;
 }
 
@@ -71,7 +81,8 @@ Result<long> sys_readahead(Task& task, int fd, i64 offset, u64 count) {
         return fail(EINVAL);
     constexpr u64 most_pages = 512; // a hint: 2 MiB are enough of it
     const u64 pages = page_up((static_cast<u64>(offset) & (page_size - 1)) + count) >> page_shift;
-    TRY(cache->read_ahead(static_cast<u64>(offset) >> page_shift, pages < most_pages ? pages : most_pages));
+    TRY(cache->read_ahead(static_cast<u64>(offset) >> page_shift,
+                          pages < most_pages ? pages : most_pages));
     return 0;
 }
 

@@ -26,7 +26,8 @@ private:
     u8* memory_;
 };
 
-// Where a side reads or writes: its own position, or one that the caller keeps. Null memory: the file's.
+// Where a side reads or writes: its own position, or one that the caller keeps. Null memory: the
+// file's.
 struct Side {
     File& file;
     u64 user_offset; // address of the caller's loff_t, or 0
@@ -79,7 +80,8 @@ Result<long> copy(Side& in, Side& out, u64 count) {
             written += *put;
             out.position += *put;
         }
-        // What was read and could not be written is read again next time: only files with positions are sources.
+        // What was read and could not be written is read again next time: only files with positions
+        // are sources.
         in.position += written;
         done += written;
         if (written < *got || signal_pending())
@@ -92,7 +94,8 @@ Result<long> copy(Side& in, Side& out, u64 count) {
 Result<long> copy_and_store(Side in, Side out, u64 count) {
     TRY(in.load());
     TRY(out.load());
-    TRY(const long done, restartable(copy(in, out, count < largest_transfer ? count : largest_transfer)));
+    TRY(const long done,
+        restartable(copy(in, out, count < largest_transfer ? count : largest_transfer)));
     TRY(in.store());
     TRY(out.store());
     return done;
@@ -112,8 +115,8 @@ Result<long> sys_sendfile(Task& task, int out_fd, int in_fd, u64 offset, u64 cou
     return copy_and_store(Side{*in, offset}, Side{*out, 0}, count);
 }
 
-Result<long> sys_copy_file_range(Task& task, int in_fd, u64 in_offset, int out_fd, u64 out_offset, u64 count,
-                                 u32 flags) {
+Result<long> sys_copy_file_range(Task& task, int in_fd, u64 in_offset, int out_fd, u64 out_offset,
+                                 u64 count, u32 flags) {
     if (flags != 0)
         return fail(EINVAL);
     TRY(Ref<File> in, usable_file(task, in_fd));

@@ -50,7 +50,8 @@ Result<void> check_xattr(Inode& inode, std::string_view name, bool write) {
     if (name.starts_with(XATTR_USER_PREFIX)) {
         if (!inode.is_regular() && !inode.is_directory())
             return fail(write ? EPERM : ENODATA);
-        if (write && inode.is_directory() && (inode.mode_ & mode_sticky) != 0 && !owner_or_capable(inode))
+        if (write && inode.is_directory() && (inode.mode_ & mode_sticky) != 0 &&
+            !owner_or_capable(inode))
             return fail(EPERM);
         return check_permission(inode, write ? may_write : may_read);
     }
