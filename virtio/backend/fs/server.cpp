@@ -130,9 +130,9 @@ Result<std::unique_ptr<FsServer>> FsServer::create(ShareConfig config) {
 FsServer::FsServer(std::unique_ptr<fs::Session> session) : session_(std::move(session)) {}
 FsServer::~FsServer() = default;
 
-std::size_t FsServer::handle(std::span<const struct iovec> in,
-                             std::span<const struct iovec> out) noexcept {
-    return session_->handle(in, out);
+std::size_t FsServer::handle(std::span<const struct iovec> in, std::span<const struct iovec> out,
+                             Accept accept) noexcept {
+    return session_->handle(in, out, accept);
 }
 
 void FsServer::reset() noexcept {

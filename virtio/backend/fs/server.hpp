@@ -72,8 +72,12 @@ public:
     // Serves one request. `in` and `out` may be memory that somebody else changes at the same time;
     // file data is moved between them and the host's files without a copy in between. Returns the
     // reply's length at the start of `out`; 0 if the request has no reply (or no room for one).
-    std::size_t handle(std::span<const struct iovec> in,
-                       std::span<const struct iovec> out) noexcept;
+    enum class Accept : std::uint8_t {
+        All,
+        Notices, // only what has no reply and asks nothing of the host: FORGET and its like
+    };
+    std::size_t handle(std::span<const struct iovec> in, std::span<const struct iovec> out,
+                       Accept accept = Accept::All) noexcept;
 
     // Forgets everything that the client knew: inodes, open files. Requires: no handle() is
     // running.

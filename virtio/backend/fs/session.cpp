@@ -81,7 +81,8 @@ Session::Session(Share share, ProcFds proc)
       inodes_(std::move(share_.directory), share_.root, share_.max_cached_fds, !share_.read_only),
       files_(0, share_.max_handles), directories_(1, share_.max_handles) {}
 
-std::size_t Session::handle(std::span<const struct iovec> in, std::span<const struct iovec> out) {
+std::size_t Session::handle(std::span<const struct iovec> in, std::span<const struct iovec> out,
+                            Accept accept) {
     IovCursor rest(in);
     fuse_in_header header{};
     if (!rest.read_object(header))
@@ -101,6 +102,8 @@ std::size_t Session::handle(std::span<const struct iovec> in, std::span<const st
         rest.limit(header.len - sizeof header);
         if (found == nullptr)
             return fail(ENOSYS);
+        if (accept == Accept::Notices && found->replies)
+            return fail(EINVAL);
         Request request(header, rest);
         return run(*found, request, reply);
     }();

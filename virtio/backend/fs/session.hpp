@@ -30,7 +30,7 @@ struct OpenFile {
 
 struct OpenDirectory {
     InodeRef inode;
-    Guarded<FdRef> stream; // null for a sealed inode; the lock is for its position
+    Guarded<FdRef> stream; // null without has_stream(); the lock is for its position
 };
 
 // What create() has made ready.
@@ -48,10 +48,13 @@ struct Share {
     std::size_t max_handles = 0;
 };
 
+using Accept = FsServer::Accept;
+
 class Session {
 public:
     Session(Share share, ProcFds proc);
-    std::size_t handle(std::span<const struct iovec> in, std::span<const struct iovec> out);
+    std::size_t handle(std::span<const struct iovec> in, std::span<const struct iovec> out,
+                       Accept accept);
     void reset();
     const std::string& only_name() const { return share_.only_name; }
 
@@ -150,6 +153,11 @@ private:
 
     class DirectoryReply;
     Result<void> read_directory(Request& request, Reply& reply, bool plus);
+    // Whether the host lists it. The directory of a single shared file need not be readable.
+    bool has_stream(const InodeRef& directory) const {
+        return !directory->sealed() && (share_.only_name.empty() || directory != inodes_.root());
+    }
+    Result<void> fill_only_name(DirectoryReply& out, const InodeRef& inode);
     Result<void> fill(DirectoryReply& out, const InodeRef& inode, const FdRef& stream,
                       std::uint64_t offset);
 

@@ -89,7 +89,7 @@ Result<void> Session::op_opendir(Request& request, Reply& reply) {
     if (!inode->is_directory())
         return fail(ENOTDIR);
     auto open = std::make_shared<OpenDirectory>();
-    if (!inode->sealed()) {
+    if (has_stream(inode)) {
         TRY(FdRef stream, inodes_.open_readable(inode, proc_));
         open->stream.with([&](FdRef& fd) { fd = std::move(stream); });
     }
@@ -141,7 +141,7 @@ Result<void> Session::read_directory(Request& request, Reply& reply, bool plus) 
         if (!inode->is_directory())
             return fail(ENOTDIR);
         FdRef stream;
-        if (!inode->sealed()) {
+        if (has_stream(inode)) {
             TRY(stream, inodes_.readable_fd(inode, proc_));
         }
         return stream_locks_[inode->id() / 32 % stream_locks_.size()].with(
@@ -152,6 +152,26 @@ Result<void> Session::read_directory(Request& request, Reply& reply, bool plus) 
         return fail(EBADF);
     return open->stream.with(
         [&](const FdRef& stream) { return fill(out, open->inode, stream, in.offset); });
+}
+
+// The one name of a share of one file, which ends the list.
+Result<void> Session::fill_only_name(DirectoryReply& out, const InodeRef& inode) {
+    const std::string& name = share_.only_name;
+    if (inode != inodes_.root() || name.empty() || !out.fits(name))
+        return {};
+    TRY(const FdRef dir, inodes_.any_fd(inode));
+    const auto found = stat_at(dir->get(), name.c_str());
+    if (!found)
+        return {}; // removed on the host
+    const auto type = static_cast<std::uint8_t>(IFTODT(found->stx_mode));
+    if (!out.plus()) {
+        out.add({}, inodes_.devices().guest_number(device_of(*found), found->stx_ino), 3, type,
+                name);
+        return {};
+    }
+    TRY(const InodeRef child, inodes_.look_up(*found, inode, dir->get(), name.c_str()));
+    out.add(entry(child, *found), child->guest_number(), 3, type, name);
+    return {};
 }
 
 Result<void> Session::fill(DirectoryReply& out, const InodeRef& inode, const FdRef& stream,
@@ -167,10 +187,10 @@ Result<void> Session::fill(DirectoryReply& out, const InodeRef& inode, const FdR
         for (std::uint64_t at = offset; at < 2; ++at) {
             const std::string_view name = at == 0 ? "." : "..";
             if (!out.fits(name))
-                break;
+                return {};
             add_dots(name, at + 1);
         }
-        return {};
+        return offset <= 2 ? fill_only_name(out, inode) : Result<void>();
     }
 
     // The position on the descriptor may be anywhere: after an earlier batch that did not fit.
@@ -190,8 +210,6 @@ Result<void> Session::fill(DirectoryReply& out, const InodeRef& inode, const FdR
             HostEntry host{};
             rest = rest.subspan(parse(rest, host));
             const std::string_view name = host.name;
-            if (!is_dots(name) && hidden(inode, name))
-                continue;
             if (!out.fits(name)) {
                 // A client whose buffer takes no entry at all would ask for ever.
                 return out.empty() ? Result<void>(fail(EINVAL)) : Result<void>();

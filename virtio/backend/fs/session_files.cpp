@@ -277,7 +277,7 @@ Result<void> Session::op_fsync(Request& request, Reply&) {
 }
 
 Result<void> Session::op_syncfs(Request&, Reply&) {
-    if (share_.read_only)
+    if (share_.read_only || !has_stream(inodes_.root()))
         return fail(ENOSYS);
     TRY(const FdRef root, inodes_.readable_fd(inodes_.root(), proc_));
     return check(::syncfs(root->get()));

@@ -18,7 +18,7 @@ namespace {
 constexpr std::uint16_t queue_size = 128;
 constexpr std::uint32_t request_queues = 2; // hiprio is not counted (5.11.4)
 
-DeviceInfo describe_device(std::string_view tag) {
+DeviceInfo describe_device(std::string_view tag, bool has_workers) {
     struct virtio_fs_config config {};
     static_assert(sizeof config.tag == fs_max_tag);
     // Not NUL-terminated when it takes all the bytes.
@@ -30,7 +30,7 @@ DeviceInfo describe_device(std::string_view tag) {
     info.id = VIRTIO_ID_FS;
     info.queues = {{queue_size, NotifyStyle::Eventfd},
                    {queue_size, NotifyStyle::Inline},
-                   {queue_size, NotifyStyle::Eventfd}};
+                   {queue_size, has_workers ? NotifyStyle::Eventfd : NotifyStyle::Inline}};
     info.config.assign(bytes.begin(), bytes.end());
     return info;
 }
@@ -127,7 +127,7 @@ private:
 };
 
 Fs::Fs(std::string_view tag, std::unique_ptr<FsServer> server, FsOptions options)
-    : Device(describe_device(tag)), server_(std::move(server)),
+    : Device(describe_device(tag, options.workers > 0)), server_(std::move(server)),
       pool_(std::make_unique<Pool>(*this, options.workers, std::move(options.on_worker_start))) {}
 
 Fs::~Fs() = default;
@@ -137,7 +137,10 @@ base::Result<void, FsError> Fs::start_workers() {
 }
 
 void Fs::serve_chain(Queue& requests, Chain chain) {
-    const std::size_t length = server_->handle(chain.readable(), chain.writable());
+    // The hiprio queue is served by whoever runs the event loop, which is not to wait for files.
+    const auto accept =
+        requests.index() == fs_hiprio_queue ? FsServer::Accept::Notices : FsServer::Accept::All;
+    const std::size_t length = server_->handle(chain.readable(), chain.writable(), accept);
     requests.complete(std::move(chain), static_cast<std::uint32_t>(length));
 }
 

@@ -3,7 +3,8 @@
 //     against 56 us for waking another thread: for everything that is short.
 //   2 pooled: served by worker threads: for what may take long (fsync, big writes, fallocate,
 //     copy_file_range). The guest chooses. Until start_workers() it is served by who notifies.
-// Queues 0 and 2 notify by eventfd: nobody waits for an answer to FORGET.
+// Queues 0 and 2 notify by eventfd: nobody waits for an answer to FORGET, the only thing that the
+// hiprio queue takes.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +24,7 @@ inline constexpr std::uint32_t fs_pooled_queue = 2;
 inline constexpr std::size_t fs_max_tag = 36; // bytes; 5.11.4
 
 struct FsOptions {
-    unsigned workers = 2;
+    unsigned workers = 2; // 0: the pooled queue is inline too
     // First thing on each worker thread: name, signal mask, sandbox. False ends the thread; its
     // requests are then never answered, so this should end the VM.
     std::function<bool()> on_worker_start;
