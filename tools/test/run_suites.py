@@ -133,6 +133,14 @@ def run_plain(test, env, outcome):
         outcome.failures.append(("(succeeds)", f"exit status {status}\n" + tail(output)))
 
 
+def is_catch(test):
+    program = test["cmd"][0]
+    if test["protocol"] != "exitcode" or not os.access(program, os.X_OK):
+        return False
+    with open(program, "rb") as file:
+        return b"--list-reporters" in file.read()
+
+
 def run_test(test, suite):
     outcome = Outcome(f"{suite}: {test['name']}")
     env = dict(os.environ)
@@ -140,7 +148,7 @@ def run_test(test, suite):
     env.setdefault("ASAN_OPTIONS", "detect_stack_use_after_return=1")
     env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
     started = time.monotonic()
-    if suite in ("unit", "asan"):
+    if is_catch(test):
         run_catch(test, env, outcome)
     elif test["protocol"] == "tap":
         run_tap(test, env, outcome)
