@@ -16,7 +16,7 @@ constexpr bool check_ranks = true;
 #endif
 
 void note_lock(LockRank rank) {
-    if constexpr (check_ranks) {
+    if (check_ranks && rank != LockRank::Nested) {
         u64& held = held_ranks[arch::cpu_id()];
         const u64 bit = u64{1} << static_cast<unsigned>(rank);
         if ((held & (bit | (bit - 1))) != 0) {
@@ -46,7 +46,7 @@ bool SpinLock::try_lock() {
 }
 
 void SpinLock::unlock() {
-    if constexpr (check_ranks)
+    if (check_ranks && rank_ != LockRank::Nested)
         held_ranks[arch::cpu_id()] &= ~(u64{1} << static_cast<unsigned>(rank_));
     state_.store(0, base::Order::Release);
 }

@@ -18,6 +18,7 @@ enum class LockRank : u8 {
     Slab = 6,
     Timer = 8,
     RunQueue = 10,
+    Nested = 11, // not checked: epoll's, which nest in each other as their files do, never in a circle (ELOOP)
     WaitQueue = 12,
     Leaf = 14, // a lock under which no other lock is taken except the ones above
     PageCache = 16,

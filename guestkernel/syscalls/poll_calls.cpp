@@ -4,7 +4,7 @@
 #include "guestkernel/ipc/poll.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/syscalls/ipc_calls.hpp"
-#include "guestkernel/task/signal.hpp"
+#include "guestkernel/syscalls/wait_helpers.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -12,20 +12,6 @@ namespace kernel {
 namespace {
 
 constexpr u32 rlimit_nofile = 7;
-constexpr u64 nanosecond_limit = nanoseconds_per_second;
-
-// A relative time from user memory as a deadline; 0 stays "do not sleep".
-Result<u64> deadline_after(i64 seconds, u64 nanoseconds) {
-    if (seconds < 0 || nanoseconds >= nanosecond_limit)
-        return fail(EINVAL);
-    if (seconds == 0 && nanoseconds == 0)
-        return u64{0};
-    constexpr i64 forever_seconds = i64{1} << 33; // 270 years
-    if (seconds >= forever_seconds)
-        return no_deadline;
-    return monotonic_ns() + static_cast<u64>(seconds) * nanoseconds_per_second + nanoseconds;
-}
-
 // What is left of the time, as Linux writes back: zero once it has passed.
 WaitTime remaining(u64 deadline) {
     const u64 now = monotonic_ns();
@@ -63,21 +49,6 @@ Result<long> do_poll(Task& task, u64 address, u32 count, u64 deadline) {
                            sizeof requests[i].ready));
     }
     return static_cast<long>(ready + invalid);
-}
-
-// Runs `call` under the signal mask at `mask` (0: none).
-template <typename Call>
-Result<long> with_mask(UserPtr<const u64> mask, u64 size, Call&& call) {
-    if (mask) {
-        if (size != sizeof(u64))
-            return fail(EINVAL);
-        TRY(const u64 bits, mask.copy_in());
-        set_temporary_mask(bits);
-    }
-    auto result = call();
-    if (mask)
-        finish_temporary_mask(!result && result.error().code == restart_no_handler);
-    return result;
 }
 
 constexpr u32 select_read = poll_in | poll_rdnorm | poll_rdband | poll_hup | poll_err;
@@ -155,11 +126,7 @@ struct PselectMask {
 } // namespace
 
 Result<long> sys_poll(Task& task, u64 requests, u32 count, int timeout_ms) {
-    u64 deadline = no_deadline;
-    if (timeout_ms == 0)
-        deadline = 0;
-    else if (timeout_ms > 0)
-        deadline = monotonic_ns() + static_cast<u64>(timeout_ms) * 1'000'000;
+    const u64 deadline = deadline_after_ms(timeout_ms);
     auto result = do_poll(task, requests, count, deadline);
     // A restart would wait the whole time again: poll(2) with a timeout is not restarted here but ends with EINTR.
     if (!result && result.error().code == restart_no_handler && deadline != no_deadline)
@@ -172,9 +139,9 @@ Result<long> sys_ppoll(Task& task, u64 requests, u32 count, UserPtr<WaitTime> ti
     u64 deadline = no_deadline;
     if (timeout) {
         TRY(const WaitTime time, timeout.copy_in());
-        TRY(deadline, deadline_after(time.seconds, static_cast<u64>(time.nanoseconds)));
+        TRY(deadline, deadline_after(time.seconds, time.nanoseconds));
     }
-    auto result = with_mask(mask, mask_size, [&] { return do_poll(task, requests, count, deadline); });
+    auto result = with_signal_mask(mask, mask_size, [&] { return do_poll(task, requests, count, deadline); });
     if (timeout)
         (void)timeout.copy_out(remaining(deadline)); // read-only memory is no error (Linux)
     return result;
@@ -187,7 +154,7 @@ Result<long> sys_select(Task& task, int count, u64 readers, u64 writers, u64 exc
         if (time.seconds < 0 || time.microseconds < 0)
             return fail(EINVAL);
         TRY(deadline, deadline_after(time.seconds + time.microseconds / 1'000'000,
-                                     static_cast<u64>(time.microseconds % 1'000'000) * 1000));
+                                     time.microseconds % 1'000'000 * 1000));
     }
     SelectSets sets{{readers, writers, exceptions}, {}, 0};
     auto result = do_select(task, count, sets, deadline);
@@ -203,14 +170,14 @@ Result<long> sys_pselect6(Task& task, int count, u64 readers, u64 writers, u64 e
     u64 deadline = no_deadline;
     if (timeout) {
         TRY(const WaitTime time, timeout.copy_in());
-        TRY(deadline, deadline_after(time.seconds, static_cast<u64>(time.nanoseconds)));
+        TRY(deadline, deadline_after(time.seconds, time.nanoseconds));
     }
     PselectMask pair{0, 0};
     if (mask != 0) {
         TRY(pair, UserPtr<const PselectMask>(mask).copy_in());
     }
     SelectSets sets{{readers, writers, exceptions}, {}, 0};
-    auto result = with_mask(UserPtr<const u64>(pair.mask), pair.size, [&] { return do_select(task, count, sets, deadline); });
+    auto result = with_signal_mask(UserPtr<const u64>(pair.mask), pair.size, [&] { return do_select(task, count, sets, deadline); });
     if (timeout)
         (void)timeout.copy_out(remaining(deadline));
     return result;

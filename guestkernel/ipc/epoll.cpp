@@ -1,0 +1,291 @@
+// Locks: one sleeping mutex for all interest lists, since a watched file that ends and an epoll file that ends meet in the
+// same items; and a spin lock per epoll file for its ready list, taken from wake-ups with the source's queue locked.
+#include "guestkernel/ipc/epoll.hpp"
+
+#include <linux/errno.h>
+#include <linux/eventpoll.h>
+
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/ipc/poll_events.hpp"
+
+namespace kernel {
+
+namespace {
+
+constinit Mutex* registry = nullptr;
+alignas(Mutex) u8 registry_storage[sizeof(Mutex)];
+constexpr unsigned max_nesting = 4; // as Linux
+
+Mutex& epoll_mutex() {
+    // The first epoll file makes it; two that race build the same zeros.
+    if (registry == nullptr)
+        registry = ::new (static_cast<void*>(registry_storage)) Mutex();
+    return *registry;
+}
+
+constexpr u32 always = poll_err | poll_hup;
+constexpr u32 control_bits = EPOLLEXCLUSIVE | EPOLLWAKEUP | EPOLLONESHOT | EPOLLET;
+
+} // namespace
+
+// Alive from add() to destroy(); the file is not referenced: its end removes the item.
+struct EpollItem {
+    struct Link final : Waiter {
+        WaitQueue* queue = nullptr;
+        Link* next = nullptr;
+    };
+    EpollFile* owner = nullptr;
+    File* file = nullptr;
+    int fd = -1;
+    u32 events = 0; // zero bits besides control ones: disabled
+    u64 data = 0;
+    EpollItem* next = nullptr;         // of the owner
+    EpollItem* next_of_file = nullptr; // of the file
+    EpollItem* next_ready = nullptr;
+    bool ready = false; // on the ready list
+    Link* links = nullptr;
+
+    static bool wake(Waiter& waiter, u32 events);
+};
+
+namespace {
+
+class EpollTable final : public PollTable {
+public:
+    explicit EpollTable(EpollItem& item) : item_(item) {}
+    void watch(WaitQueue& queue) override {
+        auto* link = new (std::nothrow) EpollItem::Link();
+        if (link == nullptr) {
+            failed = true;
+            return;
+        }
+        link->function = &EpollItem::wake;
+        link->context = &item_;
+        link->exclusive = (item_.events & EPOLLEXCLUSIVE) != 0;
+        link->queue = &queue;
+        link->next = item_.links;
+        item_.links = link;
+        queue.add(*link);
+    }
+    bool failed = false;
+
+private:
+    EpollItem& item_;
+};
+
+u32 look(EpollItem& item) { return item.file->poll(nullptr) & ((item.events & ~control_bits) | always); }
+
+// The depth of epoll files below `file`; more than max_nesting when `needle` is among them.
+unsigned nesting(File& file, const File& needle, EpollItem* (*items_of)(EpollFile&), unsigned level) {
+    if (&file == &needle || level > max_nesting)
+        return max_nesting + 1;
+    auto* epoll = file_as<EpollFile>(file);
+    if (epoll == nullptr)
+        return level;
+    unsigned deepest = level + 1;
+    for (EpollItem* item = items_of(*epoll); item != nullptr; item = item->next) {
+        const unsigned depth = nesting(*item->file, needle, items_of, level + 1);
+        deepest = depth > deepest ? depth : deepest;
+    }
+    return deepest;
+}
+
+} // namespace
+
+bool EpollItem::wake(Waiter& waiter, u32 events) {
+    auto& item = *static_cast<EpollItem*>(waiter.context);
+    if (events != 0 && (events & ((item.events & ~control_bits) | always)) == 0)
+        return false;
+    if ((item.events & ~control_bits) == 0)
+        return false; // disabled by EPOLLONESHOT
+    item.owner->make_ready(item);
+    return true;
+}
+
+void EpollFile::make_ready(EpollItem& item) {
+    {
+        SpinGuard guard(ready_lock_);
+        if (!item.ready) {
+            item.ready = true;
+            item.next_ready = nullptr;
+            if (last_ready_ != nullptr)
+                last_ready_->next_ready = &item;
+            else
+                first_ready_ = &item;
+            last_ready_ = &item;
+        }
+    }
+    waiters_.wake_one(poll_in | poll_rdnorm);
+}
+
+EpollItem* EpollFile::find(int fd, const File& file) {
+    for (EpollItem* item = items_; item != nullptr; item = item->next)
+        if (item->fd == fd && item->file == &file)
+            return item;
+    return nullptr;
+}
+
+Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
+    MutexGuard guard(epoll_mutex());
+    if (find(fd, file) != nullptr)
+        return fail(EEXIST);
+    if (file_as<EpollFile>(file) != nullptr) {
+        if ((events & EPOLLEXCLUSIVE) != 0)
+            return fail(EINVAL);
+        if (nesting(file, *this, [](EpollFile& epoll) { return epoll.items_; }, 0) > max_nesting)
+            return fail(ELOOP);
+    }
+    TRY(Owned<EpollItem> item, make_owned<EpollItem>());
+    item->owner = this;
+    item->file = &file;
+    item->fd = fd;
+    item->events = events;
+    item->data = data;
+    item->next = items_;
+    items_ = item.get();
+    item->next_of_file = file.epoll_items;
+    file.epoll_items = item.get();
+    EpollItem& added = *item.leak();
+    EpollTable table(added);
+    const u32 now = file.poll(&table) & ((events & ~control_bits) | always);
+    if (table.failed) {
+        destroy(added);
+        return fail(ENOMEM);
+    }
+    if (now != 0)
+        make_ready(added);
+    return {};
+}
+
+Result<void> EpollFile::modify(int fd, File& file, u32 events, u64 data) {
+    MutexGuard guard(epoll_mutex());
+    EpollItem* item = find(fd, file);
+    if (item == nullptr)
+        return fail(ENOENT);
+    if (((item->events | events) & EPOLLEXCLUSIVE) != 0)
+        return fail(EINVAL);
+    item->events = events;
+    item->data = data;
+    if (look(*item) != 0)
+        make_ready(*item);
+    return {};
+}
+
+Result<void> EpollFile::remove(int fd, File& file) {
+    MutexGuard guard(epoll_mutex());
+    EpollItem* item = find(fd, file);
+    if (item == nullptr)
+        return fail(ENOENT);
+    destroy(*item);
+    return {};
+}
+
+// Requires: the epoll mutex held.
+void EpollFile::destroy(EpollItem& item) {
+    // First out of the queues: afterwards no wake-up can make it ready again.
+    while (item.links != nullptr) {
+        EpollItem::Link* link = item.links;
+        item.links = link->next;
+        link->queue->remove(*link);
+        delete link;
+    }
+    EpollFile& owner = *item.owner;
+    {
+        SpinGuard guard(owner.ready_lock_);
+        if (item.ready) {
+            EpollItem* before = nullptr;
+            for (EpollItem* at = owner.first_ready_; at != &item; at = at->next_ready)
+                before = at;
+            (before != nullptr ? before->next_ready : owner.first_ready_) = item.next_ready;
+            if (owner.last_ready_ == &item)
+                owner.last_ready_ = before;
+        }
+    }
+    EpollItem** at = &owner.items_;
+    while (*at != &item)
+        at = &(*at)->next;
+    *at = item.next;
+    at = &item.file->epoll_items;
+    while (*at != &item)
+        at = &(*at)->next_of_file;
+    *at = item.next_of_file;
+    delete &item;
+}
+
+EpollFile::~EpollFile() {
+    MutexGuard guard(epoll_mutex());
+    while (items_ != nullptr)
+        destroy(*items_);
+}
+
+void forget_epoll_items(File& file) {
+    MutexGuard guard(epoll_mutex());
+    while (file.epoll_items != nullptr)
+        EpollFile::destroy(*file.epoll_items);
+}
+
+usize EpollFile::collect(std::span<Ready> out) {
+    MutexGuard guard(epoll_mutex());
+    usize count = 0;
+    // Each item that is on the list now is looked at once; level-triggered ones go back to its end.
+    EpollItem* last = nullptr;
+    {
+        SpinGuard ready_guard(ready_lock_);
+        last = last_ready_;
+    }
+    while (count < out.size()) {
+        EpollItem* item = nullptr;
+        {
+            SpinGuard ready_guard(ready_lock_);
+            item = first_ready_;
+            if (item == nullptr)
+                break;
+            first_ready_ = item->next_ready;
+            if (first_ready_ == nullptr)
+                last_ready_ = nullptr;
+            item->ready = false;
+        }
+        const u32 events = look(*item);
+        if (events != 0 && (item->events & ~control_bits) != 0) {
+            out[count++] = {events, item->data};
+            if ((item->events & EPOLLONESHOT) != 0)
+                item->events &= control_bits;
+            else if ((item->events & EPOLLET) == 0)
+                make_ready(*item);
+        }
+        if (item == last)
+            break;
+    }
+    return count;
+}
+
+Result<usize> EpollFile::wait(std::span<Ready> out, u64 deadline_ns) {
+    for (;;) {
+        if (const usize count = collect(out); count > 0 || deadline_ns == 0)
+            return count;
+        const auto outcome = wait_until(
+            waiters_, [&] { return first_ready_ != nullptr; }, deadline_ns, TaskState::Interruptible, true);
+        if (outcome == WaitOutcome::Interrupted)
+            return fail(EINTR);
+        if (outcome == WaitOutcome::TimedOut)
+            return usize{0};
+    }
+}
+
+u32 EpollFile::poll(PollTable* table) {
+    if (table != nullptr)
+        table->watch(waiters_);
+    // Without the mutex: add() of an outer epoll file calls us with it held. A stale entry only costs its waiter a look.
+    SpinGuard guard(ready_lock_);
+    return first_ready_ != nullptr ? poll_in | poll_rdnorm : 0;
+}
+
+Result<Ref<File>> make_epoll_file() {
+    epoll_mutex();
+    TRY(Ref<Inode> inode, make_anonymous_inode(0600));
+    constexpr u32 read_write = 2;
+    TRY(Ref<EpollFile> file, make_ref<EpollFile>(std::move(inode), read_write));
+    return Ref<File>(std::move(file));
+}
+
+} // namespace kernel

@@ -1,0 +1,48 @@
+// epoll(7): an interest list of files, and the list of those that may be ready.
+#pragma once
+
+#include "guestkernel/ipc/event_files.hpp"
+
+namespace kernel {
+
+struct EpollItem;
+
+class EpollFile final : public AnonymousFile {
+public:
+    EpollFile(Ref<Inode> inode, u32 flags) : AnonymousFile(std::move(inode), flags) {}
+    ~EpollFile() override;
+    static constexpr const char* file_type = "eventpoll";
+    const char* type_name() const override { return file_type; }
+
+    // epoll_ctl(2): EEXIST, ENOENT, EINVAL, ELOOP, ENOMEM.
+    Result<void> add(int fd, File& file, u32 events, u64 data);
+    Result<void> modify(int fd, File& file, u32 events, u64 data);
+    Result<void> remove(int fd, File& file);
+
+    struct Ready {
+        u32 events;
+        u64 data;
+    };
+    // Takes up to out.size() ready ones. Sleeps until there is one, the deadline (no_deadline: none; 0: does not sleep) has
+    // passed, or a signal comes (EINTR).
+    Result<usize> wait(std::span<Ready> out, u64 deadline_ns);
+    u32 poll(PollTable* table) override;
+
+private:
+    friend struct EpollItem;
+    friend void forget_epoll_items(File& file);
+    EpollItem* find(int fd, const File& file);
+    usize collect(std::span<Ready> out);
+    void make_ready(EpollItem& item);
+    static void destroy(EpollItem& item);
+
+    EpollItem* items_ = nullptr; // under the epoll mutex
+    SpinLock ready_lock_{LockRank::Nested};
+    EpollItem* first_ready_ = nullptr; // under ready_lock_
+    EpollItem* last_ready_ = nullptr;
+    WaitQueue waiters_{LockRank::Nested};
+};
+
+Result<Ref<File>> make_epoll_file();
+
+} // namespace kernel

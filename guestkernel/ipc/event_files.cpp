@@ -1,0 +1,237 @@
+#include "guestkernel/ipc/event_files.hpp"
+
+#include <linux/errno.h>
+#include <linux/signalfd.h>
+#include <linux/time.h>
+
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/ipc/poll_events.hpp"
+#include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/signal.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr u64 counter_limit = ~u64{0} - 1; // eventfd(2): the largest value it holds
+constexpr u32 private_mode = 0600;
+
+// Sleeps until ready() or a signal; EAGAIN at once for non-blocking files.
+template <typename Ready>
+Result<void> wait_for(WaitQueue& queue, bool non_blocking, Ready&& ready) {
+    if (non_blocking)
+        return fail(EAGAIN);
+    if (wait_until(queue, ready) == WaitOutcome::Interrupted)
+        return fail(restart_syscall);
+    return {};
+}
+
+} // namespace
+
+bool AnonymousFile::describe(String& out) {
+    return out.append("anon_inode:[").has_value() && out.append(type_name()).has_value() && out.append("]").has_value();
+}
+
+Result<usize> EventFile::read(IoBuffer& out, u64) {
+    if (out.remaining() < sizeof(u64))
+        return fail(EINVAL);
+    for (;;) {
+        u64 value = 0;
+        {
+            SpinGuard guard(lock_);
+            if (count_ > 0) {
+                value = semaphore_ ? 1 : count_;
+                count_ = count_ - value;
+            }
+        }
+        if (value != 0) {
+            waiters_.wake_all(poll_out | poll_wrnorm);
+            if (out.copy_out(&value, sizeof value) != sizeof value)
+                return fail(EFAULT);
+            return sizeof value;
+        }
+        TRY(wait_for(waiters_, non_blocking(), [&] { return count_ > 0; }));
+    }
+}
+
+Result<usize> EventFile::write(IoBuffer& in, u64) {
+    u64 value = 0;
+    if (in.remaining() < sizeof value)
+        return fail(EINVAL);
+    if (in.copy_in(&value, sizeof value) != sizeof value)
+        return fail(EFAULT);
+    if (value == ~u64{0})
+        return fail(EINVAL);
+    for (;;) {
+        bool added = false;
+        {
+            SpinGuard guard(lock_);
+            if (value <= counter_limit - count_) {
+                count_ = count_ + value;
+                added = true;
+            }
+        }
+        if (added) {
+            waiters_.wake_all(poll_in | poll_rdnorm);
+            return sizeof value;
+        }
+        TRY(wait_for(waiters_, non_blocking(), [&] { return value <= counter_limit - count_; }));
+    }
+}
+
+u32 EventFile::poll(PollTable* table) {
+    if (table != nullptr)
+        table->watch(waiters_);
+    SpinGuard guard(lock_);
+    return (count_ > 0 ? poll_in | poll_rdnorm : 0) | (count_ < counter_limit ? poll_out | poll_wrnorm : 0);
+}
+
+TimerFile::TimerFile(Ref<Inode> inode, u32 flags, int clock) : AnonymousFile(std::move(inode), flags), clock_(clock) {}
+
+TimerFile::~TimerFile() { timer_.cancel(); }
+
+void TimerFile::expire(Timer&, void* self) { static_cast<TimerFile*>(self)->waiters_.wake_all(poll_in | poll_rdnorm); }
+
+// How often it has expired since it was last read; moves the deadline on.
+u64 TimerFile::take_expirations_locked() {
+    const u64 now = monotonic_ns();
+    if (deadline_ == 0 || now < deadline_)
+        return 0;
+    if (interval_ == 0) {
+        deadline_ = 0;
+        return 1;
+    }
+    const u64 count = 1 + (now - deadline_) / interval_;
+    deadline_ += count * interval_;
+    return count;
+}
+
+Result<usize> TimerFile::read(IoBuffer& out, u64) {
+    if (out.remaining() < sizeof(u64))
+        return fail(EINVAL);
+    const auto expired = [&] { return deadline_ != 0 && monotonic_ns() >= deadline_; };
+    for (;;) {
+        u64 count = 0;
+        u64 next = 0;
+        {
+            SpinGuard guard(lock_);
+            count = take_expirations_locked();
+            next = deadline_;
+        }
+        if (count != 0) {
+            if (next != 0)
+                timer_.arm(next);
+            if (out.copy_out(&count, sizeof count) != sizeof count)
+                return fail(EFAULT);
+            return sizeof count;
+        }
+        TRY(wait_for(waiters_, non_blocking(), expired));
+    }
+}
+
+u32 TimerFile::poll(PollTable* table) {
+    if (table != nullptr)
+        table->watch(waiters_);
+    SpinGuard guard(lock_);
+    return deadline_ != 0 && monotonic_ns() >= deadline_ ? poll_in | poll_rdnorm : 0;
+}
+
+TimerFile::Setting TimerFile::get() {
+    SpinGuard guard(lock_);
+    const u64 now = monotonic_ns();
+    if (deadline_ == 0)
+        return {interval_, 0};
+    if (deadline_ > now)
+        return {interval_, deadline_ - now};
+    // Expired and not read: what is left until the next expiry.
+    return {interval_, interval_ == 0 ? 0 : interval_ - (now - deadline_) % interval_};
+}
+
+TimerFile::Setting TimerFile::set(u64 interval, u64 first, bool absolute) {
+    const Setting old = get();
+    timer_.cancel();
+    u64 deadline = 0;
+    if (first != 0) {
+        const u64 now = monotonic_ns();
+        if (!absolute)
+            deadline = now + first;
+        else if (clock_ == CLOCK_REALTIME || clock_ == CLOCK_REALTIME_ALARM)
+            deadline = first > static_cast<u64>(realtime_ns()) ? now + (first - static_cast<u64>(realtime_ns())) : now;
+        else
+            deadline = first;
+        deadline = deadline == 0 ? 1 : deadline;
+    }
+    {
+        SpinGuard guard(lock_);
+        interval_ = interval;
+        deadline_ = deadline;
+    }
+    if (deadline != 0)
+        timer_.arm(deadline);
+    return old;
+}
+
+Result<usize> SignalFile::read(IoBuffer& out, u64) {
+    if (out.remaining() < sizeof(signalfd_siginfo))
+        return fail(EINVAL);
+    usize done = 0;
+    while (out.remaining() >= sizeof(signalfd_siginfo)) {
+        SignalInfo info;
+        if (!take_signal(mask_.load(), info)) {
+            if (done > 0)
+                break;
+            TRY(wait_for(signal_wait_queue(current_task()), non_blocking(),
+                         [&] { return (pending_signals(current_task()) & mask_.load()) != 0; }));
+            continue;
+        }
+        signalfd_siginfo record{};
+        record.ssi_signo = static_cast<u32>(info.signo);
+        record.ssi_errno = info.error;
+        record.ssi_code = info.code;
+        record.ssi_pid = static_cast<u32>(info.sender.pid);
+        record.ssi_uid = info.sender.uid;
+        constexpr int sigchld = 17;
+        if (info.signo == sigchld) {
+            record.ssi_status = info.child.status;
+            record.ssi_utime = static_cast<u64>(info.child.user_ticks);
+            record.ssi_stime = static_cast<u64>(info.child.system_ticks);
+        } else {
+            record.ssi_int = static_cast<i32>(info.sender.value);
+            record.ssi_ptr = info.sender.value;
+        }
+        if (out.copy_out(&record, sizeof record) != sizeof record) {
+            if (done > 0)
+                break;
+            return fail(EFAULT);
+        }
+        done += sizeof record;
+    }
+    return done;
+}
+
+u32 SignalFile::poll(PollTable* table) {
+    if (table != nullptr)
+        table->watch(signal_wait_queue(current_task()));
+    return (pending_signals(current_task()) & mask_.load()) != 0 ? poll_in | poll_rdnorm : 0;
+}
+
+Result<Ref<File>> make_event_file(u64 count, bool semaphore, u32 flags) {
+    TRY(Ref<Inode> inode, make_anonymous_inode(private_mode));
+    TRY(Ref<EventFile> file, make_ref<EventFile>(std::move(inode), flags, count, semaphore));
+    return Ref<File>(std::move(file));
+}
+
+Result<Ref<File>> make_timer_file(int clock, u32 flags) {
+    TRY(Ref<Inode> inode, make_anonymous_inode(private_mode));
+    TRY(Ref<TimerFile> file, make_ref<TimerFile>(std::move(inode), flags, clock));
+    return Ref<File>(std::move(file));
+}
+
+Result<Ref<File>> make_signal_file(u64 mask, u32 flags) {
+    TRY(Ref<Inode> inode, make_anonymous_inode(private_mode));
+    TRY(Ref<SignalFile> file, make_ref<SignalFile>(std::move(inode), flags, mask));
+    return Ref<File>(std::move(file));
+}
+
+} // namespace kernel

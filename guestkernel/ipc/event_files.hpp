@@ -1,0 +1,78 @@
+// Files that are counters, timers or signals: eventfd(2), timerfd_create(2), signalfd(2).
+#pragma once
+
+#include "guestkernel/core/time.hpp"
+#include "guestkernel/fs/file.hpp"
+
+namespace kernel {
+
+class AnonymousFile : public File {
+public:
+    AnonymousFile(Ref<Inode> inode, u32 flags) : File(Path(), std::move(inode), flags) {}
+    bool is_stream() const override { return true; }
+    bool describe(String& out) override; // "anon_inode:[type_name()]"
+};
+
+class EventFile final : public AnonymousFile {
+public:
+    EventFile(Ref<Inode> inode, u32 flags, u64 count, bool semaphore)
+        : AnonymousFile(std::move(inode), flags), semaphore_(semaphore), count_(count) {}
+    static constexpr const char* file_type = "eventfd";
+    const char* type_name() const override { return file_type; }
+    Result<usize> read(IoBuffer& out, u64) override;
+    Result<usize> write(IoBuffer& in, u64) override;
+    u32 poll(PollTable* table) override;
+
+private:
+    bool semaphore_;
+    SpinLock lock_{LockRank::Leaf};
+    volatile u64 count_;
+    WaitQueue waiters_;
+};
+
+class TimerFile final : public AnonymousFile {
+public:
+    TimerFile(Ref<Inode> inode, u32 flags, int clock);
+    ~TimerFile() override;
+    static constexpr const char* file_type = "timerfd";
+    const char* type_name() const override { return file_type; }
+    Result<usize> read(IoBuffer& out, u64) override;
+    u32 poll(PollTable* table) override;
+
+    struct Setting { // nanoseconds; `first` relative to now, 0: disarmed
+        u64 interval, first;
+    };
+    Setting get();
+    // `absolute` is on the file's clock.
+    Setting set(u64 interval, u64 first, bool absolute);
+    int clock() const { return clock_; }
+
+private:
+    static void expire(Timer& timer, void* self);
+    u64 take_expirations_locked();
+    int clock_;
+    SpinLock lock_{LockRank::Leaf};
+    u64 interval_ = 0;
+    u64 deadline_ = 0; // of the next expiry, monotonic; 0: disarmed
+    WaitQueue waiters_;
+    Timer timer_{expire, this};
+};
+
+class SignalFile final : public AnonymousFile {
+public:
+    SignalFile(Ref<Inode> inode, u32 flags, u64 mask) : AnonymousFile(std::move(inode), flags), mask_(mask) {}
+    static constexpr const char* file_type = "signalfd";
+    const char* type_name() const override { return file_type; }
+    Result<usize> read(IoBuffer& out, u64) override;
+    u32 poll(PollTable* table) override;
+    void set_mask(u64 mask) { mask_.store(mask); }
+
+private:
+    base::Atomic<u64> mask_;
+};
+
+Result<Ref<File>> make_event_file(u64 count, bool semaphore, u32 flags);
+Result<Ref<File>> make_timer_file(int clock, u32 flags);
+Result<Ref<File>> make_signal_file(u64 mask, u32 flags);
+
+} // namespace kernel
