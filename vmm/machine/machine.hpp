@@ -45,8 +45,7 @@ private:
     class Control;
 
     Machine(VmConfig config, VmHooks hooks, boot::Privilege privilege,
-            std::unique_ptr<EventLoop> loop, kvm::VmHandle vm, MachineMemory memory,
-            kvm::Cpuid cpuid);
+            std::unique_ptr<EventLoop> loop, kvm::VmHandle vm, MachineMemory memory);
 
     Result<void> set_up();
     Result<void> write_boot_area();
@@ -70,7 +69,7 @@ private:
     // In this order: KVM lets go of the memory before it is unmapped.
     MachineMemory memory_;
     kvm::VmHandle vm_;
-    kvm::Cpuid cpuid_;
+    std::optional<kvm::Cpuid> cpuid_; // by the thread of vCPU 0
     std::vector<std::unique_ptr<DeviceSlot>> devices_;
     std::uint64_t tsc_khz_ = 0;
     mutable virtio::Guarded<std::vector<TimingMark>> timing_;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <pthread.h>
+#include <string>
 
 #include "vmm/error.hpp"
 
@@ -24,10 +25,16 @@ public:
     void join();
     // Sends a signal to the thread. Requires: started and not joined.
     void signal(int number) { pthread_kill(handle_, number); }
-    bool started() const { return body_ != nullptr; }
+    bool started() const { return start_ != nullptr; }
 
 private:
-    std::unique_ptr<std::function<void()>> body_;
+    struct Start {
+        std::string name;
+        std::function<void()> body;
+    };
+    static void* main(void* start) noexcept;
+
+    std::unique_ptr<Start> start_; // until joined
     pthread_t handle_{};
 };
 
