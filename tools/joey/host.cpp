@@ -23,7 +23,7 @@ namespace joey {
 namespace {
 
 constexpr std::uint64_t default_memory_floor = 256ull << 20;
-constexpr std::uint64_t default_memory_cap = 8ull << 30;
+constexpr std::uint64_t default_memory_cap = 4ull << 30;
 
 std::optional<std::string> read_small_file(int directory, const char* path, std::uint64_t resolve) {
     struct open_how how {};

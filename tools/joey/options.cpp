@@ -44,7 +44,7 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
     all.add_options()
         ("cpus", po::value(&raw.cpus)->value_name("N"), "virtual CPUs (default: the CPUs that joey itself may use)")
         ("memory", po::value(&raw.memory)->value_name("SIZE"),
-            "memory, as 512M or 2G (default: half of the host's, at most 8G); the host backs only what is touched")
+            "memory, as 512M or 2G (default: half of the host's, at most 4G); the host backs only what is touched")
         ("env", po::value(&options.env)->value_name("K=V"),
             "set a variable (may be repeated); the rest of the environment is the caller's")
         ("cwd", po::value<std::string>()->value_name("DIR"), "working directory (default: the caller's)")

@@ -117,15 +117,14 @@ Outcome<void> Session::enter_sandbox() {
     return {};
 }
 
-Outcome<void> Session::make_machine() {
+Outcome<void> Session::make_machine(boot::GuestDescription guest) {
     vmm::VmConfig config;
+    config.guest = std::move(guest);
     config.kernel_path = options_.kernel;
     config.privilege = options_.privilege;
     config.cpus = options_.cpus ? *options_.cpus : usable_cpus();
     config.memory_bytes = options_.memory_bytes ? *options_.memory_bytes : default_memory_bytes();
     config.process_start_tsc = start_tsc_;
-    TRY(config.guest, describe_guest());
-    raise_open_file_limit();
 
     const bool writable = vmm::SandboxPolicy{shares_->paths(), {}}.writable();
     vmm::VmHooks hooks;
@@ -137,8 +136,15 @@ Outcome<void> Session::make_machine() {
         return vmm::confine_thread(thread_class, writable);
     };
     auto vm = vmm::Vm::create(std::move(config), std::move(hooks));
-    if (!vm)
-        return base::Failure(from(vm.error()));
+    if (!vm) {
+        std::string line = vmm::describe(vm.error());
+        if (line.find("kernel image") == std::string::npos)
+            return fail(std::move(line));
+        if (options_.kernel.empty())
+            return fail(std::move(line) + "; build or install joey again");
+        return fail(fmt::format("--kernel {}: {}; leave the option out to boot joey's own",
+                                options_.kernel, line));
+    }
     vm_ = std::move(*vm);
     return {};
 }
@@ -247,8 +253,10 @@ Outcome<int> Session::run() {
     if (streams_.host_terminal) {
         TRY(terminal_, RawTerminal::prepare(STDIN_FILENO));
     }
+    TRY(boot::GuestDescription guest, describe_guest());
+    raise_open_file_limit();
     TRY(enter_sandbox());
-    TRY(make_machine());
+    TRY(make_machine(std::move(guest)));
     TRY(add_devices());
     if (terminal_) {
         terminal_->resume();

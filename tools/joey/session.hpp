@@ -36,7 +36,7 @@ private:
     Outcome<void> set_up_process();
     Outcome<boot::GuestDescription> describe_guest() const;
     Outcome<void> enter_sandbox();
-    Outcome<void> make_machine();
+    Outcome<void> make_machine(boot::GuestDescription guest);
     Outcome<void> add_devices();
     std::unique_ptr<virtio::FdPort> make_port(int input, int output);
     void on_signal(int signal);
