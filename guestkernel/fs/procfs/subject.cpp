@@ -1,0 +1,96 @@
+#include "guestkernel/fs/procfs/subject.hpp"
+
+#include <linux/errno.h>
+
+#include "guestkernel/fs/file_table.hpp"
+
+namespace kernel::procfs {
+
+Result<Ref<Process>> subject_process(const TableContext& of) {
+    Ref<Process> process = find_process(of.pid);
+    if (!process)
+        return fail(ESRCH);
+    return process;
+}
+
+Result<Ref<Task>> subject_task(const TableContext& of) {
+    if (of.tid >= 0) {
+        Ref<Task> task = find_task(of.tid);
+        if (!task || task->process == nullptr || task->process->pid != of.pid)
+            return fail(ESRCH);
+        return task;
+    }
+    TRY(const Ref<Process> process, subject_process(of));
+    SpinGuard guard(process_tree_lock());
+    Task* first = process->first_task();
+    if (first == nullptr)
+        return fail(ESRCH);
+    return Ref<Task>::share(first);
+}
+
+Result<Ref<AddressSpace>> subject_memory(const TableContext& of) {
+    auto task = subject_task(of);
+    if (!task)
+        return Ref<AddressSpace>();
+    if (!may_access(**task))
+        return fail(EACCES);
+    return address_space_of(**task);
+}
+
+Result<Ref<File>> subject_file(const TableContext& of) {
+    TRY(const Ref<Task> task, subject_task(of));
+    if (!may_access(*task))
+        return fail(EACCES);
+    const Ref<FileTable> files = files_of(*task);
+    if (!files)
+        return fail(ENOENT);
+    auto file = files->get(of.fd);
+    if (!file)
+        return fail(ENOENT);
+    return file;
+}
+
+bool process_exists(const TableContext& of) {
+    return static_cast<bool>(find_process(of.pid));
+}
+
+bool thread_exists(const TableContext& of) {
+    return subject_task(of).has_value();
+}
+
+bool descriptor_exists(const TableContext& of) {
+    return subject_file(of).has_value();
+}
+
+i32 next_process(const TableContext&, i32 after) {
+    const i32 pid = next_pid(after < 0 ? 0 : after);
+    return pid > 0 ? pid : -1;
+}
+
+i32 next_thread(const TableContext& of, i32 after) {
+    const Ref<Process> process = find_process(of.pid);
+    if (!process)
+        return -1;
+    const i32 tid = next_tid(*process, after < 0 ? 0 : after);
+    return tid > 0 ? tid : -1;
+}
+
+i32 next_descriptor(const TableContext& of, i32 after) {
+    auto task = subject_task(of);
+    if (!task || !may_access(**task))
+        return -1;
+    const Ref<FileTable> files = files_of(**task);
+    return files ? files->next_open(after + 1) : -1;
+}
+
+void subject_owner(const TableContext& of, u32& uid, u32& gid) {
+    auto task = subject_task(of);
+    if (!task)
+        return;
+    if (const Ref<const Credentials> credentials = credentials_of(**task)) {
+        uid = credentials->euid;
+        gid = credentials->egid;
+    }
+}
+
+} // namespace kernel::procfs

@@ -1,0 +1,92 @@
+// From the numbers of a node to the process, thread or descriptor that it is about.
+#pragma once
+
+#include "guestkernel/fs/procfs/table_fs.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel::procfs {
+
+// The thread of a node: by its tid, else any thread of the process, the first one preferably.
+// ESRCH.
+Result<Ref<Task>> subject_task(const TableContext& of);
+Result<Ref<Process>> subject_process(const TableContext& of);
+// ... whose memory may be looked at. EACCES; null when it has none (kernel tasks, zombies).
+Result<Ref<AddressSpace>> subject_memory(const TableContext& of);
+Result<Ref<File>> subject_file(const TableContext& of);
+
+bool process_exists(const TableContext& of);
+bool thread_exists(const TableContext& of);
+bool descriptor_exists(const TableContext& of);
+i32 next_process(const TableContext& of, i32 after);
+i32 next_thread(const TableContext& of, i32 after);
+i32 next_descriptor(const TableContext& of, i32 after);
+void subject_owner(const TableContext& of, u32& uid, u32& gid);
+
+// --- generators, by file
+#define PROC_FILE(name) Result<void> name(TextBuilder& out, const TableContext& of);
+// process_files.cpp
+PROC_FILE(show_stat)
+PROC_FILE(show_status)
+PROC_FILE(show_comm)
+PROC_FILE(show_limits)
+PROC_FILE(show_schedstat)
+PROC_FILE(show_oom_score)
+PROC_FILE(show_oom_score_adj)
+PROC_FILE(show_personality)
+PROC_FILE(show_fdinfo)
+PROC_FILE(link_fd)
+PROC_FILE(link_exe)
+PROC_FILE(link_cwd)
+PROC_FILE(link_root)
+// memory_files.cpp
+PROC_FILE(show_statm)
+PROC_FILE(show_cmdline)
+PROC_FILE(show_environ)
+PROC_FILE(show_auxv)
+PROC_FILE(show_maps)
+PROC_FILE(show_smaps)
+PROC_FILE(show_smaps_rollup)
+// mount_files.cpp
+PROC_FILE(show_mounts)
+PROC_FILE(show_mountinfo)
+PROC_FILE(show_filesystems)
+// system_files.cpp
+PROC_FILE(show_meminfo)
+PROC_FILE(show_system_stat)
+PROC_FILE(show_loadavg)
+PROC_FILE(show_uptime)
+PROC_FILE(show_version)
+PROC_FILE(show_vmstat)
+PROC_FILE(show_interrupts)
+PROC_FILE(link_self)
+PROC_FILE(link_thread_self)
+// cpuinfo.cpp
+PROC_FILE(show_cpuinfo)
+// sysctl.cpp
+PROC_FILE(show_hostname)
+PROC_FILE(show_domainname)
+PROC_FILE(show_pid_max)
+PROC_FILE(show_threads_max)
+PROC_FILE(show_boot_id)
+PROC_FILE(show_uuid)
+PROC_FILE(show_file_nr)
+#undef PROC_FILE
+
+Result<void> store_comm(std::string_view text, const TableContext& of);
+Result<void> store_oom_score_adj(std::string_view text, const TableContext& of);
+Result<void> store_hostname(std::string_view text, const TableContext& of);
+Result<void> store_domainname(std::string_view text, const TableContext& of);
+Result<Path> follow_fd(const TableContext& of);
+Result<Path> follow_exe(const TableContext& of);
+Result<Path> follow_cwd(const TableContext& of);
+Result<Path> follow_root(const TableContext& of);
+u32 fd_link_mode(const TableContext& of);
+// /proc/PID/mem.
+Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
+                              const TableContext& of);
+
+extern const TableEntry sysctl_entries[4]; // /proc/sys
+
+inline constexpr u64 clock_ticks = 100; // USER_HZ
+
+} // namespace kernel::procfs

@@ -1,0 +1,182 @@
+// /proc/sys: what programs read of it. Values that nothing in this kernel would obey cannot be written.
+#include "guestkernel/core/random.hpp"
+#include "guestkernel/core/uts.hpp"
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/procfs/subject.hpp"
+#include "guestkernel/mm/frame.hpp"
+
+namespace kernel::procfs {
+namespace {
+
+constexpr u32 read_only = mode_regular | 0444;
+constexpr u32 read_write = mode_regular | 0644;
+constexpr u32 directory = mode_directory | 0555;
+
+// A version 4 UUID (RFC 4122) of random bytes.
+void append_uuid(TextBuilder& out, const u8 (&bytes)[16]) {
+    for (usize i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            out.append("-");
+        u32 value = bytes[i];
+        if (i == 6)
+            value = (value & 0x0f) | 0x40;
+        if (i == 8)
+            value = (value & 0x3f) | 0x80;
+        out.hex(value, 2);
+    }
+    out.append("\n");
+}
+
+template <typename Set>
+Result<void> store_name(std::string_view text, Set set) {
+    if (!text.empty() && text.back() == '\n')
+        text.remove_suffix(1);
+    return set(text);
+}
+
+} // namespace
+
+Result<void> show_hostname(TextBuilder& out, const TableContext&) {
+    char name[uts_length + 1];
+    out.append({name, get_hostname(name)});
+    out.append("\n");
+    return {};
+}
+Result<void> show_domainname(TextBuilder& out, const TableContext&) {
+    char name[uts_length + 1];
+    out.append({name, get_domainname(name)});
+    out.append("\n");
+    return {};
+}
+Result<void> store_hostname(std::string_view text, const TableContext&) {
+    return store_name(text, set_hostname);
+}
+Result<void> store_domainname(std::string_view text, const TableContext&) {
+    return store_name(text, set_domainname);
+}
+
+Result<void> show_pid_max(TextBuilder& out, const TableContext&) {
+    out.append("4194304\n");
+    return {};
+}
+Result<void> show_threads_max(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", max_tasks());
+    return {};
+}
+
+Result<void> show_boot_id(TextBuilder& out, const TableContext&) {
+    static constinit SpinLock lock{LockRank::Leaf};
+    static constinit bool made = false;
+    static constinit u8 id[16] = {};
+    u8 fresh[16];
+    random_bytes(fresh, sizeof fresh);
+    {
+        SpinGuard guard(lock);
+        if (!made)
+            __builtin_memcpy(id, fresh, sizeof id);
+        made = true;
+        __builtin_memcpy(fresh, id, sizeof id);
+    }
+    append_uuid(out, fresh);
+    return {};
+}
+
+Result<void> show_uuid(TextBuilder& out, const TableContext&) {
+    u8 bytes[16];
+    random_bytes(bytes, sizeof bytes);
+    append_uuid(out, bytes);
+    return {};
+}
+
+namespace {
+
+Result<void> show_osrelease(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", uts_release);
+    return {};
+}
+Result<void> show_ostype(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", uts_sysname);
+    return {};
+}
+Result<void> show_uts_version(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", uts_version);
+    return {};
+}
+// How many files memory would hold, a kilobyte for each in a tenth of it, as Linux reckons.
+Result<void> show_file_max(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", memory_stats().total * (page_size / 1024) / 10);
+    return {};
+}
+
+constexpr TableEntry random_entries[] = {
+    {.name = "boot_id", .mode = read_only, .show = show_boot_id},
+    {.name = "entropy_avail", .mode = read_only, .text = "256\n"},
+    {.name = "poolsize", .mode = read_only, .text = "256\n"},
+    {.name = "uuid", .mode = read_only, .show = show_uuid},
+};
+
+constexpr TableEntry kernel_entries[] = {
+    {.name = "cap_last_cap", .mode = read_only, .text = "40\n"},
+    {.name = "core_pattern", .mode = read_only, .text = "core\n"},
+    {.name = "core_uses_pid", .mode = read_only, .text = "0\n"},
+    {.name = "domainname",
+     .mode = read_write,
+     .show = show_domainname,
+     .store = store_domainname},
+    {.name = "hostname", .mode = read_write, .show = show_hostname, .store = store_hostname},
+    {.name = "ngroups_max", .mode = read_only, .text = "65536\n"},
+    {.name = "osrelease", .mode = read_only, .show = show_osrelease},
+    {.name = "ostype", .mode = read_only, .show = show_ostype},
+    {.name = "overflowgid", .mode = read_only, .text = "65534\n"},
+    {.name = "overflowuid", .mode = read_only, .text = "65534\n"},
+    {.name = "panic", .mode = read_only, .text = "0\n"},
+    {.name = "pid_max", .mode = read_only, .show = show_pid_max},
+    {.name = "random", .mode = directory, .children = random_entries},
+    {.name = "randomize_va_space", .mode = read_only, .text = "2\n"},
+    {.name = "tainted", .mode = read_only, .text = "0\n"},
+    {.name = "threads-max", .mode = read_only, .show = show_threads_max},
+    {.name = "version", .mode = read_only, .show = show_uts_version},
+};
+
+constexpr TableEntry vm_entries[] = {
+    {.name = "max_map_count", .mode = read_only, .text = "65530\n"},
+    {.name = "min_free_kbytes", .mode = read_only, .text = "0\n"},
+    {.name = "mmap_min_addr", .mode = read_only, .text = "65536\n"},
+    {.name = "nr_hugepages", .mode = read_only, .text = "0\n"},
+    {.name = "overcommit_memory", .mode = read_only, .text = "1\n"}, // nothing is refused beforehand
+    {.name = "overcommit_ratio", .mode = read_only, .text = "50\n"},
+    {.name = "swappiness", .mode = read_only, .text = "0\n"},
+};
+
+constexpr TableEntry inotify_entries[] = {
+    {.name = "max_queued_events", .mode = read_only, .text = "16384\n"},
+    {.name = "max_user_instances", .mode = read_only, .text = "128\n"},
+    {.name = "max_user_watches", .mode = read_only, .text = "65536\n"},
+};
+
+constexpr TableEntry fs_entries[] = {
+    {.name = "file-max", .mode = read_only, .show = show_file_max},
+    {.name = "inotify", .mode = directory, .children = inotify_entries},
+    {.name = "nr_open", .mode = read_only, .text = "1048576\n"},
+    {.name = "pipe-max-size", .mode = read_only, .text = "1048576\n"},
+    {.name = "protected_hardlinks", .mode = read_only, .text = "0\n"},
+    {.name = "protected_symlinks", .mode = read_only, .text = "0\n"},
+};
+
+constexpr TableEntry core_entries[] = {
+    {.name = "somaxconn", .mode = read_only, .text = "4096\n"},
+};
+constexpr TableEntry net_entries[] = {
+    {.name = "core", .mode = directory, .children = core_entries},
+};
+
+} // namespace
+
+constinit const TableEntry sysctl_entries[4] = {
+    {.name = "fs", .mode = directory, .children = fs_entries},
+    {.name = "kernel", .mode = directory, .children = kernel_entries},
+    {.name = "net", .mode = directory, .children = net_entries},
+    {.name = "vm", .mode = directory, .children = vm_entries},
+};
+
+} // namespace kernel::procfs

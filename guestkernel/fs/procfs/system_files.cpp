@@ -1,0 +1,168 @@
+// The machine as a whole; proc(5).
+#include "guestkernel/arch/arch.hpp"
+#include "guestkernel/core/uts.hpp"
+#include "guestkernel/fs/procfs/subject.hpp"
+#include "guestkernel/mm/frame.hpp"
+#include "guestkernel/sched/scheduler.hpp"
+
+namespace kernel::procfs {
+namespace {
+
+constexpr u64 nanoseconds_per_tick = nanoseconds_per_second / clock_ticks;
+
+CpuTimes& operator+=(CpuTimes& sum, const CpuTimes& more) {
+    sum.user_ns += more.user_ns;
+    sum.nice_ns += more.nice_ns;
+    sum.system_ns += more.system_ns;
+    sum.idle_ns += more.idle_ns;
+    sum.io_wait_ns += more.io_wait_ns;
+    sum.switches += more.switches;
+    return sum;
+}
+
+void show_times(TextBuilder& out, const CpuTimes& times) {
+    for (const u64 ns :
+         {times.user_ns, times.nice_ns, times.system_ns, times.idle_ns, times.io_wait_ns})
+        out.print(" {}", ns / nanoseconds_per_tick);
+    out.append(" 0 0 0 0 0\n"); // interrupts are not told apart from what they interrupt
+}
+
+void show_seconds(TextBuilder& out, u64 ns) {
+    out.number(ns / nanoseconds_per_second);
+    out.append(".");
+    out.number(ns % nanoseconds_per_second / (nanoseconds_per_second / 100), 2, '0');
+}
+
+CpuTimes all_times() {
+    CpuTimes sum{};
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+        if (arch::cpu_online(cpu))
+            sum += cpu_times(cpu);
+    return sum;
+}
+
+} // namespace
+
+Result<void> show_meminfo(TextBuilder& out, const TableContext&) {
+    const MemoryStats m = memory_stats();
+    constexpr usize label = 16;
+    const u64 kernel = m.slab + m.page_tables + m.kernel_stacks;
+    // Clean cached pages can be given up at once.
+    const u64 clean = m.cached > m.dirty ? m.cached - m.dirty : 0;
+    const u64 committed = m.anonymous + m.shared;
+    out.kilobytes("MemTotal:", label, m.total);
+    out.kilobytes("MemFree:", label, m.free);
+    out.kilobytes("MemAvailable:", label, m.free + clean);
+    out.kilobytes("Buffers:", label, 0);
+    out.kilobytes("Cached:", label, m.cached + m.shared);
+    out.kilobytes("SwapCached:", label, 0);
+    out.kilobytes("Active:", label, m.anonymous + m.cached);
+    out.kilobytes("Inactive:", label, 0);
+    out.kilobytes("Active(anon):", label, m.anonymous);
+    out.kilobytes("Inactive(anon):", label, 0);
+    out.kilobytes("Active(file):", label, m.cached);
+    out.kilobytes("Inactive(file):", label, 0);
+    out.kilobytes("Unevictable:", label, 0);
+    out.kilobytes("Mlocked:", label, 0);
+    out.kilobytes("SwapTotal:", label, 0);
+    out.kilobytes("SwapFree:", label, 0);
+    out.kilobytes("Dirty:", label, m.dirty);
+    out.kilobytes("Writeback:", label, 0);
+    out.kilobytes("AnonPages:", label, m.anonymous);
+    out.kilobytes("Mapped:", label, 0);
+    out.kilobytes("Shmem:", label, m.shared);
+    out.kilobytes("KReclaimable:", label, 0);
+    out.kilobytes("Slab:", label, m.slab);
+    out.kilobytes("SReclaimable:", label, 0);
+    out.kilobytes("SUnreclaim:", label, m.slab);
+    out.kilobytes("KernelStack:", label, m.kernel_stacks);
+    out.kilobytes("PageTables:", label, m.page_tables);
+    out.kilobytes("NFS_Unstable:", label, 0);
+    out.kilobytes("Bounce:", label, 0);
+    out.kilobytes("WritebackTmp:", label, 0);
+    out.kilobytes("CommitLimit:", label, m.total > kernel ? m.total - kernel : 0);
+    out.kilobytes("Committed_AS:", label, committed);
+    out.append("VmallocTotal:   34359738367 kB\n");
+    out.kilobytes("VmallocUsed:", label, 0);
+    out.kilobytes("VmallocChunk:", label, 0);
+    out.kilobytes("Percpu:", label, 0);
+    out.kilobytes("AnonHugePages:", label, 0);
+    out.append("HugePages_Total:       0\nHugePages_Free:        0\nHugePages_Rsvd:        0\n"
+               "HugePages_Surp:        0\nHugepagesize:       2048 kB\n");
+    return {};
+}
+
+Result<void> show_system_stat(TextBuilder& out, const TableContext&) {
+    out.append("cpu ");
+    show_times(out, all_times());
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+        if (arch::cpu_online(cpu)) {
+            out.print("cpu{}", cpu);
+            show_times(out, cpu_times(cpu));
+        }
+    const u64 boot = (static_cast<u64>(realtime_ns()) - monotonic_ns()) / nanoseconds_per_second;
+    out.print("intr 0\nctxt {}\nbtime {}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\n",
+              all_times().switches, boot, last_pid(), running_tasks());
+    out.append("softirq 0 0 0 0 0 0 0 0 0 0 0\n");
+    return {};
+}
+
+Result<void> show_loadavg(TextBuilder& out, const TableContext&) {
+    u64 averages[3];
+    load_averages(averages);
+    for (const u64 average : averages) {
+        const u64 hundredths = (average * 100 + 32768) >> 16;
+        out.number(hundredths / 100);
+        out.append(".");
+        out.number(hundredths % 100, 2, '0');
+        out.append(" ");
+    }
+    out.print("{}/{} {}\n", running_tasks(), task_total(), last_pid());
+    return {};
+}
+
+Result<void> show_uptime(TextBuilder& out, const TableContext&) {
+    show_seconds(out, monotonic_ns());
+    out.append(" ");
+    show_seconds(out, all_times().idle_ns);
+    out.append("\n");
+    return {};
+}
+
+Result<void> show_version(TextBuilder& out, const TableContext&) {
+    out.print("{} version {} (joey) {}\n", uts_sysname, uts_release, uts_version);
+    return {};
+}
+
+Result<void> show_vmstat(TextBuilder& out, const TableContext&) {
+    const MemoryStats m = memory_stats();
+    out.print("nr_free_pages {}\nnr_inactive_anon 0\nnr_active_anon {}\n", m.free, m.anonymous);
+    out.print("nr_inactive_file 0\nnr_active_file {}\nnr_unevictable 0\nnr_mlock 0\n", m.cached);
+    out.print("nr_anon_pages {}\nnr_mapped 0\nnr_file_pages {}\nnr_dirty {}\nnr_writeback 0\n",
+              m.anonymous, m.cached + m.shared, m.dirty);
+    out.print("nr_slab_unreclaimable {}\nnr_page_table_pages {}\nnr_kernel_stack {}\nnr_shmem {}\n",
+              m.slab, m.page_tables, m.kernel_stacks * (page_size / 1024), m.shared);
+    out.append("pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n");
+    return {};
+}
+
+Result<void> show_interrupts(TextBuilder& out, const TableContext&) {
+    out.append("           ");
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+        if (arch::cpu_online(cpu))
+            out.print("CPU{}       ", cpu);
+    out.append("\n");
+    return {};
+}
+
+Result<void> link_self(TextBuilder& out, const TableContext&) {
+    out.print("{}", current_pid());
+    return {};
+}
+
+Result<void> link_thread_self(TextBuilder& out, const TableContext&) {
+    out.print("{}/task/{}", current_pid(), current_task().tid);
+    return {};
+}
+
+} // namespace kernel::procfs

@@ -1,0 +1,245 @@
+#include "guestkernel/fs/procfs/table_fs.hpp"
+
+#include <linux/errno.h>
+#include <linux/fs.h>
+
+#include "guestkernel/fs/dentry.hpp"
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/lib/hash_map.hpp"
+
+namespace kernel {
+namespace {
+
+constexpr usize largest_write = page_size;
+
+// Stable for the same thing, and hardly ever the same for two.
+u64 node_number(const TableEntry& entry, const TableContext& of) {
+    u64 hash = hash_mix(reinterpret_cast<u64>(&entry));
+    for (const i32 part : {of.pid, of.tid, of.fd, of.cpu})
+        hash = hash_mix(hash ^ static_cast<u32>(part));
+    return (hash & 0x7fff'ffff) | 0x8000'0000;
+}
+
+// The number that a name stands for, or -1: no signs, no leading zeros.
+i32 number_of(std::string_view name, std::string_view prefix) {
+    if (name.size() <= prefix.size() || name.substr(0, prefix.size()) != prefix)
+        return -1;
+    name.remove_prefix(prefix.size());
+    if (name.size() > 9 || (name[0] == '0' && name.size() > 1))
+        return -1;
+    i32 value = 0;
+    for (const char c : name) {
+        if (c < '0' || c > '9')
+            return -1;
+        value = value * 10 + (c - '0');
+    }
+    return value;
+}
+
+} // namespace
+
+Result<i64> parse_number(std::string_view text) {
+    const auto blank = [](char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\0'; };
+    while (!text.empty() && blank(text.front()))
+        text.remove_prefix(1);
+    while (!text.empty() && blank(text.back()))
+        text.remove_suffix(1);
+    const bool negative = !text.empty() && text.front() == '-';
+    if (negative)
+        text.remove_prefix(1);
+    if (text.empty() || text.size() > 18)
+        return fail(EINVAL);
+    i64 value = 0;
+    for (const char c : text) {
+        if (c < '0' || c > '9')
+            return fail(EINVAL);
+        value = value * 10 + (c - '0');
+    }
+    return negative ? -value : value;
+}
+
+Result<void> TableSuperblock::init(const TableEntry& root) {
+    TRY(auto node, make_ref<TableNode>(*this, root, TableContext{}));
+    root_ = std::move(node);
+    return {};
+}
+
+Result<FileSystemStats> TableSuperblock::stats() {
+    FileSystemStats stats{};
+    stats.type = magic_;
+    stats.block_size = page_size;
+    stats.name_max = Dentry::name_limit;
+    return stats;
+}
+
+// What stands in the tables stays; what has a number comes and goes.
+bool TableSuperblock::dentry_valid(Inode& parent, std::string_view name, Inode*, u64) {
+    const auto& node = static_cast<TableNode&>(parent);
+    return node.entry().numbers == nullptr || number_of(name, node.entry().numbers->prefix) < 0;
+}
+
+TableNode::TableNode(TableSuperblock& fs, const TableEntry& entry, const TableContext& context)
+    : Inode(&fs, node_number(entry, context), entry.mode), entry_(entry), context_(context),
+      made_(current_time()) {
+    if (entry.owner != nullptr)
+        entry.owner(context, uid_, gid_);
+    if (entry.link_mode != nullptr)
+        mode_ = (mode_ & mode_type) | entry.link_mode(context);
+}
+
+Result<Attributes> TableNode::attributes() {
+    if (entry_.owner != nullptr)
+        entry_.owner(context_, uid_, gid_);
+    Attributes out;
+    out.inode = number_;
+    out.mode = mode_;
+    out.uid = uid_;
+    out.gid = gid_;
+    out.links = 1;
+    if (is_directory()) {
+        out.links = 2;
+        for (const TableEntry& child : entry_.children)
+            if ((child.mode & mode_type) == mode_directory)
+                out.links++;
+    }
+    out.block_size = 1024;
+    out.access_time = out.modify_time = out.change_time = out.birth_time = made_;
+    return out;
+}
+
+Result<void> TableNode::set_attributes(const Attributes&, u32 mask) {
+    // O_TRUNC comes with every redirection of a shell.
+    return mask == set_size ? Result<void>() : Result<void>(fail(EPERM));
+}
+
+Result<Ref<Inode>> TableNode::lookup(std::string_view name) {
+    auto& fs = static_cast<TableSuperblock&>(*superblock_);
+    for (const TableEntry& child : entry_.children)
+        if (child.name == name) {
+            TRY(auto node, make_ref<TableNode>(fs, child, context_));
+            return Ref<Inode>(std::move(node));
+        }
+    if (const TableNumbers* numbers = entry_.numbers; numbers != nullptr) {
+        const i32 number = number_of(name, numbers->prefix);
+        if (number >= 0) {
+            const TableContext child = numbers->child(context_, number);
+            if (numbers->exists(child)) {
+                TRY(auto node, make_ref<TableNode>(fs, *numbers->entry, child));
+                return Ref<Inode>(std::move(node));
+            }
+        }
+    }
+    return fail(ENOENT);
+}
+
+Result<String> TableNode::readlink() {
+    if (entry_.link == nullptr)
+        return fail(EINVAL);
+    TextBuilder text;
+    TRY(entry_.link(text, context_));
+    if (text.failed())
+        return fail(ENOMEM);
+    return String::from(text.view());
+}
+
+Result<Path> TableNode::follow_magic() {
+    if (entry_.magic == nullptr)
+        return fail(ENOENT);
+    return entry_.magic(context_);
+}
+
+Result<Ref<File>> TableNode::open(const Path& path, u32 flags) {
+    auto self = Ref<Inode>::share(this);
+    if (entry_.open != nullptr)
+        return entry_.open(path, std::move(self), flags, context_);
+    if (is_directory()) {
+        TRY(auto directory, make_ref<TableDirectory>(path, std::move(self), flags));
+        return Ref<File>(std::move(directory));
+    }
+    if (!is_regular())
+        return fail(ENXIO);
+    TRY(auto file, make_ref<TableFile>(path, std::move(self), flags));
+    return Ref<File>(std::move(file));
+}
+
+Result<usize> TableFile::read(IoBuffer& out, u64 offset) {
+    MutexGuard guard(mutex_);
+    const TableEntry& entry = node().entry();
+    if (offset == 0 || !made_) {
+        text_.clear();
+        made_ = false;
+        if (entry.show == nullptr && entry.text.data() == nullptr)
+            return fail(EINVAL);
+        if (entry.show != nullptr)
+            TRY(entry.show(text_, node().context()));
+        else
+            text_.append(entry.text);
+        if (text_.failed())
+            return fail(ENOMEM);
+        made_ = true;
+    }
+    if (offset >= text_.size())
+        return usize{0};
+    const usize left = text_.size() - static_cast<usize>(offset);
+    const usize wanted = out.remaining() < left ? out.remaining() : left;
+    const usize done = out.copy_out(text_.view().data() + offset, wanted);
+    if (done == 0 && wanted != 0)
+        return fail(EFAULT);
+    return done;
+}
+
+Result<usize> TableFile::write(IoBuffer& in, u64) {
+    const TableEntry& entry = node().entry();
+    if (entry.store == nullptr)
+        return fail(EINVAL);
+    const usize length = in.remaining();
+    if (length > largest_write)
+        return fail(EINVAL);
+    Vector<char> text;
+    TRY(text.resize(length));
+    if (in.copy_in(text.data(), length) != length)
+        return fail(EFAULT);
+    TRY(entry.store({text.data(), length}, node().context()));
+    return length;
+}
+
+Result<u64> TableFile::seek(i64 offset, int whence) {
+    if (whence == SEEK_END || whence == SEEK_DATA || whence == SEEK_HOLE)
+        return fail(EINVAL); // the length is not known before it is made
+    return File::seek(offset, whence);
+}
+
+// Positions: 0 and 1 are the dots, then the static children in order, then each number n at base +
+// n.
+Result<u64> TableDirectory::read_directory(DirectorySink& sink, u64 offset) {
+    if (!add_dot_entries(*this, sink, offset))
+        return offset;
+    const TableEntry& entry = node().entry();
+    const u64 base = 2 + entry.children.size();
+    while (offset < base) {
+        const TableEntry& child = entry.children[offset - 2];
+        if (!sink.add(child.name, node_number(child, node().context()), directory_type(child.mode),
+                      offset + 1))
+            return offset;
+        offset++;
+    }
+    const TableNumbers* numbers = entry.numbers;
+    if (numbers == nullptr)
+        return offset;
+    for (;;) {
+        const i32 number = numbers->next(node().context(), static_cast<i32>(offset - base) - 1);
+        if (number < 0)
+            return offset;
+        char name[32];
+        const usize length =
+            log::format(name, sizeof name, "{}{}", numbers->prefix, static_cast<u32>(number));
+        const TableContext child = numbers->child(node().context(), number);
+        const u64 next = base + static_cast<u64>(number) + 1;
+        if (!sink.add({name, length}, node_number(*numbers->entry, child),
+                      directory_type(numbers->entry->mode), next))
+            return offset;
+        offset = next;
+    }
+}
+
+} // namespace kernel

@@ -1,0 +1,124 @@
+// A file system made of tables: procfs and sysfs. A directory is an array of TableEntry; files are
+// functions that write text; directories that have a number per object (processes, threads,
+// descriptors, CPUs) name a TableNumbers.
+//
+// Nodes are made at each lookup and hold nothing but their entry and the numbers on the way to
+// them: whether a process still exists is asked when something is done with the node.
+#pragma once
+
+#include <span>
+
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/fs/procfs/text.hpp"
+
+namespace kernel {
+
+// Which process, thread, descriptor or CPU a node is about; -1: none.
+struct TableContext {
+    i32 pid = -1, tid = -1, fd = -1, cpu = -1;
+    friend bool operator==(const TableContext&, const TableContext&) = default;
+};
+
+struct TableEntry;
+
+// The numbered children of a directory.
+struct TableNumbers {
+    std::string_view prefix; // of the name: "" or "cpu"
+    // The least number greater than `after` (-1 at first), or -1.
+    i32 (*next)(const TableContext& of, i32 after);
+    bool (*exists)(const TableContext& child);
+    TableContext (*child)(TableContext of, i32 number);
+    const TableEntry* entry;
+};
+
+struct TableEntry {
+    std::string_view name;
+    u32 mode; // with the type
+    // Exactly one of these, by the type:
+    std::string_view text = {}; // files that never change
+    Result<void> (*show)(TextBuilder& out, const TableContext& of) = nullptr; // files
+    std::span<const TableEntry> children = {};                                // directories
+    const TableNumbers* numbers = nullptr; // ... also, or instead
+    Result<void> (*link)(TextBuilder& out, const TableContext& of) = nullptr; // symlinks
+    // ... and where following leads, if not to the text:
+    Result<Path> (*magic)(const TableContext& of) = nullptr;
+    // Files that can be written: one write, one call.
+    Result<void> (*store)(std::string_view text, const TableContext& of) = nullptr;
+    // Files with a behaviour of their own.
+    Result<Ref<File>> (*open)(const Path& path, Ref<Inode> inode, u32 flags,
+                              const TableContext& of) = nullptr;
+    // Who owns it, if not root; and the mode of symlinks whose mode says something.
+    void (*owner)(const TableContext& of, u32& uid, u32& gid) = nullptr;
+    u32 (*link_mode)(const TableContext& of) = nullptr;
+};
+
+class TableSuperblock final : public Superblock {
+public:
+    TableSuperblock(const char* type, u64 magic) : type_(type), magic_(magic) {}
+    Result<void> init(const TableEntry& root);
+    Ref<Inode> root() override { return root_; }
+    Result<FileSystemStats> stats() override;
+    const char* type() const override { return type_; }
+    bool can_drop_dentries() const override { return true; }
+    bool parallel_lookup() const override { return true; }
+    bool dentry_valid(Inode& parent, std::string_view name, Inode* inode,
+                      u64 cached_at_ns) override;
+
+private:
+    const char* type_;
+    u64 magic_;
+    Ref<Inode> root_;
+};
+
+class TableNode final : public Inode {
+public:
+    TableNode(TableSuperblock& fs, const TableEntry& entry, const TableContext& context);
+    Result<Attributes> attributes() override;
+    Result<void> set_attributes(const Attributes& wanted, u32 mask) override;
+    Result<Ref<Inode>> lookup(std::string_view name) override;
+    Result<String> readlink() override;
+    bool is_magic_link() const override { return entry_.magic != nullptr; }
+    Result<Path> follow_magic() override;
+    Result<Ref<File>> open(const Path& path, u32 flags) override;
+
+    const TableEntry& entry() const { return entry_; }
+    const TableContext& context() const { return context_; }
+
+private:
+    const TableEntry& entry_;
+    const TableContext context_;
+    const TimeSpec made_;
+};
+
+// A file whose text is made when it is read from the start, and kept for the reads that go on.
+class TableFile final : public File {
+public:
+    using File::File;
+    const char* type_name() const override { return "generated"; }
+    Result<usize> read(IoBuffer& out, u64 offset) override;
+    Result<usize> write(IoBuffer& in, u64 offset) override;
+    Result<u64> seek(i64 offset, int whence) override;
+    Result<void> truncate(u64) override { return {}; }
+
+private:
+    const TableNode& node() const { return static_cast<const TableNode&>(*inode_); }
+    Mutex mutex_;
+    bool made_ = false;
+    TextBuilder text_;
+};
+
+class TableDirectory final : public File {
+public:
+    using File::File;
+    const char* type_name() const override { return "table-directory"; }
+    Result<u64> read_directory(DirectorySink& sink, u64 offset) override;
+    Result<void> sync(bool) override { return {}; }
+
+private:
+    const TableNode& node() const { return static_cast<const TableNode&>(*inode_); }
+};
+
+// A number in decimal, as programs write it to sysctls: blanks around it are fine. EINVAL.
+Result<i64> parse_number(std::string_view text);
+
+} // namespace kernel

@@ -1,0 +1,178 @@
+#include <linux/magic.h>
+
+#include "guestkernel/arch/arch.hpp"
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/procfs/table_fs.hpp"
+#include "guestkernel/fs/vfs.hpp"
+
+namespace kernel {
+namespace sysfs {
+namespace {
+
+constexpr u32 file = mode_regular | 0444;
+constexpr u32 directory = mode_directory | 0755;
+
+// "0" or "0-3".
+Result<void> show_all_cpus(TextBuilder& out, const TableContext&) {
+    out.append("0");
+    if (const unsigned count = arch::cpu_count(); count > 1)
+        out.print("-{}", count - 1);
+    out.append("\n");
+    return {};
+}
+
+Result<void> show_online(TextBuilder& out, const TableContext&) {
+    bool first = true;
+    const unsigned count = arch::cpu_count();
+    for (unsigned cpu = 0; cpu < count; cpu++) {
+        if (!arch::cpu_online(cpu))
+            continue;
+        unsigned last = cpu;
+        while (last + 1 < count && arch::cpu_online(last + 1))
+            last++;
+        out.append(first ? "" : ",");
+        out.number(cpu);
+        if (last > cpu)
+            out.print("-{}", last);
+        first = false;
+        cpu = last;
+    }
+    out.append("\n");
+    return {};
+}
+
+void append_mask(TextBuilder& out, u64 mask) {
+    if (arch::cpu_count() > 32) {
+        out.hex(mask >> 32, 8);
+        out.append(",");
+        out.hex(mask & 0xffff'ffff, 8);
+    } else {
+        out.hex(mask);
+    }
+    out.append("\n");
+}
+
+u64 all_mask() {
+    const unsigned count = arch::cpu_count();
+    return count >= 64 ? ~u64{0} : (u64{1} << count) - 1;
+}
+
+// One package of cores without hyper-threads.
+Result<void> show_core_id(TextBuilder& out, const TableContext& of) {
+    out.print("{}\n", of.cpu);
+    return {};
+}
+Result<void> show_own_mask(TextBuilder& out, const TableContext& of) {
+    append_mask(out, u64{1} << of.cpu);
+    return {};
+}
+Result<void> show_package_mask(TextBuilder& out, const TableContext&) {
+    append_mask(out, all_mask());
+    return {};
+}
+Result<void> show_cpu_online(TextBuilder& out, const TableContext& of) {
+    out.append(arch::cpu_online(static_cast<unsigned>(of.cpu)) ? "1\n" : "0\n");
+    return {};
+}
+
+constexpr TableEntry topology_entries[] = {
+    {.name = "core_id", .mode = file, .show = show_core_id},
+    {.name = "core_cpus", .mode = file, .show = show_own_mask},
+    {.name = "core_cpus_list", .mode = file, .show = show_core_id},
+    {.name = "core_siblings", .mode = file, .show = show_package_mask},
+    {.name = "core_siblings_list", .mode = file, .show = show_all_cpus},
+    {.name = "package_cpus", .mode = file, .show = show_package_mask},
+    {.name = "package_cpus_list", .mode = file, .show = show_all_cpus},
+    {.name = "physical_package_id", .mode = file, .text = "0\n"},
+    {.name = "thread_siblings", .mode = file, .show = show_own_mask},
+    {.name = "thread_siblings_list", .mode = file, .show = show_core_id},
+};
+
+constexpr TableEntry cpu_children[] = {
+    {.name = "online", .mode = file, .show = show_cpu_online},
+    {.name = "topology", .mode = directory, .children = topology_entries},
+};
+constexpr TableEntry cpu_entry = {.name = "", .mode = directory, .children = cpu_children};
+
+i32 next_cpu(const TableContext&, i32 after) {
+    return after + 1 < static_cast<i32>(arch::cpu_count()) ? after + 1 : -1;
+}
+bool cpu_exists(const TableContext& of) {
+    return of.cpu < static_cast<i32>(arch::cpu_count());
+}
+TableContext with_cpu(TableContext of, i32 number) {
+    of.cpu = number;
+    return of;
+}
+constexpr TableNumbers cpu_numbers = {"cpu", next_cpu, cpu_exists, with_cpu, &cpu_entry};
+
+constexpr TableEntry cpus_entries[] = {
+    {.name = "kernel_max", .mode = file, .text = "63\n"},
+    {.name = "offline", .mode = file, .text = "\n"},
+    {.name = "online", .mode = file, .show = show_online},
+    {.name = "possible", .mode = file, .show = show_all_cpus},
+    {.name = "present", .mode = file, .show = show_all_cpus},
+};
+constexpr TableEntry node0_entries[] = {
+    {.name = "cpulist", .mode = file, .show = show_all_cpus},
+    {.name = "cpumap", .mode = file, .show = show_package_mask},
+    {.name = "distance", .mode = file, .text = "10\n"},
+};
+constexpr TableEntry node_entries[] = {
+    {.name = "has_cpu", .mode = file, .text = "0\n"},
+    {.name = "node0", .mode = directory, .children = node0_entries},
+    {.name = "online", .mode = file, .text = "0\n"},
+    {.name = "possible", .mode = file, .text = "0\n"},
+};
+constexpr TableEntry system_entries[] = {
+    {.name = "cpu", .mode = directory, .children = cpus_entries, .numbers = &cpu_numbers},
+    {.name = "node", .mode = directory, .children = node_entries},
+};
+constexpr TableEntry devices_entries[] = {
+    {.name = "system", .mode = directory, .children = system_entries},
+};
+
+constexpr TableEntry huge_page_entries[] = {
+    {.name = "defrag", .mode = file, .text = "always defer defer+madvise madvise [never]\n"},
+    {.name = "enabled", .mode = file, .text = "always madvise [never]\n"},
+    {.name = "shmem_enabled",
+     .mode = file,
+     .text = "always within_size advise [never] deny force\n"},
+    {.name = "use_zero_page", .mode = file, .text = "0\n"},
+};
+constexpr TableEntry mm_entries[] = {
+    {.name = "hugepages", .mode = directory},
+    {.name = "transparent_hugepage", .mode = directory, .children = huge_page_entries},
+};
+constexpr TableEntry kernel_entries[] = {
+    {.name = "mm", .mode = directory, .children = mm_entries},
+};
+constexpr TableEntry fs_entries[] = {
+    {.name = "cgroup", .mode = directory},
+};
+constexpr TableEntry class_entries[] = {
+    {.name = "net", .mode = directory},
+};
+
+constexpr TableEntry root_children[] = {
+    {.name = "block", .mode = directory},
+    {.name = "bus", .mode = directory},
+    {.name = "class", .mode = directory, .children = class_entries},
+    {.name = "devices", .mode = directory, .children = devices_entries},
+    {.name = "fs", .mode = directory, .children = fs_entries},
+    {.name = "kernel", .mode = directory, .children = kernel_entries},
+    {.name = "module", .mode = directory},
+};
+constexpr TableEntry root_entry = {
+    .name = "", .mode = mode_directory | 0555, .children = root_children};
+
+} // namespace
+} // namespace sysfs
+
+Result<Ref<Superblock>> make_sysfs() {
+    TRY(auto fs, make_ref<TableSuperblock>("sysfs", u64{SYSFS_MAGIC}));
+    TRY(fs->init(sysfs::root_entry));
+    return Ref<Superblock>(std::move(fs));
+}
+
+} // namespace kernel
