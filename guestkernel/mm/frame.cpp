@@ -389,6 +389,7 @@ void reset_frames_for_test() {
     for (Region& region : buddy.regions)
         ::new (static_cast<void*>(&region)) Region;
     buddy.total = buddy.free_frames = buddy.reserve = 0;
+    ::new (static_cast<void*>(&memory_counters)) MemoryCounters;
 }
 
 } // namespace kernel

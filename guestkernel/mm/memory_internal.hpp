@@ -31,6 +31,8 @@ bool kill_for_memory(); // address_space.hpp
 // Hands frames out again after a test has ended: forgets everything.
 void reset_frames_for_test();
 void reset_heap_for_test();
+void reset_reclaim_for_test();
+void reset_page_cache_for_test();
 // The frames of [start, end) of hosted "RAM", as init_frames() would set them up.
 void init_frame_range(u64 start, u64 end, bool zeroed);
 

@@ -52,6 +52,11 @@ Frame* zero_page() {
 
 } // namespace
 
+void reset_page_cache_for_test() {
+    shared_zeros.store(nullptr);
+    reset_reclaim_for_test();
+}
+
 bool try_lock_page(Frame& frame) {
     return (frame.flags.fetch_or(frame_locked, base::Order::AcqRel) & frame_locked) == 0;
 }

@@ -1,4 +1,6 @@
 // Which pages to give up when memory runs short: a clock over all pages that can be read again.
+#include <new>
+
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/mm/page_cache.hpp"
@@ -51,6 +53,11 @@ Candidate next_candidate(usize& budget) {
 }
 
 } // namespace
+
+void reset_reclaim_for_test() {
+    ::new (static_cast<void*>(&clock.pages)) decltype(clock.pages);
+    clock.count = 0;
+}
 
 void track_page(Frame& frame) {
     SpinGuard guard(clock.lock);

@@ -1,0 +1,390 @@
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+#include <map>
+#include <random>
+
+#include <sys/mman.h>
+
+#include <catch2/catch.hpp>
+
+#include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/hosted/hosted.hpp"
+#include "guestkernel/mm/address_space.hpp"
+#include "guestkernel/mm/fake_file.hpp"
+#include "guestkernel/mm/memory_internal.hpp"
+
+using namespace kernel;
+using hosted::FakeFile;
+
+namespace {
+
+constexpr u64 mebibyte = u64{1} << 20;
+constexpr u32 read_write = PROT_READ | PROT_WRITE;
+
+struct SpaceTest {
+    explicit SpaceTest(u64 ram = 64 * mebibyte) {
+        hosted::reset(ram);
+        space = *AddressSpace::create();
+    }
+    u64 map(u64 pages, u32 protection = read_write, u32 flags = MAP_PRIVATE | MAP_ANONYMOUS,
+            Ref<File> file = nullptr, u64 offset = 0, u64 hint = 0) {
+        MapRequest request;
+        request.hint = VirtAddr(hint);
+        request.length = pages * page_size;
+        request.protection = protection;
+        request.flags = flags;
+        request.file = std::move(file);
+        request.offset = offset;
+        auto mapped = space->map(request);
+        return mapped ? (*mapped).raw() : static_cast<u64>(-mapped.error().code);
+    }
+    Ref<AddressSpace> space;
+    u32 signal_code = 0;
+};
+
+u8* at(AddressSpace& space, u64 address, u64 access) {
+    u32 signal_code = 0;
+    return hosted::access(space, address, access, signal_code);
+}
+int load(AddressSpace& space, u64 address) {
+    u8* byte = at(space, address, 0);
+    return byte == nullptr ? -1 : *byte;
+}
+bool store(AddressSpace& space, u64 address, u8 value) {
+    u8* byte = at(space, address, arch::fault_write);
+    if (byte != nullptr)
+        *byte = value;
+    return byte != nullptr;
+}
+u32 signal_of(AddressSpace& space, u64 address, u64 access) {
+    u32 signal_code = 0;
+    return hosted::access(space, address, access, signal_code) == nullptr ? signal_code : 0;
+}
+constexpr u32 packed(int signal, int code) {
+    return static_cast<u32>(signal << 8 | code);
+}
+u64 count_mappings(AddressSpace& space) {
+    u64 count = 0;
+    space.for_each_mapping(
+        [](const MappingInfo&, void* context) {
+            ++*static_cast<u64*>(context);
+            return true;
+        },
+        &count, false);
+    return count;
+}
+
+} // namespace
+
+TEST_CASE(
+    "anonymous memory reads as zeros, keeps what is written, and faults once per neighbourhood") {
+    SpaceTest test;
+    const u64 start = test.map(256);
+    hosted::counters().faults = 0;
+    for (u64 i = 0; i < 256; i++) {
+        REQUIRE(load(*test.space, start + i * page_size) == 0);
+        REQUIRE(store(*test.space, start + i * page_size, static_cast<u8>(i)));
+    }
+    CHECK(hosted::counters().faults <= 8);
+    for (u64 i = 0; i < 256; i++)
+        REQUIRE(load(*test.space, start + i * page_size) == static_cast<int>(i));
+    CHECK(test.space->usage().resident_anonymous == 256);
+    CHECK(hosted::counters().flushes == 0);
+    const u64 free_before = memory_stats().free;
+    REQUIRE(test.space->unmap(VirtAddr(start), 256 * page_size));
+    CHECK(memory_stats().free >= free_before + 256);
+    CHECK(signal_of(*test.space, start, 0) == packed(SIGSEGV, SEGV_MAPERR));
+}
+
+TEST_CASE("protection is what mprotect says, and its contents survive PROT_NONE") {
+    SpaceTest test;
+    const u64 start = test.map(8);
+    REQUIRE(store(*test.space, start + 3 * page_size, 7));
+    REQUIRE(test.space->protect(VirtAddr(start + 2 * page_size), 3 * page_size, PROT_READ));
+    CHECK(count_mappings(*test.space) == 3);
+    CHECK(signal_of(*test.space, start + 3 * page_size, arch::fault_write) ==
+          packed(SIGSEGV, SEGV_ACCERR));
+    CHECK(load(*test.space, start + 3 * page_size) == 7);
+    REQUIRE(test.space->protect(VirtAddr(start + 2 * page_size), 3 * page_size, PROT_NONE));
+    CHECK(signal_of(*test.space, start + 3 * page_size, 0) == packed(SIGSEGV, SEGV_ACCERR));
+    REQUIRE(test.space->protect(VirtAddr(start + 2 * page_size), 3 * page_size, read_write));
+    CHECK(count_mappings(*test.space) == 1);
+    CHECK(load(*test.space, start + 3 * page_size) == 7);
+    CHECK(signal_of(*test.space, start, arch::fault_fetch) == packed(SIGSEGV, SEGV_ACCERR));
+    CHECK(test.space->protect(VirtAddr(start), 9 * page_size, PROT_READ).error().code == ENOMEM);
+}
+
+TEST_CASE("a copy shares memory until either side writes") {
+    SpaceTest test;
+    const u64 start =
+        test.map(64, read_write, MAP_PRIVATE | MAP_ANONYMOUS, nullptr, 0, 0x1000'0000);
+    for (u64 i = 0; i < 64; i++)
+        REQUIRE(store(*test.space, start + i * page_size, static_cast<u8>(i)));
+    const u64 anonymous = memory_stats().anonymous;
+    Ref<AddressSpace> child = *test.space->clone();
+    REQUIRE(store(*child, start, 100));
+    REQUIRE(store(*test.space, start + page_size, 101));
+    CHECK(load(*test.space, start) == 0);
+    CHECK(load(*child, start) == 100);
+    CHECK(load(*child, start + page_size) == 1);
+    CHECK(load(*test.space, start + page_size) == 101);
+    CHECK(load(*child, start + 5 * page_size) == 5);
+    child = nullptr;
+    // Alone again: one fault makes the neighbourhood writable, nothing is copied.
+    hosted::counters().faults = 0;
+    for (u64 i = 16; i < 32; i++)
+        REQUIRE(store(*test.space, start + i * page_size, 1));
+    CHECK(hosted::counters().faults == 1);
+    CHECK(memory_stats().anonymous == anonymous);
+}
+
+TEST_CASE("a file mapping shows the file, maps resident neighbours, and faults past the end") {
+    SpaceTest test;
+    auto file = *make_ref<FakeFile>(40 * page_size + 10, u32{O_RDONLY});
+    const u64 start = test.map(48, PROT_READ, MAP_PRIVATE, file, 0, 0x1000'0000);
+    hosted::counters().faults = 0;
+    for (u64 i = 0; i <= 40; i++)
+        REQUIRE(load(*test.space, start + i * page_size) == file->source.content[i * page_size]);
+    CHECK(hosted::counters().faults <= 3);
+    CHECK(load(*test.space, start + 40 * page_size + 100) == 0);
+    CHECK(signal_of(*test.space, start + 41 * page_size, 0) == packed(SIGBUS, BUS_ADRERR));
+    CHECK(test.map(1, read_write, MAP_SHARED, file) == static_cast<u64>(-EACCES));
+    CHECK(test.space->protect(VirtAddr(start), page_size, read_write)); // private: allowed
+}
+
+TEST_CASE("private writes stay private, shared writes reach the file through write-back") {
+    SpaceTest test;
+    auto file = *make_ref<FakeFile>(64 * page_size, u32{O_RDWR});
+    const u64 own = test.map(64, read_write, MAP_PRIVATE, file);
+    const u64 common = test.map(64, read_write, MAP_SHARED, file);
+    const u8 before = file->source.content[5 * page_size];
+    REQUIRE(store(*test.space, own + 5 * page_size, 0xaa));
+    CHECK(load(*test.space, common + 5 * page_size) == before);
+    CHECK(load(*test.space, common + 6 * page_size) >= 0);
+    CHECK(file->cache->dirty_pages() == 0);
+    REQUIRE(store(*test.space, common + 6 * page_size, 0xbb));
+    CHECK(file->cache->dirty_pages() == 1);
+    REQUIRE(test.space->sync(VirtAddr(common), 64 * page_size, MS_SYNC));
+    CHECK(file->source.content[6 * page_size] == 0xbb);
+    CHECK(file->source.content[5 * page_size] == before);
+    // Written back, the page is watched again.
+    REQUIRE(store(*test.space, common + 6 * page_size, 0xcc));
+    CHECK(file->cache->dirty_pages() == 1);
+}
+
+TEST_CASE("truncation takes pages out of page tables, private copies too") {
+    SpaceTest test;
+    auto file = *make_ref<FakeFile>(16 * page_size, u32{O_RDWR});
+    const u64 own = test.map(16, read_write, MAP_PRIVATE, file);
+    const u64 common = test.map(16, read_write, MAP_SHARED, file);
+    REQUIRE(store(*test.space, own + 9 * page_size, 1));
+    REQUIRE(store(*test.space, common + 9 * page_size, 2));
+    file->source.content.resize(4 * page_size);
+    file->cache->truncate(4 * page_size);
+    CHECK(signal_of(*test.space, own + 9 * page_size, 0) == packed(SIGBUS, BUS_ADRERR));
+    CHECK(signal_of(*test.space, common + 9 * page_size, 0) == packed(SIGBUS, BUS_ADRERR));
+    CHECK(load(*test.space, common + 3 * page_size) >= 0);
+    CHECK(memory_stats().dirty == 0);
+}
+
+TEST_CASE("shared anonymous memory is one memory for parent and child") {
+    SpaceTest test;
+    const u64 start = test.map(4, read_write, MAP_SHARED | MAP_ANONYMOUS);
+    Ref<AddressSpace> child = *test.space->clone();
+    REQUIRE(store(*child, start + page_size, 9));
+    CHECK(load(*test.space, start + page_size) == 9);
+    const auto key = test.space->futex_key(VirtAddr(start + 8), true);
+    const auto same = child->futex_key(VirtAddr(start + 8), true);
+    CHECK((*key == *same));
+    const auto other = child->futex_key(VirtAddr(start + 8), false);
+    CHECK_FALSE((*key == *other));
+}
+
+TEST_CASE("mremap grows in place, moves with its contents, shrinks") {
+    SpaceTest test;
+    const u64 start =
+        test.map(4, read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, nullptr, 0, 0x1000'0000);
+    REQUIRE(start == 0x1000'0000);
+    REQUIRE(store(*test.space, start + page_size, 42));
+    CHECK(
+        (*test.space->remap(VirtAddr(start), 4 * page_size, 8 * page_size, 0, VirtAddr(0))).raw() ==
+        start);
+    REQUIRE(test.map(1, read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, nullptr, 0,
+                     start + 8 * page_size) != 0);
+    CHECK(test.space->remap(VirtAddr(start), 8 * page_size, 700 * page_size, 0, VirtAddr(0))
+              .error()
+              .code == ENOMEM);
+    const u64 moved = (*test.space->remap(VirtAddr(start), 8 * page_size, 700 * page_size,
+                                          MREMAP_MAYMOVE, VirtAddr(0)))
+                          .raw();
+    CHECK(moved != start);
+    CHECK(load(*test.space, moved + page_size) == 42);
+    CHECK(signal_of(*test.space, start + page_size, 0) == packed(SIGSEGV, SEGV_MAPERR));
+    CHECK(store(*test.space, moved + 699 * page_size, 1));
+    CHECK(test.space->remap(VirtAddr(moved), 700 * page_size, page_size, 0, VirtAddr(0)));
+    CHECK(signal_of(*test.space, moved + page_size, 0) == packed(SIGSEGV, SEGV_MAPERR));
+}
+
+TEST_CASE("the stack grows down to its limit and no further") {
+    SpaceTest test;
+    test.space->limits.stack = 64 * page_size;
+    const u64 top = 0x7fff'f000'0000;
+    REQUIRE(test.map(2, read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_GROWSDOWN,
+                     nullptr, 0, top - 2 * page_size) == top - 2 * page_size);
+    CHECK(store(*test.space, top - 30 * page_size, 1));
+    CHECK(store(*test.space, top - 64 * page_size, 1));
+    CHECK(signal_of(*test.space, top - 65 * page_size, arch::fault_write) ==
+          packed(SIGSEGV, SEGV_MAPERR));
+}
+
+TEST_CASE("brk moves both ways and gives memory back") {
+    SpaceTest test;
+    test.space->init_break(VirtAddr(0x60'0000));
+    CHECK(test.space->set_break(VirtAddr(0)).raw() == 0x60'0000);
+    CHECK(test.space->set_break(VirtAddr(0x60'5123)).raw() == 0x60'5123);
+    REQUIRE(store(*test.space, 0x60'5fff, 3));
+    CHECK(signal_of(*test.space, 0x60'6000, 0) == packed(SIGSEGV, SEGV_MAPERR));
+    CHECK(test.space->set_break(VirtAddr(0x60'1000)).raw() == 0x60'1000);
+    CHECK(test.space->set_break(VirtAddr(0x60'6000)).raw() == 0x60'6000);
+    CHECK(load(*test.space, 0x60'5fff) == 0);
+}
+
+TEST_CASE("terabytes can be reserved, but not promised") {
+    SpaceTest test;
+    constexpr u64 terabyte_pages = (u64{1} << 40) / page_size;
+    CHECK(test.map(16 * terabyte_pages, PROT_NONE) < user_max);
+    CHECK(test.map(16 * terabyte_pages, read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) <
+          user_max);
+    CHECK(test.map(terabyte_pages) == static_cast<u64>(-ENOMEM));
+    CHECK(test.map(1, read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, nullptr, 0,
+                   0x5000'0000) == 0x5000'0000);
+    CHECK(test.map(1, read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, nullptr, 0,
+                   0x5000'0000) == static_cast<u64>(-EEXIST));
+}
+
+TEST_CASE("madvise: dropped pages read as zeros, forks obey the advice") {
+    SpaceTest test;
+    const u64 start = test.map(48);
+    for (u64 i = 0; i < 48; i++)
+        REQUIRE(store(*test.space, start + i * page_size, 1));
+    REQUIRE(test.space->advise(VirtAddr(start), 16 * page_size, MADV_DONTNEED));
+    CHECK(load(*test.space, start) == 0);
+    CHECK(load(*test.space, start + 16 * page_size) == 1);
+    REQUIRE(test.space->advise(VirtAddr(start + 16 * page_size), 16 * page_size, MADV_DONTFORK));
+    REQUIRE(test.space->advise(VirtAddr(start + 32 * page_size), 16 * page_size, MADV_WIPEONFORK));
+    Ref<AddressSpace> child = *test.space->clone();
+    CHECK(signal_of(*child, start + 16 * page_size, 0) == packed(SIGSEGV, SEGV_MAPERR));
+    CHECK(load(*child, start + 32 * page_size) == 0);
+    CHECK(load(*test.space, start + 32 * page_size) == 1);
+    CHECK(test.space->advise(VirtAddr(start), 100 * page_size, MADV_DONTNEED).error().code ==
+          ENOMEM);
+    CHECK(test.space->advise(VirtAddr(start), page_size, 12345).error().code == EINVAL);
+}
+
+TEST_CASE("memory that runs out ends in SIGKILL of who asks, and comes back") {
+    SpaceTest test(8 * mebibyte);
+    const u64 free_before = memory_stats().free;
+    const u64 start = test.map(4096, read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+    u64 written = 0;
+    while (written < 4096 && store(*test.space, start + written * page_size, 1))
+        written++;
+    CHECK(written > 1000);
+    CHECK(written < 2048);
+    CHECK(signal_of(*test.space, start + written * page_size, arch::fault_write) >> 8 == SIGKILL);
+    test.space->release_memory();
+    CHECK(memory_stats().free + 64 >= free_before);
+}
+
+TEST_CASE("foreign copies cross pages and write through protection to private copies") {
+    SpaceTest test;
+    auto file = *make_ref<FakeFile>(16 * page_size, u32{O_RDONLY});
+    const u64 start = test.map(16, PROT_READ | PROT_EXEC, MAP_PRIVATE, file);
+    u8 out[8] = {};
+    CHECK(test.space->read_foreign(VirtAddr(start + page_size - 4), out, 8) == 8);
+    CHECK(std::memcmp(out, file->source.content.data() + page_size - 4, 8) == 0);
+    const u8 breakpoint = 0xcc;
+    CHECK(test.space->write_foreign(VirtAddr(start + 100), &breakpoint, 1) == 1);
+    CHECK(load(*test.space, start + 100) == 0xcc);
+    CHECK(signal_of(*test.space, start + 100, arch::fault_write) == packed(SIGSEGV, SEGV_ACCERR));
+    CHECK((*file->cache->get(0)).data()[100] == file->source.content[100]);
+    CHECK(test.space->read_foreign(VirtAddr(start + 16 * page_size - 4), out, 8) == 4);
+}
+
+TEST_CASE("random mappings, protections, unmappings and copies agree with a model, byte for byte") {
+    SpaceTest test(128 * mebibyte);
+    constexpr u64 base = 0x4000'0000;
+    constexpr u64 pages = 600; // crosses a leaf table
+    struct Page {
+        u32 protection = 0;
+        u8 value = 0;
+    };
+    std::map<u64, Page> model;
+    std::mt19937 random(5);
+    const auto check = [&](AddressSpace& space, std::map<u64, Page>& pages_of) {
+        for (u64 i = 0; i < pages; i++) {
+            const auto found = pages_of.find(i);
+            const int expected =
+                found == pages_of.end() || found->second.protection == 0 ? -1 : found->second.value;
+            REQUIRE(load(space, base + i * page_size) == expected);
+        }
+    };
+    for (int step = 0; step < 1500; step++) {
+        const u64 first = random() % pages;
+        const u64 count = std::min<u64>(1 + random() % 80, pages - first);
+        const u64 start = base + first * page_size;
+        const u32 protection = random() % 3 == 0   ? u32{PROT_NONE}
+                               : random() % 2 == 0 ? u32{PROT_READ}
+                                                   : read_write;
+        switch (random() % 6) {
+        case 0:
+            REQUIRE(test.map(count, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, nullptr, 0,
+                             start) == start);
+            for (u64 i = first; i < first + count; i++)
+                model[i] = Page{protection, 0};
+            break;
+        case 1:
+            REQUIRE(test.space->unmap(VirtAddr(start), count * page_size));
+            for (u64 i = first; i < first + count; i++)
+                model.erase(i);
+            break;
+        case 2: {
+            const bool done = static_cast<bool>(
+                test.space->protect(VirtAddr(start), count * page_size, protection));
+            u64 end = first;
+            while (end < first + count && model.count(end) != 0)
+                model[end++].protection = protection;
+            REQUIRE(done == (end == first + count));
+            break;
+        }
+        case 3: {
+            Ref<AddressSpace> child = *test.space->clone();
+            auto twin = model;
+            for (auto& [page, state] : twin)
+                if ((state.protection & PROT_WRITE) != 0 && random() % 3 == 0) {
+                    state.value = static_cast<u8>(random());
+                    REQUIRE(store(*child, base + page * page_size, state.value));
+                }
+            if (step % 10 == 0) {
+                check(*child, twin);
+                check(*test.space, model);
+            }
+            break;
+        }
+        default:
+            for (u64 i = first; i < first + count; i++) {
+                const auto found = model.find(i);
+                const bool writable =
+                    found != model.end() && (found->second.protection & PROT_WRITE) != 0;
+                const u8 value = static_cast<u8>(random());
+                REQUIRE(store(*test.space, base + i * page_size, value) == writable);
+                if (writable)
+                    found->second.value = value;
+            }
+        }
+    }
+    check(*test.space, model);
+    test.space = nullptr;
+    CHECK(memory_stats().anonymous == 0);
+    CHECK(memory_stats().page_tables == 0);
+}
