@@ -179,6 +179,12 @@ std::string write_report(const Crash& crash, const virtio::GuestMemory& memory,
     const CpuRegisters& registers = crash.registers;
     const GuestView view(memory, registers.cr3);
     std::string out = printable(crash.title);
+    if (crash.registers_lost) {
+        fmt::format_to(std::back_inserter(out),
+                       "\nvCPU {} was reset by KVM before it stopped: its registers are lost",
+                       crash.cpu);
+        return out;
+    }
     fmt::format_to(std::back_inserter(out), "\nvCPU {} at {}", crash.cpu,
                    place(symbols, registers.rip));
     if (crash.exception)

@@ -31,6 +31,7 @@ struct Crash {
     std::string title; // first line: what happened, with the guest's own message
     unsigned cpu = 0;
     CpuRegisters registers;
+    bool registers_lost = false;        // then nothing but the title can be told
     std::optional<Exception> exception; // what the kernel says it was handling
 };
 

@@ -79,8 +79,12 @@ crash::Crash describe_crash(std::string title, unsigned index, const kvm::Vcpu& 
     crash::Crash crash;
     crash.title = std::move(title);
     crash.cpu = index;
-    if (const auto registers = vcpu.registers())
+    if (const auto registers = vcpu.registers()) {
         crash.registers = convert(*registers);
+        // A shutdown on AMD leaves the state undefined, so KVM resets the vCPU (svm.c,
+        // shutdown_interception); the reset vector is no place that the kernel runs at.
+        crash.registers_lost = registers->special.cs.selector == 0xf000;
+    }
     return crash;
 }
 

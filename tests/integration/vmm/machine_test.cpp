@@ -176,8 +176,10 @@ TEST_CASE("a triple fault names the faulting function and its instruction") {
     CHECK(end.kind == EndReason::Kind::GuestFault);
     INFO(end.report);
     CHECK(contains(end.report, "triple fault"));
-    CHECK(contains(end.report, "kernel_main+"));
-    CHECK(contains(end.report, "ud2"));
+    // AMD's hardware virtualization does not keep the registers.
+    const bool lost = contains(end.report, "its registers are lost");
+    CHECK((lost || contains(end.report, "kernel_main+")));
+    CHECK((lost || contains(end.report, "ud2")));
 }
 
 TEST_CASE("a guest that breaks the rules is ended with a report") {
