@@ -70,8 +70,13 @@ Result<Ref<File>> open_inode(const Path& path, u32 flags) {
     Ref<Inode> inode = Ref<Inode>::share(path.dentry()->inode());
     const u32 kept = flags & ~creation_flags;
     switch (inode->type()) {
-    case mode_fifo:
+    case mode_fifo: {
+        // What only looks like a FIFO opens itself (a console port, by way of /dev/stderr).
+        auto own = inode->open(path, kept);
+        if (own || own.error().code != ENXIO)
+            return own;
         return open_fifo(path, std::move(inode), kept);
+    }
     case mode_char: {
         TRY(const Attributes attributes, inode->attributes());
         return open_char_device(path, std::move(inode), kept, attributes.device_number);
