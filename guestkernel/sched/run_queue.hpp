@@ -29,7 +29,7 @@ struct CpuRunQueue {
     Task* previous = nullptr; // during a switch: the task that gave the CPU away
     FairQueue fair;
     base::IntrusiveList<Task, &Task::run_node> realtime; // by falling priority
-    bool migrates = false;  // `previous` may not run here any more
+    bool migrates = false;                               // `previous` may not run here any more
     volatile u32 queued = 0;                             // waiting in both
     u64 min_virtual_runtime = 0;
     // The address space whose page table is loaded, held: kernel tasks borrow it. And one that was

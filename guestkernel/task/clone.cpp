@@ -14,8 +14,8 @@ namespace kernel {
 
 namespace {
 
-constexpr u64 namespace_flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
-                                CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWTIME;
+constexpr u64 namespace_flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
+                                CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWTIME;
 constexpr u32 alternate_stack_disabled = 2; // SS_DISABLE
 
 Result<void> check_flags(const CloneRequest& request) {
@@ -31,7 +31,8 @@ Result<void> check_flags(const CloneRequest& request) {
         return fail(EINVAL);
     if (has(CLONE_PIDFD) && (has(CLONE_THREAD) || has(CLONE_DETACHED)))
         return fail(EINVAL);
-    // There is one namespace of each kind: the answer is that of a kernel built without more of them.
+    // There is one namespace of each kind: the answer is that of a kernel built without more of
+    // them.
     if ((flags & namespace_flags) != 0)
         return fail(capable(CAP_SYS_ADMIN) || has(CLONE_NEWUSER) ? EINVAL : EPERM);
     if (has(CLONE_INTO_CGROUP))
@@ -46,7 +47,8 @@ Result<void> charge_user(Task& child) {
     const u32 before = account.tasks.fetch_add(1);
     child.account = parent.account;
     const u64 limit = current_limit(RLIMIT_NPROC);
-    if (before >= limit && account.uid != 0 && !capable(CAP_SYS_RESOURCE) && !capable(CAP_SYS_ADMIN))
+    if (before >= limit && account.uid != 0 && !capable(CAP_SYS_RESOURCE) &&
+        !capable(CAP_SYS_ADMIN))
         return fail(EAGAIN);
     return {};
 }

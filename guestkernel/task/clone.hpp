@@ -11,7 +11,7 @@ struct CloneRequest {
     int exit_signal = 0;
     u64 stack = 0; // the child's stack pointer; 0: as the parent's
     u64 parent_tid = 0, child_tid = 0, tls = 0;
-    u64 pidfd = 0; // where CLONE_PIDFD's descriptor goes
+    u64 pidfd = 0;      // where CLONE_PIDFD's descriptor goes
     i32 wanted_tid = 0; // clone3's set_tid
 };
 

@@ -1,4 +1,5 @@
-// What happens to a pending signal: default actions, stops, handlers, and the restart of interrupted calls.
+// What happens to a pending signal: default actions, stops, handlers, and the restart of
+// interrupted calls.
 #include <linux/errno.h>
 #include <linux/signal.h>
 #include <linux/unistd.h>
@@ -6,8 +7,8 @@
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/job_control.hpp"
-#include "guestkernel/task/process_timers.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_timers.hpp"
 
 namespace kernel {
 
@@ -74,7 +75,8 @@ void restart_without_handler(arch::TrapFrame& frame) {
     }
 }
 
-// The process is to stop: the running task joins, the last one tells the parent. Returns when it may go on.
+// The process is to stop: the running task joins, the last one tells the parent. Returns when it
+// may go on.
 void stop_here(Task& task, Process& process) {
     bool complete = false;
     int signal = 0;
@@ -235,8 +237,8 @@ void join_stop_on_exit(Task& task) {
     int signal = 0;
     {
         SpinGuard guard(process.signal_lock);
-        if (process.stop_requested && !process.stopped && !process.group_exiting && process.live_tasks != 0 &&
-            process.stopped_tasks >= process.live_tasks) {
+        if (process.stop_requested && !process.stopped && !process.group_exiting &&
+            process.live_tasks != 0 && process.stopped_tasks >= process.live_tasks) {
             process.stopped = process.stop_unreported = complete = true;
             signal = process.stop_signal;
         }

@@ -99,11 +99,13 @@ Result<void> find_program(const ExecRequest& request, Program& program) {
     for (unsigned depth = 0; is_script(program); depth++) {
         if (depth > max_scripts)
             return fail(ELOOP);
-        const usize length = program.header_size < script_line_bytes ? program.header_size : script_line_bytes;
+        const usize length =
+            program.header_size < script_line_bytes ? program.header_size : script_line_bytes;
         // SAFETY: bytes as characters.
         const std::string_view text(reinterpret_cast<const char*>(program.header), length);
         TRY(const ScriptLine line, parse_script_line(text));
-        // interpreter, argument, script take the place of the first argument (which the caller drops).
+        // interpreter, argument, script take the place of the first argument (which the caller
+        // drops).
         if (depth == 0) {
             TRY(String copy, script.clone());
             TRY(program.prefix.push_back(std::move(copy)));
@@ -143,7 +145,8 @@ Result<NewIdentity> compute_identity(File& file) {
     TRY(result.credentials, old.clone());
     Credentials& fresh = *result.credentials;
     const Mount* mount = file.path().mount();
-    const bool may_change = !task.no_new_privileges && (mount == nullptr || (mount->flags() & MS_NOSUID) == 0);
+    const bool may_change =
+        !task.no_new_privileges && (mount == nullptr || (mount->flags() & MS_NOSUID) == 0);
     if (file.inode() != nullptr && may_change) {
         const u32 mode = file.inode()->mode_;
         if ((mode & (mode_suid | mode_sgid)) != 0) {
@@ -174,10 +177,12 @@ Result<NewIdentity> compute_identity(File& file) {
     return result;
 }
 
-// Ends the process's other threads and takes over its number. Fails only when the task itself is to die, or
-// another thread got there first.
+// Ends the process's other threads and takes over its number. Fails only when the task itself is to
+// die, or another thread got there first.
 Result<void> become_only_thread(Task& task, Process& process) {
-    const auto alone = [&] { return process.tasks.front() == &task && process.tasks.next(task) == nullptr; };
+    const auto alone = [&] {
+        return process.tasks.front() == &task && process.tasks.next(task) == nullptr;
+    };
     {
         SpinGuard guard(process.signal_lock);
         if (process.group_exiting || process.exec_task != nullptr)
@@ -258,8 +263,8 @@ void enter_program(Task& task, const ProgramImage& image) {
 }
 
 // From here on there is no way back.
-void commit(Task& task, Process& process, ProgramImage image, NewIdentity identity, std::string_view path,
-            Ref<SignalHandlers> handlers, Ref<FileTable> files) {
+void commit(Task& task, Process& process, ProgramImage image, NewIdentity identity,
+            std::string_view path, Ref<SignalHandlers> handlers, Ref<FileTable> files) {
     delete_posix_timers(process);
     if (task.address_space)
         release_address_space_users(task);
@@ -315,20 +320,22 @@ Result<void> exec_program(ExecRequest& request) {
         TRY(with_prefix, prepend(program, request.strings));
         strings = &with_prefix;
     } else if (request.strings.argument_count() == 0) {
-        // A program that walks argv from its second word must not run into the environment (CVE-2021-4034).
+        // A program that walks argv from its second word must not run into the environment
+        // (CVE-2021-4034).
         TRY(with_prefix.add(""));
         TRY(request.strings.copy_to(with_prefix, 0));
         strings = &with_prefix;
     }
-    TRY(ProgramImage image, build_program(program.file, std::span<const u8>(program.header, program.header_size),
-                                          request.path.view(), *strings,
-                                          {ids.uid, ids.euid, ids.gid, ids.egid, identity.secure}));
+    TRY(ProgramImage image,
+        build_program(program.file, std::span<const u8>(program.header, program.header_size),
+                      request.path.view(), *strings,
+                      {ids.uid, ids.euid, ids.gid, ids.egid, identity.secure}));
     TRY(become_only_thread(task, process));
     Ref<SignalHandlers> handlers;
     Ref<FileTable> files;
     TRY(unshare_for_exec(process, task, handlers, files));
-    commit(task, process, std::move(image), std::move(identity), request.path.view(), std::move(handlers),
-           std::move(files));
+    commit(task, process, std::move(image), std::move(identity), request.path.view(),
+           std::move(handlers), std::move(files));
     return {};
 }
 

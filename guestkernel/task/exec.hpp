@@ -17,7 +17,8 @@ struct ExecRequest {
     ExecStrings strings;
 };
 
-// The running task becomes the program. On failure nothing has changed, unless the task was killed meanwhile.
+// The running task becomes the program. On failure nothing has changed, unless the task was killed
+// meanwhile.
 Result<void> exec_program(ExecRequest& request);
 
 } // namespace kernel

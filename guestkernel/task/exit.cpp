@@ -4,8 +4,8 @@
 
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/user_copy.hpp"
-#include "guestkernel/task/futex.hpp"
 #include "guestkernel/task/first_program.hpp"
+#include "guestkernel/task/futex.hpp"
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_timers.hpp"
@@ -54,12 +54,14 @@ bool notify_parent_locked(Process& child, Task* last) {
 
 Process& new_parent_locked(Process& dying) {
     for (Process* ancestor = dying.parent; ancestor != nullptr; ancestor = ancestor->parent)
-        if (ancestor->is_subreaper && ancestor->state == ProcessState::Alive && ancestor->live_tasks != 0)
+        if (ancestor->is_subreaper && ancestor->state == ProcessState::Alive &&
+            ancestor->live_tasks != 0)
             return *ancestor;
     return *kernel_init_process;
 }
 
-// A group that lost its last member with a parent outside of it, and has stopped members, is hung up (POSIX).
+// A group that lost its last member with a parent outside of it, and has stopped members, is hung
+// up (POSIX).
 void check_orphaned_locked(ProcessGroup& group, Process* leaving) {
     if (!group_orphaned_locked(group, leaving))
         return;
@@ -76,7 +78,8 @@ void check_orphaned_locked(ProcessGroup& group, Process* leaving) {
     }
 }
 
-void reparent_children_locked(Process& dying, base::IntrusiveList<Process, &Process::sibling_node>& dead) {
+void reparent_children_locked(Process& dying,
+                              base::IntrusiveList<Process, &Process::sibling_node>& dead) {
     if (dying.children.empty())
         return;
     Process& heir = new_parent_locked(dying);
@@ -125,7 +128,8 @@ void leave_process(Task& task, Process& process) {
         if (process.tasks.empty()) {
             process.state = ProcessState::Zombie;
             process.exit_uid = task.credentials->uid;
-            process.exit_status = process.group_exiting ? process.group_exit_status : task.exit_status;
+            process.exit_status =
+                process.group_exiting ? process.group_exit_status : task.exit_status;
             reparent_children_locked(process, dead);
             if (process.group)
                 check_orphaned_locked(*process.group, &process);
@@ -166,8 +170,8 @@ void reap_locked(Process& process) {
 void release_address_space_users(Task& task) {
     exit_robust_list(task);
     if (task.clear_child_tid != 0) {
-        // References: this task and the run queue that has it loaded. Nobody is left to look otherwise, and a
-        // write would only copy a page.
+        // References: this task and the run queue that has it loaded. Nobody is left to look
+        // otherwise, and a write would only copy a page.
         if (task.address_space->ref_count() > 2 || task.vfork_pending) {
             (void)UserPtr<i32>(task.clear_child_tid).copy_out(0);
             (void)futex_wake(task.clear_child_tid, 1, ~0u, true);

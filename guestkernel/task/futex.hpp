@@ -13,9 +13,10 @@ class Task;
 Result<long> futex_wait(u64 address, u32 expected, u32 bitset, u64 deadline_ns, bool is_private);
 // Wakes up to `count` waiters whose bitset meets `bitset`; returns how many.
 Result<long> futex_wake(u64 address, u32 count, u32 bitset, bool is_private);
-// Wakes `wake_count` and moves up to `requeue_count` others to `target`. `expected` (if any): EAGAIN unless the word has it.
-Result<long> futex_requeue(u64 address, u64 target, u32 wake_count, u32 requeue_count, const u32* expected,
-                           bool is_private);
+// Wakes `wake_count` and moves up to `requeue_count` others to `target`. `expected` (if any):
+// EAGAIN unless the word has it.
+Result<long> futex_requeue(u64 address, u64 target, u32 wake_count, u32 requeue_count,
+                           const u32* expected, bool is_private);
 Result<long> futex_wake_op(u64 address, u64 second, u32 count, u32 second_count, u32 operation,
                            bool is_private);
 // Priority-inheriting locks, without the inheritance: the words behave as futex(2) says.

@@ -48,6 +48,15 @@ Session* find_session_locked(i32 id) {
     return sessions.find(hash(id), [&](const Session& session) { return session.id == id; });
 }
 
+Session* find_session_of_terminal_locked(const Terminal& terminal) {
+    Session* found = nullptr;
+    sessions.for_each([&](Session& session) {
+        if (session.terminal == &terminal)
+            found = &session;
+    });
+    return found;
+}
+
 Ref<Process> find_process(i32 pid) {
     SpinGuard guard(tree_lock);
     return Ref<Process>::share(find_process_locked(pid));
@@ -55,6 +64,10 @@ Ref<Process> find_process(i32 pid) {
 Ref<Task> find_task(i32 tid) {
     SpinGuard guard(tree_lock);
     return Ref<Task>::share(find_task_locked(tid));
+}
+
+void visit_processes_locked(void (*visit)(Process&, void*), void* context) {
+    processes.for_each([&](Process& process) { visit(process, context); });
 }
 
 i32 next_pid(i32 after) {

@@ -84,22 +84,24 @@ void set_credentials(Ref<const Credentials> fresh) {
     guard.unlock();
 } // the old ones are dropped here, without the lock
 
-bool may_signal(Task& target, int signal) {
+bool may_signal_locked(Task& target, int signal) {
     const Task& self = current_task();
     if (target.process == self.process || capable(CAP_KILL))
         return true;
     constexpr int sigcont = 18;
-    const Ref<const Credentials> other = credentials_of(target);
-    if (!other)
+    const Credentials* other = target.credentials.get();
+    if (other == nullptr)
         return false;
     const Credentials& own = *self.credentials;
     if (own.euid == other->suid || own.euid == other->uid || own.uid == other->suid ||
         own.uid == other->uid)
         return true;
-    if (signal != sigcont)
-        return false;
+    return signal == sigcont && target.process->session_id() == self.process->session_id();
+}
+
+bool may_signal(Task& target, int signal) {
     SpinGuard guard(process_tree_lock());
-    return target.process->session_id() == self.process->session_id();
+    return may_signal_locked(target, signal);
 }
 
 bool may_access(Task& target) {
@@ -110,8 +112,9 @@ bool may_access(Task& target) {
     if (!other)
         return false;
     const Credentials& own = *self.credentials;
-    const bool same = own.fsuid == other->uid && own.fsuid == other->euid && own.fsuid == other->suid &&
-                      own.fsgid == other->gid && own.fsgid == other->egid && own.fsgid == other->sgid;
+    const bool same = own.fsuid == other->uid && own.fsuid == other->euid &&
+                      own.fsuid == other->suid && own.fsgid == other->gid &&
+                      own.fsgid == other->egid && own.fsgid == other->sgid;
     return (same && target.process->dumpable) || capable(CAP_SYS_PTRACE);
 }
 

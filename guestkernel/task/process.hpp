@@ -59,14 +59,14 @@ public:
     base::IntrusiveList<Task, &Task::process_node> tasks;
     base::ListNode sibling_node;
     base::IntrusiveList<Process, &Process::sibling_node> children; // oldest first
-    Ref<ProcessGroup> group; // null once reaped
+    Ref<ProcessGroup> group;                                       // null once reaped
     base::ListNode group_node;
-    u32 live_tasks = 0; // that have not begun to exit
+    u32 live_tasks = 0;          // that have not begun to exit
     bool has_executed = false;   // setpgid(2) of a child that did is refused
     bool is_subreaper = false;   // PR_SET_CHILD_SUBREAPER
     int exit_signal = 0;         // to the parent; 0: none
     u32 exit_status = 0;         // as wait(2) shows it
-    u32 exit_uid = 0;                  // of its last thread
+    u32 exit_uid = 0;            // of its last thread
     int parent_death_signal = 0; // PR_SET_PDEATHSIG
     i32 parent_task = 0;         // the thread that forked it: its end sends parent_death_signal
     bool dumpable = true;
@@ -91,7 +91,7 @@ public:
     bool stop_unreported = false;
     bool continue_unreported = false;
     bool continue_notice = false; // the parent is yet to get its SIGCHLD for the continuation
-    WaitQueue thread_events; // exec waits for the other threads
+    WaitQueue thread_events;      // exec waits for the other threads
 
     // --- limits and times
     ResourceLimit limits[resource_limit_count];
@@ -136,6 +136,15 @@ Process* find_process_locked(i32 pid);
 Task* find_task_locked(i32 tid);
 ProcessGroup* find_group_locked(i32 id);
 Session* find_session_locked(i32 id);
+Session* find_session_of_terminal_locked(const Terminal& terminal);
+// Calls for every process, zombies included. Requires: the tree lock.
+void visit_processes_locked(void (*visit)(Process&, void*), void* context);
+template <typename F>
+void for_each_process_locked(F&& function) {
+    visit_processes_locked(
+        [](Process& process, void* f) { (*static_cast<std::remove_reference_t<F>*>(f))(process); },
+        &function);
+}
 Ref<Process> find_process(i32 pid);
 Ref<Task> find_task(i32 tid);
 // The least pid greater than `after` (0 at first), or 0: to walk /proc. Zombies are included,
@@ -164,6 +173,9 @@ Ref<const Credentials> credentials_of(Task& task);
 // R, S, D, T, Z, X as /proc/PID/stat shows it.
 char task_state_letter(Task& task);
 
+inline Session* session_of(const Process& process) {
+    return process.group ? process.group->session.get() : nullptr;
+}
 inline Process& current_process() {
     return *current_task().process;
 }
@@ -183,26 +195,32 @@ void reap_locked(Process& process);
 void kill_threads_locked(Process& process, Task* except);
 // execve: the other threads are to end. Requires: signal_lock.
 void end_other_threads_locked(Process& process, Task& survivor);
-// SIGCHLD for a child that stopped or continued (CLD_* code), and wakes its waiting parent. Takes the tree lock.
+// SIGCHLD for a child that stopped or continued (CLD_* code), and wakes its waiting parent. Takes
+// the tree lock.
 void notify_parent_of_job_control(Process& child, i32 code, int status);
 // A signal to a process found in the tree. Requires: the tree lock.
 void send_child_signal_locked(Process& process, const SignalInfo& info);
 void retarget_signals(Task& task);
+// Forgets a signal that is ignored from now on.
+void discard_signal(Process& process, int signal);
+// sigtimedwait: these signals end its sleep though they are blocked. 0: no more.
+void set_waited_for(u64 mask);
 void free_pending_signals(PendingSignals& pending, Process& process);
 void free_queued_signal(QueuedSignal* entry);
 // A thread that ends may have been the last one that a stop waits for.
 void join_stop_on_exit(Task& task);
 // The parent that waits in vfork(2) may go on.
 void release_vfork_parent(Task& task);
-// What the robust list, clear_child_tid and a waiting vfork parent are told when the address space is left: at exit and
-// in execve.
+// What the robust list, clear_child_tid and a waiting vfork parent are told when the address space
+// is left: at exit and in execve.
 void release_address_space_users(Task& task);
 // PR_SET_PDEATHSIG, orphaned groups: no member's parent is in another group of the same session.
 bool group_orphaned_locked(ProcessGroup& group, Process* leaving);
 
 // May the running task send signals to / inspect that task? (kill(2), prlimit(2), ...)
 bool may_signal(Task& target, int signal);
-bool may_access(Task& target); // ptrace-like access: same ids or CAP_SYS_PTRACE
+bool may_signal_locked(Task& target, int signal); // Requires: the tree lock
+bool may_access(Task& target);                    // ptrace-like access: same ids or CAP_SYS_PTRACE
 
 Process::Usage task_usage(Task& task);
 
@@ -210,6 +228,8 @@ Process::Usage task_usage(Task& task);
 // have none of the latter.
 Result<Ref<Task>> allocate_task(bool user);
 Result<Ref<Process>> allocate_process(i32 pid);
+// Starts a prepared task as a kernel task.
+Result<void> run_as_kernel_task(Task& task, const char* name, void (*entry)(void*), void* argument);
 
 extern Process* kernel_init_process; // process 1
 

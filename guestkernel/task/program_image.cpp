@@ -75,7 +75,8 @@ Result<void> read_image(File& file, std::span<const u8> header, ElfImage& image)
 Result<void> map_zeros(AddressSpace& space, const ElfSegment& segment, u64 bias) {
     const u64 file_end = segment.address + segment.file_size + bias;
     const u64 end = page_up(segment.address + segment.memory_size + bias);
-    const u64 first_page = segment.file_size == 0 ? page_down(segment.address + bias) : page_up(file_end);
+    const u64 first_page =
+        segment.file_size == 0 ? page_down(segment.address + bias) : page_up(file_end);
     if (end > first_page) {
         MapRequest request;
         request.hint = VirtAddr(first_page);
@@ -96,8 +97,8 @@ Result<void> map_zeros(AddressSpace& space, const ElfSegment& segment, u64 bias)
     return {};
 }
 
-Result<VirtAddr> map_file_part(AddressSpace& space, const Ref<File>& file, const ElfSegment& segment, u64 at,
-                               u64 length, u32 flags) {
+Result<VirtAddr> map_file_part(AddressSpace& space, const Ref<File>& file,
+                               const ElfSegment& segment, u64 at, u64 length, u32 flags) {
     MapRequest request;
     request.hint = VirtAddr(at);
     request.length = length;
@@ -108,8 +109,8 @@ Result<VirtAddr> map_file_part(AddressSpace& space, const Ref<File>& file, const
     return space.map(request);
 }
 
-// Maps all segments; returns the bias between the file's addresses and the memory's. `base`: where the first page goes,
-// 0: anywhere. Only for images that are position-independent.
+// Maps all segments; returns the bias between the file's addresses and the memory's. `base`: where
+// the first page goes, 0: anywhere. Only for images that are position-independent.
 Result<u64> map_image(AddressSpace& space, const Ref<File>& file, const ElfImage& image, u64 base) {
     const u64 low = image.low();
     u64 bias = image.position_independent ? base - low : 0;
@@ -211,8 +212,9 @@ void set_limits(AddressSpace& space) {
 
 } // namespace
 
-Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header, std::string_view name,
-                                   const ExecStrings& strings, const ProgramIds& ids) {
+Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header,
+                                   std::string_view name, const ExecStrings& strings,
+                                   const ProgramIds& ids) {
     const Buffer image_memory(sizeof(ElfImage)); // too large for the stack
     if (image_memory.data == nullptr)
         return fail(ENOMEM);
@@ -231,9 +233,10 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header, s
     }
     TRY(const u64 bias, map_image(space, file, image, base));
     note_layout(space, image, bias);
-    // A program without interpreter that may lie anywhere (ld.so itself) lies among the mappings: its break goes where
-    // programs go.
-    const u64 image_end = image.position_independent && !has_interpreter ? program_base : image.high() + bias;
+    // A program without interpreter that may lie anywhere (ld.so itself) lies among the mappings:
+    // its break goes where programs go.
+    const u64 image_end =
+        image.position_independent && !has_interpreter ? program_base : image.high() + bias;
     const u64 break_start = image_end + random_below(break_random_pages) * page_size;
     space.init_break(VirtAddr(break_start));
     space.layout.break_start = break_start;
@@ -248,27 +251,28 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header, s
 
     const u64 auxiliary[] = {
         AT_SYSINFO_EHDR, vdso,
-        AT_HWCAP, processor_features(),
-        AT_PAGESZ, page_size,
-        AT_CLKTCK, clock_ticks,
-        AT_PHDR, image.header_address != 0 ? image.header_address + bias : 0,
-        AT_PHENT, 56,
-        AT_PHNUM, image.header_count,
-        AT_BASE, interpreter.base,
-        AT_FLAGS, 0,
-        AT_ENTRY, image.entry + bias,
-        AT_UID, ids.uid,
-        AT_EUID, ids.euid,
-        AT_GID, ids.gid,
-        AT_EGID, ids.egid,
-        AT_SECURE, ids.secure ? u64{1} : u64{0},
-        AT_HWCAP2, hwcap2_fsgsbase,
-        AT_MINSIGSTKSZ, arch::fpu_state_size() + signal_frame_overhead,
+        AT_HWCAP,        processor_features(),
+        AT_PAGESZ,       page_size,
+        AT_CLKTCK,       clock_ticks,
+        AT_PHDR,         image.header_address != 0 ? image.header_address + bias : 0,
+        AT_PHENT,        56,
+        AT_PHNUM,        image.header_count,
+        AT_BASE,         interpreter.base,
+        AT_FLAGS,        0,
+        AT_ENTRY,        image.entry + bias,
+        AT_UID,          ids.uid,
+        AT_EUID,         ids.euid,
+        AT_GID,          ids.gid,
+        AT_EGID,         ids.egid,
+        AT_SECURE,       ids.secure ? u64{1} : u64{0},
+        AT_HWCAP2,       hwcap2_fsgsbase,
+        AT_MINSIGSTKSZ,  arch::fpu_state_size() + signal_frame_overhead,
     };
     const usize skipped = vdso == 0 ? 2 : 0;
     const u64 top = user_max - random_below(stack_random_pages) * page_size;
-    TRY(result.stack_pointer, build_stack(space, top, name, strings, std::span<const u64>(auxiliary).subspan(skipped),
-                                          image.executable_stack));
+    TRY(result.stack_pointer,
+        build_stack(space, top, name, strings, std::span<const u64>(auxiliary).subspan(skipped),
+                    image.executable_stack));
     return result;
 }
 

@@ -10,7 +10,8 @@ namespace kernel {
 
 namespace {
 
-constexpr u64 spare_bytes = 128 * 1024; // mapped below what is written now; the rest grows by faults
+constexpr u64 spare_bytes =
+    128 * 1024; // mapped below what is written now; the rest grows by faults
 constexpr char platform[] = "x86_64";
 constexpr usize random_bytes_count = 16;
 
@@ -32,9 +33,11 @@ Result<void> fill_words(Vector<u64>& words, const ExecStrings& strings, u64 stri
 
 } // namespace
 
-Result<u64> build_stack(AddressSpace& space, u64 top, std::string_view name, const ExecStrings& strings,
-                        std::span<const u64> auxiliary, bool executable) {
-    // From the top: a null word, the name, environment and arguments, the platform, random bytes; then the words.
+Result<u64> build_stack(AddressSpace& space, u64 top, std::string_view name,
+                        const ExecStrings& strings, std::span<const u64> auxiliary,
+                        bool executable) {
+    // From the top: a null word, the name, environment and arguments, the platform, random bytes;
+    // then the words.
     const u64 name_at = top - sizeof(u64) - (name.size() + 1);
     const u64 strings_at = name_at - strings.bytes();
     const u64 platform_at = (strings_at & ~u64{15}) - 16;
@@ -46,7 +49,8 @@ Result<u64> build_stack(AddressSpace& space, u64 top, std::string_view name, con
     TRY(fill_words(words, strings, strings_at));
     const usize auxv_at = words.size();
     TRY(words.append(auxiliary));
-    const u64 added[] = {AT_RANDOM, random_at, AT_EXECFN, name_at, AT_PLATFORM, platform_at, AT_NULL, 0};
+    const u64 added[] = {AT_RANDOM,   random_at,   AT_EXECFN, name_at,
+                         AT_PLATFORM, platform_at, AT_NULL,   0};
     TRY(words.append(std::span<const u64>(added)));
     const u64 pointer = (random_at - words.size() * sizeof(u64)) & ~u64{15};
 
@@ -61,13 +65,14 @@ Result<u64> build_stack(AddressSpace& space, u64 top, std::string_view name, con
 
     u8 random[random_bytes_count];
     random_bytes(random, sizeof random);
-    const bool written =
-        write(space, name_at, name.data(), name.size()) && // the NUL is there already: fresh pages are zeros
-        strings.for_each_piece([&](u64 offset, const char* data, usize bytes) {
-            return write(space, strings_at + offset, data, bytes);
-        }) &&
-        write(space, platform_at, platform, sizeof platform) && write(space, random_at, random, sizeof random) &&
-        write(space, pointer, words.data(), words.size() * sizeof(u64));
+    const bool written = write(space, name_at, name.data(),
+                               name.size()) && // the NUL is there already: fresh pages are zeros
+                         strings.for_each_piece([&](u64 offset, const char* data, usize bytes) {
+                             return write(space, strings_at + offset, data, bytes);
+                         }) &&
+                         write(space, platform_at, platform, sizeof platform) &&
+                         write(space, random_at, random, sizeof random) &&
+                         write(space, pointer, words.data(), words.size() * sizeof(u64));
     if (!written)
         return fail(ENOMEM);
 
@@ -75,7 +80,8 @@ Result<u64> build_stack(AddressSpace& space, u64 top, std::string_view name, con
     layout.stack_start = pointer;
     layout.args_start = strings_at;
     const bool has_environment = strings.environment_count() != 0;
-    layout.args_end = has_environment ? strings_at + strings.offset(strings.argument_count()) : name_at;
+    layout.args_end =
+        has_environment ? strings_at + strings.offset(strings.argument_count()) : name_at;
     layout.env_start = layout.args_end;
     layout.env_end = name_at;
     layout.auxv_words = 0;

@@ -39,11 +39,11 @@ void arch::deliver_exception(TrapFrame& frame, unsigned vector, u64 error_code, 
     };
     // By vector: Intel SDM 3A table 6-1; signals as Linux sends them.
     constexpr Mapping mappings[22] = {
-        {SIGFPE, FPE_INTDIV}, {SIGTRAP, TRAP_TRACE}, {SIGSEGV, SI_KERNEL}, {SIGTRAP, SI_KERNEL},
-        {SIGSEGV, SI_KERNEL}, {SIGSEGV, SI_KERNEL},  {SIGILL, ILL_ILLOPN}, {SIGSEGV, SI_KERNEL},
-        {SIGSEGV, SI_KERNEL}, {SIGFPE, SI_KERNEL},   {SIGSEGV, SI_KERNEL}, {SIGBUS, SI_KERNEL},
+        {SIGFPE, FPE_INTDIV}, {SIGTRAP, TRAP_TRACE}, {SIGSEGV, SI_KERNEL},   {SIGTRAP, SI_KERNEL},
+        {SIGSEGV, SI_KERNEL}, {SIGSEGV, SI_KERNEL},  {SIGILL, ILL_ILLOPN},   {SIGSEGV, SI_KERNEL},
+        {SIGSEGV, SI_KERNEL}, {SIGFPE, SI_KERNEL},   {SIGSEGV, SI_KERNEL},   {SIGBUS, SI_KERNEL},
         {SIGBUS, SI_KERNEL},  {SIGSEGV, SI_KERNEL},  {SIGSEGV, SEGV_MAPERR}, {SIGSEGV, SI_KERNEL},
-        {SIGFPE, FPE_FLTINV}, {SIGBUS, BUS_ADRALN},  {SIGSEGV, SI_KERNEL}, {SIGFPE, FPE_FLTINV},
+        {SIGFPE, FPE_FLTINV}, {SIGBUS, BUS_ADRALN},  {SIGSEGV, SI_KERNEL},   {SIGFPE, FPE_FLTINV},
         {SIGSEGV, SI_KERNEL}, {SIGSEGV, SI_KERNEL},
     };
     constexpr unsigned page_fault = 14;

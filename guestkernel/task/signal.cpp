@@ -20,9 +20,8 @@ constexpr u64 unblockable = bits(SIGKILL, SIGSTOP);
 // Delivered before others: they belong to the instruction that is about to run.
 constexpr u64 synchronous = bits(SIGSEGV, SIGBUS) | bits(SIGILL, SIGTRAP) | bits(SIGFPE, SIGSYS);
 constexpr u64 ignored_by_default = bits(SIGCONT, SIGCHLD) | bits(SIGWINCH, SIGURG);
-constexpr u64 core_dumping =
-    bits(SIGQUIT, SIGILL) | bits(SIGTRAP, SIGABRT) | bits(SIGFPE, SIGSEGV) | bits(SIGBUS, SIGSYS) |
-    bits(SIGXCPU, SIGXFSZ);
+constexpr u64 core_dumping = bits(SIGQUIT, SIGILL) | bits(SIGTRAP, SIGABRT) |
+                             bits(SIGFPE, SIGSEGV) | bits(SIGBUS, SIGSYS) | bits(SIGXCPU, SIGXFSZ);
 constexpr u64 handler_ignore = 1;  // SIG_IGN
 constexpr u64 handler_default = 0; // SIG_DFL
 
@@ -41,8 +40,10 @@ void free_all(Freed& entries) {
         free_entry(entry);
 }
 
-// An entry for the queue; null: only the bit can be noted. `must`: the sender is to hear of a full queue.
-Result<QueuedSignal*> make_entry(Process& target, const SignalInfo& info, Ref<RefCounted> source, bool must) {
+// An entry for the queue; null: only the bit can be noted. `must`: the sender is to hear of a full
+// queue.
+Result<QueuedSignal*> make_entry(Process& target, const SignalInfo& info, Ref<RefCounted> source,
+                                 bool must) {
     const Task* first = target.first_task();
     UserAccount* account = first != nullptr ? first->account.get() : nullptr;
     if (account != nullptr) {
@@ -152,7 +153,8 @@ bool is_ignored(Process& process, const Task* only, int signal) {
         return false;
     // A blocked signal is kept: the handler may change before it is unblocked.
     const Task* task = only != nullptr ? only : process.tasks.front();
-    if (task == nullptr || ((task->signals->blocked | task->signals->waited_for) & signal_bit(signal)) != 0)
+    if (task == nullptr ||
+        ((task->signals->blocked | task->signals->waited_for) & signal_bit(signal)) != 0)
         return false;
     return process.handlers->ignored(signal);
 }
@@ -192,7 +194,8 @@ Result<void> send(Process& process, Task* only, const SignalInfo& info, Ref<RefC
 
 } // namespace
 
-// --- PendingSignals -----------------------------------------------------------------------------------
+// --- PendingSignals
+// -----------------------------------------------------------------------------------
 
 void PendingSignals::add(int signal, QueuedSignal* entry) {
     set_ |= signal_bit(signal);
@@ -245,7 +248,8 @@ void PendingSignals::discard(u64 signals, Freed& freed) {
     }
 }
 
-// --- SignalHandlers -------------------------------------------------------------------------------------
+// --- SignalHandlers
+// -------------------------------------------------------------------------------------
 
 DefaultAction default_action(int signal) {
     const u64 bit = signal_bit(signal);
@@ -293,7 +297,8 @@ void SignalHandlers::masks(u64& ignored, u64& caught) const {
     }
 }
 
-// --- sending ------------------------------------------------------------------------------------------------
+// --- sending
+// ------------------------------------------------------------------------------------------------
 
 SignalInfo user_signal(int signal, i32 code) {
     const Task& self = current_task();
@@ -316,7 +321,8 @@ Result<void> send_signal_info(Task& task, SignalTarget target, const SignalInfo&
                               Ref<RefCounted> source) {
     if (task.process == nullptr || task.signals == nullptr)
         return {};
-    return send(*task.process, target == SignalTarget::Thread ? &task : nullptr, info, std::move(source));
+    return send(*task.process, target == SignalTarget::Thread ? &task : nullptr, info,
+                std::move(source));
 }
 
 Result<void> send_signal_info(Process& process, const SignalInfo& info, Ref<RefCounted> source) {
@@ -379,7 +385,8 @@ void force_fatal_signal(int signal) {
 void recalculate_pending(Task& task) {
     const SignalState& state = *task.signals;
     const Process& process = *task.process;
-    const u64 pending = (state.pending.set() | process.pending.set()) & ~state.blocked;
+    const u64 pending =
+        (state.pending.set() | process.pending.set()) & ~(state.blocked & ~state.waited_for);
     const bool due = pending != 0 || process.group_exiting || process.continue_notice ||
                      (process.stop_requested && !task.exiting) ||
                      (process.exec_task != nullptr && process.exec_task != &task);
@@ -387,6 +394,22 @@ void recalculate_pending(Task& task) {
         __atomic_fetch_or(&task.interrupt_flags, interrupt_signal, __ATOMIC_SEQ_CST);
     else
         __atomic_fetch_and(&task.interrupt_flags, ~interrupt_signal, __ATOMIC_SEQ_CST);
+}
+
+void discard_signal(Process& process, int signal) {
+    Freed freed;
+    {
+        SpinGuard guard(process.signal_lock);
+        discard_everywhere(process, signal_bit(signal), freed);
+    }
+    free_all(freed);
+}
+
+void set_waited_for(u64 mask) {
+    Task& task = current_task();
+    SpinGuard guard(task.process->signal_lock);
+    task.signals->waited_for = mask;
+    recalculate_pending(task);
 }
 
 // An ending thread passes on what it was chosen for.
@@ -468,6 +491,8 @@ bool take_signal(u64 mask, SignalInfo& info) {
 }
 
 u64 pending_signals(Task& task) {
+    if (task.signals == nullptr)
+        return 0;
     SpinGuard guard(task.process->signal_lock);
     return task.signals->pending.set() | task.process->pending.set();
 }

@@ -1,9 +1,9 @@
-// The frame of a signal handler on the user's stack: struct rt_sigframe of x86-64, as debuggers and unwinders know it.
-#include <linux/errno.h>
-#include <linux/signal.h>
-
+// The frame of a signal handler on the user's stack: struct rt_sigframe of x86-64, as debuggers and
+// unwinders know it.
 #include <asm/sigcontext.h>
 #include <asm/ucontext.h>
+#include <linux/errno.h>
+#include <linux/signal.h>
 
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/task/process.hpp"
@@ -31,8 +31,10 @@ constexpr usize software_bytes_at = 464;
 constexpr usize header_bytes = 64;
 constexpr u64 x87_and_sse = 3;
 
-// What a program may change in RFLAGS: carry, parity, adjust, zero, sign, trap, direction, overflow, resume, align.
-constexpr u64 user_flags = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x800 | 0x10000 | 0x40000;
+// What a program may change in RFLAGS: carry, parity, adjust, zero, sign, trap, direction,
+// overflow, resume, align.
+constexpr u64 user_flags =
+    0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 0x800 | 0x10000 | 0x40000;
 constexpr u64 trap_flag = 0x100, direction_flag = 0x400, resume_flag = 0x10000;
 
 u64 enabled_features() {
@@ -42,7 +44,8 @@ u64 enabled_features() {
     return u64{high} << 32 | low;
 }
 
-u64 save_registers(const arch::TrapFrame& frame, const SignalState& state, u64 mask, u64 fpu, sigcontext& out) {
+u64 save_registers(const arch::TrapFrame& frame, const SignalState& state, u64 mask, u64 fpu,
+                   sigcontext& out) {
     out = {};
     out.r8 = frame.r8, out.r9 = frame.r9, out.r10 = frame.r10, out.r11 = frame.r11;
     out.r12 = frame.r12, out.r13 = frame.r13, out.r14 = frame.r14, out.r15 = frame.r15;
@@ -96,10 +99,13 @@ Result<void> read_fpu_state(Task& task, u64 from) {
         TRY(copy_in_bytes(&end_mark, from + marks.xstate_size, sizeof end_mark));
         extended = end_mark == FP_XSTATE_MAGIC2;
     }
-    // Nothing may go wrong between the first byte that is overwritten and the restore: the area is rebuilt whole.
+    // Nothing may go wrong between the first byte that is overwritten and the restore: the area is
+    // rebuilt whole.
     arch::init_fpu_state(area);
-    const Result<void> copied = copy_in_bytes(area, from, extended ? marks.xstate_size : legacy_bytes);
-    // Fields that XRSTOR would refuse (#GP): header words that must be zero, features not enabled, MXCSR's reserved bits.
+    const Result<void> copied =
+        copy_in_bytes(area, from, extended ? marks.xstate_size : legacy_bytes);
+    // Fields that XRSTOR would refuse (#GP): header words that must be zero, features not enabled,
+    // MXCSR's reserved bits.
     u64 header[8];
     __builtin_memcpy(header, area + legacy_bytes, sizeof header);
     header[0] = extended ? header[0] & enabled_features() & marks.xfeatures : x87_and_sse;
@@ -115,8 +121,8 @@ Result<void> read_fpu_state(Task& task, u64 from) {
 }
 
 bool on_alternate_stack(const SignalState& state, u64 stack_pointer) {
-    return (state.alternate_flags & ss_disable) == 0 && (state.alternate_flags & ss_autodisarm) == 0 &&
-           stack_pointer > state.alternate_stack &&
+    return (state.alternate_flags & ss_disable) == 0 &&
+           (state.alternate_flags & ss_autodisarm) == 0 && stack_pointer > state.alternate_stack &&
            stack_pointer - state.alternate_stack <= state.alternate_size;
 }
 
@@ -128,8 +134,8 @@ u32 alternate_stack_flags(const SignalState& state, u64 stack_pointer) {
     return on_alternate_stack(state, stack_pointer) ? ss_onstack : 0;
 }
 
-bool push_signal_frame(arch::TrapFrame& frame, int signal, const SignalAction& action, const SignalInfo& info,
-                       u64 mask_to_restore) {
+bool push_signal_frame(arch::TrapFrame& frame, int signal, const SignalAction& action,
+                       const SignalInfo& info, u64 mask_to_restore) {
     Task& task = current_task();
     SignalState& state = *task.signals;
     u64 top = frame.rsp - red_zone;
@@ -196,7 +202,8 @@ void pop_signal_frame(arch::TrapFrame& frame) {
     set_blocked(in.context.uc_sigmask);
     const stack_t& stack = in.context.uc_stack;
     const auto flags = static_cast<u32>(stack.ss_flags);
-    if (!on_alternate_stack(state, frame.rsp) && (flags & ~(ss_onstack | ss_disable | ss_autodisarm)) == 0) {
+    if (!on_alternate_stack(state, frame.rsp) &&
+        (flags & ~(ss_onstack | ss_disable | ss_autodisarm)) == 0) {
         state.alternate_stack = reinterpret_cast<u64>(stack.ss_sp);
         state.alternate_size = stack.ss_size;
         state.alternate_flags = flags & ~ss_onstack;

@@ -18,9 +18,6 @@ void run_kernel_task(void* raw) {
     const KernelStart start = *static_cast<KernelStart*>(raw);
     delete static_cast<KernelStart*>(raw);
     start.entry(start.argument);
-    // An entry that became a program (the first one) returns to go to user mode; others end here.
-    if (current_task().process != nullptr && !current_task().is_kernel)
-        return;
     schedule_dead();
 }
 
@@ -64,16 +61,22 @@ Result<Ref<Task>> allocate_task(bool user) {
     return task;
 }
 
-Result<Ref<Task>> start_kernel_task(const char* name, void (*entry)(void*), void* argument) {
-    TRY(Ref<Task> task, allocate_task(false));
+Result<void> run_as_kernel_task(Task& task, const char* name, void (*entry)(void*),
+                                void* argument) {
     auto* start = new (std::nothrow) KernelStart{entry, argument};
     if (start == nullptr)
         return fail(enomem);
-    task->is_kernel = true;
-    copy_name(task->name, name);
-    arch::init_kernel_stack(*task, run_kernel_task, start);
-    task->add_ref(); // the scheduler's, dropped when the task is dead
-    start_task(*task);
+    task.is_kernel = true;
+    copy_name(task.name, name);
+    arch::init_kernel_stack(task, run_kernel_task, start);
+    task.add_ref(); // the scheduler's, dropped when the task is dead
+    start_task(task);
+    return {};
+}
+
+Result<Ref<Task>> start_kernel_task(const char* name, void (*entry)(void*), void* argument) {
+    TRY(Ref<Task> task, allocate_task(false));
+    TRY(run_as_kernel_task(*task, name, entry, argument));
     return task;
 }
 

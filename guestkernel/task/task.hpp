@@ -71,13 +71,13 @@ public:
         0; // work to do before returning to user mode: see task/return_to_user.cpp
 
     // --- odds and ends of the ABI
-    u64 set_child_tid = 0;          // CLONE_CHILD_SETTID: written by the child itself before it first runs
+    u64 set_child_tid = 0; // CLONE_CHILD_SETTID: written by the child itself before it first runs
     volatile bool vfork_pending = false; // its parent waits in vfork_done until exec or exit
     WaitQueue vfork_done;
     Ref<UserAccount> account; // whose RLIMIT_NPROC it counts against
     bool no_new_privileges = false;
     bool keep_capabilities = false; // PR_SET_KEEPCAPS
-    u64 clear_child_tid = 0; // set_tid_address
+    u64 clear_child_tid = 0;        // set_tid_address
     u64 robust_list = 0;
     u64 rseq = 0;
     u32 rseq_length = 0, rseq_signature = 0;
@@ -87,6 +87,7 @@ public:
     u64 entered_kernel_ns = 0; // run time at the last entry from user mode; 0: not noted
     u32 syscall_number = 0;
     u32 personality = 0;
+    u16 io_priority = 0;
 };
 
 // struct rlimit by number (RLIMIT_*).
@@ -123,6 +124,9 @@ bool signal_blocked_or_ignored(int signal);
 Ref<Terminal> controlling_terminal();
 Result<void> set_controlling_terminal(Ref<Terminal> terminal); // of a session leader without one
 void clear_controlling_terminal(Terminal& terminal); // hang-up: for every process of its session
+// Implemented by the terminal layer: the leader of the session that it controlled has ended (or
+// given it up with TIOCNOTTY): SIGHUP and SIGCONT to the foreground group, no session from here on.
+void session_leader_ended(Terminal& terminal, i32 session);
 
 // A kernel thread; runs `entry(argument)`.
 Result<Ref<Task>> start_kernel_task(const char* name, void (*entry)(void*), void* argument);

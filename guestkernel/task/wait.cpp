@@ -38,12 +38,15 @@ u32 uid_of(Process& child) {
 void report_end(Process& child, WaitReport& report) {
     const u32 status = child.exit_status;
     report.status = status;
-    report.code = (status & 0x7f) == 0 ? CLD_EXITED : (status & 0x80) != 0 ? CLD_DUMPED : CLD_KILLED;
+    report.code = (status & 0x7f) == 0   ? CLD_EXITED
+                  : (status & 0x80) != 0 ? CLD_DUMPED
+                                         : CLD_KILLED;
     report.usage = child.ended_threads;
     report.usage.add(child.waited_children);
 }
 
-// Looks at one child. Requires: the tree lock. `reaped` receives the table's reference to a child that is gone.
+// Looks at one child. Requires: the tree lock. `reaped` receives the table's reference to a child
+// that is gone.
 bool examine(Process& child, const WaitRequest& request, WaitReport& report, Process*& reaped) {
     const bool keep = (request.options & WNOWAIT) != 0;
     report.uid = uid_of(child);

@@ -1,0 +1,204 @@
+// Clocks and sleeping.
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/time.h>
+#include <linux/times.h>
+#include <linux/timex.h>
+
+#include "guestkernel/core/vdso.hpp"
+#include "guestkernel/syscalls/task_calls.hpp"
+#include "guestkernel/syscalls/time_values.hpp"
+#include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_timers.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr u64 tick_ns = 10'000'000; // USER_HZ = 100
+
+bool sleepable(i32 clock) {
+    switch (clock) {
+    case CLOCK_REALTIME:
+    case CLOCK_MONOTONIC:
+    case CLOCK_BOOTTIME:
+    case CLOCK_TAI:
+    case CLOCK_PROCESS_CPUTIME_ID:
+        return true;
+    case CLOCK_REALTIME_ALARM:
+    case CLOCK_BOOTTIME_ALARM:
+        return true;
+    default:
+        return false;
+    }
+}
+
+// Returns whether the deadline was reached (and not a signal).
+bool sleep_until(u64 deadline_ns) {
+    bool interrupted = false;
+    for (;;) {
+        set_state(TaskState::Interruptible);
+        if (signal_pending()) {
+            interrupted = true;
+            break;
+        }
+        if (!schedule_until(deadline_ns))
+            break;
+    }
+    set_state(TaskState::Running);
+    return !interrupted;
+}
+
+long restart_sleep(Task& task);
+
+Result<long> sleep_or_restart(u64 deadline_ns, u64 remaining) {
+    if (sleep_until(deadline_ns))
+        return 0;
+    const u64 now = monotonic_ns();
+    if (now >= deadline_ns)
+        return 0;
+    if (remaining != 0)
+        TRY(UserPtr<UserTimeSpec>(remaining).copy_out(to_timespec(deadline_ns - now)));
+    SignalState& state = *current_task().signals;
+    state.restart = restart_sleep;
+    state.restart_data[0] = deadline_ns;
+    state.restart_data[1] = remaining;
+    return fail(516); // ERESTART_RESTARTBLOCK
+}
+
+long restart_sleep(Task& task) {
+    const auto result =
+        sleep_or_restart(task.signals->restart_data[0], task.signals->restart_data[1]);
+    return result ? *result : -long{result.error().code};
+}
+
+void set_clock(i64 now_ns) {
+    set_realtime_ns(now_ns);
+    update_vdso_clock();
+}
+
+// The clock is the host's, steered there: programs may look.
+Result<long> read_timex(u64 address) {
+    TRY(const ::__kernel_timex given, UserPtr<const ::__kernel_timex>(address).copy_in());
+    if (given.modes != 0 && given.modes != ADJ_OFFSET_SS_READ)
+        return fail(EPERM);
+    ::__kernel_timex out = {};
+    const auto now = static_cast<u64>(realtime_ns());
+    out.status = STA_UNSYNC;
+    out.maxerror = out.esterror = 16'000'000;
+    out.constant = 2;
+    out.precision = 1;
+    out.tolerance = 32'768'000;
+    out.tick = 10'000;
+    out.time.tv_sec = static_cast<i64>(now / nanoseconds_per_second);
+    out.time.tv_usec = static_cast<i64>(now % nanoseconds_per_second / 1000);
+    TRY(UserPtr<::__kernel_timex>(address).copy_out(out));
+    return TIME_ERROR;
+}
+
+} // namespace
+
+Result<long> sys_nanosleep(Task&, u64 request, u64 remaining) {
+    TRY(const u64 ns, copy_in_timespec(request));
+    return sleep_or_restart(monotonic_ns() + ns, remaining);
+}
+
+Result<long> sys_clock_nanosleep(Task&, i32 clock, int flags, u64 request, u64 remaining) {
+    if (clock == CLOCK_THREAD_CPUTIME_ID)
+        return fail(EINVAL);
+    if (!sleepable(clock))
+        return fail(clock >= 0 && clock_now_ns(clock) ? EOPNOTSUPP : EINVAL);
+    TRY(const u64 ns, copy_in_timespec(request));
+    if (clock == CLOCK_PROCESS_CPUTIME_ID)
+        return fail(EOPNOTSUPP);
+    if ((flags & TIMER_ABSTIME) == 0)
+        return sleep_or_restart(monotonic_ns() + ns, remaining);
+    if (!sleep_until(to_monotonic_deadline(clock, ns)))
+        return fail(514); // ERESTARTNOHAND: an absolute deadline can be waited for again as it is
+    return 0;
+}
+
+Result<long> sys_clock_gettime(Task&, i32 clock, u64 time) {
+    TRY(const u64 now, clock_now_ns(clock));
+    TRY(UserPtr<UserTimeSpec>(time).copy_out(to_timespec(now)));
+    return 0;
+}
+
+Result<long> sys_clock_getres(Task&, i32 clock, u64 resolution) {
+    TRY(clock_now_ns(clock));
+    const bool coarse = clock == CLOCK_REALTIME_COARSE || clock == CLOCK_MONOTONIC_COARSE;
+    if (resolution != 0)
+        TRY(UserPtr<UserTimeSpec>(resolution).copy_out({0, coarse ? 4'000'000 : 1}));
+    return 0;
+}
+
+Result<long> sys_clock_settime(Task&, i32 clock, u64 time) {
+    if (clock != CLOCK_REALTIME)
+        return fail(EINVAL);
+    TRY(const u64 ns, copy_in_timespec(time));
+    if (!capable(CAP_SYS_TIME))
+        return fail(EPERM);
+    set_clock(static_cast<i64>(ns));
+    return 0;
+}
+
+Result<long> sys_clock_adjtime(Task&, i32 clock, u64 timex) {
+    if (clock != CLOCK_REALTIME)
+        return fail(clock_now_ns(clock) ? EOPNOTSUPP : EINVAL);
+    return read_timex(timex);
+}
+
+Result<long> sys_adjtimex(Task&, u64 timex) {
+    return read_timex(timex);
+}
+
+Result<long> sys_gettimeofday(Task&, u64 time, u64 zone) {
+    if (time != 0)
+        TRY(UserPtr<UserTimeVal>(time).copy_out(to_timeval(static_cast<u64>(realtime_ns()))));
+    if (zone != 0)
+        TRY(UserPtr<u64>(zone).copy_out(0)); // struct timezone: two ints, UTC
+    return 0;
+}
+
+Result<long> sys_settimeofday(Task&, u64 time, u64 zone) {
+    if (zone != 0)
+        TRY(UserPtr<const u64>(zone).copy_in());
+    if (time == 0)
+        return 0;
+    TRY(const UserTimeVal value, UserPtr<const UserTimeVal>(time).copy_in());
+    if (value.seconds < 0 || value.microseconds < 0 || value.microseconds >= 1'000'000)
+        return fail(EINVAL);
+    if (!capable(CAP_SYS_TIME))
+        return fail(EPERM);
+    set_clock(value.seconds * i64{nanoseconds_per_second} + value.microseconds * 1000);
+    return 0;
+}
+
+Result<long> sys_time(Task&, u64 time) {
+    const long now = realtime_ns() / i64{nanoseconds_per_second};
+    if (time != 0)
+        TRY(UserPtr<i64>(time).copy_out(now));
+    return now;
+}
+
+Result<long> sys_times(Task& task, u64 times) {
+    if (times != 0) {
+        Process::Usage own;
+        Process::Usage children;
+        {
+            SpinGuard tree(process_tree_lock());
+            own = task.process->usage();
+            children = task.process->waited_children;
+        }
+        const tms out = {
+            static_cast<__kernel_clock_t>(own.user_ns / tick_ns),
+            static_cast<__kernel_clock_t>(own.system_ns / tick_ns),
+            static_cast<__kernel_clock_t>(children.user_ns / tick_ns),
+            static_cast<__kernel_clock_t>(children.system_ns / tick_ns),
+        };
+        TRY(UserPtr<tms>(times).copy_out(out));
+    }
+    return static_cast<long>(monotonic_ns() / tick_ns);
+}
+
+} // namespace kernel

@@ -1,0 +1,329 @@
+// User and group ids, capabilities (credentials(7), capabilities(7)).
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/securebits.h>
+
+#include "guestkernel/syscalls/task_calls.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr u32 unchanged = ~u32{0};
+constexpr int max_groups = 65536; // NGROUPS_MAX
+constexpr u64 fs_capabilities = u64{1} << CAP_CHOWN | u64{1} << CAP_DAC_OVERRIDE |
+                                u64{1} << CAP_DAC_READ_SEARCH | u64{1} << CAP_FOWNER |
+                                u64{1} << CAP_FSETID | u64{1} << CAP_LINUX_IMMUTABLE |
+                                u64{1} << CAP_MAC_OVERRIDE | u64{1} << CAP_MKNOD;
+
+// capabilities(7), "Effect of user ID changes on capabilities".
+void adjust_capabilities(Credentials& fresh, const Credentials& old) {
+    if ((old.securebits & SECBIT_NO_SETUID_FIXUP) != 0)
+        return;
+    const bool had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
+    const bool has_root = fresh.uid == 0 || fresh.euid == 0 || fresh.suid == 0;
+    if (had_root && !has_root) {
+        if (!current_task().keep_capabilities)
+            fresh.cap_permitted = fresh.cap_effective = 0;
+        fresh.cap_ambient = 0;
+    }
+    if (old.euid == 0 && fresh.euid != 0)
+        fresh.cap_effective = 0;
+    else if (old.euid != 0 && fresh.euid == 0)
+        fresh.cap_effective = fresh.cap_permitted;
+}
+
+Result<Ref<Credentials>> copy_own() {
+    return current_task().credentials->clone();
+}
+
+// Publishes; the user's task count follows the real user id.
+Result<long> commit(Ref<Credentials> fresh, bool ids_changed) {
+    Task& task = current_task();
+    if (ids_changed && fresh->uid != task.credentials->uid) {
+        TRY(Ref<UserAccount> account, user_account(fresh->uid));
+        account->tasks.fetch_add(1);
+        task.account->tasks.fetch_sub(1);
+        std::swap(task.account, account);
+    }
+    if (fresh->euid != task.credentials->euid || fresh->egid != task.credentials->egid)
+        task.process->dumpable = false;
+    set_credentials(std::move(fresh));
+    return 0;
+}
+
+Result<long> store_three(u64 real, u64 effective, u64 saved, u32 a, u32 b, u32 c) {
+    TRY(UserPtr<u32>(real).copy_out(a));
+    TRY(UserPtr<u32>(effective).copy_out(b));
+    TRY(UserPtr<u32>(saved).copy_out(c));
+    return 0;
+}
+
+} // namespace
+
+Result<long> sys_getuid(Task& task) {
+    return task.credentials->uid;
+}
+Result<long> sys_geteuid(Task& task) {
+    return task.credentials->euid;
+}
+Result<long> sys_getgid(Task& task) {
+    return task.credentials->gid;
+}
+Result<long> sys_getegid(Task& task) {
+    return task.credentials->egid;
+}
+Result<long> sys_getresuid(Task& task, u64 real, u64 effective, u64 saved) {
+    const Credentials& c = *task.credentials;
+    return store_three(real, effective, saved, c.uid, c.euid, c.suid);
+}
+Result<long> sys_getresgid(Task& task, u64 real, u64 effective, u64 saved) {
+    const Credentials& c = *task.credentials;
+    return store_three(real, effective, saved, c.gid, c.egid, c.sgid);
+}
+
+Result<long> sys_getgroups(Task& task, int count, u64 list) {
+    const Vector<u32>& groups = task.credentials->groups;
+    if (count < 0 || (count != 0 && static_cast<usize>(count) < groups.size()))
+        return fail(EINVAL);
+    if (count != 0)
+        TRY(copy_out_bytes(list, groups.data(), groups.size() * sizeof(u32)));
+    return static_cast<long>(groups.size());
+}
+
+Result<long> sys_setgroups(Task&, int count, u64 list) {
+    if (!capable(CAP_SETGID))
+        return fail(EPERM);
+    if (count < 0 || count > max_groups)
+        return fail(EINVAL);
+    TRY(Ref<Credentials> fresh, copy_own());
+    TRY(fresh->groups.resize(static_cast<usize>(count)));
+    if (count != 0)
+        TRY(copy_in_bytes(fresh->groups.data(), list, static_cast<usize>(count) * sizeof(u32)));
+    return commit(std::move(fresh), false);
+}
+
+Result<long> sys_setuid(Task& task, u32 id) {
+    if (id == unchanged)
+        return fail(EINVAL);
+    const Credentials& old = *task.credentials;
+    TRY(Ref<Credentials> fresh, copy_own());
+    if (capable(CAP_SETUID))
+        fresh->uid = fresh->suid = id;
+    else if (id != old.uid && id != old.suid)
+        return fail(EPERM);
+    fresh->euid = fresh->fsuid = id;
+    adjust_capabilities(*fresh, old);
+    return commit(std::move(fresh), true);
+}
+
+Result<long> sys_setgid(Task& task, u32 id) {
+    if (id == unchanged)
+        return fail(EINVAL);
+    const Credentials& old = *task.credentials;
+    TRY(Ref<Credentials> fresh, copy_own());
+    if (capable(CAP_SETGID))
+        fresh->gid = fresh->sgid = id;
+    else if (id != old.gid && id != old.sgid)
+        return fail(EPERM);
+    fresh->egid = fresh->fsgid = id;
+    return commit(std::move(fresh), false);
+}
+
+Result<long> sys_setreuid(Task& task, u32 real, u32 effective) {
+    const Credentials& old = *task.credentials;
+    const bool privileged = capable(CAP_SETUID);
+    TRY(Ref<Credentials> fresh, copy_own());
+    if (real != unchanged) {
+        if (!privileged && real != old.uid && real != old.euid)
+            return fail(EPERM);
+        fresh->uid = real;
+    }
+    if (effective != unchanged) {
+        if (!privileged && effective != old.uid && effective != old.euid && effective != old.suid)
+            return fail(EPERM);
+        fresh->euid = effective;
+    }
+    if (real != unchanged || (effective != unchanged && effective != old.uid))
+        fresh->suid = fresh->euid;
+    fresh->fsuid = fresh->euid;
+    adjust_capabilities(*fresh, old);
+    return commit(std::move(fresh), true);
+}
+
+Result<long> sys_setregid(Task& task, u32 real, u32 effective) {
+    const Credentials& old = *task.credentials;
+    const bool privileged = capable(CAP_SETGID);
+    TRY(Ref<Credentials> fresh, copy_own());
+    if (real != unchanged) {
+        if (!privileged && real != old.gid && real != old.egid)
+            return fail(EPERM);
+        fresh->gid = real;
+    }
+    if (effective != unchanged) {
+        if (!privileged && effective != old.gid && effective != old.egid && effective != old.sgid)
+            return fail(EPERM);
+        fresh->egid = effective;
+    }
+    if (real != unchanged || (effective != unchanged && effective != old.gid))
+        fresh->sgid = fresh->egid;
+    fresh->fsgid = fresh->egid;
+    return commit(std::move(fresh), false);
+}
+
+Result<long> sys_setresuid(Task& task, u32 real, u32 effective, u32 saved) {
+    const Credentials& old = *task.credentials;
+    if (!capable(CAP_SETUID))
+        for (const u32 id : {real, effective, saved})
+            if (id != unchanged && id != old.uid && id != old.euid && id != old.suid)
+                return fail(EPERM);
+    TRY(Ref<Credentials> fresh, copy_own());
+    if (real != unchanged)
+        fresh->uid = real;
+    if (effective != unchanged)
+        fresh->euid = effective;
+    if (saved != unchanged)
+        fresh->suid = saved;
+    fresh->fsuid = fresh->euid;
+    adjust_capabilities(*fresh, old);
+    return commit(std::move(fresh), true);
+}
+
+Result<long> sys_setresgid(Task& task, u32 real, u32 effective, u32 saved) {
+    const Credentials& old = *task.credentials;
+    if (!capable(CAP_SETGID))
+        for (const u32 id : {real, effective, saved})
+            if (id != unchanged && id != old.gid && id != old.egid && id != old.sgid)
+                return fail(EPERM);
+    TRY(Ref<Credentials> fresh, copy_own());
+    if (real != unchanged)
+        fresh->gid = real;
+    if (effective != unchanged)
+        fresh->egid = effective;
+    if (saved != unchanged)
+        fresh->sgid = saved;
+    fresh->fsgid = fresh->egid;
+    return commit(std::move(fresh), false);
+}
+
+Result<long> sys_setfsuid(Task& task, u32 id) {
+    const Credentials& old = *task.credentials;
+    const long before = old.fsuid;
+    const bool allowed =
+        id == old.uid || id == old.euid || id == old.suid || id == old.fsuid || capable(CAP_SETUID);
+    if (id == unchanged || !allowed)
+        return before; // the call has no way to fail
+    TRY(Ref<Credentials> fresh, copy_own());
+    fresh->fsuid = id;
+    if ((old.securebits & SECBIT_NO_SETUID_FIXUP) == 0) {
+        if (old.fsuid == 0 && id != 0)
+            fresh->cap_effective &= ~fs_capabilities;
+        else if (old.fsuid != 0 && id == 0)
+            fresh->cap_effective |= fresh->cap_permitted & fs_capabilities;
+    }
+    TRY(commit(std::move(fresh), false));
+    return before;
+}
+
+Result<long> sys_setfsgid(Task& task, u32 id) {
+    const Credentials& old = *task.credentials;
+    const long before = old.fsgid;
+    const bool allowed =
+        id == old.gid || id == old.egid || id == old.sgid || id == old.fsgid || capable(CAP_SETGID);
+    if (id == unchanged || !allowed)
+        return before;
+    TRY(Ref<Credentials> fresh, copy_own());
+    fresh->fsgid = id;
+    TRY(commit(std::move(fresh), false));
+    return before;
+}
+
+// --- capabilities
+// -----------------------------------------------------------------------------------------------
+
+namespace {
+
+// How many 32-bit halves the header's version has; 0: unknown, and the header was answered with
+// ours.
+Result<unsigned> capability_words(u64 header, __user_cap_header_struct& out) {
+    TRY(out, UserPtr<const __user_cap_header_struct>(header).copy_in());
+    switch (out.version) {
+    case _LINUX_CAPABILITY_VERSION_1:
+        return 1u;
+    case _LINUX_CAPABILITY_VERSION_2:
+    case _LINUX_CAPABILITY_VERSION_3:
+        return 2u;
+    default:
+        out.version = _LINUX_CAPABILITY_VERSION_3;
+        TRY(UserPtr<__user_cap_header_struct>(header).copy_out(out));
+        return 0u;
+    }
+}
+
+} // namespace
+
+Result<long> sys_capget(Task& task, u64 header, u64 data) {
+    __user_cap_header_struct head;
+    TRY(const unsigned words, capability_words(header, head));
+    if (words == 0)
+        return data == 0 ? Result<long>(0) : Result<long>(fail(EINVAL));
+    if (head.pid < 0)
+        return fail(EINVAL);
+    Ref<const Credentials> credentials = task.credentials;
+    if (head.pid != 0 && head.pid != task.tid) {
+        const Ref<Task> other = find_task(head.pid);
+        if (!other)
+            return fail(ESRCH);
+        credentials = credentials_of(*other);
+        if (!credentials)
+            return fail(ESRCH);
+    }
+    if (data == 0)
+        return 0;
+    for (unsigned i = 0; i < words; i++) {
+        const unsigned shift = 32 * i;
+        const __user_cap_data_struct out = {
+            static_cast<u32>(credentials->cap_effective >> shift),
+            static_cast<u32>(credentials->cap_permitted >> shift),
+            static_cast<u32>(credentials->cap_inheritable >> shift)};
+        TRY((UserPtr<__user_cap_data_struct>(data) + i).copy_out(out));
+    }
+    return 0;
+}
+
+Result<long> sys_capset(Task& task, u64 header, u64 data) {
+    __user_cap_header_struct head;
+    TRY(const unsigned words, capability_words(header, head));
+    if (words == 0)
+        return fail(EINVAL);
+    if (head.pid != 0 && head.pid != task.tid)
+        return fail(EPERM);
+    u64 effective = 0;
+    u64 permitted = 0;
+    u64 inheritable = 0;
+    for (unsigned i = 0; i < words; i++) {
+        TRY(const __user_cap_data_struct in,
+            (UserPtr<const __user_cap_data_struct>(data) + i).copy_in());
+        effective |= u64{in.effective} << 32 * i;
+        permitted |= u64{in.permitted} << 32 * i;
+        inheritable |= u64{in.inheritable} << 32 * i;
+    }
+    effective &= all_capabilities;
+    permitted &= all_capabilities;
+    inheritable &= all_capabilities;
+    const Credentials& old = *task.credentials;
+    const bool may_inherit_all = old.capable(CAP_SETPCAP);
+    if ((permitted & ~old.cap_permitted) != 0 || (effective & ~permitted) != 0 ||
+        (inheritable & ~(old.cap_inheritable | old.cap_bounding)) != 0 ||
+        (!may_inherit_all && (inheritable & ~(old.cap_inheritable | old.cap_permitted)) != 0))
+        return fail(EPERM);
+    TRY(Ref<Credentials> fresh, copy_own());
+    fresh->cap_effective = effective;
+    fresh->cap_permitted = permitted;
+    fresh->cap_inheritable = inheritable;
+    fresh->cap_ambient &= permitted & inheritable;
+    return commit(std::move(fresh), false);
+}
+
+} // namespace kernel

@@ -1,0 +1,261 @@
+// prctl, arch_prctl, personality.
+#include <asm/prctl.h>
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/personality.h>
+#include <linux/prctl.h>
+#include <linux/securebits.h>
+
+#include "guestkernel/syscalls/task_calls.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr u64 default_slack_ns = 50'000;
+
+Result<long> set_name(Task& task, u64 from) {
+    char name[sizeof task.name] = {};
+    if (!user_range_ok(from, 1))
+        return fail(EFAULT);
+    if (arch::copy_string_from_user(name, from, sizeof name - 1) < 0)
+        return fail(EFAULT);
+    __builtin_memcpy(task.name, name, sizeof name);
+    return 0;
+}
+
+Result<long> ambient(u64 operation, u64 capability) {
+    const Credentials& old = *current_task().credentials;
+    TRY(Ref<Credentials> fresh, old.clone());
+    if (operation == PR_CAP_AMBIENT_CLEAR_ALL) {
+        if (capability != 0)
+            return fail(EINVAL);
+        fresh->cap_ambient = 0;
+        set_credentials(std::move(fresh));
+        return 0;
+    }
+    if (capability > CAP_LAST_CAP)
+        return fail(EINVAL);
+    const u64 bit = u64{1} << capability;
+    switch (operation) {
+    case PR_CAP_AMBIENT_IS_SET:
+        return (old.cap_ambient & bit) != 0 ? 1 : 0;
+    case PR_CAP_AMBIENT_RAISE:
+        if ((old.cap_permitted & bit) == 0 || (old.cap_inheritable & bit) == 0 ||
+            (old.securebits & SECBIT_NO_CAP_AMBIENT_RAISE) != 0)
+            return fail(EPERM);
+        fresh->cap_ambient |= bit;
+        break;
+    case PR_CAP_AMBIENT_LOWER:
+        fresh->cap_ambient &= ~bit;
+        break;
+    default:
+        return fail(EINVAL);
+    }
+    set_credentials(std::move(fresh));
+    return 0;
+}
+
+Result<long> drop_bounding(u64 capability) {
+    if (capability > CAP_LAST_CAP)
+        return fail(EINVAL);
+    if (!capable(CAP_SETPCAP))
+        return fail(EPERM);
+    TRY(Ref<Credentials> fresh, current_task().credentials->clone());
+    fresh->cap_bounding &= ~(u64{1} << capability);
+    set_credentials(std::move(fresh));
+    return 0;
+}
+
+Result<long> set_securebits(u64 bits) {
+    const Credentials& old = *current_task().credentials;
+    const u32 locks = old.securebits & SECURE_ALL_LOCKS;
+    if (bits > 0xff)
+        return fail(EPERM);
+    const auto wanted = static_cast<u32>(bits);
+    if (((old.securebits ^ wanted) & (locks >> 1)) != 0 || (locks & ~wanted) != 0 ||
+        !capable(CAP_SETPCAP))
+        return fail(EPERM);
+    TRY(Ref<Credentials> fresh, old.clone());
+    fresh->securebits = wanted;
+    set_credentials(std::move(fresh));
+    return 0;
+}
+
+// PR_SET_MM_*: where /proc/PID shows the program's parts.
+Result<long> set_memory_layout(u64 field, u64 address) {
+    if (!capable(CAP_SYS_RESOURCE))
+        return fail(EPERM);
+    if (address >= user_max)
+        return fail(EINVAL);
+    AddressSpace::Layout& layout = current_task().address_space->layout;
+    switch (field) {
+    case PR_SET_MM_START_CODE:
+        layout.code_start = address;
+        return 0;
+    case PR_SET_MM_END_CODE:
+        layout.code_end = address;
+        return 0;
+    case PR_SET_MM_START_DATA:
+        layout.data_start = address;
+        return 0;
+    case PR_SET_MM_END_DATA:
+        layout.data_end = address;
+        return 0;
+    case PR_SET_MM_START_STACK:
+        layout.stack_start = address;
+        return 0;
+    case PR_SET_MM_ARG_START:
+        layout.args_start = address;
+        return 0;
+    case PR_SET_MM_ARG_END:
+        layout.args_end = address;
+        return 0;
+    case PR_SET_MM_ENV_START:
+        layout.env_start = address;
+        return 0;
+    case PR_SET_MM_ENV_END:
+        layout.env_end = address;
+        return 0;
+    default:
+        return fail(EINVAL);
+    }
+}
+
+// Questions about what this kernel does not have or always has.
+Result<long> fixed_answers(int option, u64 a, u64 b) {
+    switch (option) {
+    case PR_GET_TIMING:
+        return PR_TIMING_STATISTICAL;
+    case PR_SET_TIMING:
+        return a == PR_TIMING_STATISTICAL ? Result<long>(0) : Result<long>(fail(EINVAL));
+    case PR_GET_TSC:
+        TRY(UserPtr<u32>(a).copy_out(PR_TSC_ENABLE));
+        return 0;
+    case PR_SET_TSC:
+        return a == PR_TSC_ENABLE ? Result<long>(0) : Result<long>(fail(EINVAL));
+    case PR_GET_SECCOMP:
+        return 0;
+    case PR_GET_THP_DISABLE:
+        return 0;
+    case PR_SET_THP_DISABLE:
+        return 0; // there are no huge pages to disable
+    case PR_MCE_KILL_GET:
+        return PR_MCE_KILL_DEFAULT;
+    case PR_GET_SPECULATION_CTRL:
+        return b == 0 ? Result<long>(PR_SPEC_NOT_AFFECTED) : Result<long>(fail(EINVAL));
+    case PR_SET_VMA:
+        return fail(EINVAL); // as a kernel without CONFIG_ANON_VMA_NAME
+    default:
+        return fail(EINVAL);
+    }
+}
+
+} // namespace
+
+Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
+    Process& process = *task.process;
+    switch (option) {
+    case PR_SET_NAME:
+        return set_name(task, a);
+    case PR_GET_NAME:
+        TRY(copy_out_bytes(a, task.name, sizeof task.name));
+        return 0;
+    case PR_SET_PDEATHSIG:
+        if (a > signal_count)
+            return fail(EINVAL);
+        process.parent_death_signal = static_cast<int>(a);
+        return 0;
+    case PR_GET_PDEATHSIG:
+        TRY(UserPtr<i32>(a).copy_out(process.parent_death_signal));
+        return 0;
+    case PR_SET_CHILD_SUBREAPER:
+        process.is_subreaper = a != 0;
+        return 0;
+    case PR_GET_CHILD_SUBREAPER:
+        TRY(UserPtr<i32>(a).copy_out(process.is_subreaper ? 1 : 0));
+        return 0;
+    case PR_GET_DUMPABLE:
+        return process.dumpable ? 1 : 0;
+    case PR_SET_DUMPABLE:
+        if (a > 1)
+            return fail(EINVAL);
+        process.dumpable = a == 1;
+        return 0;
+    case PR_SET_NO_NEW_PRIVS:
+        if (a != 1 || b != 0 || c != 0 || d != 0)
+            return fail(EINVAL);
+        task.no_new_privileges = true;
+        return 0;
+    case PR_GET_NO_NEW_PRIVS:
+        return task.no_new_privileges ? 1 : 0;
+    case PR_SET_KEEPCAPS:
+        if (a > 1)
+            return fail(EINVAL);
+        task.keep_capabilities = a == 1;
+        return 0;
+    case PR_GET_KEEPCAPS:
+        return task.keep_capabilities ? 1 : 0;
+    case PR_CAPBSET_READ:
+        if (a > CAP_LAST_CAP)
+            return fail(EINVAL);
+        return static_cast<long>(task.credentials->cap_bounding >> a & 1);
+    case PR_CAPBSET_DROP:
+        return drop_bounding(a);
+    case PR_CAP_AMBIENT:
+        return ambient(a, b);
+    case PR_GET_SECUREBITS:
+        return task.credentials->securebits;
+    case PR_SET_SECUREBITS:
+        return set_securebits(a);
+    case PR_SET_TIMERSLACK:
+        task.timer_slack_ns = a == 0 ? default_slack_ns : a;
+        return 0;
+    case PR_GET_TIMERSLACK:
+        return static_cast<long>(task.timer_slack_ns);
+    case PR_GET_TID_ADDRESS:
+        TRY(UserPtr<u64>(a).copy_out(task.clear_child_tid));
+        return 0;
+    case PR_SET_MM:
+        return set_memory_layout(a, b);
+    default:
+        return fixed_answers(option, a, b);
+    }
+}
+
+Result<long> sys_arch_prctl(Task& task, int option, u64 argument) {
+    switch (option) {
+    case ARCH_SET_FS:
+    case ARCH_SET_GS:
+        if (argument >= user_max)
+            return fail(EPERM);
+        if (option == ARCH_SET_FS)
+            arch::set_fs_base(task, argument);
+        else
+            arch::set_gs_base(task, argument);
+        return 0;
+    case ARCH_GET_FS:
+        TRY(UserPtr<u64>(argument).copy_out(arch::get_fs_base(task)));
+        return 0;
+    case ARCH_GET_GS:
+        TRY(UserPtr<u64>(argument).copy_out(arch::get_gs_base(task)));
+        return 0;
+    case ARCH_GET_CPUID:
+        return 1;
+    case ARCH_SET_CPUID:
+        return argument == 1 ? Result<long>(0) : Result<long>(fail(ENODEV));
+    default:
+        return fail(EINVAL);
+    }
+}
+
+Result<long> sys_personality(Task& task, u32 persona) {
+    constexpr u32 ask = 0xffff'ffff;
+    const long before = task.personality;
+    if (persona != ask)
+        task.personality = persona;
+    return before;
+}
+
+} // namespace kernel

@@ -1,0 +1,295 @@
+// Policies, priorities, affinity.
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/resource.h>
+#include <linux/sched.h>
+#include <linux/sched/types.h>
+
+#include "guestkernel/syscalls/task_calls.hpp"
+#include "guestkernel/syscalls/time_values.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr int max_rt_priority = 99;
+// From linux/ioprio.h, which is not valid C++.
+constexpr int io_class_shift = 13, io_class_realtime = 1, io_class_idle = 3;
+constexpr int io_who_process = 1, io_who_user = 3;
+
+Result<Ref<Task>> task_by_pid(i32 pid) {
+    if (pid < 0)
+        return fail(EINVAL);
+    Ref<Task> task = pid == 0 ? Ref<Task>::share(arch::current()) : find_task(pid);
+    if (!task)
+        return fail(ESRCH);
+    return task;
+}
+
+bool may_change(Task& target) {
+    const Credentials& own = *current_task().credentials;
+    const Ref<const Credentials> other = credentials_of(target);
+    return !other || own.euid == other->uid || own.euid == other->euid || capable(CAP_SYS_NICE);
+}
+
+bool is_realtime_policy(int policy) {
+    return policy == SCHED_FIFO || policy == SCHED_RR;
+}
+
+bool known_policy(int policy) {
+    return is_realtime_policy(policy) || policy == SCHED_NORMAL || policy == SCHED_BATCH ||
+           policy == SCHED_IDLE;
+}
+
+u64 online_mask() {
+    u64 mask = 0;
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+        if (arch::cpu_online(cpu))
+            mask |= u64{1} << cpu;
+    return mask;
+}
+
+bool may_nice(Process& process, i32 from, i32 to) {
+    // RLIMIT_NICE: 20 - nice, see getrlimit(2).
+    return to >= from || static_cast<u64>(20 - to) <= process.limits[RLIMIT_NICE].soft ||
+           capable(CAP_SYS_NICE);
+}
+
+Result<void> set_policy(Task& target, int policy, i32 priority, i32 nice) {
+    if (!known_policy(policy))
+        return fail(EINVAL);
+    if (is_realtime_policy(policy) ? priority < 1 || priority > max_rt_priority : priority != 0)
+        return fail(EINVAL);
+    if (!may_change(target))
+        return fail(EPERM);
+    if (target.process != nullptr && is_realtime_policy(policy) && !capable(CAP_SYS_NICE) &&
+        static_cast<u64>(priority) > target.process->limits[RLIMIT_RTPRIO].soft &&
+        priority > target.rt_priority)
+        return fail(EPERM);
+    set_scheduling(target, static_cast<u32>(policy), priority, nice);
+    return {};
+}
+
+} // namespace
+
+Result<long> sys_sched_yield(Task&) {
+    yield();
+    return 0;
+}
+
+Result<long> sys_sched_setparam(Task&, i32 pid, u64 parameters) {
+    TRY(Ref<Task> target, task_by_pid(pid));
+    TRY(const i32 priority, UserPtr<const i32>(parameters).copy_in());
+    TRY(set_policy(*target, static_cast<int>(target->policy), priority, target->nice));
+    return 0;
+}
+
+Result<long> sys_sched_getparam(Task&, i32 pid, u64 parameters) {
+    TRY(Ref<Task> target, task_by_pid(pid));
+    TRY(UserPtr<i32>(parameters).copy_out(target->rt_priority));
+    return 0;
+}
+
+Result<long> sys_sched_setscheduler(Task&, i32 pid, int policy, u64 parameters) {
+    TRY(Ref<Task> target, task_by_pid(pid));
+    TRY(const i32 priority, UserPtr<const i32>(parameters).copy_in());
+    TRY(set_policy(*target, policy & ~SCHED_RESET_ON_FORK, priority, target->nice));
+    return 0;
+}
+
+Result<long> sys_sched_getscheduler(Task&, i32 pid) {
+    TRY(Ref<Task> target, task_by_pid(pid));
+    return target->policy;
+}
+
+Result<long> sys_sched_get_priority_max(Task&, int policy) {
+    if (!known_policy(policy))
+        return fail(EINVAL);
+    return is_realtime_policy(policy) ? max_rt_priority : 0;
+}
+
+Result<long> sys_sched_get_priority_min(Task&, int policy) {
+    if (!known_policy(policy))
+        return fail(EINVAL);
+    return is_realtime_policy(policy) ? 1 : 0;
+}
+
+Result<long> sys_sched_rr_get_interval(Task&, i32 pid, u64 interval) {
+    TRY(Ref<Task> target, task_by_pid(pid));
+    TRY(UserPtr<UserTimeSpec>(interval).copy_out(to_timespec(slice_length_ns(*target))));
+    return 0;
+}
+
+Result<long> sys_sched_setaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
+    TRY(Ref<Task> target, task_by_pid(pid));
+    u64 wanted = 0;
+    TRY(copy_in_bytes(&wanted, mask, bytes < sizeof wanted ? bytes : sizeof wanted));
+    if (!may_change(*target))
+        return fail(EPERM);
+    if ((wanted & online_mask()) == 0)
+        return fail(EINVAL);
+    set_affinity(*target, wanted);
+    return 0;
+}
+
+Result<long> sys_sched_getaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
+    if (bytes < sizeof(u64) || bytes % sizeof(u64) != 0)
+        return fail(EINVAL);
+    TRY(Ref<Task> target, task_by_pid(pid));
+    TRY(UserPtr<u64>(mask).copy_out(target->affinity & online_mask()));
+    return sizeof(u64);
+}
+
+Result<long> sys_sched_setattr(Task&, i32 pid, u64 attributes, u32 flags) {
+    if (flags != 0)
+        return fail(EINVAL);
+    TRY(Ref<Task> target, task_by_pid(pid));
+    sched_attr wanted = {};
+    TRY(const u32 size, UserPtr<const u32>(attributes).copy_in());
+    if (size != 0 && size < SCHED_ATTR_SIZE_VER0)
+        return fail(E2BIG);
+    const usize known = size == 0              ? SCHED_ATTR_SIZE_VER0
+                        : size < sizeof wanted ? size
+                                               : sizeof wanted;
+    TRY(copy_in_bytes(&wanted, attributes, known));
+    const auto policy = (wanted.sched_flags & SCHED_FLAG_KEEP_POLICY) != 0
+                            ? static_cast<int>(target->policy)
+                            : static_cast<int>(wanted.sched_policy);
+    i32 nice = wanted.sched_nice;
+    nice = nice < -20 ? -20 : nice > 19 ? 19 : nice;
+    if (is_realtime_policy(policy))
+        nice = target->nice;
+    else if (target->process != nullptr && !may_nice(*target->process, target->nice, nice))
+        return fail(EPERM);
+    TRY(set_policy(*target, policy, static_cast<i32>(wanted.sched_priority), nice));
+    return 0;
+}
+
+Result<long> sys_sched_getattr(Task&, i32 pid, u64 attributes, u32 size, u32 flags) {
+    if (flags != 0 || size < SCHED_ATTR_SIZE_VER0 || size > page_size)
+        return fail(EINVAL);
+    TRY(Ref<Task> target, task_by_pid(pid));
+    sched_attr out = {};
+    out.size = size < sizeof out ? size : static_cast<u32>(sizeof out);
+    out.sched_policy = target->policy;
+    out.sched_nice = target->nice;
+    out.sched_priority = static_cast<u32>(target->rt_priority);
+    TRY(copy_out_bytes(attributes, &out, out.size));
+    return 0;
+}
+
+namespace {
+
+// Calls for each task that getpriority(2) and setpriority(2) mean. Requires: the tree lock.
+template <typename F>
+Result<void> for_each_meant(int which, i32 who, F&& function) {
+    bool any = false;
+    const auto visit_process = [&](Process& process) {
+        for (Task& task : process.tasks) {
+            any = true;
+            function(task);
+        }
+    };
+    switch (which) {
+    case PRIO_PROCESS: {
+        Task* task = who == 0 ? arch::current() : find_task_locked(who);
+        if (task == nullptr)
+            return fail(ESRCH);
+        function(*task);
+        return {};
+    }
+    case PRIO_PGRP: {
+        ProcessGroup* group = who == 0 ? current_process().group.get() : find_group_locked(who);
+        if (group == nullptr)
+            return fail(ESRCH);
+        for (Process& process : group->members)
+            visit_process(process);
+        break;
+    }
+    case PRIO_USER: {
+        const u32 uid = who == 0 ? current_task().credentials->uid : static_cast<u32>(who);
+        for_each_process_locked([&](Process& process) {
+            const Task* first = process.first_task();
+            if (first != nullptr && first->credentials && first->credentials->uid == uid)
+                visit_process(process);
+        });
+        break;
+    }
+    default:
+        return fail(EINVAL);
+    }
+    if (!any)
+        return fail(ESRCH);
+    return {};
+}
+
+} // namespace
+
+Result<long> sys_getpriority(Task&, int which, i32 who) {
+    long best = 0; // 20 - nice: 1..40
+    SpinGuard tree(process_tree_lock());
+    TRY(for_each_meant(which, who, [&](const Task& task) {
+        const long value = 20 - task.nice;
+        best = value > best ? value : best;
+    }));
+    return best;
+}
+
+Result<long> sys_setpriority(Task&, int which, i32 who, int nice) {
+    nice = nice < -20 ? -20 : nice > 19 ? 19 : nice;
+    int error = 0;
+    const Credentials& own = *current_task().credentials;
+    SpinGuard tree(process_tree_lock());
+    TRY(for_each_meant(which, who, [&](Task& target) {
+        const Credentials* other = target.credentials.get();
+        if (other != nullptr && own.euid != other->uid && own.euid != other->euid &&
+            !capable(CAP_SYS_NICE)) {
+            error = EPERM;
+            return;
+        }
+        if (target.process != nullptr && !may_nice(*target.process, target.nice, nice)) {
+            error = EACCES;
+            return;
+        }
+        set_scheduling(target, target.policy, target.rt_priority, nice);
+    }));
+    if (error != 0)
+        return fail(error);
+    return 0;
+}
+
+Result<long> sys_getcpu(Task&, u64 cpu, u64 node) {
+    if (cpu != 0)
+        TRY(UserPtr<u32>(cpu).copy_out(arch::cpu_id()));
+    if (node != 0)
+        TRY(UserPtr<u32>(node).copy_out(0));
+    return 0;
+}
+
+Result<long> sys_ioprio_get(Task&, int which, i32 who) {
+    if (which < io_who_process || which > io_who_user)
+        return fail(EINVAL);
+    if (which == io_who_process && who != 0 && !find_task(who))
+        return fail(ESRCH);
+    return current_task().io_priority;
+}
+
+Result<long> sys_ioprio_set(Task& task, int which, i32 who, int priority) {
+    const int io_class = priority >> io_class_shift;
+    if (which < io_who_process || which > io_who_user || io_class < 0 || io_class > io_class_idle)
+        return fail(EINVAL);
+    if (io_class == io_class_realtime && !capable(CAP_SYS_ADMIN))
+        return fail(EPERM);
+    // There is one queue to the host: the value is kept and shown, no more.
+    Ref<Task> target = Ref<Task>::share(&task);
+    if (which == io_who_process && who != 0) {
+        target = find_task(who);
+        if (!target)
+            return fail(ESRCH);
+    }
+    target->io_priority = static_cast<u16>(priority);
+    return 0;
+}
+
+} // namespace kernel

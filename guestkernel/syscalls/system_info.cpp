@@ -1,0 +1,104 @@
+// Names of the machine, its memory and load, random numbers, the kernel log.
+#include <linux/capability.h>
+#include <linux/errno.h>
+#include <linux/random.h>
+#include <linux/sysinfo.h>
+#include <linux/utsname.h>
+
+#include "guestkernel/core/boot_config.hpp"
+#include "guestkernel/core/random.hpp"
+#include "guestkernel/syscalls/task_calls.hpp"
+#include "guestkernel/task/process.hpp"
+#include "guestkernel/task/system_names.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr usize name_bytes = 64; // __NEW_UTS_LEN
+
+Result<long> set_name(u64 from, u64 length, void (*store)(std::string_view)) {
+    if (!capable(CAP_SYS_ADMIN))
+        return fail(EPERM);
+    if (length > name_bytes)
+        return fail(EINVAL);
+    char name[name_bytes];
+    TRY(copy_in_bytes(name, from, length));
+    std::string_view text(name, length);
+    store(text.substr(0, text.find('\0')));
+    return 0;
+}
+
+} // namespace
+
+Result<long> sys_uname(Task&, u64 names) {
+    const SystemNames current = system_names();
+    static_assert(sizeof(SystemNames) == sizeof(new_utsname));
+    TRY(copy_out_bytes(names, &current, sizeof current));
+    return 0;
+}
+
+Result<long> sys_sethostname(Task&, u64 name, u64 length) {
+    return set_name(name, length, set_host_name);
+}
+
+Result<long> sys_setdomainname(Task&, u64 name, u64 length) {
+    return set_name(name, length, set_domain_name);
+}
+
+Result<long> sys_sysinfo(Task&, u64 info) {
+    const MemoryStats stats = memory_stats();
+    u64 loads[3];
+    load_averages(loads);
+    struct sysinfo out = {};
+    out.uptime = static_cast<__kernel_long_t>((monotonic_ns() + nanoseconds_per_second - 1) /
+                                              nanoseconds_per_second);
+    for (unsigned i = 0; i < 3; i++)
+        out.loads[i] = loads[i];
+    out.totalram = stats.total * page_size;
+    out.freeram = stats.free * page_size;
+    out.sharedram = stats.shared * page_size;
+    out.procs = static_cast<u16>(task_total());
+    out.mem_unit = 1;
+    TRY(UserPtr<struct sysinfo>(info).copy_out(out));
+    return 0;
+}
+
+Result<long> sys_syslog(Task&, int type, u64, int length) {
+    // klogctl(3): the kernel's log goes to the host, nothing is kept here. 2-4 read, 9 and 10 ask
+    // for sizes.
+    constexpr int read_all = 3, size_unread = 9, size_buffer = 10;
+    if (type != read_all && type != size_buffer && !capable(CAP_SYSLOG) && !capable(CAP_SYS_ADMIN))
+        return fail(EPERM);
+    if (type < 0 || type > size_buffer || (type >= 2 && type <= 4 && length < 0))
+        return fail(EINVAL);
+    if (type == size_buffer)
+        return 4096;
+    (void)size_unread;
+    return 0;
+}
+
+Result<long> sys_getrandom(Task&, u64 buffer, u64 length, u32 flags) {
+    if ((flags & ~u32{GRND_NONBLOCK | GRND_RANDOM | GRND_INSECURE}) != 0 ||
+        (flags & (GRND_RANDOM | GRND_INSECURE)) == (GRND_RANDOM | GRND_INSECURE))
+        return fail(EINVAL);
+    constexpr u64 most = 0x7fff'f000; // MAX_RW_COUNT
+    length = length < most ? length : most;
+    u8 chunk[256];
+    u64 done = 0;
+    while (done < length) {
+        const u64 part = length - done < sizeof chunk ? length - done : sizeof chunk;
+        random_bytes(chunk, part);
+        if (!copy_out_bytes(buffer + done, chunk, part))
+            return done != 0 ? Result<long>(static_cast<long>(done)) : Result<long>(fail(EFAULT));
+        done += part;
+        if ((done & (page_size - 1)) == 0) {
+            if (signal_pending() && done < length)
+                return static_cast<long>(done);
+            cond_resched();
+        }
+    }
+    return static_cast<long>(done);
+}
+
+} // namespace kernel

@@ -1,0 +1,139 @@
+#include "guestkernel/task/futex_queue.hpp"
+
+#include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+namespace {
+
+// Requires: the bucket's lock. Afterwards the waiter's memory may go away at any moment.
+void wake_waiter(FutexWaiter& waiter) {
+    waiter.node.unlink();
+    Task& task = *waiter.task;
+    // The task stays: it cannot leave remove() before the bucket's lock is free.
+    __atomic_store_n(&waiter.woken, true, __ATOMIC_SEQ_CST);
+    wake(task);
+}
+
+} // namespace
+
+SpinGuard FutexTable::lock_bucket_of(FutexWaiter& waiter) {
+    for (;;) {
+        const u32 at = __atomic_load_n(&waiter.bucket, __ATOMIC_ACQUIRE);
+        SpinGuard guard(buckets_[at].lock);
+        if (waiter.bucket == at)
+            return guard;
+    }
+}
+
+void FutexTable::add(FutexWaiter& waiter, const AddressSpace::FutexKey& key) {
+    waiter.key = key;
+    waiter.bucket = index(key);
+    Bucket& bucket = buckets_[waiter.bucket];
+    SpinGuard guard(bucket.lock);
+    bucket.waiters.push_back(waiter);
+}
+
+bool FutexTable::confirm(FutexWaiter& waiter) {
+    const SpinGuard guard = lock_bucket_of(waiter);
+    if (std::exchange(waiter.poked, false))
+        return false;
+    waiter.confirmed = true;
+    return true;
+}
+
+bool FutexTable::remove(FutexWaiter& waiter) {
+    const SpinGuard guard = lock_bucket_of(waiter);
+    if (waiter.woken)
+        return true;
+    waiter.node.unlink();
+    return false;
+}
+
+long FutexTable::wake(const AddressSpace::FutexKey& key, u32 count, u32 bitset) {
+    Bucket& bucket = buckets_[index(key)];
+    long woken = 0;
+    // Whoever queues up later reads the word later, and sees what the caller wrote before it came
+    // here.
+    base::fence(base::Order::SeqCst);
+    SpinGuard guard(bucket.lock);
+    for (auto it = bucket.waiters.begin(); it != bucket.waiters.end();) {
+        FutexWaiter& waiter = *it;
+        ++it;
+        if (!(waiter.key == key) || (waiter.bitset & bitset) == 0)
+            continue;
+        if (!waiter.confirmed) {
+            waiter.poked = true;
+            continue;
+        }
+        if (woken >= static_cast<long>(count))
+            continue; // the rest may still have to be poked
+        wake_waiter(waiter);
+        woken++;
+    }
+    return woken;
+}
+
+long FutexTable::requeue(const AddressSpace::FutexKey& from, const AddressSpace::FutexKey& to,
+                         u32 wake_count, u32 requeue_count, u32& requeued) {
+    const u32 source = index(from);
+    const u32 target = index(to);
+    // Two buckets: in the order of their numbers. Their rank is the same, so the second is taken by
+    // trying.
+    for (;;) {
+        SpinGuard first(buckets_[source].lock);
+        if (target != source && !buckets_[target].lock.try_lock()) {
+            first.unlock();
+            arch::relax();
+            continue;
+        }
+        long woken = 0;
+        requeued = 0;
+        auto& waiters = buckets_[source].waiters;
+        // What is moved within one bucket goes to its end: stop at what was the end before.
+        FutexWaiter* last = waiters.back();
+        for (FutexWaiter* at = waiters.front(); at != nullptr;) {
+            FutexWaiter& waiter = *at;
+            at = &waiter == last ? nullptr : waiters.next(waiter);
+            if (!(waiter.key == from))
+                continue;
+            if (!waiter.confirmed) {
+                waiter.poked = true;
+            } else if (woken < static_cast<long>(wake_count)) {
+                wake_waiter(waiter);
+                woken++;
+            } else if (requeued < requeue_count) {
+                waiter.node.unlink();
+                waiter.key = to;
+                __atomic_store_n(&waiter.bucket, target, __ATOMIC_RELEASE);
+                buckets_[target].waiters.push_back(waiter);
+                requeued++;
+            }
+        }
+        if (target != source)
+            buckets_[target].lock.unlock();
+        return woken;
+    }
+}
+
+u32 FutexTable::count(const AddressSpace::FutexKey& key) {
+    Bucket& bucket = buckets_[index(key)];
+    SpinGuard guard(bucket.lock);
+    u32 count = 0;
+    for (const FutexWaiter& waiter : bucket.waiters)
+        if (waiter.key == key)
+            count++;
+    return count;
+}
+
+i32 FutexTable::first_pi_waiter(const AddressSpace::FutexKey& key) {
+    Bucket& bucket = buckets_[index(key)];
+    SpinGuard guard(bucket.lock);
+    for (const FutexWaiter& waiter : bucket.waiters)
+        if (waiter.key == key && waiter.is_pi)
+            return waiter.task->tid;
+    return 0;
+}
+
+} // namespace kernel

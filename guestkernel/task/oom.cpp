@@ -1,0 +1,60 @@
+// When memory is exhausted: the process that holds most of it ends, so that the rest can go on.
+#include <linux/signal.h>
+
+#include "guestkernel/core/log.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr i32 never = -1000; // oom_score_adj
+
+// Resident pages, shifted by the adjustment: a thousandth of memory per point.
+i64 badness(Process& process, u64 total_pages) {
+    Task* task = process.first_task();
+    if (task == nullptr || !task->address_space || process.oom_score_adj <= never)
+        return 0;
+    const AddressSpace::Usage usage = task->address_space->usage();
+    const auto pages = static_cast<i64>(usage.resident_anonymous + usage.resident_file +
+                                        usage.resident_shared + usage.table_pages);
+    const i64 adjusted = pages + process.oom_score_adj * static_cast<i64>(total_pages / 1000);
+    return adjusted > 0 ? adjusted : 1;
+}
+
+} // namespace
+
+bool kill_for_memory() {
+    const u64 total_pages = memory_stats().total;
+    Ref<Process> victim;
+    i32 pid = 0;
+    u64 pages = 0;
+    {
+        SpinGuard tree(process_tree_lock());
+        i64 worst = 0;
+        bool dying = false;
+        for_each_process_locked([&](Process& process) {
+            // One is on its way out already: its memory comes soon.
+            if (process.state == ProcessState::Alive && process.group_exiting &&
+                process.first_task() != nullptr && process.first_task()->address_space)
+                dying = true;
+            const i64 score = process.group_exiting ? 0 : badness(process, total_pages);
+            if (score > worst) {
+                worst = score;
+                victim = Ref<Process>::share(&process);
+            }
+        });
+        if (dying)
+            return true;
+        if (!victim)
+            return false;
+        pid = victim->pid;
+        pages = static_cast<u64>(worst);
+    }
+    log::warning("out of memory: killing process {} ({} KiB)", pid, pages * (page_size / 1024));
+    SignalInfo info = kernel_signal(SIGKILL);
+    (void)send_signal_info(*victim, info);
+    return true;
+}
+
+} // namespace kernel

@@ -1,0 +1,468 @@
+#include "guestkernel/task/process_timers.hpp"
+
+#include <linux/errno.h>
+#include <linux/resource.h>
+#include <linux/signal.h>
+#include <linux/time.h>
+
+#include "guestkernel/core/panic.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+// What a timer looks at when it is polled while its process runs: the interval of that for
+// ITIMER_VIRTUAL and ITIMER_PROF.
+constexpr u64 run_time_poll_ns = 10'000'000;
+constexpr i32 max_timers = 1024;
+constexpr u32 max_overrun = 0x7fffffff; // DELAYTIMER_MAX
+
+u64 saturating_add(u64 a, u64 b) {
+    return a > no_deadline - 1 - b ? no_deadline - 1 : a + b;
+}
+
+} // namespace
+
+// One timer_create(2) timer. Kept alive by the process's table and by a queued signal.
+struct PosixTimer : RefCounted {
+    PosixTimer(Process& owner, const PosixTimerRequest& what)
+        : process(&owner), request(what), timer(expired, this) {}
+
+    static void expired(Timer&, void* raw) { static_cast<PosixTimer*>(raw)->fire(); }
+    void fire();
+    void arm(u64 now_deadline); // Requires: lock
+    // Periods that went by up to `now`; moves the deadline beyond it. Requires: lock.
+    u32 skip_periods(u64 now);
+
+    Process* process; // outlives the timer: destroyed at its end
+    const PosixTimerRequest request;
+    i32 id = 0;
+    SpinLock lock{LockRank::Device}; // outside of the signal lock
+    Timer timer;
+    u64 interval_ns = 0;
+    u64 deadline_ns = 0; // monotonic; for CPU clocks of the clock itself
+    bool armed = false;
+    bool signal_queued = false;
+    u32 overrun = 0;          // since the signal was queued
+    u32 reported_overrun = 0; // of the last signal delivered
+};
+
+struct ProcessTimers {
+    explicit ProcessTimers(Process& owner);
+
+    static void real_expired(Timer&, void* raw);
+    static void poll_expired(Timer&, void* raw);
+
+    Process* process;
+    SpinLock lock{LockRank::Device};
+    Timer real;
+    u64 real_interval = 0, real_deadline = 0;
+    // By run time of the process; 0: disarmed.
+    u64 run_interval[2] = {}, run_deadline[2] = {};
+    Timer poll;
+    Vector<Ref<PosixTimer>> timers; // by id; null: free
+};
+
+namespace {
+
+Result<ProcessTimers*> timers_of(Process& process) {
+    if (ProcessTimers* timers = __atomic_load_n(&process.timers, __ATOMIC_ACQUIRE);
+        timers != nullptr)
+        return timers;
+    auto* fresh = new (std::nothrow) ProcessTimers(process);
+    if (fresh == nullptr)
+        return fail(ENOMEM);
+    ProcessTimers* expected = nullptr;
+    if (!__atomic_compare_exchange_n(&process.timers, &expected, fresh, false, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE)) {
+        delete fresh;
+        return expected;
+    }
+    return fresh;
+}
+
+u64 process_time(Process& process, bool with_system) {
+    SpinGuard tree(process_tree_lock());
+    const Process::Usage usage = process.usage();
+    return usage.user_ns + (with_system ? usage.system_ns : 0);
+}
+
+SignalInfo timer_signal(const PosixTimer& timer) {
+    SignalInfo info;
+    info.signo = timer.request.signal;
+    info.code = SI_TIMER;
+    info.timer = {timer.id, 0,
+                  timer.request.value_is_id ? static_cast<u64>(timer.id) : timer.request.value};
+    return info;
+}
+
+} // namespace
+
+ProcessTimers::ProcessTimers(Process& owner)
+    : process(&owner), real(real_expired, this), poll(poll_expired, this) {}
+
+void ProcessTimers::real_expired(Timer&, void* raw) {
+    auto& self = *static_cast<ProcessTimers*>(raw);
+    {
+        SpinGuard guard(self.lock);
+        const u64 now = monotonic_ns();
+        if (self.real_deadline == 0)
+            return;
+        if (self.real_interval != 0) {
+            self.real_deadline += self.real_interval;
+            if (self.real_deadline <= now) // missed some: they are one signal
+                self.real_deadline =
+                    now + self.real_interval - (now - self.real_deadline) % self.real_interval;
+            self.real.arm(self.real_deadline);
+        } else {
+            self.real_deadline = 0;
+        }
+    }
+    (void)send_signal_info(*self.process, kernel_signal(SIGALRM));
+}
+
+void ProcessTimers::poll_expired(Timer&, void* raw) {
+    auto& self = *static_cast<ProcessTimers*>(raw);
+    u32 due = 0;
+    bool more = false;
+    for (unsigned i = 0; i < 2; i++) {
+        const u64 now = process_time(*self.process, i == 1);
+        SpinGuard guard(self.lock);
+        if (self.run_deadline[i] == 0)
+            continue;
+        if (now >= self.run_deadline[i]) {
+            due |= u32{1} << i;
+            self.run_deadline[i] = self.run_interval[i] != 0 ? now + self.run_interval[i] : 0;
+        }
+        more = more || self.run_deadline[i] != 0;
+    }
+    if (more)
+        self.poll.arm(monotonic_ns() + run_time_poll_ns);
+    if ((due & 1) != 0)
+        (void)send_signal_info(*self.process, kernel_signal(SIGVTALRM));
+    if ((due & 2) != 0)
+        (void)send_signal_info(*self.process, kernel_signal(SIGPROF));
+}
+
+TimerSetting get_interval_timer(Process& process, int which) {
+    ProcessTimers* timers = process.timers;
+    if (timers == nullptr)
+        return {};
+    const bool real = which == ITIMER_REAL;
+    const u64 now = real ? monotonic_ns() : process_time(process, which == ITIMER_PROF);
+    SpinGuard guard(timers->lock);
+    const unsigned index = which == ITIMER_PROF ? 1 : 0;
+    const u64 deadline = real ? timers->real_deadline : timers->run_deadline[index];
+    const u64 interval = real ? timers->real_interval : timers->run_interval[index];
+    if (deadline == 0)
+        return {interval, 0};
+    return {interval, deadline > now ? deadline - now : 1000}; // never 0 while armed
+}
+
+Result<TimerSetting> set_interval_timer(Process& process, int which, TimerSetting setting) {
+    const TimerSetting old = get_interval_timer(process, which);
+    if (process.timers == nullptr && setting.value_ns == 0)
+        return old;
+    TRY(ProcessTimers * timers, timers_of(process));
+    if (which == ITIMER_REAL) {
+        timers->real.cancel();
+        SpinGuard guard(timers->lock);
+        timers->real_interval = setting.interval_ns;
+        timers->real_deadline =
+            setting.value_ns != 0 ? saturating_add(monotonic_ns(), setting.value_ns) : 0;
+        if (timers->real_deadline != 0)
+            timers->real.arm(timers->real_deadline);
+        return old;
+    }
+    const unsigned index = which == ITIMER_PROF ? 1 : 0;
+    const u64 now = process_time(process, index == 1);
+    SpinGuard guard(timers->lock);
+    timers->run_interval[index] = setting.interval_ns;
+    timers->run_deadline[index] = setting.value_ns != 0 ? saturating_add(now, setting.value_ns) : 0;
+    if (setting.value_ns != 0 && !timers->poll.pending())
+        timers->poll.arm(monotonic_ns() + (setting.value_ns < run_time_poll_ns ? setting.value_ns
+                                                                               : run_time_poll_ns));
+    return old;
+}
+
+// --- POSIX timers
+// ------------------------------------------------------------------------------------------------
+
+u32 PosixTimer::skip_periods(u64 now) {
+    if (interval_ns == 0 || now < deadline_ns)
+        return 0;
+    const u64 periods = (now - deadline_ns) / interval_ns + 1;
+    deadline_ns += periods * interval_ns;
+    return periods > max_overrun ? max_overrun : static_cast<u32>(periods);
+}
+
+void PosixTimer::arm(u64 when) {
+    timer.arm(when);
+}
+
+void PosixTimer::fire() {
+    Ref<Task> thread;
+    {
+        SpinGuard guard(lock);
+        if (!armed)
+            return;
+        const bool cpu = is_cpu_clock(request.clock);
+        if (cpu) {
+            const auto now = clock_now_ns(request.clock);
+            if (now && *now < deadline_ns) {
+                const u64 left = deadline_ns - *now;
+                timer.arm(monotonic_ns() +
+                          (left < run_time_poll_ns ? run_time_poll_ns / 10 : left));
+                return;
+            }
+        }
+        if (interval_ns != 0 && (signal_queued || request.notify == SIGEV_NONE)) {
+            // The last signal has not been taken yet: this one only counts.
+            const u32 missed = skip_periods(cpu ? deadline_ns : monotonic_ns());
+            overrun = overrun > max_overrun - missed ? max_overrun : overrun + missed;
+            timer.arm(cpu ? monotonic_ns() + interval_ns : deadline_ns);
+            if (request.notify != SIGEV_NONE)
+                return;
+        } else if (interval_ns != 0) {
+            const u32 periods = skip_periods(cpu ? deadline_ns : monotonic_ns());
+            overrun = periods > 0 ? periods - 1 : 0;
+            timer.arm(cpu ? monotonic_ns() + interval_ns : deadline_ns);
+        } else {
+            armed = false;
+        }
+        if (request.notify == SIGEV_NONE)
+            return;
+        signal_queued = true;
+    }
+    const SignalInfo info = timer_signal(*this);
+    if (request.tid != 0) {
+        thread = find_task(request.tid);
+        if (thread && thread->process == process) {
+            (void)send_signal_info(*thread, SignalTarget::Thread, info,
+                                   Ref<RefCounted>::share(this));
+            return;
+        }
+        SpinGuard guard(lock);
+        signal_queued = false; // the thread is gone
+        return;
+    }
+    (void)send_signal_info(*process, info, Ref<RefCounted>::share(this));
+}
+
+void finish_queued_signal(QueuedSignal& entry, SignalInfo& info) {
+    if (!entry.source || info.code != SI_TIMER)
+        return;
+    // Only timers attach themselves as sources.
+    auto& timer = static_cast<PosixTimer&>(*entry.source);
+    SpinGuard guard(timer.lock);
+    timer.signal_queued = false;
+    timer.reported_overrun = timer.overrun;
+    timer.overrun = 0;
+    info.timer.overrun = static_cast<i32>(timer.reported_overrun);
+}
+
+namespace {
+
+Result<Ref<PosixTimer>> find_timer(i32 id) {
+    ProcessTimers* timers = current_process().timers;
+    if (timers == nullptr)
+        return fail(EINVAL);
+    SpinGuard guard(timers->lock);
+    if (id < 0 || static_cast<usize>(id) >= timers->timers.size() ||
+        !timers->timers[static_cast<usize>(id)])
+        return fail(EINVAL);
+    return Ref<PosixTimer>(timers->timers[static_cast<usize>(id)]);
+}
+
+void stop(PosixTimer& timer) {
+    {
+        SpinGuard guard(timer.lock);
+        timer.armed = false;
+    }
+    timer.timer.cancel();
+}
+
+// Requires: lock.
+TimerSetting setting_of(PosixTimer& timer) {
+    if (!timer.armed)
+        return {timer.interval_ns, 0};
+    u64 now = monotonic_ns();
+    if (is_cpu_clock(timer.request.clock))
+        now = clock_now_ns(timer.request.clock).value_or(0);
+    return {timer.interval_ns, timer.deadline_ns > now ? timer.deadline_ns - now : 1};
+}
+
+} // namespace
+
+Result<i32> create_posix_timer(const PosixTimerRequest& request) {
+    TRY(clock_now_ns(request.clock));
+    Process& process = current_process();
+    if (request.notify != SIGEV_NONE && (request.signal < 1 || request.signal > signal_count))
+        return fail(EINVAL);
+    if (request.tid != 0) {
+        const Ref<Task> thread = find_task(request.tid);
+        if (!thread || thread->process != &process)
+            return fail(EINVAL);
+    }
+    TRY(ProcessTimers * timers, timers_of(process));
+    TRY(Ref<PosixTimer> timer, make_ref<PosixTimer>(process, request));
+    SpinGuard guard(timers->lock);
+    usize id = 0;
+    while (id < timers->timers.size() && timers->timers[id])
+        id++;
+    if (id >= static_cast<usize>(max_timers))
+        return fail(EAGAIN);
+    if (id == timers->timers.size())
+        TRY(timers->timers.push_back(Ref<PosixTimer>()));
+    timer->id = static_cast<i32>(id);
+    timers->timers[id] = std::move(timer);
+    return static_cast<i32>(id);
+}
+
+Result<TimerSetting> set_posix_timer(i32 id, TimerSetting setting, bool absolute) {
+    TRY(Ref<PosixTimer> timer, find_timer(id));
+    const i32 clock = timer->request.clock;
+    TimerSetting old;
+    {
+        SpinGuard guard(timer->lock);
+        old = setting_of(*timer);
+    }
+    stop(*timer);
+    SpinGuard guard(timer->lock);
+    timer->interval_ns = setting.interval_ns;
+    timer->overrun = timer->reported_overrun = 0;
+    if (setting.value_ns == 0)
+        return old;
+    if (is_cpu_clock(clock)) {
+        TRY(const u64 now, clock_now_ns(clock));
+        timer->deadline_ns = absolute ? setting.value_ns : saturating_add(now, setting.value_ns);
+        timer->armed = true;
+        timer->timer.arm(monotonic_ns() + run_time_poll_ns / 10);
+        return old;
+    }
+    timer->deadline_ns = absolute ? to_monotonic_deadline(clock, setting.value_ns)
+                                  : saturating_add(monotonic_ns(), setting.value_ns);
+    timer->armed = true;
+    timer->timer.arm(timer->deadline_ns);
+    return old;
+}
+
+Result<TimerSetting> get_posix_timer(i32 id) {
+    TRY(Ref<PosixTimer> timer, find_timer(id));
+    SpinGuard guard(timer->lock);
+    return setting_of(*timer);
+}
+
+Result<i32> posix_timer_overrun(i32 id) {
+    TRY(Ref<PosixTimer> timer, find_timer(id));
+    SpinGuard guard(timer->lock);
+    return static_cast<i32>(timer->reported_overrun);
+}
+
+Result<void> delete_posix_timer(i32 id) {
+    TRY(Ref<PosixTimer> timer, find_timer(id));
+    {
+        ProcessTimers& timers = *current_process().timers;
+        Ref<PosixTimer> listed;
+        SpinGuard guard(timers.lock);
+        std::swap(listed, timers.timers[static_cast<usize>(id)]);
+        guard.unlock();
+    }
+    stop(*timer);
+    return {};
+}
+
+void delete_posix_timers(Process& process) {
+    ProcessTimers* timers = process.timers;
+    if (timers == nullptr)
+        return;
+    Vector<Ref<PosixTimer>> all;
+    {
+        SpinGuard guard(timers->lock);
+        all = std::move(timers->timers);
+    }
+    for (Ref<PosixTimer>& timer : all)
+        if (timer)
+            stop(*timer);
+}
+
+void destroy_process_timers(Process& process) {
+    ProcessTimers* timers = process.timers;
+    if (timers == nullptr)
+        return;
+    delete_posix_timers(process);
+    timers->real.cancel();
+    timers->poll.cancel();
+    {
+        SpinGuard tree(process_tree_lock());
+        process.timers = nullptr;
+    }
+    delete timers;
+}
+
+// --- clocks
+// ---------------------------------------------------------------------------------------------------------
+
+bool is_cpu_clock(i32 clock) {
+    return clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID;
+}
+
+namespace {
+
+// clock_getcpuclockid(3): ~pid << 3 | kind, bit 2 for a thread; kind 0 PROF, 1 VIRT, 2 SCHED.
+Result<u64> foreign_cpu_clock(i32 clock) {
+    const i32 id = ~(clock >> 3);
+    const u32 kind = static_cast<u32>(clock) & 3;
+    if (kind == 3)
+        return fail(EINVAL);
+    const bool user_only = kind == 1;
+    if ((clock & 4) != 0) {
+        const Ref<Task> task = id == 0 ? Ref<Task>::share(arch::current()) : find_task(id);
+        if (!task || task->process != current_task().process)
+            return fail(EINVAL);
+        const Process::Usage usage = task_usage(*task);
+        return usage.user_ns + (user_only ? 0 : usage.system_ns);
+    }
+    const Ref<Process> process =
+        id == 0 ? Ref<Process>::share(&current_process()) : find_process(id);
+    if (!process)
+        return fail(EINVAL);
+    return process_time(*process, !user_only);
+}
+
+} // namespace
+
+Result<u64> clock_now_ns(i32 clock) {
+    if (clock < 0)
+        return foreign_cpu_clock(clock);
+    switch (clock) {
+    case CLOCK_REALTIME:
+    case CLOCK_REALTIME_COARSE:
+    case CLOCK_REALTIME_ALARM:
+    case CLOCK_TAI:
+        return static_cast<u64>(realtime_ns());
+    case CLOCK_MONOTONIC:
+    case CLOCK_MONOTONIC_RAW:
+    case CLOCK_MONOTONIC_COARSE:
+    case CLOCK_BOOTTIME:
+    case CLOCK_BOOTTIME_ALARM:
+        return monotonic_ns();
+    case CLOCK_PROCESS_CPUTIME_ID:
+        return process_time(current_process(), true);
+    case CLOCK_THREAD_CPUTIME_ID:
+        return task_run_time(current_task());
+    default:
+        return fail(EINVAL);
+    }
+}
+
+u64 to_monotonic_deadline(i32 clock, u64 value_ns) {
+    if (clock != CLOCK_REALTIME && clock != CLOCK_TAI && clock != CLOCK_REALTIME_ALARM)
+        return value_ns;
+    const auto now = static_cast<u64>(realtime_ns());
+    const u64 monotonic = monotonic_ns();
+    return value_ns > now ? saturating_add(monotonic, value_ns - now) : monotonic;
+}
+
+} // namespace kernel
