@@ -9,6 +9,7 @@
 #include "guestkernel/drivers/console.hpp"
 #include "guestkernel/drivers/entropy.hpp"
 #include "guestkernel/fs/root.hpp"
+#include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -24,13 +25,14 @@ void must(Result<void> done, const char* what) {
 
 void boot_task(void*) {
     must(init_console(), "the console device does not work");
-    init_entropy();
+    must(init_terminals(), "no memory for terminals");
     must(mount_first_root(), "the root file system cannot be mounted");
     must(init_vdso(), "no memory for the vDSO");
     must(start_first_program(), "the first program cannot be started");
     for (unsigned cpu = 1; cpu < arch::cpu_count(); cpu++)
         if (auto done = arch::bring_up_cpu(cpu); !done)
             log::warning("CPU {} stays off: error {}", cpu, done.error().code);
+    init_entropy(); // RDRAND has seeded the generator: this must not delay the program
     schedule_dead();
 }
 

@@ -9,6 +9,7 @@
 #include "boot/protocol/device_tree.hpp"
 #include "guestkernel/arch/interrupts.hpp"
 #include "guestkernel/core/log.hpp"
+#include "guestkernel/core/panic.hpp"
 #include "guestkernel/drivers/console_port.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/mode.hpp"
@@ -293,7 +294,10 @@ Result<Ref<File>> open_standard_stream(int stream) {
 }
 
 void set_console_terminal_sink(void (*input)(const u8* data, usize bytes, void* context), void* context) {
-    console->terminal_buffer = static_cast<u8*>(frame_data(*alloc_frame()));
+    Frame* frame = alloc_frame();
+    if (frame == nullptr)
+        PANIC("no memory for the console's input");
+    console->terminal_buffer = static_cast<u8*>(frame_data(*frame));
     console->sink_context = context;
     console->sink = input;
     {
@@ -312,6 +316,14 @@ void console_terminal_write(const u8* data, usize bytes) {
             return; // the host's terminal is gone, or a signal: what is left is dropped, as a line that hung up does
     }
 }
+
+void console_terminal_echo(const u8* data, usize bytes) {
+    IoBuffer buffer(const_cast<u8*>(data), bytes);
+    (void)console->outputs[0].write(buffer, true);
+}
+
+bool console_terminal_can_write() { return console->outputs[0].can_write(); }
+WaitQueue& console_terminal_queue() { return console->outputs[0].waiters; }
 
 void set_console_window_handler(void (*handler)(u32 columns, u32 rows)) { console->on_window = handler; }
 void set_console_signal_handler(void (*handler)(int signal)) { console->on_signal = handler; }

@@ -19,6 +19,10 @@ void set_console_terminal_sink(void (*input)(const u8* data, usize bytes, void* 
                                void* context);
 // Output of the terminal; sleeps while the host is slow.
 void console_terminal_write(const u8* data, usize bytes);
+// The same without sleeping: what the host does not take is dropped. For echo.
+void console_terminal_echo(const u8* data, usize bytes);
+bool console_terminal_can_write();
+WaitQueue& console_terminal_queue(); // woken when output has room again
 // Window size and signals from the host's control port: handlers are set by the terminal layer and
 // task/.
 void set_console_window_handler(void (*handler)(u32 columns, u32 rows));
