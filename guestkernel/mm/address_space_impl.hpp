@@ -15,6 +15,10 @@ namespace kernel {
 inline constexpr u64 max_mappings = 65530;              // vm.max_map_count
 inline constexpr u64 stack_guard_gap = 256 * page_size; // below a growing stack
 
+// Long work on page tables is done so many leaf tables (of 2 MiB) at a time: in between others get
+// the spin lock and the CPU. Address space that is reserved but empty costs next to nothing.
+inline constexpr u64 leaves_per_step = 16;
+
 enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory };
 
 // How a fault was served.

@@ -12,8 +12,8 @@ namespace {
 constexpr u64 largest_copied_file_mapping = u64{16} << 20;
 
 // Requires: the parent's page table lock is held; nobody else knows the child.
-Result<void> copy_leaf(AddressSpaceImpl& parent, AddressSpaceImpl& child, const LeafRange& leaf,
-                       bool copy_file_pages, Gather& gather) {
+Result<void> copy_leaf(AddressSpaceImpl& child, const LeafRange& leaf, bool copy_file_pages,
+                       Gather& gather) {
     u64* to = nullptr;
     for (unsigned i = leaf.first; i < leaf.end; i++) {
         u64 entry = leaf.entries[i];
@@ -38,7 +38,6 @@ Result<void> copy_leaf(AddressSpaceImpl& parent, AddressSpaceImpl& child, const 
         to[i] = entry;
         child.note_resident(entry, 1, false);
     }
-    static_cast<void>(parent);
     return {};
 }
 
@@ -47,11 +46,19 @@ Result<void> copy_pages(AddressSpaceImpl& parent, AddressSpaceImpl& child, const
     const bool copy_file_pages =
         vma.cache && vma.length() <= largest_copied_file_mapping && !vma.cache->memory_only();
     Result<void> outcome;
-    SpinGuard guard(parent.table.lock());
-    parent.table.for_each_leaf(vma.start, vma.end, [&](const LeafRange& leaf) {
-        if (outcome)
-            outcome = copy_leaf(parent, child, leaf, copy_file_pages, gather);
-    });
+    u64 at = vma.start;
+    while (outcome && at < vma.end) {
+        {
+            SpinGuard guard(parent.table.lock());
+            at = parent.table.for_some_leaves(
+                at, vma.end, leaves_per_step, [&](const LeafRange& leaf) {
+                    if (outcome)
+                        outcome = copy_leaf(child, leaf, copy_file_pages, gather);
+                });
+        }
+        if (at < vma.end)
+            cond_resched();
+    }
     return outcome;
 }
 
@@ -63,6 +70,7 @@ Result<Ref<AddressSpace>> AddressSpace::clone() {
     copy->limits = limits;
     copy->layout = layout;
     copy->executable = executable;
+    copy->membarrier_registered.store(membarrier_registered.load());
     MutexGuard guard(impl_->mutex);
     child.break_start = impl_->break_start;
     child.break_end = impl_->break_end;

@@ -96,7 +96,7 @@ FaultOutcome AddressSpaceImpl::fault_anonymous(Vma& vma, u64 page, u64 least_win
     Frame* frames[most_around];
     usize got = 0;
     while (got < wanted) {
-        Frame* frame = alloc_zeroed_frame(got == 0);
+        Frame* frame = alloc_zeroed_frame();
         if (frame == nullptr)
             break;
         frames[got++] = frame;

@@ -304,7 +304,9 @@ void init_frames(const boot::BootBlock& block) {
 }
 
 bool frames_are_scarce() {
-    return __atomic_load_n(&buddy.free_frames, __ATOMIC_RELAXED) < buddy.total / 16;
+    return __atomic_load_n(&buddy.free_frames, __ATOMIC_RELAXED) +
+               memory_counters.cached.load(base::Order::Relaxed) <
+           buddy.total / 16;
 }
 
 Frame* alloc_frames(unsigned order, bool may_reclaim) {

@@ -242,7 +242,7 @@ void* alloc_kernel_stack() {
             return stack;
         }
     }
-    Frame* frame = alloc_frames(stack_order, false);
+    Frame* frame = alloc_frames(stack_order);
     if (frame == nullptr)
         return nullptr;
     count_up(memory_counters.kernel_stacks, u64{1} << stack_order);

@@ -12,7 +12,7 @@ void kfree(void* pointer);
 void* kzalloc(usize bytes);
 
 // Kernel stacks, cached: arch::kernel_stack_size bytes, aligned to that.
-void* alloc_kernel_stack();
+void* alloc_kernel_stack(); // may sleep
 void free_kernel_stack(void* stack);
 
 } // namespace kernel

@@ -47,10 +47,11 @@ public:
     // is held.
     u64* find(u64 address) const;
     u64* make(u64 address);
-    // Existing leaf tables in [start, end), in order. Requires: lock() is held.
+    // Existing leaf tables in [start, end), in order, at most `most` of them; returns where it
+    // stopped, `end` when all are done. Requires: lock() is held.
     template <typename F>
-    void for_each_leaf(u64 start, u64 end, F&& function) const {
-        while (start < end) {
+    u64 for_some_leaves(u64 start, u64 end, u64 most, F&& function) const {
+        while (start < end && most > 0) {
             u64 next = 0;
             u64* table = leaf_table(start, next);
             if (next > end || next == 0)
@@ -59,9 +60,15 @@ public:
                 const u64 base = start & ~(leaf_span - 1);
                 function(LeafRange{table, static_cast<unsigned>((start - base) >> page_shift),
                                    static_cast<unsigned>((next - base) >> page_shift), base});
+                most--;
             }
             start = next;
         }
+        return start;
+    }
+    template <typename F>
+    void for_each_leaf(u64 start, u64 end, F&& function) const {
+        (void)for_some_leaves(start, end, ~u64{0}, function);
     }
 
 private:

@@ -66,11 +66,12 @@ void zap_leaf(AddressSpaceImpl& impl, const LeafRange& leaf, bool only_cached, b
     }
 }
 
-void zap_vma(AddressSpaceImpl& impl, Vma& vma, u64 start, u64 end, bool only_cached,
-             Gather& gather) {
+// Returns where it stopped after a step's work; `end` when all is done.
+u64 zap_vma(AddressSpaceImpl& impl, Vma& vma, u64 start, u64 end, bool only_cached,
+            Gather& gather) {
     const bool memory_only = vma.cache && vma.cache->memory_only();
     SpinGuard guard(impl.table.lock());
-    impl.table.for_each_leaf(start, end, [&](const LeafRange& leaf) {
+    return impl.table.for_some_leaves(start, end, leaves_per_step, [&](const LeafRange& leaf) {
         zap_leaf(impl, leaf, only_cached, memory_only, gather);
     });
 }
@@ -96,9 +97,12 @@ void for_each_view(PageCache& cache, u64 first, u64 end, F&& function) {
 void AddressSpaceImpl::zap(u64 start, u64 end, bool only_cached) {
     Gather gather(*this);
     for (Vma* vma = vmas.find_from(start); vma != nullptr && vma->start < end;
-         vma = VmaTree::next(*vma))
-        zap_vma(*this, *vma, start > vma->start ? start : vma->start,
-                end < vma->end ? end : vma->end, only_cached, gather);
+         vma = VmaTree::next(*vma)) {
+        const u64 stop = end < vma->end ? end : vma->end;
+        u64 at = start > vma->start ? start : vma->start;
+        while ((at = zap_vma(*this, *vma, at, stop, only_cached, gather)) < stop)
+            cond_resched();
+    }
 }
 
 void unmap_cached_pages(PageCache& cache, u64 first, u64 end, bool with_copies, bool skip_locked) {
@@ -107,7 +111,8 @@ void unmap_cached_pages(PageCache& cache, u64 first, u64 end, bool with_copies, 
             return;
         AddressSpaceImpl& impl = AddressSpaceImpl::of(*vma.space);
         Gather gather(impl);
-        zap_vma(impl, vma, from, to, !with_copies, gather);
+        while ((from = zap_vma(impl, vma, from, to, !with_copies, gather)) < to)
+            continue;
     });
 }
 
