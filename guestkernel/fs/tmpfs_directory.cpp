@@ -7,7 +7,6 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/lib/hash_map.hpp"
-#include "guestkernel/mm/heap.hpp"
 
 namespace kernel {
 
@@ -40,7 +39,7 @@ TmpfsDirectory::~TmpfsDirectory() {
 }
 
 Result<TmpfsDirectory::Entry*> TmpfsDirectory::make_entry(std::string_view name, Ref<Inode> inode) {
-    void* memory = kmalloc(sizeof(Entry) + name.size());
+    void* memory = ::operator new(sizeof(Entry) + name.size(), std::nothrow);
     if (memory == nullptr)
         return fail(ENOMEM);
     auto* entry = new (memory)
@@ -52,7 +51,7 @@ Result<TmpfsDirectory::Entry*> TmpfsDirectory::make_entry(std::string_view name,
 
 void TmpfsDirectory::free_entry(Entry* entry) {
     entry->~Entry();
-    kfree(entry);
+    ::operator delete(static_cast<void*>(entry));
 }
 
 TmpfsDirectory::Entry* TmpfsDirectory::find(std::string_view name) {
