@@ -117,7 +117,7 @@ u64 read_loaded_root_here() {
     u64 stack_pointer = 0;
     asm volatile("mov %%rsp, %0" : "=r"(stack_pointer));
     const u64 areas = boot::direct_map_base + boot::cpu_areas_phys;
-    if (stack_pointer >= areas && stack_pointer < areas + boot::max_cpus * boot::cpu_area_size)
+    if (stack_pointer >= areas && stack_pointer < areas + cpu_count() * boot::cpu_area_size)
         return cpu_area(static_cast<unsigned>((stack_pointer - areas) / boot::cpu_area_size)).loaded_root;
     return loaded_page_table().raw();
 }
