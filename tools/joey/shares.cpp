@@ -16,7 +16,8 @@ constexpr const char* root_tag = "root";
 } // namespace
 
 Outcome<void> Shares::add(const std::string& path, const std::string& tag,
-                          virtio::ShareConfig config, std::function<bool()> on_worker_start) {
+                          virtio::ShareConfig config,
+                          const std::function<bool()>& on_worker_start) {
     virtio::UniqueFd fd(::open(path.c_str(), O_PATH | O_CLOEXEC));
     if (fd.get() < 0)
         return fail(fmt::format("cannot share {}: {}", path, std::strerror(errno)));
@@ -30,12 +31,13 @@ Outcome<void> Shares::add(const std::string& path, const std::string& tag,
     if (tag != root_tag)
         volumes_.back().is_file = !(*server)->file_name().empty();
     virtio::FsOptions options;
-    options.on_worker_start = std::move(on_worker_start);
+    options.on_worker_start = on_worker_start;
     devices_.push_back(std::make_unique<virtio::Fs>(tag, std::move(*server), std::move(options)));
     return {};
 }
 
-Outcome<Shares> Shares::open(const DoOptions& options, std::function<bool()> on_worker_start) {
+Outcome<Shares> Shares::open(const DoOptions& options,
+                             const std::function<bool()>& on_worker_start) {
     Shares shares;
     struct stat status {};
     if (::stat(options.rootfs.c_str(), &status) != 0)

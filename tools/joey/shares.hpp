@@ -17,7 +17,8 @@ namespace joey {
 class Shares {
 public:
     // Opens the root and the volumes. `on_worker_start`: see virtio::FsOptions.
-    static Outcome<Shares> open(const DoOptions& options, std::function<bool()> on_worker_start);
+    static Outcome<Shares> open(const DoOptions& options,
+                                const std::function<bool()>& on_worker_start);
 
     // What the sandbox must leave open; valid as long as this object.
     const std::vector<vmm::SharedPath>& paths() const { return paths_; }
@@ -29,7 +30,7 @@ public:
 private:
     Shares() = default;
     Outcome<void> add(const std::string& path, const std::string& tag, virtio::ShareConfig config,
-                      std::function<bool()> on_worker_start);
+                      const std::function<bool()>& on_worker_start);
 
     boot::RootMode root_mode_ = boot::RootMode::Overlay;
     std::vector<boot::Volume> volumes_;
