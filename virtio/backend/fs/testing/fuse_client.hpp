@@ -2,6 +2,7 @@
 // serve.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
@@ -69,7 +70,8 @@ struct Answer {
     }
     std::string text() const {
         std::string out(body.size(), '\0');
-        std::memcpy(out.data(), body.data(), body.size());
+        std::ranges::transform(body, out.begin(),
+                               [](std::byte byte) { return static_cast<char>(byte); });
         return out;
     }
 };
