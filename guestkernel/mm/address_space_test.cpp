@@ -13,6 +13,7 @@
 #include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/mm/fake_file.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
+#include "guestkernel/task/task.hpp"
 
 using namespace kernel;
 using hosted::FakeFile;
@@ -25,8 +26,10 @@ constexpr u32 read_write = PROT_READ | PROT_WRITE;
 struct SpaceTest {
     explicit SpaceTest(u64 ram = 64 * mebibyte) {
         hosted::reset(ram);
+        hosted::set_current(&task); // whom signals would go to
         space = *AddressSpace::create();
     }
+    ~SpaceTest() { hosted::set_current(nullptr); }
     u64 map(u64 pages, u32 protection = read_write, u32 flags = MAP_PRIVATE | MAP_ANONYMOUS,
             Ref<File> file = nullptr, u64 offset = 0, u64 hint = 0) {
         MapRequest request;
@@ -39,6 +42,7 @@ struct SpaceTest {
         auto mapped = space->map(request);
         return mapped ? (*mapped).raw() : static_cast<u64>(-mapped.error().code);
     }
+    Task task;
     Ref<AddressSpace> space;
     u32 signal_code = 0;
 };

@@ -8,6 +8,7 @@
 
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/arch/interrupts.hpp"
+#include "guestkernel/core/log.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
@@ -17,6 +18,10 @@ namespace kernel {
 void panic(const char* message, const char* file, int line) {
     std::fprintf(stderr, "kernel panic: %s (%s:%d)\n", message, file, line);
     std::abort();
+}
+
+void log::write_line(boot::LogLevel, std::string_view line) {
+    std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
 }
 
 } // namespace kernel
