@@ -5,45 +5,52 @@
 #include <linux/sysinfo.h>
 #include <linux/utsname.h>
 
-#include "guestkernel/core/boot_config.hpp"
 #include "guestkernel/core/random.hpp"
+#include "guestkernel/core/uts.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
-#include "guestkernel/task/system_names.hpp"
 
 namespace kernel {
 
 namespace {
 
-constexpr usize name_bytes = 64; // __NEW_UTS_LEN
+void copy_text(char (&to)[uts_length + 1], std::string_view from) {
+    for (usize i = 0; i < from.size() && i < uts_length; i++)
+        to[i] = from[i];
+}
 
-Result<long> set_name(u64 from, u64 length, void (*store)(std::string_view)) {
+Result<long> set_name(u64 from, u64 length, Result<void> (*store)(std::string_view)) {
     if (!capable(CAP_SYS_ADMIN))
         return fail(EPERM);
-    if (length > name_bytes)
+    if (length > uts_length)
         return fail(EINVAL);
-    char name[name_bytes];
+    char name[uts_length];
     TRY(copy_in_bytes(name, from, length));
-    std::string_view text(name, length);
-    store(text.substr(0, text.find('\0')));
+    const std::string_view text(name, length);
+    TRY(store(text.substr(0, text.find('\0'))));
     return 0;
 }
 
 } // namespace
 
 Result<long> sys_uname(Task&, u64 names) {
-    const SystemNames current = system_names();
-    static_assert(sizeof(SystemNames) == sizeof(new_utsname));
-    TRY(copy_out_bytes(names, &current, sizeof current));
+    new_utsname out = {};
+    copy_text(out.sysname, uts_sysname);
+    copy_text(out.release, uts_release);
+    copy_text(out.version, uts_version);
+    copy_text(out.machine, uts_machine);
+    get_hostname(out.nodename);
+    get_domainname(out.domainname);
+    TRY(UserPtr<new_utsname>(names).copy_out(out));
     return 0;
 }
 
 Result<long> sys_sethostname(Task&, u64 name, u64 length) {
-    return set_name(name, length, set_host_name);
+    return set_name(name, length, set_hostname);
 }
 
 Result<long> sys_setdomainname(Task&, u64 name, u64 length) {
-    return set_name(name, length, set_domain_name);
+    return set_name(name, length, set_domainname);
 }
 
 Result<long> sys_sysinfo(Task&, u64 info) {
