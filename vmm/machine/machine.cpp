@@ -154,8 +154,8 @@ Result<void> Machine::set_up() {
     for (unsigned i = 0; i < config_.cpus; ++i)
         TRY(vcpus_[i]->launch(i == 0));
     TRY(vm_.set_mmu_pages(shadow_pages(config_.memory_bytes)));
-    TRY(memory_.attach(vm_));
-    mark("memory attached");
+    TRY(memory_.attach_first(vm_));
+    mark("first memory attached");
     return {};
 }
 
@@ -218,6 +218,8 @@ EndReason Machine::run() {
         for (const auto& device : devices_)
             TRY(device->connect(vm_, *loop_));
         mark("devices connected");
+        // After the doorbells: they wait for the same lock in KVM.
+        TRY(memory_thread_.start("memory", [this] { attach_rest(); }));
         TRY(vcpus_[0]->wait_ready());
         TRY(tsc_khz_, vcpus_[0]->vcpu().tsc_khz());
         mark("vCPU ready");
@@ -235,6 +237,7 @@ EndReason Machine::run() {
         vcpu->stop();
     for (const auto& vcpu : vcpus_)
         vcpu->join();
+    memory_thread_.join();
     for (const auto& device : devices_) {
         device->disconnect(*loop_);
         device->transport().stop();
@@ -280,6 +283,27 @@ std::vector<TimingMark> Machine::timing() const {
     return timing_.with([](const std::vector<TimingMark>& marks) { return marks; });
 }
 
+void Machine::attach_rest() {
+    if (auto attached = memory_.attach_rest(vm_); !attached)
+        on_failure(0, attached.error());
+    mark("all memory attached");
+    all_memory_attached_.store(true);
+    all_memory_attached_.notify_all();
+}
+
+// The guest was quicker than attach_rest(): waits for it, and does the one access by hand.
+bool Machine::access_ram(const MmioAccess& access) {
+    const auto ram = memory_.guest().slice(virtio::GuestAddr(access.address), access.data.size());
+    if (!ram)
+        return false;
+    all_memory_attached_.wait(false);
+    if (access.is_write)
+        ram->copy_from(0, access.data);
+    else
+        ram->copy_to(0, access.data);
+    return true;
+}
+
 bool Machine::write_device(const MmioAccess& access) {
     const std::uint64_t offset = access.address - boot::virtio_mmio_base;
     const std::uint64_t number = offset / boot::virtio_mmio_stride;
@@ -296,6 +320,8 @@ bool Machine::write_device(const MmioAccess& access) {
 bool Machine::on_mmio(unsigned index, kvm::Vcpu& vcpu, const MmioAccess& access) {
     const bool is_control =
         access.address >= boot::control_page && access.address - boot::control_page < page_size;
+    if (access_ram(access))
+        return true;
     if (!access.is_write) {
         std::ranges::fill(access.data, std::byte{0});
         if (is_control)

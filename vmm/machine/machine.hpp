@@ -57,6 +57,8 @@ private:
     void on_unexpected_exit(unsigned index, kvm::Vcpu& vcpu) override;
     void on_failure(unsigned index, const Error& error) override;
 
+    void attach_rest();
+    bool access_ram(const MmioAccess& access);
     bool write_device(const MmioAccess& access);
     void violation(unsigned index, kvm::Vcpu& vcpu, const std::string& what);
     void end(EndReason reason, std::optional<crash::Crash> crash = std::nullopt);
@@ -75,7 +77,9 @@ private:
     mutable virtio::Guarded<std::vector<TimingMark>> timing_;
     virtio::Guarded<std::optional<End>> end_;
     std::atomic<int> exec_errno_{0};
+    std::atomic<bool> all_memory_attached_{false};
     // Last: the threads use all of the above.
+    Thread memory_thread_;
     std::vector<std::unique_ptr<VcpuThread>> vcpus_;
 };
 

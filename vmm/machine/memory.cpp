@@ -16,7 +16,16 @@ namespace {
 using boot::KernelSegment;
 using boot::page_size;
 
-enum Slot : std::uint32_t { slot_low_ram, slot_high_ram, slot_kernel, slot_device_pages };
+enum Slot : std::uint32_t {
+    slot_first_ram,
+    slot_low_ram,
+    slot_high_ram,
+    slot_kernel,
+    slot_device_pages
+};
+
+// What attach_first() gives of RAM: more than a guest can touch while attach_rest() runs.
+constexpr std::uint64_t first_ram_bytes = std::uint64_t{128} << 20;
 
 // A kernel with all of its debug information is some 20 MiB.
 constexpr off_t max_kernel_file = off_t{512} << 20;
@@ -111,15 +120,23 @@ std::span<std::byte, boot::page_size> MachineMemory::device_page(unsigned device
         .first<boot::page_size>();
 }
 
-Result<void> MachineMemory::attach(kvm::VmHandle& vm) const {
-    TRY(vm.set_memory(slot_low_ram, 0, ram_.bytes().first(low_bytes_), kvm::SlotAccess::ReadWrite));
-    if (ram_.size() > low_bytes_)
-        TRY(vm.set_memory(slot_high_ram, boot::high_ram_base, ram_.bytes().subspan(low_bytes_),
-                          kvm::SlotAccess::ReadWrite));
+Result<void> MachineMemory::attach_first(kvm::VmHandle& vm) const {
+    const std::uint64_t first = std::min(low_bytes_, first_ram_bytes);
+    TRY(vm.set_memory(slot_first_ram, 0, low_ram().first(first), kvm::SlotAccess::ReadWrite));
     TRY(vm.set_memory(slot_kernel, boot::kernel_phys, kernel_memory_.bytes(),
                       kvm::SlotAccess::ReadWrite));
     return vm.set_memory(slot_device_pages, boot::virtio_mmio_base, device_pages_.bytes(),
                          kvm::SlotAccess::ReadOnly);
+}
+
+Result<void> MachineMemory::attach_rest(kvm::VmHandle& vm) const {
+    if (low_bytes_ > first_ram_bytes)
+        TRY(vm.set_memory(slot_low_ram, first_ram_bytes, low_ram().subspan(first_ram_bytes),
+                          kvm::SlotAccess::ReadWrite));
+    if (ram_.size() > low_bytes_)
+        TRY(vm.set_memory(slot_high_ram, boot::high_ram_base, ram_.bytes().subspan(low_bytes_),
+                          kvm::SlotAccess::ReadWrite));
+    return {};
 }
 
 } // namespace vmm

@@ -20,8 +20,10 @@ public:
     // Reserves `ram_bytes` of guest RAM (nothing is touched) and loads the kernel image.
     static Result<MachineMemory> create(std::uint64_t ram_bytes, const std::string& kernel_path);
 
-    // Gives all of it to KVM.
-    Result<void> attach(kvm::VmHandle& vm) const;
+    // Gives memory to KVM, which allocates several bytes of its own for each page: milliseconds for
+    // gigabytes. So what a guest uses at first comes first, and the rest while it already runs.
+    Result<void> attach_first(kvm::VmHandle& vm) const;
+    Result<void> attach_rest(kvm::VmHandle& vm) const;
 
     std::uint64_t low_ram_end() const { return low_bytes_; }
     std::uint64_t high_ram_end() const;
