@@ -54,7 +54,7 @@ def damaged_kernel():
         attempt(image[:100])
         attempt(image[:-len(image) // 2] if len(image) % 2 else image[:len(image) // 2])
         attempt(b"\0" * len(image))
-        for offset in (0, 4, 16, 18, 24, 32, 54):  # magic, class, type, machine, entry, e_phoff, e_phentsize
+        for offset in (0, 4, 16, 18, 32, 54):  # magic, class, type, machine, e_phoff, e_phentsize
             damaged = bytearray(image)
             damaged[offset:offset + 2] = b"\xff\xff"
             attempt(bytes(damaged))

@@ -17,7 +17,8 @@ import termios
 import time
 import traceback
 
-JOEY = os.environ.get("JOEY", "joey")
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+JOEY = os.environ.get("JOEY", os.path.join(TOP, "build/tools/joey/joey"))
 CASES = []  # (name, function, only_long)
 
 
@@ -291,6 +292,12 @@ def joey_terminal(*command, options=(), **extra):
 def main(include_long, only):
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         print("Bail out! /dev/kvm is missing or not accessible; these tests need it")
+        return 1
+    # Whoever started us in the background may have had these ignored, which programs inherit.
+    for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP):
+        signal.signal(ignored, signal.SIG_DFL)
+    if not os.access(JOEY, os.X_OK):
+        print(f"Bail out! there is no {JOEY}; build it, or name another in JOEY")
         return 1
     chosen = [(name, function) for name, function, long in CASES
               if (include_long or not long) and (not only or any(word in name for word in only))]

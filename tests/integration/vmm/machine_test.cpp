@@ -246,6 +246,28 @@ TEST_CASE("stop ends a guest that spins on all CPUs") {
     CHECK((*vm)->run().kind == EndReason::Kind::Stopped);
 }
 
+TEST_CASE("a running guest's CPUs can be looked at, and go on") {
+    vmm::VmConfig config = config_for("spin");
+    config.cpus = 2;
+    vmm::Vm* running = nullptr;
+    std::string text;
+    vmm::VmHooks hooks;
+    hooks.log = [&](boot::LogLevel, std::string_view) {
+        running->event_loop().post([&] {
+            text = running->describe_cpus() + running->describe_cpus();
+            running->stop();
+        });
+    };
+    auto vm = vmm::Vm::create(std::move(config), std::move(hooks));
+    REQUIRE(vm.has_value());
+    running = vm->get();
+    CHECK((*vm)->run().kind == EndReason::Kind::Stopped);
+    INFO(text);
+    CHECK(contains(text, "vCPU 0 at kernel_main+"));
+    CHECK(contains(text, "vCPU 1 at kernel_main+"));
+    CHECK_FALSE(contains(text, "not running"));
+}
+
 TEST_CASE("an error before the guest starts ends the machine, and nothing is left behind") {
     const std::size_t before = open_descriptors();
     vmm::VmHooks hooks;
