@@ -1,7 +1,10 @@
 // joey-boot: boots a kernel image without devices, for work on the kernel. Its log goes to stderr.
+#include <csignal>
 #include <cstdlib>
 #include <string_view>
+#include <unistd.h>
 
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 
 #include <fmt/format.h>
@@ -37,6 +40,22 @@ void print_timing(const vmm::Vm& vm) {
         fmt::print(stderr, "{:9.3f} ms  {}{}\n", ticks / static_cast<double>(vm.tsc_khz()),
                    mark.from_guest ? "guest: " : "", mark.name);
     }
+}
+
+// SIGQUIT (Ctrl-\\): where the guest's CPUs stand.
+void report_on_quit(vmm::Vm& vm) {
+    sigset_t quit;
+    sigemptyset(&quit);
+    sigaddset(&quit, SIGQUIT);
+    sigprocmask(SIG_BLOCK, &quit, nullptr);
+    static const virtio::UniqueFd fd(signalfd(-1, &quit, SFD_CLOEXEC | SFD_NONBLOCK));
+    const auto watched = vm.event_loop().add(fd.get(), {.read = true}, [&vm](virtio::Readiness) {
+        signalfd_siginfo signal{};
+        if (read(fd.get(), &signal, sizeof(signal)) > 0)
+            fmt::print(stderr, "{}\n", vm.describe_cpus());
+    });
+    if (!watched)
+        fmt::print(stderr, "joey-boot: SIGQUIT will not report\n");
 }
 
 int report(const vmm::EndReason& end) {
@@ -96,6 +115,7 @@ int main(int argc, char** argv) {
         fmt::print(stderr, "joey-boot: {}\n", vmm::describe(vm.error()));
         return own_failure;
     }
+    report_on_quit(**vm);
     const vmm::EndReason end = (*vm)->run();
     if (timing)
         print_timing(**vm);

@@ -180,9 +180,10 @@ std::string write_report(const Crash& crash, const virtio::GuestMemory& memory,
     const GuestView view(memory, registers.cr3);
     std::string out = printable(crash.title);
     if (crash.registers_lost) {
-        fmt::format_to(std::back_inserter(out),
-                       "\nvCPU {} was reset by KVM before it stopped: its registers are lost",
-                       crash.cpu);
+        fmt::format_to(
+            std::back_inserter(out),
+            "\nvCPU {} does not say where it stood: KVM reset it, and its registers are lost",
+            crash.cpu);
         return out;
     }
     fmt::format_to(std::back_inserter(out), "\nvCPU {} at {}", crash.cpu,

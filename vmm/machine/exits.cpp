@@ -75,16 +75,24 @@ std::string describe_exit(const kvm_run& exit) {
     }
 }
 
-crash::Crash describe_crash(std::string title, unsigned index, const kvm::Vcpu& vcpu) {
+crash::Crash describe_crash(std::string title, unsigned index, const kvm::Registers& registers) {
     crash::Crash crash;
     crash.title = std::move(title);
     crash.cpu = index;
-    if (const auto registers = vcpu.registers()) {
-        crash.registers = convert(*registers);
-        // A shutdown on AMD leaves the state undefined, so KVM resets the vCPU (svm.c,
-        // shutdown_interception); the reset vector is no place that the kernel runs at.
-        crash.registers_lost = registers->special.cs.selector == 0xf000;
-    }
+    crash.registers = convert(registers);
+    // A shutdown on AMD leaves the state undefined, so KVM resets the vCPU (svm.c,
+    // shutdown_interception); the reset vector is no place that the kernel runs at.
+    crash.registers_lost = registers.special.cs.selector == 0xf000;
+    return crash;
+}
+
+crash::Crash describe_crash(std::string title, unsigned index, const kvm::Vcpu& vcpu) {
+    if (const auto registers = vcpu.registers())
+        return describe_crash(std::move(title), index, *registers);
+    crash::Crash crash;
+    crash.title = std::move(title);
+    crash.cpu = index;
+    crash.registers_lost = true;
     return crash;
 }
 

@@ -14,6 +14,7 @@ namespace vmm {
 // One line: why KVM stopped running the guest.
 std::string describe_exit(const kvm_run& exit);
 
+crash::Crash describe_crash(std::string title, unsigned index, const kvm::Registers& registers);
 // The vCPU as it stands. On its own thread.
 crash::Crash describe_crash(std::string title, unsigned index, const kvm::Vcpu& vcpu);
 

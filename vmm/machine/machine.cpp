@@ -258,6 +258,21 @@ EndReason Machine::conclude() {
     return std::move(end->reason);
 }
 
+std::string Machine::describe_cpus() {
+    const boot::SymbolTable symbols(memory_.kernel_file());
+    std::string text;
+    for (unsigned i = 0; i < vcpus_.size(); ++i) {
+        if (i != 0)
+            text += '\n';
+        if (const auto registers = vcpus_[i]->inspect())
+            text += crash::write_report(describe_crash("on request:", i, *registers),
+                                        memory_.guest(), symbols);
+        else
+            text += fmt::format("vCPU {} is not running the guest", i);
+    }
+    return text;
+}
+
 void Machine::stop() {
     loop_->stop();
 }

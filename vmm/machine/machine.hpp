@@ -32,6 +32,7 @@ public:
     boot::GuestDescription& guest() override { return config_.guest; }
     EndReason run() override;
     void stop() override;
+    std::string describe_cpus() override;
     std::vector<TimingMark> timing() const override;
     std::uint64_t tsc_khz() const override { return tsc_khz_; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 
@@ -104,8 +105,10 @@ void VcpuThread::run_loop() {
     while (!stopping()) {
         const int error = vcpu_->run();
         // EINTR: a signal; EAGAIN: a vCPU that waits for its start-up (KVM api.rst, KVM_RUN).
-        if (error == EINTR || error == EAGAIN)
+        if (error == EINTR || error == EAGAIN) {
+            answer_inspection();
             continue;
+        }
         if (error != 0) {
             owner_.on_failure(index_, Error{error, "KVM_RUN"});
             return;
@@ -113,6 +116,34 @@ void VcpuThread::run_loop() {
         if (!handle_exit())
             return;
     }
+}
+
+std::optional<kvm::Registers> VcpuThread::inspect() {
+    kvm_run* run = run_.load();
+    if (run == nullptr || order_.load() != Order::Run)
+        return std::nullopt;
+    std::unique_lock lock(inspection_.mutex);
+    inspection_.registers.reset();
+    inspection_.wanted = true;
+    __atomic_store_n(&run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    thread_.signal(wake_signal());
+    inspection_.answered.wait_for(lock, std::chrono::seconds(1),
+                                  [this] { return !inspection_.wanted; });
+    inspection_.wanted = false;
+    return inspection_.registers;
+}
+
+void VcpuThread::answer_inspection() {
+    // Before the order is looked at again: a stop() after this sets it anew, one before this is
+    // seen.
+    __atomic_store_n(&vcpu_->exit().immediate_exit, 0, __ATOMIC_SEQ_CST);
+    const std::lock_guard lock(inspection_.mutex);
+    if (!inspection_.wanted)
+        return;
+    if (auto registers = vcpu_->registers())
+        inspection_.registers = *registers;
+    inspection_.wanted = false;
+    inspection_.answered.notify_all();
 }
 
 bool VcpuThread::handle_exit() {

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <span>
 
@@ -53,6 +55,10 @@ public:
     void stop();
     void join() { thread_.join(); }
 
+    // The registers of a vCPU that runs; it goes on at once. Nothing if it is not started, or busy
+    // with an exit for longer than a second. From one other thread at a time.
+    std::optional<kvm::Registers> inspect();
+
     // Requires: wait_ready() returned success.
     kvm::Vcpu& vcpu() { return *vcpu_; }
 
@@ -64,6 +70,7 @@ private:
     bool make();
     void run_loop();
     bool handle_exit();
+    void answer_inspection();
     bool stopping() const { return order_.load() == Order::Stop; }
 
     const unsigned index_;
@@ -72,6 +79,13 @@ private:
     std::atomic<Progress> progress_{Progress::Making};
     std::atomic<kvm_run*> run_{nullptr}; // once the vCPU exists
     std::optional<kvm::Vcpu> vcpu_;
+    struct Inspection {
+        std::mutex mutex;
+        std::condition_variable answered;
+        bool wanted = false;
+        std::optional<kvm::Registers> registers;
+    };
+    Inspection inspection_;
     Error failure_;
     Thread thread_; // last: its destructor waits for what uses the rest
 };

@@ -102,6 +102,10 @@ public:
     // first. From any thread, and from a signal handler.
     virtual void stop() = 0;
 
+    // Where each running CPU stands, as in a crash report, for a guest that seems to hang; it goes
+    // on. Inside run(), on its thread: from a callback of the event loop.
+    virtual std::string describe_cpus() = 0;
+
     // Requires: run() has returned.
     virtual std::vector<TimingMark> timing() const = 0;
     virtual std::uint64_t tsc_khz() const = 0;
