@@ -169,6 +169,37 @@ Result<usize> Pipe::write(IoBuffer& in, bool non_blocking) {
     }
 }
 
+Result<usize> Pipe::peek(IoBuffer& out, usize skip) {
+    MutexGuard guard(mutex_);
+    const usize here = available();
+    usize done = 0;
+    while (skip + done < here && out.remaining() > 0) {
+        const u64 from = taken_ + skip + done;
+        TRY(u8* place, page_at(from)); // exists: it was written
+        const usize piece = smaller(smaller(here - skip - done, out.remaining()),
+                                    page_size - static_cast<usize>(from % page_size));
+        const usize copied = out.copy_out(place, piece);
+        done += copied;
+        if (copied < piece) {
+            if (done == 0)
+                return fail(EFAULT);
+            break;
+        }
+    }
+    return done;
+}
+
+void Pipe::discard(usize bytes) {
+    MutexGuard guard(mutex_);
+    taken_ = taken_ + smaller(bytes, available());
+    if (taken_ == written_) {
+        written_ = 0;
+        taken_ = 0;
+    }
+    guard.unlock();
+    write_waiters.wake_one(poll_out | poll_wrnorm);
+}
+
 u32 Pipe::poll_read() const {
     u32 events = 0;
     if (available() > 0)

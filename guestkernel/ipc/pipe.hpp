@@ -20,6 +20,10 @@ public:
     // signal is the file's to send.
     Result<usize> read(IoBuffer& out, bool non_blocking);
     Result<usize> write(IoBuffer& in, bool non_blocking);
+    // For splice(2) and tee(2): copies what is there, from `skip` bytes on, without taking it; takes without copying.
+    // Neither sleeps for data.
+    Result<usize> peek(IoBuffer& out, usize skip);
+    void discard(usize bytes);
     u32 poll_read() const;  // POLLIN, POLLHUP
     u32 poll_write() const; // POLLOUT, POLLERR
     usize available() const { return static_cast<usize>(written_ - taken_); }

@@ -18,3 +18,6 @@
 #if __has_include("guestkernel/syscalls/system_calls.hpp")
 #include "guestkernel/syscalls/system_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/socket_calls.hpp")
+#include "guestkernel/syscalls/socket_calls.hpp"
+#endif

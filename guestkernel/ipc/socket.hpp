@@ -1,0 +1,135 @@
+// Sockets, whatever family is behind them: what the system calls of socket(7) need of a file.
+// A family (ipc/unix_socket.cpp) derives from SocketFile and registers a way to create them.
+#pragma once
+
+#include "guestkernel/core/time.hpp"
+#include "guestkernel/fs/file.hpp"
+#include "guestkernel/ipc/socket_rights.hpp"
+
+namespace kernel {
+
+// The numbers of the ABI that no UAPI header has: include/linux/socket.h and net.h of Linux.
+inline constexpr int family_unspecified = 0, family_unix = 1;
+inline constexpr int socket_stream = 1, socket_datagram = 2, socket_raw = 3, socket_seqpacket = 5;
+inline constexpr u32 socket_nonblock = 04000, socket_cloexec = 02000000;
+inline constexpr u32 msg_oob = 1, msg_peek = 2, msg_dontroute = 4, msg_ctrunc = 8, msg_trunc = 0x20,
+                     msg_dontwait = 0x40, msg_eor = 0x80, msg_waitall = 0x100,
+                     msg_nosignal = 0x4000, msg_waitforone = 0x10000, msg_cmsg_cloexec = 0x40000000;
+inline constexpr u32 shut_read = 1, shut_write = 2,
+                     shut_both = 3; // shutdown(2)'s argument plus one
+
+// struct sockaddr_storage with its length.
+struct SocketAddress {
+    static constexpr u32 capacity = 128;
+    alignas(8) u8 bytes[capacity] = {};
+    u32 length = 0;
+    u16 family() const { return static_cast<u16>(bytes[0] | bytes[1] << 8); }
+    void set_family(int family) {
+        bytes[0] = static_cast<u8>(family);
+        bytes[1] = static_cast<u8>(family >> 8);
+    }
+};
+
+struct SocketCredentials { // struct ucred
+    i32 pid = 0;
+    u32 uid = ~u32{0}, gid = ~u32{0};
+    friend bool operator==(const SocketCredentials&, const SocketCredentials&) = default;
+};
+SocketCredentials current_socket_credentials();
+
+struct SendRequest {
+    const SocketAddress* to = nullptr; // null: where the socket is connected to
+    u32 flags = 0;                     // MSG_*
+    bool has_credentials = false;      // given explicitly, and checked
+    SocketCredentials credentials;
+    Owned<FileRights> rights;
+};
+
+struct ReceiveRequest {
+    u32 flags = 0; // MSG_*
+    bool wants_address = false;
+    // --- answers
+    u32 result_flags = 0; // MSG_TRUNC, MSG_CTRUNC
+    SocketAddress from;   // length 0: nameless
+    bool has_credentials = false;
+    SocketCredentials credentials;
+    Owned<FileRights> rights;
+};
+
+// What setsockopt(2) can set at SOL_SOCKET for any family.
+struct SocketOptions {
+    u64 receive_timeout_ns = 0, send_timeout_ns = 0; // 0: none
+    u32 send_buffer = 212992, receive_buffer = 212992;
+    u32 receive_low_water = 1;
+    u32 flags = 0; // bit n: the boolean option SO_n is on
+    i32 linger = 0, priority = 0;
+};
+
+class SocketFile : public File {
+public:
+    SocketFile(Ref<Inode> inode, u32 flags, int family, int type, int protocol);
+    static constexpr const char* file_type = "socket";
+    const char* type_name() const final { return file_type; }
+    bool is_stream() const final { return true; }
+    bool describe(String& out) final;
+    Result<usize> read(IoBuffer& out, u64) final;
+    Result<usize> write(IoBuffer& in, u64) final;
+
+    // EOPNOTSUPP by default. Waiting ends by a signal with restart_syscall, or EINTR under a
+    // timeout (signal(7)).
+    virtual Result<void> bind(const SocketAddress& address);
+    virtual Result<void> connect(const SocketAddress& address);
+    virtual Result<void> listen(int backlog);
+    virtual Result<Ref<SocketFile>> accept(u32 file_flags, bool non_blocking);
+    virtual Result<void> shutdown(u32 how); // shut_*
+    virtual Result<void> local_address(SocketAddress& out);
+    virtual Result<void> peer_address(SocketAddress& out);
+    virtual Result<usize> send(IoBuffer& in, SendRequest& request);
+    virtual Result<usize> receive(IoBuffer& out, ReceiveRequest& request);
+    // Levels and names the common part does not know: ENOPROTOOPT.
+    virtual Result<void> set_option(int level, int name, std::span<const u8> value);
+    virtual Result<usize> get_option(int level, int name, std::span<u8> out); // bytes filled
+    virtual bool listening() const { return false; }
+    virtual int take_error() { return 0; } // SO_ERROR
+    virtual SocketCredentials peer_credentials() { return {}; }
+    virtual void buffers_changed() {}
+
+    // Of SOL_SOCKET; what it does not know it passes on.
+    Result<void> set_socket_option(int level, int name, std::span<const u8> value);
+    Result<usize> get_socket_option(int level, int name, std::span<u8> out);
+    bool option_on(int name) const { return (options_.flags >> name & 1) != 0; }
+
+    int family() const { return family_; }
+    int type() const { return type_; }
+    int protocol() const { return protocol_; }
+    bool blocks(u32 msg_flags) const { return !non_blocking() && (msg_flags & msg_dontwait) == 0; }
+    u64 receive_deadline() const { return deadline(options_.receive_timeout_ns); }
+    u64 send_deadline() const { return deadline(options_.send_timeout_ns); }
+
+protected:
+    SocketOptions options_;
+
+private:
+    static u64 deadline(u64 timeout) {
+        return timeout == 0 ? no_deadline : monotonic_ns() + timeout;
+    }
+    const int family_, type_, protocol_;
+};
+
+struct SocketPair {
+    Ref<SocketFile> first, second;
+};
+
+// A protocol family. `flags`: O_NONBLOCK or 0; `type` is SOCK_* without flags.
+struct SocketFamily {
+    int number;
+    Result<Ref<SocketFile>> (*create)(int type, int protocol, u32 flags);
+    Result<SocketPair> (*create_pair)(int type, int protocol, u32 flags); // null: EOPNOTSUPP
+};
+// At boot only; the object stays the caller's. AF_UNIX is always there.
+void register_socket_family(const SocketFamily& family);
+const SocketFamily* find_socket_family(int number);
+
+extern const SocketFamily unix_family;
+
+} // namespace kernel

@@ -1,0 +1,222 @@
+#include "guestkernel/ipc/socket_rights.hpp"
+
+#include <linux/errno.h>
+
+#include "guestkernel/ipc/unix_socket.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+namespace {
+
+// All messages of the system together: each file in flight pins memory that no descriptor shows.
+constexpr u32 most_in_flight = 65536;
+
+// Guards what is in flight: the count, the list, and each socket's own count and marks. Outside of
+// unix_lock().
+constinit SpinLock rights_lock{LockRank::Epoll};
+constinit u32 files_in_flight = 0;
+constinit UnixSocketFile* sockets_in_flight = nullptr;
+constinit bool collecting = false;
+
+UnixSocketFile* unix_socket(File& file) {
+    auto* socket = file_as<SocketFile>(file);
+    return socket != nullptr && socket->family() == family_unix
+               ? static_cast<UnixSocketFile*>(socket)
+               : nullptr;
+}
+
+void leave_list_locked(UnixSocketFile& socket) {
+    UnixSocketFile** at = &sockets_in_flight;
+    while (*at != &socket)
+        at = &(*at)->next_in_flight;
+    *at = socket.next_in_flight;
+    socket.next_in_flight = nullptr;
+}
+
+} // namespace
+
+// The tasks that are closing the files of messages just now.
+struct RightsDrain {
+    Task* task = nullptr;
+    FileRights* waiting = nullptr;
+    RightsDrain* next = nullptr;
+
+    static constinit SpinLock lock;
+    static constinit RightsDrain* all;
+
+    static RightsDrain* of_current_locked() {
+        RightsDrain* drain = all;
+        while (drain != nullptr && drain->task != &current_task())
+            drain = drain->next;
+        return drain;
+    }
+    void push(FileRights* rights) {
+        rights->next_ = waiting;
+        waiting = rights;
+    }
+    FileRights* pop() {
+        FileRights* rights = waiting;
+        if (rights != nullptr)
+            waiting = rights->next_;
+        return rights;
+    }
+    void leave() {
+        SpinGuard guard(lock);
+        RightsDrain** at = &all;
+        while (*at != this)
+            at = &(*at)->next;
+        *at = next;
+    }
+};
+constinit SpinLock RightsDrain::lock{LockRank::Leaf};
+constinit RightsDrain* RightsDrain::all = nullptr;
+
+void discard_rights(Owned<FileRights> rights) {
+    RightsDrain own;
+    {
+        SpinGuard guard(RightsDrain::lock);
+        if (RightsDrain* outer = RightsDrain::of_current_locked()) {
+            outer->push(rights.leak()); // further up on this stack
+            return;
+        }
+        own.task = &current_task();
+        own.next = RightsDrain::all;
+        RightsDrain::all = &own;
+    }
+    own.push(rights.leak());
+    while (FileRights* next = own.pop())
+        delete next;
+    own.leave();
+}
+
+FileRights::~FileRights() {
+    arrive();
+}
+
+Result<Owned<FileRights>> FileRights::clone() const {
+    TRY(Owned<FileRights> copy, make_owned<FileRights>());
+    TRY(copy->files_.append(files_.span()));
+    return copy;
+}
+
+Result<void> FileRights::depart() {
+    SpinGuard guard(rights_lock);
+    if (files_in_flight + files_.size() > most_in_flight)
+        return fail(ETOOMANYREFS);
+    files_in_flight += static_cast<u32>(files_.size());
+    in_flight_ = true;
+    for (Ref<File>& file : files_) {
+        UnixSocketFile* socket = unix_socket(*file);
+        if (socket == nullptr || socket->in_flight++ > 0)
+            continue;
+        socket->next_in_flight = sockets_in_flight;
+        sockets_in_flight = socket;
+    }
+    return {};
+}
+
+void FileRights::arrive() {
+    if (!in_flight_)
+        return;
+    SpinGuard guard(rights_lock);
+    in_flight_ = false;
+    files_in_flight -= static_cast<u32>(files_.size());
+    for (Ref<File>& file : files_)
+        if (UnixSocketFile* socket = unix_socket(*file); socket && --socket->in_flight == 0)
+            leave_list_locked(*socket);
+}
+
+namespace {
+
+// Calls for the segments that carry files, in the queue of an endpoint and in those of connections
+// that wait for it to accept them.
+template <typename F>
+void for_each_carrier(UnixEndpoint& endpoint, F&& function) {
+    const auto in_queue = [&](UnixEndpoint& of) {
+        SpinGuard guard(of.lock);
+        for (UnixSegment* segment = of.head; segment != nullptr; segment = segment->next)
+            if (segment->rights != nullptr)
+                function(*segment);
+    };
+    SpinGuard guard(unix_lock());
+    in_queue(endpoint);
+    for (UnixEndpoint* waiting = endpoint.first_pending; waiting != nullptr;
+         waiting = waiting->next_pending)
+        in_queue(*waiting);
+}
+
+template <typename F>
+void for_each_socket_in(UnixSocketFile& socket, F&& function) {
+    for_each_carrier(socket.endpoint(), [&](UnixSegment& segment) {
+        for (Ref<File>& file : segment.rights->files())
+            if (UnixSocketFile* child = unix_socket(*file))
+                function(*child);
+    });
+}
+
+// Leaves `suspected` only those that nothing but each other's queues refer to. A suspect is a
+// socket all of whose references are in messages; suspects' queues explain references; what stays
+// unexplained is reachable from outside, with everything in its queues, and so on. Messages that
+// move meanwhile are of reachable sockets: they can only make fewer suspects (depart() and
+// arrive(), which count, wait for the lock).
+void find_cycles_locked() {
+    for (UnixSocketFile* s = sockets_in_flight; s != nullptr; s = s->next_in_flight) {
+        s->suspected = s->ref_count() == s->in_flight;
+        s->unexplained = s->in_flight;
+    }
+    for (UnixSocketFile* s = sockets_in_flight; s != nullptr; s = s->next_in_flight)
+        if (s->suspected)
+            for_each_socket_in(*s, [](UnixSocketFile& child) { child.unexplained--; });
+    UnixSocketFile* to_scan = nullptr;
+    const auto clear = [&](UnixSocketFile& s) {
+        s.suspected = false;
+        s.next_to_scan = to_scan;
+        to_scan = &s;
+    };
+    for (UnixSocketFile* s = sockets_in_flight; s != nullptr; s = s->next_in_flight)
+        if (s->suspected && s->unexplained > 0)
+            clear(*s);
+    while (UnixSocketFile* s = to_scan) {
+        to_scan = s->next_to_scan;
+        for_each_socket_in(*s, [&](UnixSocketFile& child) {
+            if (child.suspected)
+                clear(child);
+        });
+    }
+}
+
+} // namespace
+
+void collect_unix_cycles() {
+    // One message after the other: closing its files may make the next round's.
+    for (;;) {
+        FileRights* found = nullptr;
+        {
+            SpinGuard guard(rights_lock);
+            if (sockets_in_flight == nullptr || collecting)
+                return;
+            find_cycles_locked();
+            for (UnixSocketFile* s = sockets_in_flight; s != nullptr && found == nullptr;
+                 s = s->next_in_flight) {
+                if (!s->suspected)
+                    continue;
+                for_each_carrier(s->endpoint(), [&](UnixSegment& segment) {
+                    if (found == nullptr) {
+                        found = segment.rights;
+                        segment.rights = nullptr;
+                    }
+                });
+            }
+            if (found == nullptr)
+                return;
+            collecting = true;
+        }
+        found->arrive();
+        discard_rights(Owned<FileRights>(found));
+        SpinGuard guard(rights_lock);
+        collecting = false;
+    }
+}
+
+} // namespace kernel

@@ -1,0 +1,38 @@
+// Descriptors on their way through a socket (SCM_RIGHTS, unix(7)).
+#pragma once
+
+#include "guestkernel/core/ref.hpp"
+#include "guestkernel/fs/file.hpp"
+#include "guestkernel/lib/vector.hpp"
+
+namespace kernel {
+
+// The files of one message. While it sits in a queue it is in flight: counted, and known to the
+// collector of cycles.
+class FileRights {
+public:
+    static constexpr usize limit = 253; // SCM_MAX_FD
+    FileRights() = default;
+    FileRights(const FileRights&) = delete;
+    FileRights& operator=(const FileRights&) = delete;
+    ~FileRights();
+
+    Result<void> add(Ref<File> file) { return files_.push_back(std::move(file)); }
+    Result<Owned<FileRights>> clone() const; // for MSG_PEEK
+    std::span<Ref<File>> files() { return files_.span(); }
+
+    // Around its stay in a queue. ETOOMANYREFS: too much is in flight.
+    Result<void> depart();
+    void arrive();
+
+private:
+    friend struct RightsDrain;
+    Vector<Ref<File>> files_;
+    FileRights* next_ = nullptr; // of those that wait to be closed
+    bool in_flight_ = false;
+};
+
+// Closes the files without recursion: a file that dies may itself hold queued messages with files.
+void discard_rights(Owned<FileRights> rights);
+
+} // namespace kernel

@@ -1,0 +1,169 @@
+// AF_UNIX: two endpoints in one kernel. unix(7).
+//
+// A UnixSocketFile is the open file, a UnixEndpoint what its peers know of it: a connection that
+// waits to be accepted has no file yet, and a peer may outlive its file.
+//
+// Locks: unix_lock() guards connections (states, peers, backlogs, names in the abstract table);
+// UnixEndpoint::lock, inside of it, one endpoint's queue and flags, never two at once. Readers of
+// one endpoint take turns by read_mutex, outside of both, and hold it across copies to user memory.
+#pragma once
+
+#include "base/intrusive_list.hpp"
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/ipc/socket.hpp"
+
+namespace kernel {
+
+class UnixEndpoint;
+
+// Bytes on their way: a piece of a stream, or one datagram. The data follow the header.
+struct UnixSegment {
+    UnixSegment* next = nullptr;
+    u32 start = 0, end = 0, capacity = 0;
+    u32 charge = 0; // against the sender's buffer
+    SocketCredentials credentials;
+    Ref<UnixEndpoint> sender; // of datagrams; a stream's sender is the peer
+    FileRights* rights = nullptr;
+
+    u8* data();
+    u32 size() const { return end - start; }
+};
+
+struct UnixName : RefCounted {
+    u32 length = 0; // of sun_path as bound: with the NUL of a path, from the NUL of an abstract one
+    u8 bytes[108] = {};
+    bool abstract() const { return bytes[0] == 0; }
+    std::string_view view() const;
+};
+
+enum class UnixState : u8 { Unconnected, Listening, Connected, Closed };
+
+class UnixEndpoint : public RefCounted {
+public:
+    explicit UnixEndpoint(int socket_type) : type(socket_type) {}
+    ~UnixEndpoint() override;
+
+    bool connection_based() const { return type != socket_datagram; }
+    bool writable() const { // unix_writable() of Linux: a quarter of the buffer
+        return state != UnixState::Listening && sent.load(base::Order::Relaxed) * 4 <= send_buffer;
+    }
+    bool queue_full() const;
+    u32 poll(PollTable* table);
+    // The file is gone, or the listener of a connection that nobody accepted (`unaccepted`).
+    void close(bool unaccepted);
+    void shut(u32 how);
+    Ref<UnixEndpoint> peer_ref();
+    Ref<UnixName> name_ref();
+
+    // The queue's ends. push: EPIPE when nobody will read it, of datagrams also ECONNREFUSED (the
+    // endpoint is closed), EPERM (it talks to somebody else only), EAGAIN (its queue is full); the
+    // segment stays the caller's then. pop_head: the reader's, with read_mutex held.
+    Result<void> push(UnixSegment& segment, const UnixEndpoint& from);
+    void pop_head();
+    void free_segment(UnixSegment* segment);
+    void purge();
+
+    const int type;
+    volatile UnixState state = UnixState::Unconnected;
+    volatile u32 shutdown = 0; // shut_*
+    volatile bool dead = false;
+    base::Atomic<int> error{0};
+    u32 send_buffer = 212992;
+    base::Atomic<u64> sent{0}; // charge of what it has in others' queues
+    SocketCredentials peer_credentials;
+
+    SpinLock lock{LockRank::Pipe};
+    UnixSegment* volatile head = nullptr;
+    UnixSegment* tail = nullptr;
+    volatile u32 queued = 0;                   // segments
+    volatile u64 queued_bytes = 0;             // not yet read
+    base::Atomic<UnixSegment*> spare{nullptr}; // keeps a conversation from allocating
+
+    // Under unix_lock(); a connected stream's peer does not change until close().
+    Ref<UnixEndpoint> peer;
+    Ref<UnixName> name;
+    UnixEndpoint* abstract_next = nullptr;
+    Ref<Inode> bound_inode;                // whose SocketBinding leads here
+    Path bound_place;                      // keeps the name's dentry, and with it this very inode
+    UnixEndpoint* first_pending = nullptr; // connections to accept; each with a reference
+    UnixEndpoint* last_pending = nullptr;
+    UnixEndpoint* next_pending = nullptr;
+    volatile u32 pending = 0;
+    volatile u32 backlog = 0;
+    base::ListNode connector_node; // in the list of the datagram peer
+    base::IntrusiveList<UnixEndpoint, &UnixEndpoint::connector_node> connectors;
+
+    Mutex read_mutex;
+    Mutex bind_mutex;
+    WaitQueue read_waiters, write_waiters;
+    WaitQueue room_waiters; // senders and connectors that found this one's queue full
+};
+
+SpinLock& unix_lock();
+
+class UnixSocketFile final : public SocketFile {
+public:
+    UnixSocketFile(Ref<Inode> inode, u32 flags, int type, Ref<UnixEndpoint> endpoint);
+    ~UnixSocketFile() override;
+
+    Result<void> bind(const SocketAddress& address) override;
+    Result<void> connect(const SocketAddress& address) override;
+    Result<void> listen(int backlog) override;
+    Result<Ref<SocketFile>> accept(u32 file_flags, bool non_blocking) override;
+    Result<void> shutdown(u32 how) override;
+    Result<void> local_address(SocketAddress& out) override;
+    Result<void> peer_address(SocketAddress& out) override;
+    Result<usize> send(IoBuffer& in, SendRequest& request) override;
+    Result<usize> receive(IoBuffer& out, ReceiveRequest& request) override;
+    Result<long> ioctl(u32 command, u64 argument) override;
+    u32 poll(PollTable* table) override;
+    bool listening() const override { return endpoint_->state == UnixState::Listening; }
+    int take_error() override { return endpoint_->error.exchange(0); }
+    SocketCredentials peer_credentials() override { return endpoint_->peer_credentials; }
+    void buffers_changed() override;
+    UnixEndpoint& endpoint() { return *endpoint_; }
+
+    // For the collector (socket_rights.cpp): references that messages in queues hold, and its
+    // marks. Under its lock.
+    u32 in_flight = 0;
+    u32 unexplained = 0;
+    bool suspected = false;
+    UnixSocketFile* next_in_flight = nullptr;
+    UnixSocketFile* next_to_scan = nullptr;
+
+private:
+    Result<void> autobind_for_credentials();
+    Result<void> connect_stream(const SocketAddress& address);
+    Result<void> connect_datagram(const SocketAddress& address);
+    Result<usize> send_stream(IoBuffer& in, SendRequest& request);
+    Result<usize> send_datagram(IoBuffer& in, SendRequest& request);
+    Result<UnixSegment*> load_segment(IoBuffer& in, usize bytes, SendRequest& request,
+                                      UnixEndpoint* to);
+    Result<void> deliver_datagram(UnixSegment& segment, Ref<UnixEndpoint> to, SendRequest& request);
+    void forget_dead_peer(UnixEndpoint& gone);
+    Result<void> send_piece(UnixEndpoint& to, UnixSegment& segment);
+    Result<void> wait_for_space(u32 msg_flags, u64 deadline);
+    Result<usize> receive_stream(IoBuffer& out, ReceiveRequest& request);
+    Result<usize> receive_message(IoBuffer& out, ReceiveRequest& request);
+    Result<void> wait_for_data(u32 msg_flags, u64 deadline);
+
+    Ref<UnixEndpoint> endpoint_;
+};
+
+// --- names (unix_names.cpp)
+// EINVAL unless it is a struct sockaddr_un with a name, or only a family where `may_be_empty`.
+Result<void> check_unix_address(const SocketAddress& address, bool may_be_empty);
+Result<void> bind_unix(UnixEndpoint& endpoint, const SocketAddress& address);
+Result<void> autobind_unix(UnixEndpoint& endpoint);
+void unbind_unix(UnixEndpoint& endpoint); // Requires: unix_lock() is not held
+// The endpoint that is bound there: ENOENT, EACCES, ECONNREFUSED, EPROTOTYPE.
+Result<Ref<UnixEndpoint>> find_unix(const SocketAddress& address, int type);
+void unix_address(const UnixName* name, SocketAddress& out);
+
+// Waiting that ended: how the call ends.
+Result<void> waited(WaitOutcome outcome, u64 deadline);
+
+// A closed cycle of sockets in each other's queues is taken apart when a socket closes.
+void collect_unix_cycles();
+
+} // namespace kernel
