@@ -11,6 +11,7 @@
 #include <catch2/catch.hpp>
 
 #include "virtio/backend/fs/testing/fuse_client.hpp"
+#include "virtio/backend/fs/xattrs.hpp"
 
 using namespace virtio;
 using namespace virtio::fs::testing;
@@ -481,6 +482,30 @@ TEST_CASE("extended attributes are set, read, listed and removed") {
     CHECK(share.client.call(FUSE_REMOVEXATTR, node, "user.test").error == ENODATA);
     set.size = 1000; // more than there is
     CHECK(share.client.call(FUSE_SETXATTR, node, set, "user.test").error == EINVAL);
+}
+
+TEST_CASE("extended attributes work on a kernel without getxattrat, by opening the file") {
+    TemporaryDirectory dir;
+    dir.write("file", "");
+    std::filesystem::create_symlink("file", dir / "link");
+    if (::setxattr((dir / "file").c_str(), "user.test", "value", 5, 0) != 0)
+        return; // a file system without them
+    auto proc = virtio::fs::ProcFds::open();
+    REQUIRE(proc);
+    const virtio::fs::Xattrs xattrs(*proc, false);
+    const UniqueFd file(::open((dir / "file").c_str(), O_PATH | O_CLOEXEC));
+    const UniqueFd link(::open((dir / "link").c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    std::array<std::byte, 100> value{};
+    auto length = xattrs.get(file.get(), S_IFREG, "user.test", value);
+    REQUIRE(length);
+    CHECK(*length == 5);
+    CHECK(xattrs.list(file.get(), S_IFREG, value));
+    CHECK(xattrs.set(file.get(), S_IFREG, "user.more", std::span(value).first(3), XATTR_CREATE));
+    CHECK(::getxattr((dir / "file").c_str(), "user.more", nullptr, 0) == 3);
+    CHECK(xattrs.remove(file.get(), S_IFREG, "user.more"));
+    CHECK(xattrs.remove(file.get(), S_IFREG, "user.more").error().code == ENODATA);
+    CHECK(xattrs.get(link.get(), S_IFLNK, "user.test", value).error().code == EOPNOTSUPP);
+    CHECK(xattrs.list(link.get(), S_IFLNK, value).error().code == EOPNOTSUPP);
 }
 
 TEST_CASE("extended attributes can be switched off") {
