@@ -64,9 +64,10 @@ Outcome<void> Session::set_up_process() {
     }
     umask_ = ::umask(0); // the guest's modes arrive with its own mask applied
     std::signal(SIGPIPE, SIG_IGN);
-    std::initializer_list<int> always = {SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2};
+    std::initializer_list<int> always = {SIGTERM, SIGHUP,  SIGINT, SIGQUIT,
+                                         SIGUSR1, SIGUSR2, SIGPWR};
     std::initializer_list<int> with_terminal = {SIGTERM, SIGHUP,  SIGINT,   SIGQUIT, SIGUSR1,
-                                                SIGUSR2, SIGTSTP, SIGWINCH, SIGCONT};
+                                                SIGUSR2, SIGTSTP, SIGWINCH, SIGCONT, SIGPWR};
     TRY(signals_, SignalQueue::block(streams_.host_terminal ? with_terminal : always));
     return {};
 }
@@ -235,6 +236,9 @@ void Session::on_signal(int signal) {
         terminal_->resume();
         reporter_.set_raw(true);
         send_window();
+        return;
+    case SIGPWR: // no program waits for it: where the guest's CPUs stand, for one that hangs
+        reporter_.print("joey: ", vm_->describe_cpus());
         return;
     default:
         send(boot::ControlMessageType::signal, static_cast<std::uint32_t>(signal));
