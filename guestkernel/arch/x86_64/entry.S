@@ -312,6 +312,14 @@ joey_op_idle:                 // RDX = address of the CPU's work flags
     sti
     hlt
 1:  iretq                     // after a HLT the interrupt handler resumes idle_rsp instead
+// End of interrupt, and interrupts on for the caller, whose handler was entered with them off.
+joey_op_end_interrupt:
+    orl $0x200, 16(%rsp)
+    mov $0x80b, %ecx
+    xor %eax, %eax
+    xor %edx, %edx
+    wrmsr
+    iretq
 // End of interrupt, then back to the context on IST2. RSP = AREA_RSP0_TOP - 40 here; the interrupt
 // handler left rax, rcx, rdx of the context at the top of the interrupt stack.
 joey_op_return:
@@ -345,7 +353,8 @@ joey_breakpoint_ring3:        // RSP at the saved RAX, as after #PF
     jmp exception_common
 
 // --- interrupts ------------------------------------------------------------------------------------
-// ring-3 mode: a ring-0 stub per vector selects the ready-made frame above IST2 that leads to its entry below.
+// ring-3 mode: the handlers run with interrupts off (the ready-made frames say so, and ring 0 set them), since a second
+// interrupt would overwrite the frame on IST2: the end-of-interrupt operations turn them on again. A ring-0 stub per vector selects the ready-made frame above IST2 that leads to its entry below.
     .balign 16
     .global joey_interrupt_stubs
 joey_interrupt_stubs:         // 16 stubs, 16 bytes each
@@ -445,19 +454,13 @@ user_interrupt_ring3:
     push %r15
     .endm
     MOVE_INTERRUPT_FRAME
-    mov $0x80b, %ecx          // end of interrupt: IST2 is free again
-    xor %esi, %esi
-    xor %edx, %edx
-    lea joey_op_wrmsr(%rip), %rax
+    lea joey_op_end_interrupt(%rip), %rax // IST2 is free again
     int3
     jmp joey_user_return
 
 // HLT was interrupted (its CS is ring 0's): nothing of it is needed any more.
 idle_interrupt_ring3:
-    mov $0x80b, %ecx
-    xor %esi, %esi
-    xor %edx, %edx
-    lea joey_op_wrmsr(%rip), %rax
+    lea joey_op_end_interrupt(%rip), %rax
     int3
 resume_idle:
     mov AREA_IDLE_RSP(%rbx), %rsp

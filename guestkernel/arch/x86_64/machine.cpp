@@ -62,10 +62,10 @@ u64 area_base(unsigned cpu) {
 // SAFETY (here and below): `base` is this CPU's area in the direct map; offsets lie inside its 32 KiB.
 void put64(u64 address, u64 value) { *reinterpret_cast<u64*>(address) = value; }
 
-void put_frame(u64 at, const u8* rip, u64 rsp) {
+void put_frame(u64 at, const u8* rip, u64 rsp, u64 flags = flag_interrupt) {
     put64(at, reinterpret_cast<u64>(rip));
     put64(at + 8, boot::user_code_selector);
-    put64(at + 16, flag_interrupt | 2);
+    put64(at + 16, flags | 2);
     put64(at + 24, rsp);
     put64(at + 32, boot::user_data_selector);
 }
@@ -122,7 +122,7 @@ void write_idt(u64 base) {
     for (unsigned slot = 0; slot < 16; slot++) {
         const u8* entry = (ring3_mode ? joey_interrupt_stubs : joey_interrupt_entries_ring0) + 16 * slot;
         idt[boot::timer_vector + slot] = make_gate(entry, boot::kernel_code_selector, 2, interrupt_gate, 0);
-        put_frame(base + AREA_IST2_TOP + 40 * slot, joey_interrupt_entries_ring3 + 16 * slot, base + AREA_IRQ_STACK_TOP);
+        put_frame(base + AREA_IST2_TOP + 40 * slot, joey_interrupt_entries_ring3 + 16 * slot, base + AREA_IRQ_STACK_TOP, 0);
     }
 }
 
