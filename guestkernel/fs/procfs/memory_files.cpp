@@ -40,7 +40,7 @@ void show_mapping(TextBuilder& out, const MappingInfo& mapping) {
     out.append({access, sizeof access});
     u64 device = 0, inode = 0;
     String name;
-    if (mapping.file && mapping.file->inode() != nullptr) {
+    if (mapping.name == nullptr && mapping.file && mapping.file->inode() != nullptr) {
         const Inode& node = *mapping.file->inode();
         inode = node.number();
         device = node.superblock() == nullptr ? 0 : node.superblock()->device_number;

@@ -102,6 +102,8 @@ Result<Attributes> TableNode::attributes() {
             if ((child.mode & mode_type) == mode_directory)
                 out.links++;
     }
+    if (entry_.link_mode != nullptr)
+        out.size = 64; // as Linux shows descriptors
     out.block_size = 1024;
     out.access_time = out.modify_time = out.change_time = out.birth_time = made_;
     return out;

@@ -288,7 +288,12 @@ bool FuseChannel::wait_worker(Lane& lane, Slot& slot) {
     const auto over = [&] {
         return slot.done.load(base::Order::Acquire) != 0 || lane.queue.broken();
     };
+#ifdef JOEY_HOSTED
+    while (!over()) // a test has one task and no interrupts
+        drain(lane);
+#else
     wait_until(slot.waiters, over, no_deadline, TaskState::Uninterruptible);
+#endif
     return slot.done.load(base::Order::Acquire) != 0;
 }
 
