@@ -160,16 +160,17 @@ Result<void> drop_set_id_bits(int fd) {
     return check(::fchmod(fd, mode & 07777));
 }
 
-long getxattr_at(int dir, const char* path, const char* name, std::span<std::byte> value) {
+long getxattr_at(int dir, const char* path, int at_flags, const char* name,
+                 std::span<std::byte> value) {
     XattrArguments arguments{};
     // SAFETY: the kernel takes the address as a number.
     arguments.value = reinterpret_cast<std::uintptr_t>(value.data());
     arguments.size = static_cast<std::uint32_t>(value.size());
-    return ::syscall(getxattrat_number, dir, path, 0, name, &arguments, sizeof arguments);
+    return ::syscall(getxattrat_number, dir, path, at_flags, name, &arguments, sizeof arguments);
 }
 
-long listxattr_at(int dir, const char* path, std::span<std::byte> names) {
-    return ::syscall(listxattrat_number, dir, path, 0, names.data(), names.size());
+long listxattr_at(int dir, const char* path, int at_flags, std::span<std::byte> names) {
+    return ::syscall(listxattrat_number, dir, path, at_flags, names.data(), names.size());
 }
 
 long setxattr_at(int dir, const char* path, const char* name, std::span<const std::byte> value,

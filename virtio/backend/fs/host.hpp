@@ -97,10 +97,11 @@ bool may_switch_owner();
 // writer without CAP_FSETID (FUSE_HANDLE_KILLPRIV_V2).
 Result<void> drop_set_id_bits(int fd);
 
-// getxattrat and its relatives: of what `path` below `dir` leads to, links followed. ENOSYS before
-// Linux 6.13.
-long getxattr_at(int dir, const char* path, const char* name, std::span<std::byte> value);
-long listxattr_at(int dir, const char* path, std::span<std::byte> names);
+// getxattrat and its relatives: of what `path` below `dir` leads to. ENOSYS before Linux 6.13.
+// `at_flags`: 0 follows a link, AT_SYMLINK_NOFOLLOW does not; set and remove follow.
+long getxattr_at(int dir, const char* path, int at_flags, const char* name,
+                 std::span<std::byte> value);
+long listxattr_at(int dir, const char* path, int at_flags, std::span<std::byte> names);
 long setxattr_at(int dir, const char* path, const char* name, std::span<const std::byte> value,
                  int flags);
 long removexattr_at(int dir, const char* path, const char* name);

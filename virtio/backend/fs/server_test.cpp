@@ -508,6 +508,23 @@ TEST_CASE("extended attributes work on a kernel without getxattrat, by opening t
     CHECK(xattrs.list(link.get(), S_IFLNK, value).error().code == EOPNOTSUPP);
 }
 
+TEST_CASE("extended attributes of a read-only share are read without opening") {
+    ReadOnly share;
+    std::filesystem::create_directories(share.dir / "dir");
+    share.dir.write("dir/file", "");
+    std::filesystem::create_symlink("file", share.dir / "dir/link");
+    if (::setxattr((share.dir / "dir/file").c_str(), "user.test", "value", 5, 0) != 0)
+        return; // a file system without them
+    const std::uint64_t file = share.client.walk("dir/file");
+    const std::uint64_t link = share.client.walk("dir/link");
+    CHECK(share.client.call(FUSE_GETXATTR, file, fuse_getxattr_in{100, 0}, "user.test").text() ==
+          "value");
+    CHECK(share.client.call(FUSE_LISTXATTR, file, fuse_getxattr_in{100, 0}).body.size() == 10);
+    CHECK_FALSE(share.client.call(FUSE_GETXATTR, link, fuse_getxattr_in{100, 0}, "user.test"));
+    CHECK(share.client.call(FUSE_LISTXATTR, link, fuse_getxattr_in{100, 0}).body.empty());
+    CHECK_FALSE(share.client.call(FUSE_GETXATTR, root, fuse_getxattr_in{}, "user.test"));
+}
+
 TEST_CASE("extended attributes can be switched off") {
     TemporaryDirectory dir;
     const auto server = serve({.path = dir.path(), .xattrs = false});

@@ -151,6 +151,8 @@ private:
                                                      bool drop_set_id);
     std::uint32_t open_flags(const InodeRef& inode, const struct statx& found);
 
+    Result<InodeTable::Place> place_of_attributes(const InodeRef& inode);
+
     class DirectoryReply;
     Result<void> read_directory(Request& request, Reply& reply, bool plus);
     // Whether the host lists it. The directory of a single shared file need not be readable.

@@ -36,6 +36,15 @@ Result<void> reply_value(std::uint32_t size, Reply& reply, Get&& get) {
 
 } // namespace
 
+// `ls -l` asks for attributes of every file, and nearly none has any: not worth a descriptor where
+// the client cannot swap names. Should the host have swapped them, it sees the new file's.
+Result<InodeTable::Place> Session::place_of_attributes(const InodeRef& inode) {
+    if (share_.read_only && xattrs_.native())
+        return inodes_.place(inode);
+    TRY(FdRef fd, inodes_.any_fd(inode));
+    return InodeTable::Place{std::move(fd), {}};
+}
+
 Result<void> Session::op_getxattr(Request& request, Reply& reply) {
     if (!share_.xattrs)
         return fail(ENOSYS);
@@ -45,7 +54,12 @@ Result<void> Session::op_getxattr(Request& request, Reply& reply) {
     TRY(const InodeRef inode, inodes_.find(request.node()));
     if (inode->sealed())
         return fail(ENODATA);
-    TRY(const FdRef fd, inodes_.any_fd(inode));
+    TRY(const InodeTable::Place at, place_of_attributes(inode));
+    if (!at.name.empty())
+        return reply_value(in.size, reply, [&](std::span<std::byte> value) {
+            return Xattrs::get_named(at.dir->get(), at.name.c_str(), name.data(), value);
+        });
+    const FdRef& fd = at.dir;
     return reply_value(in.size, reply, [&](std::span<std::byte> value) {
         return xattrs_.get(fd->get(), inode->key().type, name.data(), value);
     });
@@ -60,7 +74,12 @@ Result<void> Session::op_listxattr(Request& request, Reply& reply) {
         return reply_value(in.size, reply, [](std::span<std::byte>) {
             return Result<std::size_t>(std::size_t{0});
         });
-    TRY(const FdRef fd, inodes_.any_fd(inode));
+    TRY(const InodeTable::Place at, place_of_attributes(inode));
+    if (!at.name.empty())
+        return reply_value(in.size, reply, [&](std::span<std::byte> names) {
+            return Xattrs::list_named(at.dir->get(), at.name.c_str(), names);
+        });
+    const FdRef& fd = at.dir;
     return reply_value(in.size, reply, [&](std::span<std::byte> names) {
         return xattrs_.list(fd->get(), inode->key().type, names);
     });

@@ -17,7 +17,16 @@ Result<std::size_t> length_or_error(long outcome) {
 } // namespace
 
 bool Xattrs::native_available() {
-    return listxattr_at(-1, ".", {}) >= 0 || errno != ENOSYS;
+    return listxattr_at(-1, ".", 0, {}) >= 0 || errno != ENOSYS;
+}
+
+Result<std::size_t> Xattrs::get_named(int dir, const char* path, const char* name,
+                                      std::span<std::byte> value) {
+    return length_or_error(getxattr_at(dir, path, AT_SYMLINK_NOFOLLOW, name, value));
+}
+
+Result<std::size_t> Xattrs::list_named(int dir, const char* path, std::span<std::byte> names) {
+    return length_or_error(listxattr_at(dir, path, AT_SYMLINK_NOFOLLOW, names));
 }
 
 Result<UniqueFd> Xattrs::opened(int fd, mode_t type) const {
@@ -29,7 +38,7 @@ Result<UniqueFd> Xattrs::opened(int fd, mode_t type) const {
 Result<std::size_t> Xattrs::get(int fd, mode_t type, const char* name,
                                 std::span<std::byte> value) const {
     if (native_)
-        return length_or_error(getxattr_at(proc_.dir(), ProcFds::name_of(fd).text, name, value));
+        return length_or_error(getxattr_at(proc_.dir(), ProcFds::name_of(fd).text, 0, name, value));
     auto file = opened(fd, type);
     if (!file)
         return fail(file.error().code == EACCES ? ENODATA : file.error().code);
@@ -38,7 +47,7 @@ Result<std::size_t> Xattrs::get(int fd, mode_t type, const char* name,
 
 Result<std::size_t> Xattrs::list(int fd, mode_t type, std::span<std::byte> names) const {
     if (native_)
-        return length_or_error(listxattr_at(proc_.dir(), ProcFds::name_of(fd).text, names));
+        return length_or_error(listxattr_at(proc_.dir(), ProcFds::name_of(fd).text, 0, names));
     auto file = opened(fd, type);
     if (!file) {
         if (file.error().code == EACCES)

@@ -19,6 +19,12 @@ public:
     // those of files that this process may not read look as if there were none.
     Xattrs(const ProcFds& proc, bool native) : proc_(proc), native_(native) {}
 
+    bool native() const { return native_; }
+    // Of `path` in `dir`, a single component, not followed. Requires: native().
+    static Result<std::size_t> get_named(int dir, const char* path, const char* name,
+                                         std::span<std::byte> value);
+    static Result<std::size_t> list_named(int dir, const char* path, std::span<std::byte> names);
+
     // An empty `value` or `names` asks for the length.
     Result<std::size_t> get(int fd, mode_t type, const char* name,
                             std::span<std::byte> value) const;
