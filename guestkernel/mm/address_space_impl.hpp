@@ -47,6 +47,21 @@ private:
         list_; // the node is free once off the cache's list
 };
 
+// Pages that were written soon after a fork, by either side: the next fork of this family copies
+// them at once instead of having both sides fault (twice 11 us against 1 us for the copy).
+struct WrittenAfterFork : RefCounted {
+    static constexpr unsigned size = 16;
+    base::Atomic<u64> pages[size];
+    base::Atomic<u32> next{0};
+
+    void note(u64 page) {
+        for (const base::Atomic<u64>& known : pages)
+            if (known.load(base::Order::Relaxed) == page)
+                return;
+        pages[next.fetch_add(1, base::Order::Relaxed) % size].store(page, base::Order::Relaxed);
+    }
+};
+
 struct AddressSpaceImpl {
     explicit AddressSpaceImpl(AddressSpace& owner) : space(owner) {}
     static AddressSpaceImpl& of(AddressSpace& space) { return *space.impl_; }
@@ -58,6 +73,7 @@ struct AddressSpaceImpl {
     PageTable table;
     u64 break_start = 0, break_end = 0;
     bool lock_future = false;
+    Ref<WrittenAfterFork> written_after_fork; // of the whole family; null until the first fork
     // Pages, under `mutex`.
     u64 total_pages = 0, locked_pages = 0, data_pages = 0, stack_pages = 0, text_pages = 0;
     u64 peak_pages = 0;
@@ -96,6 +112,8 @@ struct AddressSpaceImpl {
     void map_around(Vma& vma, u64 page);
     void copy_around(Vma& vma, u64 page);
     void reuse_around(Vma& vma, u64 page);
+    void copy_ahead(Vma& vma, u64 page);
+    void note_written(Vma& vma, u64 page);
     FaultOutcome install_copy(Vma& vma, u64 page, u64 expected, Frame& from, FaultInfo& info);
     FaultOutcome install_cached(Vma& vma, u64 page, FrameRef frame, bool write);
     FaultOutcome make_table(u64 page);

@@ -390,5 +390,6 @@ TEST_CASE("random mappings, protections, unmappings and copies agree with a mode
     check(*test.space, model);
     test.space = nullptr;
     CHECK(memory_stats().anonymous == 0);
+    release_kept_page_tables();
     CHECK(memory_stats().page_tables == 0);
 }

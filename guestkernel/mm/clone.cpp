@@ -3,6 +3,7 @@
 #include <linux/mman.h>
 
 #include "guestkernel/mm/address_space_impl.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 namespace {
@@ -62,6 +63,46 @@ Result<void> copy_pages(AddressSpaceImpl& parent, AddressSpaceImpl& child, const
     return outcome;
 }
 
+// Gives the child its own copy of a page that either side is about to write; the parent's is its
+// own again. Requires: no other CPU can have changed either entry since they were made equal, which
+// the parent's mutex sees to.
+void copy_now(AddressSpaceImpl& parent, AddressSpaceImpl& child, u64 page) {
+    const Vma* vma = parent.vmas.find(page);
+    if (vma == nullptr || vma->shared() || (vma->protection & PROT_WRITE) == 0)
+        return;
+    FrameRef copy = FrameRef::adopt(alloc_frame(false));
+    if (!copy)
+        return;
+    SpinGuard guard(parent.table.lock());
+    u64* from = parent.table.find(page);
+    u64* to = child.table.find(page);
+    if (from == nullptr || to == nullptr || *from != *to ||
+        (*from & (arch::pte_present | arch::pte_write | pte_private)) !=
+            (arch::pte_present | pte_private))
+        return;
+    Frame* shared = frame_of(*from);
+    if (shared == nullptr || shared->refs.load(base::Order::Acquire) != 2)
+        return;
+    __builtin_memcpy(copy.data(), frame_data(*shared), page_size);
+    *to = make_entry(frame_to_phys(*copy).raw(), vma->protection, true, pte_private);
+    copy.leak();
+    put_frame(*shared);
+    *from |= arch::pte_write;
+}
+
+// The stack's page and the thread's own (glibc notes its new number there), and what was written
+// after earlier forks.
+void copy_soon_written(AddressSpaceImpl& parent, AddressSpaceImpl& child) {
+    Task* task = arch::current();
+    if (task != nullptr && task->address_space.get() == &parent.space) {
+        copy_now(parent, child, page_down(arch::user_frame(*task).rsp));
+        copy_now(parent, child, page_down(arch::get_fs_base(*task)));
+    }
+    for (const base::Atomic<u64>& page : parent.written_after_fork->pages)
+        if (const u64 address = page.load(base::Order::Relaxed))
+            copy_now(parent, child, address);
+}
+
 } // namespace
 
 Result<Ref<AddressSpace>> AddressSpace::clone() {
@@ -72,6 +113,10 @@ Result<Ref<AddressSpace>> AddressSpace::clone() {
     copy->executable = executable;
     copy->membarrier_registered.store(membarrier_registered.load());
     MutexGuard guard(impl_->mutex);
+    if (!impl_->written_after_fork) {
+        TRY(impl_->written_after_fork, make_ref<WrittenAfterFork>());
+    }
+    child.written_after_fork = impl_->written_after_fork;
     child.break_start = impl_->break_start;
     child.break_end = impl_->break_end;
     Gather gather(*impl_); // one flush, when all is copied; before the lock is released
@@ -84,6 +129,7 @@ Result<Ref<AddressSpace>> AddressSpace::clone() {
         if ((vma->flags & vma_wipe_on_fork) == 0 && !vma->shared())
             TRY(copy_pages(*impl_, child, *vma, gather));
     }
+    copy_soon_written(*impl_, child);
     return copy;
 }
 

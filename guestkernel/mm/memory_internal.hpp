@@ -28,11 +28,15 @@ usize reclaim_page_cache(usize wanted);
 bool frames_are_scarce();
 bool kill_for_memory(); // address_space.hpp
 
+// Frees page tables that are kept for the next address spaces; returns how many.
+usize release_kept_page_tables();
+
 // Hands frames out again after a test has ended: forgets everything.
 void reset_frames_for_test();
 void reset_heap_for_test();
 void reset_reclaim_for_test();
 void reset_page_cache_for_test();
+void reset_page_tables_for_test();
 // The frames of [start, end) of hosted "RAM", as init_frames() would set them up.
 void init_frame_range(u64 start, u64 end, bool zeroed);
 

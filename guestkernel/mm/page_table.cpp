@@ -22,6 +22,23 @@ u64* table_at(u64 entry) {
     return static_cast<u64*>(arch::phys_to_virt(PhysAddr(pte_frame(entry))));
 }
 
+// Trees of page tables whose leaves are empty, kept for the next address space: that of a fork or
+// of the same program run again has its mappings at the same places. Where KVM shadows page tables,
+// this spares it and us most of the work: a table that becomes other memory, or other memory that
+// becomes a table, costs several traps of 3 us and more, and its shadow is built anew.
+struct KeptTree {
+    PhysAddr root{};
+    u64 tables = 0;
+};
+struct KeptTrees {
+    static constexpr unsigned most = 16;
+    static constexpr u64 most_tables = 64; // of one tree
+    SpinLock lock{LockRank::Slab};
+    KeptTree trees[most];
+    unsigned count = 0;
+};
+constinit KeptTrees kept;
+
 } // namespace
 
 u64 make_entry(u64 phys, u32 protection, bool writable, u64 software_bits) {
@@ -33,6 +50,15 @@ u64 make_entry(u64 phys, u32 protection, bool writable, u64 software_bits) {
 }
 
 Result<void> PageTable::create() {
+    {
+        SpinGuard guard(kept.lock);
+        if (kept.count > 0) {
+            const KeptTree& tree = kept.trees[--kept.count];
+            root_ = tree.root;
+            tables_ = tree.tables;
+            return {};
+        }
+    }
     Frame* frame = alloc_zeroed_frame();
     if (frame == nullptr)
         return fail(ENOMEM);
@@ -58,11 +84,44 @@ void PageTable::free_level(u64* table, unsigned level, u64& freed) {
 void PageTable::destroy() {
     if (tables_ == 0)
         return;
+    if (tables_ <= KeptTrees::most_tables) {
+        SpinGuard guard(kept.lock);
+        if (kept.count < KeptTrees::most) {
+            kept.trees[kept.count++] = {root_, tables_};
+            tables_ = 0;
+            return;
+        }
+    }
+    free_tree();
+}
+
+void PageTable::free_tree() {
     u64 freed = 1;
     free_level(table_at(root_.raw()), 4, freed);
     put_frame(*phys_to_frame(root_));
     count_down(memory_counters.page_tables, freed);
     tables_ = 0;
+}
+
+usize release_kept_page_tables() {
+    usize freed = 0;
+    for (;;) {
+        PageTable table;
+        {
+            SpinGuard guard(kept.lock);
+            if (kept.count == 0)
+                return freed;
+            const KeptTree& tree = kept.trees[--kept.count];
+            table.root_ = tree.root;
+            table.tables_ = tree.tables;
+        }
+        freed += table.tables_;
+        table.free_tree();
+    }
+}
+
+void reset_page_tables_for_test() {
+    kept.count = 0;
 }
 
 u64* PageTable::leaf_table(u64 address, u64& next) const {

@@ -75,6 +75,8 @@ private:
     static constexpr u64 leaf_span = u64{512} * page_size;
     // The leaf table of an address, or null; `next` is where the next one may begin.
     u64* leaf_table(u64 address, u64& next) const;
+    void free_tree();
+    friend usize release_kept_page_tables();
     static void free_level(u64* table, unsigned level, u64& freed);
 
     PhysAddr root_{};

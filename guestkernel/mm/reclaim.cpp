@@ -99,6 +99,8 @@ usize reclaim_page_cache(usize wanted) {
         if (candidate.cache->evict(frame))
             freed++;
     }
+    if (freed == 0)
+        freed = release_kept_page_tables();
     return freed;
 }
 

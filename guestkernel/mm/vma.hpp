@@ -40,6 +40,8 @@ struct Vma : CacheMapping {
     // locked.
     base::Atomic<u64> next_fault{0};
     base::Atomic<u32> window{0};
+    base::Atomic<u64> next_copy{0}; // the same of writes to shared pages
+    base::Atomic<u32> copy_window{0};
 
     bool shared() const { return (flags & vma_shared) != 0; }
     u64 length() const { return end - start; }

@@ -12,6 +12,7 @@
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -60,6 +61,7 @@ void reset(u64 ram_bytes, bool ram_is_zeroed, u64 first_frame) {
     loaded = PhysAddr{};
     reset_heap_for_test();
     reset_page_cache_for_test();
+    reset_page_tables_for_test();
     reset_frames_for_test();
     init_frame_range(first_frame, ram_bytes, ram_is_zeroed);
 }
@@ -271,6 +273,22 @@ void init_fpu_state(void* area) {
 }
 void save_fpu(Task&) {}
 void restore_fpu(Task&) {}
+u64 get_fs_base(Task& task) {
+    return task.context.fs_base;
+}
+u64 get_gs_base(Task& task) {
+    return task.context.gs_base;
+}
+void set_fs_base(Task& task, u64 base) {
+    task.context.fs_base = base;
+}
+void set_gs_base(Task& task, u64 base) {
+    task.context.gs_base = base;
+}
+TrapFrame& user_frame(Task&) {
+    static TrapFrame frame{};
+    return frame;
+}
 // Hosted tests run as one task on the test's own stack.
 void init_kernel_stack(Task&, void (*)(void*), void*) {}
 void switch_to(Task&, Task&) {
