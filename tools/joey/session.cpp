@@ -246,6 +246,12 @@ void Session::on_signal(int signal) {
 }
 
 Outcome<int> Session::run() {
+    auto status = run_machine();
+    terminal_.reset();
+    return status;
+}
+
+Outcome<int> Session::run_machine() {
     mark("options parsed");
     TRY(set_up_process());
     TRY(shares_, Shares::open(options_, [this] {

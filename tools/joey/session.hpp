@@ -29,10 +29,13 @@ public:
     Session(DoOptions options, std::uint64_t start_tsc)
         : options_(std::move(options)), start_tsc_(start_tsc) {}
 
-    // Runs the command to its end; the result is the exit status. Requires: one thread so far.
+    // Runs the command to its end; the result is the exit status. The terminal is as it was. The
+    // process must end soon after, without this object's destructor: devices and the machine's
+    // event loop refer to each other. Requires: one thread so far.
     Outcome<int> run();
 
 private:
+    Outcome<int> run_machine();
     Outcome<void> set_up_process();
     Outcome<boot::GuestDescription> describe_guest() const;
     Outcome<void> enter_sandbox();
@@ -59,7 +62,6 @@ private:
     std::optional<Shares> shares_;
     std::unique_ptr<RawTerminal> terminal_;
 
-    // Devices before the machine that refers to them, so that they outlive it.
     virtio::HostEntropy entropy_;
     virtio::Rng rng_{entropy_};
     virtio::MessagePort control_port_;
