@@ -1,0 +1,222 @@
+// Descriptors and credentials through Unix sockets. unix(7), cmsg(3).
+#include <fcntl.h>
+#include <poll.h>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+void send_files(int through, const std::vector<int>& files, const char* text) {
+    alignas(cmsghdr) char control[CMSG_SPACE(253 * sizeof(int))] = {};
+    iovec part{const_cast<char*>(text), std::strlen(text)};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(files.size() * sizeof(int));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(files.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(header), files.data(), files.size() * sizeof(int));
+    CHECK(sendmsg(through, &message, 0) == static_cast<ssize_t>(std::strlen(text)));
+}
+
+struct Received {
+    std::string text;
+    std::vector<int> files;
+    bool has_credentials = false;
+    ucred credentials{};
+    int flags = 0;
+};
+
+Received receive(int from, size_t room_for, int flags = 0, size_t bytes = 64) {
+    alignas(cmsghdr) char control[1024];
+    std::string buffer(bytes, '\0');
+    iovec part{buffer.data(), buffer.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = room_for;
+    const ssize_t got = recvmsg(from, &message, flags);
+    CHECK(got >= 0);
+    Received out;
+    out.text = buffer.substr(0, static_cast<size_t>(got));
+    out.flags = message.msg_flags;
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+         header = CMSG_NXTHDR(&message, header)) {
+        CHECK(header->cmsg_level == SOL_SOCKET);
+        if (header->cmsg_type == SCM_RIGHTS) {
+            out.files.resize((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+            std::memcpy(out.files.data(), CMSG_DATA(header), out.files.size() * sizeof(int));
+        } else {
+            CHECK(header->cmsg_type == SCM_CREDENTIALS);
+            CHECK(header->cmsg_len == CMSG_LEN(sizeof(ucred)));
+            out.has_credentials = true;
+            std::memcpy(&out.credentials, CMSG_DATA(header), sizeof(ucred));
+        }
+    }
+    return out;
+}
+
+bool open_here(int fd) {
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+void passing(int type) {
+    int s[2], p[2];
+    CHECK(socketpair(AF_UNIX, type, 0, s) == 0);
+    CHECK(pipe(p) == 0);
+    send_files(s[0], {p[0], p[1]}, "pipe");
+    Received peeked = receive(s[1], 256, MSG_PEEK);
+    CHECK(peeked.files.size() == 2);
+    Received got = receive(s[1], 256, MSG_CMSG_CLOEXEC);
+    CHECK(got.text == "pipe" && got.files.size() == 2);
+    CHECK(fcntl(got.files[0], F_GETFD) == FD_CLOEXEC);
+    CHECK(fcntl(peeked.files[0], F_GETFD) == 0);
+    CHECK(write(p[1], "x", 1) == 1);
+    char byte = 0;
+    CHECK(read(got.files[0], &byte, 1) == 1 && byte == 'x');
+    // Without room for all, the others are closed.
+    send_files(s[0], {p[0], p[0], p[0]}, "more");
+    Received some = receive(s[1], CMSG_LEN(sizeof(int)));
+    CHECK(some.files.size() == 1 && (some.flags & MSG_CTRUNC) != 0);
+    send_files(s[0], {p[0]}, "none");
+    CHECK((receive(s[1], 0).flags & MSG_CTRUNC) != 0);
+    for (const auto* files : {&peeked.files, &got.files, &some.files})
+        for (const int fd : *files)
+            close(fd);
+    // The last writer is in a message: when the message goes, so does it.
+    send_files(s[0], {p[1]}, "last");
+    close(p[1]);
+    pollfd watched{p[0], POLLIN, 0};
+    CHECK(poll(&watched, 1, 0) == 0);
+    close(s[1]);
+    CHECK(poll(&watched, 1, 0) == 1 && (watched.revents & POLLHUP) != 0);
+    close(s[0]);
+    close(p[0]);
+}
+
+void boundaries() {
+    int s[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+    CHECK(write(s[0], "before ", 7) == 7);
+    send_files(s[0], {0}, "with");
+    CHECK(write(s[0], " after", 6) == 6);
+    Received first = receive(s[1], 256);
+    CHECK(first.text == "before with" && first.files.size() == 1);
+    Received second = receive(s[1], 256);
+    CHECK(second.text == " after" && second.files.empty());
+    close(first.files[0]);
+    send_files(s[0], {0}, "read drops them");
+    char buffer[64];
+    const int next = dup(0);
+    close(next);
+    CHECK(read(s[1], buffer, sizeof buffer) == 15);
+    CHECK(!open_here(next));
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    iovec part{buffer, 1};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    const int wrong = 999;
+    std::memcpy(CMSG_DATA(header), &wrong, sizeof wrong);
+    CHECK_FAILS(sendmsg(s[0], &message, 0), EBADF);
+    header->cmsg_len = 4;
+    CHECK_FAILS(sendmsg(s[0], &message, 0), EINVAL);
+    close(s[0]);
+    close(s[1]);
+}
+
+void credentials() {
+    int s[2];
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, s) == 0);
+    const int on = 1;
+    CHECK(setsockopt(s[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+    CHECK(write(s[0], "who", 3) == 3);
+    Received got = receive(s[1], 256);
+    CHECK(got.has_credentials && got.credentials.pid == getpid() &&
+          got.credentials.uid == getuid() && got.credentials.gid == getgid());
+    send_files(s[0], {0}, "both");
+    got = receive(s[1], 256);
+    CHECK(got.has_credentials && got.files.size() == 1);
+    close(got.files[0]);
+    close(s[0]);
+    close(s[1]);
+}
+
+// Sockets that only lie in each other's queues must not stay: the pipe's writer is among them.
+void cycles() {
+    int p[2];
+    CHECK(pipe(p) == 0);
+    for (int round = 0; round < 50; round++) {
+        int a[2], b[2];
+        CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, a) == 0);
+        CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, b) == 0);
+        send_files(a[0], {b[1]}, "b in a");
+        send_files(b[0], {a[1]}, "a in b");
+        send_files(a[0], {p[1]}, "pipe in a");
+        for (const int fd : {a[0], a[1], b[0], b[1]})
+            close(fd);
+    }
+    int self[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, self) == 0);
+    send_files(self[0], {self[1], p[1]}, "itself");
+    close(self[1]);
+    close(self[0]);
+    close(p[1]);
+    // The kernel may take its time (Linux collects in a work queue).
+    pollfd watched{p[0], POLLIN, 0};
+    CHECK(poll(&watched, 1, 5000) == 1 && (watched.revents & POLLHUP) != 0);
+    close(p[0]);
+}
+
+// Closing the outermost closes all.
+void chain() {
+    int p[2], outer[2];
+    CHECK(pipe(p) == 0);
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, outer) == 0);
+    int inner = p[1];
+    for (int depth = 0; depth < 100; depth++) {
+        int s[2];
+        CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, s) == 0);
+        send_files(s[0], {inner}, "deeper");
+        close(inner);
+        close(s[0]);
+        inner = s[1];
+        if (depth == 2)
+            break; // Linux refuses long chains (ETOOMANYREFS)
+    }
+    send_files(outer[0], {inner}, "outermost");
+    close(inner);
+    close(outer[0]);
+    close(outer[1]);
+    pollfd watched{p[0], POLLIN, 0};
+    CHECK(poll(&watched, 1, 5000) == 1 && (watched.revents & POLLHUP) != 0);
+    close(p[0]);
+}
+
+} // namespace
+
+int main() {
+    for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET})
+        passing(type);
+    boundaries();
+    credentials();
+    cycles();
+    chain();
+}
