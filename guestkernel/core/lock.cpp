@@ -41,7 +41,9 @@ void SpinLock::lock() {
 bool SpinLock::try_lock() {
     if (state_.exchange(1, base::Order::Acquire) != 0)
         return false;
-    note_lock(rank_);
+    // Whoever only tries cannot wait for a holder, so the order does not matter.
+    if (check_ranks && rank_ != LockRank::Nested)
+        held_ranks[arch::cpu_id()] |= u64{1} << static_cast<unsigned>(rank_);
     return true;
 }
 

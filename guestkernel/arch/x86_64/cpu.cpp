@@ -138,6 +138,8 @@ void flush_local(VirtAddr start, usize pages) {
 
 void flush_on_cpus(u64 cpu_mask, PhysAddr root, VirtAddr start, usize pages) {
     const unsigned self = cpu_id();
+    // The changed entries must be visible before we look who has the table loaded: a CPU that loads it after our look reads them.
+    base::fence(base::Order::SeqCst);
     if ((cpu_mask >> self & 1) != 0 && loaded_page_table() == root)
         flush_local(start, pages);
     cpu_mask &= ~(u64{1} << self);
