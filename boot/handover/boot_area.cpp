@@ -26,7 +26,8 @@ Result<std::uint64_t> write_boot_area(std::span<std::byte> low_ram,
     TRY(const std::uint64_t tree_at, writer.finish());
     if (low_ram.size() - tree_at < device_tree.size())
         return fail("the guest's memory is too small for the program's arguments and environment");
-    std::memcpy(low_ram.data() + tree_at, device_tree.data(), device_tree.size());
+    if (!device_tree.empty())
+        std::memcpy(low_ram.data() + tree_at, device_tree.data(), device_tree.size());
     const std::uint64_t end = base::align_up(tree_at + device_tree.size(), page_size);
 
     BootBlock block{};
