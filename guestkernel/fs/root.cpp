@@ -1,12 +1,14 @@
 #include "guestkernel/fs/root.hpp"
 
 #include <linux/errno.h>
+#include <linux/fcntl.h>
 #include <linux/mount.h>
 
 #include "guestkernel/core/boot_config.hpp"
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/directory_ops.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/open.hpp"
 #include "guestkernel/fs/vfs.hpp"
 
 namespace kernel {
@@ -58,10 +60,43 @@ Result<Path> prepare_mount_point(std::string_view destination, bool is_file) {
     return lookup_path(at_fdcwd, destination, lookup_follow | (is_file ? 0u : u32{lookup_directory}));
 }
 
+// Keeps the first name besides "." and "..".
+class FirstName : public DirectorySink {
+public:
+    bool add(std::string_view name, u64, u32, u64) override {
+        if (name == "." || name == "..")
+            return true;
+        failed = !name_.append(name);
+        return false;
+    }
+    std::string_view name() const { return name_.view(); }
+    bool failed = false;
+
+private:
+    String name_;
+};
+
+// The share of a file is a directory with nothing else in it.
+Result<Path> only_file(const Path& share) {
+    TRY(Ref<File> directory, open_checked(share, O_RDONLY | O_DIRECTORY, true));
+    FirstName first;
+    TRY(directory->read_directory(first, 0));
+    if (first.failed)
+        return fail(ENOMEM);
+    if (first.name().empty())
+        return fail(ENOENT);
+    return lookup_path_from(share, first.name(), 0);
+}
+
 Result<void> mount_volume(const Volume& volume) {
     TRY(Ref<Superblock> share, make_virtiofs(volume.tag, volume.read_only));
     TRY(Path place, prepare_mount_point(volume.destination, volume.is_file));
-    return mount_at(place, std::move(share), volume.read_only ? u32{MS_RDONLY} : 0, volume.tag);
+    const u32 flags = volume.read_only ? u32{MS_RDONLY} : 0;
+    if (!volume.is_file)
+        return mount_at(place, std::move(share), flags, volume.tag);
+    TRY(Path whole, detached_mount(std::move(share), flags, volume.tag));
+    TRY(Path file, only_file(whole));
+    return MountTree::bind(file, place, false);
 }
 
 } // namespace
