@@ -13,27 +13,8 @@ constexpr u64 load_period_ns = 5 * nanoseconds_per_second;
 constexpr u64 load_unit = 65536;
 constexpr u64 load_decay[3] = {60296, 64453, 65172};
 
-struct Loads {
-    u64 averages[3] = {};
-    u64 next_sample_ns = load_period_ns;
-};
-constinit Guarded<Loads, LockRank::Leaf> loads;
-constinit base::Atomic<u64> next_load_sample{load_period_ns};
-
-void sample(Loads& state, u64 now) {
-    const u64 active = u64{running_tasks()} * load_unit;
-    // A long idle time is many samples of the same value; past some hundreds they have converged.
-    for (int steps = 0; now >= state.next_sample_ns && steps < 1000; steps++) {
-        for (unsigned i = 0; i < 3; i++)
-            state.averages[i] =
-                (state.averages[i] * load_decay[i] + active * (load_unit - load_decay[i])) /
-                load_unit;
-        state.next_sample_ns += load_period_ns;
-    }
-    if (now >= state.next_sample_ns)
-        state.next_sample_ns = now + load_period_ns;
-    next_load_sample.store(state.next_sample_ns, base::Order::Relaxed);
-}
+constinit base::Atomic<u64> averages[3];
+constinit base::Atomic<u64> next_sample{load_period_ns};
 
 // Runs `change` while the task is in no run queue's order.
 template <typename Change>
@@ -59,18 +40,26 @@ void with_task_dequeued(Task& task, Change&& change) {
 } // namespace
 
 void note_load(u64 now) {
-    // The run queue's lock may be held, which ranks below: the exact sample is taken when somebody
-    // asks, and here only when the lock is free.
-    if (now < next_load_sample.load(base::Order::Relaxed) || !loads.raw_lock().try_lock())
+    u64 due = next_sample.load(base::Order::Relaxed);
+    if (now < due)
         return;
-    loads.raw_lock().unlock();
+    // Whoever moves the date on takes the samples: no lock, for a run queue's is held here.
+    const u64 periods = (now - due) / load_period_ns + 1;
+    if (!next_sample.compare_exchange(due, due + periods * load_period_ns))
+        return;
+    const u64 active = u64{running_tasks()} * load_unit;
+    // A long idle time is many samples of the same value; past some hundreds they have converged.
+    for (u64 step = 0; step < periods && step < 1000; step++)
+        for (unsigned i = 0; i < 3; i++)
+            averages[i].store(
+                (averages[i].load() * load_decay[i] + active * (load_unit - load_decay[i])) /
+                load_unit);
 }
 
 void load_averages(u64 (&out)[3]) {
-    auto state = loads.lock();
-    sample(*state, monotonic_ns());
+    note_load(monotonic_ns());
     for (unsigned i = 0; i < 3; i++)
-        out[i] = state->averages[i];
+        out[i] = averages[i].load();
 }
 
 u32 running_tasks() {
