@@ -141,6 +141,7 @@ Machine::Machine(VmConfig config, VmHooks hooks, boot::Privilege privilege,
       loop_(std::move(loop)), memory_(std::move(memory)), vm_(std::move(vm)) {}
 
 Machine::~Machine() {
+    order_rest(RestOrder::Never);
     for (const auto& vcpu : vcpus_)
         vcpu->stop();
 }
@@ -153,6 +154,7 @@ Result<void> Machine::set_up() {
     // when the guest starts them.
     for (unsigned i = 0; i < config_.cpus; ++i)
         TRY(vcpus_[i]->launch(i == 0));
+    TRY(memory_thread_.start("memory", [this] { provide_memory(); }));
     TRY(vm_.set_mmu_pages(shadow_pages(config_.memory_bytes)));
     TRY(memory_.attach_first(vm_));
     mark("first memory attached");
@@ -219,7 +221,7 @@ EndReason Machine::run() {
             TRY(device->connect(vm_, *loop_));
         mark("devices connected");
         // After the doorbells: they wait for the same lock in KVM.
-        TRY(memory_thread_.start("memory", [this] { attach_rest(); }));
+        order_rest(RestOrder::Attach);
         TRY(vcpus_[0]->wait_ready());
         TRY(tsc_khz_, vcpus_[0]->vcpu().tsc_khz());
         mark("vCPU ready");
@@ -237,6 +239,7 @@ EndReason Machine::run() {
         vcpu->stop();
     for (const auto& vcpu : vcpus_)
         vcpu->join();
+    order_rest(RestOrder::Never);
     memory_thread_.join();
     for (const auto& device : devices_) {
         device->disconnect(*loop_);
@@ -298,7 +301,11 @@ std::vector<TimingMark> Machine::timing() const {
     return timing_.with([](const std::vector<TimingMark>& marks) { return marks; });
 }
 
-void Machine::attach_rest() {
+void Machine::provide_memory() {
+    memory_.populate();
+    rest_may_attach_.wait(RestOrder::Wait);
+    if (rest_may_attach_.load() == RestOrder::Never)
+        return;
     if (auto attached = memory_.attach_rest(vm_); !attached)
         on_failure(0, attached.error());
     mark("all memory attached");
@@ -306,7 +313,13 @@ void Machine::attach_rest() {
     all_memory_attached_.notify_all();
 }
 
-// The guest was quicker than attach_rest(): waits for it, and does the one access by hand.
+void Machine::order_rest(RestOrder order) {
+    RestOrder none = RestOrder::Wait;
+    rest_may_attach_.compare_exchange_strong(none, order);
+    rest_may_attach_.notify_all();
+}
+
+// The guest was quicker than provide_memory(): waits for it, and does the one access by hand.
 bool Machine::access_ram(const MmioAccess& access) {
     const auto ram = memory_.guest().slice(virtio::GuestAddr(access.address), access.data.size());
     if (!ram)

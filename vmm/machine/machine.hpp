@@ -58,7 +58,10 @@ private:
     void on_unexpected_exit(unsigned index, kvm::Vcpu& vcpu) override;
     void on_failure(unsigned index, const Error& error) override;
 
-    void attach_rest();
+    // When the thread that provides memory may go on from what is cheap to the rest.
+    enum class RestOrder : std::uint32_t { Wait, Attach, Never };
+    void provide_memory();
+    void order_rest(RestOrder order);
     bool access_ram(const MmioAccess& access);
     bool write_device(const MmioAccess& access);
     void violation(unsigned index, kvm::Vcpu& vcpu, const std::string& what);
@@ -78,6 +81,7 @@ private:
     mutable virtio::Guarded<std::vector<TimingMark>> timing_;
     virtio::Guarded<std::optional<End>> end_;
     std::atomic<int> exec_errno_{0};
+    std::atomic<RestOrder> rest_may_attach_{RestOrder::Wait}; // the first order holds
     std::atomic<bool> all_memory_attached_{false};
     // Last: the threads use all of the above.
     Thread memory_thread_;

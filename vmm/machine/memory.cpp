@@ -27,6 +27,11 @@ enum Slot : std::uint32_t {
 // What attach_first() gives of RAM: more than a guest can touch while attach_rest() runs.
 constexpr std::uint64_t first_ram_bytes = std::uint64_t{128} << 20;
 
+// What populate() backs of RAM from the CPU areas on, and of each data segment: what a guest has
+// touched when its first program ends.
+constexpr std::uint64_t boot_ram_bytes = std::uint64_t{3} << 20;
+constexpr std::uint64_t boot_data_bytes = std::uint64_t{512} << 10;
+
 // A kernel with all of its debug information is some 20 MiB.
 constexpr off_t max_kernel_file = off_t{512} << 20;
 
@@ -118,6 +123,27 @@ std::span<std::byte, boot::page_size> MachineMemory::device_page(unsigned device
     return device_pages_.bytes()
         .subspan(device * boot::virtio_mmio_stride)
         .first<boot::page_size>();
+}
+
+void MachineMemory::populate() const {
+    // Linux 5.14; without it pages are backed as they are touched.
+    const auto back = [](std::span<std::byte> range) {
+        // In pieces: the rest of the set-up, too, needs the address space's lock.
+        while (!range.empty()) {
+            const auto piece = range.first(std::min<std::size_t>(range.size(), 32 * page_size));
+            madvise(piece.data(), piece.size(), MADV_POPULATE_WRITE);
+            range = range.subspan(piece.size());
+        }
+    };
+    back(low_ram().subspan(boot::boot_block_phys, 2 * page_size));
+    const std::uint64_t end = std::min(low_bytes_, boot::cpu_areas_phys + boot_ram_bytes);
+    back(low_ram().subspan(boot::cpu_areas_phys, end - boot::cpu_areas_phys));
+    for (const KernelSegment& segment : kernel_.segments) {
+        const std::uint64_t size = segment.end_of_pages() - segment.first_page();
+        if (segment.writable)
+            back(kernel_memory_.bytes().subspan(segment.first_page(),
+                                                std::min(size, boot_data_bytes)));
+    }
 }
 
 Result<void> MachineMemory::attach_first(kvm::VmHandle& vm) const {
