@@ -164,7 +164,9 @@ TEST_CASE("memory too small for what must go there is refused") {
     std::vector<std::byte> ram(0x11'0000);
     boot::BootParameters wanted = parameters(boot::Privilege::Ring3);
     wanted.cpus = 1;
-    SECTION("it fits exactly") { CHECK(boot::write_boot_area(ram, wanted, kernel(), {})); }
+    SECTION("it fits exactly") {
+        CHECK(boot::write_boot_area(ram, wanted, kernel(), {}));
+    }
     SECTION("no room for the CPU areas") {
         wanted.cpus = 3;
         CHECK_FALSE(boot::write_boot_area(ram, wanted, kernel(), {}));
