@@ -219,7 +219,7 @@ Result<Ref<Inode>> VirtiofsInode::create(std::string_view name, u32 mode, u64 de
     fuse_entry_out entry{};
     const u32 kind = mode & mode_type;
     if (kind == mode_regular && !fs_.lacks(VirtiofsSuperblock::missing_create)) {
-        auto made = create_open(name, mode, uid, gid);
+        auto made = create_open(FUSE_CREATE, name, mode, uid, gid);
         if (made || made.error().code != ENOSYS)
             return made;
         fs_.note_missing(VirtiofsSuperblock::missing_create);
@@ -244,15 +244,16 @@ Result<Ref<Inode>> VirtiofsInode::create(std::string_view name, u32 mode, u64 de
 
 // Makes and opens a regular file in one round trip. The handle waits in the inode for the open(2)
 // that follows.
-Result<Ref<Inode>> VirtiofsInode::create_open(std::string_view name, u32 mode, u32 uid, u32 gid) {
+Result<Ref<Inode>> VirtiofsInode::create_open(u32 opcode, std::string_view name, u32 mode, u32 uid,
+                                              u32 gid) {
     struct {
         fuse_entry_out entry;
         fuse_open_out open;
     } out{};
     fuse_create_in in{};
-    in.flags = O_RDWR | O_CREAT | O_EXCL;
+    in.flags = opcode == FUSE_CREATE ? O_RDWR | O_CREAT | O_EXCL : O_RDWR | O_TMPFILE;
     in.mode = mode;
-    FuseCall call = make_call(FUSE_CREATE, node_);
+    FuseCall call = make_call(opcode, node_);
     call.uid = uid;
     call.gid = gid;
     call.names[0] = name;
@@ -266,6 +267,17 @@ Result<Ref<Inode>> VirtiofsInode::create_open(std::string_view name, u32 mode, u
         return made;
     }
     inode.write_handle_ = FuseHandle{out.open.fh, 0, true, true};
+    return made;
+}
+
+Result<Ref<Inode>> VirtiofsInode::create_unnamed(u32 mode, u32 uid, u32 gid) {
+    if (fs_.lacks(VirtiofsSuperblock::missing_tmpfile))
+        return fail(EOPNOTSUPP);
+    auto made = create_open(FUSE_TMPFILE, "", mode, uid, gid);
+    if (!made && made.error().code == ENOSYS) {
+        fs_.note_missing(VirtiofsSuperblock::missing_tmpfile);
+        return fail(EOPNOTSUPP);
+    }
     return made;
 }
 

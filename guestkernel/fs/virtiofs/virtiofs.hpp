@@ -54,6 +54,7 @@ public:
         missing_rename2 = 256,
         missing_readdirplus = 512,
         missing_create = 1024,
+        missing_tmpfile = 2048,
     };
     bool lacks(u32 operation) const {
         return (missing_.load(base::Order::Relaxed) & operation) != 0;
@@ -119,6 +120,7 @@ public:
     Result<void> rmdir(std::string_view name, Inode& child) override;
     Result<void> rename(std::string_view old_name, Inode& child, Inode& new_directory,
                         std::string_view new_name, Inode* replaced, u32 flags) override;
+    Result<Ref<Inode>> create_unnamed(u32 mode, u32 uid, u32 gid) override;
     Result<String> readlink() override;
     Result<Ref<File>> open(const Path& path, u32 flags) override;
     Result<String> get_xattr(std::string_view name) override;
@@ -152,7 +154,7 @@ private:
     void expire_attributes() { attributes_until_.store(0, base::Order::Release); }
     Result<Ref<Inode>> finish_entry(std::string_view name, Result<u32> answer,
                                     const fuse_entry_out& entry);
-    Result<Ref<Inode>> create_open(std::string_view name, u32 mode, u32 uid, u32 gid);
+    Result<Ref<Inode>> create_open(u32 opcode, std::string_view name, u32 mode, u32 uid, u32 gid);
     Result<void> remove_name(u32 opcode, std::string_view name, Inode& child);
     Result<void> acquire_handle(bool for_write);
     void release_handle(bool for_write);
