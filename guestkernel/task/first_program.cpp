@@ -19,6 +19,7 @@
 #include "guestkernel/task/exec.hpp"
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/signal.hpp"
 
 namespace kernel {
 
@@ -199,6 +200,7 @@ void run_program(void*) {
         flush_console();
         arch::power_off(0);
     }
+    set_blocked(0);
 }
 
 // A signal of the host's user: to the foreground group of the terminal, which the terminal layer
@@ -227,6 +229,9 @@ Result<void> start_first_program() {
         (void)allocate_pid_locked(); // 1 and 2 are taken
         (void)allocate_pid_locked();
     }
+    // A signal of the host's user that comes early waits for the program; it must not interrupt the
+    // exec.
+    program->signals->blocked = ~u64{0};
     set_console_signal_handler(host_signal);
     arch::init_fpu_state(program->context.fpu);
     arch::init_kernel_stack(*program, run_program, nullptr);
