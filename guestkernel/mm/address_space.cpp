@@ -277,6 +277,12 @@ Result<VirtAddr> AddressSpace::map(const MapRequest& request) {
         vma->end = end;
         Vma& added = *vma.leak();
         impl_->add_vma(added);
+        // The first mapping of a library covers all of it and is replaced piece by piece
+        // (MAP_FIXED): only the pieces.
+        const bool constant = added.file && !added.shared() &&
+                              (added.protection & PROT_WRITE) == 0 && added.protection != PROT_NONE;
+        if (constant && ((request.flags & MAP_FIXED) != 0 || (added.protection & PROT_EXEC) != 0))
+            impl_->map_ahead(added);
         if (!added.shared() || added.file)
             impl_->merge(added, removed);
     }

@@ -23,11 +23,14 @@ enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory }
 
 // How a fault was served.
 struct FaultInfo {
-    bool major = false; // a file had to be read
-    bool force = false; // write to a private mapping whatever its protection (ptrace(2)): the copy
-                        // stays read-only
-    bool touch =
-        false; // the frame was exchanged: this CPU may still hold the old translation, read-only
+    // A file had to be read.
+    bool major = false;
+    // Write to a private mapping whatever its protection (ptrace(2)): the copy stays read-only.
+    bool force = false;
+    // The frame was exchanged: this CPU may still hold the old translation, read-only.
+    bool touch = false;
+    // Many entries became writable: a flush on this CPU spares faults.
+    bool reload = false;
 };
 
 // Mappings that were taken out and wait to be destroyed without the lock (closing a file may
@@ -110,8 +113,10 @@ struct AddressSpaceImpl {
     FaultOutcome fault_cached(Vma& vma, u64 page, bool write, FaultInfo& info);
     FaultOutcome fault_read_only(Vma& vma, u64 page, u64 seen, FaultInfo& info);
     void map_around(Vma& vma, u64 page);
+    void map_resident(Vma& vma, u64 start, u64 end);
+    void map_ahead(Vma& vma);
     void copy_around(Vma& vma, u64 page);
-    void reuse_around(Vma& vma, u64 page);
+    u64 reuse_around(Vma& vma, u64 page, u64 pages);
     void copy_ahead(Vma& vma, u64 page);
     void note_written(Vma& vma, u64 page);
     FaultOutcome install_copy(Vma& vma, u64 page, u64 expected, Frame& from, FaultInfo& info);
@@ -143,7 +148,7 @@ public:
     void flush();
 
 private:
-    static constexpr unsigned capacity = 64;
+    static constexpr unsigned capacity = 128;
     AddressSpaceImpl& impl_;
     u64 low_ = ~u64{0};
     u64 high_ = 0;
