@@ -201,6 +201,8 @@ void run_program(void*) {
         arch::power_off(0);
     }
     set_blocked(0);
+    // The next instruction of this task is the program's own.
+    arch::mark(boot::Mark::first_user_instruction);
 }
 
 // A signal of the host's user: to the foreground group of the terminal, which the terminal layer
