@@ -21,6 +21,8 @@ Task* current();                   // found from the stack pointer
 u64 read_tsc();
 // Idles until an interrupt or until work has been noted for this CPU; no lost wake-ups.
 void halt_until_work();
+// Whether halt_until_work() would return at once.
+bool work_pending();
 // Makes `cpu` notice new work: it leaves its halt, or its user mode, and runs schedule() soon.
 void kick_cpu(unsigned cpu);
 // Whether a reschedule has been requested of this CPU (by a tick or kick_cpu); schedule() clears it.

@@ -46,7 +46,11 @@ unsigned choose_cpu(const Task& task, unsigned home, bool is_new) {
         const CpuRunQueue& queue = run_queue(here);
         if (queue.current == queue.idle && queue.queued == 0)
             return here; // awake and free: an interrupt's work is done in its idle task
-        if (queue.queued == 0 && (is_new || will_sleep_soon(*queue.current)))
+        if (queue.queued == 0 && is_new)
+            return here;
+        // Tasks that hardly run before they sleep are through sooner here, one after the other.
+        const bool brief = task.average_burst_ns < short_burst_ns / 4;
+        if (queue.queued < (brief ? 4 : 1) && will_sleep_soon(*queue.current))
             return here;
     }
     u64 idle = idle_cpus.load() & allowed;
@@ -96,7 +100,9 @@ void place(Task& task, unsigned target, bool waking) {
             kick = preempt || !queue.slice_timer.pending();
         }
     }
-    if (kick)
+    // A polling CPU sees the queue; it stops polling before it looks for the last time (idle_loop).
+    base::fence(base::Order::SeqCst);
+    if (kick && !queue.polling.load())
         arch::kick_cpu(target);
 }
 
@@ -104,7 +110,10 @@ void wake_idle_cpu(u64 allowed) {
     for (u64 idle = idle_cpus.load() & allowed; idle != 0; idle &= idle - 1) {
         const auto cpu = static_cast<unsigned>(__builtin_ctzll(idle));
         if (claim(cpu)) {
-            arch::kick_cpu(cpu);
+            CpuRunQueue& queue = run_queue(cpu);
+            queue.asked.store(true);
+            if (!queue.polling.load())
+                arch::kick_cpu(cpu);
             return;
         }
     }

@@ -16,6 +16,7 @@ inline constexpr u64 offer_delay_ns =
 // Waking a halted CPU costs about as much as this: wakers that run for less before they sleep keep
 // the woken task.
 inline constexpr u32 short_burst_ns = 60'000;
+inline constexpr u64 max_poll_ns = 50'000; // a halt and a wake-up cost more than this
 inline constexpr u32 weight_of_nice_0 = 1024;
 
 u32 task_weight(const Task& task);
@@ -38,6 +39,11 @@ struct CpuRunQueue {
     Ref<AddressSpace> unloaded;
     Timer slice_timer;
     u64 idle_since_ns = 0;
+    // Idle, but looking at `queued` and `asked` all the time: no interrupt is needed to tell it of
+    // work.
+    base::Atomic<bool> polling{false};
+    base::Atomic<bool> asked{false}; // to pull a task
+    u64 poll_ns = 0; // how long it polls before it halts; follows how soon work came lately
     u64 idle_ns = 0, switches = 0, user_ns = 0, nice_ns = 0, system_ns = 0;
 
     CpuRunQueue();

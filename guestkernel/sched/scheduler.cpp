@@ -62,6 +62,34 @@ void note_sleep(Task& task) {
     task.voluntary_switches++;
 }
 
+// Returns whether there is something to do.
+bool poll_for_work(CpuRunQueue& queue, u64 now) {
+    if (queue.poll_ns == 0)
+        return false;
+    queue.polling.store(true);
+    const u64 end = now + queue.poll_ns;
+    bool found = false;
+    while (!found && monotonic_ns() < end) {
+        for (int i = 0; i < 10; i++)
+            arch::relax();
+        found = queue.queued != 0 || queue.asked.load(base::Order::Relaxed) || arch::work_pending();
+    }
+    // SeqCst: who enqueues after this sees it and sends an interrupt, who enqueued before is seen
+    // by the caller.
+    queue.polling.store(false);
+    return found;
+}
+
+// Work that comes within the time of a halt and a wake-up is worth waiting for awake.
+void adapt_polling(CpuRunQueue& queue, u64 idled) {
+    if (idled <= 2 * max_poll_ns)
+        queue.poll_ns = max_poll_ns;
+    else if (idled > 10 * max_poll_ns || queue.poll_ns < max_poll_ns / 8)
+        queue.poll_ns = 0;
+    else
+        queue.poll_ns /= 2;
+}
+
 } // namespace
 
 CpuRunQueue& run_queue(unsigned cpu) {
@@ -261,11 +289,15 @@ void idle_loop() {
             leave_address_space();
         idle_cpus.fetch_or(bit);
         const u64 before = monotonic_ns();
-        if (queue.queued == 0 && !arch::need_resched())
+        if (!poll_for_work(queue, before) && queue.queued == 0 && !queue.asked.load() &&
+            !arch::need_resched())
             arch::halt_until_work();
         idle_cpus.fetch_and(~bit);
+        queue.asked.store(false);
         const u64 now = monotonic_ns();
-        queue.idle_ns += now > before ? now - before : 0;
+        const u64 idled = now > before ? now - before : 0;
+        queue.idle_ns += idled;
+        adapt_polling(queue, idled);
         note_load(now);
     }
 }

@@ -41,6 +41,8 @@ u64 read_tsc() {
 
 void relax() { base::cpu_relax(); }
 
+bool work_pending() { return cpu_area(cpu_id()).work.load(base::Order::Relaxed) != 0; }
+
 void halt_until_work() {
     CpuArea& area = cpu_area(cpu_id());
     // SAFETY: Atomic<u32> is a plain u32 in memory.
