@@ -21,3 +21,6 @@
 #if __has_include("guestkernel/syscalls/socket_calls.hpp")
 #include "guestkernel/syscalls/socket_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/sysv_calls.hpp")
+#include "guestkernel/syscalls/sysv_calls.hpp"
+#endif

@@ -3,6 +3,7 @@
 #include <linux/signal.h>
 
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/ipc/sysv.hpp"
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/task/first_program.hpp"
 #include "guestkernel/task/futex.hpp"
@@ -209,6 +210,7 @@ void exit_task(u32 status) {
         if (peak > process.ended_threads.peak_pages)
             process.ended_threads.peak_pages = peak;
         destroy_process_timers(process);
+        undo_semaphores(process.pid);
     }
     join_stop_on_exit(task);
     retarget_signals(task);

@@ -1,0 +1,81 @@
+// What System V semaphores, message queues and shared memory have in common: tables of objects by
+// number and key, and permissions. sysvipc(7). One table per kind; its mutex guards the objects
+// too.
+#pragma once
+
+#include "guestkernel/core/ref.hpp"
+#include "guestkernel/lib/vector.hpp"
+#include "guestkernel/sched/mutex.hpp"
+#include "guestkernel/task/process.hpp"
+
+struct ipc64_perm;
+
+namespace kernel {
+
+struct SysvObject : RefCounted {
+    i32 key = 0, id = 0;
+    u32 mode = 0; // permission bits
+    u32 uid = 0, gid = 0, creator_uid = 0, creator_gid = 0;
+    u16 sequence = 0;
+    volatile bool removed = false;
+};
+
+class SysvTable {
+public:
+    static constexpr usize limit = 32000; // of objects of one kind
+    Mutex mutex;
+
+    // --- Requires: mutex.
+    // The object of a key, or null; IPC_PRIVATE has none.
+    SysvObject* find_key(i32 key);
+    Result<SysvObject*> find(i32 id); // EINVAL, EIDRM
+    // Owned by the running task. Its number; ENOSPC.
+    Result<i32> insert(Ref<SysvObject> object, i32 key, u32 mode);
+    Ref<SysvObject> remove(SysvObject& object);
+    template <typename F>
+    void for_each(F&& function) {
+        for (Slot& slot : slots_)
+            if (slot.object)
+                function(*slot.object);
+    }
+
+private:
+    struct Slot {
+        Ref<SysvObject> object;
+        u16 sequence = 0;
+    };
+    Vector<Slot> slots_;
+};
+
+// EACCES. `wanted`: 4 read, 2 write, in any of the three places of a mode.
+Result<void> check_sysv_access(const SysvObject& object, u32 wanted);
+Result<void> check_sysv_owner(const SysvObject& object); // EPERM
+void fill_sysv_permissions(const SysvObject& object, ipc64_perm& out);
+void set_sysv_permissions(SysvObject& object, const ipc64_perm& from);
+i64 sysv_time(); // seconds since the Epoch
+
+// xxxget(2): the object of the key, or a new one. `fits(object)` checks what was asked of an old
+// one, `make()` makes a Result<Ref<SysvObject>>.
+template <typename Fits, typename Make>
+Result<long> sysv_get(SysvTable& table, i32 key, u32 flags, Fits&& fits, Make&& make) {
+    constexpr int enoent = 2, eexist = 17;
+    constexpr u32 ipc_creat = 01000, ipc_excl = 02000;
+    MutexGuard guard(table.mutex);
+    if (SysvObject* old = table.find_key(key)) {
+        if ((flags & ipc_creat) != 0 && (flags & ipc_excl) != 0)
+            return fail(eexist);
+        TRY(check_sysv_access(*old, flags));
+        TRY(fits(*old));
+        return old->id;
+    }
+    if (key != 0 && (flags & ipc_creat) == 0)
+        return fail(enoent);
+    TRY(Ref<SysvObject> fresh, make());
+    TRY(const i32 id, table.insert(std::move(fresh), key, flags & 0777));
+    return id;
+}
+
+// The end of a process: what its operations with SEM_UNDO added is taken back.
+void undo_semaphores(i32 pid);
+
+} // namespace kernel

@@ -1,0 +1,191 @@
+// System V shared memory: shmget(2), shmat(2), shmdt(2), shmctl(2). A segment is a nameless file
+// in memory; an attachment is a shared mapping of it, so fork, exit and removal need nothing more.
+#include <asm/shmbuf.h>
+#include <linux/errno.h>
+#include <linux/mman.h>
+#include <linux/shm.h>
+
+#include "guestkernel/core/log.hpp"
+#include "guestkernel/fs/dentry.hpp"
+#include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/ipc/sysv.hpp"
+#include "guestkernel/syscalls/sysv_calls.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr u32 may_read = 0444, may_write = 0222;
+constexpr std::string_view segment_prefix = "SYSV"; // as /proc/PID/maps shows them
+
+struct Segment : SysvObject {
+    Ref<File> file;
+    u64 size = 0;
+    i64 attach_time = 0, detach_time = 0, change_time = 0;
+    i32 creator = 0, last_pid = 0;
+};
+
+constinit SysvTable table;
+
+Result<Segment*> find_segment(i32 id, u32 access) {
+    TRY(SysvObject * object, table.find(id));
+    TRY(check_sysv_access(*object, access));
+    return static_cast<Segment*>(object);
+}
+
+bool is_segment(File& file) {
+    Dentry* dentry = file.path().dentry();
+    return dentry != nullptr && dentry->name().starts_with(segment_prefix) &&
+           dentry->superblock().type() == std::string_view("tmpfs") && !dentry->is_root();
+}
+
+// The pieces of the attachment that begins at an address.
+struct Attachment {
+    u64 start;
+    static constexpr usize most_pieces = 64; // mprotect(2) splits
+    struct Piece {
+        u64 start, length;
+    } pieces[most_pieces];
+    usize count = 0;
+    Ref<File> file;
+
+    static bool visit(const MappingInfo& mapping, void* context) {
+        auto& self = *static_cast<Attachment*>(context);
+        const u64 at = mapping.start.raw();
+        if (at < self.start || !mapping.file || at - mapping.offset != self.start ||
+            !is_segment(*mapping.file) || (self.file && self.file != mapping.file))
+            return true;
+        self.file = mapping.file;
+        if (self.count < most_pieces)
+            self.pieces[self.count++] = {at, mapping.end.raw() - at};
+        return true;
+    }
+};
+
+} // namespace
+
+Result<long> sys_shmget(Task&, int key, u64 size, u32 flags) {
+    const auto fits = [&](SysvObject& object) -> Result<void> {
+        if (size > static_cast<Segment&>(object).size)
+            return fail(EINVAL);
+        return {};
+    };
+    const auto make = [&]() -> Result<Ref<SysvObject>> {
+        if (size == 0 || size > user_max)
+            return fail(EINVAL);
+        char name[16];
+        constexpr char digits[] = "0123456789abcdef";
+        usize length = segment_prefix.copy(name, segment_prefix.size());
+        for (int shift = 28; shift >= 0; shift -= 4)
+            name[length++] = digits[static_cast<u32>(key) >> shift & 15];
+        TRY(Ref<Segment> segment, make_ref<Segment>());
+        TRY(segment->file,
+            make_shared_memory_file(std::string_view(name, length), page_up(size), 0));
+        segment->size = size;
+        segment->creator = current_pid();
+        segment->change_time = sysv_time();
+        return Ref<SysvObject>(std::move(segment));
+    };
+    return sysv_get(table, key, flags, fits, make);
+}
+
+Result<long> sys_shmat(Task& task, int id, u64 address, u32 flags) {
+    MapRequest request;
+    {
+        MutexGuard guard(table.mutex);
+        TRY(Segment * segment,
+            find_segment(id, (flags & SHM_RDONLY) != 0 ? may_read : may_read | may_write));
+        request.file = segment->file;
+        request.length = page_up(segment->size);
+        segment->attach_time = sysv_time();
+        segment->last_pid = current_pid();
+    }
+    if (address % page_size != 0) {
+        if ((flags & SHM_RND) == 0)
+            return fail(EINVAL);
+        address = page_down(address);
+    }
+    if (address == 0 && (flags & SHM_REMAP) != 0)
+        return fail(EINVAL);
+    request.hint = VirtAddr(address);
+    request.protection = PROT_READ;
+    if ((flags & SHM_RDONLY) == 0)
+        request.protection |= PROT_WRITE;
+    if ((flags & SHM_EXEC) != 0)
+        request.protection |= PROT_EXEC;
+    request.flags = MAP_SHARED;
+    if (address != 0)
+        request.flags |= (flags & SHM_REMAP) != 0 ? u32{MAP_FIXED} : u32{MAP_FIXED_NOREPLACE};
+    auto mapped = task.address_space->map(request);
+    if (!mapped)
+        return fail(mapped.error().code == EEXIST ? EINVAL : mapped.error().code);
+    return static_cast<long>(mapped->raw());
+}
+
+Result<long> sys_shmdt(Task& task, u64 address) {
+    if (address % page_size != 0)
+        return fail(EINVAL);
+    Attachment attachment{address};
+    task.address_space->for_each_mapping(Attachment::visit, &attachment, false);
+    if (attachment.count == 0)
+        return fail(EINVAL);
+    for (usize i = 0; i < attachment.count; i++) {
+        const auto& piece = attachment.pieces[i];
+        TRY(task.address_space->unmap(VirtAddr(piece.start), piece.length));
+    }
+    MutexGuard guard(table.mutex);
+    table.for_each([&](SysvObject& object) {
+        auto& segment = static_cast<Segment&>(object);
+        if (segment.file != attachment.file)
+            return;
+        segment.detach_time = sysv_time();
+        segment.last_pid = current_pid();
+    });
+    return 0;
+}
+
+Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
+    MutexGuard guard(table.mutex);
+    switch (command) {
+    case IPC_STAT: {
+        TRY(Segment * segment, find_segment(id, may_read));
+        shmid64_ds status{};
+        fill_sysv_permissions(*segment, status.shm_perm);
+        status.shm_segsz = segment->size;
+        status.shm_atime = segment->attach_time;
+        status.shm_dtime = segment->detach_time;
+        status.shm_ctime = segment->change_time;
+        status.shm_cpid = segment->creator;
+        status.shm_lpid = segment->last_pid;
+        status.shm_nattch = segment->file->ref_count() - 1; // each mapping holds the file
+        TRY(copy_out_bytes(argument, &status, sizeof status));
+        return 0;
+    }
+    case IPC_SET: {
+        TRY(Segment * segment, find_segment(id, 0));
+        TRY(check_sysv_owner(*segment));
+        shmid64_ds wanted{};
+        TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
+        set_sysv_permissions(*segment, wanted.shm_perm);
+        segment->change_time = sysv_time();
+        return 0;
+    }
+    case IPC_RMID: {
+        // Mapped pages stay until they are unmapped. Unlike in Linux the id is gone at once.
+        TRY(Segment * segment, find_segment(id, 0));
+        TRY(check_sysv_owner(*segment));
+        Ref<SysvObject> last = table.remove(*segment);
+        return 0;
+    }
+    case SHM_LOCK: // there is no swap
+    case SHM_UNLOCK: {
+        TRY(Segment * segment, find_segment(id, 0));
+        TRY(check_sysv_owner(*segment));
+        return 0;
+    }
+    default:
+        return fail(EINVAL);
+    }
+}
+
+} // namespace kernel

@@ -1,0 +1,223 @@
+// System V message queues: msgget(2), msgsnd(2), msgrcv(2), msgctl(2).
+#include <linux/errno.h>
+#include <linux/msg.h>
+
+#include "guestkernel/ipc/sysv.hpp"
+#include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/syscalls/sysv_calls.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr u64 largest_message = 8192;   // MSGMAX
+constexpr u64 default_capacity = 16384; // MSGMNB
+constexpr u32 may_read = 0444, may_write = 0222;
+constexpr unsigned cap_sys_resource = 24;
+
+struct Message {
+    Message* next = nullptr;
+    i64 type = 0;
+    Vector<u8> text;
+};
+
+struct MessageQueue : SysvObject {
+    ~MessageQueue() override {
+        while (Message* message = first) {
+            first = message->next;
+            delete message;
+        }
+    }
+    Message* first = nullptr;
+    Message* last = nullptr;
+    u64 bytes = 0, messages = 0, capacity = default_capacity;
+    i64 send_time = 0, receive_time = 0, change_time = 0;
+    i32 last_sender = 0, last_receiver = 0;
+    volatile u32 sends = 0, receives = 0; // what waiters watch
+    WaitQueue senders, receivers;
+
+    bool has_room(u64 more) const { return bytes + more <= capacity && messages + 1 <= capacity; }
+    void append(Message* message) {
+        (last != nullptr ? last->next : first) = message;
+        last = message;
+        bytes += message->text.size();
+        messages++;
+    }
+    // msgrcv(2): the first of any type, of one type, of any other, or of the lowest up to -type.
+    Message* find(i64 type, bool except) {
+        const i64 highest = type == limit_type ? ~limit_type : -type;
+        Message* best = nullptr;
+        for (Message* message = first; message != nullptr; message = message->next) {
+            if (type < 0) {
+                if (message->type <= highest && (best == nullptr || message->type < best->type))
+                    best = message;
+            } else if (type == 0 || (message->type == type) != except) {
+                return message;
+            }
+        }
+        return best;
+    }
+    void take(Message* message) {
+        Message* before = nullptr;
+        for (Message* at = first; at != message; at = at->next)
+            before = at;
+        (before != nullptr ? before->next : first) = message->next;
+        if (last == message)
+            last = before;
+        bytes -= message->text.size();
+        messages--;
+    }
+    static constexpr i64 limit_type = -0x7fff'ffff'ffff'ffff - 1;
+};
+
+constinit SysvTable table;
+
+Result<MessageQueue*> find_queue(i32 id, u32 access) {
+    TRY(SysvObject * object, table.find(id));
+    TRY(check_sysv_access(*object, access));
+    return static_cast<MessageQueue*>(object);
+}
+
+Result<void> copy_message_out(u64 to, const Message& message, u64 bytes) {
+    TRY(UserPtr<i64>(to).copy_out(message.type));
+    return copy_out_bytes(to + sizeof(i64), message.text.data(), bytes);
+}
+
+Result<long> change_queue(MessageQueue& queue, u64 argument) {
+    msqid64_ds wanted{};
+    TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
+    if (wanted.msg_qbytes > default_capacity && !capable(cap_sys_resource))
+        return fail(EPERM);
+    set_sysv_permissions(queue, wanted.msg_perm);
+    queue.capacity = wanted.msg_qbytes;
+    queue.change_time = sysv_time();
+    queue.receives = queue.receives + 1;
+    queue.senders.wake_all();
+    return 0;
+}
+
+} // namespace
+
+Result<long> sys_msgget(Task&, int key, u32 flags) {
+    const auto fits = [](SysvObject&) -> Result<void> { return {}; };
+    const auto make = []() -> Result<Ref<SysvObject>> {
+        TRY(Ref<MessageQueue> queue, make_ref<MessageQueue>());
+        queue->change_time = sysv_time();
+        return Ref<SysvObject>(std::move(queue));
+    };
+    return sysv_get(table, key, flags, fits, make);
+}
+
+Result<long> sys_msgsnd(Task&, int id, u64 text, u64 bytes, u32 flags) {
+    if (bytes > largest_message || id < 0)
+        return fail(EINVAL);
+    TRY(Owned<Message> message, make_owned<Message>());
+    TRY(message->type, UserPtr<i64>(text).copy_in());
+    if (message->type < 1)
+        return fail(EINVAL);
+    TRY(message->text.resize(bytes));
+    TRY(copy_in_bytes(message->text.data(), text + sizeof(i64), bytes));
+    Ref<MessageQueue> queue;
+    for (;;) {
+        u32 seen = 0;
+        {
+            MutexGuard guard(table.mutex);
+            if (queue && queue->removed)
+                return fail(EIDRM);
+            TRY(MessageQueue * found, find_queue(id, may_write));
+            queue = Ref<MessageQueue>::share(found);
+            if (queue->has_room(bytes)) {
+                queue->append(message.leak());
+                queue->last_sender = current_pid();
+                queue->send_time = sysv_time();
+                queue->sends = queue->sends + 1;
+                queue->receivers.wake_all();
+                return 0;
+            }
+            seen = queue->receives;
+        }
+        if ((flags & IPC_NOWAIT) != 0)
+            return fail(EAGAIN);
+        const auto ready = [&] { return queue->removed || queue->receives != seen; };
+        if (wait_until(queue->senders, ready) == WaitOutcome::Interrupted)
+            return fail(EINTR); // never restarted (signal(7))
+    }
+}
+
+Result<long> sys_msgrcv(Task&, int id, u64 text, u64 bytes, i64 type, u32 flags) {
+    if (id < 0 || static_cast<i64>(bytes) < 0)
+        return fail(EINVAL);
+    if ((flags & MSG_COPY) != 0)
+        return fail(ENOSYS); // a kernel without checkpointing (msgrcv(2))
+    Ref<MessageQueue> queue;
+    for (;;) {
+        u32 seen = 0;
+        Owned<Message> taken;
+        {
+            MutexGuard guard(table.mutex);
+            if (queue && queue->removed)
+                return fail(EIDRM);
+            TRY(MessageQueue * found, find_queue(id, may_read));
+            queue = Ref<MessageQueue>::share(found);
+            if (Message* message = queue->find(type, (flags & MSG_EXCEPT) != 0)) {
+                if (message->text.size() > bytes && (flags & MSG_NOERROR) == 0)
+                    return fail(E2BIG);
+                queue->take(message);
+                taken = Owned<Message>(message);
+                queue->last_receiver = current_pid();
+                queue->receive_time = sysv_time();
+                queue->receives = queue->receives + 1;
+                queue->senders.wake_all();
+            }
+            seen = queue->sends;
+        }
+        if (taken) {
+            const u64 size = taken->text.size() < bytes ? taken->text.size() : bytes;
+            TRY(copy_message_out(text, *taken, size));
+            return static_cast<long>(size);
+        }
+        if ((flags & IPC_NOWAIT) != 0)
+            return fail(ENOMSG);
+        const auto ready = [&] { return queue->removed || queue->sends != seen; };
+        if (wait_until(queue->receivers, ready) == WaitOutcome::Interrupted)
+            return fail(EINTR);
+    }
+}
+
+Result<long> sys_msgctl(Task&, int id, int command, u64 argument) {
+    MutexGuard guard(table.mutex);
+    switch (command) {
+    case IPC_STAT: {
+        TRY(MessageQueue * queue, find_queue(id, may_read));
+        msqid64_ds status{};
+        fill_sysv_permissions(*queue, status.msg_perm);
+        status.msg_stime = queue->send_time;
+        status.msg_rtime = queue->receive_time;
+        status.msg_ctime = queue->change_time;
+        status.msg_cbytes = queue->bytes;
+        status.msg_qnum = queue->messages;
+        status.msg_qbytes = queue->capacity;
+        status.msg_lspid = queue->last_sender;
+        status.msg_lrpid = queue->last_receiver;
+        TRY(copy_out_bytes(argument, &status, sizeof status));
+        return 0;
+    }
+    case IPC_SET: {
+        TRY(MessageQueue * queue, find_queue(id, 0));
+        TRY(check_sysv_owner(*queue));
+        return change_queue(*queue, argument);
+    }
+    case IPC_RMID: {
+        TRY(MessageQueue * queue, find_queue(id, 0));
+        TRY(check_sysv_owner(*queue));
+        Ref<SysvObject> last = table.remove(*queue);
+        queue->senders.wake_all();
+        queue->receivers.wake_all();
+        return 0;
+    }
+    default:
+        return fail(EINVAL);
+    }
+}
+
+} // namespace kernel

@@ -1,0 +1,331 @@
+// System V semaphores: semget(2), semop(2), semctl(2).
+#include <linux/errno.h>
+#include <linux/sem.h>
+
+#include "guestkernel/ipc/sysv.hpp"
+#include "guestkernel/syscalls/sysv_calls.hpp"
+#include "guestkernel/syscalls/time_values.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr int most_semaphores = 32000; // SEMMSL
+constexpr u32 most_operations = 500;   // SEMOPM
+constexpr int largest_value = 32767;   // SEMVMX
+constexpr u32 may_read = 0444, may_write = 0222;
+
+struct Semaphore {
+    i32 value = 0;
+    i32 last_pid = 0;
+    u32 waiting_for_more = 0, waiting_for_zero = 0;
+};
+
+// What the end of a process adds to one semaphore.
+struct Undo {
+    i32 pid;
+    u16 number;
+    i32 adjustment;
+};
+
+struct SemaphoreSet : SysvObject {
+    Vector<Semaphore> semaphores;
+    Vector<Undo> undo;
+    i64 operation_time = 0, change_time = 0;
+    WaitQueue waiters;
+    volatile u32 changes = 0; // what waiters watch
+};
+
+constinit SysvTable table;
+constinit base::Atomic<bool> undo_used{false}; // most systems never do
+
+Result<SemaphoreSet*> find_set(i32 id, u32 access) {
+    TRY(SysvObject * object, table.find(id));
+    TRY(check_sysv_access(*object, access));
+    return static_cast<SemaphoreSet*>(object);
+}
+
+void changed(SemaphoreSet& set) {
+    set.changes = set.changes + 1;
+    set.waiters.wake_all();
+}
+
+// Reserves what SEM_UNDO needs before anything changes.
+Result<Undo*> undo_of(SemaphoreSet& set, i32 pid, u16 number) {
+    for (Undo& entry : set.undo)
+        if (entry.pid == pid && entry.number == number)
+            return &entry;
+    undo_used.store(true);
+    TRY(set.undo.push_back({pid, number, 0}));
+    return &set.undo.back();
+}
+
+// All or none. On EAGAIN `blocked` is the operation that has to wait.
+Result<void> try_operations(SemaphoreSet& set, std::span<const sembuf> operations, usize& blocked) {
+    int error = 0;
+    usize done = 0;
+    for (; done < operations.size() && error == 0; done++) {
+        const sembuf& op = operations[done];
+        Semaphore& semaphore = set.semaphores[op.sem_num];
+        if (op.sem_op == 0 ? semaphore.value != 0 : semaphore.value + op.sem_op < 0) {
+            error = EAGAIN;
+            blocked = done;
+            break;
+        }
+        if (semaphore.value + op.sem_op > largest_value) {
+            error = ERANGE;
+            break;
+        }
+        semaphore.value += op.sem_op;
+    }
+    if (error != 0) {
+        while (done-- > 0)
+            set.semaphores[operations[done].sem_num].value -= operations[done].sem_op;
+        return fail(error);
+    }
+    return {};
+}
+
+Result<void> commit(SemaphoreSet& set, std::span<const sembuf> operations) {
+    const i32 pid = current_pid();
+    for (const sembuf& op : operations) {
+        set.semaphores[op.sem_num].last_pid = pid;
+        if ((op.sem_flg & SEM_UNDO) == 0 || op.sem_op == 0)
+            continue;
+        TRY(Undo * entry, undo_of(set, pid, op.sem_num));
+        entry->adjustment -= op.sem_op;
+    }
+    set.operation_time = sysv_time();
+    changed(set);
+    return {};
+}
+
+Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
+    u32 access = may_read;
+    for (const sembuf& op : operations)
+        if (op.sem_op != 0)
+            access = may_write;
+    MutexGuard first(table.mutex);
+    TRY(SemaphoreSet * found, find_set(id, access));
+    Ref<SemaphoreSet> set = Ref<SemaphoreSet>::share(found);
+    for (const sembuf& op : operations) {
+        if (op.sem_num >= set->semaphores.size())
+            return fail(EFBIG);
+        if ((op.sem_flg & SEM_UNDO) != 0 && op.sem_op != 0)
+            TRY(undo_of(*set, current_pid(), op.sem_num)); // so that commit() cannot fail
+    }
+    first.unlock();
+    for (;;) {
+        u32* waiting = nullptr;
+        u32 seen = 0;
+        {
+            MutexGuard guard(table.mutex);
+            if (set->removed)
+                return fail(EIDRM);
+            usize blocked = 0;
+            auto done = try_operations(*set, operations, blocked);
+            if (done) {
+                TRY(commit(*set, operations));
+                return 0;
+            }
+            if (done.error().code != EAGAIN || (operations[blocked].sem_flg & IPC_NOWAIT) != 0)
+                return fail(done.error().code);
+            Semaphore& semaphore = set->semaphores[operations[blocked].sem_num];
+            waiting = operations[blocked].sem_op == 0 ? &semaphore.waiting_for_zero
+                                                      : &semaphore.waiting_for_more;
+            ++*waiting;
+            seen = set->changes;
+        }
+        const auto ready = [&] { return set->removed || set->changes != seen; };
+        const WaitOutcome outcome = wait_until(set->waiters, ready, deadline);
+        {
+            MutexGuard guard(table.mutex);
+            --*waiting;
+        }
+        if (set->removed)
+            return fail(EIDRM);
+        if (outcome == WaitOutcome::Interrupted)
+            return fail(EINTR); // never restarted (signal(7))
+        if (outcome == WaitOutcome::TimedOut)
+            return fail(EAGAIN);
+    }
+}
+
+Result<long> stat_set(SemaphoreSet& set, u64 out) {
+    semid64_ds status{};
+    fill_sysv_permissions(set, status.sem_perm);
+    status.sem_otime = set.operation_time;
+    status.sem_ctime = set.change_time;
+    status.sem_nsems = set.semaphores.size();
+    TRY(copy_out_bytes(out, &status, sizeof status));
+    return 0;
+}
+
+// What semctl(2) tells of one semaphore.
+Result<long> get_one(SemaphoreSet& set, int number, int command) {
+    if (number < 0 || static_cast<usize>(number) >= set.semaphores.size())
+        return fail(EINVAL);
+    const Semaphore& semaphore = set.semaphores[static_cast<usize>(number)];
+    switch (command) {
+    case GETVAL:
+        return semaphore.value;
+    case GETPID:
+        return semaphore.last_pid;
+    case GETNCNT:
+        return static_cast<long>(semaphore.waiting_for_more);
+    default:
+        return static_cast<long>(semaphore.waiting_for_zero);
+    }
+}
+
+void forget_undo(SemaphoreSet& set, u16 number) {
+    for (Undo& entry : set.undo)
+        if (entry.number == number)
+            entry.adjustment = 0;
+}
+
+Result<long> set_one(SemaphoreSet& set, int number, int value) {
+    if (number < 0 || static_cast<usize>(number) >= set.semaphores.size())
+        return fail(EINVAL);
+    if (value < 0 || value > largest_value)
+        return fail(ERANGE);
+    Semaphore& semaphore = set.semaphores[static_cast<usize>(number)];
+    semaphore.value = value;
+    semaphore.last_pid = current_pid();
+    forget_undo(set, static_cast<u16>(number));
+    set.change_time = sysv_time();
+    changed(set);
+    return 0;
+}
+
+Result<long> transfer_all(SemaphoreSet& set, u64 array, bool get) {
+    Vector<u16> values;
+    TRY(values.resize(set.semaphores.size()));
+    if (get) {
+        for (usize i = 0; i < values.size(); i++)
+            values[i] = static_cast<u16>(set.semaphores[i].value);
+        TRY(copy_out_bytes(array, values.data(), values.size() * sizeof(u16)));
+        return 0;
+    }
+    TRY(copy_in_bytes(values.data(), array, values.size() * sizeof(u16)));
+    for (const u16 value : values)
+        if (value > largest_value)
+            return fail(ERANGE);
+    for (usize i = 0; i < values.size(); i++) {
+        set.semaphores[i].value = values[i];
+        set.semaphores[i].last_pid = current_pid();
+        forget_undo(set, static_cast<u16>(i));
+    }
+    set.change_time = sysv_time();
+    changed(set);
+    return 0;
+}
+
+} // namespace
+
+Result<long> sys_semget(Task&, int key, int count, u32 flags) {
+    if (count < 0 || count > most_semaphores)
+        return fail(EINVAL);
+    const auto fits = [&](SysvObject& object) -> Result<void> {
+        if (static_cast<usize>(count) > static_cast<SemaphoreSet&>(object).semaphores.size())
+            return fail(EINVAL);
+        return {};
+    };
+    const auto make = [&]() -> Result<Ref<SysvObject>> {
+        if (count == 0)
+            return fail(EINVAL);
+        TRY(Ref<SemaphoreSet> set, make_ref<SemaphoreSet>());
+        TRY(set->semaphores.resize(static_cast<usize>(count)));
+        set->change_time = sysv_time();
+        return Ref<SysvObject>(std::move(set));
+    };
+    return sysv_get(table, key, flags, fits, make);
+}
+
+Result<long> sys_semtimedop(Task&, int id, u64 operations, u32 count, u64 timeout) {
+    if (count == 0 || id < 0)
+        return fail(EINVAL);
+    if (count > most_operations)
+        return fail(E2BIG);
+    TRY(const u64 deadline, copy_in_timeout(timeout));
+    Vector<sembuf> list;
+    TRY(list.resize(count));
+    TRY(copy_in_bytes(list.data(), operations, count * sizeof(sembuf)));
+    return operate(id, list.span(), deadline);
+}
+
+Result<long> sys_semop(Task& task, int id, u64 operations, u32 count) {
+    return sys_semtimedop(task, id, operations, count, 0);
+}
+
+Result<long> sys_semctl(Task&, int id, int number, int command, u64 argument) {
+    MutexGuard guard(table.mutex);
+    switch (command) {
+    case IPC_STAT: {
+        TRY(SemaphoreSet * set, find_set(id, may_read));
+        return stat_set(*set, argument);
+    }
+    case GETVAL:
+    case GETPID:
+    case GETNCNT:
+    case GETZCNT: {
+        TRY(SemaphoreSet * set, find_set(id, may_read));
+        return get_one(*set, number, command);
+    }
+    case GETALL: {
+        TRY(SemaphoreSet * set, find_set(id, may_read));
+        return transfer_all(*set, argument, true);
+    }
+    case SETVAL: {
+        TRY(SemaphoreSet * set, find_set(id, may_write));
+        return set_one(*set, number, static_cast<int>(argument));
+    }
+    case SETALL: {
+        TRY(SemaphoreSet * set, find_set(id, may_write));
+        return transfer_all(*set, argument, false);
+    }
+    case IPC_SET:
+    case IPC_RMID: {
+        TRY(SemaphoreSet * set, find_set(id, 0));
+        TRY(check_sysv_owner(*set));
+        if (command == IPC_SET) {
+            semid64_ds wanted{};
+            TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
+            set_sysv_permissions(*set, wanted.sem_perm);
+            set->change_time = sysv_time();
+            return 0;
+        }
+        Ref<SysvObject> last = table.remove(*set);
+        set->waiters.wake_all();
+        return 0;
+    }
+    default:
+        return fail(EINVAL);
+    }
+}
+
+void undo_semaphores(i32 pid) {
+    if (!undo_used.load(base::Order::Relaxed))
+        return;
+    MutexGuard guard(table.mutex);
+    table.for_each([&](SysvObject& object) {
+        auto& set = static_cast<SemaphoreSet&>(object);
+        bool any = false;
+        for (usize i = set.undo.size(); i-- > 0;) {
+            const Undo entry = set.undo[i];
+            if (entry.pid != pid)
+                continue;
+            Semaphore& semaphore = set.semaphores[entry.number];
+            const i32 value = semaphore.value + entry.adjustment;
+            semaphore.value = value < 0 ? 0 : value > largest_value ? largest_value : value;
+            if (entry.adjustment != 0)
+                semaphore.last_pid = pid;
+            any = any || entry.adjustment != 0;
+            set.undo.erase(i);
+        }
+        if (any)
+            changed(set);
+    });
+}
+
+} // namespace kernel
