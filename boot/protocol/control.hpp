@@ -1,7 +1,7 @@
-// The control page: the kernel's few words to the VMM besides virtio. It is backed by no memory slot, so
-// every write exits, on the writing vCPU's own thread, and has taken effect when it returns. Reads
-// return 0. All values are little-endian; a write of another size than stated, or of an address
-// outside RAM and kernel image, ends the VM with a report.
+// The control page: the kernel's few words to the VMM besides virtio. It is backed by no memory
+// slot, so every write exits, on the writing vCPU's own thread, and has taken effect when it
+// returns. Reads return 0. All values are little-endian; a write of another size than stated, or of
+// an address outside RAM and kernel image, ends the VM with a report.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ enum class Control : std::uint32_t {
     panic = 0x10,     // 8 bytes: guest-physical address of a PanicRecord; the VM ends with a report
     mark = 0x18,      // 4 bytes: a Mark, noted with the time for --timing
     start_cpu = 0x20, // 4 bytes: index of a vCPU that shall start (each once)
-    // 4 bytes: what became of starting the program, sent before `exit`: an errno; joey's exit status is then
-    // 127 (ENOENT), 126 (anything else) and one line says which program and why.
+    // 4 bytes: what became of starting the program, sent before `exit`: an errno; joey's exit
+    // status is then 127 (ENOENT), 126 (anything else) and one line says which program and why.
     exec_failed = 0x28,
 };
 

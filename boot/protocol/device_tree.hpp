@@ -1,3 +1,4 @@
+// clang-format off
 // Names in the device tree, by which the VMM tells the kernel what to run and what there is. Lists of
 // strings are NUL-separated and NUL-terminated, as device-tree string lists are; numbers are u32 or u64.
 //
@@ -25,6 +26,7 @@
 //   0 stdin and stdout  (a terminal: all of its traffic; otherwise guest input = stdin, guest output = stdout)
 //   1 stderr            (guest output only)
 //   2 control           (ControlMessage records in both directions)
+// clang-format on
 #pragma once
 
 #include <cstdint>
@@ -37,7 +39,8 @@ inline constexpr std::uint32_t console_port_control = 2;
 
 // Host to guest on the control port, fixed size records.
 enum class ControlMessageType : std::uint32_t {
-    signal = 1, // a = signal number, for the program's process group leader (terminal: foreground group)
+    // a = signal number, for the program's process group leader (terminal: foreground group)
+    signal = 1,
     window = 2, // a = columns, b = rows
     stdin_closed = 3,
 };

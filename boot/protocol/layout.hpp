@@ -20,7 +20,7 @@ namespace boot {
 
 inline constexpr std::uint64_t page_size = 4096;
 
-inline constexpr std::uint64_t low_ram_limit = 0xc000'0000;  // RAM below the device hole ends here
+inline constexpr std::uint64_t low_ram_limit = 0xc000'0000;   // RAM below the device hole ends here
 inline constexpr std::uint64_t high_ram_base = 0x1'0000'0000; // and goes on here
 inline constexpr std::uint64_t control_page = 0xc000'0000;
 inline constexpr std::uint64_t virtio_mmio_base = 0xc001'0000;
@@ -66,10 +66,10 @@ constexpr std::uint8_t device_vector(unsigned device) {
 
 // Initial state of every vCPU: 64-bit mode, CR3 = kernel_root_table_phys, RIP = the ELF entry,
 // RSP = its boot stack top (direct map), RDI = boot block (direct map), RSI = vCPU index,
-// CR0 = PE MP ET NE WP AM PG, CR4 = PAE PGE OSFXSR OSXMMEXCPT FSGSBASE OSXSAVE (and SMEP SMAP UMIP in
-// ring 0 where the CPU offers them), EFER = SCE LME LMA NXE, XCR0 = all that KVM offers of x87, SSE,
-// AVX and AVX-512, the APIC in x2APIC mode. In ring 3: CS 0x33, SS DS ES 0x2b, RFLAGS = IF; in ring 0:
-// CS 0x10, SS DS ES 0x18, RFLAGS.IF clear. vCPU 0 runs at once; the others when the kernel asks
-// (Control::start_cpu).
+// CR0 = PE MP ET NE WP AM PG, CR4 = PAE PGE OSFXSR OSXMMEXCPT FSGSBASE OSXSAVE (and SMEP SMAP UMIP
+// in ring 0 where the CPU offers them), EFER = SCE LME LMA NXE, XCR0 = all that KVM offers of x87,
+// SSE, AVX and AVX-512, the APIC in x2APIC mode. In ring 3: CS 0x33, SS DS ES 0x2b, RFLAGS = IF; in
+// ring 0: CS 0x10, SS DS ES 0x18, RFLAGS.IF clear. vCPU 0 runs at once; the others when the kernel
+// asks (Control::start_cpu).
 
 } // namespace boot
