@@ -52,7 +52,7 @@ def damaged_kernel():
 
         attempt(b"")
         attempt(image[:100])
-        attempt(image[:-len(image) // 2] if len(image) % 2 else image[:len(image) // 2])
+        attempt(image[:65536])
         attempt(b"\0" * len(image))
         for offset in (0, 4, 16, 18, 32, 54):  # magic, class, type, machine, e_phoff, e_phentsize
             damaged = bytearray(image)

@@ -135,7 +135,7 @@ def stopped_from_outside():
         os.kill(child, signal.SIGTSTP)
         terminal.expect(r"Stopped")
         terminal.send("echo shell-has-it\r")
-        terminal.expect(r"\r\nshell-has-it\r\n")
+        terminal.expect(r"(?s)shell-has-it.*shell-has-it\r\n")
         terminal.send("fg\r")
         time.sleep(0.5)
         terminal.send("typed\r")
