@@ -235,6 +235,15 @@ Result<String> OverlayInode::readlink() {
 
 // --- extended attributes -------------------------------------------------------------------------
 
+namespace {
+
+// Nothing here would enforce an ACL.
+bool is_acl(std::string_view name) {
+    return name.starts_with("system.posix_acl_");
+}
+
+} // namespace
+
 Result<void> OverlayInode::own_xattrs() {
     if (own_xattrs_)
         return {};
@@ -261,6 +270,8 @@ Result<void> OverlayInode::own_xattrs() {
 }
 
 Result<String> OverlayInode::get_xattr(std::string_view name) {
+    if (is_acl(name))
+        return fail(EOPNOTSUPP);
     MutexGuard guard(xattr_mutex_);
     if (!own_xattrs_ && lower_)
         return lower_->get_xattr(name);
@@ -271,6 +282,8 @@ Result<String> OverlayInode::get_xattr(std::string_view name) {
 }
 
 Result<void> OverlayInode::set_xattr(std::string_view name, std::string_view value, u32 flags) {
+    if (is_acl(name))
+        return fail(EOPNOTSUPP);
     MutexGuard guard(xattr_mutex_);
     TRY(own_xattrs());
     TRY(String copy, String::from(value));
@@ -293,6 +306,8 @@ Result<void> OverlayInode::set_xattr(std::string_view name, std::string_view val
 }
 
 Result<void> OverlayInode::remove_xattr(std::string_view name) {
+    if (is_acl(name))
+        return fail(EOPNOTSUPP);
     MutexGuard guard(xattr_mutex_);
     TRY(own_xattrs());
     for (usize i = 0; i < xattrs_.size(); i++)

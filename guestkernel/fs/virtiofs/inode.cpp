@@ -33,6 +33,12 @@ TimeSpec to_time(u64 seconds, u32 nanoseconds) {
     return {static_cast<i64>(seconds), nanoseconds < nanoseconds_per_second ? nanoseconds : 0};
 }
 
+// ACLs are not negotiated (FUSE_POSIX_ACL) and nothing here would enforce one. Saying so is also
+// what lets ls -l ask once per file system, and not for each file.
+bool is_acl(std::string_view name) {
+    return name.starts_with("system.posix_acl_");
+}
+
 VirtiofsInode& as_virtiofs(Inode& inode) {
     return static_cast<VirtiofsInode&>(inode);
 }
@@ -423,6 +429,20 @@ Result<String> VirtiofsInode::xattr_call(u32 opcode, std::string_view name) {
 }
 
 Result<String> VirtiofsInode::get_xattr(std::string_view name) {
+    if (is_acl(name))
+        return fail(EOPNOTSUPP);
+    // ls -l asks for the label of each file. Where SELinux labels files, the root has a label too.
+    if (name == "security.selinux" && node_ != FUSE_ROOT_ID) {
+        if (!fs_.labels_known_.load(base::Order::Acquire)) {
+            auto label = fs_.root_->xattr_call(FUSE_GETXATTR, name);
+            if (!label && label.error().code != ENODATA)
+                return label;
+            fs_.has_labels_ = label.has_value();
+            fs_.labels_known_.store(true, base::Order::Release);
+        }
+        if (!fs_.has_labels_)
+            return fail(ENODATA);
+    }
     return xattr_call(FUSE_GETXATTR, name);
 }
 
@@ -435,7 +455,7 @@ Result<void> VirtiofsInode::list_xattrs(String& out) {
 }
 
 Result<void> VirtiofsInode::set_xattr(std::string_view name, std::string_view value, u32 flags) {
-    if (fs_.lacks(VirtiofsSuperblock::missing_xattr))
+    if (is_acl(name) || fs_.lacks(VirtiofsSuperblock::missing_xattr))
         return fail(EOPNOTSUPP);
     // The short form of the structure: the long one needs FUSE_SETXATTR_EXT, which is not
     // negotiated.
@@ -464,7 +484,7 @@ Result<void> VirtiofsInode::set_xattr(std::string_view name, std::string_view va
 }
 
 Result<void> VirtiofsInode::remove_xattr(std::string_view name) {
-    if (fs_.lacks(VirtiofsSuperblock::missing_xattr))
+    if (is_acl(name) || fs_.lacks(VirtiofsSuperblock::missing_xattr))
         return fail(EOPNOTSUPP);
     FuseCall call = make_call(FUSE_REMOVEXATTR, node_);
     call.names[0] = name;

@@ -85,6 +85,8 @@ private:
     base::Atomic<u32> missing_{0};
     base::Atomic<u32> useless_attributes_{0}, missed_attributes_{0};
     base::Atomic<u64> negative_timeout_ns_{0};
+    base::Atomic<bool> labels_known_{false};
+    bool has_labels_ = false; // once labels_known_
     u32 max_write_ = 4096;
     u32 max_frames_ = 32;
     EntryCache entries_;
