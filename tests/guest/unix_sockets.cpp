@@ -423,7 +423,7 @@ void conversation() {
                 _exit(1);
         }
     }
-    for (int i = 0; i < 2000; i++) {
+    for (int i = 0; i < 200; i++) {
         CHECK(write(pair.a, &i, sizeof i) == sizeof i);
         int back = -1;
         CHECK(recv(pair.a, &back, sizeof back, MSG_WAITALL) == sizeof back);
@@ -437,7 +437,7 @@ void conversation() {
 
 void bulk() {
     Pair pair(SOCK_STREAM);
-    constexpr size_t total = 8 << 20;
+    constexpr size_t total = 2 << 20;
     const pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
