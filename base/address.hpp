@@ -33,11 +33,15 @@ public:
         return *this;
     }
     // Requires: `alignment` is a power of two.
-    constexpr Address align_down(std::uint64_t alignment) const { return Address(raw_ & ~(alignment - 1)); }
+    constexpr Address align_down(std::uint64_t alignment) const {
+        return Address(raw_ & ~(alignment - 1));
+    }
     constexpr Address align_up(std::uint64_t alignment) const {
         return Address((raw_ + alignment - 1) & ~(alignment - 1));
     }
-    constexpr bool is_aligned(std::uint64_t alignment) const { return (raw_ & (alignment - 1)) == 0; }
+    constexpr bool is_aligned(std::uint64_t alignment) const {
+        return (raw_ & (alignment - 1)) == 0;
+    }
 
 private:
     std::uint64_t raw_ = 0;

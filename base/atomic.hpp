@@ -15,8 +15,7 @@ enum class Order : int {
 };
 
 template <typename T>
-    requires(std::is_trivially_copyable_v<T> && sizeof(T) <= 8)
-class Atomic {
+requires(std::is_trivially_copyable_v<T> && sizeof(T) <= 8) class Atomic {
 public:
     constexpr Atomic() = default;
     constexpr explicit Atomic(T value) : value_(value) {}
@@ -44,16 +43,28 @@ public:
                                                      : success;
         return __atomic_compare_exchange(&value_, &expected, &desired, false, success, failure);
     }
-    T fetch_add(T by, Order order = Order::SeqCst) { return __atomic_fetch_add(&value_, by, static_cast<int>(order)); }
-    T fetch_sub(T by, Order order = Order::SeqCst) { return __atomic_fetch_sub(&value_, by, static_cast<int>(order)); }
-    T fetch_or(T bits, Order order = Order::SeqCst) { return __atomic_fetch_or(&value_, bits, static_cast<int>(order)); }
-    T fetch_and(T bits, Order order = Order::SeqCst) { return __atomic_fetch_and(&value_, bits, static_cast<int>(order)); }
+    T fetch_add(T by, Order order = Order::SeqCst) {
+        return __atomic_fetch_add(&value_, by, static_cast<int>(order));
+    }
+    T fetch_sub(T by, Order order = Order::SeqCst) {
+        return __atomic_fetch_sub(&value_, by, static_cast<int>(order));
+    }
+    T fetch_or(T bits, Order order = Order::SeqCst) {
+        return __atomic_fetch_or(&value_, bits, static_cast<int>(order));
+    }
+    T fetch_and(T bits, Order order = Order::SeqCst) {
+        return __atomic_fetch_and(&value_, bits, static_cast<int>(order));
+    }
 
 private:
     T value_{};
 };
 
-inline void fence(Order order) { __atomic_thread_fence(static_cast<int>(order)); }
-inline void cpu_relax() { __builtin_ia32_pause(); }
+inline void fence(Order order) {
+    __atomic_thread_fence(static_cast<int>(order));
+}
+inline void cpu_relax() {
+    __builtin_ia32_pause();
+}
 
 } // namespace base

@@ -1,5 +1,5 @@
-// A doubly linked list whose links live in the elements: no allocation, O(1) removal. The list never
-// owns its elements, and an element is on at most one list per node at a time.
+// A doubly linked list whose links live in the elements: no allocation, O(1) removal. The list
+// never owns its elements, and an element is on at most one list per node at a time.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,8 @@ struct ListNode {
 template <typename T, ListNode T::*Node>
 class IntrusiveList {
 public:
-    // An empty list is all zeros until its first element comes: GCC 12 puts constant-initialised arrays of objects that
-    // point to themselves into .bss.
+    // An empty list is all zeros until its first element comes: GCC 12 puts constant-initialised
+    // arrays of objects that point to themselves into .bss.
     constexpr IntrusiveList() = default;
     IntrusiveList(const IntrusiveList&) = delete;
     IntrusiveList& operator=(const IntrusiveList&) = delete;

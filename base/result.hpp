@@ -20,6 +20,8 @@ private:
     E error_;
 };
 
+// NOLINTBEGIN(google-explicit-constructor): conversions are the point, as in the standard library's
+// types
 template <typename T, typename E>
 class [[nodiscard]] Result {
     static_assert(!std::is_reference_v<T>, "hold a pointer instead");
@@ -29,13 +31,14 @@ public:
     using error_type = E;
 
     template <typename U = T>
-        requires(std::is_constructible_v<T, U &&> && !std::is_same_v<std::remove_cvref_t<U>, Result>)
-    constexpr Result(U&& value) : has_value_(true) { // NOLINT(google-explicit-constructor): as std::expected
+    requires(std::is_constructible_v<T, U&&> &&
+             !std::is_same_v<std::remove_cvref_t<U>, Result>) constexpr Result(U&& value)
+        : has_value_(true) {
         ::new (static_cast<void*>(&value_)) T(std::forward<U>(value));
     }
     template <typename F>
-        requires(std::is_constructible_v<E, F>)
-    constexpr Result(Failure<F> failure) : has_value_(false) { // NOLINT(google-explicit-constructor)
+    requires(std::is_constructible_v<E, F>) constexpr Result(Failure<F> failure)
+        : has_value_(false) {
         ::new (static_cast<void*>(&error_)) E(std::move(failure.error()));
     }
     Result(const Result&) = delete;
@@ -95,8 +98,7 @@ public:
 
     constexpr Result() : has_value_(true) {}
     template <typename F>
-        requires(std::is_constructible_v<E, F>)
-    constexpr Result(Failure<F> failure) // NOLINT(google-explicit-constructor): as std::expected
+    requires(std::is_constructible_v<E, F>) constexpr Result(Failure<F> failure)
         : error_(std::move(failure.error())), has_value_(false) {}
 
     constexpr bool has_value() const { return has_value_; }
@@ -111,6 +113,7 @@ private:
     bool has_value_;
 };
 
+// NOLINTEND(google-explicit-constructor)
 } // namespace base
 
 // TRY(declaration, expression): binds the value or returns the error from the enclosing function.

@@ -5,7 +5,8 @@
 
 namespace kernel {
 
-// Called by the first CPU when memory, clock and interrupts work. Starts the kernel task that mounts the root and runs the program.
+// Called by the first CPU when memory, clock and interrupts work. Starts the kernel task that
+// mounts the root and runs the program.
 void boot_kernel();
 
 namespace arch {

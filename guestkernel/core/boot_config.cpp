@@ -1,4 +1,5 @@
-// Reading the device tree by libfdt. It comes from our own VMM, yet nothing of it is believed beyond its size.
+// Reading the device tree by libfdt. It comes from our own VMM, yet nothing of it is believed
+// beyond its size.
 #include "guestkernel/core/boot_config.hpp"
 
 extern "C" {
@@ -14,7 +15,8 @@ namespace {
 constinit BootConfig config;
 constinit boot::BootBlock block_copy = {};
 
-std::string_view get_string(const void* tree, int node, const char* name, std::string_view fallback) {
+std::string_view get_string(const void* tree, int node, const char* name,
+                            std::string_view fallback) {
     int length = 0;
     const auto* text = static_cast<const char*>(fdt_getprop(tree, node, name, &length));
     if (text == nullptr || length <= 0 || text[length - 1] != '\0')
@@ -39,7 +41,8 @@ u32 get_cells(const void* tree, int node, const char* name, u32* out, u32 capaci
     u32 count = static_cast<u32>(length) / 4;
     count = count < capacity ? count : capacity;
     for (u32 i = 0; i < count; i++)
-        out[i] = u32{cells[4 * i]} << 24 | u32{cells[4 * i + 1]} << 16 | u32{cells[4 * i + 2]} << 8 | cells[4 * i + 3];
+        out[i] = u32{cells[4 * i]} << 24 | u32{cells[4 * i + 1]} << 16 |
+                 u32{cells[4 * i + 2]} << 8 | cells[4 * i + 3];
     return count;
 }
 
@@ -54,13 +57,16 @@ StreamKind parse_stream(std::string_view kind) {
 }
 
 void read_devices(const void* tree) {
-    for (int node = fdt_node_offset_by_compatible(tree, -1, "virtio,mmio"); node >= 0 && config.device_count < 64;
+    for (int node = fdt_node_offset_by_compatible(tree, -1, "virtio,mmio");
+         node >= 0 && config.device_count < 64;
          node = fdt_node_offset_by_compatible(tree, node, "virtio,mmio")) {
         u32 reg[4] = {};
         u32 vector = 0;
-        if (get_cells(tree, node, "reg", reg, 4) != 4 || get_cells(tree, node, "interrupts", &vector, 1) != 1)
+        if (get_cells(tree, node, "reg", reg, 4) != 4 ||
+            get_cells(tree, node, "interrupts", &vector, 1) != 1)
             continue;
-        config.devices[config.device_count++] = {u64{reg[0]} << 32 | reg[1], static_cast<u8>(vector)};
+        config.devices[config.device_count++] = {u64{reg[0]} << 32 | reg[1],
+                                                 static_cast<u8>(vector)};
     }
 }
 
@@ -85,7 +91,9 @@ void read_chosen(const void* tree, int chosen) {
     config.hostname = get_string(tree, chosen, "joey,hostname", "joey");
     config.root_tag = get_string(tree, chosen, "joey,root", "root");
     const std::string_view mode = get_string(tree, chosen, "joey,root-mode", "overlay");
-    config.root_mode = mode == "rw" ? RootMode::ReadWrite : mode == "ro" ? RootMode::ReadOnly : RootMode::Overlay;
+    config.root_mode = mode == "rw"   ? RootMode::ReadWrite
+                       : mode == "ro" ? RootMode::ReadOnly
+                                      : RootMode::Overlay;
     u32 user[2] = {};
     if (get_cells(tree, chosen, "joey,user", user, 2) == 2) {
         config.uid = user[0];
@@ -106,7 +114,8 @@ void read_chosen(const void* tree, int chosen) {
     u32 limits[16 * 6];
     const u32 cells = get_cells(tree, chosen, "joey,rlimits", limits, 16 * 6);
     for (u32 i = 0; i + 6 <= cells; i += 6)
-        config.rlimits[config.rlimit_count++] = {limits[i], u64{limits[i + 2]} << 32 | limits[i + 3],
+        config.rlimits[config.rlimit_count++] = {limits[i],
+                                                 u64{limits[i + 2]} << 32 | limits[i + 3],
                                                  u64{limits[i + 4]} << 32 | limits[i + 5]};
 }
 
@@ -128,9 +137,15 @@ std::string_view StringList::operator[](usize index) const {
     return found;
 }
 
-const BootConfig& boot_config() { return config; }
-const boot::BootBlock& boot_block() { return block_copy; }
-void set_boot_block(const boot::BootBlock& block) { block_copy = block; }
+const BootConfig& boot_config() {
+    return config;
+}
+const boot::BootBlock& boot_block() {
+    return block_copy;
+}
+void set_boot_block(const boot::BootBlock& block) {
+    block_copy = block;
+}
 
 bool read_boot_config(const boot::BootBlock& block) {
     const void* tree = arch::phys_to_virt(PhysAddr(block.fdt_phys));

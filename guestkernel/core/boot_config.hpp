@@ -1,4 +1,5 @@
-// What the VMM asked for, read from the device tree once at boot. Strings point into the tree, which stays.
+// What the VMM asked for, read from the device tree once at boot. Strings point into the tree,
+// which stays.
 #pragma once
 
 #include <span>

@@ -7,7 +7,8 @@ namespace kernel {
 
 namespace {
 
-// The ranks of the spin locks that each CPU holds, as bits. The kernel is not preempted, so a CPU's word is its own.
+// The ranks of the spin locks that each CPU holds, as bits. The kernel is not preempted, so a CPU's
+// word is its own.
 constinit u64 held_ranks[64] = {};
 #ifdef NDEBUG
 constexpr bool check_ranks = false;
@@ -29,7 +30,9 @@ void note_lock(LockRank rank) {
 
 } // namespace
 
-bool spin_locks_held() { return check_ranks && held_ranks[arch::cpu_id()] != 0; }
+bool spin_locks_held() {
+    return check_ranks && held_ranks[arch::cpu_id()] != 0;
+}
 
 void SpinLock::lock() {
     note_lock(rank_);

@@ -1,5 +1,6 @@
-// Spin locks. The kernel is interruptible but never preempted, and interrupt handlers take no locks, so a
-// holder always runs on: no interrupt masking is needed. Nothing may sleep while one is held.
+// Spin locks. The kernel is interruptible but never preempted, and interrupt handlers take no
+// locks, so a holder always runs on: no interrupt masking is needed. Nothing may sleep while one is
+// held.
 #pragma once
 
 #include <utility>
@@ -9,16 +10,17 @@
 
 namespace kernel {
 
-// A lock may be taken only while every lock already held by this CPU has a HIGHER rank: the low ranks
-// are the innermost. Checked in debug builds (lock.cpp). Sleeping locks (sched/mutex.hpp) come outside
-// all of these and have an order of their own, written where they are declared.
+// A lock may be taken only while every lock already held by this CPU has a HIGHER rank: the low
+// ranks are the innermost. Checked in debug builds (lock.cpp). Sleeping locks (sched/mutex.hpp)
+// come outside all of these and have an order of their own, written where they are declared.
 enum class LockRank : u8 {
     Log = 1,
     FrameAllocator = 4,
     Slab = 6,
     Timer = 8,
     RunQueue = 10,
-    Nested = 11, // not checked: epoll's, which nest in each other as their files do, never in a circle (ELOOP)
+    Nested = 11, // not checked: epoll's, which nest in each other as their files do, never in a
+                 // circle (ELOOP)
     WaitQueue = 12,
     Leaf = 14, // a lock under which no other lock is taken except the ones above
     PageCache = 16,

@@ -49,7 +49,8 @@ void put_argument(Output& out, const Argument& argument, bool hexadecimal) {
 
 } // namespace
 
-usize format_to(char* out, usize capacity, std::string_view format, const Argument* arguments, usize count) {
+usize format_to(char* out, usize capacity, std::string_view format, const Argument* arguments,
+                usize count) {
     Output output(out, capacity);
     usize used = 0;
     for (usize i = 0; i < format.size(); i++) {
@@ -65,7 +66,11 @@ usize format_to(char* out, usize capacity, std::string_view format, const Argume
     return output.length();
 }
 
-bool enabled(boot::LogLevel level) { return static_cast<u32>(level) <= static_cast<u32>(threshold); }
-void set_level(boot::LogLevel level) { threshold = level; }
+bool enabled(boot::LogLevel level) {
+    return static_cast<u32>(level) <= static_cast<u32>(threshold);
+}
+void set_level(boot::LogLevel level) {
+    threshold = level;
+}
 
 } // namespace kernel::log

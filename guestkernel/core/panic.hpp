@@ -1,5 +1,5 @@
-// Ends the VM with a report to the host: for our own mistakes only, never for a value that a program,
-// a file or the host chose.
+// Ends the VM with a report to the host: for our own mistakes only, never for a value that a
+// program, a file or the host chose.
 #pragma once
 
 namespace kernel {

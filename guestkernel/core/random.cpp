@@ -1,4 +1,5 @@
-// ChaCha20 (RFC 8439, 2.3) as a generator with fast key erasure: each call replaces the key by output nobody sees.
+// ChaCha20 (RFC 8439, 2.3) as a generator with fast key erasure: each call replaces the key by
+// output nobody sees.
 #include "guestkernel/core/random.hpp"
 
 #include "guestkernel/arch/arch.hpp"
@@ -14,7 +15,9 @@ struct Generator {
 };
 constinit Guarded<Generator, LockRank::Log> generator;
 
-u32 rotate(u32 value, int bits) { return value << bits | value >> (32 - bits); }
+u32 rotate(u32 value, int bits) {
+    return value << bits | value >> (32 - bits);
+}
 
 void quarter(u32& a, u32& b, u32& c, u32& d) {
     a += b, d = rotate(d ^ a, 16);

@@ -1,4 +1,5 @@
-// The kernel's random numbers: ChaCha20, seeded from RDSEED/RDRAND, the TSC and the virtio entropy device.
+// The kernel's random numbers: ChaCha20, seeded from RDSEED/RDRAND, the TSC and the virtio entropy
+// device.
 #pragma once
 
 #include "guestkernel/core/types.hpp"

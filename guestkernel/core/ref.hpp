@@ -10,7 +10,8 @@
 
 namespace kernel {
 
-inline constexpr int enomem = 12; // ENOMEM: headers do not include UAPI headers; asserted in ref_test.cpp
+inline constexpr int enomem =
+    12; // ENOMEM: headers do not include UAPI headers; asserted in ref_test.cpp
 
 class RefCounted {
 public:
@@ -32,8 +33,8 @@ public:
                 return true;
         return false;
     }
-    // Takes a reference unless the count already reached zero (for caches that hold weak pointers and
-    // remove them in last_reference()).
+    // Takes a reference unless the count already reached zero (for caches that hold weak pointers
+    // and remove them in last_reference()).
     bool try_add_ref() const {
         u32 seen = count_.load(base::Order::Relaxed);
         while (seen != 0)
@@ -44,7 +45,8 @@ public:
     u32 ref_count() const { return count_.load(base::Order::Relaxed); }
 
 protected:
-    // release() in two steps, for chains that must not be destroyed by recursion: true obliges the caller to destroy.
+    // release() in two steps, for chains that must not be destroyed by recursion: true obliges the
+    // caller to destroy.
     bool drop_ref() const { return count_.fetch_sub(1, base::Order::AcqRel) == 1; }
     // Called when the count reaches zero; may sleep (an inode's last reference may do I/O).
     virtual void last_reference() { delete this; }
@@ -53,11 +55,13 @@ private:
     mutable base::Atomic<u32> count_{1};
 };
 
+// NOLINTBEGIN(google-explicit-constructor): conversions are the point, as in the standard library's
+// types
 template <typename T>
 class Ref {
 public:
     constexpr Ref() = default;
-    constexpr Ref(std::nullptr_t) {} // NOLINT(google-explicit-constructor)
+    constexpr Ref(std::nullptr_t) {}
     // Takes over a reference that the caller owns.
     static Ref adopt(T* object) {
         Ref ref;
@@ -76,11 +80,9 @@ public:
     }
     Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
     template <typename U>
-        requires(std::is_convertible_v<U*, T*>)
-    Ref(const Ref<U>& other) : Ref(share(other.get())) {} // NOLINT(google-explicit-constructor)
+    requires(std::is_convertible_v<U*, T*>) Ref(const Ref<U>& other) : Ref(share(other.get())) {}
     template <typename U>
-        requires(std::is_convertible_v<U*, T*>)
-    Ref(Ref<U>&& other) : object_(other.leak()) {} // NOLINT(google-explicit-constructor)
+    requires(std::is_convertible_v<U*, T*>) Ref(Ref<U>&& other) : object_(other.leak()) {}
     Ref& operator=(Ref other) noexcept {
         std::swap(object_, other.object_);
         return *this;
@@ -101,6 +103,7 @@ private:
     T* object_ = nullptr;
 };
 
+// NOLINTEND(google-explicit-constructor)
 // A new object with one reference, or ENOMEM.
 template <typename T, typename... A>
 Result<Ref<T>> make_ref(A&&... arguments) {
@@ -110,6 +113,7 @@ Result<Ref<T>> make_ref(A&&... arguments) {
     return Ref<T>::adopt(object);
 }
 
+// NOLINTBEGIN(google-explicit-constructor): as std::unique_ptr
 // Sole ownership.
 template <typename T>
 class Owned {
@@ -118,8 +122,7 @@ public:
     explicit Owned(T* object) : object_(object) {}
     Owned(Owned&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
     template <typename U>
-        requires(std::is_convertible_v<U*, T*>)
-    Owned(Owned<U>&& other) : object_(other.leak()) {} // NOLINT(google-explicit-constructor)
+    requires(std::is_convertible_v<U*, T*>) Owned(Owned<U>&& other) : object_(other.leak()) {}
     Owned& operator=(Owned other) noexcept {
         std::swap(object_, other.object_);
         return *this;
@@ -135,6 +138,7 @@ private:
     T* object_ = nullptr;
 };
 
+// NOLINTEND(google-explicit-constructor)
 template <typename T, typename... A>
 Result<Owned<T>> make_owned(A&&... arguments) {
     T* object = new (std::nothrow) T(std::forward<A>(arguments)...);

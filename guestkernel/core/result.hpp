@@ -1,4 +1,5 @@
-// The kernel's errors: a Linux error number that becomes a negative return value in dispatch() only.
+// The kernel's errors: a Linux error number that becomes a negative return value in dispatch()
+// only.
 #pragma once
 
 #include "base/result.hpp"
@@ -14,6 +15,8 @@ struct Errno {
 template <typename T = void>
 using Result = base::Result<T, Errno>;
 
-constexpr base::Failure<Errno> fail(int code) { return base::Failure(Errno{code}); }
+constexpr base::Failure<Errno> fail(int code) {
+    return base::Failure(Errno{code});
+}
 
 } // namespace kernel

@@ -10,7 +10,8 @@ namespace kernel {
 
 namespace {
 
-// ns = (tsc - base) * ns_per_tick >> 32 and back, with 128-bit products: exact enough for centuries.
+// ns = (tsc - base) * ns_per_tick >> 32 and back, with 128-bit products: exact enough for
+// centuries.
 struct Clock {
     u64 base_tsc = 0;
     u64 ns_per_tick = u64{1} << 32;
@@ -21,7 +22,9 @@ constinit Clock clock;
 
 __extension__ using Wide = unsigned __int128;
 
-u64 scale(u64 value, u64 factor) { return static_cast<u64>(static_cast<Wide>(value) * factor >> 32); }
+u64 scale(u64 value, u64 factor) {
+    return static_cast<u64>(static_cast<Wide>(value) * factor >> 32);
+}
 
 } // namespace
 
@@ -30,8 +33,9 @@ void init_clock(u64 tsc_khz, u64 base_tsc, u64 wall_ns, u64 wall_tsc) {
     clock.ns_per_tick = static_cast<u64>((static_cast<Wide>(1'000'000) << 32) / tsc_khz);
     clock.ticks_per_ns = static_cast<u64>((static_cast<Wide>(tsc_khz) << 32) / 1'000'000);
     // The wall-clock pair may lie before or after our zero.
-    const i64 since = wall_tsc >= base_tsc ? static_cast<i64>(scale(wall_tsc - base_tsc, clock.ns_per_tick))
-                                           : -static_cast<i64>(scale(base_tsc - wall_tsc, clock.ns_per_tick));
+    const i64 since = wall_tsc >= base_tsc
+                          ? static_cast<i64>(scale(wall_tsc - base_tsc, clock.ns_per_tick))
+                          : -static_cast<i64>(scale(base_tsc - wall_tsc, clock.ns_per_tick));
     clock.realtime_offset.store(static_cast<i64>(wall_ns) - since);
 }
 
@@ -39,14 +43,24 @@ ClockParameters clock_parameters() {
     return {clock.base_tsc, clock.ns_per_tick, clock.realtime_offset.load(base::Order::Relaxed)};
 }
 
-u64 tsc_to_monotonic_ns(u64 tsc) { return tsc > clock.base_tsc ? scale(tsc - clock.base_tsc, clock.ns_per_tick) : 0; }
-u64 monotonic_ns_to_tsc(u64 ns) { return clock.base_tsc + scale(ns, clock.ticks_per_ns); }
-u64 monotonic_ns() { return tsc_to_monotonic_ns(arch::read_tsc()); }
-i64 realtime_ns() { return static_cast<i64>(monotonic_ns()) + clock.realtime_offset.load(base::Order::Relaxed); }
-void set_realtime_ns(i64 now) { clock.realtime_offset.store(now - static_cast<i64>(monotonic_ns())); }
+u64 tsc_to_monotonic_ns(u64 tsc) {
+    return tsc > clock.base_tsc ? scale(tsc - clock.base_tsc, clock.ns_per_tick) : 0;
+}
+u64 monotonic_ns_to_tsc(u64 ns) {
+    return clock.base_tsc + scale(ns, clock.ticks_per_ns);
+}
+u64 monotonic_ns() {
+    return tsc_to_monotonic_ns(arch::read_tsc());
+}
+i64 realtime_ns() {
+    return static_cast<i64>(monotonic_ns()) + clock.realtime_offset.load(base::Order::Relaxed);
+}
+void set_realtime_ns(i64 now) {
+    clock.realtime_offset.store(now - static_cast<i64>(monotonic_ns()));
+}
 
-// A pairing heap by deadline. A node's `left_` is its first child, `right_` its next sibling, `parent_` the previous sibling or,
-// for a first child, the parent.
+// A pairing heap by deadline. A node's `left_` is its first child, `right_` its next sibling,
+// `parent_` the previous sibling or, for a first child, the parent.
 class TimerQueue {
 public:
     void arm(Timer& timer, u64 deadline, u32 cpu) {
@@ -89,7 +103,8 @@ public:
                 due->queued_ = false;
                 running_ = due;
             }
-            // The callback may destroy the timer: it is not touched afterwards unless a cancel() waits for us.
+            // The callback may destroy the timer: it is not touched afterwards unless a cancel()
+            // waits for us.
             due->callback_(*due, due->argument_);
             SpinGuard guard(lock_);
             if (running_ == due)
@@ -176,7 +191,9 @@ namespace {
 constinit TimerQueue queues[64] = {};
 } // namespace
 
-void run_timers() { queues[arch::cpu_id()].run(); }
+void run_timers() {
+    queues[arch::cpu_id()].run();
+}
 
 void Timer::arm(u64 deadline_ns) {
     if (queued_)

@@ -9,15 +9,15 @@ namespace kernel {
 inline constexpr u64 nanoseconds_per_second = 1'000'000'000;
 inline constexpr u64 no_deadline = ~u64{0};
 
-u64 monotonic_ns();        // since boot
-i64 realtime_ns();         // since the Epoch: monotonic_ns() + an offset that clock_settime changes
+u64 monotonic_ns(); // since boot
+i64 realtime_ns();  // since the Epoch: monotonic_ns() + an offset that clock_settime changes
 void set_realtime_ns(i64 now);
 u64 tsc_to_monotonic_ns(u64 tsc);
 u64 monotonic_ns_to_tsc(u64 ns);
 
-// Calls `expire` once at or after the deadline, on the CPU that armed it, in task context with no locks held
-// (from the idle loop, the return to user mode, or schedule()): the callback must not sleep, may take
-// spin locks of any rank, may re-arm itself, and wakes tasks.
+// Calls `expire` once at or after the deadline, on the CPU that armed it, in task context with no
+// locks held (from the idle loop, the return to user mode, or schedule()): the callback must not
+// sleep, may take spin locks of any rank, may re-arm itself, and wakes tasks.
 class Timer {
 public:
     using Callback = void (*)(Timer& timer, void* argument);
@@ -28,8 +28,8 @@ public:
 
     // (Re-)arms. Past deadlines fire soon.
     void arm(u64 deadline_ns);
-    // Ensures: when it returns, the callback neither runs nor will run. Returns true if it was pending.
-    // Must not be called with a lock held that the callback takes.
+    // Ensures: when it returns, the callback neither runs nor will run. Returns true if it was
+    // pending. Must not be called with a lock held that the callback takes.
     bool cancel();
     bool pending() const { return queued_; }
     u64 deadline() const { return deadline_; }
@@ -47,8 +47,8 @@ private:
     volatile bool running_ = false;
 };
 
-// Deferred work: runs once in task context soon (idle loop, return to user mode, schedule()), on the
-// CPU that queued it; may be queued from interrupt handlers (it is a bit in an atomic word).
+// Deferred work: runs once in task context soon (idle loop, return to user mode, schedule()), on
+// the CPU that queued it; may be queued from interrupt handlers (it is a bit in an atomic word).
 enum class Softirq : u32 { Timers = 0, Devices = 1, Rcu = 2 };
 
 } // namespace kernel

@@ -19,16 +19,22 @@ using i64 = std::int64_t;
 using usize = std::size_t;
 
 using PhysAddr = base::Address<struct PhysTag>; // guest-physical
-using VirtAddr = base::Address<struct VirtTag>; // in a user address space (or, where said, the kernel's)
+using VirtAddr =
+    base::Address<struct VirtTag>; // in a user address space (or, where said, the kernel's)
 
 inline constexpr usize page_size = 4096;
 inline constexpr unsigned page_shift = 12;
 
-// User addresses are [user_min, user_max); the last page below the canonical hole stays unmapped, as in Linux.
+// User addresses are [user_min, user_max); the last page below the canonical hole stays unmapped,
+// as in Linux.
 inline constexpr u64 user_min = 0x1'0000;
 inline constexpr u64 user_max = 0x7fff'ffff'f000;
 
-constexpr u64 page_down(u64 value) { return value & ~(u64{page_size} - 1); }
-constexpr u64 page_up(u64 value) { return (value + page_size - 1) & ~(u64{page_size} - 1); }
+constexpr u64 page_down(u64 value) {
+    return value & ~(u64{page_size} - 1);
+}
+constexpr u64 page_up(u64 value) {
+    return (value + page_size - 1) & ~(u64{page_size} - 1);
+}
 
 } // namespace kernel

@@ -38,9 +38,17 @@ Result<void> set(Name& name, std::string_view text) {
 
 } // namespace
 
-usize get_hostname(char (&out)[uts_length + 1]) { return get(host, boot_config().hostname, out); }
-usize get_domainname(char (&out)[uts_length + 1]) { return get(domain, "(none)", out); }
-Result<void> set_hostname(std::string_view name) { return set(host, name); }
-Result<void> set_domainname(std::string_view name) { return set(domain, name); }
+usize get_hostname(char (&out)[uts_length + 1]) {
+    return get(host, boot_config().hostname, out);
+}
+usize get_domainname(char (&out)[uts_length + 1]) {
+    return get(domain, "(none)", out);
+}
+Result<void> set_hostname(std::string_view name) {
+    return set(host, name);
+}
+Result<void> set_domainname(std::string_view name) {
+    return set(domain, name);
+}
 
 } // namespace kernel

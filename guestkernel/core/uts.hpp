@@ -16,7 +16,8 @@ inline constexpr std::string_view uts_release = "6.1.0-joey";
 inline constexpr std::string_view uts_version = "#1 SMP Joey";
 inline constexpr std::string_view uts_machine = "x86_64";
 
-// The node name (at boot: BootConfig::hostname) and the NIS domain. Copies what is there, with a NUL; returns the length.
+// The node name (at boot: BootConfig::hostname) and the NIS domain. Copies what is there, with a
+// NUL; returns the length.
 usize get_hostname(char (&out)[uts_length + 1]);
 usize get_domainname(char (&out)[uts_length + 1]);
 // EINVAL: too long.

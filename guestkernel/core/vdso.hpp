@@ -7,9 +7,9 @@
 
 namespace kernel {
 
-// Built once at boot, after the file systems can make shared memory files. execve maps `file` privately, readable and
-// executable, `size` bytes from offset 0, named "[vdso]"; AT_SYSINFO_EHDR = mapping start + `elf_offset` (the data page
-// comes first).
+// Built once at boot, after the file systems can make shared memory files. execve maps `file`
+// privately, readable and executable, `size` bytes from offset 0, named "[vdso]"; AT_SYSINFO_EHDR =
+// mapping start + `elf_offset` (the data page comes first).
 struct VdsoImage {
     Ref<File> file;
     u64 size = 0;

@@ -1,5 +1,6 @@
-// virtio-console, multi-port (virtio 1.2, 5.3). Our VMM serves the ports from DRIVER_OK on, so the port handshake on the
-// control queues is left out: it would cost a dozen exits at every start. Port 2 carries ControlMessages.
+// virtio-console, multi-port (virtio 1.2, 5.3). Our VMM serves the ports from DRIVER_OK on, so the
+// port handshake on the control queues is left out: it would cost a dozen exits at every start.
+// Port 2 carries ControlMessages.
 #include "guestkernel/drivers/console.hpp"
 
 #include <linux/errno.h>
@@ -22,7 +23,8 @@ namespace kernel {
 namespace {
 
 constexpr int fionread = 0x541b, sigpipe = 13;
-constexpr u32 poll_in = 1, poll_out = 4, poll_err = 8, poll_hup = 16, poll_rdnorm = 64, poll_wrnorm = 256;
+constexpr u32 poll_in = 1, poll_out = 4, poll_err = 8, poll_hup = 16, poll_rdnorm = 64,
+              poll_wrnorm = 256;
 constexpr u16 control_buffers = 4;
 
 struct Console {
@@ -48,10 +50,12 @@ struct Console {
 Console* console = nullptr;
 constexpr usize terminal_buffer_size = 4096;
 
-// --- joey's messages -----------------------------------------------------------------------------------
+// --- joey's messages
+// -----------------------------------------------------------------------------------
 
 void offer_message(usize index) {
-    const DeviceSegment segment[] = {device_segment(&console->messages[index], sizeof(boot::ControlMessage))};
+    const DeviceSegment segment[] = {
+        device_segment(&console->messages[index], sizeof(boot::ControlMessage))};
     (void)console->control_in.submit({}, segment, &console->messages[index]);
 }
 
@@ -94,7 +98,8 @@ void serve_control() {
 }
 
 void offer_event(usize index) {
-    const DeviceSegment segment[] = {device_segment(&console->events[index], sizeof console->events[index])};
+    const DeviceSegment segment[] = {
+        device_segment(&console->events[index], sizeof console->events[index])};
     (void)console->port_events.submit({}, segment, &console->events[index]);
 }
 
@@ -119,10 +124,12 @@ void serve_port_events() {
     }
 }
 
-// --- the terminal's input --------------------------------------------------------------------------------
+// --- the terminal's input
+// --------------------------------------------------------------------------------
 
 void offer_terminal_buffer() {
-    const DeviceSegment segment[] = {device_segment(console->terminal_buffer, terminal_buffer_size)};
+    const DeviceSegment segment[] = {
+        device_segment(console->terminal_buffer, terminal_buffer_size)};
     (void)console->input.queue.submit({}, segment, console);
 }
 
@@ -161,7 +168,8 @@ void on_interrupt(void*) {
     serve_port_events();
 }
 
-// --- streams as files --------------------------------------------------------------------------------------
+// --- streams as files
+// --------------------------------------------------------------------------------------
 
 // A port seen by programs: like one end of a pipe whose other end joey's caller holds.
 class PortFile final : public File {
@@ -221,14 +229,17 @@ private:
     PortOutput* output_;
 };
 
-// So that opening /dev/stdin, /proc/self/fd/1 and the like gives another description of the same port.
+// So that opening /dev/stdin, /proc/self/fd/1 and the like gives another description of the same
+// port.
 class PortInode final : public Inode {
 public:
     PortInode(Superblock* superblock, u64 number, int stream)
         : Inode(superblock, number, mode_fifo | 0600), stream_(stream) {}
     Result<Ref<File>> open(const Path&, u32 flags) override {
-        TRY(Ref<PortFile> file, make_ref<PortFile>(Ref<Inode>::share(this), flags, stream_ == 0 ? &console->input : nullptr,
-                                                   stream_ == 0 ? nullptr : &console->outputs[stream_ - 1]));
+        TRY(Ref<PortFile> file,
+            make_ref<PortFile>(Ref<Inode>::share(this), flags,
+                               stream_ == 0 ? &console->input : nullptr,
+                               stream_ == 0 ? nullptr : &console->outputs[stream_ - 1]));
         return Ref<File>(std::move(file));
     }
 
@@ -256,7 +267,8 @@ Result<void> init_console() {
         const VirtioSlot& slot = config.devices[i];
         if (VirtioDevice::identify(PhysAddr(slot.phys)) != VIRTIO_ID_CONSOLE)
             continue;
-        TRY(console->device.open(PhysAddr(slot.phys), slot.vector, VIRTIO_ID_CONSOLE, u64{1} << VIRTIO_CONSOLE_F_MULTIPORT));
+        TRY(console->device.open(PhysAddr(slot.phys), slot.vector, VIRTIO_ID_CONSOLE,
+                                 u64{1} << VIRTIO_CONSOLE_F_MULTIPORT));
         TRY(setup_queues());
         for (usize n = 0; n < control_buffers; n++)
             offer_message(n);
@@ -287,13 +299,15 @@ Result<Ref<File>> open_standard_stream(int stream) {
         break;
     }
     TRY(Ref<Inode> anonymous, make_anonymous_inode(mode_fifo | 0600));
-    TRY(Ref<PortInode> inode, make_ref<PortInode>(anonymous->superblock(), anonymous->number(), stream));
+    TRY(Ref<PortInode> inode,
+        make_ref<PortInode>(anonymous->superblock(), anonymous->number(), stream));
     inode->uid_ = current_task().credentials->fsuid;
     inode->gid_ = current_task().credentials->fsgid;
     return inode->open(Path(), access);
 }
 
-void set_console_terminal_sink(void (*input)(const u8* data, usize bytes, void* context), void* context) {
+void set_console_terminal_sink(void (*input)(const u8* data, usize bytes, void* context),
+                               void* context) {
     Frame* frame = alloc_frame();
     if (frame == nullptr)
         PANIC("no memory for the console's input");
@@ -313,7 +327,8 @@ void console_terminal_write(const u8* data, usize bytes) {
     while (buffer.remaining() > 0) {
         auto written = console->outputs[0].write(buffer, false);
         if (!written)
-            return; // the host's terminal is gone, or a signal: what is left is dropped, as a line that hung up does
+            return; // the host's terminal is gone, or a signal: what is left is dropped, as a line
+                    // that hung up does
     }
 }
 
@@ -322,11 +337,19 @@ void console_terminal_echo(const u8* data, usize bytes) {
     (void)console->outputs[0].write(buffer, true);
 }
 
-bool console_terminal_can_write() { return console->outputs[0].can_write(); }
-WaitQueue& console_terminal_queue() { return console->outputs[0].waiters; }
+bool console_terminal_can_write() {
+    return console->outputs[0].can_write();
+}
+WaitQueue& console_terminal_queue() {
+    return console->outputs[0].waiters;
+}
 
-void set_console_window_handler(void (*handler)(u32 columns, u32 rows)) { console->on_window = handler; }
-void set_console_signal_handler(void (*handler)(int signal)) { console->on_signal = handler; }
+void set_console_window_handler(void (*handler)(u32 columns, u32 rows)) {
+    console->on_window = handler;
+}
+void set_console_signal_handler(void (*handler)(int signal)) {
+    console->on_signal = handler;
+}
 
 void flush_console() {
     for (PortOutput& output : console->outputs)

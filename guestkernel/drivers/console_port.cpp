@@ -62,7 +62,8 @@ Result<usize> PortOutput::write(IoBuffer& in, bool non_blocking) {
         if (frame == nullptr)
             return fail(ENOMEM);
         const usize capacity = usize{page_size} << frame->order;
-        const usize copied = in.copy_in(frame_data(*frame), in.remaining() < capacity ? in.remaining() : capacity);
+        const usize copied =
+            in.copy_in(frame_data(*frame), in.remaining() < capacity ? in.remaining() : capacity);
         if (copied == 0) {
             put_frame(*frame);
             if (sent > 0)
@@ -76,10 +77,12 @@ Result<usize> PortOutput::write(IoBuffer& in, bool non_blocking) {
             frame->index = copied;
             in_flight_ += copied;
             if (!queue.submit(segment, {}, frame)) {
-                // Another writer took the last descriptor: these bytes were copied in and must not be lost.
+                // Another writer took the last descriptor: these bytes were copied in and must not
+                // be lost.
                 in_flight_ -= copied;
                 guard.unlock();
-                wait_until(waiters, [&] { return can_write(); }, no_deadline, TaskState::Uninterruptible);
+                wait_until(
+                    waiters, [&] { return can_write(); }, no_deadline, TaskState::Uninterruptible);
                 SpinGuard again(lock_);
                 in_flight_ += copied;
                 while (!queue.submit(segment, {}, frame))
@@ -132,7 +135,8 @@ void PortInput::request_locked(bool& notify) {
     if (buffer_ == nullptr)
         return; // the next poll or read tries again
     filled_ = taken_ = 0;
-    const DeviceSegment segment[] = {{frame_to_phys(*buffer_), static_cast<u32>(usize{page_size} << buffer_->order)}};
+    const DeviceSegment segment[] = {
+        {frame_to_phys(*buffer_), static_cast<u32>(usize{page_size} << buffer_->order)}};
     if (!queue.submit({}, segment, this))
         return;
     requested_ = true;
@@ -178,7 +182,8 @@ Result<usize> PortInput::read(IoBuffer& out, bool non_blocking) {
             if (wait_until(waiters, [&] { return poll_ready(); }) == WaitOutcome::Interrupted)
                 return fail(restart_syscall);
         }
-        // Taken out of the lock for the copy, which may fault and sleep: a second reader goes for what comes after.
+        // Taken out of the lock for the copy, which may fault and sleep: a second reader goes for
+        // what comes after.
         Frame* frame = nullptr;
         usize from = 0;
         usize bytes = 0;
@@ -216,6 +221,8 @@ void PortInput::set_end() {
     waiters.wake_all();
 }
 
-void PortInput::on_interrupt() { waiters.wake_all(); }
+void PortInput::on_interrupt() {
+    waiters.wake_all();
+}
 
 } // namespace kernel

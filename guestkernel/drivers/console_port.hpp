@@ -1,4 +1,5 @@
-// One direction of one port of the console: bytes to the host, or bytes from it. Internal to drivers/console*.
+// One direction of one port of the console: bytes to the host, or bytes from it. Internal to
+// drivers/console*.
 #pragma once
 
 #include "guestkernel/core/lock.hpp"
@@ -9,13 +10,14 @@
 
 namespace kernel {
 
-// Bytes on their way to the host. write() copies into frames of the kernel, so it returns before the host has the bytes; what
-// may be on the way is bounded, and a slow host makes writers sleep.
+// Bytes on their way to the host. write() copies into frames of the kernel, so it returns before
+// the host has the bytes; what may be on the way is bounded, and a slow host makes writers sleep.
 class PortOutput {
 public:
     Virtqueue queue;
 
-    // Sends at least one byte unless it would block. EAGAIN, EPIPE (the host's reader is gone), EINTR as restart_syscall.
+    // Sends at least one byte unless it would block. EAGAIN, EPIPE (the host's reader is gone),
+    // EINTR as restart_syscall.
     Result<usize> write(IoBuffer& in, bool non_blocking);
     bool can_write();
     bool closed() const { return closed_; }
@@ -34,8 +36,8 @@ private:
     volatile bool closed_ = false;
 };
 
-// Bytes from the host. A buffer is offered only once somebody wants to read, so that input that no program of the guest
-// reads stays with joey's caller.
+// Bytes from the host. A buffer is offered only once somebody wants to read, so that input that no
+// program of the guest reads stays with joey's caller.
 class PortInput {
 public:
     Virtqueue queue;

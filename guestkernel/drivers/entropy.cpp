@@ -22,7 +22,8 @@ void on_interrupt(void* context) {
     auto& entropy = *static_cast<Entropy*>(context);
     Virtqueue::Used used;
     while (entropy.queue.take_used(used))
-        add_entropy(entropy.seed, used.written <= sizeof entropy.seed ? used.written : sizeof entropy.seed);
+        add_entropy(entropy.seed,
+                    used.written <= sizeof entropy.seed ? used.written : sizeof entropy.seed);
 }
 
 Result<void> start(const VirtioSlot& slot) {

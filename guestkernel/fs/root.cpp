@@ -15,9 +15,10 @@ namespace kernel {
 
 namespace {
 
-// A place of the new tree. Every directory mounted on here is part of any sane root; one without it goes without the mount.
-void mount_optional(const Path& root, std::string_view where, Result<Ref<Superblock>> superblock, u32 flags,
-                    std::string_view source) {
+// A place of the new tree. Every directory mounted on here is part of any sane root; one without it
+// goes without the mount.
+void mount_optional(const Path& root, std::string_view where, Result<Ref<Superblock>> superblock,
+                    u32 flags, std::string_view source) {
     auto place = lookup_path_from(root, where, lookup_follow | lookup_directory);
     if (!place) {
         log::info("the root has no {}: not mounted there", where);
@@ -32,9 +33,12 @@ void mount_optional(const Path& root, std::string_view where, Result<Ref<Superbl
 }
 
 Result<Path> mount_share(const BootConfig& config) {
-    TRY(Ref<Superblock> share, make_virtiofs(config.root_tag, config.root_mode != RootMode::ReadWrite));
+    TRY(Ref<Superblock> share,
+        make_virtiofs(config.root_tag, config.root_mode != RootMode::ReadWrite));
     if (config.root_mode != RootMode::Overlay)
-        return mount_root(std::move(share), config.root_mode == RootMode::ReadOnly ? u32{MS_RDONLY} : 0, config.root_tag);
+        return mount_root(std::move(share),
+                          config.root_mode == RootMode::ReadOnly ? u32{MS_RDONLY} : 0,
+                          config.root_tag);
     TRY(Path lower, detached_mount(std::move(share), MS_RDONLY, config.root_tag));
     TRY(Ref<Superblock> memory, make_tmpfs("mode=0755"));
     TRY(Path upper, detached_mount(std::move(memory), 0, "tmpfs"));
@@ -57,7 +61,8 @@ Result<Path> prepare_mount_point(std::string_view destination, bool is_file) {
         if (last)
             break;
     }
-    return lookup_path(at_fdcwd, destination, lookup_follow | (is_file ? 0u : u32{lookup_directory}));
+    return lookup_path(at_fdcwd, destination,
+                       lookup_follow | (is_file ? 0u : u32{lookup_directory}));
 }
 
 // Keeps the first name besides "." and "..".
@@ -108,10 +113,12 @@ Result<void> mount_first_root() {
     mount_optional(root, "/dev/pts", make_devpts(), MS_NOSUID | MS_NOEXEC, "devpts");
     mount_optional(root, "/dev/shm", make_tmpfs("mode=1777"), MS_NOSUID | MS_NODEV, "shm");
     mount_optional(root, "/proc", make_procfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC, "proc");
-    mount_optional(root, "/sys", make_sysfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, "sysfs");
+    mount_optional(root, "/sys", make_sysfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
+                   "sysfs");
     for (u32 i = 0; i < config.volume_count; i++)
         if (auto done = mount_volume(config.volumes[i]); !done) {
-            log::error("volume {} cannot be mounted: error {}", config.volumes[i].destination, done.error().code);
+            log::error("volume {} cannot be mounted: error {}", config.volumes[i].destination,
+                       done.error().code);
             return fail(done.error().code);
         }
     return {};

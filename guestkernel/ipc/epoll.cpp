@@ -1,5 +1,6 @@
-// Locks: one sleeping mutex for all interest lists, since a watched file that ends and an epoll file that ends meet in the
-// same items; and a spin lock per epoll file for its ready list, taken from wake-ups with the source's queue locked.
+// Locks: one sleeping mutex for all interest lists, since a watched file that ends and an epoll
+// file that ends meet in the same items; and a spin lock per epoll file for its ready list, taken
+// from wake-ups with the source's queue locked.
 #include "guestkernel/ipc/epoll.hpp"
 
 #include <linux/errno.h>
@@ -73,10 +74,13 @@ private:
     EpollItem& item_;
 };
 
-u32 look(EpollItem& item) { return item.file->poll(nullptr) & ((item.events & ~control_bits) | always); }
+u32 look(EpollItem& item) {
+    return item.file->poll(nullptr) & ((item.events & ~control_bits) | always);
+}
 
 // The depth of epoll files below `file`; more than max_nesting when `needle` is among them.
-unsigned nesting(File& file, const File& needle, EpollItem* (*items_of)(EpollFile&), unsigned level) {
+unsigned nesting(File& file, const File& needle, EpollItem* (*items_of)(EpollFile&),
+                 unsigned level) {
     if (&file == &needle || level > max_nesting)
         return max_nesting + 1;
     auto* epoll = file_as<EpollFile>(file);
@@ -132,7 +136,8 @@ Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
     if (file_as<EpollFile>(file) != nullptr) {
         if ((events & EPOLLEXCLUSIVE) != 0)
             return fail(EINVAL);
-        if (nesting(file, *this, [](EpollFile& epoll) { return epoll.items_; }, 0) > max_nesting)
+        if (nesting(
+                file, *this, [](EpollFile& epoll) { return epoll.items_; }, 0) > max_nesting)
             return fail(ELOOP);
     }
     TRY(Owned<EpollItem> item, make_owned<EpollItem>());
@@ -264,7 +269,8 @@ Result<usize> EpollFile::wait(std::span<Ready> out, u64 deadline_ns) {
         if (const usize count = collect(out); count > 0 || deadline_ns == 0)
             return count;
         const auto outcome = wait_until(
-            waiters_, [&] { return first_ready_ != nullptr; }, deadline_ns, TaskState::Interruptible, true);
+            waiters_, [&] { return first_ready_ != nullptr; }, deadline_ns,
+            TaskState::Interruptible, true);
         if (outcome == WaitOutcome::Interrupted)
             return fail(EINTR);
         if (outcome == WaitOutcome::TimedOut)
@@ -275,7 +281,8 @@ Result<usize> EpollFile::wait(std::span<Ready> out, u64 deadline_ns) {
 u32 EpollFile::poll(PollTable* table) {
     if (table != nullptr)
         table->watch(waiters_);
-    // Without the mutex: add() of an outer epoll file calls us with it held. A stale entry only costs its waiter a look.
+    // Without the mutex: add() of an outer epoll file calls us with it held. A stale entry only
+    // costs its waiter a look.
     SpinGuard guard(ready_lock_);
     return first_ready_ != nullptr ? poll_in | poll_rdnorm : 0;
 }

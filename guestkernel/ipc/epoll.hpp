@@ -23,8 +23,8 @@ public:
         u32 events;
         u64 data;
     };
-    // Takes up to out.size() ready ones. Sleeps until there is one, the deadline (no_deadline: none; 0: does not sleep) has
-    // passed, or a signal comes (EINTR).
+    // Takes up to out.size() ready ones. Sleeps until there is one, the deadline (no_deadline:
+    // none; 0: does not sleep) has passed, or a signal comes (EINTR).
     Result<usize> wait(std::span<Ready> out, u64 deadline_ns);
     u32 poll(PollTable* table) override;
 

@@ -30,7 +30,8 @@ Result<void> wait_for(WaitQueue& queue, bool non_blocking, Ready&& ready) {
 } // namespace
 
 bool AnonymousFile::describe(String& out) {
-    return out.append("anon_inode:[").has_value() && out.append(type_name()).has_value() && out.append("]").has_value();
+    return out.append("anon_inode:[").has_value() && out.append(type_name()).has_value() &&
+           out.append("]").has_value();
 }
 
 Result<usize> EventFile::read(IoBuffer& out, u64) {
@@ -84,14 +85,20 @@ u32 EventFile::poll(PollTable* table) {
     if (table != nullptr)
         table->watch(waiters_);
     SpinGuard guard(lock_);
-    return (count_ > 0 ? poll_in | poll_rdnorm : 0) | (count_ < counter_limit ? poll_out | poll_wrnorm : 0);
+    return (count_ > 0 ? poll_in | poll_rdnorm : 0) |
+           (count_ < counter_limit ? poll_out | poll_wrnorm : 0);
 }
 
-TimerFile::TimerFile(Ref<Inode> inode, u32 flags, int clock) : AnonymousFile(std::move(inode), flags), clock_(clock) {}
+TimerFile::TimerFile(Ref<Inode> inode, u32 flags, int clock)
+    : AnonymousFile(std::move(inode), flags), clock_(clock) {}
 
-TimerFile::~TimerFile() { timer_.cancel(); }
+TimerFile::~TimerFile() {
+    timer_.cancel();
+}
 
-void TimerFile::expire(Timer&, void* self) { static_cast<TimerFile*>(self)->waiters_.wake_all(poll_in | poll_rdnorm); }
+void TimerFile::expire(Timer&, void* self) {
+    static_cast<TimerFile*>(self)->waiters_.wake_all(poll_in | poll_rdnorm);
+}
 
 // How often it has expired since it was last read; moves the deadline on.
 u64 TimerFile::take_expirations_locked() {
@@ -157,7 +164,9 @@ TimerFile::Setting TimerFile::set(u64 interval, u64 first, bool absolute) {
         if (!absolute)
             deadline = now + first;
         else if (clock_ == CLOCK_REALTIME || clock_ == CLOCK_REALTIME_ALARM)
-            deadline = first > static_cast<u64>(realtime_ns()) ? now + (first - static_cast<u64>(realtime_ns())) : now;
+            deadline = first > static_cast<u64>(realtime_ns())
+                           ? now + (first - static_cast<u64>(realtime_ns()))
+                           : now;
         else
             deadline = first;
         deadline = deadline == 0 ? 1 : deadline;

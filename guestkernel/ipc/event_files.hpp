@@ -60,7 +60,8 @@ private:
 
 class SignalFile final : public AnonymousFile {
 public:
-    SignalFile(Ref<Inode> inode, u32 flags, u64 mask) : AnonymousFile(std::move(inode), flags), mask_(mask) {}
+    SignalFile(Ref<Inode> inode, u32 flags, u64 mask)
+        : AnonymousFile(std::move(inode), flags), mask_(mask) {}
     static constexpr const char* file_type = "signalfd";
     const char* type_name() const override { return file_type; }
     Result<usize> read(IoBuffer& out, u64) override;

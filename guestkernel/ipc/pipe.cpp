@@ -18,10 +18,16 @@ namespace {
 constexpr int sigpipe = 13;
 constexpr u32 fionread = 0x541b;
 
-constexpr bool opens_read(u32 flags) { return (flags & O_ACCMODE) != O_WRONLY; }
-constexpr bool opens_write(u32 flags) { return (flags & O_ACCMODE) != O_RDONLY; }
+constexpr bool opens_read(u32 flags) {
+    return (flags & O_ACCMODE) != O_WRONLY;
+}
+constexpr bool opens_write(u32 flags) {
+    return (flags & O_ACCMODE) != O_RDONLY;
+}
 
-usize smaller(usize a, usize b) { return a < b ? a : b; }
+usize smaller(usize a, usize b) {
+    return a < b ? a : b;
+}
 
 } // namespace
 
@@ -31,7 +37,8 @@ Pipe::~Pipe() {
             put_frame(*frame);
 }
 
-// The byte's place; pages come as the ring first reaches them, and a pipe that is emptied between writes stays on its first.
+// The byte's place; pages come as the ring first reaches them, and a pipe that is emptied between
+// writes stays on its first.
 Result<u8*> Pipe::page_at(u64 position) {
     const usize index = static_cast<usize>(position / page_size % (capacity_ / page_size));
     if (index >= pages_.size())
@@ -53,7 +60,8 @@ Result<usize> Pipe::fill(IoBuffer& in, usize bytes) {
                 break;
             return fail(place.error().code);
         }
-        const usize piece = smaller(bytes - done, page_size - static_cast<usize>(written_ % page_size));
+        const usize piece =
+            smaller(bytes - done, page_size - static_cast<usize>(written_ % page_size));
         const usize copied = in.copy_in(*place, piece);
         written_ = written_ + copied;
         done += copied;
@@ -69,8 +77,9 @@ Result<usize> Pipe::fill(IoBuffer& in, usize bytes) {
 Result<usize> Pipe::drain(IoBuffer& out, usize bytes) {
     usize done = 0;
     while (done < bytes) {
-        TRY(u8* place, page_at(taken_)); // exists: it was written
-        const usize piece = smaller(bytes - done, page_size - static_cast<usize>(taken_ % page_size));
+        TRY(u8 * place, page_at(taken_)); // exists: it was written
+        const usize piece =
+            smaller(bytes - done, page_size - static_cast<usize>(taken_ % page_size));
         const usize copied = out.copy_out(place, piece);
         taken_ = taken_ + copied;
         done += copied;
@@ -108,7 +117,8 @@ Result<usize> Pipe::read(IoBuffer& out, bool non_blocking) {
         if (non_blocking)
             return fail(EAGAIN);
         const auto ready = [&] { return available() > 0 || writers_.load() == 0; };
-        if (wait_until(read_waiters, ready, no_deadline, TaskState::Interruptible, true) == WaitOutcome::Interrupted) {
+        if (wait_until(read_waiters, ready, no_deadline, TaskState::Interruptible, true) ==
+            WaitOutcome::Interrupted) {
             // An exclusive wake-up may have been ours: pass it on.
             if (available() > 0)
                 read_waiters.wake_one(poll_in | poll_rdnorm);
@@ -159,7 +169,8 @@ Result<usize> Pipe::write(IoBuffer& in, bool non_blocking) {
             return fail(EAGAIN);
         }
         const auto ready = [&] { return can_write(sent == 0 ? total : 1) || readers_.load() == 0; };
-        if (wait_until(write_waiters, ready, no_deadline, TaskState::Interruptible, true) == WaitOutcome::Interrupted) {
+        if (wait_until(write_waiters, ready, no_deadline, TaskState::Interruptible, true) ==
+            WaitOutcome::Interrupted) {
             if (can_write(1))
                 write_waiters.wake_one(poll_out | poll_wrnorm);
             if (sent > 0)
@@ -175,7 +186,7 @@ Result<usize> Pipe::peek(IoBuffer& out, usize skip) {
     usize done = 0;
     while (skip + done < here && out.remaining() > 0) {
         const u64 from = taken_ + skip + done;
-        TRY(u8* place, page_at(from)); // exists: it was written
+        TRY(u8 * place, page_at(from)); // exists: it was written
         const usize piece = smaller(smaller(here - skip - done, out.remaining()),
                                     page_size - static_cast<usize>(from % page_size));
         const usize copied = out.copy_out(place, piece);
@@ -243,7 +254,8 @@ Result<usize> Pipe::set_capacity(usize bytes) {
         TRY(const u8* place, page_at(from));
         usize piece = smaller(here - done, page_size - static_cast<usize>(from % page_size));
         piece = smaller(piece, page_size - done % page_size);
-        __builtin_memcpy(static_cast<u8*>(frame_data(*pages[done / page_size])) + done % page_size, place, piece);
+        __builtin_memcpy(static_cast<u8*>(frame_data(*pages[done / page_size])) + done % page_size,
+                         place, piece);
         done += piece;
     }
     for (Frame* frame : pages_)
@@ -283,9 +295,13 @@ PipeFile::PipeFile(Path path, Ref<Inode> inode, u32 flags, Ref<Pipe> pipe)
     pipe_->add_end(opens_read(flags), opens_write(flags));
 }
 
-PipeFile::~PipeFile() { pipe_->drop_end(opens_read(flags_), opens_write(flags_)); }
+PipeFile::~PipeFile() {
+    pipe_->drop_end(opens_read(flags_), opens_write(flags_));
+}
 
-Result<usize> PipeFile::read(IoBuffer& out, u64) { return pipe_->read(out, non_blocking()); }
+Result<usize> PipeFile::read(IoBuffer& out, u64) {
+    return pipe_->read(out, non_blocking());
+}
 
 Result<usize> PipeFile::write(IoBuffer& in, u64) {
     auto done = pipe_->write(in, non_blocking());
@@ -335,7 +351,9 @@ Result<PipeEnds> make_pipe(u32 flags) {
     return PipeEnds{std::move(reader), std::move(writer)};
 }
 
-void free_fifo_state(FifoState* state) { delete state; }
+void free_fifo_state(FifoState* state) {
+    delete state;
+}
 
 Result<Ref<File>> open_fifo(const Path& path, Ref<Inode> inode, u32 flags) {
     Ref<Pipe> pipe;
@@ -357,12 +375,15 @@ Result<Ref<File>> open_fifo(const Path& path, Ref<Inode> inode, u32 flags) {
     const u32 writer_opens = pipe->writer_opens();
     const bool alone = reads && !writes ? pipe->writers() == 0 : pipe->readers() == 0;
     TRY(Ref<PipeFile> file, make_ref<PipeFile>(path, std::move(inode), flags, pipe));
-    // fifo(7): an open for one direction waits for the other; the other may have come and gone meanwhile.
+    // fifo(7): an open for one direction waits for the other; the other may have come and gone
+    // meanwhile.
     if (reads != writes && alone && (flags & O_NONBLOCK) == 0) {
         const auto met = [&] {
-            return reads ? pipe->writer_opens() != writer_opens : pipe->reader_opens() != reader_opens;
+            return reads ? pipe->writer_opens() != writer_opens
+                         : pipe->reader_opens() != reader_opens;
         };
-        if (wait_until(reads ? pipe->read_waiters : pipe->write_waiters, met) == WaitOutcome::Interrupted)
+        if (wait_until(reads ? pipe->read_waiters : pipe->write_waiters, met) ==
+            WaitOutcome::Interrupted)
             return fail(restart_syscall);
     }
     return Ref<File>(std::move(file));

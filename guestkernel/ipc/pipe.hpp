@@ -16,19 +16,20 @@ public:
     Pipe() = default;
     ~Pipe() override;
 
-    // Blocking follows `non_blocking`; see File::read and File::write for errors. A write without readers is EPIPE; the
-    // signal is the file's to send.
+    // Blocking follows `non_blocking`; see File::read and File::write for errors. A write without
+    // readers is EPIPE; the signal is the file's to send.
     Result<usize> read(IoBuffer& out, bool non_blocking);
     Result<usize> write(IoBuffer& in, bool non_blocking);
-    // For splice(2) and tee(2): copies what is there, from `skip` bytes on, without taking it; takes without copying.
-    // Neither sleeps for data.
+    // For splice(2) and tee(2): copies what is there, from `skip` bytes on, without taking it;
+    // takes without copying. Neither sleeps for data.
     Result<usize> peek(IoBuffer& out, usize skip);
     void discard(usize bytes);
     u32 poll_read() const;  // POLLIN, POLLHUP
     u32 poll_write() const; // POLLOUT, POLLERR
     usize available() const { return static_cast<usize>(written_ - taken_); }
     usize capacity() const { return capacity_; }
-    // EBUSY when more is in it than would fit; EPERM past the limit without CAP_SYS_RESOURCE is the caller's check.
+    // EBUSY when more is in it than would fit; EPERM past the limit without CAP_SYS_RESOURCE is the
+    // caller's check.
     Result<usize> set_capacity(usize bytes);
 
     void add_end(bool reader, bool writer);
@@ -49,7 +50,8 @@ private:
     Mutex mutex_; // the contents; held across user copies
     Vector<Frame*> pages_;
     usize capacity_ = default_capacity;
-    volatile u64 written_ = 0, taken_ = 0; // bytes ever; both go back to zero when the pipe runs empty
+    volatile u64 written_ = 0,
+                 taken_ = 0; // bytes ever; both go back to zero when the pipe runs empty
     base::Atomic<u32> readers_{0}, writers_{0}, reader_opens_{0}, writer_opens_{0};
 };
 

@@ -6,7 +6,8 @@
 
 namespace kernel {
 
-// The wait queues that a sleeping poll(2) is in. The files stay referenced by the caller while it exists.
+// The wait queues that a sleeping poll(2) is in. The files stay referenced by the caller while it
+// exists.
 class PollWaiters final : public PollTable {
 public:
     PollWaiters() = default;
@@ -33,8 +34,9 @@ struct PollItem {
     u32 ready = 0;
 };
 
-// Fills `ready` of each item; returns how many are not zero. Sleeps until there is one, the deadline (monotonic ns;
-// no_deadline: none, 0: do not sleep) has passed, or a signal comes (EINTR's kind: restart_no_handler).
+// Fills `ready` of each item; returns how many are not zero. Sleeps until there is one, the
+// deadline (monotonic ns; no_deadline: none, 0: do not sleep) has passed, or a signal comes
+// (EINTR's kind: restart_no_handler).
 Result<usize> poll_files(std::span<PollItem> items, u64 deadline_ns);
 
 } // namespace kernel

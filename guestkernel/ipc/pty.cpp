@@ -1,4 +1,5 @@
-// Pseudo terminals (pty(7), pts(4)): a Terminal whose device is the master's file; and devpts, where slaves have their names.
+// Pseudo terminals (pty(7), pts(4)): a Terminal whose device is the master's file; and devpts,
+// where slaves have their names.
 #include <asm/ioctls.h>
 #include <asm/termbits.h>
 #include <linux/errno.h>
@@ -31,14 +32,16 @@ struct Table {
     Vector<Pty*> ptys; // by number; null: free
 };
 constinit Guarded<Table, LockRank::Device>* table = nullptr;
-alignas(Guarded<Table, LockRank::Device>) u8 table_storage[sizeof(Guarded<Table, LockRank::Device>)];
+alignas(Guarded<Table, LockRank::Device>) u8
+    table_storage[sizeof(Guarded<Table, LockRank::Device>)];
 constinit Superblock* instance = nullptr; // the one devpts, held for good
 
 // The slave side. Its device is a ring of bytes that the master reads.
 class Pty final : public Terminal {
 public:
     Pty(u32 number, u32 uid, u32 gid)
-        : Terminal(u64{pts_major} << 8 | number), index(number), owner(uid), group(gid), created(current_time()) {}
+        : Terminal(u64{pts_major} << 8 | number), index(number), owner(uid), group(gid),
+          created(current_time()) {}
     ~Pty() override { kfree(ring_); }
 
     usize read_output(IoBuffer& out, bool& fault) {
@@ -91,7 +94,8 @@ protected:
             }
             if (non_blocking)
                 return fail(EAGAIN);
-            if (wait_until(output_waiters, [&] { return can_put() || hung_up(); }) == WaitOutcome::Interrupted)
+            if (wait_until(output_waiters, [&] { return can_put() || hung_up(); }) ==
+                WaitOutcome::Interrupted)
                 return fail(restart_syscall);
         }
     }
@@ -126,8 +130,12 @@ private:
     volatile u64 written_ = 0, taken_ = 0;
 };
 
-bool is_pty(const Terminal& terminal) { return terminal.device_number() >> 8 == pts_major; }
-Pty& as_pty(Terminal& terminal) { return static_cast<Pty&>(terminal); }
+bool is_pty(const Terminal& terminal) {
+    return terminal.device_number() >> 8 == pts_major;
+}
+Pty& as_pty(Terminal& terminal) {
+    return static_cast<Pty&>(terminal);
+}
 
 Ref<Pty> find_pty(u32 number) {
     auto access = table->lock();
@@ -152,7 +160,7 @@ Result<Ref<Pty>> create_pty() {
     TRY(Ref<Pty> pty, make_ref<Pty>(number, task.credentials->fsuid, task.credentials->fsgid));
     auto access = table->lock();
     if (access->ptys[number] != nullptr)
-        return fail(EAGAIN); // taken meanwhile
+        return fail(EAGAIN);          // taken meanwhile
     access->ptys[number] = pty.get(); // weak: the master removes it
     return pty;
 }
@@ -164,7 +172,8 @@ Result<Ref<File>> open_slave(const Path& path, Ref<Inode> inode, u32 flags, u32 
     if (pty->locked)
         return fail(EIO);
     pty->opened(flags);
-    TRY(Ref<TerminalFile> file, make_ref<TerminalFile>(path, std::move(inode), flags, Ref<Terminal>(pty)));
+    TRY(Ref<TerminalFile> file,
+        make_ref<TerminalFile>(path, std::move(inode), flags, Ref<Terminal>(pty)));
     return Ref<File>(std::move(file));
 }
 
@@ -207,7 +216,8 @@ public:
         usize total = 0;
         while (in.remaining() > 0) {
             u8 piece[256];
-            const usize count = in.copy_in(piece, in.remaining() < sizeof piece ? in.remaining() : sizeof piece);
+            const usize count =
+                in.copy_in(piece, in.remaining() < sizeof piece ? in.remaining() : sizeof piece);
             if (count == 0) {
                 if (total > 0)
                     return total;
@@ -226,8 +236,9 @@ public:
                 }
                 // A slave in raw mode that does not read: wait until it has.
                 const u32 pending = pty_->slave_files.load();
-                if (wait_until(pty_->master_waiters, [&] { return !pty_->input_full() || pending == 0; }) ==
-                    WaitOutcome::Interrupted) {
+                if (wait_until(pty_->master_waiters, [&] {
+                        return !pty_->input_full() || pending == 0;
+                    }) == WaitOutcome::Interrupted) {
                     if (total > 0)
                         return total;
                     return fail(restart_syscall);
@@ -280,9 +291,10 @@ Result<long> MasterFile::ioctl(u32 command, u64 argument) {
         char name[24];
         const usize length = log::format(name, sizeof name, "/dev/pts/{}", pty_->index);
         TRY(Path path, lookup_path(at_fdcwd, std::string_view(name, length), lookup_follow));
-        TRY(Ref<File> file, open_slave(path, Ref<Inode>::share(path.dentry()->inode()), static_cast<u32>(argument) & ~u32{O_CLOEXEC},
-                                       pty_->index));
-        TRY(const int fd, current_task().files->install(std::move(file), (argument & O_CLOEXEC) != 0));
+        TRY(Ref<File> file, open_slave(path, Ref<Inode>::share(path.dentry()->inode()),
+                                       static_cast<u32>(argument) & ~u32{O_CLOEXEC}, pty_->index));
+        TRY(const int fd,
+            current_task().files->install(std::move(file), (argument & O_CLOEXEC) != 0));
         return fd;
     }
     case FIONREAD: {
@@ -304,14 +316,17 @@ Result<long> MasterFile::ioctl(u32 command, u64 argument) {
         TRY(UserPtr<i32>(argument).copy_out(pty_->session()));
         return 0;
     }
-    case TIOCSPGRP: case TIOCSCTTY: case TIOCNOTTY:
+    case TIOCSPGRP:
+    case TIOCSCTTY:
+    case TIOCNOTTY:
         return fail(ENOTTY);
     default:
         return pty_->ioctl(*this, command, argument); // modes and window size are the pair's
     }
 }
 
-// --- devpts --------------------------------------------------------------------------------------------
+// --- devpts
+// --------------------------------------------------------------------------------------------
 
 // Inode numbers: 1 the root, 2 ptmx, 3 + N the slave N, as in Linux.
 class SlaveInode final : public Inode {
@@ -453,7 +468,8 @@ public:
     const char* type() const override { return "devpts"; }
     // Slaves come and go without their directory changing.
     bool dentry_valid(Inode&, std::string_view, Inode* inode, u64) override {
-        return inode != nullptr && (inode->number() == 2 || find_pty(static_cast<u32>(inode->number() - 3)));
+        return inode != nullptr &&
+               (inode->number() == 2 || find_pty(static_cast<u32>(inode->number() - 3)));
     }
 
 private:

@@ -1,7 +1,6 @@
 // The line discipline: what happens to bytes on their way in and out (termios(3)).
 #include "guestkernel/ipc/terminal.hpp"
 
-#include <asm/ioctls.h>
 #include <asm/termbits.h>
 #include <linux/errno.h>
 
@@ -15,12 +14,12 @@ namespace kernel {
 
 namespace {
 
-static_assert(sizeof(TerminalModes) == sizeof(termios) && offsetof(TerminalModes, characters) == offsetof(termios, c_cc));
+static_assert(sizeof(TerminalModes) == sizeof(termios) &&
+              offsetof(TerminalModes, characters) == offsetof(termios, c_cc));
 
-constexpr int sigint = 2, sigquit = 3, sigttin = 21, sigttou = 22, sigtstp = 20, sigwinch = 28, sighup = 1, sigcont = 18;
-constexpr u16 entry_line_end = 0x100; // the line that read(2) returns ends with this byte
-constexpr u16 entry_end_of_file = 0x200; // nothing to deliver: read(2) ends here
-constexpr u8 disabled = 0;            // _POSIX_VDISABLE
+constexpr int sigint = 2, sigquit = 3, sigttin = 21, sigttou = 22, sigtstp = 20, sigwinch = 28,
+              sighup = 1, sigcont = 18;
+constexpr u8 disabled = 0; // _POSIX_VDISABLE
 constexpr u64 decisecond_ns = 100'000'000;
 
 constexpr TerminalModes initial_modes = {
@@ -29,12 +28,17 @@ constexpr TerminalModes initial_modes = {
     .control = B38400 | CS8 | CREAD | HUPCL,
     .local = ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN,
     .line = 0,
-    // VINTR VQUIT VERASE VKILL VEOF VTIME VMIN VSWTC VSTART VSTOP VSUSP VEOL VREPRINT VDISCARD VWERASE VLNEXT VEOL2
+    // VINTR VQUIT VERASE VKILL VEOF VTIME VMIN VSWTC VSTART VSTOP VSUSP VEOL VREPRINT VDISCARD
+    // VWERASE VLNEXT VEOL2
     .characters = {3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0},
 };
 
-constexpr u32 signal_mask(int signal) { return 1u << signal; }
-bool is_continuation(u8 byte) { return (byte & 0xc0) == 0x80; }
+constexpr u32 signal_mask(int signal) {
+    return 1u << signal;
+}
+bool is_continuation(u8 byte) {
+    return (byte & 0xc0) == 0x80;
+}
 
 } // namespace
 
@@ -50,7 +54,9 @@ struct Terminal::EchoBuffer {
 
 Terminal::Terminal(u64 device_number) : device_number_(device_number), modes_(initial_modes) {}
 
-Terminal::~Terminal() { kfree(input_); }
+Terminal::~Terminal() {
+    kfree(input_);
+}
 
 TerminalModes Terminal::modes() const {
     SpinGuard guard(lock_);
@@ -266,7 +272,8 @@ usize Terminal::receive(const u8* data, usize bytes) {
             if (input_ == nullptr)
                 input_ = static_cast<u16*>(kmalloc(buffer_size * sizeof(u16)));
             if (input_ == nullptr)
-                return bytes; // out of memory: the input is lost, as from a line without flow control
+                return bytes; // out of memory: the input is lost, as from a line without flow
+                              // control
             while (done < bytes && collected.count < sizeof collected.bytes / 2) {
                 // In raw mode nothing is dropped: the device keeps what does not fit.
                 if (!local(ICANON) && head_ - tail_ >= buffer_size) {
@@ -298,8 +305,8 @@ void Terminal::signal_foreground(int signal) {
 void Terminal::set_window(const WindowSize& size) {
     {
         SpinGuard guard(lock_);
-        if (size.rows == window_.rows && size.columns == window_.columns && size.x_pixels == window_.x_pixels &&
-            size.y_pixels == window_.y_pixels)
+        if (size.rows == window_.rows && size.columns == window_.columns &&
+            size.x_pixels == window_.x_pixels && size.y_pixels == window_.y_pixels)
             return;
         window_ = size;
     }
@@ -325,9 +332,12 @@ void Terminal::end_session(i32 session) {
     foreground_ = 0;
 }
 
-// --- reading -------------------------------------------------------------------------------------------
+// --- reading
+// -------------------------------------------------------------------------------------------
 
-bool Terminal::input_ready() const { return committed_ != tail_; }
+bool Terminal::input_ready() const {
+    return committed_ != tail_;
+}
 
 // Requires: lock held. Takes up to the end of the line in canonical mode.
 usize Terminal::take(u8* out, usize capacity, bool& line_ended) {
@@ -346,9 +356,10 @@ usize Terminal::take(u8* out, usize capacity, bool& line_ended) {
             break;
         }
     }
-    // A line that exactly filled the reader's buffer has its end-of-file mark still to come: it belongs to this read.
-    if (!line_ended && tail_ != committed_ && (input_[tail_ % buffer_size] & entry_end_of_file) != 0 && count == capacity &&
-        count > 0) {
+    // A line that exactly filled the reader's buffer has its end-of-file mark still to come: it
+    // belongs to this read.
+    if (!line_ended && tail_ != committed_ &&
+        (input_[tail_ % buffer_size] & entry_end_of_file) != 0 && count == capacity && count > 0) {
         tail_ = tail_ + 1;
         line_ended = true;
     }
@@ -357,7 +368,8 @@ usize Terminal::take(u8* out, usize capacity, bool& line_ended) {
 
 // A background process may not use its controlling terminal (credentials(7), setpgid(2)).
 Result<void> Terminal::check_background(int signal, bool even_if_blocked) {
-    if (session_ == 0 || session_ != current_session() || foreground_ == 0 || foreground_ == current_group())
+    if (session_ == 0 || session_ != current_session() || foreground_ == 0 ||
+        foreground_ == current_group())
         return {};
     if (signal_blocked_or_ignored(signal)) {
         if (signal == sigttin || even_if_blocked)
@@ -375,7 +387,8 @@ Result<void> Terminal::wait_for_input(bool non_blocking, u64 deadline, bool& tim
     if (non_blocking)
         return fail(EAGAIN);
     const auto outcome = wait_until(
-        read_waiters, [&] { return input_ready() || hung_up_; }, deadline, TaskState::Interruptible);
+        read_waiters, [&] { return input_ready() || hung_up_; }, deadline,
+        TaskState::Interruptible);
     if (outcome == WaitOutcome::Interrupted)
         return fail(restart_syscall);
     timed_out = outcome == WaitOutcome::TimedOut;
@@ -395,7 +408,8 @@ Result<usize> Terminal::read_raw(IoBuffer& out, bool non_blocking) {
         bool ended = false;
         {
             SpinGuard guard(lock_);
-            count = take(piece, out.remaining() < sizeof piece ? out.remaining() : sizeof piece, ended);
+            count =
+                take(piece, out.remaining() < sizeof piece ? out.remaining() : sizeof piece, ended);
         }
         if (count > 0) {
             const usize copied = out.copy_out(piece, count);
@@ -454,7 +468,8 @@ Result<usize> Terminal::read(IoBuffer& out, bool non_blocking) {
                 SpinGuard guard(lock_);
                 if (!input_ready())
                     break;
-                count = take(piece, out.remaining() < sizeof piece ? out.remaining() : sizeof piece, ended);
+                count = take(piece, out.remaining() < sizeof piece ? out.remaining() : sizeof piece,
+                             ended);
             }
             const usize copied = out.copy_out(piece, count);
             total += copied;
@@ -470,7 +485,8 @@ Result<usize> Terminal::read(IoBuffer& out, bool non_blocking) {
     }
 }
 
-// --- writing -------------------------------------------------------------------------------------------
+// --- writing
+// -------------------------------------------------------------------------------------------
 
 // One byte of output as the modes say; returns how many bytes it became.
 usize Terminal::process_output(u8 byte, u8 (&out)[8]) {
@@ -535,7 +551,8 @@ Result<usize> Terminal::write(IoBuffer& in, bool non_blocking) {
                     return taken;
                 return fail(EAGAIN);
             }
-            if (wait_until(write_waiters, [&] { return !stopped_ || hung_up_; }) == WaitOutcome::Interrupted) {
+            if (wait_until(write_waiters, [&] { return !stopped_ || hung_up_; }) ==
+                WaitOutcome::Interrupted) {
                 if (taken > 0)
                     return taken;
                 return fail(restart_syscall);
@@ -548,7 +565,8 @@ Result<usize> Terminal::write(IoBuffer& in, bool non_blocking) {
             return fail(EAGAIN);
         }
         u8 raw[512];
-        const usize count = in.copy_in(raw, in.remaining() < sizeof raw ? in.remaining() : sizeof raw);
+        const usize count =
+            in.copy_in(raw, in.remaining() < sizeof raw ? in.remaining() : sizeof raw);
         if (count == 0) {
             if (taken > 0)
                 return taken;
@@ -588,182 +606,8 @@ u32 Terminal::poll(PollTable* table) {
     }
     if (hung_up_)
         return poll_in | poll_rdnorm | poll_out | poll_wrnorm | poll_hup | poll_err;
-    return (input_ready() ? poll_in | poll_rdnorm : 0) | (!stopped_ && can_put() ? poll_out | poll_wrnorm : 0);
+    return (input_ready() ? poll_in | poll_rdnorm : 0) |
+           (!stopped_ && can_put() ? poll_out | poll_wrnorm : 0);
 }
-
-// --- control: tty_ioctl(4) ---------------------------------------------------------------------------
-
-Result<void> Terminal::set_modes(u32 command, u64 argument) {
-    TerminalModes wanted;
-    if (command == TCSETS2 || command == TCSETSW2 || command == TCSETSF2) {
-        TRY(const termios2 larger, UserPtr<const termios2>(argument).copy_in());
-        __builtin_memcpy(&wanted, &larger, sizeof wanted);
-    } else {
-        TRY(wanted, UserPtr<const TerminalModes>(argument).copy_in());
-    }
-    TRY(check_background(sigttou, false));
-    {
-        SpinGuard guard(lock_);
-        if (command == TCSETSF || command == TCSETSF2)
-            reset_input();
-        const bool was_canonical = local(ICANON);
-        modes_ = wanted;
-        // What was typed ahead as an unfinished line becomes readable in raw mode.
-        if (was_canonical && !local(ICANON))
-            committed_ = head_;
-        if ((modes_.input & IXON) == 0)
-            stopped_ = false;
-    }
-    modes_changed();
-    read_waiters.wake_all();
-    write_waiters.wake_all();
-    return {};
-}
-
-Result<long> Terminal::job_ioctl(u32 command, u64 argument) {
-    const bool ours = session_ != 0 && session_ == current_session();
-    switch (command) {
-    case TIOCGPGRP: {
-        if (!ours)
-            return fail(ENOTTY);
-        TRY(UserPtr<i32>(argument).copy_out(i32{foreground_}));
-        return 0;
-    }
-    case TIOCSPGRP: {
-        TRY(const i32 group, UserPtr<const i32>(argument).copy_in());
-        if (!ours)
-            return fail(ENOTTY);
-        TRY(check_background(sigttou, false));
-        if (group < 0)
-            return fail(EINVAL);
-        if (!group_in_session(group, session_))
-            return fail(EPERM);
-        foreground_ = group;
-        return 0;
-    }
-    case TIOCGSID: {
-        if (!ours)
-            return fail(ENOTTY);
-        TRY(UserPtr<i32>(argument).copy_out(i32{session_}));
-        return 0;
-    }
-    case TIOCSCTTY:
-        if (ours)
-            return 0;
-        if (!is_session_leader() || (session_ != 0 && !(argument == 1 && capable(21)))) // CAP_SYS_ADMIN steals it
-            return fail(EPERM);
-        if (session_ != 0)
-            clear_controlling_terminal(*this);
-        TRY(set_controlling_terminal(Ref<Terminal>::share(this)));
-        session_ = current_session();
-        foreground_ = current_group();
-        return 0;
-    default: // TIOCNOTTY
-        if (!ours)
-            return fail(ENOTTY);
-        if (is_session_leader()) {
-            end_session(session_);
-            clear_controlling_terminal(*this);
-        }
-        return 0;
-    }
-}
-
-Result<long> Terminal::ioctl(File&, u32 command, u64 argument) {
-    switch (command) {
-    case TCGETS: {
-        TRY(UserPtr<TerminalModes>(argument).copy_out(modes()));
-        return 0;
-    }
-    case TCGETS2: {
-        termios2 larger{};
-        const TerminalModes now = modes();
-        __builtin_memcpy(&larger, &now, sizeof now);
-        larger.c_ispeed = larger.c_ospeed = 38400;
-        TRY(UserPtr<termios2>(argument).copy_out(larger));
-        return 0;
-    }
-    case TCSETS: case TCSETSW: case TCSETSF: case TCSETS2: case TCSETSW2: case TCSETSF2:
-        TRY(set_modes(command, argument));
-        return 0;
-    case TIOCGWINSZ: {
-        WindowSize size;
-        {
-            SpinGuard guard(lock_);
-            size = window_;
-        }
-        TRY(UserPtr<WindowSize>(argument).copy_out(size));
-        return 0;
-    }
-    case TIOCSWINSZ: {
-        TRY(const WindowSize size, UserPtr<const WindowSize>(argument).copy_in());
-        set_window(size);
-        return 0;
-    }
-    case TIOCGPGRP: case TIOCSPGRP: case TIOCGSID: case TIOCSCTTY: case TIOCNOTTY:
-        return job_ioctl(command, argument);
-    case FIONREAD: {
-        int count = 0;
-        {
-            SpinGuard guard(lock_);
-            for (u32 at = tail_; at != committed_; at = at + 1)
-                count += (input_[at % buffer_size] & entry_end_of_file) == 0 ? 1 : 0;
-        }
-        TRY(UserPtr<int>(argument).copy_out(count));
-        return 0;
-    }
-    case TIOCOUTQ: {
-        TRY(UserPtr<int>(argument).copy_out(static_cast<int>(output_pending())));
-        return 0;
-    }
-    case TCFLSH: {
-        if (argument > TCIOFLUSH)
-            return fail(EINVAL);
-        TRY(check_background(sigttou, false));
-        if (argument != TCOFLUSH) {
-            SpinGuard guard(lock_);
-            reset_input();
-        }
-        if (argument != TCIFLUSH)
-            flush_output();
-        input_consumed();
-        return 0;
-    }
-    case TCXONC:
-        if (argument > TCION)
-            return fail(EINVAL);
-        TRY(check_background(sigttou, false));
-        if (argument == TCOOFF || argument == TCOON) {
-            stopped_ = argument == TCOOFF;
-            write_waiters.wake_all(poll_out | poll_wrnorm);
-        }
-        return 0;
-    case TCSBRK: case TCSBRKP:
-        TRY(check_background(sigttou, false));
-        return 0; // drained by nature, and there is no line to break
-    case TIOCGETD: {
-        TRY(UserPtr<int>(argument).copy_out(0)); // N_TTY
-        return 0;
-    }
-    case TIOCEXCL: case TIOCNXCL:
-        return 0;
-    case TIOCSTI:
-        return fail(EIO); // as Linux with dev.tty.legacy_tiocsti=0
-    default:
-        return fail(ENOTTY);
-    }
-}
-
-void Terminal::opened(u32 flags) {
-    constexpr u32 o_noctty = 0400;
-    if ((flags & o_noctty) != 0 || session_ != 0 || !is_session_leader())
-        return;
-    if (!set_controlling_terminal(Ref<Terminal>::share(this)))
-        return;
-    session_ = current_session();
-    foreground_ = current_group();
-}
-
-void session_leader_ended(Terminal& terminal, i32 session) { terminal.end_session(session); }
 
 } // namespace kernel

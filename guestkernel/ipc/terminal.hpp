@@ -1,5 +1,5 @@
-// Terminals: the line discipline between a program and a device - the console or the master side of a pseudo terminal.
-// termios(3), tty_ioctl(4), pty(7).
+// Terminals: the line discipline between a program and a device - the console or the master side of
+// a pseudo terminal. termios(3), tty_ioctl(4), pty(7).
 #pragma once
 
 #include "guestkernel/core/lock.hpp"
@@ -21,11 +21,17 @@ struct WindowSize { // struct winsize
 
 class Terminal : public RefCounted {
 public:
+    // Flags of entries in the input buffer.
+    static constexpr u16 entry_line_end =
+        0x100; // the line that read(2) returns ends with this byte
+    static constexpr u16 entry_end_of_file = 0x200; // nothing to deliver: read(2) ends here
+
     explicit Terminal(u64 device_number);
     ~Terminal() override;
 
     // --- the device's side ---
-    // Input as it arrives. Does not sleep. Returns how much was taken (a full buffer takes no more).
+    // Input as it arrives. Does not sleep. Returns how much was taken (a full buffer takes no
+    // more).
     usize receive(const u8* data, usize bytes);
     // The line is gone for good: readers see the end of file, writers EIO, the session is told.
     void hang_up();
@@ -49,7 +55,8 @@ public:
     WaitQueue read_waiters, write_waiters;
 
 protected:
-    // Output that has been processed. Sends at least one byte unless it fails (EAGAIN when it would have to sleep but may not).
+    // Output that has been processed. Sends at least one byte unless it fails (EAGAIN when it would
+    // have to sleep but may not).
     virtual Result<usize> put(const u8* data, usize bytes, bool non_blocking) = 0;
     // Echo: may not sleep; what does not fit is dropped.
     virtual void echo(const u8* data, usize bytes) = 0;
@@ -91,7 +98,8 @@ private:
     bool literal_next_ = false;
     u32 column_ = 0;
     u32 line_start_column_ = 0;
-    // Entries are a byte and flags; counters run freely. [tail, committed) may be read, [committed, head) is being edited.
+    // Entries are a byte and flags; counters run freely. [tail, committed) may be read, [committed,
+    // head) is being edited.
     u16* input_ = nullptr;
     volatile u32 head_ = 0, committed_ = 0, tail_ = 0;
     Mutex write_mutex_; // output of one write(2) stays together
@@ -107,14 +115,17 @@ public:
     Result<usize> read(IoBuffer& out, u64) override { return terminal_->read(out, non_blocking()); }
     Result<usize> write(IoBuffer& in, u64) override { return terminal_->write(in, non_blocking()); }
     u32 poll(PollTable* table) override { return terminal_->poll(table); }
-    Result<long> ioctl(u32 command, u64 argument) override { return terminal_->ioctl(*this, command, argument); }
+    Result<long> ioctl(u32 command, u64 argument) override {
+        return terminal_->ioctl(*this, command, argument);
+    }
     Terminal& terminal() { return *terminal_; }
 
 private:
     Ref<Terminal> terminal_;
 };
 
-// Registers /dev/tty, /dev/console, /dev/ptmx and the pts devices; connects the console when it is a terminal. At boot.
+// Registers /dev/tty, /dev/console, /dev/ptmx and the pts devices; connects the console when it is
+// a terminal. At boot.
 Result<void> init_terminals();
 // The end of a session's leader: its foreground group is hung up.
 void session_leader_ended(Terminal& terminal, i32 session);

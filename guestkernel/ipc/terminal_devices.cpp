@@ -31,14 +31,18 @@ protected:
 
 constinit Terminal* console = nullptr; // holds a reference for good
 
-void console_input(const u8* data, usize bytes, void*) { console->receive(data, bytes); }
+void console_input(const u8* data, usize bytes, void*) {
+    console->receive(data, bytes);
+}
 void console_window(u32 columns, u32 rows) {
     console->set_window({static_cast<u16>(rows), static_cast<u16>(columns), 0, 0});
 }
 
-Result<Ref<File>> open_terminal(const Path& path, Ref<Inode> inode, u32 flags, Ref<Terminal> terminal) {
+Result<Ref<File>> open_terminal(const Path& path, Ref<Inode> inode, u32 flags,
+                                Ref<Terminal> terminal) {
     terminal->opened(flags);
-    TRY(Ref<TerminalFile> file, make_ref<TerminalFile>(path, std::move(inode), flags, std::move(terminal)));
+    TRY(Ref<TerminalFile> file,
+        make_ref<TerminalFile>(path, std::move(inode), flags, std::move(terminal)));
     return Ref<File>(std::move(file));
 }
 
@@ -62,9 +66,13 @@ TerminalFile::TerminalFile(const Path& path, Ref<Inode> inode, u32 flags, Ref<Te
     pty_slave_opened(*terminal_);
 }
 
-TerminalFile::~TerminalFile() { pty_slave_closed(*terminal_); }
+TerminalFile::~TerminalFile() {
+    pty_slave_closed(*terminal_);
+}
 
-Ref<Terminal> console_terminal() { return Ref<Terminal>::share(console); }
+Ref<Terminal> console_terminal() {
+    return Ref<Terminal>::share(console);
+}
 
 Result<void> init_terminals() {
     register_char_device(tty_major, tty_minor, 1, open_current);

@@ -87,20 +87,29 @@ char* strrchr(const char* text, int c) {
 unsigned long strtoul(const char* text, char** end, int base) {
     unsigned long value = 0;
     for (; *text >= '0' && *text <= '9'; text++)
-        value = value * static_cast<unsigned long>(base == 0 ? 10 : base) + static_cast<unsigned long>(*text - '0');
+        value = value * static_cast<unsigned long>(base == 0 ? 10 : base) +
+                static_cast<unsigned long>(*text - '0');
     if (end != nullptr)
         *end = const_cast<char*>(text);
     return value;
 }
 
-[[noreturn]] void __stack_chk_fail() { PANIC("stack smashed"); }
-[[noreturn]] void __cxa_pure_virtual() { PANIC("pure virtual call"); }
+[[noreturn]] void __stack_chk_fail() {
+    PANIC("stack smashed");
+}
+[[noreturn]] void __cxa_pure_virtual() {
+    PANIC("pure virtual call");
+}
 void* __dso_handle = nullptr;
-int __cxa_atexit(void (*)(void*), void*, void*) { return 0; }
+int __cxa_atexit(void (*)(void*), void*, void*) {
+    return 0;
+}
 }
 
 // string_view::substr() past the end: our own mistake.
 namespace std {
 [[noreturn]] void __throw_out_of_range_fmt(const char*, ...);
-void __throw_out_of_range_fmt(const char*, ...) { PANIC("string_view: position out of range"); }
+void __throw_out_of_range_fmt(const char*, ...) {
+    PANIC("string_view: position out of range");
+}
 } // namespace std

@@ -17,7 +17,8 @@ public:
     }
     Result<String> clone() const { return from(view()); }
     std::string_view view() const {
-        return data_.empty() ? std::string_view() : std::string_view(data_.data(), data_.size() - 1);
+        return data_.empty() ? std::string_view()
+                             : std::string_view(data_.data(), data_.size() - 1);
     }
     const char* c_str() const { return data_.empty() ? "" : data_.data(); }
     usize size() const { return data_.empty() ? 0 : data_.size() - 1; }

@@ -27,8 +27,10 @@ long call(const SyscallEntry* entry, Task& task, const SyscallArgs& args) {
 extern "C" void arch::joey_syscall(TrapFrame* frame) {
     Task& task = current_task();
     account_kernel_entry(task);
-    const SyscallArgs args = {{frame->rdi, frame->rsi, frame->rdx, frame->r10, frame->r8, frame->r9}};
-    // The number is the low half: programs may leave rubbish above it, and -1 (a tracer's "skip") is no call.
+    const SyscallArgs args = {
+        {frame->rdi, frame->rsi, frame->rdx, frame->r10, frame->r8, frame->r9}};
+    // The number is the low half: programs may leave rubbish above it, and -1 (a tracer's "skip")
+    // is no call.
     const SyscallEntry* entry = find_syscall(static_cast<u32>(frame->orig_rax));
     task.syscall_number = static_cast<u32>(frame->orig_rax);
     if (boot_config().strace) [[unlikely]] {

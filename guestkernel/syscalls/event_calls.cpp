@@ -5,8 +5,8 @@
 #include <linux/time.h>
 #include <linux/timerfd.h>
 
-#include "guestkernel/ipc/epoll.hpp"
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/ipc/epoll.hpp"
 #include "guestkernel/ipc/event_files.hpp"
 #include "guestkernel/syscalls/ipc_calls.hpp"
 #include "guestkernel/syscalls/wait_helpers.hpp"
@@ -28,7 +28,8 @@ Result<Ref<File>> file_of_type(Task& task, int fd) {
 }
 
 Result<u64> to_ns(const WaitTime& time) {
-    if (time.seconds < 0 || time.nanoseconds < 0 || static_cast<u64>(time.nanoseconds) >= nanoseconds_per_second)
+    if (time.seconds < 0 || time.nanoseconds < 0 ||
+        static_cast<u64>(time.nanoseconds) >= nanoseconds_per_second)
         return fail(EINVAL);
     constexpr i64 most = i64{1} << 33;
     const i64 seconds = time.seconds < most ? time.seconds : most;
@@ -36,10 +37,12 @@ Result<u64> to_ns(const WaitTime& time) {
 }
 
 WaitTime from_ns(u64 ns) {
-    return {static_cast<i64>(ns / nanoseconds_per_second), static_cast<i64>(ns % nanoseconds_per_second)};
+    return {static_cast<i64>(ns / nanoseconds_per_second),
+            static_cast<i64>(ns % nanoseconds_per_second)};
 }
 
-Result<long> epoll_wait_until(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity, u64 deadline) {
+Result<long> epoll_wait_until(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity,
+                              u64 deadline) {
     constexpr int most = 0x7fffffff / static_cast<int>(sizeof(EpollEvent));
     if (capacity <= 0 || capacity > most)
         return fail(EINVAL);
@@ -63,30 +66,35 @@ Result<long> sys_eventfd2(Task& task, u32 count, int flags) {
     return fd;
 }
 
-Result<long> sys_eventfd(Task& task, u32 count) { return sys_eventfd2(task, count, 0); }
+Result<long> sys_eventfd(Task& task, u32 count) {
+    return sys_eventfd2(task, count, 0);
+}
 
 Result<long> sys_timerfd_create(Task& task, int clock, int flags) {
     if ((flags & ~(O_CLOEXEC | O_NONBLOCK)) != 0)
         return fail(EINVAL);
-    if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC && clock != CLOCK_BOOTTIME && clock != CLOCK_REALTIME_ALARM &&
-        clock != CLOCK_BOOTTIME_ALARM)
+    if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC && clock != CLOCK_BOOTTIME &&
+        clock != CLOCK_REALTIME_ALARM && clock != CLOCK_BOOTTIME_ALARM)
         return fail(EINVAL);
     constexpr unsigned cap_wake_alarm = 35;
-    if ((clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) && !capable(cap_wake_alarm))
+    if ((clock == CLOCK_REALTIME_ALARM || clock == CLOCK_BOOTTIME_ALARM) &&
+        !capable(cap_wake_alarm))
         return fail(EPERM);
     TRY(Ref<File> file, make_timer_file(clock, O_RDWR | static_cast<u32>(flags & O_NONBLOCK)));
     TRY(const int fd, task.files->install(std::move(file), (flags & O_CLOEXEC) != 0));
     return fd;
 }
 
-Result<long> sys_timerfd_settime(Task& task, int fd, int flags, UserPtr<const TimerTimes> wanted, UserPtr<TimerTimes> old) {
+Result<long> sys_timerfd_settime(Task& task, int fd, int flags, UserPtr<const TimerTimes> wanted,
+                                 UserPtr<TimerTimes> old) {
     if ((flags & ~(TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET)) != 0)
         return fail(EINVAL);
     TRY(const TimerTimes times, wanted.copy_in());
     TRY(const u64 interval, to_ns(times.interval));
     TRY(const u64 first, to_ns(times.value));
     TRY(Ref<File> file, file_of_type<TimerFile>(task, fd));
-    const auto before = file_as<TimerFile>(*file)->set(interval, first, (flags & TFD_TIMER_ABSTIME) != 0);
+    const auto before =
+        file_as<TimerFile>(*file)->set(interval, first, (flags & TFD_TIMER_ABSTIME) != 0);
     if (old)
         TRY(old.copy_out({from_ns(before.interval), from_ns(before.first)}));
     return 0;
@@ -132,7 +140,8 @@ Result<long> sys_epoll_create(Task& task, int size) {
     return sys_epoll_create1(task, 0);
 }
 
-Result<long> sys_epoll_ctl(Task& task, int epoll, int operation, int fd, UserPtr<const EpollEvent> event) {
+Result<long> sys_epoll_ctl(Task& task, int epoll, int operation, int fd,
+                           UserPtr<const EpollEvent> event) {
     EpollEvent wanted{};
     if (operation != EPOLL_CTL_DEL) {
         TRY(wanted, event.copy_in());
@@ -140,7 +149,8 @@ Result<long> sys_epoll_ctl(Task& task, int epoll, int operation, int fd, UserPtr
     TRY(Ref<File> holder, task.files->get(epoll));
     TRY(Ref<File> file, task.files->get(fd));
     constexpr u32 regular = 0100000, directory = 0040000;
-    if (file->inode() != nullptr && (file->inode()->type() == regular || file->inode()->type() == directory))
+    if (file->inode() != nullptr &&
+        (file->inode()->type() == regular || file->inode()->type() == directory))
         return fail(EPERM); // what never blocks
     auto* list = file_as<EpollFile>(*holder);
     if (list == nullptr || holder == file)
@@ -157,25 +167,28 @@ Result<long> sys_epoll_ctl(Task& task, int epoll, int operation, int fd, UserPtr
     return 0;
 }
 
-Result<long> sys_epoll_wait(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity, int timeout_ms) {
+Result<long> sys_epoll_wait(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity,
+                            int timeout_ms) {
     return epoll_wait_until(task, epoll, events, capacity, deadline_after_ms(timeout_ms));
 }
 
-Result<long> sys_epoll_pwait(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity, int timeout_ms,
-                             UserPtr<const u64> mask, u64 mask_size) {
+Result<long> sys_epoll_pwait(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity,
+                             int timeout_ms, UserPtr<const u64> mask, u64 mask_size) {
     return with_signal_mask(mask, mask_size, [&] {
         return epoll_wait_until(task, epoll, events, capacity, deadline_after_ms(timeout_ms));
     });
 }
 
-Result<long> sys_epoll_pwait2(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity, UserPtr<const WaitTime> timeout,
-                              UserPtr<const u64> mask, u64 mask_size) {
+Result<long> sys_epoll_pwait2(Task& task, int epoll, UserPtr<EpollEvent> events, int capacity,
+                              UserPtr<const WaitTime> timeout, UserPtr<const u64> mask,
+                              u64 mask_size) {
     u64 deadline = no_deadline;
     if (timeout) {
         TRY(const WaitTime time, timeout.copy_in());
         TRY(deadline, deadline_after(time.seconds, time.nanoseconds));
     }
-    return with_signal_mask(mask, mask_size, [&] { return epoll_wait_until(task, epoll, events, capacity, deadline); });
+    return with_signal_mask(
+        mask, mask_size, [&] { return epoll_wait_until(task, epoll, events, capacity, deadline); });
 }
 
 } // namespace kernel

@@ -1,4 +1,5 @@
-// The declarations of all system call handlers, by family; each family's owner has a header of its own.
+// The declarations of all system call handlers, by family; each family's owner has a header of its
+// own.
 #pragma once
 
 #include "guestkernel/syscalls/syscall.hpp"

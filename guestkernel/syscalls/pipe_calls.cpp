@@ -30,6 +30,8 @@ Result<long> sys_pipe2(Task& task, UserPtr<DescriptorPair> out, int flags) {
     return 0;
 }
 
-Result<long> sys_pipe(Task& task, UserPtr<DescriptorPair> out) { return sys_pipe2(task, out, 0); }
+Result<long> sys_pipe(Task& task, UserPtr<DescriptorPair> out) {
+    return sys_pipe2(task, out, 0);
+}
 
 } // namespace kernel

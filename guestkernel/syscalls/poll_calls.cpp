@@ -16,7 +16,8 @@ constexpr u32 rlimit_nofile = 7;
 WaitTime remaining(u64 deadline) {
     const u64 now = monotonic_ns();
     const u64 left = deadline > now ? deadline - now : 0;
-    return {static_cast<i64>(left / nanoseconds_per_second), static_cast<i64>(left % nanoseconds_per_second)};
+    return {static_cast<i64>(left / nanoseconds_per_second),
+            static_cast<i64>(left % nanoseconds_per_second)};
 }
 
 Result<long> do_poll(Task& task, u64 address, u32 count, u64 deadline) {
@@ -45,8 +46,8 @@ Result<long> do_poll(Task& task, u64 address, u32 count, u64 deadline) {
     for (u32 i = 0; i < count; i++) {
         if (items[i].file)
             requests[i].ready = static_cast<i16>(items[i].ready);
-        TRY(copy_out_bytes(address + i * sizeof(PollRequest) + offsetof(PollRequest, ready), &requests[i].ready,
-                           sizeof requests[i].ready));
+        TRY(copy_out_bytes(address + i * sizeof(PollRequest) + offsetof(PollRequest, ready),
+                           &requests[i].ready, sizeof requests[i].ready));
     }
     return static_cast<long>(ready + invalid);
 }
@@ -91,7 +92,8 @@ Result<long> do_select(Task& task, int count, SelectSets& sets, u64 deadline) {
     Vector<PollItem> items;
     Vector<int> descriptors;
     for (usize fd = 0; fd < static_cast<usize>(count); fd++) {
-        const u32 wanted = (sets.has(0, fd) ? select_read : 0) | (sets.has(1, fd) ? select_write : 0) |
+        const u32 wanted = (sets.has(0, fd) ? select_read : 0) |
+                           (sets.has(1, fd) ? select_write : 0) |
                            (sets.has(2, fd) ? select_except : 0);
         if (wanted == 0)
             continue;
@@ -99,8 +101,9 @@ Result<long> do_select(Task& task, int count, SelectSets& sets, u64 deadline) {
         TRY(items.push_back(PollItem{std::move(file), wanted, 0}));
         TRY(descriptors.push_back(static_cast<int>(fd)));
     }
-    // poll_files() counts HUP and ERR as ready whatever is wanted; select(2) only where the set asks for it, so such an
-    // item must not end the sleep of others: it is masked by `wanted` in the second look below.
+    // poll_files() counts HUP and ERR as ready whatever is wanted; select(2) only where the set
+    // asks for it, so such an item must not end the sleep of others: it is masked by `wanted` in
+    // the second look below.
     TRY(const usize woken, poll_files(items.span(), deadline));
     (void)woken;
     for (auto& set : sets.bits)
@@ -110,7 +113,8 @@ Result<long> do_select(Task& task, int count, SelectSets& sets, u64 deadline) {
     constexpr u32 kinds[3] = {select_read, select_write, select_except};
     for (usize i = 0; i < items.size(); i++)
         for (int set = 0; set < 3; set++)
-            if ((items[i].wanted & kinds[set]) == kinds[set] && (items[i].ready & kinds[set]) != 0) {
+            if ((items[i].wanted & kinds[set]) == kinds[set] &&
+                (items[i].ready & kinds[set]) != 0) {
                 const auto fd = static_cast<usize>(descriptors[i]);
                 sets.bits[set][fd / 64] |= u64{1} << (fd % 64);
                 ready++;
@@ -128,26 +132,29 @@ struct PselectMask {
 Result<long> sys_poll(Task& task, u64 requests, u32 count, int timeout_ms) {
     const u64 deadline = deadline_after_ms(timeout_ms);
     auto result = do_poll(task, requests, count, deadline);
-    // A restart would wait the whole time again: poll(2) with a timeout is not restarted here but ends with EINTR.
+    // A restart would wait the whole time again: poll(2) with a timeout is not restarted here but
+    // ends with EINTR.
     if (!result && result.error().code == restart_no_handler && deadline != no_deadline)
         return fail(EINTR);
     return result;
 }
 
-Result<long> sys_ppoll(Task& task, u64 requests, u32 count, UserPtr<WaitTime> timeout, UserPtr<const u64> mask,
-                       u64 mask_size) {
+Result<long> sys_ppoll(Task& task, u64 requests, u32 count, UserPtr<WaitTime> timeout,
+                       UserPtr<const u64> mask, u64 mask_size) {
     u64 deadline = no_deadline;
     if (timeout) {
         TRY(const WaitTime time, timeout.copy_in());
         TRY(deadline, deadline_after(time.seconds, time.nanoseconds));
     }
-    auto result = with_signal_mask(mask, mask_size, [&] { return do_poll(task, requests, count, deadline); });
+    auto result =
+        with_signal_mask(mask, mask_size, [&] { return do_poll(task, requests, count, deadline); });
     if (timeout)
         (void)timeout.copy_out(remaining(deadline)); // read-only memory is no error (Linux)
     return result;
 }
 
-Result<long> sys_select(Task& task, int count, u64 readers, u64 writers, u64 exceptions, UserPtr<WaitTimeMicro> timeout) {
+Result<long> sys_select(Task& task, int count, u64 readers, u64 writers, u64 exceptions,
+                        UserPtr<WaitTimeMicro> timeout) {
     u64 deadline = no_deadline;
     if (timeout) {
         TRY(const WaitTimeMicro time, timeout.copy_in());
@@ -165,8 +172,8 @@ Result<long> sys_select(Task& task, int count, u64 readers, u64 writers, u64 exc
     return result;
 }
 
-Result<long> sys_pselect6(Task& task, int count, u64 readers, u64 writers, u64 exceptions, UserPtr<WaitTime> timeout,
-                          u64 mask) {
+Result<long> sys_pselect6(Task& task, int count, u64 readers, u64 writers, u64 exceptions,
+                          UserPtr<WaitTime> timeout, u64 mask) {
     u64 deadline = no_deadline;
     if (timeout) {
         TRY(const WaitTime time, timeout.copy_in());
@@ -177,7 +184,8 @@ Result<long> sys_pselect6(Task& task, int count, u64 readers, u64 writers, u64 e
         TRY(pair, UserPtr<const PselectMask>(mask).copy_in());
     }
     SelectSets sets{{readers, writers, exceptions}, {}, 0};
-    auto result = with_signal_mask(UserPtr<const u64>(pair.mask), pair.size, [&] { return do_select(task, count, sets, deadline); });
+    auto result = with_signal_mask(UserPtr<const u64>(pair.mask), pair.size,
+                                   [&] { return do_select(task, count, sets, deadline); });
     if (timeout)
         (void)timeout.copy_out(remaining(deadline));
     return result;

@@ -14,18 +14,57 @@ namespace {
 // Which arguments (bit n) are NUL-terminated strings.
 u8 string_arguments(u32 number) {
     switch (number) {
-    case __NR_open: case __NR_stat: case __NR_lstat: case __NR_access: case __NR_execve: case __NR_chdir: case __NR_mkdir:
-    case __NR_rmdir: case __NR_creat: case __NR_unlink: case __NR_readlink: case __NR_chmod: case __NR_chown: case __NR_lchown:
-    case __NR_statfs: case __NR_chroot: case __NR_truncate: case __NR_mknod: case __NR_utime: case __NR_utimes:
-    case __NR_memfd_create: case __NR_getxattr: case __NR_lgetxattr: case __NR_umount2:
+    case __NR_open:
+    case __NR_stat:
+    case __NR_lstat:
+    case __NR_access:
+    case __NR_execve:
+    case __NR_chdir:
+    case __NR_mkdir:
+    case __NR_rmdir:
+    case __NR_creat:
+    case __NR_unlink:
+    case __NR_readlink:
+    case __NR_chmod:
+    case __NR_chown:
+    case __NR_lchown:
+    case __NR_statfs:
+    case __NR_chroot:
+    case __NR_truncate:
+    case __NR_mknod:
+    case __NR_utime:
+    case __NR_utimes:
+    case __NR_memfd_create:
+    case __NR_getxattr:
+    case __NR_lgetxattr:
+    case __NR_umount2:
         return 1;
-    case __NR_rename: case __NR_link: case __NR_symlink: case __NR_pivot_root: case __NR_mount:
+    case __NR_rename:
+    case __NR_link:
+    case __NR_symlink:
+    case __NR_pivot_root:
+    case __NR_mount:
         return 3;
-    case __NR_openat: case __NR_mkdirat: case __NR_mknodat: case __NR_fchownat: case __NR_newfstatat: case __NR_unlinkat:
-    case __NR_readlinkat: case __NR_fchmodat: case __NR_faccessat: case __NR_faccessat2: case __NR_utimensat: case __NR_statx:
-    case __NR_openat2: case __NR_execveat: case __NR_inotify_add_watch: case __NR_futimesat:
+    case __NR_openat:
+    case __NR_mkdirat:
+    case __NR_mknodat:
+    case __NR_fchownat:
+    case __NR_newfstatat:
+    case __NR_unlinkat:
+    case __NR_readlinkat:
+    case __NR_fchmodat:
+    case __NR_faccessat:
+    case __NR_faccessat2:
+    case __NR_utimensat:
+    case __NR_statx:
+    case __NR_openat2:
+    case __NR_execveat:
+    case __NR_inotify_add_watch:
+    case __NR_futimesat:
         return 2;
-    case __NR_renameat: case __NR_renameat2: case __NR_linkat:
+    case __NR_renameat:
+    case __NR_renameat2:
+    case __NR_linkat:
         return 0b1010;
     case __NR_symlinkat:
         return 0b101;
@@ -39,15 +78,78 @@ struct ErrorName {
     const char* name;
 };
 constexpr ErrorName names[] = {
-#define E(name) {name, #name}
-    E(EPERM), E(ENOENT), E(ESRCH), E(EINTR), E(EIO), E(ENXIO), E(E2BIG), E(ENOEXEC), E(EBADF), E(ECHILD), E(EAGAIN), E(ENOMEM),
-    E(EACCES), E(EFAULT), E(ENOTBLK), E(EBUSY), E(EEXIST), E(EXDEV), E(ENODEV), E(ENOTDIR), E(EISDIR), E(EINVAL), E(ENFILE),
-    E(EMFILE), E(ENOTTY), E(ETXTBSY), E(EFBIG), E(ENOSPC), E(ESPIPE), E(EROFS), E(EMLINK), E(EPIPE), E(EDOM), E(ERANGE),
-    E(EDEADLK), E(ENAMETOOLONG), E(ENOLCK), E(ENOSYS), E(ENOTEMPTY), E(ELOOP), E(ENODATA), E(ETIME), E(EPROTO), E(EOVERFLOW),
-    E(ENOTSOCK), E(EDESTADDRREQ), E(EMSGSIZE), E(EPROTOTYPE), E(ENOPROTOOPT), E(EPROTONOSUPPORT), E(EOPNOTSUPP),
-    E(EAFNOSUPPORT), E(EADDRINUSE), E(EADDRNOTAVAIL), E(ENETDOWN), E(ENETUNREACH), E(ECONNABORTED), E(ECONNRESET), E(ENOBUFS),
-    E(EISCONN), E(ENOTCONN), E(ETIMEDOUT), E(ECONNREFUSED), E(EALREADY), E(EINPROGRESS), E(ESTALE), E(ECANCELED),
-    {restart_syscall, "ERESTARTSYS"}, {restart_no_interrupt, "ERESTARTNOINTR"}, {restart_no_handler, "ERESTARTNOHAND"},
+#define E(name)                                                                                    \
+    { name, #name }
+    E(EPERM),
+    E(ENOENT),
+    E(ESRCH),
+    E(EINTR),
+    E(EIO),
+    E(ENXIO),
+    E(E2BIG),
+    E(ENOEXEC),
+    E(EBADF),
+    E(ECHILD),
+    E(EAGAIN),
+    E(ENOMEM),
+    E(EACCES),
+    E(EFAULT),
+    E(ENOTBLK),
+    E(EBUSY),
+    E(EEXIST),
+    E(EXDEV),
+    E(ENODEV),
+    E(ENOTDIR),
+    E(EISDIR),
+    E(EINVAL),
+    E(ENFILE),
+    E(EMFILE),
+    E(ENOTTY),
+    E(ETXTBSY),
+    E(EFBIG),
+    E(ENOSPC),
+    E(ESPIPE),
+    E(EROFS),
+    E(EMLINK),
+    E(EPIPE),
+    E(EDOM),
+    E(ERANGE),
+    E(EDEADLK),
+    E(ENAMETOOLONG),
+    E(ENOLCK),
+    E(ENOSYS),
+    E(ENOTEMPTY),
+    E(ELOOP),
+    E(ENODATA),
+    E(ETIME),
+    E(EPROTO),
+    E(EOVERFLOW),
+    E(ENOTSOCK),
+    E(EDESTADDRREQ),
+    E(EMSGSIZE),
+    E(EPROTOTYPE),
+    E(ENOPROTOOPT),
+    E(EPROTONOSUPPORT),
+    E(EOPNOTSUPP),
+    E(EAFNOSUPPORT),
+    E(EADDRINUSE),
+    E(EADDRNOTAVAIL),
+    E(ENETDOWN),
+    E(ENETUNREACH),
+    E(ECONNABORTED),
+    E(ECONNRESET),
+    E(ENOBUFS),
+    E(EISCONN),
+    E(ENOTCONN),
+    E(ETIMEDOUT),
+    E(ECONNREFUSED),
+    E(EALREADY),
+    E(EINPROGRESS),
+    E(ESTALE),
+    E(ECANCELED),
+    {restart_syscall, "ERESTARTSYS"},
+    {restart_no_interrupt, "ERESTARTNOINTR"},
+    {restart_no_handler, "ERESTARTNOHAND"},
     {restart_with_block, "ERESTART_RESTARTBLOCK"},
 #undef E
 };
@@ -84,15 +186,18 @@ void StraceLine::put_argument(u32 number, usize index, u64 value) {
     const bool small = static_cast<i64>(value) > -4096 && static_cast<i64>(value) < 65536;
     // A descriptor or an int: the upper half of the register is not part of it.
     if (!small && static_cast<i32>(value) < 0 && static_cast<i32>(value) > -4096)
-        put(std::string_view(buffer, log::format(buffer, sizeof buffer, "{}", static_cast<i32>(value))));
+        put(std::string_view(buffer,
+                             log::format(buffer, sizeof buffer, "{}", static_cast<i32>(value))));
     else
-        put(std::string_view(buffer, small ? log::format(buffer, sizeof buffer, "{}", static_cast<i64>(value))
-                                           : log::format(buffer, sizeof buffer, "0x{x}", value)));
+        put(std::string_view(
+            buffer, small ? log::format(buffer, sizeof buffer, "{}", static_cast<i64>(value))
+                          : log::format(buffer, sizeof buffer, "0x{x}", value)));
 }
 
 StraceLine::StraceLine(Task& task, u32 number, const SyscallEntry* entry, const SyscallArgs& args) {
     char buffer[64];
-    put(std::string_view(buffer, log::format(buffer, sizeof buffer, "[{} {}] ", task.tid, static_cast<const char*>(task.name))));
+    put(std::string_view(buffer, log::format(buffer, sizeof buffer, "[{} {}] ", task.tid,
+                                             static_cast<const char*>(task.name))));
     if (entry != nullptr)
         put(entry->name);
     else
@@ -112,14 +217,17 @@ StraceLine::StraceLine(Task& task, u32 number, const SyscallEntry* entry, const 
 void StraceLine::finish(long result, const SyscallEntry* entry) {
     char buffer[96];
     if (result < 0 && result > -4096)
-        put(std::string_view(buffer, log::format(buffer, sizeof buffer, " = -1 {}{}", error_name(static_cast<int>(-result)),
-                                                 entry == nullptr || entry->support == Support::Missing
-                                                     ? " (not implemented)"
-                                                     : "")));
+        put(std::string_view(buffer,
+                             log::format(buffer, sizeof buffer, " = -1 {}{}",
+                                         error_name(static_cast<int>(-result)),
+                                         entry == nullptr || entry->support == Support::Missing
+                                             ? " (not implemented)"
+                                             : "")));
     else if (result >= 0 && result < 65536)
         put(std::string_view(buffer, log::format(buffer, sizeof buffer, " = {}", result)));
     else
-        put(std::string_view(buffer, log::format(buffer, sizeof buffer, " = 0x{x}", static_cast<u64>(result))));
+        put(std::string_view(
+            buffer, log::format(buffer, sizeof buffer, " = 0x{x}", static_cast<u64>(result))));
     log::write_line(boot::LogLevel::Strace, std::string_view(text_, length_));
 }
 

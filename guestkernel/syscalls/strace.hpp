@@ -7,8 +7,8 @@ namespace kernel {
 
 class StraceLine {
 public:
-    // Notes the call before it runs: its arguments may be gone afterwards. Calls that do not return (exit, a successful
-    // execve) are printed at once.
+    // Notes the call before it runs: its arguments may be gone afterwards. Calls that do not return
+    // (exit, a successful execve) are printed at once.
     StraceLine(Task& task, u32 number, const SyscallEntry* entry, const SyscallArgs& args);
     void finish(long result, const SyscallEntry* entry);
 

@@ -1,5 +1,6 @@
-// How a handler looks and how registers become its arguments. A handler is `Result<long> sys_<name>(Task&, A...)` with up to
-// six arguments that construct from a u64 (integers, UserPtr); it is declared in syscalls/handlers.hpp.
+// How a handler looks and how registers become its arguments. A handler is `Result<long>
+// sys_<name>(Task&, A...)` with up to six arguments that construct from a u64 (integers, UserPtr);
+// it is declared in syscalls/handlers.hpp.
 #pragma once
 
 #include <type_traits>
@@ -18,12 +19,14 @@ struct SyscallArgs {
 };
 using SyscallHandler = Result<long> (*)(Task&, const SyscallArgs&);
 
-// Results that are not errors of the call but orders to the signal code, negative like error numbers and never seen by
-// programs (the numbers are Linux's own). Fail with them as with an errno.
-inline constexpr int restart_syscall = 512;        // ERESTARTSYS: again if the handler has SA_RESTART, else EINTR
-inline constexpr int restart_no_interrupt = 513;   // ERESTARTNOINTR: always again
-inline constexpr int restart_no_handler = 514;     // ERESTARTNOHAND: again only if no handler ran
-inline constexpr int restart_with_block = 516;     // ERESTART_RESTARTBLOCK: through restart_syscall(2)
+// Results that are not errors of the call but orders to the signal code, negative like error
+// numbers and never seen by programs (the numbers are Linux's own). Fail with them as with an
+// errno.
+inline constexpr int restart_syscall =
+    512; // ERESTARTSYS: again if the handler has SA_RESTART, else EINTR
+inline constexpr int restart_no_interrupt = 513; // ERESTARTNOINTR: always again
+inline constexpr int restart_no_handler = 514;   // ERESTARTNOHAND: again only if no handler ran
+inline constexpr int restart_with_block = 516; // ERESTART_RESTARTBLOCK: through restart_syscall(2)
 
 template <typename A>
 constexpr A from_register(u64 value) {
@@ -34,7 +37,8 @@ constexpr A from_register(u64 value) {
 }
 
 template <auto Handler, typename... A, std::size_t... I>
-Result<long> decode_impl(Task& task, const SyscallArgs& args, Result<long> (*)(Task&, A...), std::index_sequence<I...>) {
+Result<long> decode_impl(Task& task, const SyscallArgs& args, Result<long> (*)(Task&, A...),
+                         std::index_sequence<I...>) {
     return Handler(task, from_register<A>(args[I])...);
 }
 template <typename>
@@ -46,7 +50,8 @@ struct HandlerArity<Result<long> (*)(Task&, A...)> {
 // Registers become typed arguments here and nowhere else.
 template <auto Handler>
 Result<long> decode(Task& task, [[maybe_unused]] const SyscallArgs& args) {
-    return decode_impl<Handler>(task, args, Handler, typename HandlerArity<decltype(Handler)>::Indices{});
+    return decode_impl<Handler>(task, args, Handler,
+                                typename HandlerArity<decltype(Handler)>::Indices{});
 }
 
 } // namespace kernel

@@ -19,7 +19,8 @@ constexpr std::array<SyscallEntry, syscall_limit> make_table() {
     std::array<SyscallEntry, syscall_limit> table{};
 #define SYSCALL(number, call, level, note)                                                         \
     table[number] = {decode<&sys_##call>, #call, Support::level, count_arguments(&sys_##call), 0};
-#define REFUSED(number, call, error, why) table[number] = {nullptr, #call, Support::Refused, 6, error};
+#define REFUSED(number, call, error, why)                                                          \
+    table[number] = {nullptr, #call, Support::Refused, 6, error};
 #define MISSING(number, call) table[number] = {nullptr, #call, Support::Missing, 6, ENOSYS};
 #include "guestkernel/syscalls/syscalls.def"
 #undef SYSCALL

@@ -17,7 +17,8 @@ inline Result<u64> deadline_after(i64 seconds, i64 nanoseconds) {
     constexpr i64 forever_seconds = i64{1} << 33; // 270 years
     if (seconds >= forever_seconds)
         return no_deadline;
-    return monotonic_ns() + static_cast<u64>(seconds) * nanoseconds_per_second + static_cast<u64>(nanoseconds);
+    return monotonic_ns() + static_cast<u64>(seconds) * nanoseconds_per_second +
+           static_cast<u64>(nanoseconds);
 }
 
 // The same of poll(2)'s milliseconds: negative is for ever.
@@ -39,8 +40,8 @@ Result<long> with_signal_mask(UserPtr<const u64> mask, u64 size, Call&& call) {
     }
     auto result = call();
     if (mask)
-        finish_temporary_mask(!result &&
-                              (result.error().code == restart_no_handler || result.error().code == eintr));
+        finish_temporary_mask(
+            !result && (result.error().code == restart_no_handler || result.error().code == eintr));
     return result;
 }
 

@@ -1,10 +1,10 @@
 // The frame of a signal handler on the user's stack: struct rt_sigframe of x86-64, as debuggers and
 // unwinders know it.
 // clang-format off: the last needs the types of the first.
-#include <linux/errno.h>
-#include <linux/signal.h>
 #include <asm/sigcontext.h>
 #include <asm/ucontext.h>
+#include <linux/errno.h>
+#include <linux/signal.h>
 // clang-format on
 
 #include "guestkernel/mm/user_copy.hpp"

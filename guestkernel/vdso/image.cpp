@@ -7,7 +7,6 @@
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/vdso/data.hpp"
-
 #include "vdso_image.inc"
 
 namespace kernel {
@@ -45,7 +44,9 @@ Result<void> init_vdso() {
     return {};
 }
 
-const VdsoImage& vdso_image() { return *image; }
+const VdsoImage& vdso_image() {
+    return *image;
+}
 
 void update_vdso_clock() {
     const ClockParameters now = clock_parameters();

@@ -37,9 +37,11 @@ unsigned long long now(bool realtime) {
         unsigned low = 0;
         unsigned high = 0;
         asm volatile("lfence; rdtsc" : "=a"(low), "=d"(high) : : "memory");
-        const unsigned long long ticks = (static_cast<unsigned long long>(high) << 32 | low) - joey_vdso_data.base_tsc;
+        const unsigned long long ticks =
+            (static_cast<unsigned long long>(high) << 32 | low) - joey_vdso_data.base_tsc;
         __extension__ using Wide = unsigned __int128;
-        unsigned long long ns = static_cast<unsigned long long>(static_cast<Wide>(ticks) * joey_vdso_data.ns_per_tick >> 32);
+        unsigned long long ns = static_cast<unsigned long long>(
+            static_cast<Wide>(ticks) * joey_vdso_data.ns_per_tick >> 32);
         if (realtime)
             ns += static_cast<unsigned long long>(joey_vdso_data.realtime_offset);
         asm volatile("" : : : "memory");
@@ -49,8 +51,12 @@ unsigned long long now(bool realtime) {
 }
 
 // CLOCK_REALTIME, _MONOTONIC, _MONOTONIC_RAW, the coarse two, _BOOTTIME.
-bool is_ours(int clock) { return clock == 0 || clock == 1 || (clock >= 4 && clock <= 7); }
-bool is_realtime(int clock) { return clock == 0 || clock == 5; }
+bool is_ours(int clock) {
+    return clock == 0 || clock == 1 || (clock >= 4 && clock <= 7);
+}
+bool is_realtime(int clock) {
+    return clock == 0 || clock == 5;
+}
 
 } // namespace
 
@@ -91,8 +97,11 @@ long __vdso_time(long* out) {
 }
 
 extern "C" {
-EXPORT int clock_gettime(int clock, TimeSpec* out) __attribute__((weak, alias("__vdso_clock_gettime")));
-EXPORT int clock_getres(int clock, TimeSpec* out) __attribute__((weak, alias("__vdso_clock_getres")));
-EXPORT int gettimeofday(TimeVal* out, void* zone) __attribute__((weak, alias("__vdso_gettimeofday")));
+EXPORT int clock_gettime(int clock, TimeSpec* out)
+    __attribute__((weak, alias("__vdso_clock_gettime")));
+EXPORT int clock_getres(int clock, TimeSpec* out)
+    __attribute__((weak, alias("__vdso_clock_getres")));
+EXPORT int gettimeofday(TimeVal* out, void* zone)
+    __attribute__((weak, alias("__vdso_gettimeofday")));
 EXPORT long time(long* out) __attribute__((weak, alias("__vdso_time")));
 }

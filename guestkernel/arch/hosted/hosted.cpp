@@ -171,7 +171,9 @@ Task* current() {
 u64 read_tsc() {
     return __builtin_ia32_rdtsc();
 }
-bool work_pending() { return need_resched(); }
+bool work_pending() {
+    return need_resched();
+}
 
 void halt_until_work() {
     PANIC("a hosted CPU would sleep for ever");

@@ -27,10 +27,16 @@ void cpuid(u32 leaf, u32 subleaf, u32& a, u32& b, u32& c, u32& d) {
 }
 
 void xsave(void* area) {
-    asm volatile("xsave64 (%0)" : : "r"(area), "a"(static_cast<u32>(fpu_mask)), "d"(static_cast<u32>(fpu_mask >> 32)) : "memory");
+    asm volatile("xsave64 (%0)"
+                 :
+                 : "r"(area), "a"(static_cast<u32>(fpu_mask)), "d"(static_cast<u32>(fpu_mask >> 32))
+                 : "memory");
 }
 void xrstor(const void* area) {
-    asm volatile("xrstor64 (%0)" : : "r"(area), "a"(static_cast<u32>(fpu_mask)), "d"(static_cast<u32>(fpu_mask >> 32)) : "memory");
+    asm volatile("xrstor64 (%0)"
+                 :
+                 : "r"(area), "a"(static_cast<u32>(fpu_mask)), "d"(static_cast<u32>(fpu_mask >> 32))
+                 : "memory");
 }
 u64 read_fs() {
     u64 value = 0;
@@ -42,8 +48,12 @@ u64 read_gs() {
     asm volatile("rdgsbase %0" : "=r"(value));
     return value;
 }
-void write_fs(u64 value) { asm volatile("wrfsbase %0" : : "r"(value)); }
-void write_gs(u64 value) { asm volatile("wrgsbase %0" : : "r"(value)); }
+void write_fs(u64 value) {
+    asm volatile("wrfsbase %0" : : "r"(value));
+}
+void write_gs(u64 value) {
+    asm volatile("wrgsbase %0" : : "r"(value));
+}
 
 } // namespace
 
@@ -58,13 +68,16 @@ void init_fpu() {
     fpu_size = (b + 63) & ~63u;
 }
 
-usize fpu_state_size() { return fpu_size; }
+usize fpu_state_size() {
+    return fpu_size;
+}
 
 void init_fpu_state(void* area) {
     auto* bytes = static_cast<u8*>(area);
     for (usize i = 0; i < fpu_size; i++)
         bytes[i] = 0;
-    // Intel SDM 1 13.4: FCW and MXCSR as after FNINIT; XSTATE_BV = 0 means initial state for all, MXCSR excepted.
+    // Intel SDM 1 13.4: FCW and MXCSR as after FNINIT; XSTATE_BV = 0 means initial state for all,
+    // MXCSR excepted.
     bytes[0] = 0x7f;
     bytes[1] = 0x03;
     bytes[24] = 0x80;
@@ -89,12 +102,17 @@ void set_gs_base(Task& task, u64 base) {
     if (&task == current())
         write_gs(base);
 }
-u64 get_fs_base(Task& task) { return &task == current() ? read_fs() : task.context.fs_base; }
-u64 get_gs_base(Task& task) { return &task == current() ? read_gs() : task.context.gs_base; }
+u64 get_fs_base(Task& task) {
+    return &task == current() ? read_fs() : task.context.fs_base;
+}
+u64 get_gs_base(Task& task) {
+    return &task == current() ? read_gs() : task.context.gs_base;
+}
 
 TrapFrame& user_frame(Task& task) {
     // SAFETY: the frame's place at the top of the stack is fixed; entry.S builds it there.
-    return *reinterpret_cast<TrapFrame*>(reinterpret_cast<u64>(task.context.kernel_stack) + kernel_stack_size - 8 - FRAME_SIZE);
+    return *reinterpret_cast<TrapFrame*>(reinterpret_cast<u64>(task.context.kernel_stack) +
+                                         kernel_stack_size - 8 - FRAME_SIZE);
 }
 
 void init_kernel_stack(Task& task, void (*entry)(void*), void* argument) {
@@ -121,23 +139,28 @@ void switch_to(Task& from, Task& to) {
         write_fs(to.context.fs_base);
         write_gs(to.context.gs_base);
     }
-    set_kernel_stack(to.cpu, reinterpret_cast<u64>(to.context.kernel_stack) + kernel_stack_size - 8);
+    set_kernel_stack(to.cpu,
+                     reinterpret_cast<u64>(to.context.kernel_stack) + kernel_stack_size - 8);
     joey_switch_stacks(&from.context.saved_rsp, to.context.saved_rsp);
 }
 
-// SAFETY, for the copies: the user side was range-checked by the caller; faults there are served or fixed up.
+// SAFETY, for the copies: the user side was range-checked by the caller; faults there are served or
+// fixed up.
 usize copy_from_user(void* to, u64 from, usize bytes) {
     return joey_copy_user(to, reinterpret_cast<const void*>(from), bytes);
 }
 usize copy_to_user(u64 to, const void* from, usize bytes) {
     return joey_copy_user(reinterpret_cast<void*>(to), from, bytes);
 }
-usize clear_user(u64 to, usize bytes) { return joey_clear_user(reinterpret_cast<void*>(to), bytes); }
+usize clear_user(u64 to, usize bytes) {
+    return joey_clear_user(reinterpret_cast<void*>(to), bytes);
+}
 i64 copy_string_from_user(char* to, u64 from, usize capacity) {
     return joey_copy_string(to, reinterpret_cast<const char*>(from), capacity);
 }
 bool compare_exchange_user(u64 address, u32 expected, u32 desired, u32& found) {
-    return joey_compare_exchange_user(reinterpret_cast<u32*>(address), expected, desired, &found) != 0;
+    return joey_compare_exchange_user(reinterpret_cast<u32*>(address), expected, desired, &found) !=
+           0;
 }
 
 } // namespace kernel::arch

@@ -25,18 +25,23 @@ constinit SpinLock log_lock{LockRank::Log};
 namespace arch {
 
 void control_write32(u32 offset, u32 value) {
-    // SAFETY: the control page is part of the direct map; no memory stands behind it, the write is the message.
+    // SAFETY: the control page is part of the direct map; no memory stands behind it, the write is
+    // the message.
     *static_cast<volatile u32*>(phys_to_virt(PhysAddr(boot::control_page + offset))) = value;
 }
 void control_write64(u32 offset, u64 value) {
     *static_cast<volatile u64*>(phys_to_virt(PhysAddr(boot::control_page + offset))) = value;
 }
 
-void mark(boot::Mark what) { control_write32(static_cast<u32>(boot::Control::mark), static_cast<u32>(what)); }
+void mark(boot::Mark what) {
+    control_write32(static_cast<u32>(boot::Control::mark), static_cast<u32>(what));
+}
 void report_exec_failure(int error) {
     control_write32(static_cast<u32>(boot::Control::exec_failed), static_cast<u32>(error));
 }
-void start_cpu(unsigned cpu) { control_write32(static_cast<u32>(boot::Control::start_cpu), cpu); }
+void start_cpu(unsigned cpu) {
+    control_write32(static_cast<u32>(boot::Control::start_cpu), cpu);
+}
 
 void power_off(u32 wait_status) {
     control_write32(static_cast<u32>(boot::Control::exit), wait_status);
@@ -49,10 +54,12 @@ void power_off(u32 wait_status) {
 void log::write_line(boot::LogLevel level, std::string_view line) {
     SpinGuard guard(log_lock);
     log_buffer.level = level;
-    log_buffer.length = static_cast<u32>(line.size() < boot::max_log_length ? line.size() : boot::max_log_length);
+    log_buffer.length =
+        static_cast<u32>(line.size() < boot::max_log_length ? line.size() : boot::max_log_length);
     for (u32 i = 0; i < log_buffer.length; i++)
         log_buffer.text[i] = line[i];
-    arch::control_write64(static_cast<u32>(boot::Control::log), arch::virt_to_phys(&log_buffer).raw());
+    arch::control_write64(static_cast<u32>(boot::Control::log),
+                          arch::virt_to_phys(&log_buffer).raw());
 }
 
 } // namespace kernel

@@ -28,9 +28,15 @@ Task* current() {
     return *reinterpret_cast<Task**>(stack_pointer & ~(u64{kernel_stack_size} - 1));
 }
 
-unsigned cpu_id() { return current()->cpu; }
-unsigned cpu_count() { return boot_block().cpu_count; }
-bool cpu_online(unsigned cpu) { return cpu < boot_block().cpu_count && cpu_area(cpu).online != 0; }
+unsigned cpu_id() {
+    return current()->cpu;
+}
+unsigned cpu_count() {
+    return boot_block().cpu_count;
+}
+bool cpu_online(unsigned cpu) {
+    return cpu < boot_block().cpu_count && cpu_area(cpu).online != 0;
+}
 
 u64 read_tsc() {
     u32 low = 0;
@@ -39,35 +45,47 @@ u64 read_tsc() {
     return u64{high} << 32 | low;
 }
 
-void relax() { base::cpu_relax(); }
+void relax() {
+    base::cpu_relax();
+}
 
-bool work_pending() { return cpu_area(cpu_id()).work.load(base::Order::Relaxed) != 0; }
+bool work_pending() {
+    return cpu_area(cpu_id()).work.load(base::Order::Relaxed) != 0;
+}
 
 void halt_until_work() {
     CpuArea& area = cpu_area(cpu_id());
     // SAFETY: Atomic<u32> is a plain u32 in memory.
     auto* flags = reinterpret_cast<volatile u32*>(&area.work);
     if (*flags == 0)
-        idle_unless(flags, reinterpret_cast<void*>(reinterpret_cast<u64>(&area) - boot::cpu_area_data));
+        idle_unless(flags,
+                    reinterpret_cast<void*>(reinterpret_cast<u64>(&area) - boot::cpu_area_data));
 }
 
 void kick_cpu(unsigned cpu) {
     CpuArea& area = cpu_area(cpu);
-    // Whoever set the bit first sends the interrupt; the CPU clears the bit before it looks for work.
+    // Whoever set the bit first sends the interrupt; the CPU clears the bit before it looks for
+    // work.
     const bool pending = (area.work.fetch_or(work_resched) & work_resched) != 0;
     if (!pending && cpu != cpu_id() && area.online != 0)
         send_ipi(cpu, boot::reschedule_vector);
 }
 
-bool need_resched() { return (cpu_area(cpu_id()).work.load(base::Order::Relaxed) & work_resched) != 0; }
-void set_need_resched() { cpu_area(cpu_id()).work.fetch_or(work_resched); }
+bool need_resched() {
+    return (cpu_area(cpu_id()).work.load(base::Order::Relaxed) & work_resched) != 0;
+}
+void set_need_resched() {
+    cpu_area(cpu_id()).work.fetch_or(work_resched);
+}
 void clear_need_resched() {
     CpuArea& area = cpu_area(cpu_id());
     if ((area.work.load(base::Order::Relaxed) & work_resched) != 0)
         area.work.fetch_and(~work_resched);
 }
 
-void raise_softirq(u32 bit, unsigned cpu) { cpu_area(cpu).work.fetch_or(1u << (work_softirq_shift + bit)); }
+void raise_softirq(u32 bit, unsigned cpu) {
+    cpu_area(cpu).work.fetch_or(1u << (work_softirq_shift + bit));
+}
 
 u32 take_softirqs() {
     CpuArea& area = cpu_area(cpu_id());
@@ -77,9 +95,13 @@ u32 take_softirqs() {
     return area.work.fetch_and(~mask) >> work_softirq_shift;
 }
 
-bool softirqs_pending() { return cpu_area(cpu_id()).work.load(base::Order::Relaxed) >> work_softirq_shift != 0; }
+bool softirqs_pending() {
+    return cpu_area(cpu_id()).work.load(base::Order::Relaxed) >> work_softirq_shift != 0;
+}
 
-void arm_timer(u64 tsc_deadline) { write_msr(msr_tsc_deadline, tsc_deadline); }
+void arm_timer(u64 tsc_deadline) {
+    write_msr(msr_tsc_deadline, tsc_deadline);
+}
 
 void* phys_to_virt(PhysAddr phys) {
     // SAFETY: the VMM maps all of RAM and the device pages there.
@@ -94,7 +116,8 @@ PhysAddr virt_to_phys(const void* address) {
 }
 
 void init_root_table(void* root) {
-    const auto* kernel_half = static_cast<const u64*>(phys_to_virt(PhysAddr(boot::kernel_root_table_phys)));
+    const auto* kernel_half =
+        static_cast<const u64*>(phys_to_virt(PhysAddr(boot::kernel_root_table_phys)));
     auto* table = static_cast<u64*>(root);
     for (unsigned i = 256; i < 512; i++)
         if (kernel_half[i] != 0)
@@ -105,22 +128,27 @@ void load_page_table(PhysAddr root, bool force) {
     CpuArea& area = cpu_area(cpu_id());
     if (area.loaded_root == root.raw() && !force)
         return;
-    // Before the load: a flush request for the new table that arrives in between is then served, needlessly at worst.
+    // Before the load: a flush request for the new table that arrives in between is then served,
+    // needlessly at worst.
     area.loaded_root = root.raw();
     write_cr3(root.raw());
 }
 
-PhysAddr loaded_page_table() { return PhysAddr(cpu_area(cpu_id()).loaded_root); }
+PhysAddr loaded_page_table() {
+    return PhysAddr(cpu_area(cpu_id()).loaded_root);
+}
 
 namespace {
 
 u64 read_loaded_root_here() {
-    // On the interrupt stack current() does not work; the stack pointer still finds the CPU area there.
+    // On the interrupt stack current() does not work; the stack pointer still finds the CPU area
+    // there.
     u64 stack_pointer = 0;
     asm volatile("mov %%rsp, %0" : "=r"(stack_pointer));
     const u64 areas = boot::direct_map_base + boot::cpu_areas_phys;
     if (stack_pointer >= areas && stack_pointer < areas + cpu_count() * boot::cpu_area_size)
-        return cpu_area(static_cast<unsigned>((stack_pointer - areas) / boot::cpu_area_size)).loaded_root;
+        return cpu_area(static_cast<unsigned>((stack_pointer - areas) / boot::cpu_area_size))
+            .loaded_root;
     return loaded_page_table().raw();
 }
 
@@ -140,7 +168,8 @@ void flush_local(VirtAddr start, usize pages) {
 
 void flush_on_cpus(u64 cpu_mask, PhysAddr root, VirtAddr start, usize pages) {
     const unsigned self = cpu_id();
-    // The changed entries must be visible before we look who has the table loaded: a CPU that loads it after our look reads them.
+    // The changed entries must be visible before we look who has the table loaded: a CPU that loads
+    // it after our look reads them.
     base::fence(base::Order::SeqCst);
     if ((cpu_mask >> self & 1) != 0 && loaded_page_table() == root)
         flush_local(start, pages);

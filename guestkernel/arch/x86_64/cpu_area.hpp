@@ -1,5 +1,6 @@
-// The per-CPU area that the VMM pointed GDTR, IDTR and TR at: descriptor tables, exception stacks and the little data that
-// entry code needs before it knows the task. See offsets.hpp and boot/protocol/layout.hpp.
+// The per-CPU area that the VMM pointed GDTR, IDTR and TR at: descriptor tables, exception stacks
+// and the little data that entry code needs before it knows the task. See offsets.hpp and
+// boot/protocol/layout.hpp.
 #pragma once
 
 #include "base/atomic.hpp"
@@ -29,9 +30,10 @@ struct CpuArea {
 static_assert(sizeof(CpuArea) <= 0x600); // below the ring-0 stack
 
 inline CpuArea& cpu_area(unsigned cpu) {
-    // SAFETY: the VMM reserved these areas for cpu_count CPUs; they are in the direct map, page aligned.
-    return *reinterpret_cast<CpuArea*>(boot::direct_map_base + boot::cpu_areas_phys + cpu * boot::cpu_area_size +
-                                       boot::cpu_area_data);
+    // SAFETY: the VMM reserved these areas for cpu_count CPUs; they are in the direct map, page
+    // aligned.
+    return *reinterpret_cast<CpuArea*>(boot::direct_map_base + boot::cpu_areas_phys +
+                                       cpu * boot::cpu_area_size + boot::cpu_area_data);
 }
 
 } // namespace kernel::arch

@@ -13,7 +13,8 @@ namespace {
 constinit boot::PanicRecord record = {};
 
 [[noreturn]] void report() {
-    arch::control_write64(static_cast<u32>(boot::Control::panic), arch::virt_to_phys(&record).raw());
+    arch::control_write64(static_cast<u32>(boot::Control::panic),
+                          arch::virt_to_phys(&record).raw());
     for (;;)
         arch::relax(); // the VMM stops us at the write
 }
@@ -31,8 +32,9 @@ void crash(const TrapFrame& frame, u32 vector, u64 error_code, u64 cr2, const ch
     record.rsi = frame.rsi, record.rdi = frame.rdi, record.rbp = frame.rbp, record.r8 = frame.r8;
     record.r9 = frame.r9, record.r10 = frame.r10, record.r11 = frame.r11, record.r12 = frame.r12;
     record.r13 = frame.r13, record.r14 = frame.r14, record.r15 = frame.r15;
-    record.message_length = static_cast<u32>(log::format(record.message, sizeof record.message, "{} (vector {}, error code {x})",
-                                                         message, vector, error_code));
+    record.message_length = static_cast<u32>(log::format(record.message, sizeof record.message,
+                                                         "{} (vector {}, error code {x})", message,
+                                                         vector, error_code));
     report();
 }
 
@@ -46,8 +48,8 @@ void panic(const char* message, const char* file, int line) {
     record.rip = rip;
     asm volatile("mov %%rsp, %0" : "=r"(record.rsp));
     record.rbp = reinterpret_cast<u64>(__builtin_frame_address(0));
-    record.message_length =
-        static_cast<u32>(log::format(record.message, sizeof record.message, "{} at {}:{}", message, file, line));
+    record.message_length = static_cast<u32>(
+        log::format(record.message, sizeof record.message, "{} at {}:{}", message, file, line));
     report();
 }
 

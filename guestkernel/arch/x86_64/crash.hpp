@@ -6,6 +6,7 @@
 
 namespace kernel::arch {
 
-[[noreturn]] void crash(const TrapFrame& frame, u32 vector, u64 error_code, u64 cr2, const char* message);
+[[noreturn]] void crash(const TrapFrame& frame, u32 vector, u64 error_code, u64 cr2,
+                        const char* message);
 
 } // namespace kernel::arch

@@ -1,5 +1,6 @@
-// Setting up a CPU: descriptor tables, system call entry, local APIC. One implementation for both privilege modes;
-// what differs is which code segment the gates name and how privileged instructions are reached (privileged.hpp).
+// Setting up a CPU: descriptor tables, system call entry, local APIC. One implementation for both
+// privilege modes; what differs is which code segment the gates name and how privileged
+// instructions are reached (privileged.hpp).
 #include "guestkernel/arch/x86_64/machine.hpp"
 
 #include "guestkernel/arch/arch.hpp"
@@ -15,18 +16,22 @@ bool ring3_mode = true;
 namespace {
 
 static_assert(sizeof(TrapFrame) == FRAME_SIZE && __builtin_offsetof(TrapFrame, rax) == FRAME_RAX &&
-              __builtin_offsetof(TrapFrame, orig_rax) == FRAME_ORIG_RAX && __builtin_offsetof(TrapFrame, rip) == FRAME_RIP);
-static_assert(__builtin_offsetof(CpuArea, kernel_stack_top) + boot::cpu_area_data == AREA_KERNEL_STACK);
+              __builtin_offsetof(TrapFrame, orig_rax) == FRAME_ORIG_RAX &&
+              __builtin_offsetof(TrapFrame, rip) == FRAME_RIP);
+static_assert(__builtin_offsetof(CpuArea, kernel_stack_top) + boot::cpu_area_data ==
+              AREA_KERNEL_STACK);
 static_assert(__builtin_offsetof(CpuArea, exception_cr2) + boot::cpu_area_data == AREA_CR2);
 static_assert(__builtin_offsetof(CpuArea, exception_vector) + boot::cpu_area_data == AREA_VECTOR);
 static_assert(__builtin_offsetof(CpuArea, idle_rsp) + boot::cpu_area_data == AREA_IDLE_RSP);
-static_assert(boot::direct_map_base + boot::cpu_areas_phys == AREA_BASE && boot::cpu_area_size == AREA_SIZE);
+static_assert(boot::direct_map_base + boot::cpu_areas_phys == AREA_BASE &&
+              boot::cpu_area_size == AREA_SIZE);
 static_assert((boot::direct_map_base + boot::cpu_areas_phys) % AREA_SIZE == 0);
 
 extern "C" {
-extern const u8 joey_exception_entries[], joey_page_fault_stub[], joey_page_fault_ring3[], joey_page_fault_ring0[], joey_nucleus[],
-    joey_breakpoint_ring3[], joey_interrupt_stubs[], joey_interrupt_entries_ring3[], joey_interrupt_entries_ring0[],
-    joey_syscall_stubs[], joey_syscall_forward_stubs[], joey_syscall_continue_stubs[], joey_syscall_probe[];
+extern const u8 joey_exception_entries[], joey_page_fault_stub[], joey_page_fault_ring3[],
+    joey_page_fault_ring0[], joey_nucleus[], joey_breakpoint_ring3[], joey_interrupt_stubs[],
+    joey_interrupt_entries_ring3[], joey_interrupt_entries_ring0[], joey_syscall_stubs[],
+    joey_syscall_forward_stubs[], joey_syscall_continue_stubs[], joey_syscall_probe[];
 struct SyscallSlot {
     u64 user_rsp, kernel_stack_top;
 };
@@ -36,8 +41,10 @@ extern u8 joey_smap_on;
 }
 
 constexpr u32 msr_star = 0xc0000081, msr_lstar = 0xc0000082, msr_sfmask = 0xc0000084;
-constexpr u32 msr_x2apic_spurious = 0x80f, msr_x2apic_lvt_timer = 0x832, msr_x2apic_task_priority = 0x808;
-constexpr u64 flag_trap = 0x100, flag_interrupt = 0x200, flag_direction = 0x400, flag_nested = 0x4000, flag_alignment = 0x40000;
+constexpr u32 msr_x2apic_spurious = 0x80f, msr_x2apic_lvt_timer = 0x832,
+              msr_x2apic_task_priority = 0x808;
+constexpr u64 flag_trap = 0x100, flag_interrupt = 0x200, flag_direction = 0x400,
+              flag_nested = 0x4000, flag_alignment = 0x40000;
 
 enum class GateRing : u8 { Ring0, Kernel };
 constexpr u8 interrupt_gate = 0xe, trap_gate = 0xf;
@@ -50,8 +57,8 @@ bool syscall_enters_ring0 = false;
 
 Gate make_gate(const u8* handler, u16 selector, u8 ist, u8 type, u8 dpl) {
     const u64 address = reinterpret_cast<u64>(handler);
-    return {(address & 0xffff) | u64{selector} << 16 | u64{ist} << 32 | u64{static_cast<u8>(0x80 | dpl << 5 | type)} << 40 |
-                (address >> 16 & 0xffff) << 48,
+    return {(address & 0xffff) | u64{selector} << 16 | u64{ist} << 32 |
+                u64{static_cast<u8>(0x80 | dpl << 5 | type)} << 40 | (address >> 16 & 0xffff) << 48,
             address >> 32};
 }
 
@@ -59,8 +66,11 @@ u64 area_base(unsigned cpu) {
     return boot::direct_map_base + boot::cpu_areas_phys + cpu * boot::cpu_area_size;
 }
 
-// SAFETY (here and below): `base` is this CPU's area in the direct map; offsets lie inside its 32 KiB.
-void put64(u64 address, u64 value) { *reinterpret_cast<u64*>(address) = value; }
+// SAFETY (here and below): `base` is this CPU's area in the direct map; offsets lie inside its 32
+// KiB.
+void put64(u64 address, u64 value) {
+    *reinterpret_cast<u64*>(address) = value;
+}
 
 void put_frame(u64 at, const u8* rip, u64 rsp, u64 flags = flag_interrupt) {
     put64(at, reinterpret_cast<u64>(rip));
@@ -80,7 +90,8 @@ void write_gdt_and_tss(u64 base) {
                             0x00cffb000000ffff,
                             0x00cff3000000ffff,
                             0x00affb000000ffff,
-                            0x67 | (tss & 0xffffff) << 16 | u64{0x8b} << 40 | (tss >> 24 & 0xff) << 56,
+                            0x67 | (tss & 0xffffff) << 16 | u64{0x8b} << 40 |
+                                (tss >> 24 & 0xff) << 56,
                             tss >> 32};
     for (unsigned i = 0; i < 9; i++)
         put64(gdt + 8 * i, entries[i]);
@@ -102,12 +113,14 @@ void write_gdt_and_tss(u64 base) {
 void write_idt(u64 base) {
     auto* idt = reinterpret_cast<Gate*>(base + boot::cpu_area_idt);
     const u16 kernel_cs = ring3_mode ? boot::user_code_selector : boot::kernel_code_selector;
-    // Ring-3 gates are trap gates: an interrupt gate would clear IF, and ring 3 could never set it again.
+    // Ring-3 gates are trap gates: an interrupt gate would clear IF, and ring 3 could never set it
+    // again.
     const u8 type = ring3_mode ? trap_gate : interrupt_gate;
     for (unsigned vector = 0; vector < 32; vector++) {
         const u8 ist = vector == 8 || vector == 2 ? 3 : 1;
         const u8 dpl = vector == 3 || vector == 4 ? 3 : 0;
-        idt[vector] = make_gate(joey_exception_entries + 16 * (vector <= 21 ? vector : 15), kernel_cs, ist, type, dpl);
+        idt[vector] = make_gate(joey_exception_entries + 16 * (vector <= 21 ? vector : 15),
+                                kernel_cs, ist, type, dpl);
     }
     for (unsigned vector = 32; vector < 256; vector++)
         idt[vector] = Gate{0, 0};
@@ -117,17 +130,21 @@ void write_idt(u64 base) {
         put_frame(base + AREA_IST1_TOP, joey_page_fault_ring3, base + AREA_IST1_TOP - 56);
         put_frame(base + AREA_IST1_TOP + 40, joey_breakpoint_ring3, base + AREA_IST1_TOP - 56);
     } else {
-        idt[14] = make_gate(joey_page_fault_ring0, boot::kernel_code_selector, 1, interrupt_gate, 0);
+        idt[14] =
+            make_gate(joey_page_fault_ring0, boot::kernel_code_selector, 1, interrupt_gate, 0);
     }
     for (unsigned slot = 0; slot < 16; slot++) {
-        const u8* entry = (ring3_mode ? joey_interrupt_stubs : joey_interrupt_entries_ring0) + 16 * slot;
-        idt[boot::timer_vector + slot] = make_gate(entry, boot::kernel_code_selector, 2, interrupt_gate, 0);
-        put_frame(base + AREA_IST2_TOP + 40 * slot, joey_interrupt_entries_ring3 + 16 * slot, base + AREA_IRQ_STACK_TOP, 0);
+        const u8* entry =
+            (ring3_mode ? joey_interrupt_stubs : joey_interrupt_entries_ring0) + 16 * slot;
+        idt[boot::timer_vector + slot] =
+            make_gate(entry, boot::kernel_code_selector, 2, interrupt_gate, 0);
+        put_frame(base + AREA_IST2_TOP + 40 * slot, joey_interrupt_entries_ring3 + 16 * slot,
+                  base + AREA_IRQ_STACK_TOP, 0);
     }
 }
 
-// On hardware SYSCALL enters ring 0 also from a ring-3 kernel; under shadow paging without hardware behind it, it does not.
-// The answer decides which entry stub LSTAR names.
+// On hardware SYSCALL enters ring 0 also from a ring-3 kernel; under shadow paging without hardware
+// behind it, it does not. The answer decides which entry stub LSTAR names.
 bool probe_syscall() {
     write_msr(msr_star, u64{0x00230010} << 32);
     write_msr(msr_sfmask, 0);

@@ -6,7 +6,8 @@
 
 namespace kernel::arch {
 
-// Prepares the CPU it runs on: descriptor tables, system call entry, APIC. Afterwards exceptions and interrupts work.
+// Prepares the CPU it runs on: descriptor tables, system call entry, APIC. Afterwards exceptions
+// and interrupts work.
 void init_cpu(const boot::BootBlock& block, unsigned cpu);
 // Where the next entry from user mode on this CPU builds its frame.
 void set_kernel_stack(unsigned cpu, u64 top);

@@ -1,4 +1,5 @@
-// The privileged operations, in both modes: in ring 0 the instruction, in ring 3 a trip through the nucleus (int3, about 6 us).
+// The privileged operations, in both modes: in ring 0 the instruction, in ring 3 a trip through the
+// nucleus (int3, about 6 us).
 #pragma once
 
 #include "boot/protocol/boot_block.hpp"

@@ -18,7 +18,8 @@ namespace kernel {
 namespace {
 
 extern "C" {
-// CPU 0's idle task runs on this stack from the first instruction on (entry.S); its base names the task.
+// CPU 0's idle task runs on this stack from the first instruction on (entry.S); its base names the
+// task.
 alignas(arch::kernel_stack_size) u8 joey_boot_task_stack[arch::kernel_stack_size];
 extern u64 joey_boot_stacks[];
 using Initializer = void (*)();
@@ -48,7 +49,8 @@ void start_first_cpu(const boot::BootBlock& block) {
     Task& boot_task = make_boot_task();
     arch::set_fs_base(boot_task, reinterpret_cast<u64>(boot_thread_area));
     arch::init_cpu(block, 0);
-    arch::set_kernel_stack(0, reinterpret_cast<u64>(joey_boot_task_stack) + arch::kernel_stack_size - 8);
+    arch::set_kernel_stack(0, reinterpret_cast<u64>(joey_boot_task_stack) +
+                                  arch::kernel_stack_size - 8);
     init_clock(block.tsc_khz, entered, block.wall_clock_ns, block.wall_clock_tsc);
     if (!read_boot_config(block))
         PANIC("the device tree is damaged");

@@ -52,7 +52,8 @@ void serve_flush_request(CpuArea& area) {
 void register_device_interrupt(u8 vector, void (*callback)(void*), void* context) {
     if (device_callback_count == 64)
         PANIC("too many interrupting devices");
-    device_callbacks[device_callback_count++] = {static_cast<u8>(vector - boot::timer_vector), callback, context};
+    device_callbacks[device_callback_count++] = {static_cast<u8>(vector - boot::timer_vector),
+                                                 callback, context};
 }
 
 void run_device_callbacks() {
@@ -89,8 +90,9 @@ extern "C" void joey_exception(TrapFrame* frame, u64 vector, u64 error_code, u64
     crash(*frame, static_cast<u32>(vector), error_code, cr2, "exception in the kernel");
 }
 
-// On the interrupt stack. Takes no locks, calls nothing that could fault: it notes the work. Returns 1 when a program was
-// interrupted and there is work to do before it goes on, 2 when HLT was (ring-3 mode), else 0.
+// On the interrupt stack. Takes no locks, calls nothing that could fault: it notes the work.
+// Returns 1 when a program was interrupted and there is work to do before it goes on, 2 when HLT
+// was (ring-3 mode), else 0.
 extern "C" u32 joey_interrupt(u64 slot, InterruptFrame* frame, u64 area_address) {
     // SAFETY: entry.S passes this CPU's area.
     auto& area = *reinterpret_cast<CpuArea*>(area_address + boot::cpu_area_data);
@@ -108,7 +110,8 @@ extern "C" u32 joey_interrupt(u64 slot, InterruptFrame* frame, u64 area_address)
     if (ring3_mode && (frame->cs & 3) == 0)
         return 2;
     const u64 window = reinterpret_cast<u64>(joey_user_return_window);
-    if (frame->rip >= window && frame->rip < reinterpret_cast<u64>(joey_user_return_end) && area.work.load() != 0)
+    if (frame->rip >= window && frame->rip < reinterpret_cast<u64>(joey_user_return_end) &&
+        area.work.load() != 0)
         frame->rip = reinterpret_cast<u64>(joey_user_return);
     return 0;
 }

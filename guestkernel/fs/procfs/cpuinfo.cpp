@@ -1,4 +1,5 @@
-// /proc/cpuinfo, from CPUID (Intel SDM 2A; AMD APM 3), in the words of Linux's arch/x86/include/asm/cpufeatures.h.
+// /proc/cpuinfo, from CPUID (Intel SDM 2A; AMD APM 3), in the words of Linux's
+// arch/x86/include/asm/cpufeatures.h.
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/clock.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
@@ -194,8 +195,8 @@ Result<void> show_cpuinfo(TextBuilder& out, const TableContext&) {
             continue;
         out.print("processor\t: {}\nvendor_id\t: {}\ncpu family\t: {}\nmodel\t\t: {}\n", cpu,
                   vendor.view(), family, model);
-        out.print("model name\t: {}\nstepping\t: {}\nmicrocode\t: 0x1\ncpu MHz\t\t: {}.", name.view(),
-                  version.eax & 0xf, khz / 1000);
+        out.print("model name\t: {}\nstepping\t: {}\nmicrocode\t: 0x1\ncpu MHz\t\t: {}.",
+                  name.view(), version.eax & 0xf, khz / 1000);
         out.number(khz % 1000, 3, '0');
         out.print("\ncache size\t: {} KB\nphysical id\t: 0\nsiblings\t: {}\ncore id\t\t: {}\n"
                   "cpu cores\t: {}\napicid\t\t: {}\ninitial apicid\t: {}\n",

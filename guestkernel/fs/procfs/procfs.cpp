@@ -17,7 +17,8 @@ constexpr u32 symlink = mode_symlink | 0777;
 
 constexpr auto owned = subject_owner;
 
-// --- /proc/PID/fd, fdinfo, ns ----------------------------------------------------------------------
+// --- /proc/PID/fd, fdinfo, ns
+// ----------------------------------------------------------------------
 
 TableContext with_descriptor(TableContext of, i32 number) {
     of.fd = number;
@@ -36,7 +37,8 @@ constexpr TableEntry fdinfo_entry = {
 constexpr TableNumbers fdinfo_numbers = {"", next_descriptor, descriptor_exists, with_descriptor,
                                          &fdinfo_entry};
 
-// There is one namespace of each kind, with the number that Linux gives the first one (linux/proc_ns.h is not exported).
+// There is one namespace of each kind, with the number that Linux gives the first one
+// (linux/proc_ns.h is not exported).
 #define NAMESPACE(kind, number)                                                                    \
     {                                                                                              \
         .name = kind, .mode = symlink,                                                             \
@@ -54,7 +56,8 @@ constexpr TableEntry namespace_entries[] = {
 };
 #undef NAMESPACE
 
-// --- /proc/PID and /proc/PID/task/TID --------------------------------------------------------------
+// --- /proc/PID and /proc/PID/task/TID
+// --------------------------------------------------------------
 
 constexpr std::string_view identity_map = "         0          0 4294967295\n";
 
@@ -87,7 +90,11 @@ constexpr std::string_view identity_map = "         0          0 4294967295\n";
          .store = store_oom_score_adj,                                                             \
          .owner = owned},                                                                          \
         {.name = "personality", .mode = for_owner, .show = show_personality, .owner = owned},      \
-        {.name = "root", .mode = symlink, .link = link_root, .magic = follow_root, .owner = owned}, \
+        {.name = "root",                                                                           \
+         .mode = symlink,                                                                          \
+         .link = link_root,                                                                        \
+         .magic = follow_root,                                                                     \
+         .owner = owned},                                                                          \
         {.name = "schedstat", .mode = for_all, .show = show_schedstat, .owner = owned},            \
         {.name = "sessionid", .mode = for_all, .text = "4294967295", .owner = owned},              \
         {.name = "setgroups", .mode = for_all, .text = "allow\n", .owner = owned},                 \

@@ -1,4 +1,5 @@
-// /proc/sys: what programs read of it. Values that nothing in this kernel would obey cannot be written.
+// /proc/sys: what programs read of it. Values that nothing in this kernel would obey cannot be
+// written.
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/mode.hpp"
@@ -119,10 +120,7 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "cap_last_cap", .mode = read_only, .text = "40\n"},
     {.name = "core_pattern", .mode = read_only, .text = "core\n"},
     {.name = "core_uses_pid", .mode = read_only, .text = "0\n"},
-    {.name = "domainname",
-     .mode = read_write,
-     .show = show_domainname,
-     .store = store_domainname},
+    {.name = "domainname", .mode = read_write, .show = show_domainname, .store = store_domainname},
     {.name = "hostname", .mode = read_write, .show = show_hostname, .store = store_hostname},
     {.name = "ngroups_max", .mode = read_only, .text = "65536\n"},
     {.name = "osrelease", .mode = read_only, .show = show_osrelease},
@@ -143,7 +141,9 @@ constexpr TableEntry vm_entries[] = {
     {.name = "min_free_kbytes", .mode = read_only, .text = "0\n"},
     {.name = "mmap_min_addr", .mode = read_only, .text = "65536\n"},
     {.name = "nr_hugepages", .mode = read_only, .text = "0\n"},
-    {.name = "overcommit_memory", .mode = read_only, .text = "1\n"}, // nothing is refused beforehand
+    {.name = "overcommit_memory",
+     .mode = read_only,
+     .text = "1\n"}, // nothing is refused beforehand
     {.name = "overcommit_ratio", .mode = read_only, .text = "50\n"},
     {.name = "swappiness", .mode = read_only, .text = "0\n"},
 };

@@ -1,8 +1,8 @@
 // From a tag to a file system.
+#include <linux/errno.h>
+
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/fs/virtiofs/virtiofs.hpp"
-
-#include <linux/errno.h>
 
 namespace kernel {
 namespace {
