@@ -1,10 +1,11 @@
 // The frame of a signal handler on the user's stack: struct rt_sigframe of x86-64, as debuggers and
 // unwinders know it.
-// clang-format off: the last needs the types of the first.
-#include <asm/sigcontext.h>
-#include <asm/ucontext.h>
+// The last of these needs the types of the second.
+// clang-format off
 #include <linux/errno.h>
 #include <linux/signal.h>
+#include <asm/sigcontext.h>
+#include <asm/ucontext.h>
 // clang-format on
 
 #include "guestkernel/mm/user_copy.hpp"
