@@ -1,10 +1,9 @@
 #include <cstring>
+#include <elf.h>
 #include <memory>
+#include <signal.h>
 #include <string>
 #include <vector>
-
-#include <elf.h>
-#include <signal.h>
 
 #include <catch2/catch.hpp>
 
@@ -117,7 +116,8 @@ TEST_CASE("exec keeps ignored signals ignored and forgets handlers") {
     CHECK(handlers.ignored(SIGCHLD));
 }
 
-// --- numbers -----------------------------------------------------------------------------------------
+// --- numbers
+// -----------------------------------------------------------------------------------------
 
 TEST_CASE("numbers are found, walked in order, and not given out while they are in use") {
     Machine machine;
@@ -146,7 +146,8 @@ TEST_CASE("numbers are found, walked in order, and not given out while they are 
     CHECK(next_pid(0) == 0);
 }
 
-// --- ELF -----------------------------------------------------------------------------------------------
+// --- ELF
+// -----------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -158,7 +159,8 @@ struct TestImage {
         header.e_phnum = static_cast<Elf64_Half>(entries.size());
         std::vector<u8> out(sizeof header + entries.size() * sizeof(Elf64_Phdr));
         std::memcpy(out.data(), &header, sizeof header);
-        std::memcpy(out.data() + sizeof header, entries.data(), entries.size() * sizeof(Elf64_Phdr));
+        std::memcpy(out.data() + sizeof header, entries.data(),
+                    entries.size() * sizeof(Elf64_Phdr));
         return out;
     }
 };
@@ -256,7 +258,8 @@ TEST_CASE("damaged ELF images are refused") {
     }
 }
 
-// --- arguments -----------------------------------------------------------------------------------------------
+// --- arguments
+// -----------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -300,7 +303,8 @@ TEST_CASE("too many argument bytes are E2BIG") {
     CHECK(other.add(std::string(ExecStrings::max_string, 'z')).error().code == E2BIG);
 }
 
-// --- futexes ---------------------------------------------------------------------------------------------------
+// --- futexes
+// ---------------------------------------------------------------------------------------------------
 
 TEST_CASE("futex wake-ups go to confirmed waiters whose bits match, in order") {
     Machine machine;
