@@ -34,7 +34,7 @@ def say(text):
 def run_program(test, extra, env, stream):
     """Runs one program to its end or its timeout. Returns (status, output); a timeout has status None."""
     process = subprocess.Popen(
-        test["cmd"] + extra, cwd=test["workdir"] or None, env=env, stdin=subprocess.DEVNULL,
+        test["cmd"] + extra, cwd=test["workdir"], env=env, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     timeout = test["timeout"] if test["timeout"] > 0 else None
     lines = []
@@ -160,6 +160,9 @@ def run_test(test, suite):
 
 def tests_of(build, suite):
     listed = json.loads(subprocess.check_output(["meson", "introspect", "--tests", build]))
+    for test in listed:
+        # Meson names programs relative to the build directory, where its own runner starts them.
+        test["workdir"] = test["workdir"] or os.path.abspath(build)
     return [test for test in listed
             if any(name.split(":")[-1] == suite or test["name"] == suite for name in test["suite"])]
 
