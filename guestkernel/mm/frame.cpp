@@ -263,10 +263,10 @@ Frame* alloc_with_flag(unsigned order, bool may_reclaim) {
         // A victim needs some time to end; it may use the reserve to do so.
         for (unsigned attempt = 0; attempt < 4096 && frame == nullptr; attempt++) {
             const bool freed = reclaim_page_cache(usize{32} << order) != 0;
-            if (!freed && fatal_signal_pending())
-                return try_alloc(order, true);
-            if (!freed && attempt % 64 == 0 && !kill_for_memory())
-                return try_alloc(order, true);
+            if (!freed && (fatal_signal_pending() || (attempt % 64 == 0 && !kill_for_memory()))) {
+                frame = try_alloc(order, true);
+                break;
+            }
             if (!freed)
                 yield();
             frame = try_alloc(order, false);
@@ -331,7 +331,9 @@ void get_frame(Frame& frame) {
 }
 
 void put_frame(Frame& frame) {
-    if (frame.refs.fetch_sub(1, base::Order::AcqRel) != 1)
+    const u32 refs = frame.refs.fetch_sub(1, base::Order::AcqRel);
+    ASSERT(refs != 0);
+    if (refs != 1)
         return;
     ASSERT(frame.cache == nullptr);
     frame.flags.store(

@@ -11,6 +11,7 @@
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
+#include "guestkernel/task/task.hpp"
 
 using namespace kernel;
 
@@ -95,6 +96,22 @@ TEST_CASE("all memory can be used, then allocation fails, then it works again") 
     for (Frame* frame : frames)
         put_frame(*frame);
     CHECK(alloc_frames(3, false) != nullptr);
+}
+
+TEST_CASE(
+    "a frame from the reserve, when nothing is left to reclaim or to end, has one reference") {
+    hosted::reset(8 * mebibyte);
+    Task task; // whom a signal would go to
+    hosted::set_current(&task);
+    std::vector<Frame*> frames;
+    while (Frame* frame = alloc_frame())
+        frames.push_back(frame);
+    const bool one_each = std::all_of(frames.begin(), frames.end(),
+                                      [](const Frame* frame) { return frame->refs.load() == 1; });
+    CHECK(one_each);
+    for (Frame* frame : frames)
+        put_frame(*frame);
+    hosted::set_current(nullptr);
 }
 
 TEST_CASE("opening the first memory touches few pages however much there is") {
