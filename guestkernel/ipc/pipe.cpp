@@ -211,11 +211,11 @@ void Pipe::discard(usize bytes) {
     write_waiters.wake_one(poll_out | poll_wrnorm);
 }
 
-u32 Pipe::poll_read() const {
+u32 Pipe::poll_read(u32 writers_known) const {
     u32 events = 0;
     if (available() > 0)
         events |= poll_in | poll_rdnorm;
-    if (writers_.load() == 0 && writer_opens_.load() != 0)
+    if (writers_.load() == 0 && writer_opens_.load() != writers_known)
         events |= poll_hup;
     return events;
 }
@@ -290,13 +290,40 @@ void Pipe::drop_end(bool reader, bool writer) {
         read_waiters.wake_all(poll_hup | poll_in);
 }
 
+namespace {
+
+// The pipe behind a FIFO, counted as used by one more file until leave_fifo().
+Result<Ref<Pipe>> join_fifo(Inode& inode) {
+    TRY(Ref<Pipe> fresh, make_ref<Pipe>());
+    TRY(Owned<FifoState> state, make_owned<FifoState>());
+    SpinGuard guard(inode.attributes_lock());
+    if (inode.fifo == nullptr)
+        inode.fifo = state.leak();
+    if (inode.fifo->files++ == 0)
+        inode.fifo->pipe = std::move(fresh);
+    return inode.fifo->pipe;
+}
+
+// What nobody has read is lost when the last end closes: the next open finds an empty FIFO.
+void leave_fifo(Inode& inode) {
+    Ref<Pipe> last;
+    SpinGuard guard(inode.attributes_lock());
+    if (--inode.fifo->files == 0)
+        last = std::move(inode.fifo->pipe);
+}
+
+} // namespace
+
 PipeFile::PipeFile(Path path, Ref<Inode> inode, u32 flags, Ref<Pipe> pipe)
     : File(std::move(path), std::move(inode), flags), pipe_(std::move(pipe)) {
+    if ((flags & O_NONBLOCK) != 0 && pipe_->writers() == 0)
+        writers_known_ = pipe_->writer_opens();
     pipe_->add_end(opens_read(flags), opens_write(flags));
 }
 
 PipeFile::~PipeFile() {
     pipe_->drop_end(opens_read(flags_), opens_write(flags_));
+    leave_fifo(*inode_);
 }
 
 Result<usize> PipeFile::read(IoBuffer& out, u64) {
@@ -304,8 +331,11 @@ Result<usize> PipeFile::read(IoBuffer& out, u64) {
 }
 
 Result<usize> PipeFile::write(IoBuffer& in, u64) {
+    const usize wanted = in.remaining();
     auto done = pipe_->write(in, non_blocking());
-    if (!done && done.error().code == EPIPE)
+    // Also when the readers went after a part had been written.
+    const bool broken = done ? *done < wanted && pipe_->readers() == 0 : done.error().code == EPIPE;
+    if (broken)
         send_signal(current_task(), sigpipe);
     return done;
 }
@@ -315,7 +345,7 @@ u32 PipeFile::poll(PollTable* table) {
     if (opens_read(flags_)) {
         if (table != nullptr)
             table->watch(pipe_->read_waiters);
-        events |= pipe_->poll_read();
+        events |= pipe_->poll_read(writers_known_);
     }
     if (opens_write(flags_)) {
         if (table != nullptr)
@@ -333,7 +363,7 @@ Result<long> PipeFile::ioctl(u32 command, u64 argument) {
 }
 
 bool PipeFile::describe(String& out) {
-    if (path_)
+    if (!inode_->fifo->anonymous)
         return false; // a FIFO has a name
     char text[32];
     const usize length = log::format(text, sizeof text, "pipe:[{}]", inode_->number());
@@ -342,13 +372,22 @@ bool PipeFile::describe(String& out) {
 
 Result<PipeEnds> make_pipe(u32 flags) {
     TRY(Ref<Inode> inode, make_anonymous_inode(mode_fifo | 0600));
-    TRY(Ref<Pipe> pipe, make_ref<Pipe>());
     TRY(Owned<FifoState> state, make_owned<FifoState>());
-    state->pipe = pipe;
+    state->anonymous = true;
     inode->fifo = state.leak(); // so that /proc/self/fd/N opens this pipe
-    TRY(Ref<PipeFile> reader, make_ref<PipeFile>(Path(), inode, O_RDONLY | flags, pipe));
-    TRY(Ref<PipeFile> writer, make_ref<PipeFile>(Path(), inode, O_WRONLY | flags, pipe));
-    return PipeEnds{std::move(reader), std::move(writer)};
+    TRY(Ref<Pipe> pipe, join_fifo(*inode));
+    auto reader = make_ref<PipeFile>(Path(), inode, O_RDONLY | flags, pipe);
+    if (!reader) {
+        leave_fifo(*inode);
+        return fail(ENOMEM);
+    }
+    TRY(pipe, join_fifo(*inode));
+    auto writer = make_ref<PipeFile>(Path(), inode, O_WRONLY | flags, pipe);
+    if (!writer) {
+        leave_fifo(*inode);
+        return fail(ENOMEM);
+    }
+    return PipeEnds{std::move(*reader), std::move(*writer)};
 }
 
 void free_fifo_state(FifoState* state) {
@@ -356,28 +395,26 @@ void free_fifo_state(FifoState* state) {
 }
 
 Result<Ref<File>> open_fifo(const Path& path, Ref<Inode> inode, u32 flags) {
-    Ref<Pipe> pipe;
-    {
-        TRY(Ref<Pipe> fresh, make_ref<Pipe>());
-        TRY(Owned<FifoState> state, make_owned<FifoState>());
-        SpinGuard guard(inode->attributes_lock());
-        if (inode->fifo == nullptr) {
-            state->pipe = std::move(fresh);
-            inode->fifo = state.leak();
-        }
-        pipe = inode->fifo->pipe;
-    }
+    TRY(Ref<Pipe> pipe, join_fifo(*inode));
     const bool reads = opens_read(flags);
     const bool writes = opens_write(flags);
-    if (writes && !reads && (flags & O_NONBLOCK) != 0 && pipe->readers() == 0)
+    // An open of /proc/PID/fd/N of pipe(2)'s never waits for anybody.
+    const bool meets = reads != writes && !inode->fifo->anonymous;
+    if (meets && writes && (flags & O_NONBLOCK) != 0 && pipe->readers() == 0) {
+        leave_fifo(*inode);
         return fail(ENXIO);
+    }
     const u32 reader_opens = pipe->reader_opens();
     const u32 writer_opens = pipe->writer_opens();
-    const bool alone = reads && !writes ? pipe->writers() == 0 : pipe->readers() == 0;
-    TRY(Ref<PipeFile> file, make_ref<PipeFile>(path, std::move(inode), flags, pipe));
+    const bool alone = reads ? pipe->writers() == 0 : pipe->readers() == 0;
+    auto file = make_ref<PipeFile>(path, inode, flags, pipe);
+    if (!file) {
+        leave_fifo(*inode);
+        return fail(ENOMEM);
+    }
     // fifo(7): an open for one direction waits for the other; the other may have come and gone
     // meanwhile.
-    if (reads != writes && alone && (flags & O_NONBLOCK) == 0) {
+    if (meets && alone && (flags & O_NONBLOCK) == 0) {
         const auto met = [&] {
             return reads ? pipe->writer_opens() != writer_opens
                          : pipe->reader_opens() != reader_opens;
@@ -386,7 +423,7 @@ Result<Ref<File>> open_fifo(const Path& path, Ref<Inode> inode, u32 flags) {
             WaitOutcome::Interrupted)
             return fail(restart_syscall);
     }
-    return Ref<File>(std::move(file));
+    return Ref<File>(std::move(*file));
 }
 
 } // namespace kernel

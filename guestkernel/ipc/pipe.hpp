@@ -24,7 +24,8 @@ public:
     // takes without copying. Neither sleeps for data.
     Result<usize> peek(IoBuffer& out, usize skip);
     void discard(usize bytes);
-    u32 poll_read() const;  // POLLIN, POLLHUP
+    // POLLIN, POLLHUP: the latter not before a writer came after the first `writers_known`.
+    u32 poll_read(u32 writers_known) const;
     u32 poll_write() const; // POLLOUT, POLLERR
     usize available() const { return static_cast<usize>(written_ - taken_); }
     usize capacity() const { return capacity_; }
@@ -71,11 +72,14 @@ public:
 
 private:
     Ref<Pipe> pipe_;
+    u32 writers_known_ = 0;
 };
 
-// The state behind a named FIFO while somebody has it open.
+// What an inode knows of its pipe; under Inode::attributes_lock().
 struct FifoState {
-    Ref<Pipe> pipe;
+    Ref<Pipe> pipe;         // while somebody has it open
+    u32 files = 0;          // how many do
+    bool anonymous = false; // pipe(2)'s; never changes
 };
 
 struct PipeEnds {
