@@ -92,7 +92,7 @@ void AddressSpace::release_memory() {
     // table loaded, but uses the kernel's half only until it loads another.
     const u64 cpus = active_cpus.exchange(0);
     impl_->zap(0, user_max);
-    active_cpus.store(cpus);
+    active_cpus.fetch_or(cpus);
     while (Vma* vma = impl_->vmas.first())
         impl_->remove_vma(*vma, removed);
 }

@@ -87,8 +87,21 @@ public:
                           bool count_pages);
 
     PhysAddr root_table() const { return root_; }
-    // CPUs that may hold translations; kept by the scheduler at switches.
+    // CPUs that work in this space and must be told of changed translations; kept by the scheduler
+    // at switches. A CPU that only borrows the page table (idle, kernel tasks) is not among them:
+    // it uses the kernel's half, and compares generations before it works here again.
     base::Atomic<u64> active_cpus{0};
+    // Counts the flushes that were asked for.
+    base::Atomic<u64> flush_generation{0};
+    // Removes stale translations of [start, start + pages * 4096) wherever they may be, after the
+    // entries were changed. `skip_own`: this CPU's own are refreshed otherwise.
+    void flush(VirtAddr start, usize pages, bool skip_own = false);
+
+    // Tasks that have this as their address space. The last to leave calls release_memory(): others
+    // may still hold references, or the page table loaded.
+    void add_user() { users_.fetch_add(1, base::Order::Relaxed); }
+    bool drop_user() { return users_.fetch_sub(1, base::Order::AcqRel) == 1; }
+    u32 users() const { return users_.load(base::Order::Relaxed); }
 
     base::Atomic<u32> membarrier_registered{0}; // MEMBARRIER_CMD_PRIVATE_* this process may use
 
@@ -117,6 +130,7 @@ private:
     template <typename T, typename... A>
     friend Result<Ref<T>> make_ref(A&&...);
     AddressSpace();
+    base::Atomic<u32> users_{0};
     PhysAddr root_{};
     struct AddressSpaceImpl* impl_ = nullptr;
 };

@@ -256,14 +256,8 @@ FaultOutcome AddressSpaceImpl::install_copy(Vma& vma, u64 page, u64 expected, Fr
     // Other CPUs may go on reading the old frame unless told. This one is about to repeat the
     // store, which refreshes its translation without the 7 us of an INVLPG; fault() does that store
     // itself.
-    const u64 own = u64{1} << arch::cpu_id();
-    base::fence(base::Order::SeqCst);
-    const u64 cpus = space.active_cpus.load();
-    if ((cpus & ~own) != 0)
-        arch::flush_on_cpus(cpus & ~own, table.root(), VirtAddr(page), 1);
-    info.touch = writable && (cpus & own) != 0;
-    if (!writable && (cpus & own) != 0)
-        arch::flush_on_cpus(own, table.root(), VirtAddr(page), 1);
+    space.flush(VirtAddr(page), 1, writable);
+    info.touch = writable && (space.active_cpus.load() >> arch::cpu_id() & 1) != 0;
     if (old != nullptr)
         gather.release(*old);
     return FaultOutcome::Done;

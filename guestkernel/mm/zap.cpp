@@ -17,12 +17,7 @@ void Gather::release(Frame& frame) {
 
 void Gather::flush() {
     if (low_ < high_) {
-        // After the stores to the entries: a CPU that sets its bit later loads the table later.
-        base::fence(base::Order::SeqCst);
-        const u64 cpus = impl_.space.active_cpus.load();
-        if (cpus != 0)
-            arch::flush_on_cpus(cpus, impl_.table.root(), VirtAddr(low_),
-                                (high_ - low_) >> page_shift);
+        impl_.space.flush(VirtAddr(low_), (high_ - low_) >> page_shift);
         low_ = ~u64{0};
         high_ = 0;
     }

@@ -28,6 +28,8 @@ bool claim(unsigned cpu) {
 }
 
 bool will_sleep_soon(const Task& task) {
+    if (task.exiting)
+        return true; // whom it wakes is its parent, as a rule
     const u64 burst =
         task.run_time_ns + (monotonic_ns() - task.exec_start_ns) - task.burst_start_ns;
     return task.average_burst_ns < short_burst_ns && burst < short_burst_ns;

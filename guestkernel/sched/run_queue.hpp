@@ -37,6 +37,8 @@ struct CpuRunQueue {
     // unloaded, on its way to be dropped after the switch.
     Ref<AddressSpace> loaded;
     Ref<AddressSpace> unloaded;
+    bool borrows = false;      // nobody works in `loaded` here: this CPU is not in its active_cpus
+    u64 loaded_generation = 0; // the last of its flushes whose effect this CPU is known to have
     Timer slice_timer;
     u64 idle_since_ns = 0;
     // Idle, but looking at `queued` and `asked` all the time: no interrupt is needed to tell it of

@@ -20,15 +20,31 @@ constexpr u32 any_sleep =
 
 // Loads what `next` works in. Requires: queue.lock held; called on the queue's CPU.
 void load_address_space(CpuRunQueue& queue, AddressSpace* next) {
-    if (next == nullptr || next == queue.loaded.get())
-        return; // kernel tasks borrow
     const u64 bit = u64{1} << queue.cpu;
+    if (next == nullptr) {
+        // Kernel tasks borrow what is loaded. Changes to it need not interrupt, nor wake, this CPU.
+        if (queue.loaded && !queue.borrows) {
+            queue.borrows = true;
+            queue.loaded->active_cpus.fetch_and(~bit);
+        }
+        return;
+    }
+    const bool same = next == queue.loaded.get();
+    if (same && !queue.borrows)
+        return;
+    // The bit first: a flush that does not see it has been counted already.
     next->active_cpus.fetch_or(bit);
-    arch::load_page_table(next->root_table());
-    if (queue.loaded)
-        queue.loaded->active_cpus.fetch_and(~bit);
-    queue.unloaded = std::move(queue.loaded);
-    queue.loaded = Ref<AddressSpace>::share(next);
+    const u64 generation = next->flush_generation.load();
+    if (!same || generation != queue.loaded_generation)
+        arch::load_page_table(next->root_table(), same);
+    queue.loaded_generation = generation;
+    if (!same) {
+        if (queue.loaded && !queue.borrows)
+            queue.loaded->active_cpus.fetch_and(~bit);
+        queue.unloaded = std::move(queue.loaded);
+        queue.loaded = Ref<AddressSpace>::share(next);
+    }
+    queue.borrows = false;
 }
 
 // Completes a switch on the new task's stack: the old task is off this CPU from here on.
@@ -309,12 +325,16 @@ Ref<AddressSpace> replace_address_space(Ref<AddressSpace> fresh) {
     CpuRunQueue& queue = this_run_queue();
     Task& task = current_task();
     Ref<AddressSpace> unloaded;
+    if (fresh)
+        fresh->add_user();
     {
         SpinGuard guard(queue.lock);
         std::swap(task.address_space, fresh);
         load_address_space(queue, task.address_space.get());
         unloaded = std::move(queue.unloaded);
     }
+    if (fresh && fresh->drop_user())
+        fresh->release_memory();
     return fresh; // the caller's reference outlives `unloaded`
 }
 
@@ -323,7 +343,6 @@ void leave_address_space() {
     Task& task = current_task();
     Ref<AddressSpace> own;
     Ref<AddressSpace> unloaded;
-    u64 others = 0;
     {
         SpinGuard guard(queue.lock);
         own = std::move(task.address_space);
@@ -333,21 +352,34 @@ void leave_address_space() {
         if (is_loaded && queue.loaded->ref_count() <= (own ? 2u : 1u)) {
             arch::load_page_table(PhysAddr(boot::kernel_root_table_phys));
             queue.loaded->active_cpus.fetch_and(~(u64{1} << queue.cpu));
+            queue.borrows = false;
             unloaded = std::move(queue.loaded);
-        } else if (is_loaded) {
-            others = queue.loaded->active_cpus.load() & idle_cpus.load() & ~(u64{1} << queue.cpu);
         }
     }
+    // A CPU that still borrows it keeps no more than the page table.
+    if (own && own->drop_user())
+        own->release_memory();
     if (unloaded) {
         if (&task == queue.idle) // must not sleep
             drop_address_space(std::move(unloaded));
         return;
     }
-    // An idle CPU that still borrows it would keep the memory until it finds something to do.
-    if (others != 0 && own && own->ref_count() <= 4)
-        wake_idle_cpu(others);
     if (own)
         drop_address_space(std::move(own));
+}
+
+void AddressSpace::flush(VirtAddr start, usize pages, bool skip_own) {
+    CpuRunQueue& queue = this_run_queue();
+    const u64 own = u64{1} << queue.cpu;
+    // After the stores to the entries, before the look at who works here: a CPU that sets its bit
+    // later sees the new generation, or the new entries.
+    const u64 generation = flush_generation.fetch_add(1) + 1;
+    const u64 cpus = active_cpus.load();
+    if (const u64 asked = skip_own ? cpus & ~own : cpus; asked != 0)
+        arch::flush_on_cpus(asked, root_, start, pages);
+    if ((cpus & own) != 0 && queue.loaded.get() == this &&
+        queue.loaded_generation == generation - 1)
+        queue.loaded_generation = generation;
 }
 
 } // namespace kernel

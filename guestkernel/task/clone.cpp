@@ -127,6 +127,7 @@ Result<void> copy_resources(Task& child, u64 flags) {
     } else {
         TRY(child.address_space, parent.address_space->clone());
     }
+    child.address_space->add_user();
     return {};
 }
 

@@ -171,9 +171,8 @@ void reap_locked(Process& process) {
 void release_address_space_users(Task& task) {
     exit_robust_list(task);
     if (task.clear_child_tid != 0) {
-        // References: this task and the run queue that has it loaded. Nobody is left to look
-        // otherwise, and a write would only copy a page.
-        if (task.address_space->ref_count() > 2 || task.vfork_pending) {
+        // Nobody is left to look otherwise, and a write would only copy a page.
+        if (task.address_space->users() > 1 || task.vfork_pending) {
             (void)UserPtr<i32>(task.clear_child_tid).copy_out(0);
             (void)futex_wake(task.clear_child_tid, 1, ~0u, true);
         }

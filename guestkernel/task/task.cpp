@@ -34,6 +34,8 @@ Task::Task() = default;
 
 Task::~Task() {
     ASSERT(!queued);
+    if (address_space && address_space->drop_user()) // it never ran
+        address_space->release_memory();
     delete signals;
     if (account)
         account->tasks.fetch_sub(1);
