@@ -27,6 +27,7 @@ constexpr Node nodes[] = {
     {"console", mode_char | 0600, 5, 1},
     {"ptmx", mode_char | 0666, 5, 2},
     {"pts", mode_directory | 0755, 0, 0},
+    {"mqueue", mode_directory | mode_sticky | 0777, 0, 0},
     {"shm", mode_directory | mode_sticky | 0777, 0, 0},
 };
 struct Link {

@@ -5,6 +5,7 @@
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/ipc/mqueue.hpp"
 
 namespace kernel {
 
@@ -49,7 +50,7 @@ Result<Ref<Superblock>> mount_overlay(std::string_view options) {
 }
 
 constexpr const char* types[] = {"sysfs", "tmpfs",   "ramfs",    "devtmpfs", "devpts",
-                                 "proc",  "overlay", "virtiofs", nullptr};
+                                 "proc",  "overlay", "virtiofs", "mqueue",   nullptr};
 
 } // namespace
 
@@ -71,6 +72,8 @@ Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view 
         return make_procfs();
     if (type == "sysfs")
         return make_sysfs();
+    if (type == "mqueue")
+        return mqueue_filesystem();
     if (type == "overlay")
         return mount_overlay(options);
     if (type == "virtiofs")

@@ -10,6 +10,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/open.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/ipc/mqueue.hpp"
 
 namespace kernel {
 
@@ -112,6 +113,8 @@ Result<void> mount_first_root() {
     mount_optional(root, "/dev", make_devtmpfs(), MS_NOSUID, "dev");
     mount_optional(root, "/dev/pts", make_devpts(), MS_NOSUID | MS_NOEXEC, "devpts");
     mount_optional(root, "/dev/shm", make_tmpfs("mode=1777"), MS_NOSUID | MS_NODEV, "shm");
+    mount_optional(root, "/dev/mqueue", mqueue_filesystem(), MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                   "mqueue");
     mount_optional(root, "/proc", make_procfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC, "proc");
     mount_optional(root, "/sys", make_sysfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
                    "sysfs");

@@ -16,7 +16,7 @@ public:
     explicit TmpfsSuperblock(const Options& options, const char* type)
         : options_(options), type_(type) {}
     ~TmpfsSuperblock() override;
-    Result<void> make_root();
+    virtual Result<void> make_root();
 
     Ref<Inode> root() override { return root_; }
     Result<FileSystemStats> stats() override;
@@ -34,13 +34,15 @@ public:
                          base::Order::Relaxed); // modulo 2^64: also downwards
     }
 
-private:
+protected:
     const Options options_;
+    Ref<Inode> root_;
+
+private:
     const char* type_;
     base::Atomic<u64> pages_{0};
     base::Atomic<u64> inodes_{0};
     base::Atomic<u64> next_number_{1};
-    Ref<Inode> root_;
 };
 
 // What all kinds of its objects share; also the class of device nodes, FIFOs and sockets.
@@ -147,6 +149,7 @@ public:
 
 protected:
     u64 visible_size() const override { return (2 + live_) * 20; } // as Linux's tmpfs counts
+    Result<void> add(std::string_view name, Ref<Inode> inode);
 
 private:
     struct Entry {
@@ -168,7 +171,6 @@ private:
     Result<void> reserve_entry();
     void insert(Entry* entry);
     Entry* take_out(std::string_view name);
-    Result<void> add(std::string_view name, Ref<Inode> inode);
     Result<void> grow_buckets();
     void compact();
     usize position_of(u64 cookie) const;

@@ -25,3 +25,6 @@
 #if __has_include("guestkernel/syscalls/sysv_calls.hpp")
 #include "guestkernel/syscalls/sysv_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/mqueue_calls.hpp")
+#include "guestkernel/syscalls/mqueue_calls.hpp"
+#endif

@@ -23,6 +23,7 @@ public:
     UserAccount* next = nullptr;
     base::Atomic<u32> tasks{0};          // RLIMIT_NPROC
     base::Atomic<u32> queued_signals{0}; // RLIMIT_SIGPENDING
+    base::Atomic<u64> queue_bytes{0};    // RLIMIT_MSGQUEUE
     bool listed = false;
 
 protected:

@@ -154,9 +154,18 @@ constexpr TableEntry inotify_entries[] = {
     {.name = "max_user_watches", .mode = read_only, .text = "65536\n"},
 };
 
+constexpr TableEntry mqueue_entries[] = {
+    {.name = "msg_default", .mode = read_only, .text = "10\n"},
+    {.name = "msg_max", .mode = read_only, .text = "10\n"},
+    {.name = "msgsize_default", .mode = read_only, .text = "8192\n"},
+    {.name = "msgsize_max", .mode = read_only, .text = "8192\n"},
+    {.name = "queues_max", .mode = read_only, .text = "256\n"},
+};
+
 constexpr TableEntry fs_entries[] = {
     {.name = "file-max", .mode = read_only, .show = show_file_max},
     {.name = "inotify", .mode = directory, .children = inotify_entries},
+    {.name = "mqueue", .mode = directory, .children = mqueue_entries},
     {.name = "nr_open", .mode = read_only, .text = "1048576\n"},
     {.name = "pipe-max-size", .mode = read_only, .text = "1048576\n"},
     {.name = "protected_hardlinks", .mode = read_only, .text = "0\n"},
