@@ -1,0 +1,64 @@
+#include "guestkernel/sched/work.hpp"
+
+#include "guestkernel/sched/mutex.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+namespace {
+
+// Nested: wake functions come here with another queue's lock held.
+constinit SpinLock work_lock{LockRank::Nested};
+constinit base::IntrusiveList<Work, &Work::node> pending;
+constinit WaitQueue waiters{LockRank::Nested};
+constinit volatile bool work_waits = false;
+constinit Mutex start_mutex;
+constinit base::Atomic<bool> started{false};
+
+Work* take_work() {
+    SpinGuard guard(work_lock);
+    Work* work = pending.pop_front();
+    if (work != nullptr)
+        work->queued = false;
+    else
+        work_waits = false;
+    return work;
+}
+
+[[noreturn]] void work_loop(void*) {
+    for (;;) {
+        wait_until(
+            waiters, [] { return work_waits; }, no_deadline, TaskState::Uninterruptible);
+        while (Work* work = take_work()) {
+            work->run(*work);
+            cond_resched();
+        }
+    }
+}
+
+} // namespace
+
+Result<void> start_work_queue() {
+    if (started.load(base::Order::Acquire))
+        return {};
+    MutexGuard guard(start_mutex);
+    if (started.load(base::Order::Acquire))
+        return {};
+    TRY(start_kernel_task("kworker", work_loop, nullptr));
+    started.store(true, base::Order::Release);
+    return {};
+}
+
+void queue_work(Work& work) {
+    {
+        SpinGuard guard(work_lock);
+        if (work.queued)
+            return;
+        work.queued = true;
+        pending.push_back(work);
+        work_waits = true;
+    }
+    waiters.wake_all();
+}
+
+} // namespace kernel

@@ -1,0 +1,23 @@
+// Work for a kernel task: what a wake-up or a timer finds out and may not do itself, because it
+// holds a lock or must not sleep.
+#pragma once
+
+#include "base/intrusive_list.hpp"
+#include "guestkernel/core/result.hpp"
+
+namespace kernel {
+
+struct Work {
+    explicit Work(void (*function)(Work&)) : run(function) {}
+    base::ListNode node;
+    void (*run)(Work&);
+    bool queued = false;
+};
+
+// Once, before the first queue_work(); later calls do nothing. May sleep.
+Result<void> start_work_queue();
+// Runs it soon. Nothing happens if it is queued already; one that is running is run again. From
+// wake functions too. The object must live until it has run.
+void queue_work(Work& work);
+
+} // namespace kernel
