@@ -12,7 +12,6 @@
 #include "guestkernel/sched/work.hpp"
 #include "guestkernel/syscalls/aio_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
-#include "guestkernel/syscalls/time_values.hpp"
 #include "guestkernel/syscalls/wait_helpers.hpp"
 
 namespace kernel {
@@ -34,9 +33,7 @@ struct AioPoll;
 
 class AioContext : public RefCounted {
 public:
-    ~AioContext() override {
-        event_total.fetch_sub(charged);
-    }
+    ~AioContext() override { event_total.fetch_sub(charged); }
     u64 id = 0;
     u32 charged = 0;
     u32 slots = 0; // of the ring; one stays empty
@@ -72,7 +69,7 @@ namespace {
 
 // A pending IOCB_CMD_POLL.
 struct AioPoll : RefCounted {
-    AioPoll() : hook(&AioPoll::woken, this), work(&AioPoll::look) {}
+    AioPoll() : hook(&AioPoll::woken, this), work(&AioPoll::look, this) {}
     Ref<AioContext> context;
     Ref<File> file;
     Ref<File> event_file;
@@ -80,13 +77,12 @@ struct AioPoll : RefCounted {
     u32 wanted = 0;
     PollHook hook;
     Work work;
-    base::Atomic<u32> finished{0};
-    base::Atomic<u32> cancelled{0};
+    bool finished = false; // this, the hook and the link: under the context's polls_mutex
     AioPoll* next = nullptr;
 
     static bool woken(Waiter& waiter, u32 events);
-    static void look(Work& work);
-    bool finish(u32 ready);
+    static void look(void* raw);
+    void finish(u32 ready);
 };
 
 void signal_file(const Ref<File>& file) {
@@ -147,29 +143,29 @@ void AioContext::cancel_all() {
                 return;
             poll = Ref<AioPoll>::share(polls);
         }
-        poll->hook.disarm();
         poll->finish(0);
     }
 }
 
 namespace {
 
-// The first one to finish it tells and lets go; whether it was this call.
-bool AioPoll::finish(u32 ready) {
-    if (finished.exchange(1) != 0)
-        return false;
-    event.res = static_cast<i64>(ready);
+// The first one to finish it tells and lets go.
+void AioPoll::finish(u32 ready) {
     {
         MutexGuard guard(context->polls_mutex);
+        if (finished)
+            return;
+        finished = true;
+        hook.disarm();
         AioPoll** at = &context->polls;
         while (*at != this)
             at = &(*at)->next;
         *at = next;
     }
+    event.res = static_cast<i64>(ready);
     context->complete(event);
     signal_file(event_file);
     release(); // the list's reference
-    return true;
 }
 
 bool AioPoll::woken(Waiter& waiter, u32 events) {
@@ -184,17 +180,12 @@ bool AioPoll::woken(Waiter& waiter, u32 events) {
     return true;
 }
 
-void AioPoll::look(Work& work) {
-    auto& self = *reinterpret_cast<AioPoll*>(reinterpret_cast<u8*>(&work) -
-                                             __builtin_offsetof(AioPoll, work));
+void AioPoll::look(void* raw) {
+    auto& self = *static_cast<AioPoll*>(raw);
     const Ref<AioPoll> held = Ref<AioPoll>::adopt(&self); // queue_work()'s
-    if (self.finished.load() != 0)
-        return;
     const u32 ready = self.file->poll(nullptr) & self.wanted;
-    if (ready == 0)
-        return; // still armed
-    self.hook.disarm();
-    self.finish(ready);
+    if (ready != 0)
+        self.finish(ready); // else still armed
 }
 
 struct Submission {
@@ -212,24 +203,20 @@ Result<void> check_request(const iocb& request) {
     return {};
 }
 
-Result<long> move_data(const Submission& it, bool write) {
-    const iocb& request = it.request;
-    const bool many =
-        request.aio_lio_opcode == IOCB_CMD_PREADV || request.aio_lio_opcode == IOCB_CMD_PWRITEV;
-    UserVectors vectors;
-    UserVector one{request.aio_buf, 0};
-    std::span<const UserVector> span;
-    if (many) {
+// What the request's buffer or vectors are: found wrong, it is not begun.
+Result<void> load_buffers(const iocb& request, UserVectors& vectors, UserVector& one,
+                          std::span<const UserVector>& span) {
+    if (request.aio_lio_opcode == IOCB_CMD_PREADV || request.aio_lio_opcode == IOCB_CMD_PWRITEV) {
         TRY(vectors.load(request.aio_buf, request.aio_nbytes));
         span = vectors.span();
-    } else {
-        if (!user_range_ok(request.aio_buf, request.aio_nbytes))
-            return fail(EFAULT);
-        one.length = request.aio_nbytes < largest_transfer ? request.aio_nbytes : largest_transfer;
-        span = {&one, 1};
+        return {};
     }
-    return transfer_file(*it.file, span, request.aio_offset, static_cast<u32>(request.aio_rw_flags),
-                         write);
+    if (!user_range_ok(request.aio_buf, request.aio_nbytes))
+        return fail(EFAULT);
+    one.base = request.aio_buf;
+    one.length = request.aio_nbytes < largest_transfer ? request.aio_nbytes : largest_transfer;
+    span = {&one, 1};
+    return {};
 }
 
 // Errors of its being asked for are io_submit(2)'s, those of its execution the event's.
@@ -246,19 +233,20 @@ Result<void> start_poll(const Submission& it, u64 address) {
     poll->event.data = request.aio_data;
     poll->event.obj = address;
     poll->wanted = static_cast<u32>(request.aio_buf) | poll_err | poll_hup;
+    u32 ready = 0;
     {
         MutexGuard guard(it.context.polls_mutex);
         if (it.context.dead)
             return fail(EINVAL);
+        ready = poll->file->poll(&poll->hook) & poll->wanted;
+        if (poll->hook.failed())
+            return fail(ENOMEM);
         poll->add_ref(); // the list's
         poll->next = it.context.polls;
         it.context.polls = poll.get();
     }
-    const u32 ready = poll->file->poll(&poll->hook) & poll->wanted;
-    if (ready != 0 || poll->hook.failed()) {
-        poll->hook.disarm();
+    if (ready != 0)
         poll->finish(ready);
-    }
     return {};
 }
 
@@ -280,6 +268,11 @@ Result<void> submit_one(Task& task, AioContext& context, u64 address) {
     if (!reads && !writes && operation != IOCB_CMD_FSYNC && operation != IOCB_CMD_FDSYNC &&
         operation != IOCB_CMD_POLL)
         return fail(EINVAL);
+    UserVectors vectors;
+    UserVector one{0, 0};
+    std::span<const UserVector> span;
+    if (reads || writes)
+        TRY(load_buffers(request, vectors, one, span));
     // The key that io_cancel(2) will want to see.
     TRY(UserPtr<u32>(address + __builtin_offsetof(iocb, aio_key)).copy_out(0));
     if (!context.take_slot())
@@ -293,26 +286,29 @@ Result<void> submit_one(Task& task, AioContext& context, u64 address) {
     }
     Result<long> result = 0;
     if (reads || writes)
-        result = move_data(it, writes);
+        result = transfer_file(*file, span, request.aio_offset,
+                               static_cast<u32>(request.aio_rw_flags), writes);
     else if (auto synced = file->sync(operation == IOCB_CMD_FDSYNC); !synced)
         result = fail(synced.error().code);
     // Orders to begin again make no sense for a request (they become EINTR).
     const int error = result ? 0 : result.error().code;
-    if (error == EINVAL && (reads || writes)) {
-        context.give_back_slot(); // what the transfer itself refuses is refused at once
-        return fail(EINVAL);
-    }
     context.complete({.data = request.aio_data,
                       .obj = address,
-                      .res = result ? *result : error > restart_syscall - 1 ? -EINTR : -error,
+                      .res = result                     ? *result
+                             : error >= restart_syscall ? -EINTR
+                                                        : -error,
                       .res2 = 0});
     signal_file(event_file);
     return {};
 }
 
+AioTable* table_of(AddressSpace& space) {
+    return static_cast<AioTable*>(space.aio.get());
+}
+
 Result<Ref<AioContext>> find_context(Task& task, u64 id) {
     Ref<AioContext> context;
-    if (AioTable* table = task.address_space->aio.get())
+    if (AioTable* table = table_of(*task.address_space))
         context = table->find(id);
     if (!context)
         return fail(EINVAL);
@@ -428,14 +424,15 @@ Result<long> sys_io_setup(Task& task, u32 events, UserPtr<u64> out) {
     const u64 bytes = page_up(sizeof(RingHeader) + u64{wanted} * sizeof(io_event));
     TRY(context->pages, SharedPages::make("[aio]", bytes));
     context->slots = static_cast<u32>((bytes - sizeof(RingHeader)) / sizeof(io_event));
-    *context->pages->at<RingHeader>(0) = {
-        0, context->slots, 0, 0, ring_magic, ring_compatible, 0, sizeof(RingHeader)};
+    *context->pages->at<RingHeader>(0) = {0,          context->slots,  0, 0,
+                                          ring_magic, ring_compatible, 0, sizeof(RingHeader)};
     AddressSpace& space = *task.address_space;
     {
         static constinit Mutex creation;
         MutexGuard guard(creation);
         if (!space.aio) {
-            TRY(space.aio, make_ref<AioTable>());
+            TRY(Ref<AioTable> fresh, make_ref<AioTable>());
+            space.aio = std::move(fresh);
         }
     }
     MapRequest request;
@@ -449,13 +446,13 @@ Result<long> sys_io_setup(Task& task, u32 events, UserPtr<u64> out) {
         (void)space.unmap(mapped, bytes);
         return fail(EFAULT);
     }
-    TRY(space.aio->add(std::move(context)));
+    TRY(table_of(space)->add(std::move(context)));
     return 0;
 }
 
 Result<long> sys_io_destroy(Task& task, u64 id) {
     Ref<AioContext> context;
-    if (AioTable* table = task.address_space->aio.get())
+    if (AioTable* table = table_of(*task.address_space))
         context = table->remove(id);
     if (!context)
         return fail(EINVAL);
@@ -503,7 +500,6 @@ Result<long> sys_io_cancel(Task& task, u64 id, u64 request, u64) {
     }
     if (!poll)
         return fail(EINVAL);
-    poll->hook.disarm();
     poll->finish(0);
     return fail(EINPROGRESS); // the event is in the ring (io_cancel(2) of Linux 4.18 and later)
 }

@@ -81,6 +81,15 @@ Result<usize> EventFile::write(IoBuffer& in, u64) {
     }
 }
 
+void EventFile::signal(u64 count) {
+    {
+        SpinGuard guard(lock_);
+        const u64 room = ~u64{0} - count_;
+        count_ = count_ + (count < room ? count : room);
+    }
+    waiters_.wake_all(poll_in | poll_rdnorm);
+}
+
 u32 EventFile::poll(PollTable* table) {
     if (table != nullptr)
         table->watch(waiters_);

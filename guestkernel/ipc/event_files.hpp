@@ -22,6 +22,8 @@ public:
     Result<usize> read(IoBuffer& out, u64) override;
     Result<usize> write(IoBuffer& in, u64) override;
     u32 poll(PollTable* table) override;
+    // Adds without waiting, as far as the counter goes: the kernel's own notifications.
+    void signal(u64 count);
 
 private:
     bool semaphore_;

@@ -86,6 +86,7 @@ AddressSpace::~AddressSpace() {
 }
 
 void AddressSpace::release_memory() {
+    aio = nullptr;
     RemovedVmas removed;
     MutexGuard guard(impl_->mutex);
     // Nobody runs in this space any more, so that no flush is needed: one CPU may still have the

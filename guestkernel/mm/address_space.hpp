@@ -124,6 +124,7 @@ public:
         u32 auxv_words = 0;
     } layout;
     Ref<File> executable;
+    Ref<RefCounted> aio; // the contexts of io_setup(2): ipc/aio.cpp
 
 private:
     friend struct AddressSpaceImpl;

@@ -25,7 +25,7 @@ struct Waiter {
 class WaitQueue {
 public:
     WaitQueue() = default;
-    explicit WaitQueue(LockRank rank) : lock_(rank) {}
+    constexpr explicit WaitQueue(LockRank rank) : lock_(rank) {}
     void add(Waiter& waiter);
     void remove(Waiter& waiter); // harmless if not queued
     void wake_all(u32 events = 0);

@@ -30,7 +30,7 @@ Work* take_work() {
         wait_until(
             waiters, [] { return work_waits; }, no_deadline, TaskState::Uninterruptible);
         while (Work* work = take_work()) {
-            work->run(*work);
+            work->run(work->context);
             cond_resched();
         }
     }
@@ -49,16 +49,17 @@ Result<void> start_work_queue() {
     return {};
 }
 
-void queue_work(Work& work) {
+bool queue_work(Work& work) {
     {
         SpinGuard guard(work_lock);
         if (work.queued)
-            return;
+            return false;
         work.queued = true;
         pending.push_back(work);
         work_waits = true;
     }
     waiters.wake_all();
+    return true;
 }
 
 } // namespace kernel

@@ -8,16 +8,17 @@
 namespace kernel {
 
 struct Work {
-    explicit Work(void (*function)(Work&)) : run(function) {}
+    Work(void (*function)(void*), void* argument) : run(function), context(argument) {}
     base::ListNode node;
-    void (*run)(Work&);
+    void (*run)(void*);
+    void* context;
     bool queued = false;
 };
 
 // Once, before the first queue_work(); later calls do nothing. May sleep.
 Result<void> start_work_queue();
-// Runs it soon. Nothing happens if it is queued already; one that is running is run again. From
-// wake functions too. The object must live until it has run.
-void queue_work(Work& work);
+// Runs it soon; one that is running is run again. False: it was queued already. From wake functions
+// too. The object must live until it has run.
+bool queue_work(Work& work);
 
 } // namespace kernel

@@ -39,6 +39,12 @@ private:
     std::span<const UserVector> span_;
 };
 
+// A transfer that was asked for other than by a call of its own (io_submit(2), io_uring): `offset`
+// is ignored by streams, ~0 is the file's own position; `flags`: RWF_*. The file's direction has
+// been checked.
+Result<long> transfer_file(File& file, std::span<const UserVector> vectors, u64 offset, u32 flags,
+                           bool write);
+
 // One read(2) or write(2) takes at most this (MAX_RW_COUNT).
 inline constexpr u64 largest_transfer = 0x7fff'f000;
 

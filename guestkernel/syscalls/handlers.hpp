@@ -28,3 +28,6 @@
 #if __has_include("guestkernel/syscalls/mqueue_calls.hpp")
 #include "guestkernel/syscalls/mqueue_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/aio_calls.hpp")
+#include "guestkernel/syscalls/aio_calls.hpp"
+#endif

@@ -123,31 +123,49 @@ Result<long> vectored_at(Task& task, int fd, u64 address, u64 count, i64 offset,
 }
 
 // preadv2(2), pwritev2(2): offset -1 means the file's position.
-Result<long> vectored_with_flags(Task& task, int fd, u64 address, u64 count, i64 offset, u32 flags,
-                                 Direction direction) {
+Result<void> check_flags(u32 flags) {
     if ((flags & ~static_cast<u32>(known_rw_flags)) != 0 ||
         (flags & static_cast<u32>(RWF_NOWAIT)) != 0)
         return fail(EOPNOTSUPP);
+    return {};
+}
+
+Result<long> transfer_with_flags(File& file, IoBuffer& data, i64 offset, u32 flags,
+                                 Direction direction) {
+    if ((flags & static_cast<u32>(RWF_APPEND)) != 0 && direction == Direction::Write &&
+        !file.is_stream()) {
+        MutexGuard guard(file.position_mutex());
+        TRY(const usize bytes, restartable(file.write(data, File::at_end)));
+        if (offset == -1)
+            file.set_position(file.append_end);
+        return static_cast<long>(bytes);
+    }
+    TRY(const long bytes, offset == -1 ? transfer(file, data, direction)
+                                       : transfer_at(file, data, offset, direction));
+    if (direction == Direction::Write && (flags & static_cast<u32>(RWF_DSYNC | RWF_SYNC)) != 0)
+        TRY(file.sync((flags & static_cast<u32>(RWF_SYNC)) == 0));
+    return bytes;
+}
+
+Result<long> vectored_with_flags(Task& task, int fd, u64 address, u64 count, i64 offset, u32 flags,
+                                 Direction direction) {
+    TRY(check_flags(flags));
     TRY(Ref<File> file, file_for(task, fd, direction));
     UserVectors vectors;
     TRY(vectors.load(address, count));
     IoBuffer data(vectors.span());
-    if ((flags & static_cast<u32>(RWF_APPEND)) != 0 && direction == Direction::Write &&
-        !file->is_stream()) {
-        MutexGuard guard(file->position_mutex());
-        TRY(const usize bytes, restartable(file->write(data, File::at_end)));
-        if (offset == -1)
-            file->set_position(file->append_end);
-        return static_cast<long>(bytes);
-    }
-    TRY(const long bytes, offset == -1 ? transfer(*file, data, direction)
-                                       : transfer_at(*file, data, offset, direction));
-    if (direction == Direction::Write && (flags & static_cast<u32>(RWF_DSYNC | RWF_SYNC)) != 0)
-        TRY(file->sync((flags & static_cast<u32>(RWF_SYNC)) == 0));
-    return bytes;
+    return transfer_with_flags(*file, data, offset, flags, direction);
 }
 
 } // namespace
+
+Result<long> transfer_file(File& file, std::span<const UserVector> vectors, u64 offset, u32 flags,
+                           bool write) {
+    TRY(check_flags(flags));
+    IoBuffer data(vectors);
+    const i64 at = file.is_stream() ? -1 : static_cast<i64>(offset);
+    return transfer_with_flags(file, data, at, flags, write ? Direction::Write : Direction::Read);
+}
 
 Result<long> sys_read(Task& task, int fd, u64 buffer, u64 count) {
     return plain(task, fd, buffer, count, Direction::Read);
