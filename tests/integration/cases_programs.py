@@ -37,7 +37,7 @@ compare("bash: arrays, here-documents, process substitution, arithmetic",
 compare("xargs -P, find -exec, parallel children", "seq 50 | xargs -P4 -I{} sh -c 'echo {}' | sort -n | sha256sum; find /etc -name '*.conf' -exec md5sum {} + | sort | sha256sum")
 compare("gzip, xz and cat of a pipe", "seq 100000 | gzip -n | tee >(sha256sum >&2) | gunzip | md5sum", stderr=True)
 compare("signals and traps in bash", "trap 'echo term' TERM; kill -TERM $$; (exit 3); echo $?; sleep 5 & kill $!; wait $!; echo $?")
-compare("timeout", "timeout 0.3 sleep 5; echo $?; timeout -s KILL 0.3 sleep 5; echo $?")
+compare("timeout", "timeout 0.3 sleep 5; echo $?; timeout -s KILL 0.3 sleep 5 2>/dev/null; echo $?", stderr=False)
 
 PYTHON = {
     "threads": "import threading,queue\nq=queue.Queue()\nts=[threading.Thread(target=lambda i=i:q.put(sum(range(i*1000)))) for i in range(20)]\n"

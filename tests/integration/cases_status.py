@@ -59,8 +59,8 @@ for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signa
 
 @case("signal: SIGTERM ends a program without a handler, status 143")
 def default_action():
-    with started("sleep", "1000") as vm:
-        time.sleep(0.5)
+    with started("bash", "-c", "echo ready; exec sleep 1000") as vm:
+        read_until(vm.stdout, b"ready")
         vm.send_signal(signal.SIGTERM)
         equal("status", 143, wait_end(vm))
 

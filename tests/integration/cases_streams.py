@@ -1,8 +1,11 @@
 """Standard streams: pipes, files, closed ones, the environment, the working directory."""
 
+import array
+import fcntl
 import hashlib
 import os
 import subprocess
+import termios
 
 from harness import JOEY, Failed, case, equal, holds, joey, joey_sh, run, same, scratch, started, wait_end
 
@@ -108,8 +111,10 @@ def interactive():
 @case("streams: a full stdout pipe slows the program down and loses nothing")
 def slow_reader():
     with started("bash", "-c", "seq 300000; echo end >&2") as vm:
-        import time
-        time.sleep(1)
+        pending = array.array("i", [0])
+        while pending[0] < 65536:  # pipe(7): the capacity
+            fcntl.ioctl(vm.stdout, termios.FIONREAD, pending)
+            holds("it still runs", vm.poll() is None)
         data = vm.stdout.read()
         equal("lines", 300000, data.count(b"\n"))
         equal("status", 0, wait_end(vm))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 from harness import JOEY, Terminal, case, equal, holds, joey_terminal, run
 
@@ -46,9 +45,8 @@ def ctrl_c_default():
 
 @case("terminal: Ctrl-\\ quits, status 131")
 def ctrl_backslash():
-    with joey_terminal("bash", "-c", "echo ready; ulimit -c 0; exec sleep 1000") as terminal:
+    with joey_terminal("perl", "-e", "$| = 1; print qq(ready\\n); sleep 1000") as terminal:  # bash ignores SIGQUIT
         terminal.expect("ready")
-        time.sleep(0.5)  # bash itself ignores SIGQUIT (bash(1), SIGNALS)
         terminal.send(b"\x1c")
         equal("status", 131, terminal.end())
 
@@ -64,10 +62,9 @@ def ctrl_d():
 
 @case("terminal: echo, line editing, and raw mode by stty")
 def line_discipline():
-    with joey_terminal("bash", "-c", "read a; echo [$a]; stty -echo; read b; echo [$b]; stty echo") as terminal:
+    with joey_terminal("bash", "-c", "read a; echo [$a]; stty -echo; echo quiet; read b; echo [$b]; stty echo") as terminal:
         terminal.send("abx\x7fc\r")
-        terminal.expect(r"\[abc\]")
-        time.sleep(0.2)
+        terminal.expect(r"\[abc\]\r\nquiet")
         terminal.send("hidden\r")
         found = terminal.expect(r"(?s)(.*)\[hidden\]")
         holds("not echoed", b"hidden" not in found.group(1), found.group(1))
@@ -78,21 +75,23 @@ def line_discipline():
 def job_control():
     with joey_terminal("bash", "--norc", "--noprofile", "-i") as terminal:
         terminal.expect(r"\$ ")
-        terminal.send("sleep 1000\r")
-        time.sleep(0.5)
+        terminal.send("sh -c 'echo go; exec sleep 1000'\r")
+        terminal.expect(r"\ngo\r\n")
         terminal.send(b"\x1a")
-        terminal.expect(r"Stopped\s+sleep 1000")
+        terminal.expect(r"Stopped\s+sh -c")
         terminal.send("jobs\r")
         terminal.expect(r"\[1\]\+\s+Stopped")
         terminal.send("bg\r")
-        terminal.expect(r"\[1\]\+ sleep 1000 &")
+        terminal.expect(r"\[1\]\+ sh -c .* &")
         terminal.send("jobs\r")
         terminal.expect(r"\[1\]\+\s+Running")
         terminal.send("fg\r")
-        terminal.expect(r"sleep 1000\r\n")
-        time.sleep(0.3)
-        terminal.send(b"\x03")
-        terminal.expect(r"\$ ")
+        terminal.expect(r"sleep 1000'\r\n")
+        # The job is the foreground group some moment after bash says its name.
+        for _ in range(100):
+            terminal.send(b"\x03")
+            if terminal.appears(r"\$ ", 0.3):
+                break
         terminal.send("echo status $?\r")
         terminal.expect(r"status 130")
         terminal.send("exit 4\r")
@@ -129,6 +128,7 @@ def stopped_from_outside():
         terminal.expect(r"\$ ")
         terminal.send(f"{JOEY} do -- bash -c 'echo ready; read line; echo [$line]'\r")
         terminal.expect(r"ready\r\n")
+        raw = terminal.mode()
         shell = terminal.process.pid
         with open(f"/proc/{shell}/task/{shell}/children") as file:
             child = int(file.read().split()[0])
@@ -137,9 +137,9 @@ def stopped_from_outside():
         terminal.send("echo shell-has-it\r")
         terminal.expect(r"(?s)shell-has-it.*shell-has-it\r\n")
         terminal.send("fg\r")
-        time.sleep(0.5)
+        terminal.wait_mode(raw, "after fg")
         terminal.send("typed\r")
-        terminal.expect(r"\[typed\]\r\n")
+        terminal.expect(r"\[typed\]\r\n(?s:.*)\$ ")
         terminal.send("exit\r")
         terminal.end()
 
