@@ -76,7 +76,7 @@ def job_control():
     with joey_terminal("bash", "--norc", "--noprofile", "-i") as terminal:
         terminal.expect(r"\$ ")
         terminal.send("sh -c 'echo go; exec sleep 1000'\r")
-        terminal.expect(r"\ngo\r\n")
+        terminal.expect(r"[\r\n]go\r\n")
         terminal.send(b"\x1a")
         terminal.expect(r"Stopped\s+sh -c")
         terminal.send("jobs\r")
