@@ -101,7 +101,7 @@ void AddressSpace::release_memory() {
 u64 AddressSpaceImpl::mmap_limit() const {
     // As Linux's mmap_base(): room for the stack to grow, between 128 MiB and 5/6 of the space.
     constexpr u64 least = u64{128} << 20;
-    constexpr u64 most = user_max / 6 * 5;
+    constexpr u64 most = page_down(user_max / 6 * 5);
     u64 gap = space.limits.stack;
     gap = gap < least ? least : gap > most ? most : page_up(gap);
     return user_max - gap - stack_guard_gap;

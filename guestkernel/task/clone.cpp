@@ -20,6 +20,9 @@ constexpr u32 alternate_stack_disabled = 2; // SS_DISABLE
 
 Result<void> check_flags(const CloneRequest& request) {
     const u64 flags = request.flags;
+    constexpr u64 last_flag = CLONE_INTO_CGROUP; // CLONE_NEWTIME sits below the others
+    if (flags >= last_flag << 1)
+        return fail(EINVAL);
     const auto has = [&](u64 flag) { return (flags & flag) != 0; };
     if ((has(CLONE_SIGHAND) && !has(CLONE_VM)) || (has(CLONE_THREAD) && !has(CLONE_SIGHAND)))
         return fail(EINVAL);
