@@ -115,13 +115,12 @@ Result<void> make_link(int old_directory, std::string_view old_name, int new_dir
                 return fail(EXDEV);
             if (target->is_directory())
                 return fail(EPERM);
-            // O_TMPFILE gives files without links a name, but not those opened with O_EXCL; Linux
-            // keeps that flag in the inode, here an unlinked ordinary file is refused and an
-            // unnamed one is not.
+            // Nobody gives an unlinked file a name again.
             TRY(const Attributes attributes, target->attributes());
-            if (attributes.links == 0 && !source.dentry()->name().starts_with('#'))
+            if (attributes.links == 0 && target->linkable.load() == 0)
                 return fail(ENOENT);
             TRY(parent.link(last, *target));
+            target->linkable.store(0);
             return target;
         }));
     notify_event(*target, IN_ATTRIB, {});

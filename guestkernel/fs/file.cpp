@@ -40,7 +40,9 @@ bool File::readable() const {
     return (flags_ & (O_PATH | O_WRONLY)) == 0 || (flags_ & (O_PATH | O_ACCMODE)) == O_RDWR;
 }
 bool File::writable() const {
-    return (flags_ & O_PATH) == 0 && (flags_ & O_ACCMODE) != O_RDONLY;
+    // O_ACCMODE itself is neither: only ioctl(2) (open(2), NOTES).
+    const u32 access = flags_ & (O_PATH | O_ACCMODE);
+    return access == O_WRONLY || access == O_RDWR;
 }
 bool File::non_blocking() const {
     return (flags_ & O_NONBLOCK) != 0;

@@ -147,6 +147,8 @@ public:
     SpinLock& attributes_lock() { return attributes_lock_; }
     u32 mode_;
     u32 uid_ = 0, gid_ = 0;
+    // Without a name so far, and may get one (O_TMPFILE without O_EXCL).
+    base::Atomic<u32> linkable{0};
     // Files open for writing, or, when negative, those that forbid it (a program that is running:
     // ETXTBSY).
     base::Atomic<i32> write_count{0};

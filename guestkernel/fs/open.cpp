@@ -171,6 +171,7 @@ Result<Ref<File>> open_unnamed(const Path& directory, u32 flags, u32 mode) {
         MutexGuard guard(inode.mutex());
         TRY(Ref<Inode> made, inode.create_unnamed(owner.mode, owner.uid, owner.gid));
         fresh = std::move(made);
+        fresh->linkable.store((flags & O_EXCL) == 0 ? 1 : 0);
     }
     char name[24];
     const usize length = log::format(name, sizeof name, "#{}", fresh->number());

@@ -48,7 +48,7 @@ Result<String> build_name(const Path& root, const Path& path, bool mark_unreacha
             if (place.get() == &mount->root() || place->is_root()) {
                 if (place.get() == &mount->root() && MountTree::cross_up(mount, place))
                     continue;
-                reachable = !root || mount.get() == root.mount();
+                reachable = !root;
                 break;
             }
             TRY(const String component, place->copy_name());

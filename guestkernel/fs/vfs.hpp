@@ -21,6 +21,7 @@ enum LookupFlag : u32 {
     lookup_no_symlinks = 32,
     lookup_no_magic_links = 64,
     lookup_no_xdev = 128,
+    lookup_cached = 256, // names that the cache knows, else EAGAIN (RESOLVE_CACHED)
 };
 // Resolves relative to `directory` (a descriptor or at_fdcwd).
 Result<Path> lookup_path(int directory, std::string_view name, u32 flags);

@@ -130,6 +130,15 @@ Result<void> PathWalker::follow_link(Dentry& link, std::string_view rest) {
     return {};
 }
 
+Result<Ref<Dentry>> PathWalker::child(std::string_view name) {
+    if ((flags_ & lookup_cached) == 0)
+        return DentryCache::lookup(*dentry_, name);
+    Ref<Dentry> found = DentryCache::find(*dentry_, name);
+    if (!found)
+        return fail(EAGAIN); // openat2(2), RESOLVE_CACHED: the caller then asks without it
+    return found;
+}
+
 Result<void> PathWalker::walk_parent() {
     for (;;) {
         rest_ = skip_slashes(rest_);
@@ -172,7 +181,7 @@ Result<void> PathWalker::walk_parent() {
             last_name_ = name;
             return {};
         }
-        TRY(Ref<Dentry> child, DentryCache::lookup(*dentry_, name));
+        TRY(Ref<Dentry> child, this->child(name));
         if (child->is_negative())
             return fail(ENOENT);
         if (child->inode()->is_symlink()) {

@@ -31,7 +31,7 @@ public:
     std::string_view last_name() const { return last_name_; }
     bool trailing_slash() const { return trailing_slash_; }
     // The last component, perhaps negative, not crossing mounts. Requires: last() is Name.
-    Result<Ref<Dentry>> lookup_last() { return DentryCache::lookup(*dentry_, last_name_); }
+    Result<Ref<Dentry>> lookup_last() { return child(last_name_); }
     // The last component was this symbolic link: walk_parent() then goes on with where it leads.
     Result<void> follow(Dentry& link) { return follow_link(link, {}); }
     // Steps onto the last component, crossing mounts.
@@ -52,6 +52,7 @@ private:
     };
     Result<void> follow_link(Dentry& link, std::string_view rest);
     Result<void> step_up();
+    Result<Ref<Dentry>> child(std::string_view name);
     Result<void> cross(Ref<Mount>& mount, Ref<Dentry>& dentry);
 
     static constexpr unsigned link_limit = 40;

@@ -19,10 +19,10 @@ constexpr int sigpipe = 13;
 constexpr u32 fionread = 0x541b;
 
 constexpr bool opens_read(u32 flags) {
-    return (flags & O_ACCMODE) != O_WRONLY;
+    return (flags & O_ACCMODE) == O_RDONLY || (flags & O_ACCMODE) == O_RDWR;
 }
 constexpr bool opens_write(u32 flags) {
-    return (flags & O_ACCMODE) != O_RDONLY;
+    return (flags & O_ACCMODE) == O_WRONLY || (flags & O_ACCMODE) == O_RDWR;
 }
 
 usize smaller(usize a, usize b) {
@@ -395,9 +395,11 @@ void free_fifo_state(FifoState* state) {
 }
 
 Result<Ref<File>> open_fifo(const Path& path, Ref<Inode> inode, u32 flags) {
-    TRY(Ref<Pipe> pipe, join_fifo(*inode));
     const bool reads = opens_read(flags);
     const bool writes = opens_write(flags);
+    if (!reads && !writes)
+        return fail(EINVAL);
+    TRY(Ref<Pipe> pipe, join_fifo(*inode));
     // An open of /proc/PID/fd/N of pipe(2)'s never waits for anybody.
     const bool meets = reads != writes && !inode->fifo->anonymous;
     if (meets && writes && (flags & O_NONBLOCK) != 0 && pipe->readers() == 0) {

@@ -64,6 +64,8 @@ Result<long> read_entries(Task& task, int fd, u64 out, u32 size, bool old_layout
         return fail(ENOMEM);
     EntryPacker packer(buffer, capacity, old_layout);
     auto run = [&]() -> Result<long> {
+        if (const Dentry* dentry = file->path().dentry(); dentry != nullptr && dentry->deleted())
+            return fail(ENOENT);
         MutexGuard guard(file->position_mutex());
         auto next = file->read_directory(packer, file->position());
         if (!next && packer.used() == 0)

@@ -38,6 +38,7 @@ u32 resolve_to_lookup(u64 resolve) {
         (resolve & RESOLVE_NO_SYMLINKS) != 0 ? u32{lookup_no_symlinks | lookup_no_magic_links} : 0u;
     lookup |= (resolve & RESOLVE_BENEATH) != 0 ? u32{lookup_beneath} : 0u;
     lookup |= (resolve & RESOLVE_IN_ROOT) != 0 ? u32{lookup_in_root} : 0u;
+    lookup |= (resolve & RESOLVE_CACHED) != 0 ? u32{lookup_cached} : 0u;
     return lookup;
 }
 
@@ -82,8 +83,8 @@ Result<long> sys_openat2(Task& task, int directory, u64 name, u64 how_address, u
     if ((how.flags & O_PATH) != 0 &&
         (how.flags & ~u64{O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC}) != 0)
         return fail(EINVAL);
-    if ((how.resolve & RESOLVE_CACHED) != 0)
-        return fail(EAGAIN); // openat2(2): the caller then asks without it
+    if ((how.resolve & RESOLVE_CACHED) != 0 && (makes || (how.flags & O_TRUNC) != 0))
+        return fail(EAGAIN);
     return open_and_install(task, directory, name, static_cast<u32>(how.flags),
                             static_cast<u32>(how.mode), resolve_to_lookup(how.resolve));
 }
