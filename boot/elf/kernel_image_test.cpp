@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "boot/elf/checksum.hpp"
 #include "boot/elf/elf_builder.hpp"
 #include "boot/elf/kernel_image.hpp"
 #include "boot/elf/symbols.hpp"
@@ -142,4 +143,30 @@ TEST_CASE("a damaged symbol table yields fewer symbols, not a failure") {
     file.resize(file.size() - static_cast<std::size_t>(length));
     const boot::SymbolTable symbols(file);
     CHECK(symbols.empty() == (length != 0));
+}
+
+TEST_CASE("the checksum tells of any damage to the headers and to what is loaded") {
+    std::vector<std::byte> file = ElfBuilder::kernel().build();
+    const auto image = boot::parse_kernel_image(file);
+    REQUIRE(image);
+    CHECK_FALSE(boot::verify_checksum(file, *image));
+    REQUIRE(boot::add_checksum(file));
+    CHECK(boot::verify_checksum(file, *image));
+    const auto damage_is_seen = [&](std::size_t at) {
+        file[at] ^= std::byte{1};
+        const auto damaged = boot::parse_kernel_image(file);
+        const bool seen = !damaged || !boot::verify_checksum(file, *damaged);
+        file[at] ^= std::byte{1};
+        return seen;
+    };
+    for (std::size_t at = 0; at < sizeof(Elf64_Ehdr) + 3 * sizeof(Elf64_Phdr); ++at) {
+        INFO(at);
+        CHECK(damage_is_seen(at));
+    }
+    for (const boot::KernelSegment& segment : image->segments) {
+        for (std::size_t at = 0; at < segment.file_size; ++at)
+            REQUIRE(damage_is_seen(segment.file_offset + at));
+    }
+    std::vector<std::byte> other(64);
+    CHECK_FALSE(boot::add_checksum(other));
 }

@@ -54,9 +54,10 @@ def damaged_kernel():
         attempt(image[:100])
         attempt(image[:65536])
         attempt(b"\0" * len(image))
-        for offset in (0, 4, 16, 18, 32, 54):  # magic, class, type, machine, e_phoff, e_phentsize
+        # Magic, class, checksum, type, machine, entry, e_phoff, e_phentsize, a program header; then code and data.
+        for offset in (0, 4, 12, 16, 18, 24, 32, 54, 96, 0x1000, 0x40000, 0xad010):
             damaged = bytearray(image)
-            damaged[offset:offset + 2] = b"\xff\xff"
+            damaged[offset] ^= 0x40
             attempt(bytes(damaged))
 
 

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/checked.hpp"
+#include "boot/elf/checksum.hpp"
 
 namespace vmm {
 namespace {
@@ -98,6 +99,10 @@ Result<void> MachineMemory::load_kernel(const std::string& path) {
     auto image = boot::parse_kernel_image(kernel_file_.bytes());
     if (!image)
         return fail(0, image.error().reason);
+    if (auto sound = boot::verify_checksum(kernel_file_.bytes(), *image); !sound)
+        return fail(0, sound.error().reason);
+    // From here on the file is read for a crash report only.
+    madvise(kernel_file_.data(), kernel_file_.size(), MADV_DONTNEED);
     kernel_ = std::move(*image);
     TRY(kernel_memory_, Mapping::create(kernel_.size, PROT_READ | PROT_WRITE,
                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
