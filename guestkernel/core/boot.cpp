@@ -5,11 +5,13 @@
 #include "guestkernel/core/boot_config.hpp"
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/core/uts.hpp"
 #include "guestkernel/core/vdso.hpp"
 #include "guestkernel/drivers/console.hpp"
 #include "guestkernel/drivers/entropy.hpp"
 #include "guestkernel/fs/root.hpp"
 #include "guestkernel/ipc/terminal.hpp"
+#include "guestkernel/mm/frame.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -24,6 +26,9 @@ void must(Result<void> done, const char* what) {
 }
 
 void boot_task(void*) {
+    log::info("{} version {} {}", uts_sysname, uts_release, uts_version);
+    log::info("{} kB of memory, {} CPUs", memory_stats().total * (page_size / 1024),
+              arch::cpu_count());
     must(init_console(), "the console device does not work");
     must(init_terminals(), "no memory for terminals");
     must(mount_first_root(), "the root file system cannot be mounted");

@@ -1,5 +1,7 @@
 #include "guestkernel/core/log.hpp"
 
+#include "guestkernel/core/log_buffer.hpp"
+
 namespace kernel::log {
 
 namespace {
@@ -64,6 +66,18 @@ usize format_to(char* out, usize capacity, std::string_view format, const Argume
             put_argument(output, arguments[used++], hexadecimal);
     }
     return output.length();
+}
+
+bool wanted(boot::LogLevel level) {
+    return level <= boot::LogLevel::Info || enabled(level);
+}
+
+void emit(boot::LogLevel level, std::string_view line) {
+    static constexpr u32 priorities[] = {3, 4, 6, 7, 7}; // KERN_ERR, ...
+    if (level <= boot::LogLevel::Info)
+        append_record(priorities[static_cast<u32>(level)], line);
+    if (enabled(level))
+        write_line(level, line);
 }
 
 bool enabled(boot::LogLevel level) {

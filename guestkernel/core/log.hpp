@@ -42,17 +42,21 @@ usize format(char* out, usize capacity, std::string_view text, const A&... argum
     return format_to(out, capacity, text, list + 1, sizeof...(A));
 }
 
-void write_line(boot::LogLevel level, std::string_view line);
+void write_line(boot::LogLevel level, std::string_view line); // to the VMM
+// Keeps it for dmesg(1), and sends it to the VMM at its level.
+void emit(boot::LogLevel level, std::string_view line);
+// What is kept or sent at all.
+bool wanted(boot::LogLevel level);
 bool enabled(boot::LogLevel level);
 void set_level(boot::LogLevel level);
 
 template <typename... A>
 void print(boot::LogLevel level, std::string_view text, const A&... arguments) {
-    if (!enabled(level))
+    if (!wanted(level))
         return;
     char line[512];
     const usize length = format(line, sizeof line, text, arguments...);
-    write_line(level, std::string_view(line, length));
+    emit(level, std::string_view(line, length));
 }
 template <typename... A>
 void error(std::string_view text, const A&... a) {

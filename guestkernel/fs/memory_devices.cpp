@@ -6,7 +6,6 @@
 #include <linux/poll.h>
 #include <linux/random.h>
 
-#include "guestkernel/core/log.hpp"
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/fs/devices.hpp"
 #include "guestkernel/fs/inode.hpp"
@@ -121,24 +120,6 @@ public:
     }
 };
 
-// Lines written go to the kernel's log; reading it is not offered (/dev/kmsg, syslog(2)).
-class LogDevice final : public MemoryDevice {
-public:
-    using MemoryDevice::MemoryDevice;
-    Result<usize> read(IoBuffer&, u64) override { return fail(EAGAIN); }
-    Result<usize> write(IoBuffer& in, u64) override {
-        const usize asked = in.remaining();
-        char line[256];
-        usize length = in.copy_in(line, asked < sizeof line ? asked : sizeof line);
-        if (length == 0 && asked != 0)
-            return fail(EFAULT);
-        while (length > 0 && line[length - 1] == '\n')
-            length--;
-        log::info("{}", std::string_view(line, length));
-        return asked;
-    }
-};
-
 template <typename T>
 Result<Ref<File>> make(const Path& path, Ref<Inode> inode, u32 flags) {
     TRY(Ref<T> file, make_ref<T>(path, std::move(inode), flags));
@@ -158,7 +139,7 @@ Result<Ref<File>> open_memory_device(const Path& path, Ref<Inode> inode, u32 fla
     case 9:
         return make<RandomDevice>(path, std::move(inode), flags);
     case 11:
-        return make<LogDevice>(path, std::move(inode), flags);
+        return make_log_device(path, std::move(inode), flags);
     default:
         return fail(ENXIO);
     }

@@ -31,3 +31,6 @@
 #if __has_include("guestkernel/syscalls/aio_calls.hpp")
 #include "guestkernel/syscalls/aio_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/machine_calls.hpp")
+#include "guestkernel/syscalls/machine_calls.hpp"
+#endif

@@ -71,20 +71,6 @@ Result<long> sys_sysinfo(Task&, u64 info) {
     return 0;
 }
 
-Result<long> sys_syslog(Task&, int type, u64, int length) {
-    // klogctl(3): the kernel's log goes to the host, nothing is kept here. 2-4 read, 9 and 10 ask
-    // for sizes.
-    constexpr int read_all = 3, size_unread = 9, size_buffer = 10;
-    if (type != read_all && type != size_buffer && !capable(CAP_SYSLOG) && !capable(CAP_SYS_ADMIN))
-        return fail(EPERM);
-    if (type < 0 || type > size_buffer || (type >= 2 && type <= 4 && length < 0))
-        return fail(EINVAL);
-    if (type == size_buffer)
-        return 4096;
-    (void)size_unread;
-    return 0;
-}
-
 Result<long> sys_getrandom(Task&, u64 buffer, u64 length, u32 flags) {
     if ((flags & ~u32{GRND_NONBLOCK | GRND_RANDOM | GRND_INSECURE}) != 0 ||
         (flags & (GRND_RANDOM | GRND_INSECURE)) == (GRND_RANDOM | GRND_INSECURE))

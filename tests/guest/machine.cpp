@@ -1,0 +1,155 @@
+// The kernel's log, and calls about the machine: syslog(2), /dev/kmsg, reboot(2), sysfs(2),
+// swapon(2), quotactl(2), iopl(2), ioperm(2), vhangup(2), modify_ldt(2), and what Linux refuses.
+#include <cstdint>
+#include <fcntl.h>
+#include <string>
+#include <unistd.h>
+
+#include <linux/quota.h>
+#include <linux/reboot.h>
+#include <sys/klog.h>
+#include <sys/reboot.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+// Runs as somebody without any privilege.
+template <typename F>
+void unprivileged(F&& function) {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        if (getuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+            _exit(2);
+        function();
+        _exit(0);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+bool refused(long result) {
+    return result == -1 && (errno == EPERM || errno == ENOSYS);
+}
+
+bool in_joey() {
+    utsname names{};
+    CHECK(uname(&names) == 0);
+    return strstr(names.version, "Joey") != nullptr;
+}
+
+void kernel_log() {
+    CHECK_FAILS(klogctl(99, nullptr, 0), EINVAL);
+    const int size = klogctl(10, nullptr, 0);
+    if (size < 0)
+        return; // a container's filter
+    CHECK(size > 0);
+    CHECK_FAILS(klogctl(3, nullptr, 10), EINVAL);
+    const int log = open("/dev/kmsg", O_RDWR | O_NONBLOCK);
+    if (log < 0)
+        return;
+    CHECK(lseek(log, 0, SEEK_END) == 0);
+    const std::string line = "joey-test " + std::to_string(getpid());
+    const std::string with_level = "<5>" + line + "\n";
+    CHECK(write(log, with_level.data(), with_level.size()) ==
+          static_cast<ssize_t>(with_level.size()));
+    char record[8192] = {};
+    bool seen = false;
+    while (!seen) {
+        const ssize_t got = read(log, record, sizeof record - 1);
+        CHECK(got > 0);
+        record[got] = 0;
+        seen = strstr(record, line.c_str()) != nullptr;
+    }
+    CHECK(strncmp(record, "13,", 3) == 0 && strchr(record, ';') != nullptr); // facility 1, level 5
+    CHECK_FAILS(read(log, record, sizeof record), EAGAIN);
+    CHECK_FAILS(lseek(log, 1, SEEK_SET), ESPIPE);
+    CHECK(lseek(log, 0, SEEK_SET) == 0);
+    CHECK_FAILS(read(log, record, 1), EINVAL);
+    close(log);
+    std::string all(static_cast<size_t>(size), 0);
+    const int got = klogctl(3, all.data(), size);
+    CHECK(got > 0 && all.substr(0, static_cast<size_t>(got)).find(line) != std::string::npos);
+    unprivileged([] { CHECK_FAILS(klogctl(5, nullptr, 0), EPERM); });
+}
+
+void reboot_and_swap() {
+    unprivileged([] {
+        CHECK_FAILS(syscall(SYS_reboot, 1, 2, 3, nullptr), EPERM);
+        CHECK_FAILS(reboot(RB_POWER_OFF), EPERM);
+        CHECK_FAILS(swapon("/dev/null", 0), EPERM);
+        CHECK_FAILS(swapoff("/dev/null"), EPERM);
+        CHECK_FAILS(vhangup(), EPERM);
+        // EPERM, or ENOSYS of a kernel that is built without.
+        CHECK(refused(syscall(SYS_init_module, nullptr, 0, "")));
+        CHECK(refused(syscall(SYS_delete_module, "none", 0)));
+        CHECK(refused(syscall(SYS_finit_module, 0, "", 0)));
+        CHECK(refused(syscall(SYS_kexec_load, 0, 0, nullptr, 0)));
+        CHECK(refused(syscall(SYS_iopl, 3)));
+        CHECK(refused(syscall(SYS_ioperm, 0x80, 1, 1)));
+    });
+    if (in_joey()) {
+        CHECK_FAILS(syscall(SYS_reboot, 1, 2, 3, nullptr), EINVAL);
+        CHECK_FAILS(syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, 7, nullptr),
+                    EINVAL);
+        CHECK_FAILS(swapon("/dev/null", 0), EINVAL);
+        CHECK_FAILS(swapon("/no/such/file", 0), ENOENT);
+        CHECK_FAILS(swapoff("/dev/null"), EINVAL);
+    }
+}
+
+void ports_and_segments() {
+    if (syscall(SYS_iopl, 0) == -1 && errno == ENOSYS)
+        return; // a kernel that is built without
+    CHECK_FAILS(syscall(SYS_iopl, 4), EINVAL);
+    CHECK(syscall(SYS_iopl, 0) == 0);
+    CHECK_FAILS(syscall(SYS_ioperm, 0x10000, 1, 0), EINVAL);
+    CHECK_FAILS(syscall(SYS_ioperm, 1, 0, 0), EINVAL);
+    CHECK(syscall(SYS_ioperm, 0x80, 1, 0) == 0);
+    char table[256];
+    CHECK(syscall(SYS_modify_ldt, 0, table, sizeof table) == 0);
+}
+
+void old_interfaces() {
+    const long count = syscall(SYS_sysfs, 3);
+    CHECK(count > 3);
+    char name[64];
+    CHECK(syscall(SYS_sysfs, 2, 0, name) == 0);
+    CHECK(syscall(SYS_sysfs, 1, name) == 0);
+    CHECK_FAILS(syscall(SYS_sysfs, 2, count, name), EINVAL);
+    CHECK_FAILS(syscall(SYS_sysfs, 1, "no-such-type"), EINVAL);
+    CHECK_FAILS(syscall(SYS_sysfs, 4), EINVAL);
+    // Never there, or not any more.
+    for (const long number :
+         {SYS__sysctl, SYS_create_module, SYS_get_kernel_syms, SYS_query_module, SYS_nfsservctl,
+          SYS_getpmsg, SYS_putpmsg, SYS_afs_syscall, SYS_tuxcall, SYS_security, SYS_set_thread_area,
+          SYS_get_thread_area, SYS_epoll_ctl_old, SYS_epoll_wait_old, SYS_vserver})
+        CHECK_FAILS(syscall(number, 0, 0, 0, 0, 0, 0), ENOSYS);
+}
+
+void quotas() {
+    if (!in_joey())
+        return;
+    CHECK(syscall(SYS_quotactl, QCMD(Q_SYNC, USRQUOTA), nullptr, 0, nullptr) == 0);
+    CHECK_FAILS(syscall(SYS_quotactl, QCMD(Q_GETQUOTA, USRQUOTA), "/dev/null", 0, nullptr),
+                ENOTBLK);
+    CHECK_FAILS(syscall(SYS_quotactl, QCMD(Q_GETQUOTA, USRQUOTA), "/no/such", 0, nullptr), ENOENT);
+    CHECK_FAILS(syscall(SYS_quotactl, QCMD(Q_SYNC, 7), nullptr, 0, nullptr), EINVAL);
+    CHECK_FAILS(syscall(SYS_quotactl_fd, -1, QCMD(Q_SYNC, USRQUOTA), 0, nullptr), EBADF);
+}
+
+} // namespace
+
+int main() {
+    kernel_log();
+    reboot_and_swap();
+    ports_and_segments();
+    old_interfaces();
+    quotas();
+    return 0;
+}
