@@ -79,6 +79,16 @@ def early_signal():
         equal("status", 143, wait_end(vm))
 
 
+@case("guest panic: status 125, what was written before arrives, a report names the cause, nothing is left")
+def guest_panic():
+    for cpus in ("1", "2"):
+        result = joey_sh("seq 20000; echo c > /proc/sysrq-trigger", options=["--cpus", cpus])
+        equal("status", 125, result.status)
+        equal("stdout", b"".join(b"%d\n" % i for i in range(1, 20001)), result.out)
+        holds("the cause", result.err.startswith(b"joey: guest kernel panic: sysrq triggered crash"), result.err)
+        holds("a backtrace with symbols", b"sys_write" in result.err and b"code:\n" in result.err, result.err)
+
+
 MARKS = "touch /tmp/left-by-joey /dev/shm/left-by-joey /var/tmp/left-by-joey"
 
 

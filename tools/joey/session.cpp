@@ -133,6 +133,7 @@ Outcome<void> Session::make_machine(boot::GuestDescription guest) {
     hooks.before_guest = [writable] {
         return vmm::confine_thread(vmm::ThreadClass::EventLoop, writable);
     };
+    hooks.last_output = [this](std::function<void()> done) { console_->drain(std::move(done)); };
     hooks.on_thread_start = [writable](vmm::ThreadClass thread_class) {
         return vmm::confine_thread(thread_class, writable);
     };

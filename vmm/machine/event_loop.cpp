@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <unistd.h>
 
 #include <sys/epoll.h>
@@ -116,20 +117,36 @@ void EventLoop::dispatch(std::uint64_t key, std::uint32_t events) {
     watch->callback({(events & EPOLLIN) != 0 || gone, (events & EPOLLOUT) != 0 || gone, gone});
 }
 
-Result<void> EventLoop::run() {
+Result<void> EventLoop::wait(int timeout_ms) {
     std::array<epoll_event, 16> events{};
-    while (!stopped_.load()) {
-        const int count =
-            epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
-        if (count < 0 && errno != EINTR)
-            return fail(errno, "epoll_wait");
-        for (int i = 0; i < count; ++i) {
-            const epoll_event& event = events[static_cast<std::size_t>(i)];
-            if (event.data.u64 == wake_key)
-                run_tasks();
-            else
-                dispatch(event.data.u64, event.events);
-        }
+    const int count =
+        epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+    if (count < 0 && errno != EINTR)
+        return fail(errno, "epoll_wait");
+    for (int i = 0; i < count; ++i) {
+        const epoll_event& event = events[static_cast<std::size_t>(i)];
+        if (event.data.u64 == wake_key)
+            run_tasks();
+        else
+            dispatch(event.data.u64, event.events);
+    }
+    return {};
+}
+
+Result<void> EventLoop::run() {
+    while (!stopped_.load())
+        TRY(wait(-1));
+    return {};
+}
+
+Result<void> EventLoop::run_until(const std::function<bool()>& done, int limit_ms) {
+    using std::chrono::steady_clock;
+    const auto end = steady_clock::now() + std::chrono::milliseconds(limit_ms);
+    while (!done()) {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - steady_clock::now());
+        if (left.count() <= 0)
+            break;
+        TRY(wait(static_cast<int>(left.count())));
     }
     return {};
 }

@@ -26,8 +26,10 @@ public:
     void remove(int fd) override;
     void post(std::function<void()> task) override;
 
-    // Runs until stop() has been called, at once if it already was.
+    // Runs until stop() has been called; returns at once if it already was.
     Result<void> run();
+    // Runs, stopped or not, until `done` says so or `limit_ms` have passed.
+    Result<void> run_until(const std::function<bool()>& done, int limit_ms);
     // From any thread, and from a signal handler.
     void stop();
 
@@ -48,6 +50,7 @@ private:
     EventLoop(virtio::UniqueFd epoll, virtio::UniqueFd wake)
         : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
     void dispatch(std::uint64_t key, std::uint32_t events);
+    Result<void> wait(int timeout_ms); // and dispatches what came
     void run_tasks();
     void wake();
 

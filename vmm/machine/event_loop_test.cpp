@@ -107,3 +107,18 @@ TEST_CASE("stop from another thread ends run, also before it began") {
     other.join();
     CHECK(loop->run());
 }
+
+TEST_CASE("run_until() goes on after stop(), until it is done or out of time") {
+    auto loop = make_loop();
+    loop->stop();
+    REQUIRE(loop->run());
+    int left = 3;
+    std::function<void()> step = [&] {
+        if (--left > 0)
+            loop->post(step);
+    };
+    loop->post(step);
+    REQUIRE(loop->run_until([&] { return left == 0; }, 60'000));
+    CHECK(left == 0);
+    REQUIRE(loop->run_until([] { return false; }, 1));
+}

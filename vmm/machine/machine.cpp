@@ -239,6 +239,7 @@ EndReason Machine::run() {
         vcpu->stop();
     for (const auto& vcpu : vcpus_)
         vcpu->join();
+    deliver_last_output();
     order_rest(RestOrder::Never);
     memory_thread_.join();
     for (const auto& device : devices_) {
@@ -247,6 +248,17 @@ EndReason Machine::run() {
     }
     mark("guest ended");
     return conclude();
+}
+
+void Machine::deliver_last_output() {
+    if (!hooks_.last_output)
+        return;
+    const auto delivered = std::make_shared<bool>(false);
+    hooks_.last_output([delivered] { *delivered = true; });
+    // A reader that takes nothing cannot keep us here; neither can a failing wait.
+    constexpr int patience_ms = 2000;
+    [[maybe_unused]] const auto waited =
+        loop_->run_until([&delivered] { return *delivered; }, patience_ms);
 }
 
 EndReason Machine::conclude() {

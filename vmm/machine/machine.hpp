@@ -50,6 +50,7 @@ private:
 
     Result<void> set_up();
     Result<void> write_boot_area();
+    void deliver_last_output();
     EndReason conclude();
 
     Result<kvm::Vcpu> make_vcpu(unsigned index) override;

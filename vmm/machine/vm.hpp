@@ -49,6 +49,10 @@ struct VmHooks {
     // On the main thread, inside run(): all is set up, no guest instruction has run. An error ends
     // the VM. Here the sandbox of the process and of the main thread begins.
     std::function<Result<void>()> before_guest;
+    // On the main thread, inside run(): the vCPUs have stopped, for whatever reason, and the
+    // devices still work. Takes what the guest has put into their queues and calls `done`, soon or
+    // at once; the machine waits for it, but not for ever.
+    std::function<void(std::function<void()> done)> last_output;
     // On each thread that the machine starts, after its own set-up and before its first guest
     // instruction. All threads exist before before_guest is called; those of vCPUs that the guest
     // has not started yet (Control::start_cpu) sleep until then, create their vCPU (KVM_CREATE_VCPU

@@ -165,6 +165,7 @@ constinit const TableEntry root_children[] = {
      .mode = for_all,
      .text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"},
     {.name = "sys", .mode = directory, .children = sysctl_entries},
+    {.name = "sysrq-trigger", .mode = mode_regular | 0200, .store = store_sysrq},
     {.name = "thread-self", .mode = symlink, .link = link_thread_self},
     {.name = "uptime", .mode = for_all, .show = show_uptime},
     {.name = "version", .mode = for_all, .show = show_version},

@@ -74,6 +74,7 @@ PROC_FILE(show_file_nr)
 
 Result<void> store_comm(std::string_view text, const TableContext& of);
 Result<void> store_oom_score_adj(std::string_view text, const TableContext& of);
+Result<void> store_sysrq(std::string_view text, const TableContext& of);
 Result<void> store_hostname(std::string_view text, const TableContext& of);
 Result<void> store_domainname(std::string_view text, const TableContext& of);
 Result<Path> follow_fd(const TableContext& of);

@@ -1,8 +1,10 @@
 // The machine as a whole; proc(5).
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/core/panic.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 
 namespace kernel::procfs {
@@ -162,6 +164,23 @@ Result<void> link_self(TextBuilder& out, const TableContext&) {
 
 Result<void> link_thread_self(TextBuilder& out, const TableContext&) {
     out.print("{}/task/{}", current_pid(), current_task().tid);
+    return {};
+}
+
+// admin-guide/sysrq.rst: the commands that have a meaning here; others do nothing.
+Result<void> store_sysrq(std::string_view text, const TableContext&) {
+    switch (text.empty() ? '\0' : text[0]) {
+    case 'b':
+    case 'o':
+        arch::power_off(0);
+    case 'c':
+        PANIC("sysrq triggered crash");
+    case 's':
+        write_back_all();
+        break;
+    default:
+        break;
+    }
     return {};
 }
 
