@@ -12,6 +12,38 @@
 
 #define MAX_CPUS 64
 
+.macro push_each registers:vararg
+    .irp register, \registers
+    push %\register
+    .endr
+.endm
+.macro pop_each registers:vararg
+    .irp register, \registers
+    pop %\register
+    .endr
+.endm
+// The registers of arch::UserFrame: its last ten, and all fifteen.
+.macro push_rest
+    push_each r8, r9, r10, r11, rbx, rbp, r12, r13, r14, r15
+.endm
+.macro pop_all
+    pop_each r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi
+.endm
+// What a C++ function preserves.
+.macro push_preserved
+    push_each rbx, rbp, r12, r13, r14, r15
+.endm
+.macro pop_preserved
+    pop_each r15, r14, r13, r12, rbp, rbx
+.endm
+// What an interrupt's C++ handler does not preserve (after rax, rcx, rdx, which the entry saves), and RBX for the entry.
+.macro push_clobbered
+    push_each rsi, rdi, r8, r9, r10, r11, rbx
+.endm
+.macro pop_clobbered
+    pop_each rbx, r11, r10, r9, r8, rdi
+.endm
+
     .section .text.entry, "ax"
 
 // RDI = boot block, RSI = CPU index, RSP = the CPU area's boot stack.
@@ -74,16 +106,7 @@ syscall_common:
     push %rdx
     push %rcx
     push $-38                 // rax: -ENOSYS until dispatch says otherwise (ptrace sees it)
-    push %r8
-    push %r9
-    push %r10
-    push %r11
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
+    push_rest
     .global joey_syscall_interrupts_on
 joey_syscall_interrupts_on:
     nop                       // ring-0 mode patches this into STI at boot
@@ -107,21 +130,7 @@ joey_user_return:
 joey_user_return_window:
     cmpl $0, (%rax)
     jne joey_user_return
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbp
-    pop %rbx
-    pop %r11
-    pop %r10
-    pop %r9
-    pop %r8
-    pop %rax
-    pop %rcx
-    pop %rdx
-    pop %rsi
-    pop %rdi
+    pop_all
     add $8, %rsp
 joey_user_iretq:
     iretq
@@ -236,16 +245,7 @@ exception_common:
     mov AREA_CR2(%rdx), %rax
     mov AREA_VECTOR(%rdx), %rsi
     lea -88(%rcx), %rsp       // from here on IST1 is free
-    push %r8
-    push %r9
-    push %r10
-    push %r11
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
+    push_rest
     mov %rdi, %rdx            // error code
     mov %rax, %rcx            // CR2
     mov %rsp, %rdi
@@ -263,21 +263,7 @@ joey_exception_interrupts_on:
     cmpq $0, FRAME_RIP(%rbx)
     jns joey_user_return
     // back into the kernel: a fault on user memory that was served, or a fixed-up copy
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbp
-    pop %rbx
-    pop %r11
-    pop %r10
-    pop %r9
-    pop %r8
-    pop %rax
-    pop %rcx
-    pop %rdx
-    pop %rsi
-    pop %rdi
+    pop_all
     add $8, %rsp
     iretq
 
@@ -289,22 +275,16 @@ joey_nucleus:
     je program_int3
     jmp *%rax
 
-    .global joey_op_wrmsr, joey_op_cr3, joey_op_invlpg, joey_op_idle, joey_op_return, joey_op_flush, joey_op_rdmsr
+    .global joey_op_wrmsr, joey_op_cr3, joey_op_invlpg, joey_op_idle, joey_op_return
 joey_op_wrmsr:                // ECX = register, ESI low, EDX high
     mov %esi, %eax
     wrmsr
-    iretq
-joey_op_rdmsr:                // ECX; result in EAX, EDX
-    rdmsr
     iretq
 joey_op_cr3:                  // RDX = table
     mov %rdx, %cr3
     iretq
 joey_op_invlpg:               // RDI = address
     invlpg (%rdi)
-    iretq
-joey_op_flush:                // reload CR3: RDX = the loaded table
-    mov %rdx, %cr3
     iretq
 joey_op_idle:                 // RDX = address of the CPU's work flags
     cmpl $0, (%rdx)
@@ -380,21 +360,10 @@ joey_interrupt_entries_ring3: // RSP = AREA_IRQ_STACK_TOP
     .macro SAVE_SCRATCH       // after vector and rax; the order is known to joey_op_return
     push %rcx
     push %rdx
-    push %rsi
-    push %rdi
-    push %r8
-    push %r9
-    push %r10
-    push %r11
-    push %rbx
+    push_clobbered
     .endm
     .macro RESTORE_SCRATCH
-    pop %rbx
-    pop %r11
-    pop %r10
-    pop %r9
-    pop %r8
-    pop %rdi
+    pop_clobbered
     pop %rsi
     .endm
 
@@ -442,16 +411,7 @@ user_interrupt_ring3:
     mov AREA_IRQ_STACK_TOP - 16(%rdx), %rax
     mov %rax, -88(%rcx)
     lea -88(%rcx), %rsp
-    push %r8
-    push %r9
-    push %r10
-    push %r11
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
+    push_rest
     .endm
     MOVE_INTERRUPT_FRAME
     lea joey_op_end_interrupt(%rip), %rax // IST2 is free again
@@ -464,33 +424,18 @@ idle_interrupt_ring3:
     int3
 resume_idle:
     mov AREA_IDLE_RSP(%rbx), %rsp
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbp
-    pop %rbx
+    pop_preserved
     ret
 
 // void joey_idle_ring3(u32* flags, CpuArea's address): returns after an interrupt, or at once if there is work.
     .global joey_idle_ring3
 joey_idle_ring3:
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
+    push_preserved
     mov %rsp, AREA_IDLE_RSP(%rsi)
     mov %rdi, %rdx
     lea joey_op_idle(%rip), %rax
     int3
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbp
-    pop %rbx
+    pop_preserved
     ret
 
 // ring-0 mode: the entry is the gate's target, on IST2, interrupts off until the IRETQ.
@@ -518,13 +463,7 @@ interrupt_common_ring0:
     mov %rax, AREA_IRQ_STACK_TOP - 24(%rcx)
     lea AREA_IRQ_STACK_TOP - 24(%rcx), %rsp
     push %rdx
-    push %rsi
-    push %rdi
-    push %r8
-    push %r9
-    push %r10
-    push %r11
-    push %rbx
+    push_clobbered
     cld
     mov %rcx, %rbx
     mov AREA_IRQ_STACK_TOP - 8(%rbx), %rdi
@@ -538,12 +477,7 @@ interrupt_common_ring0:
     xor %edx, %edx
     wrmsr
     mov %rbx, %rsi            // the area, while rbx is restored
-    pop %rbx
-    pop %r11
-    pop %r10
-    pop %r9
-    pop %r8
-    pop %rdi
+    pop_clobbered
     mov AREA_IRQ_STACK_TOP - 16(%rsi), %rax
     mov AREA_IRQ_STACK_TOP - 24(%rsi), %rcx
     mov AREA_IRQ_STACK_TOP - 32(%rsi), %rdx
@@ -567,20 +501,10 @@ user_interrupt_ring0:
 // void joey_switch_stacks(u64* save_rsp, u64 load_rsp)
     .global joey_switch_stacks
 joey_switch_stacks:
-    push %rbx
-    push %rbp
-    push %r12
-    push %r13
-    push %r14
-    push %r15
+    push_preserved
     mov %rsp, (%rdi)
     mov %rsi, %rsp
-    pop %r15
-    pop %r14
-    pop %r13
-    pop %r12
-    pop %rbp
-    pop %rbx
+    pop_preserved
     ret
 // Where a new task's first switch returns to: RBX = entry, R12 = argument.
     .global joey_task_start

@@ -10,7 +10,7 @@ namespace kernel::arch {
 extern bool ring3_mode;
 
 extern "C" {
-extern const u8 joey_op_wrmsr[], joey_op_rdmsr[], joey_op_cr3[], joey_op_invlpg[];
+extern const u8 joey_op_wrmsr[], joey_op_cr3[], joey_op_invlpg[];
 void joey_idle_ring3(void* flags, void* area);
 }
 
