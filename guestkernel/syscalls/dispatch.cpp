@@ -2,12 +2,11 @@
 #include <linux/errno.h>
 
 #include "guestkernel/arch/arch.hpp"
-#include "guestkernel/core/boot_config.hpp"
-#include "guestkernel/core/log.hpp"
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/syscalls/strace.hpp"
 #include "guestkernel/syscalls/table.hpp"
 #include "guestkernel/task/task.hpp"
+#include "guestkernel/trace/tracee.hpp"
 
 namespace kernel {
 
@@ -22,24 +21,48 @@ long call(const SyscallEntry* entry, Task& task, const SyscallArgs& args) {
     return result ? *result : -long{result.error().code};
 }
 
+SyscallArgs arguments_of(const arch::TrapFrame& frame) {
+    return {{frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9}};
+}
+
+// A call with more to do than the call.
+void call_with_work(Task& task, arch::TrapFrame& frame) {
+    const u32 work = task.entry_work;
+    bool wanted = true;
+    if ((work & (entry_trace | entry_emulate)) != 0)
+        wanted = trace_syscall_entry(task);
+    // Whoever stopped it may have changed number and arguments; -1 is no call, and its result is
+    // what the tracer left.
+    const auto number = static_cast<u32>(frame.orig_rax);
+    task.syscall_number = number;
+    if (wanted && static_cast<i32>(number) != -1) {
+        const SyscallEntry* entry = find_syscall(number);
+        const SyscallArgs args = arguments_of(frame);
+        if ((work & entry_strace) != 0) {
+            StraceLine line(task, number, entry, args);
+            const long result = call(entry, task, args);
+            frame.rax = static_cast<u64>(result);
+            line.finish(result, entry);
+        } else {
+            frame.rax = static_cast<u64>(call(entry, task, args));
+        }
+    }
+    if (((work | task.entry_work) & (entry_trace | entry_emulate | entry_step)) != 0)
+        trace_syscall_exit(task, work);
+}
+
 } // namespace
 
 extern "C" void arch::joey_syscall(TrapFrame* frame) {
     Task& task = current_task();
     account_kernel_entry(task);
-    const SyscallArgs args = {
-        {frame->rdi, frame->rsi, frame->rdx, frame->r10, frame->r8, frame->r9}};
+    if (task.entry_work != 0) [[unlikely]]
+        return call_with_work(task, *frame);
+    const SyscallArgs args = arguments_of(*frame);
     // The number is the low half: programs may leave rubbish above it, and -1 (a tracer's "skip")
     // is no call.
     const SyscallEntry* entry = find_syscall(static_cast<u32>(frame->orig_rax));
     task.syscall_number = static_cast<u32>(frame->orig_rax);
-    if (boot_config().strace) [[unlikely]] {
-        StraceLine line(task, static_cast<u32>(frame->orig_rax), entry, args);
-        const long result = call(entry, task, args);
-        frame->rax = static_cast<u64>(result);
-        line.finish(result, entry);
-        return;
-    }
     frame->rax = static_cast<u64>(call(entry, task, args));
 }
 

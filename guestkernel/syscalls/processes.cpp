@@ -221,6 +221,7 @@ Result<long> sys_waitid(Task&, u32 kind, i32 id, u64 info, u32 options, u64 usag
         const u32 status = report.status;
         out.child.status = static_cast<i32>(report.code == CLD_EXITED      ? status >> 8 & 0xff
                                             : report.code == CLD_STOPPED   ? status >> 8 & 0xff
+                                            : report.code == CLD_TRAPPED   ? status >> 8
                                             : report.code == CLD_CONTINUED ? u32{SIGCONT}
                                                                            : status & 0x7f);
     }

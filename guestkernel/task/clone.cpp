@@ -2,6 +2,7 @@
 
 #include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/ptrace.h>
 #include <linux/resource.h>
 #include <linux/sched.h>
 
@@ -17,6 +18,8 @@ namespace {
 constexpr u64 namespace_flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
                                 CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWTIME;
 constexpr u32 alternate_stack_disabled = 2; // SS_DISABLE
+constexpr int child_signal = 17;            // SIGCHLD
+constexpr u64 trap_flag = 0x100;
 
 Result<void> check_flags(const CloneRequest& request) {
     const u64 flags = request.flags;
@@ -75,6 +78,8 @@ void copy_registers(Task& child, const CloneRequest& request) {
     arch::TrapFrame& frame = arch::user_frame(child);
     frame = arch::user_frame(parent);
     frame.rax = 0;
+    if (parent.trace && parent.trace->trap_flag_forced)
+        frame.rflags &= ~trap_flag; // the step is the parent's
     if (request.stack != 0)
         frame.rsp = request.stack;
 }
@@ -90,6 +95,7 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.credentials = parent.credentials;
     child.timer_slack_ns = parent.timer_slack_ns;
     child.personality = parent.personality;
+    child.entry_work = parent.entry_work & (entry_strace | entry_seccomp);
     child.no_new_privileges = parent.no_new_privileges;
     child.keep_capabilities = parent.keep_capabilities;
     child.syscall_number = parent.syscall_number;
@@ -183,6 +189,7 @@ Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& reques
         insert_process_locked(process);
         child.process = fresh.leak();
     }
+    inherit_trace_locked(child);
     insert_task_locked(child);
     child.add_ref(); // the scheduler's
     return {};
@@ -211,9 +218,20 @@ Result<void> prepare(Task& child, const CloneRequest& request) {
     return {};
 }
 
-void wait_for_vfork(Task& child) {
-    (void)wait_until(
-        child.vfork_done, [&] { return !child.vfork_pending; }, no_deadline, TaskState::Killable);
+bool wait_for_vfork(Task& child) {
+    return wait_until(
+               child.vfork_done, [&] { return !child.vfork_pending; }, no_deadline,
+               TaskState::Killable) == WaitOutcome::Ready;
+}
+
+// The event that a tracer wants to have of this call; 0: none.
+unsigned traced_event(const CloneRequest& request) {
+    if ((request.flags & CLONE_UNTRACED) != 0)
+        return 0;
+    const unsigned event = (request.flags & CLONE_VFORK) != 0    ? PTRACE_EVENT_VFORK
+                           : request.exit_signal != child_signal ? PTRACE_EVENT_CLONE
+                                                                 : PTRACE_EVENT_FORK;
+    return trace_event_enabled(current_task(), event) ? event : 0;
 }
 
 } // namespace
@@ -231,6 +249,9 @@ Result<long> clone_task(const CloneRequest& request) {
     if ((flags & CLONE_THREAD) == 0) {
         TRY(process, copy_process(request, tid));
     }
+    const unsigned event = traced_event(request);
+    TRY(prepare_trace(*child, process ? process : Ref<Process>::share(&current_process()),
+                      event != 0 || (flags & CLONE_PTRACE) != 0));
     int pidfd = -1;
     Ref<File> pidfd_file;
     FileTable& files = *current_task().files;
@@ -253,8 +274,10 @@ Result<long> clone_task(const CloneRequest& request) {
     if (pidfd >= 0)
         files.fill(pidfd, std::move(pidfd_file), true);
     start_task(*child, (flags & CLONE_VFORK) != 0);
-    if ((flags & CLONE_VFORK) != 0)
-        wait_for_vfork(*child);
+    if (event != 0)
+        trace_event(current_task(), event, static_cast<u64>(tid));
+    if ((flags & CLONE_VFORK) != 0 && wait_for_vfork(*child))
+        trace_event(current_task(), PTRACE_EVENT_VFORK_DONE, static_cast<u64>(tid));
     return tid;
 }
 

@@ -82,16 +82,10 @@ void stop_here(Task& task, Process& process) {
     int signal = 0;
     {
         SpinGuard guard(process.signal_lock);
-        if (!process.stop_requested || process.group_exiting)
+        if (!process.stop_requested || process.group_exiting || is_traced(task))
             return;
         signal = process.stop_signal;
-        process.stopped_tasks++;
-        if (!process.stopped && process.stopped_tasks >= process.live_tasks) {
-            process.stopped = true;
-            process.stop_unreported = true;
-            process.continue_unreported = false;
-            complete = true;
-        }
+        complete = join_group_stop_locked(task);
         set_state(TaskState::Stopped);
     }
     if (complete) {
@@ -99,17 +93,23 @@ void stop_here(Task& task, Process& process) {
         notify_parent_of_job_control(process, CLD_STOPPED, signal);
     }
     schedule();
-    (void)task;
 }
 
 // Requires: signal_lock.
 void request_stop(Process& process, int signal) {
     process.stop_signal = signal;
+    // A tracer may have let one go on whose group is stopped: it stops again.
+    current_task().signals->stop_joined = false;
     if (process.stop_requested)
         return;
     process.stop_requested = true;
     process.stopped_tasks = 0;
     for (Task& task : process.tasks) {
+        task.signals->stop_joined = false;
+        if (is_traced(task) && task.trace->seized && &task != arch::current()) {
+            task.trace->trap_notify = true;
+            wake_tracee_locked(task, task.trace->listening);
+        }
         __atomic_fetch_or(&task.interrupt_flags, interrupt_signal, __ATOMIC_SEQ_CST);
         if (&task != arch::current() && !wake(task, static_cast<u32>(TaskState::Interruptible)) &&
             task.on_cpu != 0)
@@ -144,9 +144,15 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
             notify_parent_of_job_control(process, CLD_CONTINUED, SIGCONT);
             return Next::Again;
         }
-        if (process.stop_requested) {
+        const bool traced = is_traced(task);
+        if (process.stop_requested && !traced) {
             guard.unlock();
             stop_here(task, process);
+            return Next::Again;
+        }
+        if (traced && (trap_due(task) || (process.stop_requested && !task.signals->stop_joined))) {
+            guard.unlock();
+            trap_here(task);
             return Next::Again;
         }
         const u64 allowed = ~task.signals->blocked;
@@ -161,6 +167,11 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
     if (entry != nullptr)
         finish_queued_signal(*entry, chosen.info);
     free_queued_signal(entry);
+    if (chosen.signal != SIGKILL && is_traced(task)) {
+        chosen.signal = trace_signal(task, chosen.signal, chosen.info);
+        if (chosen.signal == 0)
+            return Next::Again;
+    }
     chosen.action = process.handlers->get(chosen.signal);
     if (chosen.action.handler == reinterpret_cast<u64>(SIG_IGN))
         return Next::Again;
@@ -191,6 +202,7 @@ void run_handler(arch::TrapFrame& frame, Task& task, const Chosen& chosen) {
     SignalState& state = *task.signals;
     prepare_restart(frame, chosen.action);
     const u64 restored = state.restore_saved ? state.saved_blocked : state.blocked;
+    const bool stepped = end_single_step(task);
     if ((chosen.action.flags & SA_RESETHAND) != 0)
         process.handlers->exchange(chosen.signal, SignalAction{});
     if (!push_signal_frame(frame, chosen.signal, chosen.action, chosen.info, restored)) {
@@ -205,9 +217,24 @@ void run_handler(arch::TrapFrame& frame, Task& task, const Chosen& chosen) {
     if ((chosen.action.flags & SA_NODEFER) == 0)
         blocked |= signal_bit(chosen.signal);
     set_blocked(blocked);
+    if (stepped)
+        trace_handler_entry(task);
 }
 
 } // namespace
+
+bool join_group_stop_locked(Task& task) {
+    Process& process = *task.process;
+    if (!process.stop_requested || process.group_exiting || task.signals->stop_joined)
+        return false;
+    task.signals->stop_joined = true;
+    process.stopped_tasks++;
+    if (process.stopped || process.stopped_tasks < process.live_tasks)
+        return false;
+    process.stopped = process.stop_unreported = true;
+    process.continue_unreported = false;
+    return true;
+}
 
 void deliver_signals(arch::TrapFrame& frame) {
     Task& task = current_task();
@@ -249,6 +276,10 @@ void join_stop_on_exit(Task& task) {
 
 void notify_parent_of_job_control(Process& child, i32 code, int status) {
     SpinGuard tree(process_tree_lock());
+    notify_parent_of_job_control_locked(child, code, status);
+}
+
+void notify_parent_of_job_control_locked(Process& child, i32 code, int status) {
     Process* parent = child.parent;
     if (parent == nullptr)
         return;

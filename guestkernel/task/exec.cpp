@@ -145,8 +145,9 @@ Result<NewIdentity> compute_identity(File& file) {
     TRY(result.credentials, old.clone());
     Credentials& fresh = *result.credentials;
     const Mount* mount = file.path().mount();
-    const bool may_change =
-        !task.no_new_privileges && (mount == nullptr || (mount->flags() & MS_NOSUID) == 0);
+    const bool may_change = !task.no_new_privileges &&
+                            (!is_traced(task) || task.trace->tracer_capable) &&
+                            (mount == nullptr || (mount->flags() & MS_NOSUID) == 0);
     if (file.inode() != nullptr && may_change) {
         const u32 mode = file.inode()->mode_;
         if ((mode & (mode_suid | mode_sgid)) != 0) {
@@ -210,6 +211,7 @@ Result<void> become_only_thread(Task& task, Process& process) {
         remove_task_locked(task);
         task.tid = process.pid;
         insert_task_locked(task);
+        trace_renumber_locked(task);
     }
     return {};
 }
@@ -249,13 +251,14 @@ void reset_signals(Process& process, Task& task, Ref<SignalHandlers> own) {
 
 void enter_program(Task& task, const ProgramImage& image) {
     arch::TrapFrame& frame = arch::user_frame(task);
+    const u64 call = frame.orig_rax; // debuggers know the stop after execve by it
     frame = {};
     frame.rip = image.entry;
     frame.rsp = image.stack_pointer;
     frame.cs = user_code_selector;
     frame.ss = user_data_selector;
     frame.rflags = initial_rflags;
-    frame.orig_rax = ~u64{0};
+    frame.orig_rax = call;
     arch::init_fpu_state(task.context.fpu);
     arch::restore_fpu(task);
     arch::set_fs_base(task, 0);
@@ -330,12 +333,14 @@ Result<void> exec_program(ExecRequest& request) {
         build_program(program.file, std::span<const u8>(program.header, program.header_size),
                       request.path.view(), *strings,
                       {ids.uid, ids.euid, ids.gid, ids.egid, identity.secure}));
+    const i32 old_tid = task.tid;
     TRY(become_only_thread(task, process));
     Ref<SignalHandlers> handlers;
     Ref<FileTable> files;
     TRY(unshare_for_exec(process, task, handlers, files));
     commit(task, process, std::move(image), std::move(identity), request.path.view(),
            std::move(handlers), std::move(files));
+    trace_exec(task, old_tid);
     return {};
 }
 

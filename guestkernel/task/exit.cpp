@@ -39,12 +39,15 @@ bool notify_parent_locked(Process& child, Task* last) {
         parent.child_events.wake_all();
         return !is_first_program(child);
     }
+    if (tracer_reaps_first_locked(child))
+        return false;
     bool forgotten = false;
     bool send = child.exit_signal != 0;
     if (child.exit_signal == SIGCHLD) {
         const SignalAction action = parent.handlers->get(SIGCHLD);
         const bool ignored = action.handler == reinterpret_cast<u64>(SIG_IGN);
         forgotten = ignored || (action.flags & SA_NOCLDWAIT) != 0;
+        forgotten = forgotten && child.ended_leader == nullptr;
         send = !ignored;
     }
     if (send)
@@ -108,6 +111,7 @@ void send_parent_death_signals_locked(Task& task, Process& process) {
 }
 
 void reap_detached_locked(Process& process) {
+    forget_ended_leader_locked(process);
     process.state = ProcessState::Reaped;
     remove_process_locked(process);
     process.join_group(nullptr);
@@ -118,6 +122,7 @@ void leave_process(Task& task, Process& process) {
     base::IntrusiveList<Process, &Process::sibling_node> dead;
     {
         SpinGuard tree(process_tree_lock());
+        release_tracees_locked(task, dead);
         send_parent_death_signals_locked(task, process);
         {
             SpinGuard signals(process.signal_lock);
@@ -126,6 +131,7 @@ void leave_process(Task& task, Process& process) {
             process.thread_events.wake_all();
         }
         remove_task_locked(task);
+        trace_ended_locked(task);
         if (process.tasks.empty()) {
             process.state = ProcessState::Zombie;
             process.exit_uid = task.credentials->uid;
@@ -147,6 +153,22 @@ void leave_process(Task& task, Process& process) {
 }
 
 } // namespace
+
+void collect_zombie_locked(Process& process,
+                           base::IntrusiveList<Process, &Process::sibling_node>& dead) {
+    if (!notify_parent_locked(process, nullptr))
+        return;
+    process.sibling_node.unlink();
+    dead.push_back(process);
+}
+
+bool hand_over_zombie_locked(Process& process) {
+    if (!notify_parent_locked(process, nullptr))
+        return false;
+    process.sibling_node.unlink();
+    reap_detached_locked(process);
+    return true;
+}
 
 bool group_orphaned_locked(ProcessGroup& group, Process* leaving) {
     for (Process& member : group.members) {
@@ -190,6 +212,7 @@ void release_vfork_parent(Task& task) {
 void exit_task(u32 status) {
     Task& task = current_task();
     Process& process = *task.process;
+    trace_exit(task, status);
     bool last = false;
     {
         SpinGuard tree(process_tree_lock());

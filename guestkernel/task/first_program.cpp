@@ -201,6 +201,8 @@ void run_program(void*) {
         arch::power_off(0);
     }
     set_blocked(0);
+    if (boot_config().strace)
+        task.entry_work = entry_strace;
     // The next instruction of this task is the program's own.
     arch::mark(boot::Mark::first_user_instruction);
 }

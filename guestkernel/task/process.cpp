@@ -118,6 +118,19 @@ bool may_access(Task& target) {
     return (same && target.process->dumpable) || capable(CAP_SYS_PTRACE);
 }
 
+bool may_attach(Task& target) {
+    const Task& self = current_task();
+    const Ref<const Credentials> other = credentials_of(target);
+    if (!other)
+        return false;
+    const Credentials& own = *self.credentials;
+    const bool same = own.uid == other->uid && own.uid == other->euid && own.uid == other->suid &&
+                      own.gid == other->gid && own.gid == other->egid && own.gid == other->sgid;
+    // Nobody becomes more powerful than he is by a tracee (capabilities(7)).
+    const bool weaker = (other->cap_permitted & ~own.cap_permitted) == 0;
+    return (same && target.process->dumpable && weaker) || capable(CAP_SYS_PTRACE);
+}
+
 bool capable(unsigned capability) {
     const Ref<const Credentials>& credentials = current_task().credentials;
     return !credentials || credentials->capable(capability); // kernel tasks may do anything

@@ -10,6 +10,7 @@
 #include "guestkernel/lib/hash_map.hpp"
 #include "guestkernel/task/signal.hpp"
 #include "guestkernel/task/task.hpp"
+#include "guestkernel/trace/tracee.hpp"
 
 namespace kernel {
 
@@ -71,8 +72,10 @@ public:
     int parent_death_signal = 0; // PR_SET_PDEATHSIG
     i32 parent_task = 0;         // the thread that forked it: its end sends parent_death_signal
     bool dumpable = true;
-    WaitQueue child_events; // wait4(2): a child of this process changed
-    WaitQueue exit_events;  // pidfd poll: this process ended
+    base::IntrusiveList<Tracee, &Tracee::node> tracees; // of its threads; holds references
+    Tracee* ended_leader = nullptr; // the first thread has ended, its tracer does not know yet
+    WaitQueue child_events;         // wait4(2): a child of this process changed
+    WaitQueue exit_events;          // pidfd poll: this process ended
 
     // --- signals, under signal_lock
     SpinLock signal_lock{LockRank::Signal};
@@ -199,6 +202,19 @@ void end_other_threads_locked(Process& process, Task& survivor);
 // SIGCHLD for a child that stopped or continued (CLD_* code), and wakes its waiting parent. Takes
 // the tree lock.
 void notify_parent_of_job_control(Process& child, i32 code, int status);
+void notify_parent_of_job_control_locked(Process& child, i32 code, int status);
+// A zombie whose tracer has heard of it is its parent's now. True: nobody will wait for it; the
+// caller drops the table's reference. Requires: the tree lock.
+bool hand_over_zombie_locked(Process& process);
+// The same, but adds what nobody will wait for to a list of what is to be reaped.
+void collect_zombie_locked(Process& process,
+                           base::IntrusiveList<Process, &Process::sibling_node>& dead);
+// The running thread ends: its tracees go free. Requires: the tree lock.
+void release_tracees_locked(Task& tracer,
+                            base::IntrusiveList<Process, &Process::sibling_node>& dead);
+// Counts the running task as stopped with its group if that is to stop; true: all have. Requires:
+// signal_lock.
+bool join_group_stop_locked(Task& task);
 // A signal to a process found in the tree. Requires: the tree lock.
 void send_child_signal_locked(Process& process, const SignalInfo& info);
 void retarget_signals(Task& task);
@@ -222,6 +238,7 @@ bool group_orphaned_locked(ProcessGroup& group, Process* leaving);
 bool may_signal(Task& target, int signal);
 bool may_signal_locked(Task& target, int signal); // Requires: the tree lock
 bool may_access(Task& target);                    // ptrace-like access: same ids or CAP_SYS_PTRACE
+bool may_attach(Task& target);                    // ptrace(2): by the real ids
 
 Process::Usage task_usage(Task& task);
 

@@ -86,8 +86,13 @@ void prepare(Process& process, int signal, Freed& freed) {
         process.stopped = false;
         process.stopped_tasks = 0;
         for (Task& task : process.tasks) {
+            task.signals->stop_joined = false;
             if (process.continue_notice)
                 __atomic_fetch_or(&task.interrupt_flags, interrupt_signal, __ATOMIC_SEQ_CST);
+            if (is_traced(task) && task.trace->seized) {
+                task.trace->trap_notify = true;
+                wake_tracee_locked(task, task.trace->listening);
+            }
             wake(task, static_cast<u32>(TaskState::Stopped));
         }
     }
@@ -100,16 +105,20 @@ bool wants(const Task& task, int signal) {
         return true;
     const SignalState& state = *task.signals;
     return (state.blocked & ~state.waited_for & signal_bit(signal)) == 0 &&
-           (task.state & static_cast<u32>(TaskState::Stopped)) == 0;
+           (task.state &
+            (static_cast<u32>(TaskState::Stopped) | static_cast<u32>(TaskState::Traced))) == 0;
 }
 
 void interrupt(Task& task, bool fatal) {
     __atomic_fetch_or(&task.interrupt_flags, interrupt_signal | (fatal ? interrupt_fatal : 0),
                       __ATOMIC_SEQ_CST);
     u32 states = static_cast<u32>(TaskState::Interruptible);
-    if (fatal)
-        states |= static_cast<u32>(TaskState::Killable) | static_cast<u32>(TaskState::Stopped) |
-                  static_cast<u32>(TaskState::Traced);
+    if (fatal) {
+        states |= static_cast<u32>(TaskState::Killable) | static_cast<u32>(TaskState::Stopped);
+        // Not while its tracer works on its registers, who wakes it then.
+        if (!task.trace || !task.trace->frozen)
+            states |= static_cast<u32>(TaskState::Traced);
+    }
     if (!wake(task, states) && task.on_cpu != 0 && &task != arch::current())
         arch::kick_cpu(task.cpu); // out of user mode
 }
@@ -136,7 +145,9 @@ void complete(Process& process, Task* only, int signal) {
     if (chosen == nullptr)
         return;
     const DefaultAction action = default_action(signal);
-    const bool deadly = action == DefaultAction::Terminate || action == DefaultAction::Core;
+    // A core file shows the thread that acts on the signal, and a tracer hears of it first.
+    const bool deadly =
+        signal == SIGKILL || (action == DefaultAction::Terminate && !is_traced(*chosen));
     const bool waited = (chosen->signals->waited_for & signal_bit(signal)) != 0;
     const bool unhandled =
         signal == SIGKILL || process.handlers->get(signal).handler == handler_default;
@@ -156,6 +167,8 @@ bool is_ignored(Process& process, const Task* only, int signal) {
     if (task == nullptr ||
         ((task->signals->blocked | task->signals->waited_for) & signal_bit(signal)) != 0)
         return false;
+    if (is_traced(*task))
+        return false; // its tracer wants to know
     return process.handlers->ignored(signal);
 }
 
@@ -170,8 +183,15 @@ Result<void> send(Process& process, Task* only, const SignalInfo& info, Ref<RefC
     bool queue = false;
     {
         SpinGuard guard(process.signal_lock);
-        if (process.tasks.empty() || process.group_exiting)
+        if (process.tasks.empty())
             return {};
+        if (process.group_exiting) {
+            // Its threads end, but a tracer may have stopped one of them on its way.
+            if (signal == SIGKILL)
+                for (Task& task : process.tasks)
+                    interrupt(task, true);
+            return {};
+        }
         prepare(process, signal, freed);
         if (!is_ignored(process, only, signal)) {
             PendingSignals& pending = only != nullptr ? only->signals->pending : process.pending;
@@ -232,6 +252,18 @@ int PendingSignals::take(u64 allowed, SignalInfo& info, QueuedSignal*& entry) {
         info.code = SI_USER;
     }
     return signal;
+}
+
+bool PendingSignals::peek(u64 index, SignalInfo& info) const {
+    u64 at = 0;
+    for (const QueuedSignal& queued :
+         const_cast<base::IntrusiveList<QueuedSignal, &QueuedSignal::node>&>(entries_)) {
+        if (at++ == index) {
+            info = queued.info;
+            return true;
+        }
+    }
+    return false;
 }
 
 void PendingSignals::discard(u64 signals, Freed& freed) {
@@ -387,9 +419,10 @@ void recalculate_pending(Task& task) {
     const Process& process = *task.process;
     const u64 pending =
         (state.pending.set() | process.pending.set()) & ~(state.blocked & ~state.waited_for);
-    const bool due = pending != 0 || process.group_exiting || process.continue_notice ||
-                     (process.stop_requested && !task.exiting) ||
-                     (process.exec_task != nullptr && process.exec_task != &task);
+    const bool due =
+        pending != 0 || process.group_exiting || process.continue_notice ||
+        (process.stop_requested && !task.exiting && !(state.stop_joined && is_traced(task))) ||
+        trap_due(task) || (process.exec_task != nullptr && process.exec_task != &task);
     if (due)
         __atomic_fetch_or(&task.interrupt_flags, interrupt_signal, __ATOMIC_SEQ_CST);
     else

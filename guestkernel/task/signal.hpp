@@ -97,6 +97,8 @@ public:
     // there was only the bit.
     int take(u64 allowed, SignalInfo& info, QueuedSignal*& entry);
     // Forgets signals; entries are collected for the caller to free.
+    // The entry of that index; false: there are not as many.
+    bool peek(u64 index, SignalInfo& info) const;
     void discard(u64 signals, base::IntrusiveList<QueuedSignal, &QueuedSignal::node>& freed);
 
 private:
@@ -134,7 +136,8 @@ struct SignalState {
     u64 blocked = 0;
     u64 saved_blocked = 0; // sigsuspend, ppoll: what returns after the handler's frame is built
     bool restore_saved = false;
-    u64 waited_for = 0; // sigtimedwait: these are taken though blocked
+    bool stop_joined = false; // counted in Process::stopped_tasks
+    u64 waited_for = 0;       // sigtimedwait: these are taken though blocked
     u64 alternate_stack = 0, alternate_size = 0;
     u32 alternate_flags = 2; // SS_DISABLE
     // The last exception, for struct sigcontext.

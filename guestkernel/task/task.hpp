@@ -17,6 +17,7 @@ class Process;
 class UserAccount;
 class Terminal;     // ipc/terminal.hpp
 struct SignalState; // task/signal.hpp: handlers, queues, masks
+class Tracee;       // trace/tracee.hpp
 struct CpuRunQueue; // sched/
 
 // Identified by number in one pid namespace for now; the number is reused late.
@@ -69,6 +70,10 @@ public:
     SignalState* signals = nullptr;
     volatile u32 interrupt_flags =
         0; // work to do before returning to user mode: see task/return_to_user.cpp
+
+    // --- tracing (trace/)
+    volatile u32 entry_work = 0; // what system calls do besides: entry_strace, ...
+    Ref<Tracee> trace;           // made once, under the tree lock; null: was never traced
 
     // --- odds and ends of the ABI
     u64 set_child_tid = 0; // CLONE_CHILD_SETTID: written by the child itself before it first runs

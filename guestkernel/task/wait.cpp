@@ -88,9 +88,16 @@ Scan scan(const WaitRequest& request, WaitReport& report) {
             if (!matches(child, request))
                 continue;
             any = true;
+            // Its tracer, who is the parent itself or not, comes first.
+            const Tracee* leader = leader_trace_locked(child);
+            if (leader != nullptr &&
+                (leader->tracer->process == &parent || child.state == ProcessState::Zombie))
+                continue;
             if (examine(child, request, report, reaped))
                 break;
         }
+        if (report.pid == 0)
+            scan_tracees_locked(request, report, any, reaped);
     }
     if (reaped != nullptr)
         reaped->release();

@@ -58,6 +58,8 @@ Result<Snapshot> take(const TableContext& of) {
     Process& process = *out.process;
     SpinGuard guard(process_tree_lock());
     out.parent = process.parent == nullptr ? 0 : process.parent->pid;
+    if (out.task)
+        out.tracer = tracer_of_locked(*out.task);
     out.group = process.group_id();
     out.session = process.session_id();
     for ([[maybe_unused]] const Task& each : process.tasks)

@@ -126,8 +126,15 @@ constexpr TableEntry process_children[] = {
 };
 // clang-format on
 
+// A thread's number names a directory too, though none that is listed: debuggers use it.
 TableContext with_process(TableContext of, i32 number) {
     of.pid = number;
+    SpinGuard tree(process_tree_lock());
+    const Task* thread = find_task_locked(number);
+    if (thread != nullptr && thread->process != nullptr && thread->process->pid != number) {
+        of.pid = thread->process->pid;
+        of.tid = number;
+    }
     return of;
 }
 constexpr TableEntry process_entry = {
