@@ -16,7 +16,7 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 
-#include "check.hpp"
+#include "tests/guest/check.hpp"
 
 namespace {
 
