@@ -92,7 +92,7 @@ Result<u64> File::seek(i64 offset, int whence) {
     }
     i64 target = 0;
     if (__builtin_add_overflow(start, offset, &target))
-        return fail(EOVERFLOW);
+        return fail(EINVAL);
     if (target < 0)
         return fail(EINVAL);
     position_ = static_cast<u64>(target);

@@ -37,6 +37,9 @@ constinit Mutex locks_mutex;
 struct Blocked {
     const void* owner;
     const void* blocker;
+    const LockState* state;
+    u32 seen; // once the generation is another it does not wait any more, though it may not have
+              // run
     Blocked* next;
 };
 constinit Blocked* blocked_list = nullptr;
@@ -55,7 +58,8 @@ bool would_deadlock(const void* owner, const void* blocker) {
         if (blocker == owner)
             return true;
         Blocked* entry = blocked_list;
-        while (entry != nullptr && entry->owner != blocker)
+        while (entry != nullptr &&
+               (entry->owner != blocker || entry->seen != entry->state->generation.load()))
             entry = entry->next;
         if (entry == nullptr)
             return false;
@@ -247,14 +251,14 @@ Result<void> lock_records(File& file, const void* owner, const RecordLock& lock,
             return apply(*state, owner, lock, of_file);
         if (!wait)
             return fail(EAGAIN);
-        Blocked entry{owner, other->owner, nullptr};
+        const u32 seen = state->generation.load();
+        Blocked entry{owner, other->owner, state, seen, nullptr};
         if (!of_file) {
             if (would_deadlock(owner, other->owner))
                 return fail(EDEADLK);
             entry.next = blocked_list;
             blocked_list = &entry;
         }
-        const u32 seen = state->generation.load();
         guard.unlock();
         auto woken = wait_for_change(*state, seen);
         if (!of_file) {

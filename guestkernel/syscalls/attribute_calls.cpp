@@ -205,6 +205,11 @@ Result<long> sys_fallocate(Task& task, int fd, int mode, i64 offset, i64 length)
     if ((mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_COLLAPSE_RANGE |
                   FALLOC_FL_ZERO_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE)) != 0)
         return fail(EOPNOTSUPP);
+    const int kind = mode & ~FALLOC_FL_KEEP_SIZE;
+    if ((kind & FALLOC_FL_PUNCH_HOLE) != 0 && (mode & FALLOC_FL_KEEP_SIZE) == 0)
+        return fail(EOPNOTSUPP);
+    if ((kind & (kind - 1)) != 0)
+        return fail((kind & FALLOC_FL_PUNCH_HOLE) != 0 ? EOPNOTSUPP : EINVAL);
     if (!file->writable())
         return fail(EBADF);
     if (file->is_stream())
@@ -215,6 +220,8 @@ Result<long> sys_fallocate(Task& task, int fd, int mode, i64 offset, i64 length)
         return fail(EISDIR);
     if (!file->inode()->is_regular())
         return fail(ENODEV);
+    if ((mode & FALLOC_FL_KEEP_SIZE) == 0 && static_cast<u64>(end) > file->inode()->file_size())
+        TRY(limit_file_size(static_cast<u64>(end) - 1, 1));
     auto done = file->allocate(mode, static_cast<u64>(offset), static_cast<u64>(length));
     // A regular file whose file system cannot: C libraries then write zeros themselves.
     if (!done && done.error().code == ENODEV)

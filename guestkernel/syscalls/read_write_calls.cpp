@@ -84,8 +84,6 @@ Result<long> transfer_at(File& file, IoBuffer& buffer, i64 offset, Direction dir
 }
 
 Result<UserVector> one_vector(u64 buffer, u64 count) {
-    if (static_cast<i64>(count) < 0)
-        return fail(EINVAL);
     if (!user_range_ok(buffer, count))
         return fail(EFAULT);
     return UserVector{buffer, count < largest_transfer ? count : largest_transfer};

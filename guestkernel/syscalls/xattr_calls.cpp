@@ -55,13 +55,24 @@ Result<void> check_xattr(Inode& inode, std::string_view name, bool write) {
             return fail(EPERM);
         return check_permission(inode, write ? may_write : may_read);
     }
+    // What is left is system.*, for the file system to know.
+    return name.starts_with(XATTR_SYSTEM_PREFIX) ? Result<void>() : fail(EOPNOTSUPP);
+}
+
+// A prefix alone names nothing.
+Result<void> check_suffix(std::string_view name) {
+    for (const std::string_view prefix :
+         {XATTR_TRUSTED_PREFIX, XATTR_SECURITY_PREFIX, XATTR_USER_PREFIX, XATTR_SYSTEM_PREFIX})
+        if (name == prefix)
+            return fail(EINVAL);
     return {};
 }
 
 Result<void> check_change(const Path& path, std::string_view name) {
     if (path.mount()->read_only())
         return fail(EROFS);
-    return check_xattr(*path.dentry()->inode(), name, true);
+    TRY(check_xattr(*path.dentry()->inode(), name, true));
+    return check_suffix(name);
 }
 
 Result<long> set(const Path& path, u64 name_address, u64 value_address, u64 size, u32 flags) {
@@ -96,6 +107,7 @@ Result<long> get(const Path& path, u64 name_address, u64 address, u64 size) {
     TRY(String name, copy_name(name_address));
     Inode& inode = *path.dentry()->inode();
     TRY(check_xattr(inode, name.view(), false));
+    TRY(check_suffix(name.view()));
     TRY(String value, inode.get_xattr(name.view()));
     return hand_out(value.view(), address, size);
 }
