@@ -11,6 +11,12 @@
 
 #include "tests/guest/check.hpp"
 
+// Arguments that can never be right are what these tests are about.
+#pragma GCC diagnostic ignored "-Wpragmas"
+#pragma GCC diagnostic ignored "-Wstringop-overflow"
+#pragma GCC diagnostic ignored "-Wstringop-overread"
+#pragma GCC diagnostic ignored "-Wnonnull"
+
 // A fresh directory under `base`, removed with all that it has at the end.
 class ScratchDirectory {
 public:
