@@ -13,7 +13,8 @@ missing_packages() {
     done < <(grep -v '^#' "$top/tools/setup/packages")
     # A command that another package brought along (NodeSource's nodejs, a hand-installed JDK) counts.
     local have
-    have=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
+    # It fails, having printed the others, when there are some it has never heard of.
+    have=$({ dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true; } |
         sed -n 's/^installed //p')
     for name in "${wanted[@]}"; do
         case $'\n'"$have"$'\n' in *$'\n'"$name"$'\n'*) continue ;; esac
@@ -26,9 +27,10 @@ missing_packages() {
 }
 
 install_packages() {
-    local missing sudo=()
-    mapfile -t missing < <(missing_packages "$@")
-    [ ${#missing[@]} -gt 0 ] || return 0
+    local names missing=() sudo=()
+    names=$(missing_packages "$@") || die "cannot find out which packages are installed"
+    [ -n "$names" ] || return 0
+    mapfile -t missing <<<"$names"
     command -v apt-get >/dev/null || die "apt-get not found; install these yourself: ${missing[*]}"
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null ||

@@ -15,7 +15,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 
 # Suites whose programs start VMs or measure time run one at a time.
-PARALLEL = {"unit", "asan"}
+PARALLEL = {"unit", "asan", "fuzz", "fuzz-long"}
 
 
 @dataclasses.dataclass
@@ -192,6 +192,8 @@ def main():
     for suite in options.suites:
         if suite == "asan":
             tests = tests_of(build + "-asan", "unit")
+        elif suite in ("fuzz", "fuzz-long"):
+            tests = tests_of(build + "-fuzz", suite)
         else:
             tests = tests_of(build, suite)
         say(f"== {suite}: {len(tests)} programs")
