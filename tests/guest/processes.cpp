@@ -306,7 +306,7 @@ void waits() {
     CHECK_FAILS(waitid(P_ALL, 0, nullptr, 0), EINVAL);
     CHECK_FAILS(waitid(P_ALL, 0, nullptr, WNOHANG), EINVAL);
     CHECK_FAILS(waitid(P_PID, 0, nullptr, WEXITED), EINVAL);
-    CHECK_FAILS(waitid(static_cast<idtype_t>(9), 1, nullptr, WEXITED), EINVAL);
+    CHECK_FAILS(syscall(SYS_waitid, 9, 1, nullptr, WEXITED, nullptr), EINVAL);
     CHECK_FAILS(waitid(static_cast<idtype_t>(P_PIDFD), 9999, nullptr, WEXITED), EBADF);
     CHECK_FAILS(waitpid(getpid(), &status, 0), ECHILD);
     CHECK_FAILS(waitpid(-0x3fffffff, &status, 0), ECHILD);

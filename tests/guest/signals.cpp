@@ -480,18 +480,19 @@ void restarts() {
             _exit(result == 0 && took >= 30'000'000 ? 0 : 1);
         }
         usleep(5000);
-        int status = 0;
+        int end = 0;
         CHECK(kill(sleeper, SIGSTOP) == 0);
-        CHECK(waitpid(sleeper, &status, WUNTRACED) == sleeper && WIFSTOPPED(status));
+        CHECK(waitpid(sleeper, &end, WUNTRACED) == sleeper && WIFSTOPPED(end));
         CHECK(kill(sleeper, SIGCONT) == 0);
-        CHECK(waitpid(sleeper, &status, 0) == sleeper);
-        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        CHECK(waitpid(sleeper, &end, 0) == sleeper);
+        CHECK(WIFEXITED(end) && WEXITSTATUS(end) == 0);
     });
 }
 
 // --- exceptions
 
 sigjmp_buf escape;
+volatile int* volatile unmapped = reinterpret_cast<volatile int*>(8);
 void jump_out(int signal, siginfo_t* info, void*) {
     last_info = *info;
     last_signal = signal;
@@ -525,7 +526,7 @@ void exceptions() {
     CHECK(munmap(const_cast<char*>(page), 8192) == 0);
     expect_fault(SIGSEGV, SEGV_MAPERR, [&] { page[5] = 1; });
     CHECK(last_info.si_addr == static_cast<const volatile void*>(page + 5));
-    expect_fault(SIGSEGV, SEGV_MAPERR, [] { *reinterpret_cast<volatile int*>(8) = 1; });
+    expect_fault(SIGSEGV, SEGV_MAPERR, [] { *unmapped = 1; });
     // Not canonical: a general protection fault, which tells no address.
     expect_fault(SIGSEGV, SI_KERNEL,
                  [] { *reinterpret_cast<volatile int*>(0x8000'0000'0000'0000ul) = 1; });
@@ -550,13 +551,13 @@ void exceptions() {
     // A blocked or ignored exception ends the program.
     int status = status_of([] {
         handle(SIGSEGV, SIG_IGN);
-        *reinterpret_cast<volatile int*>(8) = 1;
+        *unmapped = 1;
     });
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     status = status_of([] {
         handle(SIGSEGV, count);
         block(SIG_BLOCK, SIGSEGV);
-        *reinterpret_cast<volatile int*>(8) = 1;
+        *unmapped = 1;
     });
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     status = status_of([] { abort(); });
