@@ -70,7 +70,8 @@ PhysAddr loaded_page_table();
 // pages are one full flush. Not needed when an entry only became present or more permissive.
 void flush_local(VirtAddr start, usize pages);
 // The same on every CPU of the mask (bit n = CPU n), the own one included; waits for them. May be
-// called with spin locks held: a CPU that spins answers.
+// called with spin locks held: a CPU that spins answers. A `root` of zero flushes nothing: each CPU
+// is interrupted, which orders its memory accesses and serializes it.
 void flush_on_cpus(u64 cpu_mask, PhysAddr root, VirtAddr start, usize pages);
 
 // --- user memory

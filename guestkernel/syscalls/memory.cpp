@@ -234,11 +234,11 @@ constexpr u32 membarrier_commands =
     MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE;
 
 // An interrupt, answered and waited for, orders memory; its IRETQ serializes the core.
-void interrupt_cpus(u64 mask, AddressSpace& space) {
+void interrupt_cpus(u64 mask) {
     base::fence(base::Order::SeqCst);
     mask &= ~(u64{1} << arch::cpu_id());
     if (mask != 0)
-        arch::flush_on_cpus(mask, space.root_table(), VirtAddr(0), 1);
+        arch::flush_on_cpus(mask, PhysAddr(0), VirtAddr(0), 0);
     base::fence(base::Order::SeqCst);
 }
 
@@ -255,7 +255,7 @@ Result<long> sys_membarrier(Task& task, int command, u32 flags, int) {
         return static_cast<long>(membarrier_commands);
     case MEMBARRIER_CMD_GLOBAL:
     case MEMBARRIER_CMD_GLOBAL_EXPEDITED:
-        interrupt_cpus(everyone, space);
+        interrupt_cpus(everyone);
         return 0;
     case MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED:
         return 0;
@@ -269,7 +269,7 @@ Result<long> sys_membarrier(Task& task, int command, u32 flags, int) {
     case MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE:
         if ((space.membarrier_registered.load() & static_cast<u32>(command)) == 0)
             return fail(EPERM);
-        interrupt_cpus(space.active_cpus.load(), space);
+        interrupt_cpus(space.active_cpus.load());
         return 0;
     default:
         return fail(EINVAL);

@@ -182,7 +182,8 @@ void flush_on_cpus(u64 cpu_mask, PhysAddr root, VirtAddr start, usize pages) {
     u64 asked = 0;
     for (unsigned cpu = 0; cpu < cpu_count(); cpu++) {
         CpuArea& area = cpu_area(cpu);
-        if ((cpu_mask >> cpu & 1) == 0 || !cpu_online(cpu) || area.loaded_root != root.raw())
+        if ((cpu_mask >> cpu & 1) == 0 || !cpu_online(cpu) ||
+            (root.raw() != 0 && area.loaded_root != root.raw()))
             continue;
         area.flush_root = root.raw();
         area.flush_start = start.raw();
