@@ -6,6 +6,7 @@
 #include "guestkernel/syscalls/strace.hpp"
 #include "guestkernel/syscalls/table.hpp"
 #include "guestkernel/task/task.hpp"
+#include "guestkernel/trace/seccomp.hpp"
 #include "guestkernel/trace/tracee.hpp"
 
 namespace kernel {
@@ -31,6 +32,8 @@ void call_with_work(Task& task, arch::TrapFrame& frame) {
     bool wanted = true;
     if ((work & (entry_trace | entry_emulate)) != 0)
         wanted = trace_syscall_entry(task);
+    if (wanted && (task.entry_work & entry_seccomp) != 0 && static_cast<i32>(frame.orig_rax) != -1)
+        wanted = seccomp_allows(task, frame);
     // Whoever stopped it may have changed number and arguments; -1 is no call, and its result is
     // what the tracer left.
     const auto number = static_cast<u32>(frame.orig_rax);

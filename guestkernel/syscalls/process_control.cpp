@@ -4,10 +4,12 @@
 #include <linux/errno.h>
 #include <linux/personality.h>
 #include <linux/prctl.h>
+#include <linux/seccomp.h>
 #include <linux/securebits.h>
 
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
 
@@ -135,8 +137,6 @@ Result<long> fixed_answers(int option, u64 a, u64 b) {
         return 0;
     case PR_SET_TSC:
         return a == PR_TSC_ENABLE ? Result<long>(0) : Result<long>(fail(EINVAL));
-    case PR_GET_SECCOMP:
-        return 0;
     case PR_GET_THP_DISABLE:
         return 0;
     case PR_SET_THP_DISABLE:
@@ -217,6 +217,12 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     case PR_GET_TID_ADDRESS:
         TRY(UserPtr<u64>(a).copy_out(task.clear_child_tid));
         return 0;
+    case PR_GET_SECCOMP:
+        return task.seccomp_mode;
+    case PR_SET_SECCOMP:
+        if (a == SECCOMP_MODE_STRICT)
+            return set_seccomp_strict();
+        return a == SECCOMP_MODE_FILTER ? install_seccomp_filter(0, b) : fail(EINVAL);
     case PR_SET_MM:
         return set_memory_layout(a, b);
     default:

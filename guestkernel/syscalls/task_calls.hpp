@@ -31,6 +31,7 @@ Result<long> sys_pidfd_open(Task& task, i32 pid, u32 flags);
 Result<long> sys_pidfd_send_signal(Task& task, int fd, int signal, u64 info, u32 flags);
 Result<long> sys_pidfd_getfd(Task& task, int fd, int target, u32 flags);
 Result<long> sys_ptrace(Task& task, u64 request, i32 tid, u64 address, u64 data);
+Result<long> sys_seccomp(Task& task, u32 operation, u32 flags, u64 argument);
 Result<long> sys_kcmp(Task& task, i32 first, i32 second, int type, u64 index1, u64 index2);
 
 // --- signals (signals.cpp)

@@ -10,6 +10,7 @@
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/pidfd.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
 
@@ -95,7 +96,7 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.credentials = parent.credentials;
     child.timer_slack_ns = parent.timer_slack_ns;
     child.personality = parent.personality;
-    child.entry_work = parent.entry_work & (entry_strace | entry_seccomp);
+    child.entry_work = parent.entry_work & entry_strace;
     child.no_new_privileges = parent.no_new_privileges;
     child.keep_capabilities = parent.keep_capabilities;
     child.syscall_number = parent.syscall_number;
@@ -168,6 +169,7 @@ Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& reques
     // A signal that was sent to the group before this moment must not miss the child, nor one now.
     if (parent.group_exiting || (current_task().interrupt_flags & interrupt_signal) != 0)
         return fail(restart_no_interrupt);
+    inherit_seccomp(child, current_task());
     if (!fresh) {
         Ref<Process> process = Ref<Process>::share(&parent);
         child.process = process.leak();

@@ -10,6 +10,7 @@
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_timers.hpp"
+#include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
 
@@ -250,6 +251,7 @@ void exit_task(u32 status) {
     fs = nullptr;
     if (last)
         leave_session(process);
+    release_seccomp(task);
     free_pending_signals(task.signals->pending, process);
     if (last)
         free_pending_signals(process.pending, process);

@@ -384,12 +384,17 @@ void end_other_threads_locked(Process& process, Task& survivor) {
 }
 
 void force_signal(int signal, i32 code, u64 address) {
-    Task& task = current_task();
-    Process& process = *task.process;
     SignalInfo info;
     info.signo = signal;
     info.code = code;
     info.fault = {address, 0};
+    force_signal_info(info);
+}
+
+void force_signal_info(const SignalInfo& info) {
+    Task& task = current_task();
+    Process& process = *task.process;
+    const int signal = info.signo;
     Freed freed;
     {
         SpinGuard guard(process.signal_lock);

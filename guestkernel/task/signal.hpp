@@ -164,6 +164,7 @@ Result<void> send_signal_info(Process& process, const SignalInfo& info,
                               Ref<RefCounted> source = {});
 // A signal that cannot be blocked or ignored away: exceptions. To the running task.
 void force_signal(int signal, i32 code, u64 address);
+void force_signal_info(const SignalInfo& info);
 void force_fatal_signal(int signal);
 // Kernel-made siginfo of a plain kill(2) by the running task.
 SignalInfo user_signal(int signal, i32 code);

@@ -3,6 +3,7 @@
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
 
@@ -34,6 +35,7 @@ Task::Task() = default;
 
 Task::~Task() {
     ASSERT(!queued);
+    release_seccomp(*this);
     if (address_space && address_space->drop_user()) // it never ran
         address_space->release_memory();
     delete signals;

@@ -15,10 +15,11 @@ namespace kernel {
 
 class Process;
 class UserAccount;
-class Terminal;     // ipc/terminal.hpp
-struct SignalState; // task/signal.hpp: handlers, queues, masks
-class Tracee;       // trace/tracee.hpp
-struct CpuRunQueue; // sched/
+class Terminal;      // ipc/terminal.hpp
+struct SignalState;  // task/signal.hpp: handlers, queues, masks
+class Tracee;        // trace/tracee.hpp
+class SeccompFilter; // trace/seccomp.hpp
+struct CpuRunQueue;  // sched/
 
 // Identified by number in one pid namespace for now; the number is reused late.
 class Task : public RefCounted {
@@ -74,6 +75,9 @@ public:
     // --- tracing (trace/)
     volatile u32 entry_work = 0; // what system calls do besides: entry_strace, ...
     Ref<Tracee> trace;           // made once, under the tree lock; null: was never traced
+
+    u8 seccomp_mode = 0;              // SECCOMP_MODE_*; this and the filters under the signal lock
+    SeccompFilter* seccomp = nullptr; // the newest filter, with a reference
 
     // --- odds and ends of the ABI
     u64 set_child_tid = 0; // CLONE_CHILD_SETTID: written by the child itself before it first runs

@@ -13,6 +13,7 @@
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/trace/debug_registers.hpp"
 #include "guestkernel/trace/registers.hpp"
+#include "guestkernel/trace/seccomp.hpp"
 #include "guestkernel/trace/tracee.hpp"
 
 namespace kernel {
@@ -472,6 +473,10 @@ Result<long> serve(Task& task, Frozen& frozen, u64 request, u64 address, u64 dat
         return syscall_info(task, address, data);
     case PTRACE_GET_RSEQ_CONFIGURATION:
         return rseq_configuration(task, address, data);
+    case PTRACE_SECCOMP_GET_FILTER:
+        return read_seccomp_filter(task, address, data);
+    case PTRACE_SECCOMP_GET_METADATA:
+        return read_seccomp_metadata(task, address, data);
     case PTRACE_ARCH_PRCTL:
         return set_base(task, data, address);
     case PTRACE_CONT:

@@ -9,6 +9,7 @@
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel::procfs {
 namespace {
@@ -28,6 +29,7 @@ struct Snapshot {
     Ref<Process> process;
     Ref<Task> task;
     i32 parent = 0, group = 0, session = 0, tracer = 0;
+    u32 seccomp_mode = 0, seccomp_filters = 0;
     u32 threads = 0;
     char state = 'Z';
     bool is_thread = false;
@@ -58,6 +60,11 @@ Result<Snapshot> take(const TableContext& of) {
     Process& process = *out.process;
     SpinGuard guard(process_tree_lock());
     out.parent = process.parent == nullptr ? 0 : process.parent->pid;
+    if (out.task) {
+        SpinGuard signals(process.signal_lock);
+        out.seccomp_mode = out.task->seccomp_mode;
+        out.seccomp_filters = seccomp_filter_count(*out.task);
+    }
     if (out.task)
         out.tracer = tracer_of_locked(*out.task);
     out.group = process.group_id();
@@ -261,7 +268,7 @@ Result<void> show_status(TextBuilder& out, const TableContext& of) {
     }
     if (s.task) {
         out.print("NoNewPrivs:\t{}\n", s.task->no_new_privileges ? 1 : 0);
-        out.append("Seccomp:\t0\nSeccomp_filters:\t0\n");
+        out.print("Seccomp:\t{}\nSeccomp_filters:\t{}\n", s.seccomp_mode, s.seccomp_filters);
         show_cpu_mask(out, s.task->affinity);
         out.append("Mems_allowed:\t1\nMems_allowed_list:\t0\n");
         out.print("voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",

@@ -1,0 +1,419 @@
+// seccomp(2): strict mode, filters and all their actions, what is refused, threads, supervisors.
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <fcntl.h>
+#include <initializer_list>
+#include <poll.h>
+#include <pthread.h>
+#include <unistd.h>
+#include <vector>
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+using Program = std::vector<sock_filter>;
+
+sock_filter statement(int code, std::uint32_t k) {
+    return {static_cast<std::uint16_t>(code), 0, 0, k};
+}
+sock_filter jump(int code, std::uint32_t k, std::uint8_t yes, std::uint8_t no) {
+    return {static_cast<std::uint16_t>(code), yes, no, k};
+}
+
+// Answers `answer` for one call and allows all others.
+Program only(long number, std::uint32_t answer) {
+    return {statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+            jump(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(number), 0, 1),
+            statement(BPF_RET | BPF_K, answer), statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+}
+
+long install(Program program, unsigned flags = 0) {
+    sock_fprog wire = {static_cast<unsigned short>(program.size()), program.data()};
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &wire);
+}
+
+template <typename F>
+int status_of(F&& body) {
+    std::fflush(nullptr);
+    const pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        body();
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return status;
+}
+
+bool killed_by(int status, int signal) {
+    return WIFSIGNALED(status) && WTERMSIG(status) == signal;
+}
+
+void questions() {
+    for (const std::uint32_t action :
+         {SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, SECCOMP_RET_TRAP, SECCOMP_RET_ERRNO,
+          SECCOMP_RET_USER_NOTIF, SECCOMP_RET_TRACE, SECCOMP_RET_LOG, SECCOMP_RET_ALLOW})
+        CHECK(syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) == 0);
+    const std::uint32_t unknown = 0x10000;
+    CHECK_FAILS(syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &unknown), EOPNOTSUPP);
+    CHECK_FAILS(syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 1, &unknown), EINVAL);
+    seccomp_notif_sizes sizes = {};
+    CHECK(syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) == 0);
+    CHECK(sizes.seccomp_notif == sizeof(seccomp_notif) && sizes.seccomp_data == 64);
+    CHECK_FAILS(syscall(SYS_seccomp, 77, 0, nullptr), EINVAL);
+    CHECK_FAILS(syscall(SYS_seccomp, SECCOMP_SET_MODE_STRICT, 1, nullptr), EINVAL);
+    CHECK_FAILS(prctl(PR_SET_SECCOMP, 99, 0, 0, 0), EINVAL);
+    CHECK(prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 0);
+}
+
+void strict_mode() {
+    int status = status_of([] {
+        CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) == 0);
+        syscall(SYS_write, 1, "", 0);
+        syscall(SYS_exit, 5);
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 5);
+    status = status_of([] {
+        CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_STRICT, 0, nullptr) == 0);
+        syscall(SYS_getpid);
+    });
+    CHECK(killed_by(status, SIGKILL));
+}
+
+void refused_programs() {
+    const int status = status_of([] {
+        const sock_filter allow = statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+        CHECK_FAILS(install({}), EINVAL);
+        const std::vector<Program> bad = {
+            {statement(BPF_LD | BPF_W | BPF_ABS, 2), allow},
+            {statement(BPF_LD | BPF_W | BPF_ABS, 64), allow},
+            {statement(BPF_LD | BPF_B | BPF_ABS, 0), allow},
+            {statement(BPF_LD | BPF_W | BPF_IND, 0), allow},
+            {statement(BPF_ALU | BPF_DIV | BPF_K, 0), allow},
+            {statement(BPF_ALU | BPF_MOD | BPF_K, 2), allow},
+            {statement(BPF_ALU | BPF_LSH | BPF_K, 32), allow},
+            {statement(BPF_LD | BPF_MEM, 0), allow},
+            {statement(BPF_ST, 16), allow},
+            {jump(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1), allow},
+            {statement(BPF_JMP | BPF_JA, 1), allow},
+            {statement(BPF_JMP | BPF_JA, 0xffffffff), allow},
+            {statement(BPF_LD | BPF_IMM, 1)},
+            {statement(0xffff, 1), allow},
+            // Stored on one of two ways only.
+            {jump(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1), statement(BPF_ST, 3),
+             statement(BPF_LD | BPF_MEM, 3), allow},
+        };
+        for (const Program& program : bad)
+            CHECK_FAILS(install(program), EINVAL);
+        CHECK_FAILS(install({allow}, 1 << 20), EINVAL);
+        CHECK_FAILS(install({allow}, SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_NEW_LISTENER),
+                    EINVAL);
+        CHECK_FAILS(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, 8), EFAULT);
+        sock_fprog wire = {1, reinterpret_cast<sock_filter*>(8)};
+        CHECK_FAILS(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &wire), EFAULT);
+        // The longest there is; and too much in all.
+        Program longest(BPF_MAXINSNS, statement(BPF_LD | BPF_IMM, 0));
+        longest.back() = allow;
+        CHECK(install(longest) == 0);
+        int more = 0;
+        while (install(longest) == 0)
+            more++;
+        CHECK(errno == ENOMEM && more == 6);
+        CHECK_FAILS(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT, 0, 0, 0), EINVAL);
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    if (geteuid() != 0)
+        return;
+    const pid_t pid = fork();
+    if (pid == 0) { // without PR_SET_NO_NEW_PRIVS and capabilities
+        CHECK(setgid(12345) == 0 && setuid(12345) == 0);
+        CHECK_FAILS(install(only(SYS_getppid, SECCOMP_RET_ALLOW)), EACCES);
+        _exit(0);
+    }
+    int other = 0;
+    CHECK(waitpid(pid, &other, 0) == pid && other == 0);
+}
+
+volatile sig_atomic_t trap_number = 0, trap_errno = 0, trap_code = 0;
+void on_sigsys(int, siginfo_t* info, void*) {
+    trap_number = info->si_syscall;
+    trap_errno = info->si_errno;
+    trap_code = info->si_code;
+}
+
+void actions() {
+    int status = status_of([] {
+        CHECK(install(only(SYS_getppid, SECCOMP_RET_ERRNO | EXDEV)) == 0);
+        CHECK(prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 2);
+        CHECK_FAILS(syscall(SYS_getppid), EXDEV);
+        CHECK(install(only(SYS_getppid, SECCOMP_RET_ERRNO | 0xffff)) == 0);
+        // The newest of two equal actions counts, and no error number is above 4095.
+        CHECK(syscall(SYS_getppid) == -1 && errno == 4095);
+        CHECK(install(only(SYS_getuid, SECCOMP_RET_ERRNO)) == 0);
+        CHECK(syscall(SYS_getuid) == 0);
+        CHECK(install(only(SYS_getgid, SECCOMP_RET_LOG)) == 0);
+        CHECK(syscall(SYS_getgid) == static_cast<long>(getegid()));
+        CHECK(install(only(SYS_geteuid, SECCOMP_RET_TRACE)) == 0);
+        CHECK_FAILS(syscall(SYS_geteuid), ENOSYS);
+        char text[4096] = {};
+        const int fd = open("/proc/self/status", O_RDONLY);
+        CHECK(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
+        CHECK(std::strstr(text, "Seccomp:\t2\n") != nullptr);
+        CHECK(std::strstr(text, "NoNewPrivs:\t1\n") != nullptr);
+        // Children and new programs are under the same filters.
+        const pid_t child = fork();
+        if (child == 0)
+            _exit(syscall(SYS_getppid) == -1 && errno == 4095 ? 0 : 1);
+        int ended = 0;
+        CHECK(waitpid(child, &ended, 0) == child && ended == 0);
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    status = status_of([] {
+        struct sigaction action = {};
+        action.sa_sigaction = on_sigsys;
+        action.sa_flags = SA_SIGINFO;
+        CHECK(sigaction(SIGSYS, &action, nullptr) == 0);
+        CHECK(install(only(SYS_getppid, SECCOMP_RET_TRAP | 17)) == 0);
+        CHECK(syscall(SYS_getppid) == SYS_getppid);
+        CHECK(trap_number == SYS_getppid && trap_errno == 17 && trap_code == 1);
+        signal(SIGSYS, SIG_IGN); // cannot be ignored
+        syscall(SYS_getppid);
+    });
+    CHECK(killed_by(status, SIGSYS));
+    for (const std::uint32_t action :
+         {SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD, std::uint32_t{0x12340000}})
+        CHECK(killed_by(status_of([&] {
+                            signal(SIGSYS, SIG_IGN);
+                            CHECK(install(only(SYS_getppid, action)) == 0);
+                            syscall(SYS_getppid);
+                        }),
+                        SIGSYS));
+}
+
+void arguments() {
+    const int status = status_of([] {
+        // lseek of descriptor 77 to an offset whose low half, doubled, is 84, by way of memory, X
+        // and a division.
+        const Program program = {
+            statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
+            jump(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
+            statement(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+            statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+            jump(BPF_JMP | BPF_JEQ | BPF_K, SYS_lseek, 0, 9),
+            statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args) + 8),
+            statement(BPF_ALU | BPF_MUL | BPF_K, 2),
+            statement(BPF_ST, 5),
+            statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args)),
+            statement(BPF_MISC | BPF_TAX, 0),
+            statement(BPF_LD | BPF_MEM, 5),
+            statement(BPF_ALU | BPF_SUB | BPF_X, 0),
+            jump(BPF_JMP | BPF_JEQ | BPF_K, 7, 0, 1),
+            statement(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EMLINK),
+            statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+        CHECK(install(program) == 0);
+        CHECK_FAILS(lseek(77, 42, SEEK_SET), EMLINK);
+        CHECK_FAILS(lseek(77, 43, SEEK_SET), EBADF);
+        CHECK(getppid() > 0);
+        // Division by a zero in X ends the program with 0: the thread is killed.
+        CHECK(install({statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args) + 8),
+                       statement(BPF_MISC | BPF_TAX, 0),
+                       statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                       jump(BPF_JMP | BPF_JEQ | BPF_K, SYS_lseek, 0, 1),
+                       statement(BPF_ALU | BPF_DIV | BPF_X, 0),
+                       statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)}) == 0);
+        CHECK_FAILS(lseek(77, 1, SEEK_SET), EBADF);
+        lseek(77, 0, SEEK_SET);
+    });
+    CHECK(killed_by(status, SIGSYS));
+}
+
+struct Threads {
+    pthread_barrier_t before, after;
+    long seen = 0;
+    bool own_filter = false;
+    pid_t tid = 0;
+};
+
+void* thread_body(void* raw) {
+    auto& threads = *static_cast<Threads*>(raw);
+    threads.tid = static_cast<pid_t>(syscall(SYS_gettid));
+    if (threads.own_filter)
+        CHECK(install(only(SYS_getuid, SECCOMP_RET_ALLOW)) == 0);
+    pthread_barrier_wait(&threads.before);
+    pthread_barrier_wait(&threads.after);
+    errno = 0;
+    threads.seen = syscall(SYS_getppid) == -1 ? errno : 0;
+    return nullptr;
+}
+
+void threads() {
+    const int status = status_of([] {
+        for (const int way : {0, 1, 2}) { // alone, with TSYNC, TSYNC hindered
+            Threads threads;
+            threads.own_filter = way == 2;
+            pthread_barrier_init(&threads.before, nullptr, 2);
+            pthread_barrier_init(&threads.after, nullptr, 2);
+            pthread_t thread;
+            CHECK(pthread_create(&thread, nullptr, thread_body, &threads) == 0);
+            pthread_barrier_wait(&threads.before);
+            const Program program = only(SYS_getppid, SECCOMP_RET_ERRNO | (EXDEV + way));
+            if (way == 0)
+                CHECK(install(program) == 0);
+            if (way == 1)
+                CHECK(install(program, SECCOMP_FILTER_FLAG_TSYNC) == 0);
+            if (way == 2) {
+                CHECK(install(program, SECCOMP_FILTER_FLAG_TSYNC) == threads.tid);
+                CHECK_FAILS(
+                    install(program, SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_TSYNC_ESRCH),
+                    ESRCH);
+            }
+            pthread_barrier_wait(&threads.after);
+            CHECK(pthread_join(thread, nullptr) == 0);
+            CHECK(threads.seen == (way == 0 ? 0 : EXDEV + 1));
+        }
+        // One thread of two is killed: the other one goes on.
+        pthread_t thread;
+        CHECK(pthread_create(
+                  &thread, nullptr,
+                  [](void*) -> void* {
+                      CHECK(install(only(SYS_getgid, SECCOMP_RET_KILL_THREAD)) == 0);
+                      syscall(SYS_getgid);
+                      _exit(1);
+                  },
+                  nullptr) == 0);
+        CHECK(pthread_join(thread, nullptr) == 0);
+        CHECK(syscall(SYS_getgid) >= 0);
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+void tracer() {
+    const pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        CHECK(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0);
+        raise(SIGSTOP);
+        CHECK(install(only(SYS_getppid, SECCOMP_RET_TRACE | 33)) == 0);
+        _exit(syscall(SYS_getppid) == getpid() ? 4 : 5);
+    }
+    int status = 0;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFSTOPPED(status));
+    CHECK(ptrace(PTRACE_SETOPTIONS, pid, nullptr, reinterpret_cast<void*>(PTRACE_O_TRACESECCOMP)) ==
+          0);
+    CHECK(ptrace(PTRACE_CONT, pid, nullptr, nullptr) == 0);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK(status >> 8 == (SIGTRAP | PTRACE_EVENT_SECCOMP << 8));
+    unsigned long message = 0;
+    CHECK(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &message) == 0 && message == 33);
+    __ptrace_syscall_info info = {};
+    CHECK(ptrace(PTRACE_GET_SYSCALL_INFO, pid, reinterpret_cast<void*>(sizeof info), &info) > 0);
+    CHECK(info.op == PTRACE_SYSCALL_INFO_SECCOMP && info.seccomp.nr == SYS_getppid &&
+          info.seccomp.ret_data == 33);
+    constexpr std::uintptr_t orig_rax = 15 * 8;
+    CHECK(ptrace(PTRACE_POKEUSER, pid, reinterpret_cast<void*>(orig_rax),
+                 reinterpret_cast<void*>(SYS_getpid)) == 0);
+    CHECK(ptrace(PTRACE_CONT, pid, nullptr, nullptr) == 0);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 4);
+}
+
+void* supervise(void* raw) {
+    const int listener = *static_cast<int*>(raw);
+    for (int i = 0; i < 4; i++) {
+        pollfd ready = {listener, POLLIN, 0};
+        CHECK(poll(&ready, 1, -1) == 1 && (ready.revents & POLLIN) != 0);
+        seccomp_notif call = {};
+        CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0);
+        CHECK(call.data.nr == SYS_getppid && call.pid != 0);
+        CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &call.id) == 0);
+        seccomp_notif_resp answer = {};
+        answer.id = call.id + 1000;
+        CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer), ENOENT);
+        answer.id = call.id;
+        if (i == 0)
+            answer.val = 4711;
+        if (i == 1)
+            answer.error = -EMLINK;
+        if (i == 2) {
+            answer.val = 1;
+            answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+            CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer), EINVAL);
+            answer.val = 0;
+        }
+        if (i == 3) {
+            seccomp_notif_addfd add = {};
+            add.id = call.id;
+            add.srcfd = 0;
+            add.newfd = 99;
+            CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add), EINVAL);
+            add.flags = SECCOMP_ADDFD_FLAG_SETFD;
+            CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) == 99);
+            CHECK(fcntl(99, F_GETFD) == 0);
+        }
+        CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer) == 0);
+        CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer), errno);
+        CHECK(errno == ENOENT || errno == EINPROGRESS);
+    }
+    return nullptr;
+}
+
+void supervisors() {
+    const int status = status_of([] {
+        // The supervisor first: it is not under the filter.
+        static int listener = -1;
+        static pthread_barrier_t barrier;
+        pthread_barrier_init(&barrier, nullptr, 2);
+        pthread_t thread;
+        CHECK(pthread_create(
+                  &thread, nullptr,
+                  [](void*) -> void* {
+                      pthread_barrier_wait(&barrier);
+                      return supervise(&listener);
+                  },
+                  nullptr) == 0);
+        const Program program = only(SYS_getppid, SECCOMP_RET_USER_NOTIF);
+        listener = static_cast<int>(install(program, SECCOMP_FILTER_FLAG_NEW_LISTENER));
+        CHECK(listener >= 0);
+        CHECK(fcntl(listener, F_GETFD) == FD_CLOEXEC);
+        CHECK_FAILS(install(program, SECCOMP_FILTER_FLAG_NEW_LISTENER), EBUSY);
+        seccomp_notif dirty = {};
+        dirty.id = 1;
+        CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &dirty), EINVAL);
+        pthread_barrier_wait(&barrier);
+        CHECK(syscall(SYS_getppid) == 4711);
+        CHECK_FAILS(syscall(SYS_getppid), EMLINK);
+        CHECK(syscall(SYS_getppid) > 0);
+        CHECK(syscall(SYS_getppid) == 0);
+        CHECK(pthread_join(thread, nullptr) == 0);
+        // Nobody is left who could answer.
+        close(listener);
+        CHECK_FAILS(syscall(SYS_getppid), ENOSYS);
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+} // namespace
+
+int main() {
+    questions();
+    strict_mode();
+    refused_programs();
+    actions();
+    arguments();
+    threads();
+    tracer();
+    supervisors();
+}
