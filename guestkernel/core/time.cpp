@@ -73,21 +73,24 @@ public:
         if (root_ == &timer)
             program(deadline);
     }
-    // Returns whether it was queued.
-    bool remove(Timer& timer) {
+    // Returns whether it was queued here, on CPU `cpu`.
+    bool remove(Timer& timer, u32 cpu) {
         SpinGuard guard(lock_);
-        if (!timer.queued_)
+        // In this order: arm() says where before it says that.
+        if (!timer.queued_ || timer.cpu_ != cpu)
             return false;
         detach(timer);
         timer.queued_ = false;
         return true;
     }
     void run() {
+        // What is armed meanwhile waits for the next round: timers that re-arm themselves for at
+        // once must not keep the CPU here.
+        const u64 now = monotonic_ns();
         for (;;) {
             Timer* due = nullptr;
             {
                 SpinGuard guard(lock_);
-                const u64 now = monotonic_ns();
                 if (root_ == nullptr) {
                     armed_ = no_deadline;
                     return;
@@ -99,16 +102,14 @@ public:
                 }
                 due = root_;
                 detach(*due);
-                due->running_ = true;
+                __atomic_fetch_add(&due->running_, 1, __ATOMIC_SEQ_CST);
                 due->queued_ = false;
                 running_ = due;
             }
-            // The callback may destroy the timer: it is not touched afterwards unless a cancel()
-            // waits for us.
+            // Whoever destroys the timer waits in cancel() for the end of this.
             due->callback_(*due, due->argument_);
             SpinGuard guard(lock_);
-            if (running_ == due)
-                due->running_ = false;
+            __atomic_fetch_sub(&due->running_, 1, __ATOMIC_SEQ_CST);
             running_ = nullptr;
         }
     }
@@ -195,21 +196,29 @@ void run_timers() {
     queues[arch::cpu_id()].run();
 }
 
+bool Timer::take_out() {
+    while (queued_) {
+        const u32 cpu = cpu_;
+        if (queues[cpu].remove(*this, cpu))
+            return true;
+    }
+    return false;
+}
+
 void Timer::arm(u64 deadline_ns) {
-    if (queued_)
-        queues[cpu_].remove(*this);
+    (void)take_out();
     const unsigned cpu = arch::cpu_id();
     queues[cpu].arm(*this, deadline_ns, cpu);
 }
 
 bool Timer::cancel() {
-    bool removed = false;
-    if (queued_)
-        removed = queues[cpu_].remove(*this);
-    // Its callback may be running on another CPU; on this one only if we are called from it.
-    if (running_ && cpu_ != arch::cpu_id())
-        while (queues[cpu_].is_running(*this))
-            arch::relax();
+    const bool removed = take_out();
+    // Its callback may be running on other CPUs, wherever it was armed since; on this one only if
+    // we are called from it.
+    if (running_ != 0)
+        for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+            while (cpu != arch::cpu_id() && queues[cpu].is_running(*this))
+                arch::relax();
     return removed;
 }
 

@@ -26,7 +26,7 @@ public:
     Timer& operator=(const Timer&) = delete;
     ~Timer() { cancel(); }
 
-    // (Re-)arms. Past deadlines fire soon.
+    // (Re-)arms. Past deadlines fire soon. Callers see to it that no two arm it at the same time.
     void arm(u64 deadline_ns);
     // Ensures: when it returns, the callback neither runs nor will run. Returns true if it was
     // pending. Must not be called with a lock held that the callback takes.
@@ -36,6 +36,7 @@ public:
 
 private:
     friend class TimerQueue;
+    bool take_out();
     Callback callback_;
     void* argument_;
     u64 deadline_ = 0;
@@ -44,7 +45,7 @@ private:
     Timer* parent_ = nullptr;
     u32 cpu_ = 0;
     volatile bool queued_ = false;
-    volatile bool running_ = false;
+    volatile u32 running_ = 0; // callbacks under way
 };
 
 // Deferred work: runs once in task context soon (idle loop, return to user mode, schedule()), on

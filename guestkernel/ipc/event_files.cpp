@@ -129,15 +129,13 @@ Result<usize> TimerFile::read(IoBuffer& out, u64) {
     const auto expired = [&] { return deadline_ != 0 && monotonic_ns() >= deadline_; };
     for (;;) {
         u64 count = 0;
-        u64 next = 0;
         {
             SpinGuard guard(lock_);
             count = take_expirations_locked();
-            next = deadline_;
+            if (count != 0 && deadline_ != 0)
+                timer_.arm(deadline_);
         }
         if (count != 0) {
-            if (next != 0)
-                timer_.arm(next);
             if (out.copy_out(&count, sizeof count) != sizeof count)
                 return fail(EFAULT);
             return sizeof count;
@@ -184,9 +182,9 @@ TimerFile::Setting TimerFile::set(u64 interval, u64 first, bool absolute) {
         SpinGuard guard(lock_);
         interval_ = interval;
         deadline_ = deadline;
+        if (deadline != 0)
+            timer_.arm(deadline);
     }
-    if (deadline != 0)
-        timer_.arm(deadline);
     return old;
 }
 

@@ -61,7 +61,7 @@ Result<long> Terminal::job_ioctl(u32 command, u64 argument) {
         if (group < 0)
             return fail(EINVAL);
         if (!group_in_session(group, session_))
-            return fail(EPERM);
+            return fail(group_exists(group) ? EPERM : ESRCH);
         foreground_ = group;
         return 0;
     }

@@ -132,8 +132,10 @@ Result<u64> AddressSpaceImpl::choose_address(const MapRequest& request) const {
             (next->start >= wanted + length && next->start - wanted - length >= guard))
             return wanted;
     }
-    u64 found = vmas.find_gap(length, mmap_limit());
-    if (found == 0)
+    constexpr u64 limit_32bit = u64{1} << 31; // mmap(2), MAP_32BIT: in the first 2 GiB
+    const bool low = (request.flags & MAP_32BIT) != 0;
+    u64 found = vmas.find_gap(length, low ? limit_32bit : mmap_limit());
+    if (found == 0 && !low)
         found = vmas.find_gap(length, user_max - stack_guard_gap);
     if (found == 0)
         return fail(ENOMEM);

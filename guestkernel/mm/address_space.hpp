@@ -71,8 +71,9 @@ public:
     Result<FrameRef> frame_at(VirtAddr address, bool write);
     // Copies from or to an address space that need not be the current one; returns the bytes
     // copied.
-    usize read_foreign(VirtAddr from, void* to, usize bytes);
-    usize write_foreign(VirtAddr to, const void* from, usize bytes);
+    // `force`: whatever the mapping's protection says, as ptrace(2) does.
+    usize read_foreign(VirtAddr from, void* to, usize bytes, bool force = true);
+    usize write_foreign(VirtAddr to, const void* from, usize bytes, bool force = true);
     // The futex key of an address: for a shared mapping the object and offset, else this space and
     // the address.
     struct FutexKey {

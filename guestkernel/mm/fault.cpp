@@ -580,7 +580,7 @@ bool handle_user_fault(u64 address, u64 error_code, bool from_user, u32& signal_
     signal_code = SIGSEGV << 8 | segv_maperr;
     Task& task = current_task();
     AddressSpace* space = task.address_space.get();
-    if (space == nullptr)
+    if (space == nullptr || (task.faults_disabled != 0 && !from_user))
         return false;
     bool major = false;
     const u64 access = from_user ? error_code | fault_user : error_code & ~fault_user;

@@ -48,14 +48,14 @@ Result<FrameRef> AddressSpace::frame_at(VirtAddr address, bool write) {
     }
 }
 
-usize AddressSpace::read_foreign(VirtAddr from, void* to, usize bytes) {
+usize AddressSpace::read_foreign(VirtAddr from, void* to, usize bytes, bool force) {
     usize done = 0;
     while (done < bytes) {
         const u64 at = from.raw() + done;
         const usize rest = page_size - at % page_size;
         const usize part = bytes - done < rest ? bytes - done : rest;
         FrameRef frame;
-        if (at >= user_max || impl_->frame_at(at, false, true, frame) != FaultOutcome::Done)
+        if (at >= user_max || impl_->frame_at(at, false, force, frame) != FaultOutcome::Done)
             break;
         __builtin_memcpy(static_cast<u8*>(to) + done, frame.data() + at % page_size, part);
         done += part;
@@ -63,14 +63,14 @@ usize AddressSpace::read_foreign(VirtAddr from, void* to, usize bytes) {
     return done;
 }
 
-usize AddressSpace::write_foreign(VirtAddr to, const void* from, usize bytes) {
+usize AddressSpace::write_foreign(VirtAddr to, const void* from, usize bytes, bool force) {
     usize done = 0;
     while (done < bytes) {
         const u64 at = to.raw() + done;
         const usize rest = page_size - at % page_size;
         const usize part = bytes - done < rest ? bytes - done : rest;
         FrameRef frame;
-        if (at >= user_max || impl_->frame_at(at, true, true, frame) != FaultOutcome::Done)
+        if (at >= user_max || impl_->frame_at(at, true, force, frame) != FaultOutcome::Done)
             break;
         __builtin_memcpy(frame.data() + at % page_size, static_cast<const u8*>(from) + done, part);
         done += part;

@@ -61,7 +61,7 @@ void CpuRunQueue::dequeue(Task& task) {
 
 Task* CpuRunQueue::pick() {
     Task* next = realtime.front();
-    if (next == nullptr)
+    if (next == nullptr || realtime_exhausted())
         next = fair.first();
     if (next != nullptr)
         dequeue(*next);
@@ -73,6 +73,10 @@ void CpuRunQueue::account(u64 now) {
     // The clock is the TSC, which virtual CPUs may see a little apart.
     const u64 ran = now > task.exec_start_ns ? now - task.exec_start_ns : 0;
     task.exec_start_ns = now;
+    if (now - realtime_since_ns >= realtime_period_ns) {
+        realtime_since_ns = now;
+        realtime_used_ns = 0;
+    }
     if (&task == idle)
         return;
     task.run_time_ns += ran;
@@ -80,7 +84,9 @@ void CpuRunQueue::account(u64 now) {
         system_ns += ran;
     else
         (task.nice > 0 ? nice_ns : user_ns) += ran;
-    if (!is_realtime(task)) {
+    if (is_realtime(task)) {
+        realtime_used_ns += ran;
+    } else {
         const u32 weight = task_weight(task);
         task.virtual_runtime += weight == weight_of_nice_0 ? ran : ran * weight_of_nice_0 / weight;
     }

@@ -18,6 +18,9 @@ inline constexpr u64 offer_delay_ns =
 inline constexpr u32 short_burst_ns = 60'000;
 inline constexpr u64 max_poll_ns = 50'000; // a halt and a wake-up cost more than this
 inline constexpr u32 weight_of_nice_0 = 1024;
+// Real-time tasks get at most this share of a CPU that ordinary tasks wait for (sched(7),
+// sched_rt_runtime_us): a busy loop under SCHED_FIFO must not lock everybody else out.
+inline constexpr u64 realtime_period_ns = 1'000'000'000, realtime_share_ns = 950'000'000;
 
 u32 task_weight(const Task& task);
 bool is_realtime(const Task& task);
@@ -50,12 +53,23 @@ struct CpuRunQueue {
 
     CpuRunQueue();
 
+    // Run time of real-time tasks in the period that began then.
+    u64 realtime_used_ns = 0, realtime_since_ns = 0;
+
     // All of these: Requires: lock held.
     void enqueue(Task& task);
     void dequeue(Task& task);
     Task* pick();          // takes it out; null when nobody waits
     void account(u64 now); // the run time of `current`
     void advance_min();
+    // Real-time tasks have had their share while others wait.
+    u64 realtime_left_ns() const {
+        return realtime_used_ns < realtime_share_ns ? realtime_share_ns - realtime_used_ns
+                                                    : realtime_period_ns;
+    }
+    bool realtime_exhausted() const {
+        return realtime_used_ns >= realtime_share_ns && !fair.empty();
+    }
     // Whether `task`, just queued, should run instead of `current`.
     bool should_preempt(const Task& task) const;
     void arm_slice(u64 now); // on the own CPU only

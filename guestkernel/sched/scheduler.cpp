@@ -253,10 +253,14 @@ void scheduler_tick() {
         if (Task* first = queue.fair.first())
             allowed = first->affinity;
         const bool fifo = task.policy == SCHED_FIFO;
-        if (!fifo && now - task.slice_start_ns >= time_slice_ns)
+        if (is_realtime(task) && queue.realtime_exhausted())
+            arch::set_need_resched();
+        else if (!fifo && now - task.slice_start_ns >= time_slice_ns)
             arch::set_need_resched();
         else if (!fifo)
             queue.slice_timer.arm(task.slice_start_ns + time_slice_ns);
+        else // who waits gets the rest of the period
+            queue.slice_timer.arm(now + queue.realtime_left_ns());
         note_load(now);
     }
     if (allowed != 0 && idle_cpus.load(base::Order::Relaxed) != 0)

@@ -24,7 +24,7 @@ void adjust_capabilities(Credentials& fresh, const Credentials& old) {
     const bool had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
     const bool has_root = fresh.uid == 0 || fresh.euid == 0 || fresh.suid == 0;
     if (had_root && !has_root) {
-        if (!current_task().keep_capabilities)
+        if ((old.securebits & SECBIT_KEEP_CAPS) == 0)
             fresh.cap_permitted = fresh.cap_effective = 0;
         fresh.cap_ambient = 0;
     }
@@ -51,6 +51,26 @@ Result<long> commit(Ref<Credentials> fresh, bool ids_changed) {
         task.process->dumpable = false;
     set_credentials(std::move(fresh));
     return 0;
+}
+
+// Heap sort: ascending, as getgroups(2) shows them on Linux; of 65536 at most, without recursion.
+void sort_groups(std::span<u32> ids) {
+    const auto sift = [&](usize at, usize end) {
+        for (usize child = 2 * at + 1; child < end; child = 2 * at + 1) {
+            if (child + 1 < end && ids[child + 1] > ids[child])
+                child++;
+            if (ids[at] >= ids[child])
+                return;
+            std::swap(ids[at], ids[child]);
+            at = child;
+        }
+    };
+    for (usize i = ids.size() / 2; i > 0; i--)
+        sift(i - 1, ids.size());
+    for (usize end = ids.size(); end > 1; end--) {
+        std::swap(ids[0], ids[end - 1]);
+        sift(0, end - 1);
+    }
 }
 
 Result<long> store_three(u64 real, u64 effective, u64 saved, u32 a, u32 b, u32 c) {
@@ -101,6 +121,7 @@ Result<long> sys_setgroups(Task&, int count, u64 list) {
     TRY(fresh->groups.resize(static_cast<usize>(count)));
     if (count != 0)
         TRY(copy_in_bytes(fresh->groups.data(), list, static_cast<usize>(count) * sizeof(u32)));
+    sort_groups(fresh->groups.span());
     return commit(std::move(fresh), false);
 }
 

@@ -18,10 +18,10 @@ namespace {
 
 constexpr u32 type_mask = MAP_TYPE;
 // The flags that MAP_SHARED_VALIDATE knows; others are EOPNOTSUPP with it and ignored without.
-constexpr u32 known_map_flags = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS |
-                                MAP_DENYWRITE | MAP_EXECUTABLE | MAP_UNINITIALIZED | MAP_GROWSDOWN |
-                                MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK |
-                                MAP_STACK | MAP_HUGETLB | MAP_32BIT | MAP_FIXED_NOREPLACE;
+constexpr u32 known_map_flags =
+    MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE |
+    MAP_UNINITIALIZED | MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK |
+    MAP_STACK | MAP_HUGETLB | (MAP_HUGE_MASK << MAP_HUGE_SHIFT) | MAP_32BIT | MAP_FIXED_NOREPLACE;
 
 // mmap(2): READ_IMPLIES_EXEC of personality(2).
 u32 effective_protection(const Task& task, u32 protection) {
@@ -58,7 +58,8 @@ Result<long> sys_mmap(Task& task, u64 address, u64 length, u32 protection, u32 f
         return fail((flags & MAP_ANONYMOUS) != 0 ? ENOMEM
                                                  : EINVAL); // the pool of huge pages is empty
     request.length = page_up(length);
-    if (request.offset + request.length < request.offset)
+    // The largest file ends where a signed 64-bit offset does.
+    if (request.offset + request.length > ~u64{0} >> 1)
         return fail(EOVERFLOW);
     request.hint = VirtAddr(address);
     request.protection = effective_protection(task, protection);

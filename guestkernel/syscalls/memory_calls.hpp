@@ -30,6 +30,14 @@ Result<long> sys_pkey_free(Task& task, int key);
 Result<long> sys_memfd_create(Task& task, u64 name, u32 flags);
 Result<long> sys_membarrier(Task& task, int command, u32 flags, int cpu);
 
+// foreign_memory.cpp
+Result<long> sys_process_vm_readv(Task& task, i32 pid, u64 local, u64 local_count, u64 remote,
+                                  u64 remote_count, u64 flags);
+Result<long> sys_process_vm_writev(Task& task, i32 pid, u64 local, u64 local_count, u64 remote,
+                                   u64 remote_count, u64 flags);
+Result<long> sys_process_madvise(Task& task, int pidfd, u64 vector, u64 count, int advice,
+                                 u32 flags);
+
 // memory_policy.cpp
 Result<long> sys_mbind(Task& task, u64 address, u64 length, u64 mode, u64 nodes, u64 max_node,
                        u32 flags);

@@ -15,8 +15,6 @@ namespace kernel {
 
 namespace {
 
-constexpr u64 default_slack_ns = 50'000;
-
 Result<long> set_name(Task& task, u64 from) {
     char name[sizeof task.name] = {};
     if (!user_range_ok(from, 1))
@@ -85,6 +83,17 @@ Result<long> set_securebits(u64 bits) {
     return 0;
 }
 
+Result<long> keep_capabilities(bool keep) {
+    const Credentials& old = *current_task().credentials;
+    if ((old.securebits & SECBIT_KEEP_CAPS_LOCKED) != 0)
+        return fail(EPERM);
+    TRY(Ref<Credentials> fresh, old.clone());
+    fresh->securebits =
+        (old.securebits & ~u32{SECBIT_KEEP_CAPS}) | (keep ? u32{SECBIT_KEEP_CAPS} : 0);
+    set_credentials(std::move(fresh));
+    return 0;
+}
+
 // PR_SET_MM_*: where /proc/PID shows the program's parts.
 Result<long> set_memory_layout(u64 field, u64 address) {
     if (!capable(CAP_SYS_RESOURCE))
@@ -126,22 +135,40 @@ Result<long> set_memory_layout(u64 field, u64 address) {
 }
 
 // Questions about what this kernel does not have or always has.
-Result<long> fixed_answers(int option, u64 a, u64 b) {
+Result<long> fixed_answers(int option, u64 a, u64 b, u64 c, u64 d) {
     switch (option) {
     case PR_GET_TIMING:
         return PR_TIMING_STATISTICAL;
     case PR_SET_TIMING:
         return a == PR_TIMING_STATISTICAL ? Result<long>(0) : Result<long>(fail(EINVAL));
+    case PR_SET_IO_FLUSHER:
+    case PR_GET_IO_FLUSHER: {
+        if (!capable(CAP_SYS_RESOURCE))
+            return fail(EPERM);
+        const bool set = option == PR_SET_IO_FLUSHER;
+        if ((set ? a > 1 : a != 0) || (b | c | d) != 0)
+            return fail(EINVAL);
+        if (set)
+            current_task().io_flusher = a == 1;
+        return current_task().io_flusher && !set ? 1 : 0;
+    }
     case PR_GET_TSC:
         TRY(UserPtr<u32>(a).copy_out(PR_TSC_ENABLE));
         return 0;
     case PR_SET_TSC:
         return a == PR_TSC_ENABLE ? Result<long>(0) : Result<long>(fail(EINVAL));
     case PR_GET_THP_DISABLE:
-        return 0;
+        if ((a | b | c | d) != 0)
+            return fail(EINVAL);
+        return current_process().huge_pages_disabled ? 1 : 0;
     case PR_SET_THP_DISABLE:
+        if ((b | c | d) != 0)
+            return fail(EINVAL);
+        current_process().huge_pages_disabled = a != 0;
         return 0; // there are no huge pages to disable
     case PR_MCE_KILL_GET:
+        if ((a | b | c | d) != 0)
+            return fail(EINVAL);
         return PR_MCE_KILL_DEFAULT;
     case PR_GET_SPECULATION_CTRL:
         return b == 0 ? Result<long>(PR_SPEC_NOT_AFFECTED) : Result<long>(fail(EINVAL));
@@ -193,10 +220,9 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     case PR_SET_KEEPCAPS:
         if (a > 1)
             return fail(EINVAL);
-        task.keep_capabilities = a == 1;
-        return 0;
+        return keep_capabilities(a == 1);
     case PR_GET_KEEPCAPS:
-        return task.keep_capabilities ? 1 : 0;
+        return (task.credentials->securebits & SECBIT_KEEP_CAPS) != 0 ? 1 : 0;
     case PR_CAPBSET_READ:
         if (a > CAP_LAST_CAP)
             return fail(EINVAL);
@@ -210,7 +236,7 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     case PR_SET_SECUREBITS:
         return set_securebits(a);
     case PR_SET_TIMERSLACK:
-        task.timer_slack_ns = a == 0 ? default_slack_ns : a;
+        task.timer_slack_ns = static_cast<i64>(a) <= 0 ? task.default_slack_ns : a;
         return 0;
     case PR_GET_TIMERSLACK:
         return static_cast<long>(task.timer_slack_ns);
@@ -226,7 +252,7 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     case PR_SET_MM:
         return set_memory_layout(a, b);
     default:
-        return fixed_answers(option, a, b);
+        return fixed_answers(option, a, b, c, d);
     }
 }
 

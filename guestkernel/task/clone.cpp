@@ -94,11 +94,10 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.rt_priority = parent.rt_priority;
     child.affinity = parent.affinity;
     child.credentials = parent.credentials;
-    child.timer_slack_ns = parent.timer_slack_ns;
+    child.timer_slack_ns = child.default_slack_ns = parent.timer_slack_ns;
     child.personality = parent.personality;
     child.entry_work = parent.entry_work & entry_strace;
     child.no_new_privileges = parent.no_new_privileges;
-    child.keep_capabilities = parent.keep_capabilities;
     child.syscall_number = parent.syscall_number;
     child.signals->blocked = parent.signals->blocked;
     // A thread cannot share its creator's alternate stack; a vfork child borrows everything.
@@ -157,6 +156,7 @@ Result<Ref<Process>> copy_process(const CloneRequest& request, i32 pid) {
     process->exit_signal = request.exit_signal;
     process->oom_score_adj = parent.oom_score_adj;
     process->dumpable = parent.dumpable;
+    process->huge_pages_disabled = parent.huge_pages_disabled;
     process->parent_task = current_task().tid;
     return process;
 }

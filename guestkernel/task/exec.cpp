@@ -289,7 +289,7 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     task.robust_list = task.rseq = 0;
     task.rseq_length = 0;
     task.clear_child_tid = task.set_child_tid = 0;
-    task.keep_capabilities = false;
+    task.default_slack_ns = task.timer_slack_ns;
     {
         SpinGuard tree(process_tree_lock());
         process.has_executed = true;

@@ -144,14 +144,37 @@ Result<long> futex_requeue(u64 address, u64 target, u32 wake_count, u32 requeue_
                            const u32* expected, bool is_private) {
     TRY(const Key from, key_of(address, is_private));
     TRY(const Key to, key_of(target, is_private));
-    if (expected != nullptr) {
-        TRY(const u32 value, read_word(address));
-        if (value != *expected)
+    // The comparison and the move are one step: nobody may queue up for a newer value in between.
+    struct Comparison {
+        u64 address;
+        u32 expected;
+        u32 found = 0;
+        bool readable = true;
+    } comparison{address, expected != nullptr ? *expected : 0};
+    const auto compare = [](void* raw) {
+        auto& it = *static_cast<Comparison*>(raw);
+        Task& task = current_task();
+        task.faults_disabled++;
+        const auto value = read_word(it.address);
+        task.faults_disabled--;
+        it.readable = static_cast<bool>(value);
+        it.found = it.readable ? *value : 0;
+        return it.readable && it.found == it.expected;
+    };
+    for (;;) {
+        FutexTable::Requeue request{from, to, wake_count, requeue_count, nullptr, nullptr};
+        if (expected != nullptr) {
+            TRY(read_word(address)); // the page is there, most likely
+            request.check = compare;
+            request.context = &comparison;
+        }
+        if (table.requeue(request))
+            return expected != nullptr ? request.woken + request.requeued : request.woken;
+        if (comparison.readable)
             return fail(EAGAIN);
+        if (fatal_signal_pending())
+            return fail(EINTR);
     }
-    u32 requeued = 0;
-    const long woken = table.requeue(from, to, wake_count, requeue_count, requeued);
-    return expected != nullptr ? woken + requeued : woken;
 }
 
 Result<long> futex_wake_op(u64 address, u64 second, u32 count, u32 second_count, u32 operation,

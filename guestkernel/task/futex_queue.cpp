@@ -75,12 +75,11 @@ long FutexTable::wake(const AddressSpace::FutexKey& key, u32 count, u32 bitset) 
     return woken;
 }
 
-long FutexTable::requeue(const AddressSpace::FutexKey& from, const AddressSpace::FutexKey& to,
-                         u32 wake_count, u32 requeue_count, u32& requeued) {
-    const u32 source = index(from);
-    const u32 target = index(to);
-    // Two buckets: in the order of their numbers. Their rank is the same, so the second is taken by
-    // trying.
+bool FutexTable::requeue(Requeue& request) {
+    const u32 source = index(request.from);
+    const u32 target = index(request.to);
+    base::fence(base::Order::SeqCst); // as in wake()
+    // Two buckets: their rank is the same, so the second is taken by trying.
     for (;;) {
         SpinGuard first(buckets_[source].lock);
         if (target != source && !buckets_[target].lock.try_lock()) {
@@ -88,32 +87,31 @@ long FutexTable::requeue(const AddressSpace::FutexKey& from, const AddressSpace:
             arch::relax();
             continue;
         }
-        long woken = 0;
-        requeued = 0;
+        const bool agreed = request.check == nullptr || request.check(request.context);
         auto& waiters = buckets_[source].waiters;
         // What is moved within one bucket goes to its end: stop at what was the end before.
         FutexWaiter* last = waiters.back();
-        for (FutexWaiter* at = waiters.front(); at != nullptr;) {
+        for (FutexWaiter* at = agreed ? waiters.front() : nullptr; at != nullptr;) {
             FutexWaiter& waiter = *at;
             at = &waiter == last ? nullptr : waiters.next(waiter);
-            if (!(waiter.key == from))
+            if (!(waiter.key == request.from))
                 continue;
             if (!waiter.confirmed) {
                 waiter.poked = true;
-            } else if (woken < static_cast<long>(wake_count)) {
+            } else if (request.woken < static_cast<long>(request.wake_count)) {
                 wake_waiter(waiter);
-                woken++;
-            } else if (requeued < requeue_count) {
+                request.woken++;
+            } else if (request.requeued < request.requeue_count) {
                 waiter.node.unlink();
-                waiter.key = to;
+                waiter.key = request.to;
                 __atomic_store_n(&waiter.bucket, target, __ATOMIC_RELEASE);
                 buckets_[target].waiters.push_back(waiter);
-                requeued++;
+                request.requeued++;
             }
         }
         if (target != source)
             buckets_[target].lock.unlock();
-        return woken;
+        return agreed;
     }
 }
 

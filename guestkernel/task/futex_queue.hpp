@@ -30,9 +30,18 @@ public:
     // Takes the waiter out if it is still queued; returns whether it had been woken.
     bool remove(FutexWaiter& waiter);
     long wake(const AddressSpace::FutexKey& key, u32 count, u32 bitset);
-    // Wakes some and moves others to the end of another key's queue; returns the number woken.
-    long requeue(const AddressSpace::FutexKey& from, const AddressSpace::FutexKey& to,
-                 u32 wake_count, u32 requeue_count, u32& requeued);
+    // What requeue() does: wakes some and moves others to the end of another key's queue.
+    struct Requeue {
+        AddressSpace::FutexKey from, to;
+        u32 wake_count, requeue_count;
+        // Asked with both queues locked, so that it must not sleep; false: nothing is done. May be
+        // null.
+        bool (*check)(void* context);
+        void* context;
+        long woken = 0;
+        u32 requeued = 0;
+    };
+    bool requeue(Requeue& request);
     u32 count(const AddressSpace::FutexKey& key);
     i32 first_pi_waiter(const AddressSpace::FutexKey& key); // its tid, or 0
 

@@ -48,6 +48,11 @@ bool is_session_leader() {
     return current_pid() != 0 && current_session() == current_pid();
 }
 
+bool group_exists(i32 group) {
+    SpinGuard tree(process_tree_lock());
+    return find_group_locked(group) != nullptr;
+}
+
 bool group_in_session(i32 group, i32 session) {
     SpinGuard tree(process_tree_lock());
     const ProcessGroup* found = find_group_locked(group);
@@ -85,13 +90,13 @@ Result<long> create_session() {
 }
 
 Result<void> set_process_group(i32 pid, i32 id) {
-    if (id < 0)
-        return fail(EINVAL);
     Process& self = current_process();
     if (pid == 0)
         pid = self.pid;
     if (id == 0)
         id = pid;
+    if (id < 0)
+        return fail(EINVAL);
     // In case there is none of this number: made before the lock is taken.
     Ref<ProcessGroup> fresh;
     Ref<Session> session;

@@ -15,6 +15,8 @@ namespace {
 // What a timer looks at when it is polled while its process runs: the interval of that for
 // ITIMER_VIRTUAL and ITIMER_PROF.
 constexpr u64 run_time_poll_ns = 10'000'000;
+// A program that asks for shorter periods gets overruns: the CPU must get to run it, too.
+constexpr u64 least_period_ns = 50'000;
 constexpr i32 max_timers = 1024;
 constexpr u32 max_overrun = 0x7fffffff; // DELAYTIMER_MAX
 
@@ -31,21 +33,24 @@ struct PosixTimer : RefCounted {
 
     static void expired(Timer&, void* raw) { static_cast<PosixTimer*>(raw)->fire(); }
     void fire();
-    void arm(u64 now_deadline); // Requires: lock
+    bool send(); // false: nobody will take it
+    u32 signal_taken();
+    void signal_dropped();
+    u64 clock_now() const;
+    void arm_for_clock(u64 now); // Requires: lock
     // Periods that went by up to `now`; moves the deadline beyond it. Requires: lock.
     u32 skip_periods(u64 now);
 
     Process* process; // outlives the timer: destroyed at its end
     const PosixTimerRequest request;
     i32 id = 0;
-    SpinLock lock{LockRank::Device}; // outside of the signal lock
+    SpinLock lock{LockRank::Leaf}; // signals are dropped under the tree lock
     Timer timer;
     u64 interval_ns = 0;
     u64 deadline_ns = 0; // monotonic; for CPU clocks of the clock itself
     bool armed = false;
     bool signal_queued = false;
-    u32 overrun = 0;          // since the signal was queued
-    u32 reported_overrun = 0; // of the last signal delivered
+    u32 reported_overrun = 0; // of the last signal taken
 };
 
 struct ProcessTimers {
@@ -114,7 +119,8 @@ void ProcessTimers::real_expired(Timer&, void* raw) {
             if (self.real_deadline <= now) // missed some: they are one signal
                 self.real_deadline =
                     now + self.real_interval - (now - self.real_deadline) % self.real_interval;
-            self.real.arm(self.real_deadline);
+            const u64 earliest = now + least_period_ns;
+            self.real.arm(self.real_deadline > earliest ? self.real_deadline : earliest);
         } else {
             self.real_deadline = 0;
         }
@@ -137,8 +143,10 @@ void ProcessTimers::poll_expired(Timer&, void* raw) {
         }
         more = more || self.run_deadline[i] != 0;
     }
-    if (more)
+    if (more) {
+        SpinGuard guard(self.lock);
         self.poll.arm(monotonic_ns() + run_time_poll_ns);
+    }
     if ((due & 1) != 0)
         (void)send_signal_info(*self.process, kernel_signal(SIGVTALRM));
     if ((due & 2) != 0)
@@ -197,69 +205,85 @@ u32 PosixTimer::skip_periods(u64 now) {
     return periods > max_overrun ? max_overrun : static_cast<u32>(periods);
 }
 
-void PosixTimer::arm(u64 when) {
-    timer.arm(when);
+u64 PosixTimer::clock_now() const {
+    return is_cpu_clock(request.clock) ? clock_now_ns(request.clock).value_or(0) : monotonic_ns();
 }
 
 void PosixTimer::fire() {
-    Ref<Task> thread;
+    const u64 now = clock_now();
     {
         SpinGuard guard(lock);
-        if (!armed)
+        // While a signal is queued nothing fires: what goes by is counted when it is taken.
+        if (!armed || signal_queued)
             return;
-        const bool cpu = is_cpu_clock(request.clock);
-        if (cpu) {
-            const auto now = clock_now_ns(request.clock);
-            if (now && *now < deadline_ns) {
-                const u64 left = deadline_ns - *now;
-                timer.arm(monotonic_ns() +
-                          (left < run_time_poll_ns ? run_time_poll_ns / 10 : left));
-                return;
-            }
+        if (is_cpu_clock(request.clock) && now < deadline_ns) {
+            arm_for_clock(now);
+            return;
         }
-        if (interval_ns != 0 && (signal_queued || request.notify == SIGEV_NONE)) {
-            // The last signal has not been taken yet: this one only counts.
-            const u32 missed = skip_periods(cpu ? deadline_ns : monotonic_ns());
-            overrun = overrun > max_overrun - missed ? max_overrun : overrun + missed;
-            timer.arm(cpu ? monotonic_ns() + interval_ns : deadline_ns);
-            if (request.notify != SIGEV_NONE)
-                return;
-        } else if (interval_ns != 0) {
-            const u32 periods = skip_periods(cpu ? deadline_ns : monotonic_ns());
-            overrun = periods > 0 ? periods - 1 : 0;
-            timer.arm(cpu ? monotonic_ns() + interval_ns : deadline_ns);
-        } else {
+        if (interval_ns == 0)
             armed = false;
-        }
-        if (request.notify == SIGEV_NONE)
-            return;
         signal_queued = true;
     }
-    const SignalInfo info = timer_signal(*this);
-    if (request.tid != 0) {
-        thread = find_task(request.tid);
-        if (thread && thread->process == process) {
-            (void)send_signal_info(*thread, SignalTarget::Thread, info,
-                                   Ref<RefCounted>::share(this));
-            return;
-        }
-        SpinGuard guard(lock);
-        signal_queued = false; // the thread is gone
-        return;
-    }
-    (void)send_signal_info(*process, info, Ref<RefCounted>::share(this));
+    if (!send())
+        signal_dropped();
 }
 
+bool PosixTimer::send() {
+    const SignalInfo info = timer_signal(*this);
+    if (request.tid == 0)
+        return static_cast<bool>(send_signal_info(*process, info, Ref<RefCounted>::share(this)));
+    const Ref<Task> thread = find_task(request.tid);
+    return thread && thread->process == process &&
+           send_signal_info(*thread, SignalTarget::Thread, info, Ref<RefCounted>::share(this));
+}
+
+// A periodic timer goes on; returns how many periods were missed.
+u32 PosixTimer::signal_taken() {
+    const u64 now = clock_now();
+    SpinGuard guard(lock);
+    signal_queued = false;
+    const u32 periods = armed ? skip_periods(now) : 0;
+    reported_overrun = periods > 0 ? periods - 1 : 0;
+    if (!armed)
+        return reported_overrun;
+    if (is_cpu_clock(request.clock)) {
+        arm_for_clock(now);
+    } else {
+        const u64 earliest = now + least_period_ns;
+        timer.arm(deadline_ns > earliest ? deadline_ns : earliest);
+    }
+    return reported_overrun;
+}
+
+// It is ignored: the timer goes on, at little cost, since the handler may change.
+void PosixTimer::signal_dropped() {
+    constexpr u64 ignored_period_ns = 10'000'000;
+    SpinGuard guard(lock);
+    signal_queued = false;
+    if (armed)
+        timer.arm(monotonic_ns() + ignored_period_ns);
+}
+
+void PosixTimer::arm_for_clock(u64 now) {
+    // A process may run on several CPUs at once, and not at all.
+    const u64 left = deadline_ns > now ? deadline_ns - now : 0;
+    const u64 least = run_time_poll_ns / 10;
+    timer.arm(monotonic_ns() + (left < least              ? least
+                                : left > run_time_poll_ns ? run_time_poll_ns
+                                                          : left));
+}
+
+// Only timers attach themselves as sources.
 void finish_queued_signal(QueuedSignal& entry, SignalInfo& info) {
-    if (!entry.source || info.code != SI_TIMER)
+    if (!entry.source)
         return;
-    // Only timers attach themselves as sources.
-    auto& timer = static_cast<PosixTimer&>(*entry.source);
-    SpinGuard guard(timer.lock);
-    timer.signal_queued = false;
-    timer.reported_overrun = timer.overrun;
-    timer.overrun = 0;
-    info.timer.overrun = static_cast<i32>(timer.reported_overrun);
+    info.timer.overrun = static_cast<i32>(static_cast<PosixTimer&>(*entry.source).signal_taken());
+    entry.source = {};
+}
+
+void drop_queued_signal(QueuedSignal& entry) {
+    if (entry.source)
+        static_cast<PosixTimer&>(*entry.source).signal_dropped();
 }
 
 namespace {
@@ -284,13 +308,15 @@ void stop(PosixTimer& timer) {
 }
 
 // Requires: lock.
-TimerSetting setting_of(PosixTimer& timer) {
+TimerSetting setting_of(const PosixTimer& timer, u64 now) {
     if (!timer.armed)
         return {timer.interval_ns, 0};
-    u64 now = monotonic_ns();
-    if (is_cpu_clock(timer.request.clock))
-        now = clock_now_ns(timer.request.clock).value_or(0);
-    return {timer.interval_ns, timer.deadline_ns > now ? timer.deadline_ns - now : 1};
+    if (timer.deadline_ns > now)
+        return {timer.interval_ns, timer.deadline_ns - now};
+    if (timer.interval_ns != 0)
+        return {timer.interval_ns,
+                timer.interval_ns - (now - timer.deadline_ns) % timer.interval_ns};
+    return {0, timer.request.notify == SIGEV_NONE ? u64{0} : u64{1}};
 }
 
 } // namespace
@@ -325,33 +351,37 @@ Result<TimerSetting> set_posix_timer(i32 id, TimerSetting setting, bool absolute
     const i32 clock = timer->request.clock;
     TimerSetting old;
     {
+        const u64 now = timer->clock_now();
         SpinGuard guard(timer->lock);
-        old = setting_of(*timer);
+        old = setting_of(*timer, now);
     }
     stop(*timer);
+    const u64 now = timer->clock_now();
     SpinGuard guard(timer->lock);
     timer->interval_ns = setting.interval_ns;
-    timer->overrun = timer->reported_overrun = 0;
+    timer->reported_overrun = 0;
     if (setting.value_ns == 0)
         return old;
     if (is_cpu_clock(clock)) {
-        TRY(const u64 now, clock_now_ns(clock));
         timer->deadline_ns = absolute ? setting.value_ns : saturating_add(now, setting.value_ns);
         timer->armed = true;
-        timer->timer.arm(monotonic_ns() + run_time_poll_ns / 10);
+        if (timer->request.notify != SIGEV_NONE)
+            timer->arm_for_clock(now);
         return old;
     }
     timer->deadline_ns = absolute ? to_monotonic_deadline(clock, setting.value_ns)
-                                  : saturating_add(monotonic_ns(), setting.value_ns);
+                                  : saturating_add(now, setting.value_ns);
     timer->armed = true;
-    timer->timer.arm(timer->deadline_ns);
+    if (timer->request.notify != SIGEV_NONE)
+        timer->timer.arm(timer->deadline_ns);
     return old;
 }
 
 Result<TimerSetting> get_posix_timer(i32 id) {
     TRY(Ref<PosixTimer> timer, find_timer(id));
+    const u64 now = timer->clock_now();
     SpinGuard guard(timer->lock);
-    return setting_of(*timer);
+    return setting_of(*timer, now);
 }
 
 Result<i32> posix_timer_overrun(i32 id) {

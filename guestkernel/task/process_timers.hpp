@@ -42,6 +42,8 @@ void delete_posix_timers(Process& process);    // exec
 // A timer's signal is about to be delivered: fills in the overrun count and lets the timer queue
 // the next one.
 void finish_queued_signal(QueuedSignal& entry, SignalInfo& info);
+// It was forgotten instead. May be called with spin locks held.
+void drop_queued_signal(QueuedSignal& entry);
 
 // Now, on a clock of clock_gettime(2). EINVAL: no such clock, or its thread or process is gone.
 Result<u64> clock_now_ns(i32 clock);

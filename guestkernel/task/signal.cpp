@@ -7,6 +7,7 @@
 
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_timers.hpp"
 
 namespace kernel {
 
@@ -30,6 +31,8 @@ using Freed = base::IntrusiveList<QueuedSignal, &QueuedSignal::node>;
 void free_entry(QueuedSignal* entry) {
     if (entry == nullptr)
         return;
+    if (entry->source)
+        drop_queued_signal(*entry);
     if (entry->account)
         entry->account->queued_signals.fetch_sub(1);
     delete entry;
@@ -177,29 +180,37 @@ Result<void> send(Process& process, Task* only, const SignalInfo& info, Ref<RefC
     if (&process == kernel_init_process)
         return {}; // it takes no signals
     // kill(2) may lose a repeated signal, sigqueue(3) may not.
-    const bool must = signal >= SIGRTMIN && info.code < 0 && !source;
+    const bool timed = static_cast<bool>(source);
+    const bool must = (signal >= SIGRTMIN && info.code < 0) || timed;
     Freed freed;
     QueuedSignal* entry = nullptr;
     bool queue = false;
     {
         SpinGuard guard(process.signal_lock);
         if (process.tasks.empty())
-            return {};
+            return timed ? Result<void>(fail(ESRCH)) : Result<void>();
         if (process.group_exiting) {
             // Its threads end, but a tracer may have stopped one of them on its way.
             if (signal == SIGKILL)
                 for (Task& task : process.tasks)
                     interrupt(task, true);
-            return {};
+            return timed ? Result<void>(fail(ESRCH)) : Result<void>();
         }
         prepare(process, signal, freed);
         if (!is_ignored(process, only, signal)) {
             PendingSignals& pending = only != nullptr ? only->signals->pending : process.pending;
-            const bool merged = signal < SIGRTMIN && pending.has(signal);
+            // A timer has one signal of its own on its way at most.
+            const bool merged = signal < SIGRTMIN && pending.has(signal) && !timed;
             if (!merged) {
                 if (signal != SIGKILL) {
                     // The heap's locks rank below this one.
-                    TRY(entry, make_entry(process, info, std::move(source), must));
+                    auto made = make_entry(process, info, std::move(source), must);
+                    if (!made) {
+                        guard.unlock();
+                        free_all(freed);
+                        return fail(made.error().code);
+                    }
+                    entry = *made;
                 }
                 pending.add(signal, entry);
                 queue = true;
@@ -209,7 +220,7 @@ Result<void> send(Process& process, Task* only, const SignalInfo& info, Ref<RefC
             complete(process, only, signal);
     }
     free_all(freed);
-    return {};
+    return timed && !queue ? Result<void>(fail(ECANCELED)) : Result<void>();
 }
 
 } // namespace
@@ -524,6 +535,8 @@ bool take_signal(u64 mask, SignalInfo& info) {
             signal = process.pending.take(mask, info, entry);
         recalculate_pending(task);
     }
+    if (entry != nullptr)
+        finish_queued_signal(*entry, info);
     free_entry(entry);
     return signal != 0;
 }

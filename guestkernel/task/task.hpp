@@ -85,14 +85,17 @@ public:
     WaitQueue vfork_done;
     Ref<UserAccount> account; // whose RLIMIT_NPROC it counts against
     bool no_new_privileges = false;
-    bool keep_capabilities = false; // PR_SET_KEEPCAPS
-    u64 clear_child_tid = 0;        // set_tid_address
+    bool io_flusher = false; // PR_SET_IO_FLUSHER: kept and shown
+    u64 clear_child_tid = 0; // set_tid_address
     u64 robust_list = 0;
     u64 rseq = 0;
     u32 rseq_length = 0, rseq_signature = 0;
     u64 user_time_ns = 0, system_time_ns = 0, start_time_ns = 0;
     u64 minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
-    u64 timer_slack_ns = 50'000;
+    // Above 0: user copies that would fault fail instead, for a look at user memory under a spin
+    // lock.
+    u32 faults_disabled = 0;
+    u64 timer_slack_ns = 50'000, default_slack_ns = 50'000; // PR_SET_TIMERSLACK; of its creator
     u64 entered_kernel_ns = 0; // run time at the last entry from user mode; 0: not noted
     u32 syscall_number = 0;
     u32 personality = 0;
@@ -125,6 +128,7 @@ i32 current_pid();
 i32 current_group();
 i32 current_session();
 bool is_session_leader();
+bool group_exists(i32 group);
 bool group_in_session(i32 group, i32 session);
 bool group_is_orphaned(i32 group);
 // Whether the running task blocks or ignores a signal (SIGTTIN, SIGTTOU rules).

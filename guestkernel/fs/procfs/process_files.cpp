@@ -8,6 +8,7 @@
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
@@ -30,6 +31,8 @@ struct Snapshot {
     Ref<Task> task;
     i32 parent = 0, group = 0, session = 0, tracer = 0;
     u32 seccomp_mode = 0, seccomp_filters = 0;
+    u64 terminal = 0;    // the controlling one's device number
+    i32 foreground = -1; // its foreground group
     u32 threads = 0;
     char state = 'Z';
     bool is_thread = false;
@@ -69,6 +72,11 @@ Result<Snapshot> take(const TableContext& of) {
         out.tracer = tracer_of_locked(*out.task);
     out.group = process.group_id();
     out.session = process.session_id();
+    if (const Session* session = session_of(process);
+        session != nullptr && session->terminal != nullptr) {
+        out.terminal = session->terminal->device_number();
+        out.foreground = session->terminal->foreground();
+    }
     for ([[maybe_unused]] const Task& each : process.tasks)
         out.threads++;
     if (process.state != ProcessState::Alive && !out.is_thread)
@@ -136,7 +144,8 @@ Result<void> show_stat(TextBuilder& out, const TableContext& of) {
     out.print("{} (", number);
     out.append({s.name, s.name_length});
     const char state[2] = {s.state, '\0'};
-    out.print(") {} {} {} {} {} {} {}", state, s.parent, s.group, s.session, 0, -1, 0x400000);
+    out.print(") {} {} {} {} {} {} {}", state, s.parent, s.group, s.session, s.terminal,
+              s.foreground, 0x400000);
     out.print(" {} {} {} {}", s.usage.minor_faults, s.children.minor_faults, s.usage.major_faults,
               s.children.major_faults);
     out.print(" {} {} {} {}", s.usage.user_ns / nanoseconds_per_tick,
