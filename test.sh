@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing (apt), builds, and runs the tests: all suites, or those that are named.
-#   ./test.sh [lint|unit|guest|integration|qemu|asan|long|NAME...]     (asan and long only by name; clang-tidy: tools/lint/lint.py tidy)
+#   ./test.sh [lint|unit|guest|integration|qemu|asan|fuzz|long|fuzz-long|conformance|NAME...]
+# Without names: lint unit guest integration qemu. long, fuzz-long and conformance take hours.
 # The last line is "N passed, N failed"; each test case of each program counts as one.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,6 +13,7 @@ suites=("$@")
 wants() { case " ${suites[*]} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
 install_packages build test
+! wants conformance || install_packages conformance
 build_in "$top/build" ""
 if wants asan; then
     # The kernel has no runtime for sanitizers; its portable parts are built for the host.
