@@ -38,7 +38,7 @@ struct EpollItem {
     EpollFile* owner = nullptr;
     File* file = nullptr;
     int fd = -1;
-    u32 events = 0; // zero bits besides control ones: disabled
+    u32 events = 0; // with EPOLLERR and EPOLLHUP; none besides control ones: disabled
     u64 data = 0;
     EpollItem* next = nullptr;         // of the owner
     EpollItem* next_of_file = nullptr; // of the file
@@ -74,8 +74,11 @@ private:
     EpollItem& item_;
 };
 
+// Requires: the epoll mutex held.
 u32 look(EpollItem& item) {
-    return item.file->poll(nullptr) & ((item.events & ~control_bits) | always);
+    auto* nested = file_as<EpollFile>(*item.file);
+    const u32 now = nested != nullptr ? nested->poll_locked() : item.file->poll(nullptr);
+    return now & item.events & ~control_bits;
 }
 
 // The depth of epoll files below `file`; more than max_nesting when `needle` is among them.
@@ -98,10 +101,9 @@ unsigned nesting(File& file, const File& needle, EpollItem* (*items_of)(EpollFil
 
 bool EpollItem::wake(Waiter& waiter, u32 events) {
     auto& item = *static_cast<EpollItem*>(waiter.context);
-    if (events != 0 && (events & ((item.events & ~control_bits) | always)) == 0)
-        return false;
-    if ((item.events & ~control_bits) == 0)
-        return false; // disabled by EPOLLONESHOT
+    const u32 wanted = item.events & ~control_bits;
+    if (wanted == 0 || (events != 0 && (events & wanted) == 0))
+        return false; // disabled by EPOLLONESHOT, or not asked for
     item.owner->make_ready(item);
     return true;
 }
@@ -144,7 +146,7 @@ Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
     item->owner = this;
     item->file = &file;
     item->fd = fd;
-    item->events = events;
+    item->events = events | always;
     item->data = data;
     item->next = items_;
     items_ = item.get();
@@ -152,7 +154,11 @@ Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
     file.epoll_items = item.get();
     EpollItem& added = *item.leak();
     EpollTable table(added);
-    const u32 now = file.poll(&table) & ((events & ~control_bits) | always);
+    if (auto* nested = file_as<EpollFile>(file); nested != nullptr)
+        table.watch(nested->waiters_);
+    else
+        file.poll(&table);
+    const u32 now = look(added);
     if (table.failed) {
         destroy(added);
         return fail(ENOMEM);
@@ -169,7 +175,7 @@ Result<void> EpollFile::modify(int fd, File& file, u32 events, u64 data) {
         return fail(ENOENT);
     if (((item->events | events) & EPOLLEXCLUSIVE) != 0)
         return fail(EINVAL);
-    item->events = events;
+    item->events = events | always;
     item->data = data;
     if (look(*item) != 0)
         make_ready(*item);
@@ -251,7 +257,7 @@ usize EpollFile::collect(std::span<Ready> out) {
             item->ready = false;
         }
         const u32 events = look(*item);
-        if (events != 0 && (item->events & ~control_bits) != 0) {
+        if (events != 0) {
             out[count++] = {events, item->data};
             if ((item->events & EPOLLONESHOT) != 0)
                 item->events &= control_bits;
@@ -281,10 +287,39 @@ Result<usize> EpollFile::wait(std::span<Ready> out, u64 deadline_ns) {
 u32 EpollFile::poll(PollTable* table) {
     if (table != nullptr)
         table->watch(waiters_);
-    // Without the mutex: add() of an outer epoll file calls us with it held. A stale entry only
-    // costs its waiter a look.
-    SpinGuard guard(ready_lock_);
-    return first_ready_ != nullptr ? poll_in | poll_rdnorm : 0;
+    if (first_ready_ == nullptr)
+        return 0;
+    MutexGuard guard(epoll_mutex());
+    return poll_locked();
+}
+
+// An item on the list was ready once. Those that are not any more leave it, up to the first that
+// is. The depth of epoll files in each other is bounded, and so is this recursion.
+u32 EpollFile::poll_locked() {
+    for (;;) {
+        EpollItem* item = nullptr;
+        {
+            SpinGuard guard(ready_lock_);
+            item = first_ready_;
+            if (item == nullptr)
+                return 0;
+            first_ready_ = item->next_ready;
+            if (first_ready_ == nullptr)
+                last_ready_ = nullptr;
+            item->ready = false;
+        }
+        if (look(*item) == 0)
+            continue;
+        SpinGuard guard(ready_lock_);
+        if (!item->ready) { // else it was woken meanwhile
+            item->ready = true;
+            item->next_ready = first_ready_;
+            first_ready_ = item;
+            if (last_ready_ == nullptr)
+                last_ready_ = item;
+        }
+        return poll_in | poll_rdnorm;
+    }
 }
 
 Result<Ref<File>> make_epoll_file() {

@@ -27,6 +27,7 @@ public:
     // none; 0: does not sleep) has passed, or a signal comes (EINTR).
     Result<usize> wait(std::span<Ready> out, u64 deadline_ns);
     u32 poll(PollTable* table) override;
+    u32 poll_locked(); // the same for who has the mutex of all epoll files
 
 private:
     friend struct EpollItem;

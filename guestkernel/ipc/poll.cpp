@@ -44,8 +44,7 @@ usize look(std::span<PollItem> items, PollTable* table) {
         if (!item.file)
             continue;
         // Once something is ready there will be no sleep, so nothing more needs to be watched.
-        item.ready =
-            item.file->poll(ready == 0 ? table : nullptr) & (item.wanted | poll_err | poll_hup);
+        item.ready = item.file->poll(ready == 0 ? table : nullptr) & (item.wanted | item.unasked);
         ready += item.ready != 0 ? 1 : 0;
     }
     return ready;

@@ -30,8 +30,9 @@ private:
 
 struct PollItem {
     Ref<File> file; // null: ignored
-    u32 wanted = 0; // POLL*; POLLERR and POLLHUP always count
+    u32 wanted = 0; // POLL*
     u32 ready = 0;
+    u32 unasked = 0x18; // POLLERR, POLLHUP: what counts in any case; select(2) has no such
 };
 
 // Fills `ready` of each item; returns how many are not zero. Sleeps until there is one, the

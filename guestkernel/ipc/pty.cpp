@@ -82,6 +82,7 @@ public:
     volatile bool slave_opened = false;
     volatile bool locked = true; // until unlockpt(3)
     volatile bool packet_mode = false;
+    base::Atomic<u32> packet_events{0}; // TIOCPKT_*, for the next read of a master in packet mode
 
 protected:
     Result<usize> put(const u8* data, usize bytes, bool non_blocking) override {
@@ -106,6 +107,16 @@ protected:
     bool can_put() override { return written_ - taken_ < output_capacity; }
     void watch_output(PollTable& poll_table) override { poll_table.watch(output_waiters); }
     void input_consumed() override { master_waiters.wake_all(poll_out | poll_wrnorm); }
+    void line_changed(u32 events) override {
+        if (!packet_mode || events == 0)
+            return;
+        // The later of a pair is what holds.
+        const u32 opposite = (events & (TIOCPKT_STOP | TIOCPKT_NOSTOP)) << 1 |
+                             (events & (TIOCPKT_START | TIOCPKT_DOSTOP)) >> 1;
+        packet_events.fetch_and(~opposite);
+        packet_events.fetch_or(events);
+        master_waiters.wake_all(poll_in | poll_rdnorm | poll_pri);
+    }
     void flush_output() override {
         SpinGuard guard(ring_lock_);
         taken_ = written_;
@@ -191,23 +202,37 @@ public:
     bool is_stream() const override { return true; }
 
     Result<usize> read(IoBuffer& out, u64) override {
+        const bool packets = pty_->packet_mode;
+        bool marked = false; // as a packet of data
         for (;;) {
+            if (packets && !marked && out.remaining() > 0) {
+                const u32 events = pty_->packet_events.exchange(0);
+                const u8 control = static_cast<u8>(events);
+                if (events != 0)
+                    return out.copy_out(&control, 1) == 1 ? Result<usize>(1) : fail(EFAULT);
+            }
             if (pty_->output_pending() > 0 && out.remaining() > 0) {
-                if (pty_->packet_mode && out.copy_out(&packet_data, 1) != 1)
+                if (packets && !marked && out.copy_out(&packet_data, 1) != 1)
                     return fail(EFAULT);
+                marked = packets;
                 bool fault = false;
                 const usize count = pty_->read_output(out, fault);
                 if (fault)
                     return fail(EFAULT);
                 if (count > 0)
-                    return count + (pty_->packet_mode ? 1 : 0);
+                    return count + (packets ? 1 : 0);
+                if (marked && out.remaining() == 0)
+                    return usize{1};
                 continue;
             }
             if (pty_->slave_gone())
                 return fail(EIO);
             if (non_blocking())
                 return fail(EAGAIN);
-            const auto ready = [&] { return pty_->output_pending() > 0 || pty_->slave_gone(); };
+            const auto ready = [&] {
+                return pty_->output_pending() > 0 || pty_->slave_gone() ||
+                       (packets && pty_->packet_events.load() != 0);
+            };
             if (wait_until(pty_->master_waiters, ready) == WaitOutcome::Interrupted)
                 return fail(restart_syscall);
         }
@@ -253,6 +278,8 @@ public:
         u32 events = !pty_->input_full() ? poll_out | poll_wrnorm : 0;
         if (pty_->output_pending() > 0)
             events |= poll_in | poll_rdnorm;
+        if (pty_->packet_mode && pty_->packet_events.load() != 0)
+            events |= poll_in | poll_rdnorm | poll_pri;
         if (pty_->slave_gone())
             events |= poll_hup;
         return events;
@@ -280,6 +307,8 @@ Result<long> MasterFile::ioctl(u32 command, u64 argument) {
     }
     case TIOCPKT: {
         TRY(const int on, UserPtr<const int>(argument).copy_in());
+        if (on != 0 && !pty_->packet_mode)
+            pty_->packet_events.store(0);
         pty_->packet_mode = on != 0;
         return 0;
     }

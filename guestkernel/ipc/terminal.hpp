@@ -66,6 +66,8 @@ protected:
     virtual usize output_pending() { return 0; }
     virtual void flush_output() {}
     virtual void modes_changed() {}
+    // For a master in packet mode: TIOCPKT_* of what the program did to the line.
+    virtual void line_changed(u32 /*events*/) {}
 
 private:
     struct EchoBuffer;

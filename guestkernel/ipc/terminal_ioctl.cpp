@@ -17,6 +17,17 @@ constexpr u32 poll_out_events = 0x4 | 0x100; // POLLOUT, POLLWRNORM
 
 } // namespace
 
+namespace {
+
+// What a master in packet mode is told of (ioctl_tty(2), TIOCPKT_DOSTOP).
+bool has_usual_flow(const TerminalModes& modes) {
+    constexpr u8 xon = 'Q' & 0x1f, xoff = 'S' & 0x1f;
+    return (modes.input & IXON) != 0 && modes.characters[VSTART] == xon &&
+           modes.characters[VSTOP] == xoff;
+}
+
+} // namespace
+
 Result<void> Terminal::set_modes(u32 command, u64 argument) {
     TerminalModes wanted;
     if (command == TCSETS2 || command == TCSETSW2 || command == TCSETSF2) {
@@ -26,18 +37,24 @@ Result<void> Terminal::set_modes(u32 command, u64 argument) {
         TRY(wanted, UserPtr<const TerminalModes>(argument).copy_in());
     }
     TRY(check_background(sigttou, false));
+    const bool flushes = command == TCSETSF || command == TCSETSF2;
+    u32 events = flushes ? TIOCPKT_FLUSHREAD : 0;
     {
         SpinGuard guard(lock_);
-        if (command == TCSETSF || command == TCSETSF2)
+        if (flushes)
             reset_input();
         const bool was_canonical = local(ICANON);
+        const bool had_flow = has_usual_flow(modes_);
         modes_ = wanted;
         // What was typed ahead as an unfinished line becomes readable in raw mode.
         if (was_canonical && !local(ICANON))
             committed_ = head_;
         if ((modes_.input & IXON) == 0)
             stopped_ = false;
+        if (had_flow != has_usual_flow(modes_))
+            events |= had_flow ? TIOCPKT_NOSTOP : TIOCPKT_DOSTOP;
     }
+    line_changed(events);
     modes_changed();
     read_waiters.wake_all();
     write_waiters.wake_all();
@@ -161,6 +178,8 @@ Result<long> Terminal::ioctl(File&, u32 command, u64 argument) {
         if (argument != TCIFLUSH)
             flush_output();
         input_consumed();
+        line_changed((argument != TCOFLUSH ? TIOCPKT_FLUSHREAD : 0) |
+                     (argument != TCIFLUSH ? TIOCPKT_FLUSHWRITE : 0));
         return 0;
     }
     case TCXONC:
@@ -170,6 +189,7 @@ Result<long> Terminal::ioctl(File&, u32 command, u64 argument) {
         if (argument == TCOOFF || argument == TCOON) {
             stopped_ = argument == TCOOFF;
             write_waiters.wake_all(poll_out_events);
+            line_changed(argument == TCOOFF ? TIOCPKT_STOP : TIOCPKT_START);
         }
         return 0;
     case TCSBRK:

@@ -47,6 +47,8 @@ Result<long> epoll_wait_until(Task& task, int epoll, UserPtr<EpollEvent> events,
     if (capacity <= 0 || capacity > most)
         return fail(EINVAL);
     TRY(Ref<File> file, file_of_type<EpollFile>(task, epoll));
+    if (!user_range_ok(events.raw(), static_cast<u64>(capacity) * sizeof(EpollEvent)))
+        return fail(EFAULT);
     EpollFile::Ready ready[64]; // more come with the next call
     const usize limit = static_cast<usize>(capacity) < 64 ? static_cast<usize>(capacity) : 64;
     TRY(const usize count, file_as<EpollFile>(*file)->wait({ready, limit}, deadline));

@@ -85,9 +85,11 @@ struct SelectSets {
 Result<long> do_select(Task& task, int count, SelectSets& sets, u64 deadline) {
     if (count < 0)
         return fail(EINVAL);
-    const usize capacity = task.files->capacity();
+    // As Linux, whose tables start with 64: what cannot be open is not looked at.
+    constexpr usize least = 64;
+    const usize capacity = task.files->capacity() > least ? task.files->capacity() : least;
     if (static_cast<usize>(count) > capacity)
-        count = static_cast<int>(capacity); // as Linux: what cannot be open is not looked at
+        count = static_cast<int>(capacity);
     TRY(sets.load(count));
     Vector<PollItem> items;
     Vector<int> descriptors;
@@ -98,12 +100,9 @@ Result<long> do_select(Task& task, int count, SelectSets& sets, u64 deadline) {
         if (wanted == 0)
             continue;
         TRY(Ref<File> file, task.files->get(static_cast<int>(fd)));
-        TRY(items.push_back(PollItem{std::move(file), wanted, 0}));
+        TRY(items.push_back(PollItem{std::move(file), wanted, 0, 0}));
         TRY(descriptors.push_back(static_cast<int>(fd)));
     }
-    // poll_files() counts HUP and ERR as ready whatever is wanted; select(2) only where the set
-    // asks for it, so such an item must not end the sleep of others: it is masked by `wanted` in
-    // the second look below.
     TRY(const usize woken, poll_files(items.span(), deadline));
     (void)woken;
     for (auto& set : sets.bits)

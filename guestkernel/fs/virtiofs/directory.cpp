@@ -16,6 +16,9 @@ constexpr u32 small_buffer = 32u << 10;
 constexpr u32 large_buffer = 128u << 10;
 constexpr u64 small_directory = 4096;
 constexpr usize longest_name = 255;
+// Our server fills a reply until the next entry does not fit: one with more room than this left was
+// the last one (virtio/backend/fs/README.md), and the empty reply after it need not be asked for.
+constexpr usize longest_record = FUSE_REC_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + longest_name);
 
 } // namespace
 
@@ -93,6 +96,7 @@ Result<void> VirtiofsDirectory::fill(u64 offset) {
         if (!length)
             return fail(length.error().code);
         filled_ = *length;
+        ends_here_ = capacity_ - filled_ >= longest_record;
         if (filled_ == 0)
             end_offset_ = offset;
         return {};
@@ -162,6 +166,8 @@ Result<u64> VirtiofsDirectory::read_directory(DirectorySink& sink, u64 offset) {
             return offset;
         }
         offset = next_offset_ = record.next_offset;
+        if (ends_here_ && at_ >= filled_)
+            end_offset_ = offset;
         if (!record.has_entry)
             continue;
         if (special) {

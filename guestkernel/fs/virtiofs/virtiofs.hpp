@@ -228,6 +228,7 @@ private:
     u64 next_offset_ = 0;      // of the record at at_
     u64 end_offset_ = ~u64{0}; // where the server said there is no more
     bool with_attributes_ = false;
+    bool ends_here_ = false; // after the records in the buffer there are no more
     FuseHandle handle_;
 };
 

@@ -1,0 +1,368 @@
+// Pseudo terminals: pty(7), termios(3), ioctl_tty(2): canonical and raw input, signals, echo,
+// sizes, packet mode, hang-up.
+#include <csignal>
+#include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
+#include <string>
+#include <termios.h>
+#include <unistd.h>
+
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+struct Pair {
+    Pair() {
+        master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+        CHECK(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+        char text[64];
+        CHECK(ptsname_r(master, text, sizeof text) == 0);
+        name = text;
+        slave = open(text, O_RDWR | O_NOCTTY);
+        CHECK(slave >= 0);
+    }
+    ~Pair() {
+        if (master >= 0)
+            close(master);
+        if (slave >= 0)
+            close(slave);
+    }
+    termios get() const {
+        termios out;
+        CHECK(tcgetattr(slave, &out) == 0);
+        return out;
+    }
+    void set(const termios& t, int when = TCSANOW) const { CHECK(tcsetattr(slave, when, &t) == 0); }
+    void raw() const {
+        termios t = get();
+        cfmakeraw(&t);
+        set(t);
+    }
+    int master, slave;
+    std::string name;
+};
+
+void put(int fd, const std::string& text) {
+    CHECK(write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+}
+
+std::string take(int fd) {
+    char text[4096];
+    const ssize_t got = read(fd, text, sizeof text);
+    CHECK(got >= 0);
+    return std::string(text, static_cast<size_t>(got));
+}
+
+int pending(int fd, unsigned long what = FIONREAD) {
+    int bytes = -1;
+    CHECK(ioctl(fd, what, &bytes) == 0);
+    return bytes;
+}
+
+// Input travels to the other side by itself, not within the write.
+#define AWAIT(condition)                                                                           \
+    do {                                                                                           \
+        for (int i = 0; i < 5000 && !(condition); i++)                                             \
+            usleep(1000);                                                                          \
+        CHECK(condition);                                                                          \
+    } while (false)
+
+// Exactly this much comes.
+void expect(int fd, const std::string& text) {
+    std::string got;
+    while (got.size() < text.size())
+        got += take(fd);
+    CHECK(got == text);
+}
+
+bool readable(int fd) {
+    pollfd p{fd, POLLIN, 0};
+    CHECK(poll(&p, 1, 0) >= 0);
+    return (p.revents & POLLIN) != 0;
+}
+
+void opening() {
+    const int master = open("/dev/ptmx", O_RDWR | O_NOCTTY);
+    CHECK(master >= 0);
+    int number = -1, locked = -1;
+    CHECK(ioctl(master, TIOCGPTN, &number) == 0 && number >= 0);
+    const std::string name = "/dev/pts/" + std::to_string(number);
+    CHECK(ioctl(master, TIOCGPTLCK, &locked) == 0 && locked == 1);
+    CHECK_FAILS(open(name.c_str(), O_RDWR | O_NOCTTY), EIO); // locked
+    const int unlock = 0;
+    CHECK(ioctl(master, TIOCSPTLCK, &unlock) == 0);
+    const int slave = open(name.c_str(), O_RDWR | O_NOCTTY);
+    CHECK(slave >= 0 && isatty(slave) == 1 && isatty(master) == 1);
+    const int peer = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    CHECK(peer >= 0);
+    struct stat a, b;
+    CHECK(fstat(slave, &a) == 0 && fstat(peer, &b) == 0 && a.st_rdev == b.st_rdev);
+    CHECK(S_ISCHR(a.st_mode) && a.st_uid == getuid());
+    close(peer);
+    char text[64];
+    CHECK(ttyname_r(slave, text, sizeof text) == 0 && name == text);
+    CHECK_FAILS(lseek(slave, 0, SEEK_SET), ESPIPE);
+    CHECK_FAILS(ioctl(slave, TIOCGPTN, &number), ENOTTY);
+    CHECK_FAILS(tcgetattr(open("/dev/null", O_RDONLY), nullptr), ENOTTY);
+    close(slave);
+    close(master);
+    CHECK(access(name.c_str(), F_OK) != 0); // gone with its master
+}
+
+void canonical() {
+    Pair t;
+    termios mode = t.get();
+    CHECK((mode.c_lflag & (ICANON | ECHO | ISIG)) == (ICANON | ECHO | ISIG));
+    CHECK((mode.c_iflag & ICRNL) != 0 && (mode.c_oflag & (OPOST | ONLCR)) == (OPOST | ONLCR));
+    CHECK(mode.c_cc[VINTR] == 3 && mode.c_cc[VEOF] == 4 && mode.c_cc[VERASE] == 127);
+    put(t.master, "hel");
+    CHECK(!readable(t.slave) && pending(t.slave) == 0); // no line yet
+    expect(t.master, "hel");                            // the echo
+    put(t.master, "lo\r");
+    AWAIT(readable(t.slave) && pending(t.slave) == 6);
+    expect(t.master, "lo\r\n");
+    CHECK(take(t.slave) == "hello\n");
+    // Erase, kill, word erase, literal next.
+    put(t.master, "abX\x7f"
+                  "c\n");
+    CHECK(take(t.slave) == "abc\n");
+    expect(t.master, "abX\b \bc\r\n");
+    put(t.master, "wrong\x15"
+                  "right\n");
+    CHECK(take(t.slave) == "right\n");
+    take(t.master);
+    put(t.master, "one two\x17"
+                  "three\n");
+    CHECK(take(t.slave) == "one three\n");
+    take(t.master);
+    put(t.master, "\x16\x03\n");
+    CHECK(take(t.slave) == "\x03\n");
+    CHECK(take(t.master).find("^C") != std::string::npos);
+    // End of file: what is there, or nothing.
+    put(t.master, "part\x04");
+    CHECK(take(t.slave) == "part");
+    put(t.master, "\x04");
+    CHECK(take(t.slave).empty());
+    take(t.master);
+    // A line is one read, whatever the buffer holds; a short buffer gets the rest later.
+    put(t.master, "line1\nline2\n");
+    char text[4];
+    CHECK(read(t.slave, text, 4) == 4 && std::string(text, 4) == "line");
+    CHECK(take(t.slave) == "1\n" && take(t.slave) == "line2\n");
+    take(t.master);
+    // Output is processed.
+    put(t.slave, "a\nb");
+    expect(t.master, "a\r\nb");
+    mode.c_oflag &= ~static_cast<tcflag_t>(OPOST);
+    mode.c_lflag &= ~static_cast<tcflag_t>(ECHO);
+    t.set(mode);
+    put(t.slave, "a\nb");
+    expect(t.master, "a\nb");
+    put(t.master, "quiet\n");
+    CHECK(take(t.slave) == "quiet\n" && !readable(t.master));
+    // Flushing what nobody read.
+    put(t.master, "flushed\n");
+    AWAIT(readable(t.slave));
+    CHECK(tcflush(t.slave, TCIFLUSH) == 0 && !readable(t.slave));
+    CHECK_FAILS(tcflush(t.slave, 99), EINVAL);
+    mode.c_iflag |= INLCR | IGNCR;
+    t.set(mode);
+    put(t.master, "x\ry\x04");
+    CHECK(take(t.slave) == "xy");
+}
+
+void raw() {
+    Pair t;
+    t.raw();
+    CHECK(fcntl(t.slave, F_SETFL, O_NONBLOCK) == 0);
+    char byte;
+    CHECK_FAILS(read(t.slave, &byte, 1), EAGAIN);
+    put(t.master, "\x03\r\n\x7f");
+    AWAIT(pending(t.slave) == 4);
+    CHECK(take(t.slave) == "\x03\r\n\x7f" && !readable(t.master));
+    CHECK(fcntl(t.slave, F_SETFL, 0) == 0);
+    // VMIN and VTIME.
+    termios mode = t.get();
+    mode.c_cc[VMIN] = 0;
+    mode.c_cc[VTIME] = 0;
+    t.set(mode);
+    CHECK(take(t.slave).empty());
+    mode.c_cc[VTIME] = 1;
+    t.set(mode);
+    CHECK(take(t.slave).empty()); // after a tenth of a second
+    put(t.master, "a");
+    AWAIT(pending(t.slave) == 1);
+    CHECK(take(t.slave) == "a");
+    mode.c_cc[VMIN] = 3;
+    mode.c_cc[VTIME] = 0;
+    t.set(mode);
+    put(t.master, "xy");
+    const pid_t child = fork();
+    if (child == 0) {
+        put(t.master, "z");
+        _exit(0);
+    }
+    CHECK(take(t.slave) == "xyz");
+    CHECK(waitpid(child, nullptr, 0) == child);
+    mode.c_cc[VMIN] = 1;
+    t.set(mode);
+    // A flood goes through unharmed.
+    const std::string flood(200'000, 'f');
+    const pid_t writer = fork();
+    if (writer == 0) {
+        put(t.slave, flood);
+        _exit(0);
+    }
+    size_t sum = 0;
+    while (sum < flood.size())
+        sum += take(t.master).size();
+    CHECK(sum == flood.size() && waitpid(writer, nullptr, 0) == writer);
+}
+
+void sizes_and_speed() {
+    Pair t;
+    winsize size{};
+    CHECK(ioctl(t.slave, TIOCGWINSZ, &size) == 0 && size.ws_row == 0 && size.ws_col == 0);
+    size = {24, 80, 1, 2};
+    CHECK(ioctl(t.master, TIOCSWINSZ, &size) == 0);
+    winsize got{};
+    CHECK(ioctl(t.slave, TIOCGWINSZ, &got) == 0);
+    CHECK(got.ws_row == 24 && got.ws_col == 80 && got.ws_xpixel == 1 && got.ws_ypixel == 2);
+    termios mode = t.get();
+    CHECK(cfsetspeed(&mode, B115200) == 0);
+    t.set(mode);
+    mode = t.get();
+    CHECK(cfgetospeed(&mode) == B115200);
+    CHECK(tcdrain(t.slave) == 0 && tcsendbreak(t.slave, 0) == 0);
+    CHECK_FAILS(ioctl(t.slave, TIOCGWINSZ, 8), EFAULT);
+    CHECK_FAILS(ioctl(t.slave, 0x54ff, 0), ENOTTY);
+}
+
+void packets() {
+    Pair t;
+    const int on = 1;
+    CHECK(ioctl(t.master, TIOCPKT, &on) == 0);
+    int state = 0;
+    CHECK(ioctl(t.master, TIOCGPKT, &state) == 0 && state == 1);
+    put(t.slave, "data");
+    CHECK(take(t.master) == std::string("\0data", 5));
+    CHECK(tcflush(t.slave, TCIFLUSH) == 0);
+    const std::string control = take(t.master);
+    CHECK(control.size() == 1 && (control[0] & TIOCPKT_FLUSHREAD) != 0);
+}
+
+// With a session of its own on the slave.
+template <typename F>
+int in_session(Pair& t, bool keeps_master, F work) {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(setsid() > 0);
+        CHECK(ioctl(t.slave, TIOCSCTTY, 0) == 0);
+        work();
+        _exit(0);
+    }
+    if (!keeps_master) {
+        close(t.master);
+        t.master = -1;
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    return status;
+}
+
+volatile int caught = 0;
+
+void sessions() {
+    {
+        Pair t;
+        CHECK(in_session(t, true, [&] {
+                  CHECK(tcgetsid(t.slave) == getpid() && tcgetpgrp(t.slave) == getpid());
+                  const int tty = open("/dev/tty", O_RDWR);
+                  CHECK(tty >= 0);
+                  close(t.slave);
+                  put(tty, "to the terminal");
+                  expect(t.master, "to the terminal");
+                  // ^C, ^\ and a new size are signals to the foreground.
+                  for (const int number : {SIGINT, SIGQUIT, SIGWINCH, SIGTSTP})
+                      signal(number, [](int n) { caught = n; });
+                  put(t.master, "\x03");
+                  AWAIT(caught == SIGINT);
+                  expect(t.master, "^C");
+                  put(t.master, "\x1c");
+                  AWAIT(caught == SIGQUIT);
+                  take(t.master);
+                  const winsize size{50, 100, 0, 0};
+                  CHECK(ioctl(t.master, TIOCSWINSZ, &size) == 0);
+                  AWAIT(caught == SIGWINCH);
+                  put(t.master, "\x1a");
+                  AWAIT(caught == SIGTSTP);
+                  take(t.master);
+                  const int signal_number = SIGINT;
+                  CHECK(ioctl(t.master, TIOCSIG, signal_number) == 0);
+                  AWAIT(caught == SIGINT);
+                  CHECK_FAILS(tcsetpgrp(tty, 0x3fff'fff0), ESRCH);
+                  // A background group may not read.
+                  const pid_t group = fork();
+                  if (group == 0) {
+                      CHECK(setpgid(0, 0) == 0);
+                      signal(SIGTTIN, SIG_IGN);
+                      char byte;
+                      CHECK_FAILS(read(tty, &byte, 1), EIO);
+                      signal(SIGTTOU, SIG_IGN);
+                      CHECK(tcsetpgrp(tty, getpgrp()) == 0 && tcgetpgrp(tty) == getpgrp());
+                      put(t.master, "mine now\n");
+                      CHECK(take(tty) == "mine now\n");
+                      _exit(0);
+                  }
+                  int status = -1;
+                  CHECK(waitpid(group, &status, 0) == group && status == 0);
+              }) == 0);
+    }
+    // The master closes: SIGHUP for the leader, end of file and errors on the slave.
+    Pair t;
+    const int status = in_session(t, false, [&] {
+        signal(SIGHUP, [](int n) { caught = n; });
+        close(t.master);
+        AWAIT(caught == SIGHUP);
+    });
+    CHECK(status == 0);
+    char byte;
+    CHECK(read(t.slave, &byte, 1) == 0);
+    CHECK_FAILS(write(t.slave, "x", 1), EIO);
+    pollfd p{t.slave, POLLIN | POLLOUT, 0};
+    CHECK(poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0);
+}
+
+void hang_up() {
+    Pair t;
+    put(t.slave, "last words");
+    close(t.slave);
+    t.slave = -1;
+    expect(t.master, "last words");
+    char byte;
+    CHECK_FAILS(read(t.master, &byte, 1), EIO); // nobody has the slave open
+    pollfd p{t.master, POLLIN, 0};
+    CHECK(poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0);
+    t.slave = open(t.name.c_str(), O_RDWR | O_NOCTTY); // it can be opened again
+    CHECK(t.slave >= 0);
+    put(t.slave, "again");
+    expect(t.master, "again");
+}
+
+} // namespace
+
+int main() {
+    opening();
+    canonical();
+    raw();
+    sizes_and_speed();
+    packets();
+    sessions();
+    hang_up();
+}
