@@ -59,11 +59,6 @@ bool group_in_session(i32 group, i32 session) {
     return found != nullptr && found->session->id == session;
 }
 
-bool group_exists(i32 group) {
-    SpinGuard tree(process_tree_lock());
-    return find_group_locked(group) != nullptr;
-}
-
 bool group_is_orphaned(i32 group) {
     SpinGuard tree(process_tree_lock());
     ProcessGroup* found = find_group_locked(group);

@@ -130,7 +130,6 @@ i32 current_session();
 bool is_session_leader();
 bool group_exists(i32 group);
 bool group_in_session(i32 group, i32 session);
-bool group_exists(i32 group);
 bool group_is_orphaned(i32 group);
 // Whether the running task blocks or ignores a signal (SIGTTIN, SIGTTOU rules).
 bool signal_blocked_or_ignored(int signal);
