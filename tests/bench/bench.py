@@ -104,10 +104,10 @@ def main():
     runsc = [runsc_program, "--ignore-cgroups", "--network=none", "do"] if runsc_program else None
     program = options.primitives
 
-    def on_each(arguments, scale, times=few):
+    def on_each(arguments, scale, times=few, inside=None):
         row = []
-        for prefix in ([], [*joey, "--"], runsc):
-            value = None if prefix is None else median_output([*prefix, program, *arguments], times)
+        for prefix, given in (([], arguments), ([*joey, "--"], inside or arguments), (runsc, inside or arguments)):
+            value = None if prefix is None else median_output([*prefix, program, *given], times)
             row.append(None if value is None else value * scale)
         return row
 
@@ -130,8 +130,13 @@ def main():
     add("compute loop, per step", "ns", on_each(["compute"], 1), "within 1.03x")
     add("getpid", "us", on_each(["getpid"], 1e-3), "within 2 us")
     add("pipe: a byte written and read", "us", on_each(["pipe"], 1e-3), "within 5 us")
+    add("context switch by pipe, one CPU", "us", on_each(["switch"], 1e-3), "within 15 us")
+    add("read 4 KiB from the page cache", "us", on_each(["read"], 1e-3), "within 3 us")
     add("anonymous memory, per page", "us", on_each(["touch"], 1e-3), "within 1.5x")
+    add("the same in random order", "us", on_each(["touch-random"], 1e-3), "within 8 us")
     add("fork + exit + wait", "us", on_each(["fork"], 1e-3), "within 1.0x")
+    add("fork + execve + wait, static", "us", on_each(["exec"], 1e-3), "within 1.0x")
+    add("a small file, tmpfs to overlay", "us", on_each(["files", "/dev/shm"], 1e-3, inside=["files", "/var/tmp"]), "within 3.0x")
     add("python3 -c pass, inside", "ms", on_each(["spawn", "/usr/bin/python3", "-c", "pass"], 1e-6), "within 2.0x")
     runsc_true = median_seconds([*runsc, "/bin/true"], few) if runsc else None
     true_host, true_joey = median_seconds(["/bin/true"], many), median_seconds([*joey, "--", "/bin/true"], many)
