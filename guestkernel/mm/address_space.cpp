@@ -4,6 +4,7 @@
 #include <linux/mman.h>
 
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/fs/inode.hpp"
 #include "guestkernel/mm/address_space_impl.hpp"
 
 namespace kernel {
@@ -57,6 +58,12 @@ Result<void> prepare(const MapRequest& request, Vma& vma) {
             return fail(EACCES);
         vma.max_protection &= ~u32{PROT_WRITE};
     }
+    // A file that is sealed against writing stays so under mprotect(2).
+    const Inode* inode = request.file->inode();
+    if (vma.shared() && (request.protection & PROT_WRITE) == 0 && inode != nullptr &&
+        inode->is_regular() && request.file->writable() &&
+        !request.file->mapping(request.protection | PROT_WRITE, request.flags))
+        vma.max_protection &= ~u32{PROT_WRITE};
     TRY(vma.cache, request.file->mapping(request.protection, request.flags));
     vma.file = request.file;
     vma.offset = request.offset;
@@ -270,7 +277,7 @@ Result<VirtAddr> AddressSpace::map(const MapRequest& request) {
             impl_->vmas.count() >= max_mappings)
             return fail(ENOMEM);
         if ((vma->flags & vma_locked) != 0) {
-            if (impl_->locked_pages + pages > limits.locked >> page_shift)
+            if (impl_->locked_pages + pages > impl_->lock_limit() >> page_shift)
                 return fail(EAGAIN);
             populate = true;
         }
@@ -327,7 +334,7 @@ void AddressSpaceImpl::set_break_page(u64 wanted, RemovedVmas& removed) {
             !limits_allow((new_end - old_end) >> page_shift, PROT_READ | PROT_WRITE, 0))
             return;
         if (lock_future &&
-            locked_pages + ((new_end - old_end) >> page_shift) > space.limits.locked >> page_shift)
+            locked_pages + ((new_end - old_end) >> page_shift) > lock_limit() >> page_shift)
             return;
         Vma* vma = new (std::nothrow) Vma;
         if (vma == nullptr)

@@ -83,6 +83,9 @@ struct AddressSpaceImpl {
     // Pages, under the page table's lock.
     u64 resident_anonymous = 0, resident_file = 0, resident_shared = 0, peak_resident = 0;
 
+    // Bytes that may be locked: RLIMIT_MEMLOCK, of which CAP_IPC_LOCK frees (mlock(2)).
+    u64 lock_limit() const;
+
     // --- address_space.cpp; `mutex` is held exclusively
     u64 mmap_limit() const;
     Result<u64> choose_address(const MapRequest& request) const;

@@ -190,6 +190,11 @@ Result<void> AddressSpace::advise(VirtAddr address, u64 length, int advice) {
     }
     case MADV_COLD:
     case MADV_PAGEOUT:
+        return for_each_part(*impl_, start, end, [](Vma& vma, u64, u64) -> Result<void> {
+            if ((vma.flags & vma_locked) != 0)
+                return fail(EINVAL);
+            return {};
+        });
     case MADV_COLLAPSE:
     case MADV_HUGEPAGE:
     case MADV_NOHUGEPAGE:

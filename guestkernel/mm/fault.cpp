@@ -458,8 +458,7 @@ bool AddressSpaceImpl::grow_stack(u64 address) {
         const u64 pages = (vma->start - start) >> page_shift;
         if (start < lowest || vma->end - start > space.limits.stack ||
             !limits_allow(pages, 0, vma->flags) ||
-            ((vma->flags & vma_locked) != 0 &&
-             locked_pages + pages > space.limits.locked >> page_shift))
+            ((vma->flags & vma_locked) != 0 && locked_pages + pages > lock_limit() >> page_shift))
             continue;
         account(*vma, false);
         vmas.set_bounds(*vma, start, vma->end,

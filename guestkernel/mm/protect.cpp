@@ -1,8 +1,10 @@
 // mprotect(2) and the mlock(2) family.
 #include <asm/errno.h>
+#include <linux/capability.h>
 #include <linux/mman.h>
 
 #include "guestkernel/mm/address_space_impl.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 namespace {
@@ -49,13 +51,19 @@ void change_pages(AddressSpaceImpl& impl, const Vma& vma, u32 protection, Gather
 // Checks [start, start + length) and rounds it outwards to pages.
 Result<u64> checked_end(u64& start, u64 length) {
     const u64 end = start + length;
-    if (end < start || end > user_max)
+    if (end < start)
+        return fail(EINVAL);
+    if (end > user_max)
         return fail(ENOMEM);
     start = page_down(start);
     return page_up(end);
 }
 
 } // namespace
+
+u64 AddressSpaceImpl::lock_limit() const {
+    return capable(CAP_IPC_LOCK) ? ~u64{0} : space.limits.locked;
+}
 
 Result<void> AddressSpace::protect(VirtAddr address, u64 length, u32 protection) {
     u64 start = address.raw();
@@ -127,9 +135,9 @@ Result<void> AddressSpace::lock_range(VirtAddr address, u64 length, bool locked,
                     more += ((end < vma->end ? end : vma->end) -
                              (start > vma->start ? start : vma->start)) >>
                             page_shift;
-            if (limits.locked >> page_shift == 0 && limits.locked < page_size)
+            if (impl_->lock_limit() >> page_shift == 0 && impl_->lock_limit() < page_size)
                 return fail(EPERM);
-            if (impl_->locked_pages + more > limits.locked >> page_shift)
+            if (impl_->locked_pages + more > impl_->lock_limit() >> page_shift)
                 return fail(ENOMEM);
         }
         while (start < end) {
@@ -157,9 +165,9 @@ Result<void> AddressSpace::lock_range(VirtAddr address, u64 length, bool locked,
 Result<void> AddressSpace::lock_all(bool current, bool future, bool on_fault) {
     {
         MutexGuard guard(impl_->mutex);
-        if ((current || future) && limits.locked < page_size)
+        if ((current || future) && impl_->lock_limit() < page_size)
             return fail(EPERM);
-        if (current && impl_->total_pages > limits.locked >> page_shift)
+        if (current && impl_->total_pages > impl_->lock_limit() >> page_shift)
             return fail(ENOMEM);
         impl_->lock_future = future;
         if (current || !future) // neither: munlockall(2)

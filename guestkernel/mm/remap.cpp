@@ -44,7 +44,7 @@ Result<void> move_pages(AddressSpaceImpl& impl, const Move& move) {
 Result<void> can_grow(AddressSpaceImpl& impl, const Vma& vma, u64 more) {
     const u64 pages = more >> page_shift;
     if ((vma.flags & vma_locked) != 0 &&
-        impl.locked_pages + pages > impl.space.limits.locked >> page_shift)
+        impl.locked_pages + pages > impl.lock_limit() >> page_shift)
         return fail(EAGAIN);
     if (!impl.limits_allow(pages, vma.protection, vma.flags))
         return fail(ENOMEM);

@@ -23,7 +23,6 @@ bool sleepable(i32 clock) {
     case CLOCK_MONOTONIC:
     case CLOCK_BOOTTIME:
     case CLOCK_TAI:
-    case CLOCK_PROCESS_CPUTIME_ID:
         return true;
     case CLOCK_REALTIME_ALARM:
     case CLOCK_BOOTTIME_ALARM:
@@ -49,6 +48,10 @@ bool sleep_until(u64 deadline_ns) {
     return !interrupted;
 }
 
+constexpr u64 saturating_sum(u64 a, u64 b) {
+    return a > no_deadline - 1 - b ? no_deadline - 1 : a + b;
+}
+
 long restart_sleep(Task& task);
 
 Result<long> sleep_or_restart(u64 deadline_ns, u64 remaining) {
@@ -63,13 +66,53 @@ Result<long> sleep_or_restart(u64 deadline_ns, u64 remaining) {
     state.restart = restart_sleep;
     state.restart_data[0] = deadline_ns;
     state.restart_data[1] = remaining;
-    return fail(516); // ERESTART_RESTARTBLOCK
+    return fail(restart_with_block);
 }
 
 long restart_sleep(Task& task) {
     const auto result =
         sleep_or_restart(task.signals->restart_data[0], task.signals->restart_data[1]);
     return result ? *result : -long{result.error().code};
+}
+
+long restart_cpu_sleep(Task& task);
+
+// Until a process or thread has used so much CPU time. Nothing tells of that moment: it is looked
+// for, at most as often as its nearness asks for.
+Result<long> sleep_on_cpu_clock(i32 clock, u64 deadline, bool absolute, u64 remaining) {
+    constexpr u64 least = 1'000'000, most = 10'000'000;
+    for (;;) {
+        TRY(const u64 now, clock_now_ns(clock));
+        if (now >= deadline)
+            return 0;
+        const u64 left = deadline - now;
+        if (sleep_until(monotonic_ns() + (left < least ? least : left > most ? most : left)))
+            continue;
+        if (absolute)
+            return fail(restart_no_handler);
+        if (remaining != 0)
+            TRY(UserPtr<UserTimeSpec>(remaining).copy_out(to_timespec(left)));
+        SignalState& state = *current_task().signals;
+        state.restart = restart_cpu_sleep;
+        state.restart_data[0] = deadline;
+        state.restart_data[1] = remaining;
+        state.restart_data[2] = static_cast<u32>(clock);
+        return fail(restart_with_block);
+    }
+}
+
+long restart_cpu_sleep(Task& task) {
+    const u64* data = task.signals->restart_data;
+    const auto result = sleep_on_cpu_clock(static_cast<i32>(data[2]), data[0], false, data[1]);
+    return result ? *result : -long{result.error().code};
+}
+
+// The own thread's CPU time stands still while it sleeps.
+bool is_own_thread(i32 clock) {
+    if (clock >= 0)
+        return clock == CLOCK_THREAD_CPUTIME_ID;
+    const i32 id = ~(clock >> 3);
+    return (clock & 4) != 0 && (id == 0 || id == current_task().tid);
 }
 
 void set_clock(i64 now_ns) {
@@ -104,17 +147,22 @@ Result<long> sys_nanosleep(Task&, u64 request, u64 remaining) {
 }
 
 Result<long> sys_clock_nanosleep(Task&, i32 clock, int flags, u64 request, u64 remaining) {
-    if (clock == CLOCK_THREAD_CPUTIME_ID)
+    if (is_own_thread(clock))
         return fail(EINVAL);
-    if (!sleepable(clock))
+    const bool cpu = is_cpu_clock(clock);
+    if (!sleepable(clock) && !cpu)
         return fail(clock >= 0 && clock_now_ns(clock) ? EOPNOTSUPP : EINVAL);
     TRY(const u64 ns, copy_in_timespec(request));
-    if (clock == CLOCK_PROCESS_CPUTIME_ID)
-        return fail(EOPNOTSUPP);
+    if (cpu) {
+        const bool absolute = (flags & TIMER_ABSTIME) != 0;
+        TRY(const u64 now, clock_now_ns(clock));
+        return sleep_on_cpu_clock(clock, absolute ? ns : saturating_sum(now, ns), absolute,
+                                  remaining);
+    }
     if ((flags & TIMER_ABSTIME) == 0)
         return sleep_or_restart(monotonic_ns() + ns, remaining);
     if (!sleep_until(to_monotonic_deadline(clock, ns)))
-        return fail(514); // ERESTARTNOHAND: an absolute deadline can be waited for again as it is
+        return fail(restart_no_handler); // an absolute deadline can be waited for as it is
     return 0;
 }
 

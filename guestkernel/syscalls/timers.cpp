@@ -109,6 +109,8 @@ Result<long> sys_timer_create(Task&, i32 clock, u64 event, u64 id) {
 }
 
 Result<long> sys_timer_settime(Task&, i32 id, int flags, u64 setting, u64 old) {
+    if (setting == 0)
+        return fail(EINVAL);
     TRY(const UserIntervalSpec wanted, UserPtr<const UserIntervalSpec>(setting).copy_in());
     if (!valid(wanted.interval) || !valid(wanted.value))
         return fail(EINVAL);

@@ -1,0 +1,498 @@
+// Clocks, sleeps and timers: clock_gettime and its family, nanosleep, POSIX timers, interval
+// timers, timerfd, times, CPU clocks of others. time(7), timer_create(2), timerfd_create(2),
+// clock_getcpuclockid(3).
+#include <csignal>
+#include <ctime>
+#include <initializer_list>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <sys/times.h>
+#include <sys/timex.h>
+#include <sys/wait.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+constexpr long second = 1'000'000'000;
+constexpr long millisecond = 1'000'000;
+
+timespec spec(long ns) {
+    return {ns / second, ns % second};
+}
+long ns_of(const timespec& time) {
+    return time.tv_sec * second + time.tv_nsec;
+}
+// By the system call, not the vDSO.
+long now(clockid_t clock) {
+    timespec time = {};
+    CHECK(syscall(SYS_clock_gettime, clock, &time) == 0);
+    return ns_of(time);
+}
+
+void burn(long ns) {
+    const long end = now(CLOCK_THREAD_CPUTIME_ID) + ns;
+    while (now(CLOCK_THREAD_CPUTIME_ID) < end)
+        for (volatile int i = 0; i < 1000; i = i + 1)
+            continue;
+}
+
+void clocks() {
+    const clockid_t all[] = {CLOCK_REALTIME,          CLOCK_MONOTONIC,     CLOCK_PROCESS_CPUTIME_ID,
+                             CLOCK_THREAD_CPUTIME_ID, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE,
+                             CLOCK_MONOTONIC_COARSE,  CLOCK_BOOTTIME,      CLOCK_TAI};
+    for (const clockid_t clock : all) {
+        timespec time = {};
+        timespec resolution = {};
+        CHECK(syscall(SYS_clock_gettime, clock, &time) == 0 && ns_of(time) > 0);
+        CHECK(syscall(SYS_clock_getres, clock, &resolution) == 0 && ns_of(resolution) > 0);
+        CHECK(syscall(SYS_clock_getres, clock, nullptr) == 0);
+        CHECK_FAILS(syscall(SYS_clock_gettime, clock, 16), EFAULT);
+        // The library's way, by the vDSO, goes the same: between two calls.
+        const long before = now(clock);
+        timespec fast = {};
+        CHECK(clock_gettime(clock, &fast) == 0);
+        const long after = now(clock);
+        CHECK(ns_of(fast) >= before && ns_of(fast) <= after);
+    }
+    timespec time = {};
+    CHECK_FAILS(syscall(SYS_clock_gettime, 99, &time), EINVAL);
+    CHECK_FAILS(syscall(SYS_clock_getres, 99, &time), EINVAL);
+    CHECK(now(CLOCK_BOOTTIME) + millisecond >= now(CLOCK_MONOTONIC));
+    // Never backwards, on whatever CPU.
+    long last = now(CLOCK_MONOTONIC);
+    for (int i = 0; i < 2000; i++) {
+        CHECK(clock_gettime(CLOCK_MONOTONIC, &time) == 0);
+        CHECK(ns_of(time) >= last);
+        last = ns_of(time);
+    }
+    timeval value = {};
+    CHECK(syscall(SYS_gettimeofday, &value, nullptr) == 0);
+    const long wall = now(CLOCK_REALTIME);
+    const long told = value.tv_sec * second + value.tv_usec * 1000;
+    CHECK(wall >= told && wall - told < 5 * second);
+    CHECK(gettimeofday(&value, nullptr) == 0);
+    CHECK(value.tv_sec * second + value.tv_usec * 1000 >= told);
+    CHECK_FAILS(syscall(SYS_gettimeofday, 16, nullptr), EFAULT);
+    time_t stored = 0;
+    const long seconds = syscall(SYS_time, &stored);
+    CHECK(stored == seconds && seconds >= told / second - 1);
+    CHECK(::time(nullptr) >= seconds);
+    CHECK_FAILS(syscall(SYS_time, 16), EFAULT);
+    // Setting: arguments first, then the privilege; nothing is changed here.
+    CHECK_FAILS(clock_settime(CLOCK_MONOTONIC, &time), EINVAL);
+    CHECK_FAILS(clock_settime(99, &time), EINVAL);
+    const timespec bad = {0, second};
+    CHECK_FAILS(clock_settime(CLOCK_REALTIME, &bad), EINVAL);
+    const pid_t child = fork();
+    if (child == 0) {
+        if (getuid() == 0)
+            CHECK(setuid(1000) == 0);
+        timespec wall_time = {};
+        clock_gettime(CLOCK_REALTIME, &wall_time);
+        CHECK_FAILS(clock_settime(CLOCK_REALTIME, &wall_time), EPERM);
+        timeval tv = {wall_time.tv_sec, 0};
+        CHECK_FAILS(settimeofday(&tv, nullptr), EPERM);
+        timex change = {};
+        change.modes = ADJ_FREQUENCY;
+        CHECK_FAILS(adjtimex(&change), EPERM);
+        CHECK_FAILS(syscall(SYS_clock_adjtime, CLOCK_REALTIME, &change), EPERM);
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    timex state = {};
+    CHECK(adjtimex(&state) >= 0 && state.tick >= 9000 && state.tick <= 11000);
+    CHECK(state.time.tv_sec >= seconds);
+    state = {};
+    CHECK(syscall(SYS_clock_adjtime, CLOCK_REALTIME, &state) >= 0);
+    CHECK_FAILS(syscall(SYS_clock_adjtime, CLOCK_MONOTONIC, &state), EOPNOTSUPP);
+    CHECK_FAILS(syscall(SYS_adjtimex, 16), EFAULT);
+}
+
+void cpu_clocks() {
+    const long process = now(CLOCK_PROCESS_CPUTIME_ID);
+    const long thread = now(CLOCK_THREAD_CPUTIME_ID);
+    burn(5 * millisecond);
+    CHECK(now(CLOCK_PROCESS_CPUTIME_ID) - process >= 5 * millisecond);
+    CHECK(now(CLOCK_THREAD_CPUTIME_ID) - thread >= 5 * millisecond);
+    const long before = now(CLOCK_THREAD_CPUTIME_ID);
+    usleep(20'000);
+    CHECK(now(CLOCK_THREAD_CPUTIME_ID) - before < 15 * millisecond);
+    // Another process's.
+    const pid_t child = fork();
+    if (child == 0)
+        for (;;)
+            asm volatile("");
+    clockid_t clock = 0;
+    CHECK(clock_getcpuclockid(child, &clock) == 0);
+    long used = now(clock);
+    const long limit = now(CLOCK_MONOTONIC) + 5 * second;
+    while (now(clock) - used < 2 * millisecond)
+        CHECK(now(CLOCK_MONOTONIC) < limit);
+    timespec resolution = {};
+    CHECK(clock_getres(clock, &resolution) == 0);
+    // Sleeping until it has used some.
+    used = now(clock);
+    const timespec until = spec(used + 10 * millisecond);
+    CHECK(clock_nanosleep(clock, TIMER_ABSTIME, &until, nullptr) == 0);
+    CHECK(now(clock) - used >= 10 * millisecond);
+    kill(child, SIGKILL);
+    CHECK(waitpid(child, nullptr, 0) == child);
+    CHECK_FAILS(clock_gettime(clock, &resolution), EINVAL);
+    CHECK(clock_getcpuclockid(0x3ffffff, &clock) == ESRCH);
+    // A thread's.
+    pthread_t busy;
+    static volatile bool stop;
+    CHECK(pthread_create(
+              &busy, nullptr,
+              [](void*) -> void* {
+                  while (!stop)
+                      asm volatile("");
+                  return nullptr;
+              },
+              nullptr) == 0);
+    CHECK(pthread_getcpuclockid(busy, &clock) == 0);
+    used = now(clock);
+    while (now(clock) - used < 2 * millisecond)
+        continue;
+    // A sleep by the process's own clock, which the thread drives.
+    const timespec little = spec(10 * millisecond);
+    const long start = now(CLOCK_PROCESS_CPUTIME_ID);
+    CHECK(clock_nanosleep(CLOCK_PROCESS_CPUTIME_ID, 0, &little, nullptr) == 0);
+    CHECK(now(CLOCK_PROCESS_CPUTIME_ID) - start >= 10 * millisecond);
+    stop = true;
+    CHECK(pthread_join(busy, nullptr) == 0);
+    // What the other counters say.
+    rusage usage = {};
+    CHECK(getrusage(RUSAGE_SELF, &usage) == 0);
+    const long counted = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * second +
+                         (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+    CHECK(counted >= 5 * millisecond &&
+          counted <= now(CLOCK_PROCESS_CPUTIME_ID) + 20 * millisecond);
+    CHECK(usage.ru_maxrss > 0 && usage.ru_minflt > 0);
+    tms ticks = {};
+    CHECK(times(&ticks) > 0);
+    CHECK((ticks.tms_utime + ticks.tms_stime) * 10 <=
+          now(CLOCK_PROCESS_CPUTIME_ID) / millisecond + 20);
+    CHECK_FAILS(syscall(SYS_times, 16), EFAULT);
+    // Those of children that were waited for.
+    const pid_t worker = fork();
+    if (worker == 0) {
+        burn(30 * millisecond);
+        _exit(0);
+    }
+    CHECK(wait4(worker, nullptr, 0, &usage) == worker);
+    const long child_used = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * second +
+                            (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+    CHECK(child_used >= 25 * millisecond);
+    rusage children = {};
+    CHECK(getrusage(RUSAGE_CHILDREN, &children) == 0);
+    CHECK(children.ru_utime.tv_usec + children.ru_stime.tv_usec +
+              (children.ru_utime.tv_sec + children.ru_stime.tv_sec) * 1'000'000 >=
+          25'000);
+    CHECK(getrusage(RUSAGE_THREAD, &usage) == 0);
+    CHECK_FAILS(getrusage(static_cast<__rusage_who>(9), &usage), EINVAL);
+    CHECK_FAILS(syscall(SYS_getrusage, RUSAGE_SELF, 16), EFAULT);
+}
+
+void sleeps() {
+    const timespec bad = {0, second};
+    const timespec negative = {-1, 0};
+    CHECK_FAILS(nanosleep(&bad, nullptr), EINVAL);
+    CHECK_FAILS(nanosleep(&negative, nullptr), EINVAL);
+    CHECK_FAILS(syscall(SYS_nanosleep, 16, nullptr), EFAULT);
+    const timespec zero = {0, 0};
+    CHECK(nanosleep(&zero, nullptr) == 0);
+    for (const clockid_t clock : {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_TAI}) {
+        const timespec little = spec(2 * millisecond);
+        long start = now(clock);
+        CHECK(clock_nanosleep(clock, 0, &little, nullptr) == 0);
+        CHECK(now(clock) - start >= 2 * millisecond);
+        start = now(clock);
+        const timespec until = spec(start + 2 * millisecond);
+        CHECK(clock_nanosleep(clock, TIMER_ABSTIME, &until, nullptr) == 0);
+        CHECK(now(clock) >= start + 2 * millisecond);
+        const timespec past = spec(1);
+        CHECK(clock_nanosleep(clock, TIMER_ABSTIME, &past, nullptr) == 0);
+        CHECK(clock_nanosleep(clock, 0, &bad, nullptr) == EINVAL);
+    }
+    const timespec little = spec(millisecond);
+    CHECK(clock_nanosleep(CLOCK_THREAD_CPUTIME_ID, 0, &little, nullptr) == EINVAL);
+    CHECK(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC_COARSE, 0, &little, nullptr) == -1 &&
+          errno == EOPNOTSUPP);
+    CHECK(clock_nanosleep(99, 0, &little, nullptr) == EINVAL);
+}
+
+volatile sig_atomic_t expiries;
+volatile int overruns;
+siginfo_t info;
+void on_timer(int, siginfo_t* got, void*) {
+    expiries = expiries + 1;
+    info = *got;
+    overruns = got->si_overrun;
+}
+
+void handle(int signal) {
+    struct sigaction action = {};
+    action.sa_sigaction = on_timer;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    CHECK(sigaction(signal, &action, nullptr) == 0);
+}
+
+int create(clockid_t clock, int notify, int signal, int* id) {
+    sigevent event = {};
+    event.sigev_notify = notify;
+    event.sigev_signo = signal;
+    event.sigev_value.sival_int = 77;
+    return static_cast<int>(syscall(SYS_timer_create, clock, &event, id));
+}
+
+int set(int id, long value, long interval, int flags = 0, itimerspec* old = nullptr) {
+    const itimerspec setting = {spec(interval), spec(value)};
+    return static_cast<int>(syscall(SYS_timer_settime, id, flags, &setting, old));
+}
+
+void wait_for_expiries(int count) {
+    const long limit = now(CLOCK_MONOTONIC) + 10 * second;
+    while (expiries < count)
+        CHECK(now(CLOCK_MONOTONIC) < limit);
+}
+
+void posix_timers() {
+    int id = -1;
+    CHECK_FAILS(create(99, SIGEV_SIGNAL, SIGUSR1, &id), EINVAL);
+    CHECK_FAILS(create(CLOCK_MONOTONIC, 9, SIGUSR1, &id), EINVAL);
+    CHECK_FAILS(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, 0, &id), EINVAL);
+    CHECK_FAILS(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, 65, &id), EINVAL);
+    CHECK_FAILS(syscall(SYS_timer_create, CLOCK_MONOTONIC, nullptr, 16), EFAULT);
+    CHECK_FAILS(syscall(SYS_timer_delete, 12345), EINVAL);
+    CHECK_FAILS(syscall(SYS_timer_getoverrun, 12345), EINVAL);
+    handle(SIGUSR1);
+    handle(SIGALRM);
+    for (const clockid_t clock : {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_TAI}) {
+        CHECK(create(clock, SIGEV_SIGNAL, SIGUSR1, &id) == 0);
+        itimerspec left = {};
+        CHECK(syscall(SYS_timer_gettime, id, &left) == 0 && ns_of(left.it_value) == 0);
+        expiries = 0;
+        CHECK(set(id, 2 * millisecond, 0) == 0);
+        wait_for_expiries(1);
+        CHECK(info.si_code == SI_TIMER && info.si_timerid == id && info.si_value.sival_int == 77);
+        CHECK(info.si_overrun == 0);
+        CHECK(syscall(SYS_timer_gettime, id, &left) == 0 && ns_of(left.it_value) == 0);
+        // Absolute, in the past: at once.
+        expiries = 0;
+        CHECK(set(id, 1, 0, TIMER_ABSTIME) == 0);
+        wait_for_expiries(1);
+        CHECK(syscall(SYS_timer_delete, id) == 0);
+        CHECK_FAILS(set(id, 1, 0), EINVAL);
+    }
+    // Without an event: SIGALRM, with the number as value.
+    CHECK(syscall(SYS_timer_create, CLOCK_MONOTONIC, nullptr, &id) == 0);
+    expiries = 0;
+    CHECK(set(id, millisecond, 0) == 0);
+    wait_for_expiries(1);
+    CHECK(info.si_signo == SIGALRM && info.si_value.sival_int == id);
+    CHECK(syscall(SYS_timer_delete, id) == 0);
+    // Periodic; while the signal is blocked, expiries are counted as overruns.
+    CHECK(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGUSR1, &id) == 0);
+    expiries = 0;
+    CHECK(set(id, millisecond, millisecond) == 0);
+    wait_for_expiries(5);
+    sigset_t mask;
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGUSR1);
+    CHECK(sigprocmask(SIG_BLOCK, &mask, nullptr) == 0);
+    usleep(25'000);
+    expiries = 0;
+    itimerspec old = {};
+    CHECK(syscall(SYS_timer_gettime, id, &old) == 0);
+    CHECK(ns_of(old.it_interval) == millisecond && ns_of(old.it_value) > 0 &&
+          ns_of(old.it_value) <= millisecond);
+    siginfo_t taken = {};
+    CHECK(sigwaitinfo(&mask, &taken) == SIGUSR1 && taken.si_code == SI_TIMER);
+    CHECK(taken.si_overrun >= 15);
+    CHECK(syscall(SYS_timer_getoverrun, id) == taken.si_overrun);
+    CHECK(set(id, 0, 0, 0, &old) == 0 && ns_of(old.it_interval) == millisecond);
+    const timespec zero = {};
+    (void)sigtimedwait(&mask, &taken, &zero);
+    CHECK(sigprocmask(SIG_UNBLOCK, &mask, nullptr) == 0);
+    // Ignored for a while, and then not.
+    signal(SIGUSR1, SIG_IGN);
+    CHECK(set(id, millisecond, millisecond) == 0);
+    usleep(5000);
+    expiries = 0;
+    handle(SIGUSR1);
+    wait_for_expiries(2);
+    CHECK(syscall(SYS_timer_delete, id) == 0);
+    // To be looked at only.
+    CHECK(create(CLOCK_MONOTONIC, SIGEV_NONE, 0, &id) == 0);
+    CHECK(set(id, 2 * millisecond, 0) == 0);
+    CHECK(syscall(SYS_timer_gettime, id, &old) == 0 && ns_of(old.it_value) <= 2 * millisecond);
+    usleep(4000);
+    CHECK(syscall(SYS_timer_gettime, id, &old) == 0 && ns_of(old.it_value) == 0);
+    CHECK(set(id, millisecond, millisecond) == 0);
+    usleep(4000);
+    CHECK(syscall(SYS_timer_gettime, id, &old) == 0 && ns_of(old.it_value) > 0);
+    const itimerspec bad = {{0, 0}, {0, second}};
+    CHECK_FAILS(syscall(SYS_timer_settime, id, 0, &bad, nullptr), EINVAL);
+    CHECK_FAILS(syscall(SYS_timer_settime, id, 0, nullptr, nullptr), EINVAL);
+    CHECK_FAILS(syscall(SYS_timer_gettime, id, 16), EFAULT);
+    CHECK(syscall(SYS_timer_delete, id) == 0);
+    // For one thread.
+    sigevent event = {};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGUSR1;
+    event._sigev_un._tid = getppid();
+    CHECK_FAILS(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id), EINVAL);
+    event._sigev_un._tid = gettid();
+    CHECK(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id) == 0);
+    expiries = 0;
+    CHECK(set(id, millisecond, 0) == 0);
+    wait_for_expiries(1);
+    CHECK(syscall(SYS_timer_delete, id) == 0);
+    // By CPU time.
+    for (const clockid_t clock : {CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID}) {
+        CHECK(create(clock, SIGEV_SIGNAL, SIGUSR1, &id) == 0);
+        expiries = 0;
+        const long start = now(clock);
+        CHECK(set(id, 5 * millisecond, 5 * millisecond) == 0);
+        while (expiries < 2)
+            CHECK(now(clock) - start < 5 * second);
+        CHECK(now(clock) - start >= 10 * millisecond);
+        CHECK(syscall(SYS_timer_delete, id) == 0);
+    }
+    // Very short periods do not keep the program from running.
+    CHECK(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGUSR1, &id) == 0);
+    CHECK(set(id, 20'000, 20'000) == 0);
+    burn(10 * millisecond);
+    CHECK(syscall(SYS_timer_delete, id) == 0);
+    // Gone in children.
+    CHECK(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGUSR1, &id) == 0);
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(syscall(SYS_timer_delete, id) == -1 && errno == EINVAL ? 0 : 1);
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(syscall(SYS_timer_delete, id) == 0);
+}
+
+void interval_timers() {
+    handle(SIGALRM);
+    handle(SIGVTALRM);
+    handle(SIGPROF);
+    itimerval value = {};
+    CHECK_FAILS(setitimer(static_cast<__itimer_which>(9), &value, nullptr), EINVAL);
+    CHECK_FAILS(getitimer(static_cast<__itimer_which>(9), &value), EINVAL);
+    value.it_value.tv_usec = 1'000'000;
+    CHECK_FAILS(setitimer(ITIMER_REAL, &value, nullptr), EINVAL);
+    CHECK_FAILS(syscall(SYS_getitimer, ITIMER_REAL, 16), EFAULT);
+    const struct {
+        __itimer_which which;
+        int signal;
+    } kinds[] = {{ITIMER_REAL, SIGALRM}, {ITIMER_VIRTUAL, SIGVTALRM}, {ITIMER_PROF, SIGPROF}};
+    for (const auto& kind : kinds) {
+        expiries = 0;
+        const itimerval setting = {{0, 5000}, {0, 5000}};
+        CHECK(setitimer(kind.which, &setting, nullptr) == 0);
+        CHECK(getitimer(kind.which, &value) == 0);
+        CHECK(value.it_interval.tv_usec >= 5000 && value.it_interval.tv_usec <= 10000);
+        CHECK(value.it_value.tv_usec > 0);
+        while (expiries < 3)
+            for (volatile int i = 0; i < 10000; i = i + 1)
+                continue;
+        CHECK(info.si_signo == kind.signal && info.si_code == SI_KERNEL);
+        const itimerval off = {};
+        CHECK(setitimer(kind.which, &off, &value) == 0 && value.it_interval.tv_usec >= 5000);
+        CHECK(getitimer(kind.which, &value) == 0 && value.it_value.tv_usec == 0);
+    }
+    CHECK(alarm(100) == 0);
+    const unsigned left = alarm(0);
+    CHECK(left >= 99 && left <= 100);
+    // Inherited by nobody.
+    alarm(100);
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(alarm(0) == 0 ? 0 : 1);
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    alarm(0);
+}
+
+void descriptors() {
+    CHECK_FAILS(timerfd_create(99, 0), EINVAL);
+    CHECK_FAILS(timerfd_create(CLOCK_PROCESS_CPUTIME_ID, 0), EINVAL);
+    CHECK_FAILS(timerfd_create(CLOCK_MONOTONIC, 0x1000), EINVAL);
+    for (const clockid_t clock : {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME}) {
+        const int fd = timerfd_create(clock, TFD_NONBLOCK | TFD_CLOEXEC);
+        CHECK(fd >= 0);
+        unsigned long count = 0;
+        CHECK_FAILS(read(fd, &count, 8), EAGAIN);
+        CHECK_FAILS(read(fd, &count, 7), EINVAL);
+        itimerspec setting = {spec(millisecond), spec(millisecond)};
+        CHECK(timerfd_settime(fd, 0, &setting, nullptr) == 0);
+        pollfd wait = {fd, POLLIN, 0};
+        CHECK(poll(&wait, 1, -1) == 1 && wait.revents == POLLIN);
+        usleep(5000);
+        CHECK(read(fd, &count, 8) == 8 && count >= 4);
+        itimerspec left = {};
+        CHECK(timerfd_gettime(fd, &left) == 0 && ns_of(left.it_interval) == millisecond);
+        CHECK(ns_of(left.it_value) <= millisecond);
+        setting = {spec(0), spec(1)};
+        CHECK(timerfd_settime(fd, TFD_TIMER_ABSTIME, &setting, &left) == 0);
+        CHECK(poll(&wait, 1, 1000) == 1);
+        CHECK(read(fd, &count, 8) == 8 && count == 1);
+        CHECK(timerfd_gettime(fd, &left) == 0 && ns_of(left.it_value) == 0);
+        CHECK_FAILS(timerfd_settime(fd, 0x100, &setting, nullptr), EINVAL);
+        setting = {{0, second}, {0, 0}};
+        CHECK_FAILS(timerfd_settime(fd, 0, &setting, nullptr), EINVAL);
+        CHECK_FAILS(syscall(SYS_timerfd_settime, fd, 0, 16, nullptr), EFAULT);
+        CHECK_FAILS(write(fd, &count, 8), EINVAL);
+        close(fd);
+    }
+    CHECK_FAILS(timerfd_gettime(0x3fffffff, nullptr), EBADF);
+    int fds[2];
+    CHECK(pipe(fds) == 0);
+    itimerspec left = {};
+    CHECK_FAILS(timerfd_gettime(fds[0], &left), EINVAL);
+    close(fds[0]);
+    close(fds[1]);
+    // Readers on many threads share the expiries.
+    const int fd = timerfd_create(CLOCK_MONOTONIC, 0);
+    const itimerspec setting = {spec(millisecond / 2), spec(1)};
+    CHECK(timerfd_settime(fd, 0, &setting, nullptr) == 0);
+    pthread_t threads[4];
+    for (pthread_t& thread : threads)
+        CHECK(pthread_create(
+                  &thread, nullptr,
+                  [](void* raw) -> void* {
+                      unsigned long count = 0;
+                      for (int i = 0; i < 20; i++)
+                          CHECK(read(*static_cast<int*>(raw), &count, 8) == 8 && count > 0);
+                      return nullptr;
+                  },
+                  const_cast<void*>(static_cast<const void*>(&fd))) == 0);
+    for (const pthread_t thread : threads)
+        CHECK(pthread_join(thread, nullptr) == 0);
+    close(fd);
+}
+
+} // namespace
+
+int main() {
+    clocks();
+    cpu_clocks();
+    sleeps();
+    posix_timers();
+    interval_timers();
+    descriptors();
+    return 0;
+}
