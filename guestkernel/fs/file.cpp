@@ -20,6 +20,8 @@ File::File(Path path, Ref<Inode> inode, u32 flags)
 void File::last_reference() {
     if (epoll_items != nullptr)
         forget_epoll_items(*this);
+    if (owner != nullptr)
+        forget_file_owner(*this);
     RefCounted::last_reference();
 }
 

@@ -80,9 +80,8 @@ public:
 
     // The items of epoll files that watch this one (ipc/epoll.cpp).
     struct EpollItem* epoll_items = nullptr;
-    // F_SETOWN and friends.
-    i32 owner_pid = 0;
-    int owner_signal = 0;
+    // F_SETOWN, F_SETSIG, O_ASYNC (ipc/file_owner.hpp); made on demand.
+    class FileOwner* owner = nullptr;
     // Where the last O_APPEND write ended, set by write(): the caller's new position.
     u64 append_end = 0;
     // What open() claimed and the destructor gives back (fs/open.cpp).
@@ -101,6 +100,7 @@ protected:
 };
 
 void forget_epoll_items(File& file); // ipc/epoll.cpp
+void forget_file_owner(File& file);  // ipc/file_owner.cpp
 
 // A checked downcast: T::file_type must be the literal that T::type_name() returns.
 template <typename T>

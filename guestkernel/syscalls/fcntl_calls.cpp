@@ -10,6 +10,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
+#include "guestkernel/ipc/file_owner.hpp"
 #include "guestkernel/ipc/pipe.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
@@ -117,11 +118,24 @@ Result<long> record_lock(Task& task, int fd, File& file, u32 command, u64 argume
     return 0;
 }
 
-Result<long> set_flags(File& file, u32 flags) {
+// O_ASYNC on or off. What cannot wait for anything (a regular file) has no queue that could wake
+// it.
+Result<void> set_async(File& file, int fd, bool on) {
+    if (on == ((file.flags() & FASYNC) != 0))
+        return {};
+    TRY(FileOwner * owner, FileOwner::of(file));
+    if (on)
+        return owner->arm(file, fd);
+    owner->disarm();
+    return {};
+}
+
+Result<long> set_flags(File& file, int fd, u32 flags) {
     constexpr u32 settable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | FASYNC;
     if ((flags & O_NOATIME) != 0 && (file.flags() & O_NOATIME) == 0 && file.inode() != nullptr &&
         !owner_or_capable(*file.inode()))
         return fail(EPERM);
+    TRY(set_async(file, fd, (flags & FASYNC) != 0));
     TRY(file.set_status_flags((file.flags() & ~settable) | (flags & settable)));
     return 0;
 }
@@ -143,33 +157,45 @@ struct OwnerEx {
     i32 type, pid;
 };
 
+Result<long> set_owner(File& file, FileOwner::Kind kind, i32 number) {
+    TRY(FileOwner * owner, FileOwner::of(file));
+    TRY(owner->set(kind, number));
+    return 0;
+}
+
 Result<long> owner(File& file, u32 command, u64 argument) {
+    FileOwner::Kind kind = FileOwner::Kind::Process;
+    i32 number = 0;
+    if (file.owner != nullptr)
+        file.owner->get(kind, number);
     switch (command) {
-    case F_SETOWN:
-        file.owner_pid = static_cast<i32>(argument);
-        return 0;
+    case F_SETOWN: {
+        const auto wanted = static_cast<i32>(argument);
+        if (wanted == -0x7fff'ffff - 1)
+            return fail(EINVAL);
+        return wanted < 0 ? set_owner(file, FileOwner::Kind::Group, -wanted)
+                          : set_owner(file, FileOwner::Kind::Process, wanted);
+    }
     case F_GETOWN:
-        return file.owner_pid;
-    case F_SETSIG:
+        return kind == FileOwner::Kind::Group ? -number : number;
+    case F_SETSIG: {
         if (argument > 64)
             return fail(EINVAL);
-        file.owner_signal = static_cast<int>(argument);
+        TRY(FileOwner * whom, FileOwner::of(file));
+        whom->set_signal(static_cast<int>(argument));
         return 0;
+    }
     case F_GETSIG:
-        return file.owner_signal;
+        return file.owner == nullptr ? 0 : file.owner->signal();
     case F_SETOWN_EX: {
         TRY(const OwnerEx wanted, UserPtr<OwnerEx>(argument).copy_in());
         if (wanted.type < F_OWNER_TID || wanted.type > F_OWNER_PGRP)
             return fail(EINVAL);
-        file.owner_pid = wanted.type == F_OWNER_PGRP ? -wanted.pid : wanted.pid;
-        return 0;
+        return set_owner(file, static_cast<FileOwner::Kind>(wanted.type), wanted.pid);
     }
-    default: {
-        const OwnerEx found{file.owner_pid < 0 ? F_OWNER_PGRP : F_OWNER_PID,
-                            file.owner_pid < 0 ? -file.owner_pid : file.owner_pid};
-        TRY(UserPtr<OwnerEx>(argument).copy_out(found));
+    default:
+        TRY(UserPtr<OwnerEx>(argument).copy_out({static_cast<i32>(kind), number}));
         return 0;
-    }
     }
 }
 
@@ -225,7 +251,7 @@ Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
         return fail(EBADF);
     switch (command) {
     case F_SETFL:
-        return set_flags(*file, static_cast<u32>(argument));
+        return set_flags(*file, fd, static_cast<u32>(argument));
     case F_GETLK:
     case F_SETLK:
     case F_SETLKW:
@@ -300,6 +326,8 @@ Result<long> sys_ioctl(Task& task, int fd, u32 command, u64 argument) {
     case FIOASYNC: {
         TRY(const i32 on, UserPtr<i32>(argument).copy_in());
         const u32 flag = command == FIONBIO ? u32{O_NONBLOCK} : u32{FASYNC};
+        if (command == FIOASYNC)
+            TRY(set_async(*file, fd, on != 0));
         TRY(file->set_status_flags(on != 0 ? file->flags() | flag : file->flags() & ~flag));
         return 0;
     }

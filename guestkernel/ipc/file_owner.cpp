@@ -1,0 +1,151 @@
+#include "guestkernel/ipc/file_owner.hpp"
+
+#include <linux/errno.h>
+
+#include "guestkernel/ipc/poll_events.hpp"
+#include "guestkernel/task/process.hpp"
+#include "guestkernel/task/signal.hpp"
+#include "guestkernel/task/task.hpp"
+
+namespace kernel {
+
+namespace {
+
+constexpr int sigio = 29;
+// si_code of a file's signal (sigaction(2)).
+constexpr i32 code_in = 1, code_out = 2, code_error = 4, code_urgent = 5, code_hang_up = 6;
+
+} // namespace
+
+Result<FileOwner*> FileOwner::of(File& file) {
+    static constinit Mutex creation;
+    MutexGuard guard(creation);
+    if (file.owner == nullptr) {
+        TRY(start_work_queue());
+        TRY(Ref<FileOwner> fresh, make_ref<FileOwner>());
+        file.owner = fresh.leak();
+    }
+    return file.owner;
+}
+
+void forget_file_owner(File& file) {
+    FileOwner* owner = std::exchange(file.owner, nullptr);
+    owner->disarm();
+    owner->release();
+}
+
+Result<void> FileOwner::set(Kind kind, i32 number) {
+    Ref<Process> process;
+    Ref<Task> task;
+    bool permitted = false;
+    if (number != 0) {
+        switch (kind) {
+        case Kind::Thread:
+            task = find_task(number);
+            if (!task)
+                return fail(ESRCH);
+            permitted = may_signal(*task, sigio);
+            break;
+        case Kind::Process: {
+            process = find_process(number);
+            if (!process)
+                return fail(ESRCH);
+            Ref<Task> first = find_task(number);
+            permitted = !first || may_signal(*first, sigio);
+            break;
+        }
+        case Kind::Group:
+            if (!group_exists(number))
+                return fail(ESRCH);
+            permitted = number == current_group() || capable(5); // CAP_KILL
+            break;
+        }
+    }
+    MutexGuard guard(mutex_);
+    kind_ = kind;
+    number_ = number;
+    permitted_ = permitted;
+    std::swap(process_, process);
+    std::swap(task_, task);
+    guard.unlock();
+    return {};
+}
+
+void FileOwner::get(Kind& kind, i32& number) {
+    MutexGuard guard(mutex_);
+    kind = kind_;
+    number = number_;
+}
+
+Result<void> FileOwner::arm(File& file, int fd) {
+    MutexGuard guard(mutex_);
+    fd_ = fd;
+    if (armed_)
+        return {};
+    file.poll(&hook_);
+    if (hook_.failed()) {
+        hook_.disarm();
+        return fail(ENOMEM);
+    }
+    armed_ = true;
+    return {};
+}
+
+void FileOwner::disarm() {
+    MutexGuard guard(mutex_);
+    hook_.disarm();
+    armed_ = false;
+}
+
+// With a queue's lock held: the signal is sent by a kernel task.
+bool FileOwner::wake(Waiter& waiter, u32 events) {
+    auto& owner = *static_cast<FileOwner*>(waiter.context);
+    owner.events_.fetch_or(events != 0 ? events : u32{poll_in | poll_rdnorm});
+    owner.add_ref();
+    if (!queue_work(owner.work_)) // it has a reference: this one cannot be the last
+        (void)owner.drop_ref();
+    return false;
+}
+
+void FileOwner::deliver(void* context) {
+    const Ref<FileOwner> owner = Ref<FileOwner>::adopt(static_cast<FileOwner*>(context));
+    if (const u32 events = owner->events_.exchange(0); events != 0)
+        owner->tell(events);
+}
+
+void FileOwner::tell(u32 events) {
+    MutexGuard guard(mutex_);
+    if (!armed_ || !permitted_)
+        return;
+    const Ref<Process> process = process_;
+    const Ref<Task> task = task_;
+    const i32 group = kind_ == Kind::Group ? number_ : 0;
+    guard.unlock();
+    const int number = signal_;
+    if (group != 0) { // without the descriptor's number: each member would need its own copy
+        (void)send_signal_to_group(group, number == 0 ? sigio : number);
+        return;
+    }
+    SignalInfo info = kernel_signal(sigio);
+    if (number != 0) {
+        info = {};
+        info.signo = number;
+        info.code = (events & poll_in) != 0    ? code_in
+                    : (events & poll_out) != 0 ? code_out
+                    : (events & poll_pri) != 0 ? code_urgent
+                    : (events & poll_hup) != 0 ? code_hang_up
+                                               : code_error;
+        info.poll.band = events;
+        info.poll.fd = fd_;
+    }
+    const auto send = [&](const SignalInfo& what) {
+        return task      ? send_signal_info(*task, SignalTarget::Thread, what)
+               : process ? send_signal_info(*process, what)
+                         : Result<void>();
+    };
+    // fcntl(2), F_SETSIG: when the queue of real-time signals is full, SIGIO instead.
+    if (!send(info) && number != 0)
+        (void)send(kernel_signal(sigio));
+}
+
+} // namespace kernel

@@ -1,0 +1,50 @@
+// F_SETOWN, F_SETSIG and O_ASYNC (fcntl(2)): who gets a signal when a file becomes ready.
+#pragma once
+
+#include "guestkernel/ipc/poll_hook.hpp"
+#include "guestkernel/sched/work.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+class FileOwner final : public RefCounted {
+public:
+    // As F_OWNER_*.
+    enum class Kind : u8 { Thread, Process, Group };
+
+    // The file's own, made when it is first needed.
+    static Result<FileOwner*> of(File& file);
+
+    // Zero: nobody. ESRCH. Whether the caller may signal it is decided now: without the right to,
+    // no signal will come.
+    Result<void> set(Kind kind, i32 number);
+    void get(Kind& kind, i32& number);
+    void set_signal(int signal) { signal_ = signal; } // zero: SIGIO without more
+    int signal() const { return signal_; }
+    // O_ASYNC: from now on, telling of it as `fd`; or no longer.
+    Result<void> arm(File& file, int fd);
+    void disarm();
+
+private:
+    template <typename T, typename... A>
+    friend Result<Ref<T>> make_ref(A&&...);
+    FileOwner() : hook_(wake, this), work_(deliver, this) {}
+    static bool wake(Waiter& waiter, u32 events);
+    static void deliver(void* context);
+    void tell(u32 events);
+
+    Mutex mutex_; // who it is, and whether it is armed
+    Kind kind_ = Kind::Process;
+    i32 number_ = 0;
+    bool permitted_ = false;
+    Ref<Process> process_;
+    Ref<Task> task_;
+    volatile int signal_ = 0;
+    volatile int fd_ = -1;
+    bool armed_ = false;
+    base::Atomic<u32> events_{0}; // since the last signal
+    PollHook hook_;
+    Work work_; // holds a reference while it is queued
+};
+
+} // namespace kernel
