@@ -75,8 +75,9 @@ def on_host(root, case):
 
 def in_guest(root, case):
     settings = [part for name, value in environment(case).items() for part in ("--env", f"{name}={value}")]
+    # joey hands its own environment on.
     return run([JOEY, "do", "--rootfs", root, "--cwd", "/", "--hostname", "joey", "--memory", "2G", *settings, "--", *case.argv],
-               case.timeout, dict(os.environ))
+               case.timeout, environment(case))
 
 
 def verdict(case, finished):

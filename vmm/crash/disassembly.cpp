@@ -17,7 +17,7 @@ std::vector<Instruction> disassemble(std::span<const std::byte> code, std::uint6
         const cs_insn& instruction = decoded[i];
         std::string text = instruction.mnemonic;
         if (instruction.op_str[0] != '\0')
-            text = text + " " + instruction.op_str;
+            text.append(" ").append(instruction.op_str);
         instructions.push_back({instruction.address, std::move(text)});
     }
     if (count != 0)
