@@ -6,6 +6,7 @@
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/syscalls/usage_values.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_timers.hpp"
 
 namespace kernel {
 
@@ -55,6 +56,9 @@ Result<void> change_limit(Process& process, u32 resource, UserLimit wanted) {
     {
         SpinGuard tree(process_tree_lock());
         process.limits[resource] = {wanted.soft, wanted.hard};
+        // The timers go with the process's end, after its last thread is on its way.
+        if (resource == RLIMIT_CPU && process.live_tasks != 0)
+            watch_cpu_limit(process);
     }
     copy_to_address_space(process, resource);
     return {};

@@ -14,6 +14,7 @@ namespace kernel {
 namespace {
 
 constexpr int max_rt_priority = 99;
+constexpr u64 known_sched_flags = SCHED_FLAG_ALL;
 // From linux/ioprio.h, which is not valid C++.
 constexpr int io_class_shift = 13, io_class_realtime = 1, io_class_idle = 3;
 constexpr int io_who_process = 1, io_who_user = 3;
@@ -56,7 +57,7 @@ bool may_nice(Process& process, i32 from, i32 to) {
            capable(CAP_SYS_NICE);
 }
 
-Result<void> set_policy(Task& target, int policy, i32 priority, i32 nice) {
+Result<void> set_policy(Task& target, int policy, i32 priority, i32 nice, bool reset_on_fork) {
     if (!known_policy(policy))
         return fail(EINVAL);
     if (is_realtime_policy(policy) ? priority < 1 || priority > max_rt_priority : priority != 0)
@@ -65,8 +66,11 @@ Result<void> set_policy(Task& target, int policy, i32 priority, i32 nice) {
         return fail(EPERM);
     if (target.process != nullptr && is_realtime_policy(policy) && !capable(CAP_SYS_NICE) &&
         static_cast<u64>(priority) > target.process->limits[RLIMIT_RTPRIO].soft &&
-        priority > target.rt_priority)
+        (priority > target.rt_priority || !is_realtime_policy(static_cast<int>(target.policy))))
         return fail(EPERM);
+    if (target.reset_on_fork && !reset_on_fork && !capable(CAP_SYS_NICE))
+        return fail(EPERM);
+    target.reset_on_fork = reset_on_fork;
     set_scheduling(target, static_cast<u32>(policy), priority, nice);
     return {};
 }
@@ -79,38 +83,46 @@ Result<long> sys_sched_yield(Task&) {
 }
 
 Result<long> sys_sched_setparam(Task&, i32 pid, u64 parameters) {
-    TRY(Ref<Task> target, task_by_pid(pid));
+    if (parameters == 0 || pid < 0)
+        return fail(EINVAL);
     TRY(const i32 priority, UserPtr<const i32>(parameters).copy_in());
-    TRY(set_policy(*target, static_cast<int>(target->policy), priority, target->nice));
+    TRY(Ref<Task> target, task_by_pid(pid));
+    TRY(set_policy(*target, static_cast<int>(target->policy), priority, target->nice,
+                   target->reset_on_fork));
     return 0;
 }
 
 Result<long> sys_sched_getparam(Task&, i32 pid, u64 parameters) {
+    if (parameters == 0)
+        return fail(EINVAL);
     TRY(Ref<Task> target, task_by_pid(pid));
     TRY(UserPtr<i32>(parameters).copy_out(target->rt_priority));
     return 0;
 }
 
 Result<long> sys_sched_setscheduler(Task&, i32 pid, int policy, u64 parameters) {
-    TRY(Ref<Task> target, task_by_pid(pid));
+    if (policy < 0 || parameters == 0 || pid < 0)
+        return fail(EINVAL);
     TRY(const i32 priority, UserPtr<const i32>(parameters).copy_in());
-    TRY(set_policy(*target, policy & ~SCHED_RESET_ON_FORK, priority, target->nice));
+    TRY(Ref<Task> target, task_by_pid(pid));
+    TRY(set_policy(*target, policy & ~SCHED_RESET_ON_FORK, priority, target->nice,
+                   (policy & SCHED_RESET_ON_FORK) != 0));
     return 0;
 }
 
 Result<long> sys_sched_getscheduler(Task&, i32 pid) {
     TRY(Ref<Task> target, task_by_pid(pid));
-    return target->policy;
+    return static_cast<long>(target->policy | (target->reset_on_fork ? SCHED_RESET_ON_FORK : 0u));
 }
 
 Result<long> sys_sched_get_priority_max(Task&, int policy) {
-    if (!known_policy(policy))
+    if (!known_policy(policy) && policy != SCHED_DEADLINE)
         return fail(EINVAL);
     return is_realtime_policy(policy) ? max_rt_priority : 0;
 }
 
 Result<long> sys_sched_get_priority_min(Task&, int policy) {
-    if (!known_policy(policy))
+    if (!known_policy(policy) && policy != SCHED_DEADLINE)
         return fail(EINVAL);
     return is_realtime_policy(policy) ? 1 : 0;
 }
@@ -141,18 +153,35 @@ Result<long> sys_sched_getaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
     return sizeof(u64);
 }
 
+namespace {
+
+// struct sched_attr of any version: shorter ones end in zeros, longer ones must.
+Result<sched_attr> copy_in_attributes(u64 address) {
+    sched_attr wanted = {};
+    TRY(u32 size, UserPtr<const u32>(address).copy_in());
+    size = size == 0 ? u32{SCHED_ATTR_SIZE_VER0} : size;
+    bool fits = size >= SCHED_ATTR_SIZE_VER0 && size <= page_size;
+    for (u64 at = sizeof wanted; fits && at < size; at++) {
+        TRY(const u8 byte, UserPtr<const u8>(address + at).copy_in());
+        fits = byte == 0;
+    }
+    if (!fits) {
+        (void)UserPtr<u32>(address).copy_out(u32{sizeof wanted}); // what is known here
+        return fail(E2BIG);
+    }
+    TRY(copy_in_bytes(&wanted, address, size < sizeof wanted ? size : sizeof wanted));
+    return wanted;
+}
+
+} // namespace
+
 Result<long> sys_sched_setattr(Task&, i32 pid, u64 attributes, u32 flags) {
-    if (flags != 0)
+    if (attributes == 0 || pid < 0 || flags != 0)
+        return fail(EINVAL);
+    TRY(const sched_attr wanted, copy_in_attributes(attributes));
+    if ((wanted.sched_flags & ~known_sched_flags) != 0)
         return fail(EINVAL);
     TRY(Ref<Task> target, task_by_pid(pid));
-    sched_attr wanted = {};
-    TRY(const u32 size, UserPtr<const u32>(attributes).copy_in());
-    if (size != 0 && size < SCHED_ATTR_SIZE_VER0)
-        return fail(E2BIG);
-    const usize known = size == 0              ? SCHED_ATTR_SIZE_VER0
-                        : size < sizeof wanted ? size
-                                               : sizeof wanted;
-    TRY(copy_in_bytes(&wanted, attributes, known));
     const auto policy = (wanted.sched_flags & SCHED_FLAG_KEEP_POLICY) != 0
                             ? static_cast<int>(target->policy)
                             : static_cast<int>(wanted.sched_policy);
@@ -162,17 +191,24 @@ Result<long> sys_sched_setattr(Task&, i32 pid, u64 attributes, u32 flags) {
         nice = target->nice;
     else if (target->process != nullptr && !may_nice(*target->process, target->nice, nice))
         return fail(EPERM);
-    TRY(set_policy(*target, policy, static_cast<i32>(wanted.sched_priority), nice));
+    if ((wanted.sched_flags & SCHED_FLAG_KEEP_PARAMS) != 0)
+        nice = target->nice;
+    const i32 priority = (wanted.sched_flags & SCHED_FLAG_KEEP_PARAMS) != 0
+                             ? target->rt_priority
+                             : static_cast<i32>(wanted.sched_priority);
+    TRY(set_policy(*target, policy, priority, nice,
+                   (wanted.sched_flags & SCHED_FLAG_RESET_ON_FORK) != 0));
     return 0;
 }
 
 Result<long> sys_sched_getattr(Task&, i32 pid, u64 attributes, u32 size, u32 flags) {
-    if (flags != 0 || size < SCHED_ATTR_SIZE_VER0 || size > page_size)
+    if (attributes == 0 || pid < 0 || flags != 0 || size < SCHED_ATTR_SIZE_VER0 || size > page_size)
         return fail(EINVAL);
     TRY(Ref<Task> target, task_by_pid(pid));
     sched_attr out = {};
     out.size = size < sizeof out ? size : static_cast<u32>(sizeof out);
     out.sched_policy = target->policy;
+    out.sched_flags = target->reset_on_fork ? SCHED_FLAG_RESET_ON_FORK : 0;
     out.sched_nice = target->nice;
     out.sched_priority = static_cast<u32>(target->rt_priority);
     TRY(copy_out_bytes(attributes, &out, out.size));
@@ -270,8 +306,10 @@ Result<long> sys_getcpu(Task&, u64 cpu, u64 node) {
 Result<long> sys_ioprio_get(Task&, int which, i32 who) {
     if (which < io_who_process || which > io_who_user)
         return fail(EINVAL);
-    if (which == io_who_process && who != 0 && !find_task(who))
-        return fail(ESRCH);
+    if (which == io_who_process && who != 0) {
+        const Ref<Task> target = find_task(who);
+        return target ? Result<long>(target->io_priority) : Result<long>(fail(ESRCH));
+    }
     return current_task().io_priority;
 }
 

@@ -10,6 +10,7 @@
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/pidfd.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_timers.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
@@ -92,6 +93,12 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.nice = parent.nice;
     child.policy = parent.policy;
     child.rt_priority = parent.rt_priority;
+    if (parent.reset_on_fork) { // sched(7)
+        child.nice = child.nice < 0 || parent.rt_priority != 0 ? 0 : child.nice;
+        child.policy = parent.rt_priority != 0 ? u32{SCHED_NORMAL} : parent.policy;
+        child.rt_priority = 0;
+    }
+    child.io_priority = parent.io_priority;
     child.affinity = parent.affinity;
     child.credentials = parent.credentials;
     child.timer_slack_ns = child.default_slack_ns = parent.timer_slack_ns;
@@ -190,6 +197,7 @@ Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& reques
         fresh->add_ref(); // the table's, until it is reaped
         insert_process_locked(process);
         child.process = fresh.leak();
+        watch_cpu_limit(process);
     }
     inherit_trace_locked(child);
     insert_task_locked(child);

@@ -60,7 +60,7 @@ struct ProcessTimers {
     static void poll_expired(Timer&, void* raw);
 
     Process* process;
-    SpinLock lock{LockRank::Device};
+    SpinLock lock{LockRank::Leaf};
     Timer real;
     u64 real_interval = 0, real_deadline = 0;
     // By run time of the process; 0: disarmed.
@@ -91,6 +91,28 @@ u64 process_time(Process& process, bool with_system) {
     SpinGuard tree(process_tree_lock());
     const Process::Usage usage = process.usage();
     return usage.user_ns + (with_system ? usage.system_ns : 0);
+}
+
+// RLIMIT_CPU, setrlimit(2): SIGXCPU at the soft limit and every second beyond it, SIGKILL at the
+// hard one. Returns whether there is a limit to watch.
+bool check_cpu_limit(Process& process) {
+    ResourceLimit& limit = process.limits[RLIMIT_CPU];
+    constexpr u64 most = no_deadline / nanoseconds_per_second;
+    if (limit.soft >= most && limit.hard >= most)
+        return false;
+    const u64 used = process_time(process, true);
+    if (limit.hard < most && used >= limit.hard * nanoseconds_per_second) {
+        (void)send_signal_info(process, kernel_signal(SIGKILL));
+        return false;
+    }
+    if (limit.soft < most && used >= limit.soft * nanoseconds_per_second) {
+        {
+            SpinGuard tree(process_tree_lock());
+            limit.soft = used / nanoseconds_per_second + 1; // as Linux does
+        }
+        (void)send_signal_info(process, kernel_signal(SIGXCPU));
+    }
+    return true;
 }
 
 SignalInfo timer_signal(const PosixTimer& timer) {
@@ -143,6 +165,7 @@ void ProcessTimers::poll_expired(Timer&, void* raw) {
         }
         more = more || self.run_deadline[i] != 0;
     }
+    more = check_cpu_limit(*self.process) || more;
     if (more) {
         SpinGuard guard(self.lock);
         self.poll.arm(monotonic_ns() + run_time_poll_ns);
@@ -151,6 +174,19 @@ void ProcessTimers::poll_expired(Timer&, void* raw) {
         (void)send_signal_info(*self.process, kernel_signal(SIGVTALRM));
     if ((due & 2) != 0)
         (void)send_signal_info(*self.process, kernel_signal(SIGPROF));
+}
+
+void watch_cpu_limit(Process& process) {
+    constexpr u64 most = no_deadline / nanoseconds_per_second;
+    const ResourceLimit& limit = process.limits[RLIMIT_CPU];
+    if (limit.soft >= most && limit.hard >= most)
+        return;
+    auto timers = timers_of(process);
+    if (!timers)
+        return; // without memory for it the limit goes unwatched
+    SpinGuard guard((*timers)->lock);
+    if (!(*timers)->poll.pending())
+        (*timers)->poll.arm(monotonic_ns() + run_time_poll_ns);
 }
 
 TimerSetting get_interval_timer(Process& process, int which) {

@@ -22,6 +22,10 @@ struct TimerSetting {
 TimerSetting get_interval_timer(Process& process, int which);
 Result<TimerSetting> set_interval_timer(Process& process, int which, TimerSetting setting);
 
+// RLIMIT_CPU has changed, or came with a new process: it is watched from now on. Requires: the tree
+// lock, a process that lives.
+void watch_cpu_limit(Process& process);
+
 struct PosixTimerRequest {
     i32 clock = 0;
     int notify = 0; // SIGEV_*

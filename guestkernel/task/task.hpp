@@ -83,7 +83,8 @@ public:
     u64 set_child_tid = 0; // CLONE_CHILD_SETTID: written by the child itself before it first runs
     volatile bool vfork_pending = false; // its parent waits in vfork_done until exec or exit
     WaitQueue vfork_done;
-    Ref<UserAccount> account; // whose RLIMIT_NPROC it counts against
+    Ref<UserAccount> account;   // whose RLIMIT_NPROC it counts against
+    bool reset_on_fork = false; // SCHED_RESET_ON_FORK
     bool no_new_privileges = false;
     bool io_flusher = false; // PR_SET_IO_FLUSHER: kept and shown
     u64 clear_child_tid = 0; // set_tid_address

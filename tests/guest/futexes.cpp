@@ -115,7 +115,7 @@ void waits() {
     end = in_future(CLOCK_REALTIME, 3'000'000);
     CHECK_FAILS(futex(&word, FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME, 5, &end, nullptr, ~0u),
                 ETIMEDOUT);
-    const timespec past = {1, 0};
+    const timespec past = {0, 1};
     CHECK_FAILS(futex(&word, FUTEX_WAIT_BITSET, 5, &past, nullptr, ~0u), ETIMEDOUT);
 
     // By count and by bits.
@@ -206,7 +206,7 @@ void requeues() {
     CHECK(waiters[0].join() == 0);
     CHECK(futex(&first, FUTEX_WAKE_PRIVATE, 10) == 2);
     CHECK(waiters[3].join() == 0 && waiters[4].join() == 0);
-    CHECK(futex_count(&second, FUTEX_REQUEUE_PRIVATE, 0, 1, &first) == 0 || true);
+    CHECK(futex_count(&second, FUTEX_REQUEUE_PRIVATE, 0, 1, &first) >= 0);
     CHECK(futex(&second, FUTEX_WAKE_PRIVATE, 10) + futex(&first, FUTEX_WAKE_PRIVATE, 10) == 2);
     CHECK(waiters[1].join() == 0 && waiters[2].join() == 0);
 
@@ -553,7 +553,7 @@ void contention() {
     static pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
     static int turn;
     constexpr int players = 4;
-    constexpr int rounds = 400;
+    constexpr int rounds = 200;
     pthread_t threads[players];
     for (long i = 0; i < players; i++)
         CHECK(pthread_create(
