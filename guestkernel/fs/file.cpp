@@ -126,6 +126,10 @@ Result<Ref<PageCache>> File::mapping(u32, u32) {
     return fail(ENODEV);
 }
 
+Result<Ref<File>> File::mapped_file(u64&, u64) {
+    return Ref<File>::share(this);
+}
+
 Result<void> File::set_status_flags(u32 flags) {
     constexpr u32 settable = O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME | FASYNC;
     flags_ = (flags_ & ~settable) | (flags & settable);

@@ -56,6 +56,8 @@ public:
     virtual Result<void> sync(bool data_only);
     virtual Result<void> allocate(int mode, u64 offset, u64 length);
     virtual Result<void> truncate(u64 size);
+    // What mmap(2) maps in its place, and from where, when that is another file (a ring's memory).
+    virtual Result<Ref<File>> mapped_file(u64& offset, u64 length);
     // The pages to map for mmap(2); ENODEV where mapping makes no sense.
     virtual Result<Ref<PageCache>> mapping(u32 protection, u32 map_flags);
     virtual bool is_stream() const {

@@ -34,3 +34,6 @@
 #if __has_include("guestkernel/syscalls/machine_calls.hpp")
 #include "guestkernel/syscalls/machine_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/key_calls.hpp")
+#include "guestkernel/syscalls/key_calls.hpp"
+#endif

@@ -45,6 +45,7 @@ Result<long> sys_mmap(Task& task, u64 address, u64 length, u32 protection, u32 f
         if (type == MAP_SHARED_VALIDATE && (flags & ~(known_map_flags | type_mask)) != 0)
             return fail(EOPNOTSUPP);
         request.offset = offset;
+        TRY(request.file, request.file->mapped_file(request.offset, page_up(length)));
     } else if (type == MAP_SHARED_VALIDATE) {
         return fail(EINVAL);
     }

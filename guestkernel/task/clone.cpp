@@ -105,6 +105,8 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.personality = parent.personality;
     child.entry_work = parent.entry_work & entry_strace;
     child.no_new_privileges = parent.no_new_privileges;
+    child.session_ring = parent.session_ring;
+    child.landlock = parent.landlock;
     child.syscall_number = parent.syscall_number;
     child.signals->blocked = parent.signals->blocked;
     // A thread cannot share its creator's alternate stack; a vfork child borrows everything.

@@ -286,6 +286,7 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     process.dumpable = !identity.secure;
     set_credentials(std::move(identity.credentials));
     set_name(task, path);
+    keys_on_exec(task);
     task.robust_list = task.rseq = 0;
     task.rseq_length = 0;
     task.clear_child_tid = task.set_child_tid = 0;

@@ -25,6 +25,7 @@ public:
     base::Atomic<u32> tasks{0};          // RLIMIT_NPROC
     base::Atomic<u32> queued_signals{0}; // RLIMIT_SIGPENDING
     base::Atomic<u64> queue_bytes{0};    // RLIMIT_MSGQUEUE
+    base::Atomic<u64> ring_bytes{0};     // RLIMIT_MEMLOCK, of io_uring
     bool listed = false;
 
 protected:
@@ -110,6 +111,7 @@ public:
     Usage ended_threads, waited_children;
     i32 oom_score_adj = 0;
     ProcessTimers* timers = nullptr;
+    Ref<KeyObject> process_ring; // under keys_mutex()
 
     // The whole process's usage so far. Requires: the tree lock.
     Usage usage();

@@ -553,7 +553,8 @@ WaitQueue& signal_wait_queue(Task& task) {
 }
 
 bool signal_pending() {
-    return (current_task().interrupt_flags & (interrupt_signal | interrupt_fatal)) != 0;
+    const Task& task = current_task();
+    return (task.interrupt_flags & (interrupt_signal | interrupt_fatal)) != 0 || task.refuses_sleep;
 }
 
 bool fatal_signal_pending() {

@@ -10,6 +10,7 @@
 #include "guestkernel/sched/scheduler.hpp"
 #include "guestkernel/sched/wait_queue.hpp"
 #include "guestkernel/task/credentials.hpp"
+#include "guestkernel/task/keys.hpp"
 
 namespace kernel {
 
@@ -101,6 +102,12 @@ public:
     u32 syscall_number = 0;
     u32 personality = 0;
     u16 io_priority = 0;
+    Ref<KeyObject> session_ring, thread_ring; // keyrings(7): only the task itself uses them
+    Ref<RefCounted> landlock;                 // its domain: fs/landlock.cpp; null: not restricted
+    Ref<RefCounted> io_rings;                 // what io_uring keeps for it: ipc/io_ring_task.cpp
+    // Interruptible sleep ends at once, as if by a signal: io_uring finds out whether a request
+    // would wait, and cancels those that do.
+    volatile bool refuses_sleep = false;
 };
 
 // struct rlimit by number (RLIMIT_*).
