@@ -37,3 +37,6 @@
 #if __has_include("guestkernel/syscalls/key_calls.hpp")
 #include "guestkernel/syscalls/key_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/io_ring_calls.hpp")
+#include "guestkernel/syscalls/io_ring_calls.hpp"
+#endif

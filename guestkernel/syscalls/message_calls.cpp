@@ -4,6 +4,7 @@
 #include <linux/fcntl.h>
 
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/syscalls/message_helpers.hpp"
 #include "guestkernel/syscalls/socket_calls.hpp"
 #include "guestkernel/syscalls/socket_helpers.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
@@ -262,18 +263,27 @@ Result<long> sys_recvfrom(Task& task, int fd, u64 buffer, u64 bytes, u32 flags, 
     return static_cast<long>(received);
 }
 
-Result<long> sys_sendmsg(Task& task, int fd, UserPtr<const MessageHeader> message, u32 flags) {
-    TRY(Ref<File> file, socket_file(task, fd));
-    TRY(const MessageHeader header, message.copy_in());
+Result<long> send_message_from(Task& task, const Ref<File>& file, u64 address, u32 flags) {
+    TRY(const MessageHeader header, UserPtr<const MessageHeader>(address).copy_in());
     return send_message(task, file, header, flags);
 }
 
-Result<long> sys_recvmsg(Task& task, int fd, UserPtr<MessageHeader> message, u32 flags) {
-    TRY(Ref<File> file, socket_file(task, fd));
+Result<long> receive_message_into(Task& task, const Ref<File>& file, u64 address, u32 flags) {
+    const UserPtr<MessageHeader> message(address);
     TRY(MessageHeader header, message.copy_in());
     TRY(const long received, receive_message(task, file, header, flags));
     TRY(copy_answers(message, header, header.name != 0));
     return received;
+}
+
+Result<long> sys_sendmsg(Task& task, int fd, UserPtr<const MessageHeader> message, u32 flags) {
+    TRY(Ref<File> file, socket_file(task, fd));
+    return send_message_from(task, file, message.raw(), flags);
+}
+
+Result<long> sys_recvmsg(Task& task, int fd, UserPtr<MessageHeader> message, u32 flags) {
+    TRY(Ref<File> file, socket_file(task, fd));
+    return receive_message_into(task, file, message.raw(), flags);
 }
 
 Result<long> sys_sendmmsg(Task& task, int fd, UserPtr<MultiMessage> messages, u32 count,

@@ -6,6 +6,7 @@
 #include "guestkernel/ipc/pipe.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
+#include "guestkernel/syscalls/message_helpers.hpp"
 #include "guestkernel/syscalls/socket_calls.hpp"
 
 namespace kernel {
@@ -64,8 +65,11 @@ struct Place {
     File& file;
     UserPtr<i64> user;
     u64 offset = 0;
+    bool given = false; // `offset` came by value
 
     Result<void> load() {
+        if (given)
+            return file.is_stream() ? Result<void>(fail(ESPIPE)) : Result<void>();
         if (!user) {
             offset = file.position();
             return {};
@@ -79,6 +83,8 @@ struct Place {
         return {};
     }
     Result<void> store() {
+        if (given)
+            return {};
         if (user)
             return user.copy_out(static_cast<i64>(offset));
         if (!file.is_stream())
@@ -199,10 +205,16 @@ Result<u64> splice_with_file(Place place, Pipe& pipe, u64 count, bool non_blocki
     return done;
 }
 
-} // namespace
+// An offset of splice(2): none, in user memory, or by value.
+struct Offset {
+    u64 address = 0;
+    u64 value = 0;
+    bool by_value = false;
+    bool there() const { return address != 0 || by_value; }
+};
 
-Result<long> sys_splice(Task& task, int in_fd, u64 in_offset, int out_fd, u64 out_offset, u64 count,
-                        u32 flags) {
+Result<long> splice(Task& task, int in_fd, Offset in_offset, int out_fd, Offset out_offset,
+                    u64 count, u32 flags) {
     if (count == 0)
         return 0;
     if ((flags & ~splice_all) != 0)
@@ -214,7 +226,7 @@ Result<long> sys_splice(Task& task, int in_fd, u64 in_offset, int out_fd, u64 ou
         return fail(EBADF);
     Pipe* from = pipe_of(*in);
     Pipe* to = pipe_of(*out);
-    if ((from != nullptr && in_offset != 0) || (to != nullptr && out_offset != 0))
+    if ((from != nullptr && in_offset.there()) || (to != nullptr && out_offset.there()))
         return fail(ESPIPE);
     const bool nonblock = (flags & splice_nonblock) != 0;
     if (from != nullptr && to != nullptr) {
@@ -232,11 +244,26 @@ Result<long> sys_splice(Task& task, int in_fd, u64 in_offset, int out_fd, u64 ou
         return fail(EINVAL);
     if (from != nullptr && (out->flags() & O_APPEND) != 0)
         return fail(EINVAL);
-    Place place{other, UserPtr<i64>(from != nullptr ? out_offset : in_offset)};
+    const Offset& where = from != nullptr ? out_offset : in_offset;
+    Place place{other, UserPtr<i64>(where.address), where.value, where.by_value};
     TRY(const u64 done,
         splice_with_file(place, from != nullptr ? *from : *to, count,
                          nonblock || (from != nullptr ? in : out)->non_blocking(), to != nullptr));
     return static_cast<long>(done);
+}
+
+} // namespace
+
+Result<long> sys_splice(Task& task, int in_fd, u64 in_offset, int out_fd, u64 out_offset, u64 count,
+                        u32 flags) {
+    return splice(task, in_fd, {in_offset}, out_fd, {out_offset}, count, flags);
+}
+
+Result<long> splice_at(Task& task, int in_fd, u64 in_offset, int out_fd, u64 out_offset, u64 count,
+                       u32 flags) {
+    constexpr u64 none = ~u64{0};
+    return splice(task, in_fd, {0, in_offset, in_offset != none}, out_fd,
+                  {0, out_offset, out_offset != none}, count, flags);
 }
 
 Result<long> sys_tee(Task& task, int in_fd, int out_fd, u64 count, u32 flags) {

@@ -12,6 +12,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/process.hpp"
@@ -287,6 +288,7 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     set_credentials(std::move(identity.credentials));
     set_name(task, path);
     keys_on_exec(task);
+    end_io_rings(process);
     task.robust_list = task.rseq = 0;
     task.rseq_length = 0;
     task.clear_child_tid = task.set_child_tid = 0;

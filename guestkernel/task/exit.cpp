@@ -3,6 +3,7 @@
 #include <linux/signal.h>
 
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/ipc/sysv.hpp"
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/task/first_program.hpp"
@@ -234,12 +235,14 @@ void exit_task(u32 status) {
             process.ended_threads.peak_pages = peak;
         destroy_process_timers(process);
         undo_semaphores(process.pid);
+        end_io_rings(process);
     }
     join_stop_on_exit(task);
     retarget_signals(task);
     release_address_space_users(task);
     leave_address_space();
     release_vfork_parent(task);
+    task.io_rings = nullptr;
     Ref<FileTable> files;
     Ref<FsContext> fs;
     {
