@@ -82,8 +82,9 @@ std::size_t capacity_for(const GuestDescription& guest, unsigned virtio_devices)
     for (const Volume& volume : guest.volumes)
         volumes += 256 + volume.tag.size() + volume.destination.size();
     return 4096 + length_of(guest.args) + length_of(guest.env) + guest.cwd.size() +
-           guest.hostname.size() + guest.root_tag.size() + 4 * guest.groups.size() +
-           24 * guest.rlimits.size() + volumes + std::size_t{256} * virtio_devices;
+           guest.hostname.size() + guest.root_tag.size() + guest.strace_filter.size() +
+           guest.core_directory.size() + 4 * guest.groups.size() + 24 * guest.rlimits.size() +
+           volumes + std::size_t{256} * virtio_devices;
 }
 
 const char* name_of(StreamKind kind) {
@@ -135,6 +136,12 @@ void write_chosen(Writer& tree, const GuestDescription& guest) {
     tree.string("joey,hostname", guest.hostname);
     if (guest.strace)
         tree.flag("joey,strace");
+    if (!guest.strace_filter.empty())
+        tree.string("joey,strace-filter", guest.strace_filter);
+    if (guest.strace_time)
+        tree.flag("joey,strace-time");
+    if (!guest.core_directory.empty())
+        tree.string("joey,core-directory", guest.core_directory);
     tree.number("joey,log-level", static_cast<std::uint32_t>(guest.log_level));
     if (!guest.root_tag.empty()) {
         tree.string("joey,root", guest.root_tag);

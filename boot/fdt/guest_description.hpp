@@ -42,6 +42,9 @@ struct GuestDescription {
     std::vector<std::uint32_t> groups;
     std::string hostname = "joey";
     bool strace = false;
+    std::string strace_filter;
+    bool strace_time = false;
+    std::string core_directory; // inside; empty: none
     LogLevel log_level = LogLevel::Warning;
     std::string root_tag; // empty: no root file system (test kernels)
     RootMode root_mode = RootMode::Overlay;

@@ -10,7 +10,9 @@
 //       joey,cwd       string
 //       joey,user      <uid gid>; joey,groups <gid...>
 //       joey,hostname  string
-//       joey,strace    empty property: present = on
+//       joey,strace    empty property: present = on;  joey,strace-filter string: which calls;  joey,strace-time
+//                      empty property: with times
+//       joey,core-directory string: core files go there
 //       joey,log-level <LogLevel>
 //       joey,root      string: virtio-fs tag of the root;  joey,root-mode "ro" | "rw" | "overlay"
 //       joey,stdin, joey,stdout, joey,stderr  string: "pipe" | "file" | "null" | "terminal" | "closed": what the

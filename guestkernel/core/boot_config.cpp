@@ -89,6 +89,9 @@ void read_chosen(const void* tree, int chosen) {
     config.environment = get_list(tree, chosen, "joey,env");
     config.cwd = get_string(tree, chosen, "joey,cwd", "/");
     config.hostname = get_string(tree, chosen, "joey,hostname", "joey");
+    config.strace_filter = get_string(tree, chosen, "joey,strace-filter", "");
+    config.strace_time = fdt_getprop(tree, chosen, "joey,strace-time", nullptr) != nullptr;
+    config.core_directory = get_string(tree, chosen, "joey,core-directory", "");
     config.root_tag = get_string(tree, chosen, "joey,root", "root");
     const std::string_view mode = get_string(tree, chosen, "joey,root-mode", "overlay");
     config.root_mode = mode == "rw"   ? RootMode::ReadWrite

@@ -50,6 +50,9 @@ struct BootConfig {
     u32 groups[64] = {};
     u32 group_count = 0;
     bool strace = false;
+    std::string_view strace_filter; // names, %groups, "missing"; empty: all
+    bool strace_time = false;
+    std::string_view core_directory; // core files go there; empty: by the pattern "core"
     u32 log_level = 1;
     std::string_view root_tag = "root";
     RootMode root_mode = RootMode::Overlay;

@@ -9,6 +9,7 @@
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_timers.hpp"
+#include "guestkernel/trace/core_dump.hpp"
 
 namespace kernel {
 
@@ -193,8 +194,10 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
     case DefaultAction::Core:
         break;
     }
-    // No core files are written, so the core-dump bit stays clear.
-    exit_process(static_cast<u32>(chosen.signal));
+    u32 status = static_cast<u32>(chosen.signal);
+    if (default_action(chosen.signal) == DefaultAction::Core)
+        status |= dump_core(chosen.info);
+    exit_process(status);
 }
 
 void run_handler(arch::TrapFrame& frame, Task& task, const Chosen& chosen) {

@@ -11,6 +11,7 @@
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_timers.hpp"
+#include "guestkernel/trace/core_dump.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
@@ -214,6 +215,7 @@ void release_vfork_parent(Task& task) {
 void exit_task(u32 status) {
     Task& task = current_task();
     Process& process = *task.process;
+    park_for_core(task);
     trace_exit(task, status);
     bool last = false;
     {

@@ -20,6 +20,7 @@
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/signal.hpp"
+#include "guestkernel/trace/core_dump.hpp"
 
 namespace kernel {
 
@@ -191,6 +192,17 @@ Result<void> become_program(Task& task) {
     return exec_by_name(config.arguments[0], request);
 }
 
+// --core: every program's core file goes there.
+void set_core_directory() {
+    const std::string_view directory = boot_config().core_directory;
+    if (directory.empty())
+        return;
+    char pattern[core_pattern_limit];
+    const usize length = log::format(pattern, sizeof pattern, "{}/core.%e.%p", directory);
+    if (auto set = set_core_pattern({pattern, length}); !set)
+        log::error("the name of the directory for core files is too long");
+}
+
 void run_program(void*) {
     finish_first_switch();
     Task& task = current_task();
@@ -201,6 +213,7 @@ void run_program(void*) {
         arch::power_off(0);
     }
     set_blocked(0);
+    set_core_directory();
     if (boot_config().strace)
         task.entry_work = entry_strace;
     // The next instruction of this task is the program's own.

@@ -98,6 +98,9 @@ public:
     bool continue_unreported = false;
     bool continue_notice = false; // the parent is yet to get its SIGCHLD for the continuation
     WaitQueue thread_events;      // exec waits for the other threads
+    Task* core_dumper = nullptr;  // writes the core file; the others wait for it in core_done
+    u32 core_parked = 0;
+    WaitQueue core_done;
 
     // --- limits and times
     ResourceLimit limits[resource_limit_count];

@@ -194,6 +194,13 @@ std::vector<boot::Rlimit> current_rlimits() {
     return limits;
 }
 
+void lift_core_limit(std::vector<boot::Rlimit>& limits) {
+    for (boot::Rlimit& limit : limits) {
+        if (limit.resource == RLIMIT_CORE)
+            limit.soft = limit.hard = RLIM_INFINITY;
+    }
+}
+
 void raise_open_file_limit() {
     struct rlimit limit {};
     if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {

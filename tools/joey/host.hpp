@@ -20,6 +20,8 @@ std::uint64_t default_memory_bytes();
 
 // The soft and hard limits of this process, for the program.
 std::vector<boot::Rlimit> current_rlimits();
+// Core files of any size: somebody asked for them.
+void lift_core_limit(std::vector<boot::Rlimit>& limits);
 // Raises this process's own limit of open files to the hard one: a virtio-fs server holds one
 // descriptor per file that the guest knows.
 void raise_open_file_limit();

@@ -35,6 +35,8 @@ struct RawOptions {
     std::string memory;
     std::string privilege;
     std::string log_level;
+    std::string kernel_log;
+    std::string strace;
     std::vector<std::string> volumes;
 };
 
@@ -51,7 +53,11 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
         ("user", po::value<std::string>()->value_name("UID[:GID]"), "user and group, by number or name (default: the caller's)")
         ("hostname", po::value(&options.hostname)->value_name("NAME"), "host name inside (default: joey)")
         ("privilege", po::value(&raw.privilege)->value_name("MODE"), "auto, ring0 or ring3: where the guest's kernel runs (default: auto)")
-        ("strace", po::bool_switch(&options.strace), "print the program's system calls to stderr, from inside the guest's kernel")
+        ("strace", po::value(&raw.strace)->implicit_value("")->value_name("WHAT"),
+            "print system calls to stderr, from inside the guest's kernel: all, or WHAT=open,%file,!read; WHAT=missing lists what was refused or is partial")
+        ("strace-time", po::bool_switch(&options.strace_time), "with --strace: also when each call began, and how long it took")
+        ("core", po::value(&options.core_directory)->value_name("DIR"),
+            "write the core files of programs that die to this directory of the host, as core.NAME.PID")
         ("timing", po::bool_switch(&options.timing), "print where start-up time went to stderr, at the end")
         ("tty,t", po::bool_switch(&options.terminal),
             "give CMD a terminal (default: when stdin and stdout both are one)")
@@ -60,8 +66,9 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
         ("volume", po::value(&raw.volumes)->value_name("SRC:DST[:ro]"),
             "share a directory or file of the host, writable unless :ro (may be repeated)")
         ("kernel", po::value(&options.kernel)->value_name("FILE"), "boot another kernel image")
-        ("log-level", po::value(&raw.log_level)->value_name("LEVEL"),
+        ("kernel-log", po::value(&raw.kernel_log)->value_name("LEVEL"),
             "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
+        ("log-level", po::value(&raw.log_level)->value_name("LEVEL"), "the same, by its older name")
         ("help,h", "print this text");
     return all;
 }
@@ -91,7 +98,8 @@ Outcome<std::size_t> count_option_words(std::span<const std::string> words,
                                                    : known.find_nothrow(name, false, false, true);
         if (option == nullptr)
             return fail(fmt::format("unknown option '{}'; {}", word.substr(0, equals), see_help));
-        const bool takes_value = option->semantic()->max_tokens() > 0;
+        // One that is optional comes with '='.
+        const bool takes_value = option->semantic()->min_tokens() > 0;
         const bool value_follows = takes_value && equals == std::string::npos;
         if (value_follows && at + 1 == words.size())
             return fail(fmt::format("option '{}' needs a value; {}", word, see_help));
@@ -162,7 +170,7 @@ Outcome<vmm::PrivilegeChoice> interpret_privilege(const std::string& text) {
     return fail(fmt::format("--privilege {}: give auto, ring0 or ring3", text));
 }
 
-Outcome<boot::LogLevel> interpret_log_level(const std::string& text) {
+Outcome<boot::LogLevel> interpret_log_level(std::string_view option, const std::string& text) {
     constexpr std::pair<std::string_view, boot::LogLevel> levels[] = {
         {"error", boot::LogLevel::Error},
         {"warning", boot::LogLevel::Warning},
@@ -173,7 +181,16 @@ Outcome<boot::LogLevel> interpret_log_level(const std::string& text) {
         if (text == name)
             return level;
     }
-    return fail(fmt::format("--log-level {}: give error, warning, info or debug", text));
+    return fail(fmt::format("--{} {}: give error, warning, info or debug", option, text));
+}
+
+// Names of calls and groups are the guest kernel's affair; what no filter can be is told here.
+Outcome<std::string> interpret_strace(const std::string& text) {
+    constexpr std::string_view allowed = "abcdefghijklmnopqrstuvwxyz0123456789_%!,";
+    constexpr std::size_t longest = 2000;
+    if (text.find_first_not_of(allowed) != std::string::npos || text.size() > longest)
+        return fail(fmt::format("--strace={}: give names of calls and %groups, or missing", text));
+    return text;
 }
 
 Outcome<VolumeOption> interpret_volume(const std::string& text) {
@@ -206,8 +223,19 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, D
         TRY(options.privilege, interpret_privilege(raw.privilege));
     }
     if (given.count("log-level") != 0) {
-        TRY(options.log_level, interpret_log_level(raw.log_level));
+        TRY(options.log_level, interpret_log_level("log-level", raw.log_level));
     }
+    if (given.count("kernel-log") != 0) {
+        TRY(options.log_level, interpret_log_level("kernel-log", raw.kernel_log));
+    }
+    if (given.count("strace") != 0) {
+        TRY(options.strace_filter, interpret_strace(raw.strace));
+        options.strace = true;
+    }
+    if (options.strace_time && !options.strace)
+        return fail("--strace-time: goes with --strace");
+    if (given.count("core") != 0 && options.core_directory.empty())
+        return fail("--core: give a directory of this machine");
     if (given.count("cwd") != 0)
         options.cwd = given["cwd"].as<std::string>();
     if (given.count("user") != 0)

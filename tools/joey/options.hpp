@@ -29,6 +29,9 @@ struct DoOptions {
     std::string hostname = "joey";
     vmm::PrivilegeChoice privilege = vmm::PrivilegeChoice::Auto;
     bool strace = false;
+    std::string strace_filter; // call names, %groups, "missing"; empty: all
+    bool strace_time = false;
+    std::string core_directory; // empty: core files stay in the guest
     bool timing = false;
     bool terminal = false; // -t: a terminal in the guest even if the streams are none
     bool read_write = false;

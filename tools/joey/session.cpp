@@ -78,9 +78,13 @@ Outcome<boot::GuestDescription> Session::describe_guest() const {
     guest.env = merge_environment(options_.env);
     guest.hostname = options_.hostname;
     guest.strace = options_.strace;
+    guest.strace_filter = options_.strace_filter;
+    guest.strace_time = options_.strace_time;
     guest.log_level = options_.log_level;
     guest.umask = umask_;
     guest.rlimits = current_rlimits();
+    if (!options_.core_directory.empty())
+        lift_core_limit(guest.rlimits);
     shares_->describe(guest);
 
     if (options_.cwd) {

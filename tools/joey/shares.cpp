@@ -1,6 +1,8 @@
 #include "tools/joey/shares.hpp"
 
 #include <cerrno>
+#include <climits>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 
@@ -66,13 +68,33 @@ Outcome<Shares> Shares::open(const DoOptions& options,
         config.read_only = option.read_only;
         TRY(shares.add(option.source, tag, std::move(config), on_worker_start));
     }
+    if (!options.core_directory.empty())
+        TRY(shares.add_core_directory(options.core_directory, on_worker_start));
     return shares;
+}
+
+// The directory lies inside where it lies on the host, so that nothing new appears in the root.
+Outcome<void> Shares::add_core_directory(const std::string& directory,
+                                         const std::function<bool()>& on_worker_start) {
+    char resolved[PATH_MAX];
+    struct stat status {};
+    if (::realpath(directory.c_str(), resolved) == nullptr || ::stat(resolved, &status) != 0)
+        return fail(fmt::format("--core {}: {}; give a directory of this machine", directory,
+                                std::strerror(errno)));
+    core_directory_ = resolved;
+    if (!S_ISDIR(status.st_mode) || core_directory_ == "/")
+        return fail(fmt::format("--core {}: give a directory, not {}", directory,
+                                core_directory_ == "/" ? "the root" : "a file"));
+    const std::string tag = fmt::format("volume{}", volumes_.size());
+    volumes_.push_back({tag, core_directory_, false, false});
+    return add(core_directory_, tag, virtio::ShareConfig{}, on_worker_start);
 }
 
 void Shares::describe(boot::GuestDescription& guest) const {
     guest.root_tag = root_tag;
     guest.root_mode = root_mode_;
     guest.volumes = volumes_;
+    guest.core_directory = core_directory_;
 }
 
 } // namespace joey

@@ -29,11 +29,14 @@ public:
 
 private:
     Shares() = default;
+    Outcome<void> add_core_directory(const std::string& directory,
+                                     const std::function<bool()>& on_worker_start);
     Outcome<void> add(const std::string& path, const std::string& tag, virtio::ShareConfig config,
                       const std::function<bool()>& on_worker_start);
 
     boot::RootMode root_mode_ = boot::RootMode::Overlay;
     std::vector<boot::Volume> volumes_;
+    std::string core_directory_; // its path inside
     std::vector<virtio::UniqueFd> fds_;
     std::vector<vmm::SharedPath> paths_;
     std::vector<std::unique_ptr<virtio::Fs>> devices_;

@@ -5,6 +5,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/trace/core_dump.hpp"
 
 namespace kernel::procfs {
 namespace {
@@ -54,6 +55,25 @@ Result<void> store_hostname(std::string_view text, const TableContext&) {
 }
 Result<void> store_domainname(std::string_view text, const TableContext&) {
     return store_name(text, set_domainname);
+}
+
+Result<void> show_core_pattern(TextBuilder& out, const TableContext&) {
+    char pattern[core_pattern_limit];
+    out.append({pattern, core_pattern(pattern)});
+    out.append("\n");
+    return {};
+}
+Result<void> store_core_pattern(std::string_view text, const TableContext&) {
+    return set_core_pattern(text);
+}
+Result<void> show_core_uses_pid(TextBuilder& out, const TableContext&) {
+    out.append(core_uses_pid() ? "1\n" : "0\n");
+    return {};
+}
+Result<void> store_core_uses_pid(std::string_view text, const TableContext&) {
+    TRY(const i64 number, parse_number(text));
+    set_core_uses_pid(number != 0);
+    return {};
 }
 
 Result<void> show_pid_max(TextBuilder& out, const TableContext&) {
@@ -118,8 +138,14 @@ constexpr TableEntry random_entries[] = {
 
 constexpr TableEntry kernel_entries[] = {
     {.name = "cap_last_cap", .mode = read_only, .text = "40\n"},
-    {.name = "core_pattern", .mode = read_only, .text = "core\n"},
-    {.name = "core_uses_pid", .mode = read_only, .text = "0\n"},
+    {.name = "core_pattern",
+     .mode = read_write,
+     .show = show_core_pattern,
+     .store = store_core_pattern},
+    {.name = "core_uses_pid",
+     .mode = read_write,
+     .show = show_core_uses_pid,
+     .store = store_core_uses_pid},
     {.name = "domainname", .mode = read_write, .show = show_domainname, .store = store_domainname},
     {.name = "hostname", .mode = read_write, .show = show_hostname, .store = store_hostname},
     {.name = "ngroups_max", .mode = read_only, .text = "65536\n"},
