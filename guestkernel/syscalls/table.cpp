@@ -18,9 +18,10 @@ constexpr u8 count_arguments(Result<long> (*)(Task&, A...)) {
 constexpr std::array<SyscallEntry, syscall_limit> make_table() {
     std::array<SyscallEntry, syscall_limit> table{};
 #define SYSCALL(number, call, level, note)                                                         \
-    table[number] = {decode<&sys_##call>, #call, Support::level, count_arguments(&sys_##call), 0};
+    table[number] = {decode<&sys_##call>,          #call, Support::level,                          \
+                     count_arguments(&sys_##call), 0,     note};
 #define REFUSED(number, call, error, why)                                                          \
-    table[number] = {nullptr, #call, Support::Refused, 6, error};
+    table[number] = {nullptr, #call, Support::Refused, 6, error, why};
 #define MISSING(number, call) table[number] = {nullptr, #call, Support::Missing, 6, ENOSYS};
 #include "guestkernel/syscalls/syscalls.def"
 #undef SYSCALL

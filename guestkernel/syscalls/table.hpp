@@ -12,7 +12,8 @@ struct SyscallEntry {
     const char* name = nullptr;       // null: no such number
     Support support = Support::Missing;
     u8 argument_count = 0;
-    int refusal = 0; // the errno, when Refused
+    int refusal = 0;       // the errno, when Refused
+    const char* note = ""; // what is missing, why it is refused
 };
 
 inline constexpr usize syscall_limit = 512;

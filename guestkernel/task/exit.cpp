@@ -38,12 +38,12 @@ SignalInfo child_signal(Process& child, Task* last) {
 bool notify_parent_locked(Process& child, Task* last) {
     Process& parent = *child.parent;
     child.exit_events.wake_all();
+    if (tracer_reaps_first_locked(child))
+        return false;
     if (&parent == kernel_init_process) {
         parent.child_events.wake_all();
         return !is_first_program(child);
     }
-    if (tracer_reaps_first_locked(child))
-        return false;
     bool forgotten = false;
     bool send = child.exit_signal != 0;
     if (child.exit_signal == SIGCHLD) {

@@ -16,6 +16,7 @@
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
+#include "guestkernel/syscalls/strace.hpp"
 #include "guestkernel/task/exec.hpp"
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
@@ -214,8 +215,10 @@ void run_program(void*) {
     }
     set_blocked(0);
     set_core_directory();
-    if (boot_config().strace)
+    if (boot_config().strace) {
+        set_strace_filter(boot_config().strace_filter);
         task.entry_work = entry_strace;
+    }
     // The next instruction of this task is the program's own.
     arch::mark(boot::Mark::first_user_instruction);
 }

@@ -23,6 +23,8 @@ void link_locked(Tracee& tracee, Task& tracer) {
 // task.
 void unlink_locked(Tracee& tracee) {
     tracee.node.unlink();
+    if (tracee.task == nullptr)
+        tracee.tracer->process->child_events.wake_all(); // it may wait for what is gone now
     tracee.tracer = nullptr;
     if (tracee.process->ended_leader == &tracee)
         tracee.process->ended_leader = nullptr;

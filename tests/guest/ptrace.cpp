@@ -634,6 +634,31 @@ void reparented_zombie() {
         close(fd);
 }
 
+void orphaned() {
+    // The tracee's parent ends first; its tracer hears of its end nevertheless.
+    int go[2], told[2];
+    CHECK(pipe(go) == 0 && pipe(told) == 0);
+    const pid_t parent = start([&] {
+        const pid_t child = fork();
+        if (child == 0) {
+            char c = 0;
+            CHECK(read(go[0], &c, 1) == 1);
+            _exit(23);
+        }
+        CHECK(write(told[1], &child, sizeof child) == sizeof child);
+        pause();
+    });
+    pid_t child = 0;
+    CHECK(read(told[0], &child, sizeof child) == sizeof child);
+    CHECK(request(PTRACE_SEIZE, child, 0, 0) == 0);
+    finish(parent);
+    CHECK(write(go[1], "x", 1) == 1);
+    expect_exit(child, 23);
+    CHECK_FAILS(waitpid(child, nullptr, __WALL), ECHILD);
+    for (const int fd : {go[0], go[1], told[0], told[1]})
+        close(fd);
+}
+
 void waiting() {
     const pid_t pid = start_traced([] { raise(SIGUSR1); });
     CHECK(ptrace(PTRACE_CONT, pid, nullptr, nullptr) == 0);
@@ -687,6 +712,7 @@ int main(int count, char** arguments) {
     programs(arguments[0]);
     tracer_ends();
     reparented_zombie();
+    orphaned();
     waiting();
     permissions();
 }

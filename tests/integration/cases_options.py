@@ -30,6 +30,10 @@ refused("--env without a value", ["do", "--env", "FOO", "--", "true"], "NAME=VAL
 refused("--user that does not exist", ["do", "--user", "nosuchuser", "--", "true"], "nosuchuser")
 refused("--privilege nonsense", ["do", "--privilege", "ring9", "--", "true"], "ring0", "ring3")
 refused("--log-level nonsense", ["do", "--log-level", "loud", "--", "true"], "debug")
+refused("--kernel-log nonsense", ["do", "--kernel-log", "loud", "--", "true"], "debug")
+refused("--strace nonsense", ["do", "--strace=a b", "--", "true"], "names of calls")
+refused("--strace-time alone", ["do", "--strace-time", "--", "true"], "--strace")
+refused("--core of a file", ["do", "--core", "/etc/hostname", "--", "true"], "directory")
 refused("a missing kernel image", ["do", "--kernel", "/no/such/kernel", "--", "true"], "/no/such/kernel")
 refused("a kernel image that is no ELF file", ["do", "--kernel", "/etc/passwd", "--", "true"], "kernel image")
 
@@ -126,7 +130,7 @@ def help_and_version():
     text = run([JOEY, "help"])
     equal("status", 0, text.status)
     for option in (b"--cpus", b"--memory", b"--env", b"--cwd", b"--user", b"--hostname", b"--privilege", b"--strace",
-                   b"--timing", b"--tty", b"--rw", b"--rootfs", b"--volume", b"--kernel", b"--log-level"):
+                   b"--timing", b"--tty", b"--rw", b"--rootfs", b"--volume", b"--kernel", b"--kernel-log", b"--strace-time", b"--core"):
         holds(f"{option} is explained", option in text.out, text.out)
     equal("do --help", text.out, run([JOEY, "do", "--help"]).out)
     holds("version", run([JOEY, "--version"]).out.startswith(b"joey "))
