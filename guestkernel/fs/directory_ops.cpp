@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/inotify.h>
 
+#include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/open.hpp"
@@ -16,9 +17,10 @@ namespace kernel {
 namespace {
 
 // Runs `make(directory inode, name) -> Result<Ref<Inode>>` for a last component that does not exist
-// yet.
+// yet. `kind`: its S_IF*; 0: a link to what exists.
 template <typename Make>
-Result<Ref<Inode>> create_entry(PathWalker& walker, bool is_directory, Make&& make) {
+Result<Ref<Inode>> create_entry(PathWalker& walker, u32 kind, Make&& make) {
+    const bool is_directory = (kind & mode_type) == mode_directory;
     TRY(walker.walk_parent());
     if (walker.last() != PathWalker::Last::Name)
         return fail(EEXIST);
@@ -36,6 +38,8 @@ Result<Ref<Inode>> create_entry(PathWalker& walker, bool is_directory, Make&& ma
         if (walker.mount().read_only())
             return fail(EROFS);
         TRY(check_create(parent));
+        if (kind != 0)
+            TRY(landlock_check(walker.path(), landlock_make(kind)));
         TRY(made, make(directory, walker.last_name()));
         TRY(DentryCache::insert(parent, walker.last_name(), made));
     }
@@ -48,7 +52,7 @@ Result<Ref<Inode>> create_entry(PathWalker& walker, bool is_directory, Make&& ma
 Result<void> make_directory(int directory, std::string_view name, u32 mode) {
     PathWalker walker(0);
     TRY(walker.start(directory, name));
-    TRY(create_entry(walker, true, [&](Inode& parent, std::string_view last) {
+    TRY(create_entry(walker, mode_directory, [&](Inode& parent, std::string_view last) {
         const u32 wanted = mode_directory | (mode & (0777 | mode_sticky) & ~current_umask());
         const NewOwner owner = new_owner(parent, wanted);
         return parent.create(last, owner.mode, 0, owner.uid, owner.gid);
@@ -79,7 +83,7 @@ Result<Ref<Inode>> make_node(int directory, std::string_view name, u32 mode, u64
     }
     PathWalker walker(0);
     TRY(walker.start(directory, name));
-    return create_entry(walker, false, [&](Inode& parent, std::string_view last) {
+    return create_entry(walker, mode, [&](Inode& parent, std::string_view last) {
         const NewOwner owner = new_owner(parent, mode & ~current_umask());
         return parent.create(last, owner.mode, device_number, owner.uid, owner.gid);
     });
@@ -90,7 +94,7 @@ Result<void> make_symlink(std::string_view target, int directory, std::string_vi
         return fail(ENOENT);
     PathWalker walker(0);
     TRY(walker.start(directory, name));
-    TRY(create_entry(walker, false, [&](Inode& parent, std::string_view last) {
+    TRY(create_entry(walker, mode_symlink, [&](Inode& parent, std::string_view last) {
         const NewOwner owner = new_owner(parent, mode_symlink | 0777);
         return parent.symlink(last, target, owner.uid, owner.gid);
     }));
@@ -109,20 +113,25 @@ Result<void> make_link(int old_directory, std::string_view old_name, int new_dir
     Ref<Inode> target = Ref<Inode>::share(source.dentry()->inode());
     PathWalker walker(0);
     TRY(walker.start(new_directory, new_name));
-    TRY(create_entry(
-        walker, false, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
-            if (&walker.mount() != source.mount() || parent.superblock() != target->superblock())
-                return fail(EXDEV);
-            if (target->is_directory())
-                return fail(EPERM);
-            // Nobody gives an unlinked file a name again.
-            TRY(const Attributes attributes, target->attributes());
-            if (attributes.links == 0 && target->linkable.load() == 0)
-                return fail(ENOENT);
-            TRY(parent.link(last, *target));
-            target->linkable.store(0);
-            return target;
-        }));
+    TRY(create_entry(walker, 0, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
+        if (&walker.mount() != source.mount() || parent.superblock() != target->superblock())
+            return fail(EXDEV);
+        if (target->is_directory())
+            return fail(EPERM);
+        // Nobody gives an unlinked file a name again.
+        TRY(const Attributes attributes, target->attributes());
+        if (attributes.links == 0 && target->linkable.load() == 0)
+            return fail(ENOENT);
+        if (landlock_restricted()) {
+            Ref<Dentry> above = source.dentry()->parent_ref();
+            const Path from(Ref<Mount>::share(source.mount()),
+                            above ? std::move(above) : Ref<Dentry>::share(source.dentry()));
+            TRY(landlock_check_move(from, walker.path(), *target, nullptr, nullptr, true));
+        }
+        TRY(parent.link(last, *target));
+        target->linkable.store(0);
+        return target;
+    }));
     notify_event(*target, IN_ATTRIB, {});
     return {};
 }
@@ -163,6 +172,7 @@ Result<void> remove_file(int directory, std::string_view name) {
         if (walker.mount().read_only())
             return fail(EROFS);
         TRY(check_delete(parent, *inode, false));
+        TRY(landlock_check(walker.path(), landlock_remove(*inode)));
         if (child->mounts.load() != 0)
             return fail(EBUSY);
         TRY(holder.unlink(walker.last_name(), *inode));
@@ -190,6 +200,7 @@ Result<void> remove_directory(int directory, std::string_view name) {
         if (walker.mount().read_only())
             return fail(EROFS);
         TRY(check_delete(parent, *inode, true));
+        TRY(landlock_check(walker.path(), landlock_remove(*inode)));
         // Its own mutex too: nothing may be created in it from now on.
         MutexGuard own(inode->mutex());
         if (child->mounts.load() != 0)

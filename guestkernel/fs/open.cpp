@@ -7,6 +7,7 @@
 #include <linux/mount.h>
 
 #include "guestkernel/fs/attributes.hpp"
+#include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/permission.hpp"
@@ -36,6 +37,14 @@ u32 access_bits(u32 flags) {
     static constexpr u32 table[] = {may_read, may_write, may_read | may_write,
                                     may_read | may_write};
     return table[flags & O_ACCMODE] | ((flags & O_TRUNC) != 0 ? may_write : 0u);
+}
+
+u64 landlock_access(const Inode& inode, u32 flags) {
+    const u32 may = access_bits(flags & ~u32{O_TRUNC});
+    if (inode.is_directory())
+        return landlock_read_dir;
+    return ((may & may_read) != 0 ? u64{landlock_read_file} : 0u) |
+           ((may & may_write) != 0 ? u64{landlock_write_file} : 0u);
 }
 
 constexpr u32 creation_flags = O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC;
@@ -100,6 +109,7 @@ Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created) {
     Inode& inode = *path.dentry()->inode();
     if (!created)
         TRY(check_open(path, flags));
+    TRY(landlock_check(path, landlock_access(inode, flags)));
     const bool writes = inode.is_regular() && (access_bits(flags) & may_write) != 0;
     if (writes) {
         TRY(claim_write(inode));
@@ -146,6 +156,7 @@ Result<bool> create_last(PathWalker& walker, u32 flags, u32 mode, Ref<Dentry>& c
     if (walker.mount().read_only())
         return fail(EROFS);
     TRY(check_create(parent));
+    TRY(landlock_check(walker.path(), landlock_make_reg));
     const NewOwner owner =
         new_owner(directory, mode_regular | (mode & mode_permissions & ~current_umask()));
     (void)flags;
@@ -274,6 +285,7 @@ Result<Ref<File>> open_for_exec(int directory, std::string_view name, u32 at_fla
     if (!inode.is_regular() || (path.mount()->flags() & MS_NOEXEC) != 0)
         return fail(EACCES);
     TRY(check_permission(inode, may_exec));
+    TRY(landlock_check(path, landlock_execute | landlock_read_file));
     TRY(claim_deny_write(inode));
     auto opened = inode.open(path, O_RDONLY | O_LARGEFILE);
     if (!opened) {

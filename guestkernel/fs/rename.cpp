@@ -4,6 +4,7 @@
 #include <linux/inotify.h>
 
 #include "guestkernel/fs/directory_ops.hpp"
+#include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/permission.hpp"
@@ -181,6 +182,10 @@ Result<void> rename_path(int old_directory, std::string_view old_name, int new_d
             return fail(EROFS);
         moved = Ref<Inode>::share(source->inode());
         other = Ref<Inode>::share(target->inode());
+        const bool exchanges = (flags & RENAME_EXCHANGE) != 0;
+        if (landlock_restricted())
+            TRY(landlock_check_move(from.path(), to.path(), *moved, other.get(),
+                                    exchanges ? other.get() : nullptr, false));
         TRY(const bool done, rename_locked(names, *source, *target, flags));
         if (!done)
             return {};

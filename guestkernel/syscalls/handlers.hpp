@@ -40,3 +40,6 @@
 #if __has_include("guestkernel/syscalls/io_ring_calls.hpp")
 #include "guestkernel/syscalls/io_ring_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/landlock_calls.hpp")
+#include "guestkernel/syscalls/landlock_calls.hpp"
+#endif

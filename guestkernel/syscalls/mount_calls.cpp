@@ -2,6 +2,7 @@
 #include <linux/errno.h>
 #include <linux/mount.h>
 
+#include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
@@ -39,6 +40,8 @@ Result<String> copy_data(u64 address) {
 } // namespace
 
 Result<long> sys_mount(Task&, u64 source, u64 target, u64 type, u64 flags, u64 data) {
+    if (landlock_restricted())
+        return fail(EPERM);
     TRY(require_admin());
     if ((flags & MS_MGC_MSK) == MS_MGC_VAL)
         flags &= ~u64{MS_MGC_MSK};
@@ -76,6 +79,8 @@ Result<long> sys_mount(Task&, u64 source, u64 target, u64 type, u64 flags, u64 d
 }
 
 Result<long> sys_umount2(Task&, u64 target, u32 flags) {
+    if (landlock_restricted())
+        return fail(EPERM);
     if ((flags & ~(mnt_force | mnt_detach | mnt_expire | umount_nofollow)) != 0 ||
         ((flags & mnt_expire) != 0 && (flags & (mnt_force | mnt_detach)) != 0))
         return fail(EINVAL);
@@ -86,6 +91,8 @@ Result<long> sys_umount2(Task&, u64 target, u32 flags) {
 }
 
 Result<long> sys_pivot_root(Task& task, u64 new_root, u64 put_old) {
+    if (landlock_restricted())
+        return fail(EPERM);
     TRY(require_admin());
     TRY(Path fresh, find(new_root, lookup_follow | lookup_directory));
     TRY(Path old, find(put_old, lookup_follow | lookup_directory));

@@ -5,6 +5,7 @@
 #include <linux/resource.h>
 
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/fs/landlock.hpp"
 
 namespace kernel {
 
@@ -108,6 +109,8 @@ bool may_access(Task& target) {
     const Task& self = current_task();
     if (target.process == self.process)
         return true;
+    if (!landlock_may_access(target))
+        return false;
     const Ref<const Credentials> other = credentials_of(target);
     if (!other)
         return false;

@@ -1,0 +1,145 @@
+#include "guestkernel/fs/landlock.hpp"
+
+#include <linux/errno.h>
+
+#include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/mount.hpp"
+#include "guestkernel/task/process.hpp"
+
+namespace kernel {
+
+namespace {
+
+struct Allowed {
+    u64 layers[LandlockDomain::most_layers];
+};
+
+const LandlockDomain* own_domain() {
+    return static_cast<const LandlockDomain*>(current_task().landlock.get());
+}
+
+// What each layer allows at a place: what it does not handle, and what its rules give there and
+// above.
+Allowed allowed_at(const LandlockDomain& domain, const Path& path) {
+    Allowed out{};
+    const usize count = domain.layers.size();
+    // A pipe or socket by way of /proc/PID/fd is in nobody's hierarchy.
+    const bool nowhere = path.mount() == nullptr ||
+                         std::string_view(path.mount()->superblock().type()) == "anon_inodefs";
+    for (usize i = 0; i < count; i++)
+        out.layers[i] = nowhere ? u64{landlock_all} : ~(domain.layers[i]->handled | landlock_refer);
+    if (nowhere)
+        return out;
+    Ref<Mount> mount = Ref<Mount>::share(path.mount());
+    Ref<Dentry> dentry = Ref<Dentry>::share(path.dentry());
+    for (;;) {
+        const Inode* inode = dentry->inode();
+        for (usize i = 0; i < count && inode != nullptr; i++)
+            for (const LandlockRule& rule : domain.layers[i]->rules)
+                if (rule.inode.get() == inode)
+                    out.layers[i] |= rule.allowed;
+        if (dentry.get() == &mount->root()) {
+            if (!MountTree::cross_up(mount, dentry))
+                return out;
+            continue;
+        }
+        Ref<Dentry> parent = dentry->parent_ref();
+        if (!parent)
+            return out;
+        dentry = std::move(parent);
+    }
+}
+
+bool allows(const LandlockDomain& domain, const Allowed& allowed, u64 access) {
+    for (usize i = 0; i < domain.layers.size(); i++)
+        if ((access & ~allowed.layers[i]) != 0)
+            return false;
+    return true;
+}
+
+// Nothing may gain rights by being moved.
+bool gains(const LandlockDomain& domain, const Allowed& from, const Allowed& to,
+           const Inode& moved) {
+    const u64 relevant = moved.is_directory() ? u64{landlock_all} : u64{landlock_of_files};
+    for (usize i = 0; i < domain.layers.size(); i++)
+        if ((to.layers[i] & ~from.layers[i] & relevant) != 0)
+            return true;
+    return false;
+}
+
+} // namespace
+
+bool landlock_restricted() {
+    return static_cast<bool>(current_task().landlock);
+}
+
+Result<void> landlock_check_slow(const Path& path, u64 access) {
+    const LandlockDomain* domain = own_domain();
+    if (domain != nullptr && !allows(*domain, allowed_at(*domain, path), access))
+        return fail(EACCES);
+    return {};
+}
+
+u64 landlock_make(u32 mode) {
+    switch (mode & mode_type) {
+    case mode_directory:
+        return landlock_make_dir;
+    case mode_symlink:
+        return landlock_make_sym;
+    case mode_char:
+        return landlock_make_char;
+    case mode_block:
+        return landlock_make_block;
+    case mode_fifo:
+        return landlock_make_fifo;
+    case mode_socket:
+        return landlock_make_sock;
+    default:
+        return landlock_make_reg;
+    }
+}
+
+u64 landlock_remove(const Inode& inode) {
+    return inode.is_directory() ? landlock_remove_dir : landlock_remove_file;
+}
+
+Result<void> landlock_check_move(const Path& from, const Path& to, const Inode& moved,
+                                 const Inode* replaced, const Inode* exchanged, bool keeps_old) {
+    const LandlockDomain* domain = own_domain();
+    if (domain == nullptr)
+        return {};
+    u64 at_source = keeps_old ? 0 : landlock_remove(moved);
+    u64 at_target = landlock_make(moved.mode_);
+    if (replaced != nullptr)
+        at_target |= landlock_remove(*replaced);
+    if (exchanged != nullptr)
+        at_source |= landlock_make(exchanged->mode_);
+    const Allowed source = allowed_at(*domain, from);
+    if (from == to)
+        return allows(*domain, source, at_source | at_target) ? Result<void>()
+                                                              : Result<void>(fail(EACCES));
+    const Allowed target = allowed_at(*domain, to);
+    if (!allows(*domain, source, at_source) || !allows(*domain, target, at_target))
+        return fail(EACCES);
+    if (!allows(*domain, source, landlock_refer) || !allows(*domain, target, landlock_refer) ||
+        gains(*domain, source, target, moved) ||
+        (exchanged != nullptr && gains(*domain, target, source, *exchanged)))
+        return fail(EXDEV);
+    return {};
+}
+
+bool landlock_may_access(Task& target) {
+    const LandlockDomain* own = own_domain();
+    if (own == nullptr)
+        return true;
+    SpinGuard tree(process_tree_lock());
+    const auto* other = static_cast<const LandlockDomain*>(target.landlock.get());
+    if (other == nullptr || other->layers.size() < own->layers.size())
+        return false;
+    for (usize i = 0; i < own->layers.size(); i++)
+        if (own->layers[i].get() != other->layers[i].get())
+            return false;
+    return true;
+}
+
+} // namespace kernel

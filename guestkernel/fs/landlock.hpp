@@ -1,0 +1,68 @@
+// Landlock: what a task may do in parts of the tree, given up by the task itself. landlock(7), ABI
+// version 2. A task without a domain pays one comparison.
+#pragma once
+
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/fs/path.hpp"
+#include "guestkernel/lib/vector.hpp"
+
+namespace kernel {
+
+class Task;
+class Dentry;
+
+// LANDLOCK_ACCESS_FS_*
+enum LandlockAccess : u64 {
+    landlock_execute = 1u << 0,
+    landlock_write_file = 1u << 1,
+    landlock_read_file = 1u << 2,
+    landlock_read_dir = 1u << 3,
+    landlock_remove_dir = 1u << 4,
+    landlock_remove_file = 1u << 5,
+    landlock_make_char = 1u << 6,
+    landlock_make_dir = 1u << 7,
+    landlock_make_reg = 1u << 8,
+    landlock_make_sock = 1u << 9,
+    landlock_make_fifo = 1u << 10,
+    landlock_make_block = 1u << 11,
+    landlock_make_sym = 1u << 12,
+    landlock_refer = 1u << 13,
+    landlock_all = (1u << 14) - 1,
+    landlock_of_files = landlock_execute | landlock_write_file | landlock_read_file,
+};
+
+struct LandlockRule {
+    Ref<Inode> inode;
+    Path place; // keeps the inode the one that lookups find
+    u64 allowed = 0;
+};
+struct LandlockLayer : RefCounted {
+    u64 handled = 0;
+    Vector<LandlockRule> rules;
+};
+struct LandlockDomain : RefCounted {
+    static constexpr usize most_layers = 16;
+    Vector<Ref<LandlockLayer>> layers;
+};
+
+// --- for the VFS: EACCES. Called with or without directories' mutexes held.
+Result<void> landlock_check_slow(const Path& path, u64 access);
+// What mknod(2) and its like need, by the mode's type; what a removal needs.
+u64 landlock_make(u32 mode);
+u64 landlock_remove(const Inode& inode);
+// A name moves or is linked from one directory to another: EACCES, EXDEV. `exchanged`: what goes
+// the other way, or null; `replaced`: what is there and goes.
+Result<void> landlock_check_move(const Path& from, const Path& to, const Inode& moved,
+                                 const Inode* replaced, const Inode* exchanged, bool keeps_old);
+// Whether the running task may look into the other: EPERM of ptrace(2) unless that one is as
+// restricted.
+bool landlock_may_access(Task& target);
+bool landlock_restricted(); // mount(2) and its like are refused: EPERM
+
+inline Result<void> landlock_check(const Path& path, u64 access) {
+    if (!landlock_restricted()) [[likely]]
+        return {};
+    return landlock_check_slow(path, access);
+}
+
+} // namespace kernel
