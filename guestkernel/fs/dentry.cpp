@@ -4,6 +4,7 @@
 
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/ipc/mqueue.hpp"
 #include "guestkernel/lib/hash_map.hpp"
 #include "guestkernel/mm/frame.hpp"
 
@@ -125,6 +126,10 @@ void Dentry::last_reference() {
 }
 
 Result<Ref<Dentry>> Dentry::make_root(Superblock& superblock, Ref<Inode> inode) {
+    // One tree of names however often it is mounted: a queue that is unlinked in one place must not
+    // live on in another's cache.
+    if (Ref<Dentry> shared = mqueue_root_dentry(superblock))
+        return shared;
     return make_ref<Dentry>(superblock, std::move(inode));
 }
 

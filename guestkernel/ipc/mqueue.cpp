@@ -310,6 +310,13 @@ Result<Path> mqueue_root() {
     return home->root;
 }
 
+Ref<Dentry> mqueue_root_dentry(const Superblock& superblock) {
+    Instance* made = instance.load(base::Order::Acquire);
+    if (made == nullptr || made->superblock.get() != &superblock)
+        return {};
+    return Ref<Dentry>::share(made->root.dentry());
+}
+
 Result<Ref<Superblock>> mqueue_filesystem() {
     TRY(Instance * home, current_instance());
     return Ref<Superblock>(home->superblock);

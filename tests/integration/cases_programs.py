@@ -101,6 +101,12 @@ GIT = ("export HOME=/nonexistent GIT_AUTHOR_DATE='2020-01-01T00:00:00Z' GIT_COMM
 compare("git init, add, commit, log on 200 files", GIT.format(count=200))
 compare("git init, add, commit, log on 2,000 files", GIT.format(count=2000), long=True, timeout=300)
 
+if shutil.which("fio"):
+    for engine in "io_uring", "libaio", "sync":
+        compare(f"fio verifies what it wrote by {engine}",
+                f"fio --name=verified --ioengine={engine} --rw=randwrite --bs=4k --size=2m --iodepth=8 --verify=crc32c "
+                f"--filename=/tmp/joey-fio-{engine} --output=/dev/null; echo $?; rm -f /tmp/joey-fio-{engine}")
+
 if shutil.which("node"):
     NODE = ("const {Worker,isMainThread,parentPort,workerData}=require('worker_threads');"
             "const src=`const {parentPort,workerData}=require('worker_threads');let s=0;for(let i=0;i<1e6;i++)s+=i%workerData;parentPort.postMessage(s)`;"
