@@ -5,6 +5,7 @@
 #include "boot/protocol/layout.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/sched/run_queue.hpp"
+#include "guestkernel/task/signal.hpp"
 
 namespace kernel {
 
@@ -166,6 +167,8 @@ void schedule() {
     }
     if (task.state == static_cast<u32>(TaskState::Running) && &task != queue->idle)
         task.involuntary_switches++;
+    if (task.rseq != 0)
+        __atomic_fetch_or(&task.interrupt_flags, interrupt_rseq, __ATOMIC_RELAXED);
     next->on_cpu = 1;
     next->exec_start_ns = next->slice_start_ns = now;
     queue->current = next;

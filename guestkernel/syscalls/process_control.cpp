@@ -9,6 +9,7 @@
 
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/rseq.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
@@ -280,6 +281,17 @@ Result<long> sys_arch_prctl(Task& task, int option, u64 argument) {
     default:
         return fail(EINVAL);
     }
+}
+
+Result<long> sys_rseq(Task&, u64 record, u32 length, int flags, u32 signature) {
+    constexpr int unregister = 1; // RSEQ_FLAG_UNREGISTER
+    if ((flags & ~unregister) != 0)
+        return fail(EINVAL);
+    if (flags == unregister)
+        TRY(unregister_rseq(record, length, signature));
+    else
+        TRY(register_rseq(record, length, signature));
+    return 0;
 }
 
 Result<long> sys_personality(Task& task, u32 persona) {

@@ -126,6 +126,7 @@ Result<long> sys_getrusage(Task& task, int who, u64 usage);
 // --- the process's odds and ends (process_control.cpp)
 Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d);
 Result<long> sys_arch_prctl(Task& task, int option, u64 argument);
+Result<long> sys_rseq(Task& task, u64 record, u32 length, int flags, u32 signature);
 Result<long> sys_personality(Task& task, u32 persona);
 
 // --- the system (system_info.cpp)

@@ -121,6 +121,8 @@ void copy_attributes(Task& child, const CloneRequest& request) {
         child.rseq = parent.rseq;
         child.rseq_length = parent.rseq_length;
         child.rseq_signature = parent.rseq_signature;
+        child.rseq_cpu = parent.rseq_cpu;
+        child.interrupt_flags = child.rseq != 0 ? interrupt_rseq : 0;
     }
     if ((flags & CLONE_CHILD_CLEARTID) != 0)
         child.clear_child_tid = request.child_tid;
@@ -185,7 +187,7 @@ Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& reques
         parent.tasks.push_back(child);
         parent.live_tasks++;
         if (parent.stop_requested)
-            child.interrupt_flags = interrupt_signal;
+            child.interrupt_flags = child.interrupt_flags | interrupt_signal;
     } else {
         Process& process = *fresh;
         Process* adopter = (request.flags & CLONE_PARENT) != 0 ? parent.parent : &parent;

@@ -9,6 +9,7 @@
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_timers.hpp"
+#include "guestkernel/task/rseq.hpp"
 #include "guestkernel/trace/core_dump.hpp"
 
 namespace kernel {
@@ -204,6 +205,7 @@ void run_handler(arch::TrapFrame& frame, Task& task, const Chosen& chosen) {
     Process& process = *task.process;
     SignalState& state = *task.signals;
     prepare_restart(frame, chosen.action);
+    abort_rseq(task, frame);
     const u64 restored = state.restore_saved ? state.saved_blocked : state.blocked;
     const bool stepped = end_single_step(task);
     if ((chosen.action.flags & SA_RESETHAND) != 0)

@@ -290,7 +290,8 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     keys_on_exec(task);
     end_io_rings(process);
     task.robust_list = task.rseq = 0;
-    task.rseq_length = 0;
+    task.rseq_length = task.rseq_signature = 0;
+    task.rseq_cpu = ~0u;
     task.clear_child_tid = task.set_child_tid = 0;
     task.default_slack_ns = task.timer_slack_ns;
     {

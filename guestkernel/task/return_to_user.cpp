@@ -3,6 +3,7 @@
 
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/rseq.hpp"
 
 namespace kernel {
 
@@ -14,7 +15,12 @@ extern "C" void arch::joey_return_to_user(TrapFrame* frame) {
             schedule();
             continue;
         }
-        if ((task.interrupt_flags & (interrupt_signal | interrupt_fatal)) != 0) [[unlikely]] {
+        if ((task.interrupt_flags & (interrupt_signal | interrupt_fatal | interrupt_rseq)) != 0)
+            [[unlikely]] {
+            if ((task.interrupt_flags & interrupt_rseq) != 0)
+                resume_rseq(task, *frame);
+            if (!signal_pending())
+                continue;
             // A handler is entered outside of any restartable sequence.
             deliver_signals(*frame);
             continue;

@@ -92,6 +92,7 @@ public:
     u64 robust_list = 0;
     u64 rseq = 0;
     u32 rseq_length = 0, rseq_signature = 0;
+    u32 rseq_cpu = ~0u; // what the record says
     u64 user_time_ns = 0, system_time_ns = 0, start_time_ns = 0;
     u64 minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
     // Above 0: user copies that would fault fail instead, for a look at user memory under a spin

@@ -163,7 +163,7 @@ void inherit_trace_locked(Task& child) {
         trace.trap_stop = true;
     else
         child.signals->pending.add(SIGSTOP, nullptr);
-    child.interrupt_flags = interrupt_signal;
+    child.interrupt_flags = child.interrupt_flags | interrupt_signal;
 }
 
 void release_tracees_locked(Task& tracer,
