@@ -98,7 +98,7 @@ def ltrace_inside():
     with Program() as program:
         result = joey("ltrace", "-f", program.path)
         equal("status", 0, result.status)
-        has(result, "pthread_create(", "fork()", "strdup(", "exited (status 42)", "child 42")
+        has(result, "pthread_create(", "fork(", "strdup(", "exited (status 42)", "child 42")
 
 
 @case("gdb inside: breakpoints, steps, registers, threads")
