@@ -345,9 +345,13 @@ TEST_CASE("futex requeue wakes some and moves others, also within one bucket") {
             table->add(waiter, from);
             CHECK(table->confirm(waiter));
         }
-        u32 requeued = 0;
-        CHECK(table->requeue(from, to, 1, 2, requeued) == 1);
-        CHECK(requeued == 2);
+        FutexTable::Requeue refused{from, to, 1, 2, [](void*) { return false; }, nullptr};
+        CHECK_FALSE(table->requeue(refused));
+        CHECK(table->count(from) == 5);
+        FutexTable::Requeue request{from, to, 1, 2, nullptr, nullptr};
+        CHECK(table->requeue(request));
+        CHECK(request.woken == 1);
+        CHECK(request.requeued == 2);
         CHECK(table->count(from) == 2);
         CHECK(table->count(to) == 2);
         CHECK(table->wake(to, 9, ~0u) == 2);

@@ -14,7 +14,7 @@
 
 namespace {
 
-constexpr int rounds = 1500;
+constexpr int rounds = 300;
 constexpr std::size_t page = 4096;
 
 int to_worker[2], to_main[2];
