@@ -141,7 +141,10 @@ void leave_process(Task& task, Process& process) {
             process.exit_status =
                 process.group_exiting ? process.group_exit_status : task.exit_status;
             reparent_children_locked(process, dead);
-            if (process.group)
+            // Only a parent in another group of the session kept the group from being orphaned: one
+            // that was orphaned before is left alone.
+            if (process.group && process.parent->group && process.parent->group != process.group &&
+                process.parent->group->session == process.group->session)
                 check_orphaned_locked(*process.group, &process);
             if (notify_parent_locked(process, &task)) {
                 process.sibling_node.unlink();
