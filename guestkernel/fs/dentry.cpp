@@ -3,10 +3,12 @@
 #include <linux/errno.h>
 
 #include "guestkernel/core/time.hpp"
+#include "guestkernel/fs/file_handle.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/ipc/mqueue.hpp"
 #include "guestkernel/lib/hash_map.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/sched/work.hpp"
 
 namespace kernel {
 
@@ -33,6 +35,26 @@ u64 dentry_limit() {
         limit.store(value, base::Order::Relaxed);
     }
     return value;
+}
+
+// Memory is short: some of what nobody uses goes. Not at once, since whoever asks for memory may
+// hold locks that the end of an inode needs, but by a kernel task, which is there once there are so
+// many that it matters.
+constexpr u64 shrinker_from = 2048;
+alignas(Work) u8 shrink_storage[sizeof(Work)];
+constinit Work* shrink_work = nullptr;
+constinit base::Atomic<bool> shrinker_started{false};
+
+void start_shrinker() {
+    if (shrinker_started.exchange(true))
+        return;
+    if (!start_work_queue()) {
+        shrinker_started.store(false);
+        return;
+    }
+    shrink_work = ::new (static_cast<void*>(shrink_storage))
+        Work([](void*) { DentryCache::shrink(DentryCache::count() / 8 + batch); }, nullptr);
+    set_memory_pressure_hook([] { queue_work(*shrink_work); });
 }
 
 } // namespace
@@ -119,6 +141,8 @@ Dentry::~Dentry() {
 void Dentry::last_reference() {
     Dentry* dying = this;
     while (dying != nullptr) {
+        if (dying->handle != nullptr)
+            forget_file_handle(*dying);
         Dentry* up = dying->parent_.leak();
         delete dying;
         dying = up != nullptr && up->drop_ref() ? up : nullptr;
@@ -222,7 +246,8 @@ Ref<Dentry> DentryCache::publish(Ref<Dentry> fresh, u64 hash) {
         fresh->add_ref(); // the table's own
         shard.add(*fresh);
     }
-    total.fetch_add(1, base::Order::Relaxed);
+    if (total.fetch_add(1, base::Order::Relaxed) == shrinker_from)
+        start_shrinker();
     shard.grow();
     trim();
     return fresh;
@@ -300,6 +325,16 @@ Result<Ref<Dentry>> DentryCache::insert(Dentry& parent, std::string_view name, R
     if (Ref<Dentry> old = find_raw(parent, name, hash))
         unhash(*old, false);
     return publish(std::move(fresh), hash);
+}
+
+// remove() takes the object away only when nobody else has a reference, with the shard locked.
+bool DentryCache::pin(Dentry& dentry) {
+    for (;;) {
+        const u64 hash = dentry.hash_;
+        SpinGuard guard(shard_of(hash).lock);
+        if (dentry.hash_ == hash)
+            return dentry.inode_ && !dentry.deleted_;
+    }
 }
 
 void DentryCache::remove(Dentry& dentry) {

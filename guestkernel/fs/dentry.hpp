@@ -41,6 +41,7 @@ public:
     // Mounts that sit on it, in any place of the mount tree; changed by fs/mount.cpp with
     // tree_lock() held.
     base::Atomic<u32> mounts{0};
+    struct HandleEntry* volatile handle = nullptr; // fs/file_handle.cpp
 
 private:
     friend class DentryCache;
@@ -91,6 +92,9 @@ public:
     // not cached.
     static Result<Ref<Dentry>> make_unhashed(Dentry& parent, std::string_view name,
                                              Ref<Inode> inode, bool deleted);
+
+    // Whether it has an object, and keeps it while the caller's reference lasts.
+    static bool pin(Dentry& dentry);
 
     // Forgets one name, so that it is asked for again (something changed it behind us).
     static void forget(Dentry& parent, std::string_view name);

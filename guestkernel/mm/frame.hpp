@@ -41,6 +41,8 @@ void init_frames(const boot::BootBlock& block);
 // even after reclaim. May sleep only if `may_reclaim`. Contents: undefined unless `zeroed`.
 Frame* alloc_frames(unsigned order, bool may_reclaim = true);
 Frame* alloc_zeroed_frame(bool may_reclaim = true);
+// Called whenever memory runs short, by who needs some: may only note it for another task.
+void set_memory_pressure_hook(void (*hook)());
 inline Frame* alloc_frame(bool may_reclaim = true) {
     return alloc_frames(0, may_reclaim);
 }

@@ -20,6 +20,7 @@ constinit Clock clock;
 // One task writes back for reclaim at a time: writing needs memory itself and would come here
 // again.
 constinit base::Atomic<bool> writing{false};
+constinit base::Atomic<void (*)()> pressure_hook{nullptr};
 
 // A page and its cache, both held.
 struct Candidate {
@@ -71,7 +72,13 @@ void untrack_page(Frame& frame) {
     clock.count--;
 }
 
+void set_memory_pressure_hook(void (*hook)()) {
+    pressure_hook.store(hook);
+}
+
 usize reclaim_page_cache(usize wanted) {
+    if (auto* hook = pressure_hook.load(); hook != nullptr)
+        hook();
     usize budget = 0;
     {
         SpinGuard guard(clock.lock);

@@ -90,6 +90,9 @@ Result<long> sys_futimesat(Task& task, int directory, u64 name, u64 times);
 Result<long> sys_utimensat(Task& task, int directory, u64 name, u64 times, u32 flags);
 Result<long> sys_truncate(Task& task, u64 name, i64 size);
 Result<long> sys_ftruncate(Task& task, int fd, i64 size);
+Result<long> sys_name_to_handle_at(Task& task, int directory, u64 name, u64 handle,
+                                   UserPtr<i32> mount, u32 flags);
+Result<long> sys_open_by_handle_at(Task& task, int mount, u64 handle, u32 flags);
 Result<long> sys_fallocate(Task& task, int fd, int mode, i64 offset, i64 length);
 Result<long> sys_umask(Task& task, u32 mask);
 
