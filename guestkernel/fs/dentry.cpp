@@ -3,9 +3,9 @@
 #include <linux/errno.h>
 
 #include "guestkernel/core/time.hpp"
+#include "guestkernel/fs/devices.hpp"
 #include "guestkernel/fs/file_handle.hpp"
 #include "guestkernel/fs/mode.hpp"
-#include "guestkernel/ipc/mqueue.hpp"
 #include "guestkernel/lib/hash_map.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/sched/work.hpp"
@@ -17,6 +17,7 @@ namespace {
 constinit SpinLock the_tree_lock{LockRank::MountTable};
 constinit base::Atomic<u64> total{0};
 constinit base::Atomic<u64> limit{0};
+constinit base::Atomic<SharedRoot> shared_root{nullptr};
 
 constexpr usize shard_count = 16;
 constexpr usize first_buckets = 16; // small at first: the memory of an idle VM counts
@@ -149,11 +150,15 @@ void Dentry::last_reference() {
     }
 }
 
+void set_shared_root(SharedRoot lookup) {
+    shared_root.store(lookup, base::Order::Release);
+}
+
 Result<Ref<Dentry>> Dentry::make_root(Superblock& superblock, Ref<Inode> inode) {
-    // One tree of names however often it is mounted: a queue that is unlinked in one place must not
-    // live on in another's cache.
-    if (Ref<Dentry> shared = mqueue_root_dentry(superblock))
-        return shared;
+    // What is unlinked in one mount of it must not live on in another's cache.
+    if (const SharedRoot lookup = shared_root.load(base::Order::Acquire))
+        if (Ref<Dentry> shared = lookup(superblock))
+            return shared;
     return make_ref<Dentry>(superblock, std::move(inode));
 }
 

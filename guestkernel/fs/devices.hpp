@@ -10,4 +10,11 @@ void register_memory_devices();
 
 Result<Ref<File>> make_log_device(const Path& path, Ref<Inode> inode, u32 flags); // /dev/kmsg
 
+// One tree of names for all mounts of a file system that has one instance: asked by
+// Dentry::make_root(); null: it has none. Set once.
+class Dentry;
+class Superblock;
+using SharedRoot = Ref<Dentry> (*)(const Superblock&);
+void set_shared_root(SharedRoot lookup); // fs/dentry.cpp
+
 } // namespace kernel

@@ -4,7 +4,7 @@
 
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
-#include "guestkernel/task/process.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -126,20 +126,6 @@ Result<void> landlock_check_move(const Path& from, const Path& to, const Inode& 
         (exchanged != nullptr && gains(*domain, target, source, *exchanged)))
         return fail(EXDEV);
     return {};
-}
-
-bool landlock_may_access(Task& target) {
-    const LandlockDomain* own = own_domain();
-    if (own == nullptr)
-        return true;
-    SpinGuard tree(process_tree_lock());
-    const auto* other = static_cast<const LandlockDomain*>(target.landlock.get());
-    if (other == nullptr || other->layers.size() < own->layers.size())
-        return false;
-    for (usize i = 0; i < own->layers.size(); i++)
-        if (own->layers[i].get() != other->layers[i].get())
-            return false;
-    return true;
 }
 
 } // namespace kernel

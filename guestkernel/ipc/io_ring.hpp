@@ -217,6 +217,7 @@ private:
     void work(IoWorker& self);
     void poll_submissions(IoWorker& self);
     Result<void> spawn(IoWorker::Kind kind);
+    Result<void> start_worker(IoWorker::Kind kind);
     Result<void> set_files(Task& task, u64 descriptors, u32 count, bool sparse);
     Result<void> set_buffers(u64 vectors, u32 count, bool sparse);
     Result<void> check_buffer(const UserVector& buffer) const;

@@ -12,6 +12,8 @@ namespace kernel {
 namespace {
 
 constexpr u64 worker_patience_ns = 2'000'000'000; // an idle worker ends after this
+constexpr u32 most_workers_in_all = 2048;         // they count against nobody's RLIMIT_NPROC
+constinit base::Atomic<u32> worker_total{0};
 constexpr u32 tries_before_worker = 4; // a file that says ready and makes wait all the same
 
 // The deadline of a timeout's time, by its clock. EINVAL.
@@ -397,6 +399,17 @@ void IoRing::shut_down() {
 // --- workers
 
 Result<void> IoRing::spawn(IoWorker::Kind kind) {
+    if (worker_total.fetch_add(1) >= most_workers_in_all) {
+        worker_total.fetch_sub(1);
+        return fail(EAGAIN);
+    }
+    auto started = start_worker(kind);
+    if (!started)
+        worker_total.fetch_sub(1);
+    return started;
+}
+
+Result<void> IoRing::start_worker(IoWorker::Kind kind) {
     const Task& creator_task = current_task();
     TRY(Owned<IoWorker> worker, make_owned<IoWorker>());
     TRY(Ref<Task> task, allocate_task(false));
@@ -483,6 +496,7 @@ void IoRing::worker_loop(void* raw) {
         Ref<FsContext> fs = std::move(task.fs);
     }
     delete self;
+    worker_total.fetch_sub(1);
 }
 
 void IoRing::work(IoWorker& self) {

@@ -6,6 +6,7 @@
 
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/dentry.hpp"
+#include "guestkernel/fs/devices.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/permission.hpp"
@@ -59,6 +60,13 @@ struct Instance {
 constinit Mutex creation;
 constinit base::Atomic<Instance*> instance{nullptr};
 
+Ref<Dentry> mqueue_root_dentry(const Superblock& superblock) {
+    Instance* made = instance.load(base::Order::Acquire);
+    if (made == nullptr || made->superblock.get() != &superblock)
+        return {};
+    return Ref<Dentry>::share(made->root.dentry());
+}
+
 Result<Instance*> current_instance() {
     if (Instance* made = instance.load(base::Order::Acquire))
         return made;
@@ -71,6 +79,7 @@ Result<Instance*> current_instance() {
     TRY(fresh->superblock->make_root());
     TRY(fresh->root, detached_mount(fresh->superblock, 0, "mqueue"));
     instance.store(fresh.get(), base::Order::Release);
+    set_shared_root(mqueue_root_dentry);
     return fresh.leak();
 }
 
@@ -308,13 +317,6 @@ Result<void> MessageQueueFile::flush() {
 Result<Path> mqueue_root() {
     TRY(Instance * home, current_instance());
     return home->root;
-}
-
-Ref<Dentry> mqueue_root_dentry(const Superblock& superblock) {
-    Instance* made = instance.load(base::Order::Acquire);
-    if (made == nullptr || made->superblock.get() != &superblock)
-        return {};
-    return Ref<Dentry>::share(made->root.dentry());
 }
 
 Result<Ref<Superblock>> mqueue_filesystem() {

@@ -101,8 +101,6 @@ public:
 // The root of the running task's queues: one instance until there are namespaces of them.
 Result<Path> mqueue_root();
 Result<Ref<Superblock>> mqueue_filesystem();
-// The root that mounts of it share; null for other file systems.
-Ref<Dentry> mqueue_root_dentry(const Superblock& superblock);
 // What mq_open(2) asks for a new queue beyond its mode; of the running task, for the creation that
 // follows.
 Result<Ref<MessageQueue>> create_queue(Inode& directory, std::string_view name, u32 mode,

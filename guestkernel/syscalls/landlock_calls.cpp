@@ -127,4 +127,18 @@ Result<long> sys_landlock_restrict_self(Task& task, int fd, u32 flags) {
     return 0;
 }
 
+bool landlock_may_access(Task& target) {
+    const auto* own = static_cast<const LandlockDomain*>(current_task().landlock.get());
+    if (own == nullptr)
+        return true;
+    SpinGuard tree(process_tree_lock());
+    const auto* other = static_cast<const LandlockDomain*>(target.landlock.get());
+    if (other == nullptr || other->layers.size() < own->layers.size())
+        return false;
+    for (usize i = 0; i < own->layers.size(); i++)
+        if (own->layers[i].get() != other->layers[i].get())
+            return false;
+    return true;
+}
+
 } // namespace kernel
