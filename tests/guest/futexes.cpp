@@ -553,7 +553,7 @@ void contention() {
     static pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
     static int turn;
     constexpr int players = 4;
-    constexpr int rounds = 200;
+    constexpr int rounds = 50;
     pthread_t threads[players];
     for (long i = 0; i < players; i++)
         CHECK(pthread_create(
