@@ -16,8 +16,10 @@ namespace kernel {
 enum class LockRank : u8 {
     Log = 1,
     FrameAllocator = 4,
+    MemoryCharge = 5,
     Slab = 6,
     Timer = 8,
+    Bandwidth = 9, // of a group's CPU time
     RunQueue = 10,
     Nested = 11, // not checked: epoll's, which nest in each other as their files do, never in a
                  // circle (ELOOP)

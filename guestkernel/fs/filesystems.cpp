@@ -2,6 +2,7 @@
 #include <linux/errno.h>
 #include <linux/mount.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/fs/vfs.hpp"
@@ -49,8 +50,8 @@ Result<Ref<Superblock>> mount_overlay(std::string_view options) {
     return make_overlay(layers.span(), top);
 }
 
-constexpr const char* types[] = {"sysfs", "tmpfs",   "ramfs",    "devtmpfs", "devpts",
-                                 "proc",  "overlay", "virtiofs", "mqueue",   nullptr};
+constexpr const char* types[] = {"sysfs",   "tmpfs",   "ramfs",    "devtmpfs", "devpts", "proc",
+                                 "cgroup2", "overlay", "virtiofs", "mqueue",   nullptr};
 
 } // namespace
 
@@ -74,6 +75,8 @@ Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view 
         return make_sysfs();
     if (type == "mqueue")
         return mqueue_filesystem();
+    if (type == "cgroup2")
+        return make_cgroupfs();
     if (type == "overlay")
         return mount_overlay(options);
     if (type == "virtiofs")

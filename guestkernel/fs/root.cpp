@@ -4,6 +4,7 @@
 #include <linux/fcntl.h>
 #include <linux/mount.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/boot_config.hpp"
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/directory_ops.hpp"
@@ -118,6 +119,8 @@ Result<void> mount_first_root() {
     mount_optional(root, "/proc", make_procfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC, "proc");
     mount_optional(root, "/sys", make_sysfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
                    "sysfs");
+    mount_optional(root, "/sys/fs/cgroup", make_cgroupfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                   "cgroup2");
     for (u32 i = 0; i < config.volume_count; i++)
         if (auto done = mount_volume(config.volumes[i]); !done) {
             log::error("volume {} cannot be mounted: error {}", config.volumes[i].destination,

@@ -70,7 +70,7 @@ void copy_now(AddressSpaceImpl& parent, AddressSpaceImpl& child, u64 page) {
     const Vma* vma = parent.vmas.find(page);
     if (vma == nullptr || vma->shared() || (vma->protection & PROT_WRITE) == 0)
         return;
-    FrameRef copy = FrameRef::adopt(alloc_frame(false));
+    FrameRef copy = FrameRef::adopt(as_kind(FrameKind::Anonymous, alloc_frame(false)));
     if (!copy)
         return;
     SpinGuard guard(parent.table.lock());

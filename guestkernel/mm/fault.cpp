@@ -99,7 +99,9 @@ FaultOutcome AddressSpaceImpl::fault_anonymous(Vma& vma, u64 page, u64 least_win
     Frame* frames[most_around];
     usize got = 0;
     while (got < wanted) {
-        Frame* frame = alloc_zeroed_frame();
+        // What comes along with the page itself is not worth killing for, in a group at its limit.
+        const bool may_reclaim = got == 0 || current_task().memory_owner == 0;
+        Frame* frame = as_kind(FrameKind::Anonymous, alloc_zeroed_frame(may_reclaim));
         if (frame == nullptr)
             break;
         frames[got++] = frame;
@@ -213,7 +215,7 @@ void AddressSpaceImpl::copy_around(Vma& vma, u64 page) {
             if (entry == nullptr || *entry != 0)
                 continue;
         }
-        FrameRef copy = FrameRef::adopt(alloc_frame(false));
+        FrameRef copy = FrameRef::adopt(as_kind(FrameKind::Anonymous, alloc_frame(false)));
         if (!copy)
             continue;
         __builtin_memcpy(copy.data(), from.data(), page_size);
@@ -230,7 +232,7 @@ void AddressSpaceImpl::copy_around(Vma& vma, u64 page) {
 // Puts a private copy of `from` where `expected` stands.
 FaultOutcome AddressSpaceImpl::install_copy(Vma& vma, u64 page, u64 expected, Frame& from,
                                             FaultInfo& info) {
-    FrameRef copy = FrameRef::adopt(alloc_frame());
+    FrameRef copy = FrameRef::adopt(as_kind(FrameKind::Anonymous, alloc_frame()));
     if (!copy)
         return FaultOutcome::NoMemory;
     __builtin_memcpy(copy.data(), frame_data(from), page_size);
@@ -322,7 +324,7 @@ void AddressSpaceImpl::copy_ahead(Vma& vma, u64 page) {
             }
             from = FrameRef::share(*frame);
         }
-        FrameRef copy = FrameRef::adopt(alloc_frame());
+        FrameRef copy = FrameRef::adopt(as_kind(FrameKind::Anonymous, alloc_frame()));
         if (!copy)
             return;
         __builtin_memcpy(copy.data(), from.data(), page_size);

@@ -4,8 +4,10 @@
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -85,7 +87,7 @@ u64 phys_of(const Frame& frame) {
 }
 
 void list_block(Frame& frame, unsigned order, u32 zero_flag) {
-    frame.order = order;
+    frame.order = static_cast<u8>(order);
     frame.flags.store(frame_free | zero_flag, base::Order::Relaxed);
     buddy.free[order].push_front(frame);
 }
@@ -141,7 +143,7 @@ Frame* take_fresh(unsigned order) {
             list_fresh_range(region, region.fresh, block);
             region.fresh = block + size;
             Frame& frame = region.frame(block);
-            frame.order = order;
+            frame.order = static_cast<u8>(order);
             frame.flags.store(fresh_flag(), base::Order::Relaxed);
             return &frame;
         }
@@ -162,7 +164,7 @@ Frame* take_block(unsigned order) {
             from--;
             list_block(region.frame(phys + (u64{page_size} << from)), from, zero_flag);
         }
-        frame->order = order;
+        frame->order = static_cast<u8>(order);
         frame->flags.store(zero_flag, base::Order::Relaxed);
         return frame;
     }
@@ -257,13 +259,17 @@ Frame* try_alloc(unsigned order, bool use_reserve) {
 }
 
 // As alloc_frames(); the frame_zeroed flag says whether all of it is known to hold zeros.
-Frame* alloc_with_flag(unsigned order, bool may_reclaim) {
+Frame* alloc_with_flag(unsigned order, bool may_reclaim, Charge how) {
+    const u16 owner = how == Charge::None ? u16{0} : arch::current()->memory_owner;
+    if (owner != 0 && !charge_frames(owner, u64{1} << order, may_reclaim, how)) [[unlikely]]
+        return nullptr;
     Frame* frame = try_alloc(order, !may_reclaim);
     if (frame == nullptr && may_reclaim && order <= max_order) {
         // A victim needs some time to end; it may use the reserve to do so.
         for (unsigned attempt = 0; attempt < 4096 && frame == nullptr; attempt++) {
             const bool freed = reclaim_page_cache(usize{32} << order) != 0;
-            if (!freed && (fatal_signal_pending() || (attempt % 64 == 0 && !kill_for_memory()))) {
+            if (!freed &&
+                (fatal_signal_pending() || (attempt % 64 == 0 && !kill_for_memory(nullptr)))) {
                 frame = try_alloc(order, true);
                 break;
             }
@@ -272,8 +278,17 @@ Frame* alloc_with_flag(unsigned order, bool may_reclaim) {
             frame = try_alloc(order, false);
         }
     }
-    if (frame != nullptr)
-        frame->refs.store(1, base::Order::Relaxed);
+    if (frame == nullptr) {
+        if (owner != 0)
+            give_back_charge(owner, u64{1} << order);
+        return nullptr;
+    }
+    frame->refs.store(1, base::Order::Relaxed);
+    frame->owner = owner;
+    if (owner != 0) [[unlikely]] {
+        frame->kind = FrameKind::Kernel;
+        note_frame_kind(owner, FrameKind::Kernel, i64{1} << order);
+    }
     return frame;
 }
 
@@ -310,14 +325,28 @@ bool frames_are_scarce() {
 }
 
 Frame* alloc_frames(unsigned order, bool may_reclaim) {
-    Frame* frame = alloc_with_flag(order, may_reclaim);
+    return alloc_frames(order, may_reclaim, Charge::Try);
+}
+
+Frame* as_kind(FrameKind kind, Frame* frame) {
+    if (frame != nullptr && frame->owner != 0) [[unlikely]] {
+        const i64 pages = i64{1} << frame->order;
+        note_frame_kind(frame->owner, frame->kind, -pages);
+        note_frame_kind(frame->owner, kind, pages);
+        frame->kind = kind;
+    }
+    return frame;
+}
+
+Frame* alloc_frames(unsigned order, bool may_reclaim, Charge how) {
+    Frame* frame = alloc_with_flag(order, may_reclaim, how);
     if (frame != nullptr)
         frame->flags.store(0, base::Order::Relaxed);
     return frame;
 }
 
 Frame* alloc_zeroed_frame(bool may_reclaim) {
-    Frame* frame = alloc_with_flag(0, may_reclaim);
+    Frame* frame = alloc_with_flag(0, may_reclaim, Charge::Try);
     if (frame == nullptr)
         return nullptr;
     if ((frame->flags.load(base::Order::Relaxed) & frame_zeroed) == 0)
@@ -340,6 +369,8 @@ void put_frame(Frame& frame) {
         0,
         base::Order::Relaxed); // frame_free only in the buddy lists: else neighbours merge with it
     frame.map_count.store(0, base::Order::Relaxed);
+    if (frame.owner != 0) [[unlikely]]
+        uncharge_frames(std::exchange(frame.owner, u16{0}), u64{1} << frame.order, frame.kind);
     if (frame.order == 0) {
         put_cached(frame);
     } else {

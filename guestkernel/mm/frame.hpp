@@ -23,14 +23,20 @@ enum FrameFlag : u32 {
     frame_referenced = 1u << 6, // used since the reclaim clock last passed
 };
 
+// What a page is used for.
+enum class FrameKind : u8 { Kernel, Anonymous, File, Shared, PageTable, Stack };
+enum class Charge : u8; // memory_group.hpp
+
 struct Frame {
     base::Atomic<u32> refs{0};
     base::Atomic<u32> flags{0};
     base::Atomic<u32> map_count{0}; // page-table entries of user address spaces that name it
-    u32 order = 0;
-    PageCache* cache = nullptr; // owner, when in a page cache
-    u64 index = 0;              // page number in that cache
-    base::ListNode node;        // free list, reclaim list or slab list
+    u8 order = 0;
+    FrameKind kind = FrameKind::Kernel; // as memory.stat tells its owner
+    u16 owner = 0;                      // the group that pays for it (memory_group.hpp); 0: none
+    PageCache* cache = nullptr;         // owner, when in a page cache
+    u64 index = 0;                      // page number in that cache
+    base::ListNode node;                // free list, reclaim list or slab list
 };
 
 // Called once, first thing: gives the allocator all of RAM past the boot area.
@@ -40,6 +46,10 @@ void init_frames(const boot::BootBlock& block);
 // 2^order frames, contiguous and naturally aligned, one reference, or null when memory is exhausted
 // even after reclaim. May sleep only if `may_reclaim`. Contents: undefined unless `zeroed`.
 Frame* alloc_frames(unsigned order, bool may_reclaim = true);
+// The same, charged to the running task's group in another way than by trying.
+Frame* alloc_frames(unsigned order, bool may_reclaim, Charge how);
+// Tells what a fresh frame is for; null stays null.
+Frame* as_kind(FrameKind kind, Frame* frame);
 Frame* alloc_zeroed_frame(bool may_reclaim = true);
 // Called whenever memory runs short, by who needs some: may only note it for another task.
 void set_memory_pressure_hook(void (*hook)());

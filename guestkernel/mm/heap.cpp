@@ -7,6 +7,7 @@
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 
 namespace kernel {
@@ -102,7 +103,7 @@ FreeObject* take_object(unsigned size_class, Frame& slab) {
 
 Frame* new_slab(unsigned size_class) {
     const unsigned order = slab_order(size_class);
-    Frame* slab = alloc_frames(order, false);
+    Frame* slab = alloc_frames(order, false, Charge::None); // objects of many groups share it
     if (slab == nullptr)
         return nullptr;
     for (unsigned i = 0; i < 1u << order; i++)
@@ -184,7 +185,7 @@ void* alloc_large(usize bytes) {
     if (frames > usize{1} << 20)
         return nullptr;
     const unsigned order = static_cast<unsigned>(std::bit_width(frames - 1));
-    Frame* frame = alloc_frames(order, false);
+    Frame* frame = alloc_frames(order, false, Charge::Force);
     if (frame == nullptr)
         return nullptr;
     count_up(memory_counters.slab, u64{1} << order);
@@ -242,7 +243,8 @@ void* alloc_kernel_stack() {
             return stack;
         }
     }
-    Frame* frame = alloc_frames(stack_order);
+    // Stacks are kept for other tasks: the task is charged, not the frames (task.cpp).
+    Frame* frame = alloc_frames(stack_order, true, Charge::None);
     if (frame == nullptr)
         return nullptr;
     count_up(memory_counters.kernel_stacks, u64{1} << stack_order);

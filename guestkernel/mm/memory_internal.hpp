@@ -26,7 +26,6 @@ usize reclaim_page_cache(usize wanted);
 
 // Little memory is left: whoever takes more than he was asked for stops doing so.
 bool frames_are_scarce();
-bool kill_for_memory(); // address_space.hpp
 
 // Frees page tables that are kept for the next address spaces; returns how many.
 usize release_kept_page_tables();

@@ -3,6 +3,7 @@
 #include <asm/errno.h>
 
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/mm/page_lock.hpp"
 #include "guestkernel/mm/reverse_map.hpp"
@@ -40,7 +41,9 @@ Frame* zero_page() {
     Frame* page = shared_zeros.load(base::Order::Acquire);
     if (page != nullptr)
         return page;
-    Frame* fresh = alloc_zeroed_frame();
+    Frame* fresh = alloc_frames(0, true, Charge::None); // everybody's
+    if (fresh != nullptr)
+        __builtin_memset(frame_data(*fresh), 0, page_size);
     if (fresh == nullptr)
         return nullptr;
     if (!shared_zeros.compare_exchange(page, fresh, base::Order::AcqRel)) {
@@ -97,6 +100,7 @@ bool PageCache::attach_frame(u64 index, Frame& frame) {
     __atomic_store_n(&frame.cache, this, __ATOMIC_RELEASE);
     pages_.fetch_add(1, base::Order::Relaxed);
     count_up(memory_only_ ? memory_counters.shared : memory_counters.cached);
+    as_kind(memory_only_ ? FrameKind::Shared : FrameKind::File, &frame);
     if (!memory_only_)
         track_page(frame);
     return true;

@@ -59,7 +59,7 @@ Result<void> PageTable::create() {
             return {};
         }
     }
-    Frame* frame = alloc_zeroed_frame();
+    Frame* frame = as_kind(FrameKind::PageTable, alloc_zeroed_frame());
     if (frame == nullptr)
         return fail(ENOMEM);
     arch::init_root_table(frame_data(*frame));
@@ -84,7 +84,8 @@ void PageTable::free_level(u64* table, unsigned level, u64& freed) {
 void PageTable::destroy() {
     if (tables_ == 0)
         return;
-    if (tables_ <= KeptTrees::most_tables) {
+    // Kept ones serve any group: not those that one pays for.
+    if (tables_ <= KeptTrees::most_tables && phys_to_frame(root_)->owner == 0) {
         SpinGuard guard(kept.lock);
         if (kept.count < KeptTrees::most) {
             kept.trees[kept.count++] = {root_, tables_};
@@ -147,7 +148,7 @@ u64* PageTable::make(u64 address) {
     for (unsigned level = 4; level > 1; level--) {
         u64& entry = table[index_at(level, address)];
         if ((entry & arch::pte_present) == 0) {
-            Frame* frame = alloc_zeroed_frame(false);
+            Frame* frame = as_kind(FrameKind::PageTable, alloc_zeroed_frame(false));
             if (frame == nullptr)
                 return nullptr;
             // Volatile: the CPU, or a KVM that traps this store, sees the entry whole.

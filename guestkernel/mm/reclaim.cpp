@@ -2,6 +2,7 @@
 #include <new>
 
 #include "guestkernel/core/lock.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/mm/page_lock.hpp"
@@ -29,9 +30,11 @@ struct Candidate {
 };
 
 // The page under the hand; those used since the last pass get another round.
-Candidate next_candidate(usize& budget) {
+Candidate next_candidate(usize& budget, const MemoryGroup* only, bool spare_low) {
+    // Others want the lock too: not the whole list at a time.
+    usize steps = 512;
     SpinGuard guard(clock.lock);
-    while (budget > 0) {
+    while (budget > 0 && steps-- > 0) {
         Frame* frame = clock.pages.pop_front();
         if (frame == nullptr)
             return {};
@@ -40,6 +43,13 @@ Candidate next_candidate(usize& budget) {
         const u32 flags = frame->flags.load(base::Order::Relaxed);
         if ((flags & frame_locked) != 0)
             continue;
+        if (only != nullptr) {
+            const MemoryGroup* owner = memory_group_by_number(frame->owner);
+            if (owner == nullptr || !owner->is_below(*only))
+                continue;
+        } else if (frame->owner != 0 && memory_protected(frame->owner, spare_low)) {
+            continue;
+        }
         if ((flags & frame_referenced) != 0) {
             frame->flags.fetch_and(~u32{frame_referenced}, base::Order::Relaxed);
             continue;
@@ -76,9 +86,9 @@ void set_memory_pressure_hook(void (*hook)()) {
     pressure_hook.store(hook);
 }
 
-usize reclaim_page_cache(usize wanted) {
-    if (auto* hook = pressure_hook.load(); hook != nullptr)
-        hook();
+namespace {
+
+usize reclaim(usize wanted, const MemoryGroup* only, bool spare_low) {
     usize budget = 0;
     {
         SpinGuard guard(clock.lock);
@@ -86,9 +96,12 @@ usize reclaim_page_cache(usize wanted) {
     }
     usize freed = 0;
     while (freed < wanted && budget > 0) {
-        Candidate candidate = next_candidate(budget);
-        if (!candidate.frame)
-            break;
+        Candidate candidate = next_candidate(budget, only, spare_low);
+        if (!candidate.frame) {
+            if (clock.pages.empty())
+                break;
+            continue;
+        }
         Frame& frame = *candidate.frame;
         const u64 index = frame.index;
         if ((frame.flags.load(base::Order::Relaxed) & frame_dirty) != 0) {
@@ -106,9 +119,26 @@ usize reclaim_page_cache(usize wanted) {
         if (candidate.cache->evict(frame))
             freed++;
     }
+    return freed;
+}
+
+} // namespace
+
+usize reclaim_page_cache(usize wanted) {
+    if (auto* hook = pressure_hook.load(); hook != nullptr)
+        hook();
+    usize freed = reclaim(wanted, nullptr, true);
+    if (freed == 0 && memory_groups_exist())
+        freed = reclaim(wanted, nullptr, false);
     if (freed == 0)
         freed = release_kept_page_tables();
     return freed;
+}
+
+usize reclaim_memory_group(MemoryGroup& group, usize wanted) {
+    if (memory_group_kind(group, FrameKind::File) == 0)
+        return 0;
+    return reclaim(wanted, &group, false);
 }
 
 } // namespace kernel

@@ -3,6 +3,7 @@
 // waits too long is offered to idle CPUs.
 #include <linux/sched.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/sched/run_queue.hpp"
 
 namespace kernel {
@@ -87,10 +88,11 @@ void place(Task& task, unsigned target, bool waking) {
         if (waking && relative < -credit)
             relative = -credit;
         task.virtual_runtime = queue.min_virtual_runtime + static_cast<u64>(relative);
-        task.enqueued_ns = now;
+        task.enqueued_ns = task.waiting_since_ns = now;
         if (queue.current != nullptr && queue.current != queue.idle)
             queue.account(now);
         queue.enqueue(task);
+        queue.note_waiting(now);
         const bool preempt = queue.current == nullptr || queue.should_preempt(task);
         if (target == arch::cpu_id()) {
             if (preempt)
@@ -147,6 +149,8 @@ bool pull_task(CpuRunQueue& queue) {
             continue;
         }
         other.dequeue(*found);
+        if (found->counted_weight != 0)
+            uncount_runnable(*found, other.cpu);
         found->virtual_runtime -= other.min_virtual_runtime;
         found->cpu = queue.cpu;
         other.lock.unlock();

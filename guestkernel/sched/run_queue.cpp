@@ -2,6 +2,8 @@
 
 #include <linux/sched.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
+
 namespace kernel {
 
 namespace {
@@ -30,6 +32,8 @@ bool is_realtime(const Task& task) {
 CpuRunQueue::CpuRunQueue() : slice_timer([](Timer&, void*) { scheduler_tick(); }, nullptr) {}
 
 void CpuRunQueue::enqueue(Task& task) {
+    if (task.cpu_group != nullptr && task.counted_weight == 0)
+        count_runnable(task, cpu);
     if (is_realtime(task)) {
         // Behind those of the same priority; a preempted SCHED_FIFO task should come first among
         // them, but nothing here preempts in favour of an equal.
@@ -88,8 +92,13 @@ void CpuRunQueue::account(u64 now) {
         realtime_used_ns += ran;
     } else {
         const u32 weight = task_weight(task);
-        task.virtual_runtime += weight == weight_of_nice_0 ? ran : ran * weight_of_nice_0 / weight;
+        u64 weighted = weight == weight_of_nice_0 ? ran : ran * weight_of_nice_0 / weight;
+        if (task.cpu_group != nullptr) [[unlikely]]
+            weighted = share_of_groups(task, cpu, weighted);
+        task.virtual_runtime += weighted;
     }
+    if (task.cgroup) [[unlikely]]
+        account_groups(task, ran, now);
     advance_min();
 }
 
@@ -126,6 +135,19 @@ void CpuRunQueue::arm_slice(u64 now) {
         return;
     const u64 delay = idle_cpus.load(base::Order::Relaxed) != 0 ? time_slice_ns / 4 : time_slice_ns;
     slice_timer.arm(now + delay);
+}
+
+void CpuRunQueue::arm_bandwidth(Task& task, u64 now) {
+    const u64 left = bandwidth_left_ns(task);
+    if (left == no_deadline)
+        return;
+    if (left == 0) {
+        __atomic_fetch_or(&task.interrupt_flags, interrupt_cgroup, __ATOMIC_SEQ_CST);
+        return; // the scheduler runs on the way to user mode, or will before it gets there
+    }
+    const u64 until = now + (left < time_slice_ns ? left : time_slice_ns);
+    if (!slice_timer.pending() || slice_timer.deadline() > until)
+        slice_timer.arm(until);
 }
 
 } // namespace kernel

@@ -49,6 +49,8 @@ struct CpuRunQueue {
     base::Atomic<bool> polling{false};
     base::Atomic<bool> asked{false}; // to pull a task
     u64 poll_ns = 0; // how long it polls before it halts; follows how soon work came lately
+    // How long anybody has waited for this CPU: pressure.cpp.
+    u64 waiting_since_ns = 0, waited_ns = 0;
     u64 idle_ns = 0, switches = 0, user_ns = 0, nice_ns = 0, system_ns = 0;
 
     CpuRunQueue();
@@ -72,7 +74,20 @@ struct CpuRunQueue {
     }
     // Whether `task`, just queued, should run instead of `current`.
     bool should_preempt(const Task& task) const;
+    // After tasks came or went: is anybody waiting?
+    void note_waiting(u64 now) {
+        if ((queued != 0) == (waiting_since_ns != 0))
+            return;
+        if (queued != 0) {
+            waiting_since_ns = now;
+        } else {
+            waited_ns += now > waiting_since_ns ? now - waiting_since_ns : 0;
+            waiting_since_ns = 0;
+        }
+    }
     void arm_slice(u64 now); // on the own CPU only
+    // The same for a task whose groups' CPU time is limited: it must be looked at while it runs.
+    void arm_bandwidth(Task& task, u64 now);
 };
 
 CpuRunQueue& run_queue(unsigned cpu);

@@ -3,6 +3,7 @@
 #include <linux/sched.h>
 
 #include "boot/protocol/layout.hpp"
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/sched/run_queue.hpp"
 #include "guestkernel/task/signal.hpp"
@@ -148,9 +149,14 @@ void schedule() {
         }
         if (sleeps) {
             note_sleep(task);
+            if (task.counted_weight != 0)
+                uncount_runnable(task, queue->cpu);
         } else if ((task.affinity >> queue->cpu & 1) == 0 && &task != queue->idle) {
             queue->migrates = true; // finish_switch() places it elsewhere
+            if (task.counted_weight != 0)
+                uncount_runnable(task, queue->cpu);
         } else if (&task != queue->idle) {
+            task.waiting_since_ns = now;
             queue->enqueue(task);
         }
         break;
@@ -159,9 +165,14 @@ void schedule() {
     next = queue->pick();
     if (next == nullptr)
         next = queue->idle;
+    else if (next->cgroup) [[unlikely]]
+        note_group_waited(*next, queue->cpu, now);
+    queue->note_waiting(now);
     if (next == &task) {
         if (queue->queued != 0)
             queue->arm_slice(now);
+        if (task.cgroup) [[unlikely]]
+            queue->arm_bandwidth(task, now);
         queue->lock.unlock();
         return;
     }
@@ -169,6 +180,7 @@ void schedule() {
         task.involuntary_switches++;
     if (task.rseq != 0)
         __atomic_fetch_or(&task.interrupt_flags, interrupt_rseq, __ATOMIC_RELAXED);
+    next->waited_ns += now > next->waiting_since_ns ? now - next->waiting_since_ns : 0;
     next->on_cpu = 1;
     next->exec_start_ns = next->slice_start_ns = now;
     queue->current = next;
@@ -176,6 +188,8 @@ void schedule() {
     queue->switches++;
     if (queue->queued != 0 && next != queue->idle)
         queue->arm_slice(now);
+    if (next->cgroup) [[unlikely]]
+        queue->arm_bandwidth(*next, now);
     load_address_space(*queue, next->address_space.get());
     arch::switch_to(task, *next);
     finish_switch();
@@ -248,11 +262,17 @@ void scheduler_tick() {
     u64 allowed = 0;
     {
         SpinGuard guard(queue.lock);
-        if (queue.current == nullptr || queue.current == queue.idle || queue.queued == 0)
+        if (queue.current == nullptr || queue.current == queue.idle)
             return;
         const u64 now = monotonic_ns();
+        Task& task = *queue.current;
+        if (task.cgroup) [[unlikely]] {
+            queue.account(now);
+            queue.arm_bandwidth(task, now);
+        }
+        if (queue.queued == 0)
+            return;
         queue.account(now);
-        const Task& task = *queue.current;
         if (Task* first = queue.fair.first())
             allowed = first->affinity;
         const bool fifo = task.policy == SCHED_FIFO;

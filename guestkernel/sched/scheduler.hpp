@@ -8,6 +8,7 @@
 namespace kernel {
 
 class AddressSpace;
+class Cgroup;
 class Task;
 
 enum class TaskState : u32 {
@@ -89,6 +90,8 @@ void account_kernel_exit(Task& task);
 // Takes effect at once: policy (SCHED_*), static priority, nice value; the CPUs it may use.
 void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice);
 void set_affinity(Task& task, u64 mask);
+// Which control group it is in and which shares its CPU time; gives back the former group.
+void set_groups(Task& task, Ref<Cgroup>& group, Cgroup* cpu_group);
 u64 slice_length_ns(Task& task); // sched_rr_get_interval(2)
 
 // Whether a signal (or a fatal one) ends interruptible sleep of the running task; implemented in

@@ -1,6 +1,7 @@
 // Times, loads, and changes of how a task is scheduled.
 #include <linux/sched.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/sched/run_queue.hpp"
 
 namespace kernel {
@@ -30,9 +31,15 @@ void with_task_dequeued(Task& task, Change&& change) {
             queue.dequeue(task);
         else if (queue.current == &task)
             queue.account(monotonic_ns());
+        const bool counted = task.counted_weight != 0;
+        if (counted)
+            uncount_runnable(task, home);
         change();
         if (queued)
             queue.enqueue(task);
+        else if (queue.current == &task && task.state == static_cast<u32>(TaskState::Running) &&
+                 task.cpu_group != nullptr)
+            count_runnable(task, home);
         return;
     }
 }
@@ -116,6 +123,13 @@ void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice) {
         arch::set_need_resched();
 }
 
+void set_groups(Task& task, Ref<Cgroup>& group, Cgroup* cpu_group) {
+    with_task_dequeued(task, [&] {
+        std::swap(task.cgroup, group);
+        task.cpu_group = cpu_group;
+    });
+}
+
 void set_affinity(Task& task, u64 mask) {
     bool move = false;
     bool running_elsewhere = false;
@@ -131,6 +145,8 @@ void set_affinity(Task& task, u64 mask) {
             return;
         if (task.queued) {
             queue.dequeue(task);
+            if (task.counted_weight != 0)
+                uncount_runnable(task, home);
             task.virtual_runtime -= queue.min_virtual_runtime;
             target = choose_cpu(task, home, false);
             task.cpu = target;

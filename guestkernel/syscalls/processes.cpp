@@ -102,6 +102,7 @@ Result<long> sys_clone3(Task&, u64 arguments, u64 size) {
     request.child_tid = args.child_tid;
     request.tls = args.tls;
     request.pidfd = args.pidfd;
+    request.cgroup = args.cgroup;
     if (args.set_tid_size == 1) {
         TRY(request.wanted_tid, UserPtr<const i32>(args.set_tid).copy_in());
         if (request.wanted_tid <= 1)

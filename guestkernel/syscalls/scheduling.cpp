@@ -5,6 +5,7 @@
 #include <linux/sched.h>
 #include <linux/sched/types.h>
 
+#include "guestkernel/cgroup/cpuset.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
 #include "guestkernel/task/process.hpp"
@@ -139,9 +140,11 @@ Result<long> sys_sched_setaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
     TRY(copy_in_bytes(&wanted, mask, bytes < sizeof wanted ? bytes : sizeof wanted));
     if (!may_change(*target))
         return fail(EPERM);
-    if ((wanted & online_mask()) == 0)
+    const u64 allowed = allowed_by_cpuset(*target, wanted & online_mask());
+    if (allowed == 0)
         return fail(EINVAL);
-    set_affinity(*target, wanted);
+    target->wanted_affinity = wanted;
+    set_affinity(*target, allowed);
     return 0;
 }
 

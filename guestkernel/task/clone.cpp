@@ -6,6 +6,7 @@
 #include <linux/resource.h>
 #include <linux/sched.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/pidfd.hpp"
@@ -43,8 +44,6 @@ Result<void> check_flags(const CloneRequest& request) {
     // them.
     if ((flags & namespace_flags) != 0)
         return fail(capable(CAP_SYS_ADMIN) || has(CLONE_NEWUSER) ? EINVAL : EPERM);
-    if (has(CLONE_INTO_CGROUP))
-        return fail(EOPNOTSUPP);
     return {};
 }
 
@@ -100,6 +99,7 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     }
     child.io_priority = parent.io_priority;
     child.affinity = parent.affinity;
+    child.wanted_affinity = parent.wanted_affinity;
     child.credentials = parent.credentials;
     child.timer_slack_ns = child.default_slack_ns = parent.timer_slack_ns;
     child.personality = parent.personality;
@@ -151,6 +151,16 @@ Result<void> copy_resources(Task& child, u64 flags) {
     return {};
 }
 
+// CLONE_INTO_CGROUP: the directory's group, if the child may be put there (clone(2)).
+Result<Ref<Cgroup>> requested_cgroup(u64 descriptor) {
+    TRY(Ref<File> file, current_task().files->get(static_cast<int>(descriptor)));
+    TRY(Ref<Cgroup> group, cgroup_of_file(*file));
+    const Ref<Cgroup> from = cgroup_of(current_task());
+    MutexGuard guard(hierarchy_mutex());
+    TRY(check_cgroup_entry(*from, *group));
+    return group;
+}
+
 Result<Ref<Process>> copy_process(const CloneRequest& request, i32 pid) {
     Process& parent = current_process();
     TRY(Ref<Process> process, allocate_process(pid));
@@ -173,13 +183,14 @@ Result<Ref<Process>> copy_process(const CloneRequest& request, i32 pid) {
 }
 
 // Makes the child visible. Fails if the parent is to die or to handle a signal first.
-Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& request) {
+Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& request, ForkPlan& plan) {
     Process& parent = current_process();
     SpinGuard tree(process_tree_lock());
     SpinGuard signals(parent.signal_lock);
     // A signal that was sent to the group before this moment must not miss the child, nor one now.
     if (parent.group_exiting || (current_task().interrupt_flags & interrupt_signal) != 0)
         return fail(restart_no_interrupt);
+    TRY(join_cgroup_locked(child, plan));
     inherit_seccomp(child, current_task());
     if (!fresh) {
         Ref<Process> process = Ref<Process>::share(&parent);
@@ -253,6 +264,10 @@ unsigned traced_event(const CloneRequest& request) {
 Result<long> clone_task(const CloneRequest& request) {
     const u64 flags = request.flags;
     TRY(check_flags(request));
+    Ref<Cgroup> into;
+    if ((flags & CLONE_INTO_CGROUP) != 0) {
+        TRY(into, requested_cgroup(request.cgroup));
+    }
     TRY(Ref<Task> child, allocate_task(true));
     if (auto charged = charge_user(*child); !charged)
         return fail(charged.error().code); // ~Task gives the charge back
@@ -277,10 +292,17 @@ Result<long> clone_task(const CloneRequest& request) {
             return fail(EFAULT);
         }
     }
+    ForkPlan plan;
+    if (auto planned = plan_fork(plan, std::move(into)); !planned) {
+        if (pidfd >= 0)
+            files.unreserve(pidfd);
+        return fail(planned.error().code);
+    }
     child->vfork_pending = (flags & CLONE_VFORK) != 0;
     if ((flags & CLONE_PARENT_SETTID) != 0)
         (void)UserPtr<i32>(request.parent_tid).copy_out(tid);
-    if (auto published = publish(*child, std::move(process), request); !published) {
+    if (auto published = publish(*child, std::move(process), request, plan); !published) {
+        cancel_fork(plan);
         if (pidfd >= 0)
             files.unreserve(pidfd);
         return fail(published.error().code);

@@ -13,6 +13,7 @@ struct CloneRequest {
     u64 parent_tid = 0, child_tid = 0, tls = 0;
     u64 pidfd = 0;      // where CLONE_PIDFD's descriptor goes
     i32 wanted_tid = 0; // clone3's set_tid
+    u64 cgroup = 0;     // CLONE_INTO_CGROUP: the directory's descriptor
 };
 
 // The running task forks; returns the child's tid.

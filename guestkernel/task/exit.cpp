@@ -2,6 +2,7 @@
 #include <linux/errno.h>
 #include <linux/signal.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/ipc/sysv.hpp"
@@ -116,6 +117,7 @@ void send_parent_death_signals_locked(Task& task, Process& process) {
 void reap_detached_locked(Process& process) {
     forget_ended_leader_locked(process);
     process.state = ProcessState::Reaped;
+    reap_from_cgroup_locked(process);
     remove_process_locked(process);
     process.join_group(nullptr);
 }
@@ -135,6 +137,7 @@ void leave_process(Task& task, Process& process) {
         }
         remove_task_locked(task);
         trace_ended_locked(task);
+        leave_cgroup_locked(task, process.tasks.empty());
         if (process.tasks.empty()) {
             process.state = ProcessState::Zombie;
             process.exit_uid = task.credentials->uid;

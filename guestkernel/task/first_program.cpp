@@ -8,6 +8,7 @@
 #include <linux/signal.h>
 
 #include "guestkernel/arch/control.hpp"
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/boot_config.hpp"
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/core/panic.hpp"
@@ -99,6 +100,7 @@ Result<Ref<Task>> make_process(i32 pid, bool user, Process* parent, Ref<ProcessG
     set_default_limits(*process);
     SpinGuard tree(process_tree_lock());
     process->tasks.push_back(*task);
+    join_root_cgroup_locked();
     process->live_tasks = 1;
     process->parent = parent;
     process->exit_signal = SIGCHLD;

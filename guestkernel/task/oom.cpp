@@ -1,7 +1,9 @@
 // When memory is exhausted: the process that holds most of it ends, so that the rest can go on.
 #include <linux/signal.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/log.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -22,18 +24,43 @@ i64 badness(Process& process, u64 total_pages) {
     return adjusted > 0 ? adjusted : 1;
 }
 
+// Requires: tree lock.
+bool charged_to(Process& process, const MemoryGroup& within) {
+    const Task* task = process.first_task();
+    const MemoryGroup* group =
+        task == nullptr ? nullptr : memory_group_by_number(task->memory_owner);
+    return group != nullptr && group->is_below(within);
+}
+
+// memory.oom.group: the topmost group that says so, up to the one whose limit was hit, ends as one.
+bool kill_whole_group(MemoryGroup& of, const MemoryGroup* within) {
+    MemoryGroup* whole = nullptr;
+    for (MemoryGroup* at = &of; at != nullptr; at = at == within ? nullptr : at->parent)
+        if (at->oom_group)
+            whole = at;
+    if (whole == nullptr || whole->cgroup == nullptr || !whole->cgroup->try_add_ref())
+        return false;
+    const Ref<Cgroup> group = Ref<Cgroup>::adopt(whole->cgroup);
+    note_memory_event(*whole, EventOomGroupKill);
+    kill_members(*group);
+    return true;
+}
+
 } // namespace
 
-bool kill_for_memory() {
+bool kill_for_memory(MemoryGroup* within) {
     const u64 total_pages = memory_stats().total;
     Ref<Process> victim;
     i32 pid = 0;
     u64 pages = 0;
+    MemoryGroup* group = nullptr;
     {
         SpinGuard tree(process_tree_lock());
         i64 worst = 0;
         bool dying = false;
         for_each_process_locked([&](Process& process) {
+            if (within != nullptr && !charged_to(process, *within))
+                return;
             // One is on its way out already: its memory comes soon.
             if (process.state == ProcessState::Alive && process.group_exiting &&
                 process.first_task() != nullptr && process.first_task()->address_space)
@@ -49,9 +76,15 @@ bool kill_for_memory() {
         if (!victim)
             return false;
         pid = victim->pid;
+        group = memory_group_by_number(victim->first_task()->memory_owner);
         pages = static_cast<u64>(worst);
     }
     log::warning("out of memory: killing process {} ({} KiB)", pid, pages * (page_size / 1024));
+    if (group != nullptr) {
+        note_memory_event(*group, EventOomKill);
+        if (kill_whole_group(*group, within))
+            return true;
+    }
     SignalInfo info = kernel_signal(SIGKILL);
     (void)send_signal_info(*victim, info);
     return true;

@@ -4,6 +4,7 @@
 #include <linux/errno.h>
 #include <linux/resource.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/fs/landlock.hpp"
 

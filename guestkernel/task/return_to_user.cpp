@@ -1,6 +1,7 @@
 // The last thing before user mode, and the first of an exception.
 #include <linux/signal.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/rseq.hpp"
@@ -15,8 +16,10 @@ extern "C" void arch::joey_return_to_user(TrapFrame* frame) {
             schedule();
             continue;
         }
-        if ((task.interrupt_flags & (interrupt_signal | interrupt_fatal | interrupt_rseq)) != 0)
-            [[unlikely]] {
+        constexpr u32 due = interrupt_signal | interrupt_fatal | interrupt_rseq | interrupt_cgroup;
+        if ((task.interrupt_flags & due) != 0) [[unlikely]] {
+            if ((task.interrupt_flags & interrupt_cgroup) != 0)
+                hold_by_cgroup(task);
             if ((task.interrupt_flags & interrupt_rseq) != 0)
                 resume_rseq(task, *frame);
             if (!signal_pending())

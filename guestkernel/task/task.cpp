@@ -1,13 +1,17 @@
 #include "guestkernel/task/task.hpp"
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
 
 namespace {
+
+constexpr u64 stack_pages = arch::kernel_stack_size / page_size;
 
 struct KernelStart {
     void (*entry)(void*);
@@ -45,6 +49,8 @@ Task::~Task() {
         kfree(context.fpu);
     if (context.kernel_stack != nullptr)
         free_kernel_stack(context.kernel_stack);
+    if (stack_owner != 0)
+        uncharge_frames(stack_owner, stack_pages, FrameKind::Stack);
     if (process != nullptr)
         process->release();
 }
@@ -60,6 +66,12 @@ Result<Ref<Task>> allocate_task(bool user) {
         if (task->context.fpu == nullptr || task->signals == nullptr)
             return fail(enomem);
         task->context.has_user_state = true;
+        if (const u16 owner = current_task().memory_owner; owner != 0) {
+            if (!charge_frames(owner, stack_pages, true, Charge::Try))
+                return fail(enomem);
+            task->stack_owner = owner;
+            note_frame_kind(owner, FrameKind::Stack, stack_pages);
+        }
     }
     task->start_time_ns = monotonic_ns();
     return task;

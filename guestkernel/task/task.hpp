@@ -21,6 +21,7 @@ struct SignalState;  // task/signal.hpp: handlers, queues, masks
 class Tracee;        // trace/tracee.hpp
 class SeccompFilter; // trace/seccomp.hpp
 struct CpuRunQueue;  // sched/
+class Cgroup;        // cgroup/cgroup.hpp
 
 // Identified by number in one pid namespace for now; the number is reused late.
 class Task : public RefCounted {
@@ -36,20 +37,27 @@ public:
     bool queued = false;
     u32 cpu = 0;
     u64 virtual_runtime = 0;
-    u64 slice_start_ns = 0; // when it last got the CPU
-    u64 exec_start_ns = 0;  // up to here its run time is accounted
-    u64 run_time_ns = 0;    // on a CPU, in all
-    u64 burst_start_ns = 0; // run_time_ns when it last woke up
-    u64 enqueued_ns = 0;    // when it last became runnable
+    u64 slice_start_ns = 0;   // when it last got the CPU
+    u64 exec_start_ns = 0;    // up to here its run time is accounted
+    u64 run_time_ns = 0;      // on a CPU, in all
+    u64 burst_start_ns = 0;   // run_time_ns when it last woke up
+    u64 enqueued_ns = 0;      // when it last became runnable
+    u64 waiting_since_ns = 0; // the same, or when it last lost the CPU
+    u64 waited_ns = 0;        // runnable without a CPU, in all
     u32 average_burst_ns =
         0; // run time between a wake-up and the next sleep: a short one stays with its waker
     i32 nice = 0;
     u32 policy = 0; // SCHED_*
     i32 rt_priority = 0;
-    u64 affinity = ~u64{0};
+    u64 affinity = ~u64{0};        // where it may run: what it asked for, within its cpuset
+    u64 wanted_affinity = ~u64{0}; // what it asked for
     base::ListNode run_node;
     Task* run_left = nullptr;
     Task* run_right = nullptr;
+    Ref<Cgroup> cgroup;          // null: the root; changes under the process tree lock as well
+    Cgroup* cpu_group = nullptr; // whose share of the CPU it has part in; null: the root's
+    u32 counted_weight = 0;      // what it adds to the load of cpu_group on its CPU
+    u64 system_told_ns = 0;      // of system_time_ns, what its groups know
 
     // --- identity
     i32 tid = 0;
@@ -86,6 +94,8 @@ public:
     WaitQueue vfork_done;
     Ref<UserAccount> account;   // whose RLIMIT_NPROC it counts against
     bool reset_on_fork = false; // SCHED_RESET_ON_FORK
+    u16 stack_owner = 0;      // the group that its kernel stack is charged to
+    u16 memory_owner = 0;     // the group that its memory is charged to (mm/): 0: none
     bool no_new_privileges = false;
     bool io_flusher = false; // PR_SET_IO_FLUSHER: kept and shown
     u64 clear_child_tid = 0; // set_tid_address
@@ -116,6 +126,9 @@ struct ResourceLimit {
     u64 soft = ~u64{0}, hard = ~u64{0};
 };
 inline constexpr unsigned resource_limit_count = 16;
+
+// Bit of Task::interrupt_flags: hold_by_cgroup() before user mode (cgroup/hold.cpp).
+inline constexpr u32 interrupt_cgroup = 8;
 
 inline Task& current_task() {
     return *arch::current();

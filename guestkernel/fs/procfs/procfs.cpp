@@ -63,7 +63,7 @@ constexpr std::string_view identity_map = "         0          0 4294967295\n";
 
 #define COMMON_ENTRIES                                                                             \
     {.name = "auxv", .mode = for_owner, .show = show_auxv, .owner = owned},                        \
-        {.name = "cgroup", .mode = for_all, .text = "0::/\n", .owner = owned},                     \
+        {.name = "cgroup", .mode = for_all, .show = show_cgroup, .owner = owned},                  \
         {.name = "cmdline", .mode = for_all, .show = show_cmdline, .owner = owned},                \
         {.name = "comm",                                                                           \
          .mode = mode_regular | 0644,                                                              \
@@ -154,6 +154,7 @@ Result<void> link_own(TextBuilder& out, const TableContext&) {
 }
 
 constinit const TableEntry root_children[] = {
+    {.name = "cgroups", .mode = for_all, .show = show_cgroups},
     {.name = "cmdline", .mode = for_all, .text = "joey\n"},
     {.name = "cpuinfo", .mode = for_all, .show = show_cpuinfo},
     {.name = "devices",
@@ -166,6 +167,7 @@ constinit const TableEntry root_children[] = {
     {.name = "meminfo", .mode = for_all, .show = show_meminfo},
     {.name = "mounts", .mode = symlink, .link = link_own<'m', 'o', 'u', 'n', 't', 's'>},
     {.name = "partitions", .mode = for_all, .text = "major minor  #blocks  name\n\n"},
+    {.name = "pressure", .mode = directory, .children = pressure_entries},
     {.name = "self", .mode = symlink, .link = link_self},
     {.name = "stat", .mode = for_all, .show = show_system_stat},
     {.name = "swaps",

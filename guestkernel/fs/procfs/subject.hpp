@@ -60,6 +60,9 @@ PROC_FILE(show_vmstat)
 PROC_FILE(show_interrupts)
 PROC_FILE(link_self)
 PROC_FILE(link_thread_self)
+// cgroup_files.cpp
+PROC_FILE(show_cgroup)
+PROC_FILE(show_cgroups)
 // cpuinfo.cpp
 PROC_FILE(show_cpuinfo)
 // sysctl.cpp
@@ -86,7 +89,8 @@ u32 fd_link_mode(const TableContext& of);
 Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
                               const TableContext& of);
 
-extern const TableEntry sysctl_entries[4]; // /proc/sys
+extern const TableEntry sysctl_entries[4];   // /proc/sys
+extern const TableEntry pressure_entries[3]; // /proc/pressure
 
 inline constexpr u64 clock_ticks = 100; // USER_HZ
 
