@@ -101,7 +101,9 @@ void CpuGroup::set_weight(u32 fresh, bool make_idle) {
 
 // Members' times of waiting overlap: only what comes after the last one told counts.
 void note_group_waited(Task& task, unsigned cpu, u64 now) {
+    const u64 waited = now > task.waiting_since_ns ? now - task.waiting_since_ns : 0;
     for (Cgroup* at = task.cgroup.get(); at != nullptr && at->parent; at = at->parent.get()) {
+        at->cpu.wait_ns.fetch_add(waited, base::Order::Relaxed);
         CpuGroup::PerCpu& here = at->cpu.per_cpu[cpu];
         const u64 from = task.waiting_since_ns > here.waited_until_ns ? task.waiting_since_ns
                                                                       : here.waited_until_ns;
@@ -109,6 +111,32 @@ void note_group_waited(Task& task, unsigned cpu, u64 now) {
             here.waited_ns += now - from;
         here.waited_until_ns = now;
     }
+}
+
+// Running and waiting time per time is the number of tasks that run or wait: decayed as
+// load_averages() are, when somebody asks.
+void CpuGroup::averages(u64 (&out)[3]) {
+    constexpr u64 period = 5 * nanoseconds_per_second;
+    constexpr u64 one = 65536;
+    constexpr u64 decay[3] = {60296, 64453, 65172};
+    SpinGuard guard(lock);
+    const u64 now = monotonic_ns();
+    const u64 total = usage_ns.load() + wait_ns.load();
+    if (sampled_ns == 0)
+        sampled_ns = born_ns;
+    const u64 elapsed = now - sampled_ns;
+    if (elapsed >= period) {
+        const u64 active = (total - sampled_total_ns) / (elapsed / one + 1);
+        u64 periods = elapsed / period;
+        periods = periods < 1000 ? periods : 1000;
+        for (u64 step = 0; step < periods; step++)
+            for (unsigned i = 0; i < 3; i++)
+                load[i] = (load[i] * decay[i] + active * (one - decay[i])) / one;
+        sampled_ns = now;
+        sampled_total_ns = total;
+    }
+    for (unsigned i = 0; i < 3; i++)
+        out[i] = load[i];
 }
 
 void account_groups(Task& task, u64 ran, u64 now) {

@@ -35,6 +35,12 @@ struct CpuGroup {
     // --- run time, with that of the groups below
     base::Atomic<u64> usage_ns{0}, system_ns{0}, nice_ns{0};
 
+    // --- load: how many members run or wait, on average; under `lock` but for the sum
+    base::Atomic<u64> wait_ns{0}; // all members' times of waiting for a CPU
+    u64 sampled_ns = 0, sampled_total_ns = 0, load[3] = {};
+    void averages(u64 (&out)[3]); // in units of 1/65536
+    const u64 born_ns = monotonic_ns();
+
     // --- cpu.max: under `lock`
     SpinLock lock{LockRank::Bandwidth};
     base::Atomic<u64> quota_ns{~u64{0}};

@@ -26,8 +26,6 @@ struct Device {
     u64 busy_until_ns[4] = {}; // what was moved takes so long at the limit's rate
 };
 
-constinit base::Atomic<u64> known[most_devices];
-
 } // namespace
 
 struct IoGroup {
@@ -49,6 +47,10 @@ struct IoGroup {
     }
 };
 
+namespace {
+constinit IoGroup the_machine;
+} // namespace
+
 Result<IoGroup*> make_io_group() {
     auto* group = new (std::nothrow) IoGroup();
     if (group == nullptr)
@@ -65,14 +67,6 @@ void reset_io_group(IoGroup& group) {
     for (Device& device : group.devices)
         for (u64& limit : device.limits)
             limit = no_limit;
-}
-
-void announce_io_device(u64 device) {
-    for (base::Atomic<u64>& slot : known) {
-        u64 free = 0;
-        if (slot.load() == device || slot.compare_exchange(free, device))
-            return;
-    }
 }
 
 namespace {
@@ -106,10 +100,11 @@ u64 count(IoGroup& group, u64 number, bool write, u64 bytes, u64 now) {
 
 void charge_io(u64 number, bool write, u64 bytes) {
     Task& task = current_task();
+    const u64 now = monotonic_ns();
+    (void)count(the_machine, number, write, bytes, now);
     if (!task.cgroup) [[likely]]
         return;
     const Ref<Cgroup> group = cgroup_of(task);
-    const u64 now = monotonic_ns();
     u64 until = 0;
     for (Cgroup* at = group.get(); at->parent; at = at->parent.get()) {
         if (at->io == nullptr)
@@ -134,9 +129,9 @@ void show_device(TextBuilder& out, const Device& device) {
 }
 
 Result<void> show_io_stat(TextBuilder& out, Cgroup& group) {
-    if (group.io == nullptr)
+    if (group.io == nullptr && !group.is_root())
         return {};
-    for (const Device& device : group.io->devices) {
+    for (const Device& device : (group.is_root() ? the_machine : *group.io).devices) {
         if (device.number == 0 || device.requests[0] + device.requests[1] == 0)
             continue;
         show_device(out, device);
@@ -179,10 +174,11 @@ Result<u64> parse_device(std::string_view text) {
     if (major < 0 || minor < 0 || major > 0xfff || minor > 0xfffff)
         return fail(EINVAL);
     const u64 number = make_device(static_cast<u32>(major), static_cast<u32>(minor));
-    for (const base::Atomic<u64>& slot : known)
-        if (number != 0 && slot.load() == number)
-            return number;
-    return fail(ENODEV);
+    // Known is what anybody has ever used.
+    SpinGuard guard(the_machine.lock);
+    if (number == 0 || the_machine.find(number, false) == nullptr)
+        return fail(ENODEV);
+    return number;
 }
 
 Result<void> store_io_max(Cgroup& group, std::string_view text) {

@@ -15,7 +15,5 @@ void reset_io_group(IoGroup& group); // forgets limits, keeps counts
 // The running task is about to move data: counts it, and sleeps while a group of it has moved more
 // than io.max allows. No spin lock held.
 void charge_io(u64 device, bool write, u64 bytes);
-// A file system on this device was mounted: io.max may name it from now on.
-void announce_io_device(u64 device);
 
 } // namespace kernel

@@ -80,7 +80,30 @@ Result<void> waited(WaitOutcome outcome, u64 deadline) {
 
 // --- endpoints
 
+namespace {
+constinit SpinLock all_lock{LockRank::WaitQueue};
+constinit base::IntrusiveList<UnixEndpoint, &UnixEndpoint::all_node> all_endpoints;
+} // namespace
+
+void for_each_unix_endpoint(void (*visit)(const UnixEndpoint& endpoint, void* context),
+                            void* context) {
+    // Names change under the first, the list under the second.
+    SpinGuard names(unix_lock());
+    SpinGuard guard(all_lock);
+    for (const UnixEndpoint& endpoint : all_endpoints)
+        visit(endpoint, context);
+}
+
+UnixEndpoint::UnixEndpoint(int socket_type) : type(socket_type) {
+    SpinGuard guard(all_lock);
+    all_endpoints.push_back(*this);
+}
+
 UnixEndpoint::~UnixEndpoint() {
+    {
+        SpinGuard guard(all_lock);
+        all_node.unlink();
+    }
     purge();
     kfree(spare.exchange(nullptr));
 }
@@ -196,7 +219,9 @@ u32 UnixEndpoint::poll(PollTable* table) {
 // --- files
 
 UnixSocketFile::UnixSocketFile(Ref<Inode> inode, u32 flags, int type, Ref<UnixEndpoint> endpoint)
-    : SocketFile(std::move(inode), flags, family_unix, type, 0), endpoint_(std::move(endpoint)) {}
+    : SocketFile(std::move(inode), flags, family_unix, type, 0), endpoint_(std::move(endpoint)) {
+    endpoint_->inode_number = inode_->number();
+}
 
 UnixSocketFile::~UnixSocketFile() {
     endpoint_->close(false);

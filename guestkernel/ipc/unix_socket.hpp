@@ -40,7 +40,7 @@ enum class UnixState : u8 { Unconnected, Listening, Connected, Closed };
 
 class UnixEndpoint : public RefCounted {
 public:
-    explicit UnixEndpoint(int socket_type) : type(socket_type) {}
+    explicit UnixEndpoint(int socket_type);
     ~UnixEndpoint() override;
 
     bool connection_based() const { return type != socket_datagram; }
@@ -64,6 +64,8 @@ public:
     void purge();
 
     const int type;
+    u64 inode_number = 0; // of its file, once it has one
+    base::ListNode all_node;
     volatile UnixState state = UnixState::Unconnected;
     volatile u32 shutdown = 0; // shut_*
     volatile bool dead = false;
@@ -100,6 +102,9 @@ public:
 };
 
 SpinLock& unix_lock();
+// Every endpoint, for /proc/net/unix. `visit` runs under locks and must not sleep.
+void for_each_unix_endpoint(void (*visit)(const UnixEndpoint& endpoint, void* context),
+                            void* context);
 
 class UnixSocketFile final : public SocketFile {
 public:

@@ -60,7 +60,8 @@ struct alignas(64) CpuCache {
 
 struct Buddy {
     FrameList free[max_order + 1];
-    Region regions[2]; // below the device hole, above 4 GiB
+    u64 listed[max_order + 1] = {}; // blocks in `free`
+    Region regions[2];              // below the device hole, above 4 GiB
     u64 total = 0;
     u64 free_frames = 0; // in the lists and never handed out
     u64 reserve = 0;     // for those who cannot wait for reclaim
@@ -90,6 +91,7 @@ void list_block(Frame& frame, unsigned order, u32 zero_flag) {
     frame.order = static_cast<u8>(order);
     frame.flags.store(frame_free | zero_flag, base::Order::Relaxed);
     buddy.free[order].push_front(frame);
+    buddy.listed[order]++;
 }
 
 u32 fresh_flag() {
@@ -157,6 +159,7 @@ Frame* take_block(unsigned order) {
         Frame* frame = buddy.free[from].pop_front();
         if (frame == nullptr)
             continue;
+        buddy.listed[from]--;
         const u32 zero_flag = frame->flags.load(base::Order::Relaxed) & frame_zeroed;
         const u64 phys = phys_of(*frame);
         Region& region = *region_of(phys);
@@ -190,6 +193,7 @@ void release_block(Frame& released) {
         if ((flags & frame_free) == 0 || !other.node.linked() || other.order != order)
             break;
         other.node.unlink();
+        buddy.listed[order]--;
         other.flags.store(0, base::Order::Relaxed);
         zero_flag &= flags;
         phys &= ~size;
@@ -414,6 +418,13 @@ MemoryStats memory_stats() {
     stats.kernel_stacks = read(memory_counters.kernel_stacks);
     stats.shared = read(memory_counters.shared);
     return stats;
+}
+
+void free_blocks(u64 (&counts)[buddy_orders]) {
+    static_assert(buddy_orders == max_order + 1);
+    SpinGuard guard(buddy_lock);
+    for (unsigned order = 0; order <= max_order; order++)
+        counts[order] = buddy.listed[order];
 }
 
 void reset_frames_for_test() {

@@ -69,6 +69,8 @@ struct MemoryStats {
         shared; // in frames
 };
 MemoryStats memory_stats();
+inline constexpr unsigned buddy_orders = 11;
+void free_blocks(u64 (&counts)[buddy_orders]); // in the allocator's lists, by order
 
 // One reference, dropped by the destructor.
 class FrameRef {

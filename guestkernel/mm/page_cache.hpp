@@ -108,6 +108,8 @@ private:
     base::IntrusiveList<CacheMapping, &CacheMapping::cache_node> mappings_;
 };
 
+// Gives up pages that can be read again at any time; returns how many.
+usize reclaim_clean_pages(usize wanted);
 // Writes back the dirty pages of every cache: sync(2), and before the VM ends.
 void write_back_all();
 

@@ -88,7 +88,7 @@ void set_memory_pressure_hook(void (*hook)()) {
 
 namespace {
 
-usize reclaim(usize wanted, const MemoryGroup* only, bool spare_low) {
+usize reclaim(usize wanted, const MemoryGroup* only, bool spare_low, bool only_clean = false) {
     usize budget = 0;
     {
         SpinGuard guard(clock.lock);
@@ -105,7 +105,7 @@ usize reclaim(usize wanted, const MemoryGroup* only, bool spare_low) {
         Frame& frame = *candidate.frame;
         const u64 index = frame.index;
         if ((frame.flags.load(base::Order::Relaxed) & frame_dirty) != 0) {
-            if (writing.exchange(true, base::Order::Acquire))
+            if (only_clean || writing.exchange(true, base::Order::Acquire))
                 continue;
             const u64 first = index & ~u64{63};
             const bool written = static_cast<bool>(
@@ -133,6 +133,10 @@ usize reclaim_page_cache(usize wanted) {
     if (freed == 0)
         freed = release_kept_page_tables();
     return freed;
+}
+
+usize reclaim_clean_pages(usize wanted) {
+    return reclaim(wanted, nullptr, false, true);
 }
 
 usize reclaim_memory_group(MemoryGroup& group, usize wanted) {

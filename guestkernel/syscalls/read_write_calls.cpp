@@ -53,12 +53,19 @@ Result<Ref<File>> file_for(Task& task, int fd, Direction direction) {
     return file;
 }
 
+long counted(usize bytes, Direction direction) {
+    Task& task = current_task();
+    (direction == Direction::Read ? task.reads : task.writes)++;
+    (direction == Direction::Read ? task.read_bytes : task.written_bytes) += bytes;
+    return static_cast<long>(bytes);
+}
+
 // At the file's own position, which moves on.
 Result<long> transfer(File& file, IoBuffer& buffer, Direction direction) {
     if (file.is_stream()) {
         auto moved = direction == Direction::Read ? file.read(buffer, 0) : file.write(buffer, 0);
         TRY(const usize bytes, restartable(std::move(moved)));
-        return static_cast<long>(bytes);
+        return counted(bytes, direction);
     }
     MutexGuard guard(file.position_mutex());
     const u64 position = file.position();
@@ -69,7 +76,7 @@ Result<long> transfer(File& file, IoBuffer& buffer, Direction direction) {
     if (direction == Direction::Write && (file.flags() & O_APPEND) != 0 && file.append_end > next)
         next = file.append_end;
     file.set_position(next);
-    return static_cast<long>(bytes);
+    return counted(bytes, direction);
 }
 
 Result<long> transfer_at(File& file, IoBuffer& buffer, i64 offset, Direction direction) {
@@ -80,7 +87,7 @@ Result<long> transfer_at(File& file, IoBuffer& buffer, i64 offset, Direction dir
     const auto at = static_cast<u64>(offset);
     auto moved = direction == Direction::Read ? file.read(buffer, at) : file.write(buffer, at);
     TRY(const usize bytes, restartable(std::move(moved)));
-    return static_cast<long>(bytes);
+    return counted(bytes, direction);
 }
 
 Result<UserVector> one_vector(u64 buffer, u64 count) {

@@ -47,6 +47,10 @@ void Process::Usage::add(const Usage& other) {
     major_faults += other.major_faults;
     voluntary_switches += other.voluntary_switches;
     involuntary_switches += other.involuntary_switches;
+    read_bytes += other.read_bytes;
+    written_bytes += other.written_bytes;
+    reads += other.reads;
+    writes += other.writes;
     peak_pages = peak_pages > other.peak_pages ? peak_pages : other.peak_pages;
 }
 
@@ -59,6 +63,10 @@ Process::Usage task_usage(Task& task) {
     usage.major_faults = task.major_faults;
     usage.voluntary_switches = task.voluntary_switches;
     usage.involuntary_switches = task.involuntary_switches;
+    usage.read_bytes = task.read_bytes;
+    usage.written_bytes = task.written_bytes;
+    usage.reads = task.reads;
+    usage.writes = task.writes;
     return usage;
 }
 

@@ -109,6 +109,7 @@ public:
     struct Usage {
         u64 user_ns = 0, system_ns = 0, minor_faults = 0, major_faults = 0, voluntary_switches = 0,
             involuntary_switches = 0, peak_pages = 0;
+        u64 read_bytes = 0, written_bytes = 0, reads = 0, writes = 0; // read(2), write(2)
         void add(const Usage& other);
     };
     Usage ended_threads, waited_children;

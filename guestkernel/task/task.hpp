@@ -109,6 +109,7 @@ public:
     // lock.
     u32 faults_disabled = 0;
     u64 timer_slack_ns = 50'000, default_slack_ns = 50'000; // PR_SET_TIMERSLACK; of its creator
+    u64 read_bytes = 0, written_bytes = 0, reads = 0, writes = 0; // /proc/PID/io
     u64 entered_kernel_ns = 0; // run time at the last entry from user mode; 0: not noted
     u32 syscall_number = 0;
     u32 personality = 0;

@@ -76,10 +76,6 @@ void remove_group(const std::string& path) {
     CHECK(access(path.c_str(), F_OK) == -1);
 }
 
-bool offers(const std::string& controller) {
-    return has(" " + slurp(base + "/cgroup.controllers"), controller);
-}
-
 template <typename F>
 bool soon(F&& condition) {
     for (int i = 0; i < 5000; i++) {

@@ -1,6 +1,7 @@
 // /proc/cpuinfo, from CPUID (Intel SDM 2A; AMD APM 3), in the words of Linux's
 // arch/x86/include/asm/cpufeatures.h.
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/cgroup/view.hpp"
 #include "guestkernel/core/clock.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 
@@ -189,10 +190,12 @@ Result<void> show_cpuinfo(TextBuilder& out, const TableContext&) {
     const u32 widths = last_extended >= 0x8000'0008 ? cpuid(0x8000'0008).eax : 0x3024;
     // 32.32 nanoseconds per tick, back to kHz.
     const u64 khz = (u64{1'000'000} << 32) / clock_parameters().ns_per_tick;
-    const unsigned cpus = arch::cpu_count();
+    const u64 usable = resource_view().cpus;
+    unsigned cpus = 0;
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+        cpus += (usable >> cpu & 1) != 0 && arch::cpu_online(cpu) ? 1 : 0;
+    // Those that the reader may use, numbered from 0 like the machine's.
     for (unsigned cpu = 0; cpu < cpus; cpu++) {
-        if (!arch::cpu_online(cpu))
-            continue;
         out.print("processor\t: {}\nvendor_id\t: {}\ncpu family\t: {}\nmodel\t\t: {}\n", cpu,
                   vendor.view(), family, model);
         out.print("model name\t: {}\nstepping\t: {}\nmicrocode\t: 0x1\ncpu MHz\t\t: {}.",

@@ -3,6 +3,7 @@
 #include <linux/fcntl.h>
 #include <linux/resource.h>
 
+#include "guestkernel/cgroup/view.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/fs/mount.hpp"
@@ -120,6 +121,8 @@ const char* state_name(char state) {
 
 Result<void> show_stat(TextBuilder& out, const TableContext& of) {
     TRY(const Snapshot s, take(of));
+    // As /proc/uptime: ps(1) and others compare the two.
+    const u64 born_ns = resource_view().born_ns;
     const i32 number = s.is_thread ? of.tid : of.pid;
     AddressSpace::Usage memory{};
     AddressSpace::Layout layout{};
@@ -151,7 +154,8 @@ Result<void> show_stat(TextBuilder& out, const TableContext& of) {
     out.print(" {} {} {} {}", s.usage.user_ns / nanoseconds_per_tick,
               s.usage.system_ns / nanoseconds_per_tick, s.children.user_ns / nanoseconds_per_tick,
               s.children.system_ns / nanoseconds_per_tick);
-    out.print(" {} {} {} 0 {}", priority, nice, s.threads, s.start_ns / nanoseconds_per_tick);
+    out.print(" {} {} {} 0 {}", priority, nice, s.threads,
+              (s.start_ns > born_ns ? s.start_ns - born_ns : 0) / nanoseconds_per_tick);
     out.print(" {} {} {}", memory.virtual_pages * page_size, resident, rss_limit);
     out.print(" {} {} {} 0 0", layout.code_start, layout.code_end, layout.stack_start);
     constexpr u64 first_31 = 0x7fff'ffff; // the old fields know the first signals only
@@ -347,10 +351,10 @@ Result<void> show_limits(TextBuilder& out, const TableContext& of) {
     return {};
 }
 
-// Time on a CPU, time spent waiting for one (not measured), and how often it got one.
+// Time on a CPU, time spent waiting for one, and how often it got one.
 Result<void> show_schedstat(TextBuilder& out, const TableContext& of) {
     TRY(const Ref<Task> task, subject_task(of));
-    out.print("{} 0 {}\n", task_run_time(*task),
+    out.print("{} {} {}\n", task_run_time(*task), task->waited_ns,
               task->voluntary_switches + task->involuntary_switches);
     return {};
 }

@@ -56,6 +56,11 @@ constexpr TableEntry namespace_entries[] = {
 };
 #undef NAMESPACE
 
+// Networks: unix sockets are the only ones there are.
+constexpr TableEntry net_entries[] = {
+    {.name = "unix", .mode = for_all, .show = show_net_unix},
+};
+
 // --- /proc/PID and /proc/PID/task/TID
 // --------------------------------------------------------------
 
@@ -76,13 +81,22 @@ constexpr std::string_view identity_map = "         0          0 4294967295\n";
         {.name = "fd", .mode = owners_directory, .numbers = &fd_numbers, .owner = owned},          \
         {.name = "fdinfo", .mode = owners_directory, .numbers = &fdinfo_numbers, .owner = owned},  \
         {.name = "gid_map", .mode = for_all, .text = identity_map, .owner = owned},                \
+        {.name = "io", .mode = for_owner, .show = show_io, .owner = owned},                        \
         {.name = "limits", .mode = for_all, .show = show_limits, .owner = owned},                  \
         {.name = "loginuid", .mode = for_all, .text = "4294967295", .owner = owned},               \
         {.name = "maps", .mode = for_all, .show = show_maps, .owner = owned},                      \
         {.name = "mem", .mode = mode_regular | 0600, .open = open_memory, .owner = owned},         \
         {.name = "mountinfo", .mode = for_all, .show = show_mountinfo, .owner = owned},            \
         {.name = "mounts", .mode = for_all, .show = show_mounts, .owner = owned},                  \
+        {.name = "net", .mode = directory, .children = net_entries},                               \
         {.name = "ns", .mode = directory, .children = namespace_entries, .owner = owned},          \
+        {.name = "oom_adj",                                                                        \
+         .mode = mode_regular | 0644,                                                              \
+         .show = show_oom_adj,                                                                     \
+         .store = store_oom_adj,                                                                   \
+         .owner = owned},                                                                          \
+        {.name = "sched", .mode = for_all, .show = show_sched, .owner = owned},                    \
+        {.name = "syscall", .mode = for_owner, .show = show_syscall, .owner = owned},              \
         {.name = "oom_score", .mode = for_all, .show = show_oom_score, .owner = owned},            \
         {.name = "oom_score_adj",                                                                  \
          .mode = mode_regular | 0644,                                                              \
@@ -107,7 +121,9 @@ constexpr std::string_view identity_map = "         0          0 4294967295\n";
         {.name = "wchan", .mode = for_all, .text = "0", .owner = owned},
 
 // clang-format off: a macro with commas in it
-constexpr TableEntry thread_children[] = {COMMON_ENTRIES};
+constexpr TableEntry thread_children[] = {
+    COMMON_ENTRIES{.name = "children", .mode = for_all, .show = show_children, .owner = owned},
+};
 // clang-format on
 
 TableContext with_thread(TableContext of, i32 number) {
@@ -122,6 +138,11 @@ constexpr TableNumbers thread_numbers = {"", next_thread, thread_exists, with_th
 // clang-format off
 constexpr TableEntry process_children[] = {
     COMMON_ENTRIES
+    {.name = "timerslack_ns",
+     .mode = mode_regular | 0666,
+     .show = show_timer_slack,
+     .store = store_timer_slack,
+     .owner = owned},
     {.name = "task", .mode = directory, .numbers = &thread_numbers, .owner = owned},
 };
 // clang-format on
@@ -154,6 +175,7 @@ Result<void> link_own(TextBuilder& out, const TableContext&) {
 }
 
 constinit const TableEntry root_children[] = {
+    {.name = "buddyinfo", .mode = for_all, .show = show_buddyinfo},
     {.name = "cgroups", .mode = for_all, .show = show_cgroups},
     {.name = "cmdline", .mode = for_all, .text = "joey\n"},
     {.name = "cpuinfo", .mode = for_all, .show = show_cpuinfo},
@@ -161,14 +183,20 @@ constinit const TableEntry root_children[] = {
      .mode = for_all,
      .text = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 "
              "pts\n\nBlock devices:\n"},
+    {.name = "diskstats", .mode = for_all, .text = ""},
+    {.name = "execdomains", .mode = for_all, .text = "0-0\tLinux           \t[kernel]\n"},
     {.name = "filesystems", .mode = for_all, .show = show_filesystems},
     {.name = "interrupts", .mode = for_all, .show = show_interrupts},
     {.name = "loadavg", .mode = for_all, .show = show_loadavg},
     {.name = "meminfo", .mode = for_all, .show = show_meminfo},
+    {.name = "misc", .mode = for_all, .text = ""},
+    {.name = "modules", .mode = for_all, .text = ""},
     {.name = "mounts", .mode = symlink, .link = link_own<'m', 'o', 'u', 'n', 't', 's'>},
+    {.name = "net", .mode = symlink, .link = link_own<'n', 'e', 't'>},
     {.name = "partitions", .mode = for_all, .text = "major minor  #blocks  name\n\n"},
     {.name = "pressure", .mode = directory, .children = pressure_entries},
     {.name = "self", .mode = symlink, .link = link_self},
+    {.name = "softirqs", .mode = for_all, .show = show_softirqs},
     {.name = "stat", .mode = for_all, .show = show_system_stat},
     {.name = "swaps",
      .mode = for_all,
@@ -179,6 +207,7 @@ constinit const TableEntry root_children[] = {
     {.name = "uptime", .mode = for_all, .show = show_uptime},
     {.name = "version", .mode = for_all, .show = show_version},
     {.name = "vmstat", .mode = for_all, .show = show_vmstat},
+    {.name = "zoneinfo", .mode = for_all, .show = show_zoneinfo},
 };
 constinit const TableEntry root_entry = {
     .name = "", .mode = directory, .children = root_children, .numbers = &process_numbers};

@@ -60,6 +60,18 @@ PROC_FILE(show_vmstat)
 PROC_FILE(show_interrupts)
 PROC_FILE(link_self)
 PROC_FILE(link_thread_self)
+// activity_files.cpp
+PROC_FILE(show_io)
+PROC_FILE(show_sched)
+PROC_FILE(show_syscall)
+PROC_FILE(show_children)
+PROC_FILE(show_timer_slack)
+PROC_FILE(show_oom_adj)
+// machine_files.cpp
+PROC_FILE(show_zoneinfo)
+PROC_FILE(show_buddyinfo)
+PROC_FILE(show_softirqs)
+PROC_FILE(show_net_unix)
 // cgroup_files.cpp
 PROC_FILE(show_cgroup)
 PROC_FILE(show_cgroups)
@@ -78,6 +90,8 @@ PROC_FILE(show_file_nr)
 Result<void> store_comm(std::string_view text, const TableContext& of);
 Result<void> store_oom_score_adj(std::string_view text, const TableContext& of);
 Result<void> store_sysrq(std::string_view text, const TableContext& of);
+Result<void> store_timer_slack(std::string_view text, const TableContext& of);
+Result<void> store_oom_adj(std::string_view text, const TableContext& of);
 Result<void> store_hostname(std::string_view text, const TableContext& of);
 Result<void> store_domainname(std::string_view text, const TableContext& of);
 Result<Path> follow_fd(const TableContext& of);

@@ -2,9 +2,12 @@
 // written.
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/core/uts.hpp"
+#include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/mm/page_cache.hpp"
+#include "guestkernel/sched/scheduler.hpp"
 #include "guestkernel/trace/core_dump.hpp"
 
 namespace kernel::procfs {
@@ -136,6 +139,26 @@ constexpr TableEntry random_entries[] = {
     {.name = "uuid", .mode = read_only, .show = show_uuid},
 };
 
+Result<void> show_last_pid(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", last_pid());
+    return {};
+}
+
+// 1: page cache, 2: names and inodes, 3: both (proc(5)).
+Result<void> store_drop_caches(std::string_view text, const TableContext&) {
+    TRY(const i64 what, parse_number(text));
+    if (what < 1 || what > 7)
+        return fail(22); // EINVAL
+    if ((what & 2) != 0)
+        while (DentryCache::shrink(256) != 0 && !fatal_signal_pending())
+            cond_resched();
+    // Clean pages only: dirty ones would have to be written first.
+    if ((what & 1) != 0)
+        while (reclaim_clean_pages(1024) != 0 && !fatal_signal_pending())
+            cond_resched();
+    return {};
+}
+
 constexpr TableEntry kernel_entries[] = {
     {.name = "cap_last_cap", .mode = read_only, .text = "40\n"},
     {.name = "core_pattern",
@@ -146,14 +169,21 @@ constexpr TableEntry kernel_entries[] = {
      .mode = read_write,
      .show = show_core_uses_pid,
      .store = store_core_uses_pid},
+    {.name = "core_pipe_limit", .mode = read_only, .text = "0\n"},
+    {.name = "dmesg_restrict", .mode = read_only, .text = "0\n"},
     {.name = "domainname", .mode = read_write, .show = show_domainname, .store = store_domainname},
     {.name = "hostname", .mode = read_write, .show = show_hostname, .store = store_hostname},
+    {.name = "kptr_restrict", .mode = read_only, .text = "0\n"},
+    {.name = "ns_last_pid", .mode = read_only, .show = show_last_pid},
     {.name = "ngroups_max", .mode = read_only, .text = "65536\n"},
     {.name = "osrelease", .mode = read_only, .show = show_osrelease},
     {.name = "ostype", .mode = read_only, .show = show_ostype},
     {.name = "overflowgid", .mode = read_only, .text = "65534\n"},
     {.name = "overflowuid", .mode = read_only, .text = "65534\n"},
     {.name = "panic", .mode = read_only, .text = "0\n"},
+    {.name = "panic_on_oops", .mode = read_only, .text = "1\n"},
+    {.name = "printk", .mode = read_only, .text = "4\t4\t1\t7\n"},
+    {.name = "sched_rr_timeslice_ms", .mode = read_only, .text = "100\n"},
     {.name = "pid_max", .mode = read_only, .show = show_pid_max},
     {.name = "random", .mode = directory, .children = random_entries},
     {.name = "randomize_va_space", .mode = read_only, .text = "2\n"},
@@ -163,6 +193,11 @@ constexpr TableEntry kernel_entries[] = {
 };
 
 constexpr TableEntry vm_entries[] = {
+    {.name = "drop_caches", .mode = mode_regular | 0200, .store = store_drop_caches},
+    {.name = "nr_overcommit_hugepages", .mode = read_only, .text = "0\n"},
+    {.name = "oom_kill_allocating_task", .mode = read_only, .text = "0\n"},
+    {.name = "overcommit_kbytes", .mode = read_only, .text = "0\n"},
+    {.name = "panic_on_oom", .mode = read_only, .text = "0\n"},
     {.name = "max_map_count", .mode = read_only, .text = "65530\n"},
     {.name = "min_free_kbytes", .mode = read_only, .text = "0\n"},
     {.name = "mmap_min_addr", .mode = read_only, .text = "65536\n"},

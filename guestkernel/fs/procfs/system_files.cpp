@@ -1,5 +1,6 @@
 // The machine as a whole; proc(5).
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/cgroup/view.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
@@ -46,7 +47,19 @@ CpuTimes all_times() {
 } // namespace
 
 Result<void> show_meminfo(TextBuilder& out, const TableContext&) {
-    const MemoryStats m = memory_stats();
+    MemoryStats m = memory_stats();
+    if (const ResourceView view = resource_view(); view.memory) {
+        const u64 room = view.memory_total - view.memory_used;
+        m = {.total = view.memory_total,
+             .free = room < m.free ? room : m.free,
+             .cached = view.file,
+             .dirty = m.dirty < view.file ? m.dirty : view.file,
+             .anonymous = view.anonymous,
+             .slab = view.kernel,
+             .page_tables = view.tables,
+             .kernel_stacks = view.stacks,
+             .shared = view.shared};
+    }
     constexpr usize label = 16;
     const u64 kernel = m.slab + m.page_tables + m.kernel_stacks;
     // Clean cached pages can be given up at once.
@@ -94,15 +107,46 @@ Result<void> show_meminfo(TextBuilder& out, const TableContext&) {
     return {};
 }
 
-Result<void> show_system_stat(TextBuilder& out, const TableContext&) {
+namespace {
+
+// A group's times, spread over the CPUs that it may use.
+CpuTimes group_times(const ResourceView& view, u64 cpus) {
+    const u64 alive = (monotonic_ns() - view.born_ns) * cpus;
+    const u64 system = view.system_ns < view.usage_ns ? view.system_ns : view.usage_ns;
+    const u64 user = view.usage_ns - system;
+    const u64 nice = view.nice_ns < user ? view.nice_ns : user;
+    return {user - nice, nice, system, alive > view.usage_ns ? alive - view.usage_ns : 0, 0, 0};
+}
+
+void show_cpu_lines(TextBuilder& out, const ResourceView& view) {
     out.append("cpu ");
-    show_times(out, all_times());
-    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
-        if (arch::cpu_online(cpu)) {
-            out.print("cpu{}", cpu);
-            show_times(out, cpu_times(cpu));
-        }
-    const u64 boot = (static_cast<u64>(realtime_ns()) - monotonic_ns()) / nanoseconds_per_second;
+    if (!view.limited) {
+        show_times(out, all_times());
+        for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+            if (arch::cpu_online(cpu)) {
+                out.print("cpu{}", cpu);
+                show_times(out, cpu_times(cpu));
+            }
+        return;
+    }
+    const auto cpus = static_cast<u64>(__builtin_popcountll(view.cpus));
+    const CpuTimes all = group_times(view, cpus);
+    show_times(out, all);
+    // They are numbered from 0, as the machine's are.
+    for (u64 cpu = 0; cpu < cpus; cpu++) {
+        out.print("cpu{}", cpu);
+        show_times(out, {all.user_ns / cpus, all.nice_ns / cpus, all.system_ns / cpus,
+                         all.idle_ns / cpus, 0, 0});
+    }
+}
+
+} // namespace
+
+Result<void> show_system_stat(TextBuilder& out, const TableContext&) {
+    const ResourceView view = resource_view();
+    show_cpu_lines(out, view);
+    const u64 boot =
+        (static_cast<u64>(realtime_ns()) - monotonic_ns() + view.born_ns) / nanoseconds_per_second;
     out.print("intr 0\nctxt {}\nbtime {}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\n",
               all_times().switches, boot, last_pid(), running_tasks());
     out.append("softirq 0 0 0 0 0 0 0 0 0 0 0\n");
@@ -110,8 +154,11 @@ Result<void> show_system_stat(TextBuilder& out, const TableContext&) {
 }
 
 Result<void> show_loadavg(TextBuilder& out, const TableContext&) {
+    const ResourceView view = resource_view(true);
     u64 averages[3];
     load_averages(averages);
+    if (view.limited)
+        __builtin_memcpy(averages, view.load, sizeof averages);
     for (const u64 average : averages) {
         const u64 hundredths = (average * 100 + 32768) >> 16;
         out.number(hundredths / 100);
@@ -119,14 +166,19 @@ Result<void> show_loadavg(TextBuilder& out, const TableContext&) {
         out.number(hundredths % 100, 2, '0');
         out.append(" ");
     }
-    out.print("{}/{} {}\n", running_tasks(), task_total(), last_pid());
+    out.print("{}/{} {}\n", view.limited ? view.running : running_tasks(),
+              view.limited ? view.tasks : task_total(), last_pid());
     return {};
 }
 
 Result<void> show_uptime(TextBuilder& out, const TableContext&) {
-    show_seconds(out, monotonic_ns());
+    const ResourceView view = resource_view();
+    show_seconds(out, monotonic_ns() - view.born_ns);
     out.append(" ");
-    show_seconds(out, all_times().idle_ns);
+    show_seconds(out,
+                 view.limited
+                     ? group_times(view, static_cast<u64>(__builtin_popcountll(view.cpus))).idle_ns
+                     : all_times().idle_ns);
     out.append("\n");
     return {};
 }

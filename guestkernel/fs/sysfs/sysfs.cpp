@@ -1,9 +1,12 @@
+#include <bit>
+
 #include <linux/magic.h>
 
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/table_fs.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/mm/frame.hpp"
 
 namespace kernel {
 namespace sysfs {
@@ -88,7 +91,109 @@ constexpr TableEntry topology_entries[] = {
     {.name = "thread_siblings_list", .mode = file, .show = show_core_id},
 };
 
+// Caches as CPUID tells of them (leaf 4, on AMD 0x8000001d: the same format); Intel SDM 2A.
+struct CacheFacts {
+    u32 type = 0, level = 0, line = 0, partitions = 0, ways = 0, sets = 0, sharing = 0;
+    u64 bytes() const { return u64{line} * partitions * ways * sets; }
+};
+
+CacheFacts cache_facts(i32 index) {
+    u32 a = 0, b = 0, c = 0, d = 0;
+    const auto ask = [&](u32 leaf, u32 subleaf) {
+        asm volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(leaf), "2"(subleaf));
+    };
+    ask(0, 0);
+    const u32 last = a;
+    const bool amd = b == 0x68747541; // "Auth"
+    if (amd) {
+        ask(0x8000'0000, 0);
+        if (a < 0x8000'001d)
+            return {};
+    } else if (last < 4) {
+        return {};
+    }
+    ask(amd ? 0x8000'001d : 4, static_cast<u32>(index));
+    if ((a & 0x1f) == 0)
+        return {};
+    return {.type = a & 0x1f,
+            .level = a >> 5 & 7,
+            .line = (b & 0xfff) + 1,
+            .partitions = (b >> 12 & 0x3ff) + 1,
+            .ways = (b >> 22) + 1,
+            .sets = c + 1,
+            .sharing = (a >> 14 & 0xfff) + 1};
+}
+
+// The CPUs that share it: their numbers agree but for the last bits.
+u64 sharing_mask(const TableContext& of) {
+    const CacheFacts facts = cache_facts(of.fd);
+    u64 mask = 0;
+    const u32 group = facts.sharing == 0 ? 1 : std::bit_ceil(facts.sharing);
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+        if (cpu / group == static_cast<u32>(of.cpu) / group)
+            mask |= u64{1} << cpu;
+    return mask;
+}
+
+template <u32 CacheFacts::*Member>
+Result<void> show_cache_fact(TextBuilder& out, const TableContext& of) {
+    out.print("{}\n", cache_facts(of.fd).*Member);
+    return {};
+}
+Result<void> show_cache_type(TextBuilder& out, const TableContext& of) {
+    const u32 type = cache_facts(of.fd).type;
+    out.append(type == 1 ? "Data\n" : type == 2 ? "Instruction\n" : "Unified\n");
+    return {};
+}
+Result<void> show_cache_size(TextBuilder& out, const TableContext& of) {
+    out.print("{}K\n", cache_facts(of.fd).bytes() / 1024);
+    return {};
+}
+Result<void> show_cache_mask(TextBuilder& out, const TableContext& of) {
+    append_mask(out, sharing_mask(of));
+    return {};
+}
+Result<void> show_cache_list(TextBuilder& out, const TableContext& of) {
+    const u64 mask = sharing_mask(of);
+    const int first = __builtin_ctzll(mask);
+    const int last = 63 - __builtin_clzll(mask);
+    out.print("{}", first);
+    if (last > first)
+        out.print("-{}", last);
+    out.append("\n");
+    return {};
+}
+
+constexpr TableEntry cache_entries[] = {
+    {.name = "coherency_line_size", .mode = file, .show = show_cache_fact<&CacheFacts::line>},
+    {.name = "level", .mode = file, .show = show_cache_fact<&CacheFacts::level>},
+    {.name = "number_of_sets", .mode = file, .show = show_cache_fact<&CacheFacts::sets>},
+    {.name = "physical_line_partition",
+     .mode = file,
+     .show = show_cache_fact<&CacheFacts::partitions>},
+    {.name = "shared_cpu_list", .mode = file, .show = show_cache_list},
+    {.name = "shared_cpu_map", .mode = file, .show = show_cache_mask},
+    {.name = "size", .mode = file, .show = show_cache_size},
+    {.name = "type", .mode = file, .show = show_cache_type},
+    {.name = "ways_of_associativity", .mode = file, .show = show_cache_fact<&CacheFacts::ways>},
+};
+constexpr TableEntry cache_entry = {.name = "", .mode = directory, .children = cache_entries};
+// The number of a cache stands where descriptors have theirs.
+i32 next_cache(const TableContext&, i32 after) {
+    return after < 7 && cache_facts(after + 1).type != 0 ? after + 1 : -1;
+}
+bool cache_exists(const TableContext& of) {
+    return of.fd < 8 && cache_facts(of.fd).type != 0;
+}
+TableContext with_cache(TableContext of, i32 number) {
+    of.fd = number;
+    return of;
+}
+constexpr TableNumbers cache_numbers = {"index", next_cache, cache_exists, with_cache,
+                                        &cache_entry};
+
 constexpr TableEntry cpu_children[] = {
+    {.name = "cache", .mode = directory, .numbers = &cache_numbers},
     {.name = "online", .mode = file, .show = show_cpu_online},
     {.name = "topology", .mode = directory, .children = topology_entries},
 };
@@ -113,7 +218,29 @@ constexpr TableEntry cpus_entries[] = {
     {.name = "possible", .mode = file, .show = show_all_cpus},
     {.name = "present", .mode = file, .show = show_all_cpus},
 };
+Result<void> show_node_meminfo(TextBuilder& out, const TableContext&) {
+    const MemoryStats m = memory_stats();
+    const auto line = [&](std::string_view name, u64 pages) {
+        out.append("Node 0 ");
+        out.kilobytes(name, 16, pages);
+    };
+    line("MemTotal:", m.total);
+    line("MemFree:", m.free);
+    line("MemUsed:", m.total > m.free ? m.total - m.free : 0);
+    line("Active(anon):", m.anonymous);
+    line("Active(file):", m.cached);
+    line("Dirty:", m.dirty);
+    line("FilePages:", m.cached + m.shared);
+    line("AnonPages:", m.anonymous);
+    line("Shmem:", m.shared);
+    line("KernelStack:", m.kernel_stacks);
+    line("PageTables:", m.page_tables);
+    line("Slab:", m.slab);
+    return {};
+}
+
 constexpr TableEntry node0_entries[] = {
+    {.name = "meminfo", .mode = file, .show = show_node_meminfo},
     {.name = "cpulist", .mode = file, .show = show_all_cpus},
     {.name = "cpumap", .mode = file, .show = show_package_mask},
     {.name = "distance", .mode = file, .text = "10\n"},

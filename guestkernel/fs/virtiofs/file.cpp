@@ -5,6 +5,8 @@
 #include <linux/fs.h>
 #include <linux/fuse.h>
 
+#include "guestkernel/cgroup/io.hpp"
+#include "guestkernel/cgroup/pressure.hpp"
 #include "guestkernel/fs/virtiofs/virtiofs.hpp"
 
 namespace kernel {
@@ -150,6 +152,8 @@ Result<void> VirtiofsInode::read_pages(u64 first, std::span<Frame* const> frames
         FuseCall call = make_call(FUSE_READ, node_, in);
         call.frames = frames.subspan(got / page_size, count);
         call.frames_bytes = in.size;
+        charge_io(fs_.device_number, false, in.size);
+        PressureStall stall(PressureKind::Io);
         TRY(const u32 length, transport().call(call));
         if (length > in.size)
             return fail(EIO);
@@ -187,6 +191,8 @@ Result<void> VirtiofsInode::write_pages(u64 first, std::span<Frame* const> frame
         call.out_bytes = call.out_minimum = sizeof out;
         if (part > inline_limit)
             call.route = FuseRoute::Worker;
+        charge_io(fs_.device_number, true, part);
+        PressureStall stall(PressureKind::Io);
         TRY(transport().call(call));
         if (out.size != part)
             return fail(out.size < part ? ENOSPC : EIO);
