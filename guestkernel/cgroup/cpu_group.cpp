@@ -127,9 +127,9 @@ void CpuGroup::averages(u64 (&out)[3]) {
     const u64 elapsed = now - sampled_ns;
     if (elapsed >= period) {
         const u64 active = (total - sampled_total_ns) / (elapsed / one + 1);
-        u64 periods = elapsed / period;
-        periods = periods < 1000 ? periods : 1000;
-        for (u64 step = 0; step < periods; step++)
+        u64 steps = elapsed / period;
+        steps = steps < 1000 ? steps : 1000;
+        for (u64 step = 0; step < steps; step++)
             for (unsigned i = 0; i < 3; i++)
                 load[i] = (load[i] * decay[i] + active * (one - decay[i])) / one;
         sampled_ns = now;

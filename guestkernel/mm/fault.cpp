@@ -100,7 +100,7 @@ FaultOutcome AddressSpaceImpl::fault_anonymous(Vma& vma, u64 page, u64 least_win
     usize got = 0;
     while (got < wanted) {
         // What comes along with the page itself is not worth killing for, in a group at its limit.
-        const bool may_reclaim = got == 0 || current_task().memory_owner == 0;
+        const bool may_reclaim = got == 0 || current_memory_owner() == 0;
         Frame* frame = as_kind(FrameKind::Anonymous, alloc_zeroed_frame(may_reclaim));
         if (frame == nullptr)
             break;

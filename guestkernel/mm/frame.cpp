@@ -264,7 +264,7 @@ Frame* try_alloc(unsigned order, bool use_reserve) {
 
 // As alloc_frames(); the frame_zeroed flag says whether all of it is known to hold zeros.
 Frame* alloc_with_flag(unsigned order, bool may_reclaim, Charge how) {
-    const u16 owner = how == Charge::None ? u16{0} : arch::current()->memory_owner;
+    const u16 owner = how == Charge::None ? u16{0} : current_memory_owner();
     if (owner != 0 && !charge_frames(owner, u64{1} << order, may_reclaim, how)) [[unlikely]]
         return nullptr;
     Frame* frame = try_alloc(order, !may_reclaim);
@@ -320,6 +320,11 @@ void init_frames(const boot::BootBlock& block) {
     init_frame_range(block.boot_area_end, block.low_ram_end, block.ram_is_zeroed != 0);
     if (block.high_ram_end > boot::high_ram_base)
         init_frame_range(boot::high_ram_base, block.high_ram_end, block.ram_is_zeroed != 0);
+}
+
+u16 current_memory_owner() {
+    const Task* task = arch::current();
+    return task == nullptr ? u16{0} : task->memory_owner; // unit tests have none
 }
 
 bool frames_are_scarce() {

@@ -24,6 +24,8 @@ inline void count_down(base::Atomic<u64>& counter, u64 by = 1) {
 // sleep.
 usize reclaim_page_cache(usize wanted);
 
+u16 current_memory_owner(); // the group that the running task's memory is charged to; 0: none
+
 // Little memory is left: whoever takes more than he was asked for stops doing so.
 bool frames_are_scarce();
 

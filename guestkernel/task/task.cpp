@@ -4,6 +4,7 @@
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/memory_group.hpp"
+#include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
@@ -66,7 +67,7 @@ Result<Ref<Task>> allocate_task(bool user) {
         if (task->context.fpu == nullptr || task->signals == nullptr)
             return fail(enomem);
         task->context.has_user_state = true;
-        if (const u16 owner = current_task().memory_owner; owner != 0) {
+        if (const u16 owner = current_memory_owner(); owner != 0) {
             if (!charge_frames(owner, stack_pages, true, Charge::Try))
                 return fail(enomem);
             task->stack_owner = owner;
