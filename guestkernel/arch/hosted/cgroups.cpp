@@ -17,6 +17,11 @@ void give_back_charge(u16, u64) {}
 MemoryGroup* memory_group_by_number(u16) {
     return nullptr;
 }
+void note_memory_event(MemoryGroup&, MemoryEvent) {}
+void kill_members(Cgroup&) {}
+void join_root_cgroup_locked() {}
+void leave_cgroup_locked(Task&, bool) {}
+void reap_from_cgroup_locked(Process&) {}
 bool memory_protected(u16, bool) {
     return false;
 }
