@@ -185,7 +185,6 @@ void CpuGroup::consume(u64 ns, u64 now) {
         period_timer.arm(now + period_ns);
     if (over && limited() && !throttled.load(base::Order::Relaxed)) {
         throttled_since_ns = now;
-        throttled_periods++;
         throttled.store(true);
     }
 }
@@ -210,12 +209,11 @@ void CpuGroup::period_ended() {
         carried_ns = room == no_limit_ns ? 0 : room - taken;
         carried_ns = carried_ns < burst_ns ? carried_ns : burst_ns;
         const bool was = throttled.load();
+        throttled_periods += was ? 1 : 0;
         if (was && left < quota + carried_ns) {
             throttled_ns += now > throttled_since_ns ? now - throttled_since_ns : 0;
             throttled.store(false);
             wake = true;
-        } else if (was) {
-            throttled_periods++;
         }
         if (used != 0 || was) {
             const u64 next = period_timer.deadline() + period_ns;

@@ -80,3 +80,21 @@ def memory_returns():
 def many_files():
     script = "cd $(mktemp -d) && for i in $(seq 5000); do : > f$i; done && ls | wc -l && rm -r \"$PWD\" && echo gone"
     equal("stdout", b"5000\ngone\n", joey_sh(script).out)
+
+
+@case("a control group's members see its limits as the machine's")
+def control_group_view():
+    script = ("cd /sys/fs/cgroup; echo '+cpu +memory +pids' > cgroup.subtree_control; mkdir a; echo 96M > a/memory.max; "
+              "echo '50000 100000' > a/cpu.max; sh -c 'echo $$ > a/cgroup.procs; grep MemTotal /proc/meminfo; "
+              "grep -c ^processor /proc/cpuinfo; cat /proc/self/cgroup'; rmdir a; grep -c ^processor /proc/cpuinfo")
+    result = joey_sh(script)
+    equal("what is seen", ["MemTotal:", "98304", "kB", "1", "0::/a", "2"], result.out.decode().split())
+
+
+@case("a control group at its memory limit loses its own process only")
+def control_group_memory():
+    script = ("cd /sys/fs/cgroup; echo +memory > cgroup.subtree_control; mkdir a; echo 32M > a/memory.max; "
+              "sh -c 'echo $$ > a/cgroup.procs; exec python3 -c \"x=bytearray(200<<20)\"'; echo status $?; "
+              "grep oom_kill a/memory.events; rmdir a && echo alive")
+    result = joey_sh(script)
+    equal("what happened", ["status", "137", "oom_kill", "1", "alive"], result.out.decode().split())
