@@ -116,7 +116,7 @@ public:
     i32 oom_score_adj = 0;
     ProcessTimers* timers = nullptr;
     Ref<KeyObject> process_ring; // under keys_mutex()
-    Ref<Cgroup> zombie_group; // of its last thread: counted there until it is reaped
+    Ref<Cgroup> zombie_group;    // of its last thread: counted there until it is reaped
 
     // The whole process's usage so far. Requires: the tree lock.
     Usage usage();

@@ -94,8 +94,8 @@ public:
     WaitQueue vfork_done;
     Ref<UserAccount> account;   // whose RLIMIT_NPROC it counts against
     bool reset_on_fork = false; // SCHED_RESET_ON_FORK
-    u16 stack_owner = 0;      // the group that its kernel stack is charged to
-    u16 memory_owner = 0;     // the group that its memory is charged to (mm/): 0: none
+    u16 stack_owner = 0;        // the group that its kernel stack is charged to
+    u16 memory_owner = 0;       // the group that its memory is charged to (mm/): 0: none
     bool no_new_privileges = false;
     bool io_flusher = false; // PR_SET_IO_FLUSHER: kept and shown
     u64 clear_child_tid = 0; // set_tid_address
