@@ -1,5 +1,8 @@
 // Unit tests have no control groups: every task is in the root, and nobody is charged.
+#include <asm/errno.h>
+
 #include "guestkernel/cgroup/cgroup.hpp"
+#include "guestkernel/cgroup/cpuset.hpp"
 #include "guestkernel/cgroup/io.hpp"
 #include "guestkernel/cgroup/pressure.hpp"
 #include "guestkernel/cgroup/view.hpp"
@@ -32,6 +35,30 @@ u64 memory_group_kind(const MemoryGroup&, FrameKind) {
     return 0;
 }
 
+Mutex& hierarchy_mutex() {
+    static Mutex mutex;
+    return mutex;
+}
+Ref<Cgroup> cgroup_of(Task&) {
+    return {};
+}
+Result<Ref<Cgroup>> cgroup_of_file(File&) {
+    return fail(EBADF);
+}
+Result<void> check_cgroup_entry(Cgroup&, Cgroup&) {
+    return {};
+}
+Result<void> plan_fork(ForkPlan&, Ref<Cgroup>) {
+    return {};
+}
+void cancel_fork(ForkPlan&) {}
+Result<void> join_cgroup_locked(Task&, ForkPlan&) {
+    return {};
+}
+u64 allowed_by_cpuset(Task&, u64 wanted) {
+    return wanted;
+}
+
 void count_runnable(Task&, unsigned) {}
 void uncount_runnable(Task&, unsigned) {}
 u64 share_of_groups(const Task&, unsigned, u64 weighted_ns) {
@@ -62,7 +89,7 @@ constinit const TableEntry pressure_entries[3] = {};
 } // namespace procfs
 
 Result<Ref<Superblock>> make_cgroupfs() {
-    return fail(19); // ENODEV
+    return fail(ENODEV);
 }
 
 } // namespace kernel
