@@ -9,6 +9,7 @@
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 
 namespace kernel {
@@ -79,6 +80,9 @@ Result<void> waited(WaitOutcome outcome, u64 deadline) {
 }
 
 // --- endpoints
+
+UnixEndpoint::UnixEndpoint(int socket_type)
+    : type(socket_type), net(Ref<NetNamespace>::share(current_net_namespace())) {}
 
 UnixEndpoint::~UnixEndpoint() {
     purge();

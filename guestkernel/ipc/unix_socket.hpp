@@ -11,6 +11,7 @@
 #include "base/intrusive_list.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/socket.hpp"
+#include "guestkernel/namespaces/namespace.hpp"
 
 namespace kernel {
 
@@ -40,7 +41,7 @@ enum class UnixState : u8 { Unconnected, Listening, Connected, Closed };
 
 class UnixEndpoint : public RefCounted {
 public:
-    explicit UnixEndpoint(int socket_type) : type(socket_type) {}
+    explicit UnixEndpoint(int socket_type);
     ~UnixEndpoint() override;
 
     bool connection_based() const { return type != socket_datagram; }
@@ -64,6 +65,7 @@ public:
     void purge();
 
     const int type;
+    const Ref<NetNamespace> net; // where its abstract names count; null: unit tests
     volatile UnixState state = UnixState::Unconnected;
     volatile u32 shutdown = 0; // shut_*
     volatile bool dead = false;

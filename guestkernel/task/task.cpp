@@ -2,6 +2,7 @@
 
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 

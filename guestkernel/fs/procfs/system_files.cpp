@@ -1,10 +1,13 @@
 // The machine as a whole; proc(5).
+#include <linux/errno.h>
+
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 
 namespace kernel::procfs {
@@ -124,7 +127,7 @@ Result<void> show_loadavg(TextBuilder& out, const TableContext&) {
 }
 
 Result<void> show_uptime(TextBuilder& out, const TableContext&) {
-    show_seconds(out, monotonic_ns());
+    show_seconds(out, monotonic_ns() + static_cast<u64>(clock_offset_ns(7))); // CLOCK_BOOTTIME
     out.append(" ");
     show_seconds(out, all_times().idle_ns);
     out.append("\n");
@@ -157,13 +160,19 @@ Result<void> show_interrupts(TextBuilder& out, const TableContext&) {
     return {};
 }
 
-Result<void> link_self(TextBuilder& out, const TableContext&) {
-    out.print("{}", current_pid());
+Result<void> link_self(TextBuilder& out, const TableContext& of) {
+    const i32 pid = pid_in(of.pids, current_pid());
+    if (pid == 0)
+        return fail(ENOENT);
+    out.print("{}", pid);
     return {};
 }
 
-Result<void> link_thread_self(TextBuilder& out, const TableContext&) {
-    out.print("{}/task/{}", current_pid(), current_task().tid);
+Result<void> link_thread_self(TextBuilder& out, const TableContext& of) {
+    const i32 pid = pid_in(of.pids, current_pid());
+    if (pid == 0)
+        return fail(ENOENT);
+    out.print("{}/task/{}", pid, pid_in(of.pids, current_task().tid));
     return {};
 }
 
