@@ -12,6 +12,7 @@
 #include "guestkernel/fs/root.hpp"
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -31,6 +32,7 @@ void boot_task(void*) {
               arch::cpu_count());
     must(init_console(), "the console device does not work");
     must(init_terminals(), "no memory for terminals");
+    must(init_namespaces(), "no memory for namespaces");
     must(mount_first_root(), "the root file system cannot be mounted");
     must(init_vdso(), "no memory for the vDSO");
     must(start_first_program(), "the first program cannot be started");

@@ -40,7 +40,7 @@ Result<void> change_mode(const Path& path, u32 mode) {
     // chmod(2): who is not in the file's group cannot set its set-group-ID bit.
     const Credentials* who = current_credentials();
     if ((wanted.mode & mode_sgid) != 0 && who != nullptr && who->fsgid != inode.gid_ &&
-        !who->in_group(inode.gid_) && !has_capability(who, CAP_FSETID))
+        !who->in_group(inode.gid_) && !capable_over_inode(who, inode, CAP_FSETID))
         wanted.mode &= ~mode_sgid;
     TRY(inode.set_attributes(wanted, set_mode));
     guard.unlock();
@@ -53,7 +53,7 @@ Result<void> change_owner(const Path& path, u32 uid, u32 gid) {
     TRY(check_writable_mount(path));
     MutexGuard guard(inode.mutex());
     const Credentials* who = current_credentials();
-    if (!has_capability(who, CAP_CHOWN)) {
+    if (!capable_over_inode(who, inode, CAP_CHOWN)) {
         if (uid != keep_id && (who->fsuid != inode.uid_ || uid != inode.uid_))
             return fail(EPERM);
         if (gid != keep_id && (who->fsuid != inode.uid_ ||
@@ -100,7 +100,7 @@ Result<void> change_times(const Path& path, const Attributes& times, u32 mask, b
 }
 
 Result<void> clear_suid(Inode& inode) {
-    if (!has_suid(inode) || has_capability(current_credentials(), CAP_FSETID))
+    if (!has_suid(inode) || capable_over_inode(current_credentials(), inode, CAP_FSETID))
         return {};
     Attributes wanted;
     wanted.mode = inode.mode_ & ~mode_suid;

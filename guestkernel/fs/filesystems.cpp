@@ -34,6 +34,14 @@ Result<Ref<Superblock>> mount_overlay(std::string_view options) {
     if (lowers.empty())
         return fail(EINVAL);
     Vector<Path> layers;
+    Path top;
+    if (!upper.empty()) {
+        if (option(options, "workdir").empty())
+            return fail(EINVAL);
+        TRY(top, lookup_path(at_fdcwd, upper, lookup_follow | lookup_directory));
+        // What it holds already is the topmost layer; new changes live in the overlay itself.
+        TRY(layers.push_back(top));
+    }
     while (!lowers.empty()) {
         usize end = 0;
         while (end < lowers.size() && lowers[end] != ':')
@@ -42,10 +50,6 @@ Result<Ref<Superblock>> mount_overlay(std::string_view options) {
             lookup_path(at_fdcwd, lowers.substr(0, end), lookup_follow | lookup_directory));
         TRY(layers.push_back(std::move(layer)));
         lowers = end < lowers.size() ? lowers.substr(end + 1) : std::string_view();
-    }
-    Path top;
-    if (!upper.empty()) {
-        TRY(top, lookup_path(at_fdcwd, upper, lookup_follow | lookup_directory));
     }
     return make_overlay(layers.span(), top);
 }

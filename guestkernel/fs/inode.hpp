@@ -10,6 +10,7 @@
 #include "guestkernel/fs/file.hpp"
 #include "guestkernel/lib/string.hpp"
 #include "guestkernel/mm/page_cache.hpp"
+#include "guestkernel/namespaces/user_namespace.hpp"
 #include "guestkernel/sched/mutex.hpp"
 
 namespace kernel {
@@ -68,10 +69,15 @@ public:
     virtual bool parallel_lookup() const { return false; }
     // Options for /proc/mounts beyond "rw" and "ro", each with a leading comma.
     virtual Result<void> describe_options(String& /*out*/) { return {}; }
+    // mount(2) with MS_REMOUNT: what changes of the options. EINVAL.
+    virtual Result<void> reconfigure(std::string_view /*options*/) { return {}; }
     u64 device_number = 0;            // st_dev; assigned by allocate_device_number()
     base::Atomic<u32> mount_count{0}; // fs/mount.cpp
     bool read_only = false;
     u32 flags = 0; // MS_* of the superblock
+    // Who mounted it: device nodes work and ids count only for what the whole system trusts. Null:
+    // the initial one.
+    Ref<UserNamespace> user_ns;
 
 protected:
     Superblock();

@@ -1,15 +1,18 @@
-// Mount: a file system attached to a place in the tree.
+// Mount: a file system attached to a place in the tree. The tree's operations: mount_tree.hpp.
 #pragma once
 
 #include "base/atomic.hpp"
+#include "base/intrusive_list.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/path.hpp"
 #include "guestkernel/lib/string.hpp"
 
 namespace kernel {
 
+class MountNamespace;
+
 // Bits of Mount::flags() are MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME, MS_NODIRATIME,
-// MS_RELATIME, MS_STRICTATIME, as mount(2) has them.
+// MS_RELATIME, MS_STRICTATIME, MS_NOSYMFOLLOW, as mount(2) has them.
 class Mount : public RefCounted {
 public:
     Mount(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags);
@@ -25,56 +28,43 @@ public:
     // Where it is attached; an empty path for the topmost mount and for detached ones.
     Path attached_at() const;
     u32 parent_id() const; // its own id at the top
+    // Null when it is attached nowhere. Only to be compared, unless it is the caller's own.
+    MountNamespace* space() const { return space_; }
 
     // Files open for writing on it: a remount to read-only is refused while there are any.
     base::Atomic<i32> writers{0};
 
+    // mount_namespaces(7). Mounts of one peer group tell each other of changes; those that have it
+    // for a master hear of them. 0: none. Under MountTree's mutex, but for /proc.
+    u32 peer_group() const { return peer_group_; }
+    u32 master_group() const { return master_group_; }
+    bool unbindable() const { return unbindable_; }
+    // It came from a more privileged mount namespace as part of a whole.
+    bool locked() const { return locked_; }
+
 private:
     friend class MountTree;
+    friend class MountNamespace;
     Ref<Superblock> superblock_;
     Ref<Dentry> root_;
     String source_;
     u32 id_;
     base::Atomic<u32> flags_;
-    // Under tree_lock():
+    // Under tree_lock() and MountTree's mutex: either makes them stable.
     Ref<Mount> parent_;
     Ref<Dentry> place_; // in the parent
-    bool attached_ = false;
-    Mount* next_ = nullptr;
-};
-
-class MountTree {
-public:
-    // The mount on top of `path`, or null.
-    static Ref<Mount> mounted_at(const Mount& mount, const Dentry& dentry);
-    // Crosses into whatever is mounted on the place, all the way up. Returns whether it did.
-    static bool cross_down(Ref<Mount>& mount, Ref<Dentry>& dentry);
-    // From a mount's root to the place it covers; false at the top of the tree.
-    static bool cross_up(Ref<Mount>& mount, Ref<Dentry>& dentry);
-
-    static Result<void> attach(const Path& where, Ref<Mount> mount);
-    static Result<void> bind(const Path& from, const Path& where, bool recursive);
-    static Result<void> move(const Path& from, const Path& where);
-    static Result<void> remount(const Path& where, u32 flags, bool bind_only);
-    static Result<void> unmount(const Path& where, bool detach, bool expire);
-    static Result<void> pivot_root(const Path& new_root, const Path& put_old);
-    // All attached mounts, parents before children, for /proc/PID/mountinfo. Use attached_at() and
-    // path_name_from().
-    static Result<void> list(Vector<Ref<Mount>>& out);
-    // The root of the tree (with what is mounted on it); what kernel tasks use as their root.
-    static Path root();
-
-private:
-    friend Result<Path> mount_root(Ref<Superblock>, u32, std::string_view);
-    friend Result<Path> detached_mount(Ref<Superblock>, u32, std::string_view);
-    friend Result<void> mount_at(const Path&, Ref<Superblock>, u32, std::string_view);
-    static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags,
-                                   std::string_view source);
-    static void link(Mount& mount, Mount* parent, Dentry* place);
-    static void unlink(Mount& mount);
-    static void detach_all(Mount& top);
-    static bool is_below(const Mount& mount, const Mount& ancestor);
-    static Result<void> bind_below(const Path& from, Mount& copy);
+    Mount* hash_next_ = nullptr;
+    base::ListNode sibling_node_;
+    base::IntrusiveList<Mount, &Mount::sibling_node_> children_;
+    base::ListNode space_node_;
+    MountNamespace* volatile space_ = nullptr;
+    // Under MountTree's mutex.
+    base::ListNode group_node_;
+    volatile u32 peer_group_ = 0, master_group_ = 0;
+    volatile bool unbindable_ = false, locked_ = false;
+    u32 locked_flags_ = 0; // may not be cleared
+    bool chosen_ = false;  // to be unmounted with others
+    base::Atomic<bool> expiry_mark_{false};
 };
 
 // "rw,nosuid,relatime" and the superblock's own part, as in /proc/mounts.
@@ -87,3 +77,5 @@ Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view 
 const char* const* filesystem_types();
 
 } // namespace kernel
+
+#include "guestkernel/fs/mount_tree.hpp"

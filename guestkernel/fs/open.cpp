@@ -49,6 +49,12 @@ u64 landlock_access(const Inode& inode, u32 flags) {
 
 constexpr u32 creation_flags = O_CREAT | O_EXCL | O_TRUNC | O_CLOEXEC;
 
+// Device nodes of a file system that a user namespace mounted are names only; terminals are its
+// own.
+bool trusts_devices(Superblock& superblock) {
+    return is_initial(superblock.user_ns.get()) || superblock.type() == std::string_view("devpts");
+}
+
 Result<void> check_open(const Path& path, u32 flags) {
     Inode& inode = *path.dentry()->inode();
     const u32 may = access_bits(flags);
@@ -61,7 +67,7 @@ Result<void> check_open(const Path& path, u32 flags) {
         break;
     case mode_char:
     case mode_block:
-        if ((path.mount()->flags() & MS_NODEV) != 0)
+        if ((path.mount()->flags() & MS_NODEV) != 0 || !trusts_devices(*inode.superblock()))
             return fail(EACCES);
         break;
     case mode_socket:

@@ -18,6 +18,16 @@ bool has_capability(const Credentials* credentials, unsigned capability) {
     return credentials == nullptr || credentials->capable(capability);
 }
 
+bool capable_over_inode(const Credentials* credentials, const Inode& inode, unsigned capability) {
+    if (credentials == nullptr)
+        return true;
+    if (!credentials->capable_here(capability))
+        return false;
+    const UserNamespace* space = credentials->user_ns.get();
+    return is_initial(space) || (space->to_inside(false, inode.uid_) != invalid_id &&
+                                 space->to_inside(true, inode.gid_) != invalid_id);
+}
+
 u32 current_fsuid() {
     const Credentials* credentials = current_credentials();
     return credentials == nullptr ? 0 : credentials->fsuid;
@@ -50,16 +60,16 @@ Result<void> check_permission(Inode& inode, u32 may, const Credentials* credenti
     // capabilities(7): directories are open to CAP_DAC_OVERRIDE altogether; files that nobody may
     // execute stay so.
     if (inode.is_directory()) {
-        if (has_capability(credentials, CAP_DAC_OVERRIDE))
+        if (capable_over_inode(credentials, inode, CAP_DAC_OVERRIDE))
             return {};
-        if ((may & may_write) == 0 && has_capability(credentials, CAP_DAC_READ_SEARCH))
+        if ((may & may_write) == 0 && capable_over_inode(credentials, inode, CAP_DAC_READ_SEARCH))
             return {};
         return fail(EACCES);
     }
-    if (may == may_read && has_capability(credentials, CAP_DAC_READ_SEARCH))
+    if (may == may_read && capable_over_inode(credentials, inode, CAP_DAC_READ_SEARCH))
         return {};
     if (((may & may_exec) == 0 || (mode & 0111) != 0) &&
-        has_capability(credentials, CAP_DAC_OVERRIDE))
+        capable_over_inode(credentials, inode, CAP_DAC_OVERRIDE))
         return {};
     return fail(EACCES);
 }
@@ -79,12 +89,16 @@ Result<void> check_access(const Path& path, u32 may) {
 bool owner_or_capable(Inode& inode) {
     const Credentials* credentials = current_credentials();
     return credentials == nullptr || credentials->fsuid == inode.uid_ ||
-           has_capability(credentials, CAP_FOWNER);
+           capable_over_inode(credentials, inode, CAP_FOWNER);
 }
 
 Result<void> check_create(Dentry& directory) {
     if (directory.deleted())
         return fail(ENOENT);
+    // What a file system's own user namespace cannot name, nothing in it can belong to.
+    const UserNamespace* space = directory.superblock().user_ns.get();
+    if (!id_is_mapped(space, false, current_fsuid()) || !id_is_mapped(space, true, current_fsgid()))
+        return fail(EOVERFLOW);
     return check_permission(*directory.inode(), may_write | may_exec);
 }
 
@@ -93,7 +107,7 @@ Result<void> check_delete(Dentry& directory, Inode& child, bool as_directory) {
     const Inode& parent = *directory.inode();
     const u32 fsuid = current_fsuid();
     if ((parent.mode_ & mode_sticky) != 0 && child.uid_ != fsuid && parent.uid_ != fsuid &&
-        !has_capability(current_credentials(), CAP_FOWNER))
+        !capable_over_inode(current_credentials(), child, CAP_FOWNER))
         return fail(EPERM);
     if (as_directory && !child.is_directory())
         return fail(ENOTDIR);
@@ -110,7 +124,8 @@ NewOwner new_owner(Inode& directory, u32 mode) {
         if ((mode & mode_type) == mode_directory)
             owner.mode |= mode_sgid;
         else if ((mode & (mode_sgid | 0010)) == (mode_sgid | 0010) && credentials != nullptr &&
-                 !in_group(*credentials, owner.gid) && !has_capability(credentials, CAP_FSETID))
+                 !in_group(*credentials, owner.gid) &&
+                 !capable_over_inode(credentials, directory, CAP_FSETID))
             owner.mode &= ~mode_sgid;
     }
     return owner;

@@ -12,6 +12,8 @@ struct Credentials;
 // The running task's; null for kernel tasks, which may do everything.
 const Credentials* current_credentials();
 bool has_capability(const Credentials* credentials, unsigned capability);
+// ... over an object: in one's own user namespace, where the object's owners are known.
+bool capable_over_inode(const Credentials* credentials, const Inode& inode, unsigned capability);
 u32 current_fsuid();
 u32 current_fsgid();
 

@@ -89,19 +89,24 @@ bool parse_option(std::string_view option, TmpfsSuperblock::Options& out) {
            name == "mpol" || name.empty();
 }
 
+Result<void> parse_options(std::string_view options, TmpfsSuperblock::Options& out) {
+    while (!options.empty()) {
+        usize end = 0;
+        while (end < options.size() && options[end] != ',')
+            end++;
+        if (!parse_option(options.substr(0, end), out))
+            return fail(option_error);
+        options = end < options.size() ? options.substr(end + 1) : std::string_view();
+    }
+    return {};
+}
+
 } // namespace
 
 Result<Ref<TmpfsSuperblock>> make_tmpfs_superblock(std::string_view options, const char* type) {
     TmpfsSuperblock::Options parsed;
     parsed.max_pages = memory_stats().total / 2; // tmpfs(5)
-    while (!options.empty()) {
-        usize end = 0;
-        while (end < options.size() && options[end] != ',')
-            end++;
-        if (!parse_option(options.substr(0, end), parsed))
-            return fail(option_error);
-        options = end < options.size() ? options.substr(end + 1) : std::string_view();
-    }
+    TRY(parse_options(options, parsed));
     TRY(Ref<TmpfsSuperblock> made, make_ref<TmpfsSuperblock>(parsed, type));
     TRY(made->make_root());
     return made;
@@ -132,6 +137,18 @@ TmpfsSuperblock::~TmpfsSuperblock() {
         if (next->is_directory() && !static_cast<TmpfsDirectory&>(*next).take_children(doomed))
             return; // out of memory: the rest goes by recursion
     }
+}
+
+// Mode and owner are those of the first mount; limits may not go below what is used.
+Result<void> TmpfsSuperblock::reconfigure(std::string_view options) {
+    Options wanted = options_;
+    TRY(parse_options(options, wanted));
+    if ((wanted.max_pages != 0 && wanted.max_pages < pages_.load()) ||
+        (wanted.max_inodes != 0 && wanted.max_inodes < inodes_.load()))
+        return fail(EINVAL);
+    options_.max_pages = wanted.max_pages;
+    options_.max_inodes = wanted.max_inodes;
+    return {};
 }
 
 bool TmpfsSuperblock::has_room(u64 pages) const {

@@ -20,6 +20,7 @@ public:
 
     Ref<Inode> root() override { return root_; }
     Result<FileSystemStats> stats() override;
+    Result<void> reconfigure(std::string_view options) override;
     const char* type() const override { return type_; }
     bool can_drop_dentries() const override { return true; }
     bool parallel_lookup() const override { return true; }
@@ -35,7 +36,7 @@ public:
     }
 
 protected:
-    const Options options_;
+    Options options_; // the limits change by remounting
     Ref<Inode> root_;
 
 private:

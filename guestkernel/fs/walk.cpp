@@ -2,6 +2,7 @@
 
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/mount.h>
 
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/task/task.hpp"
@@ -89,7 +90,8 @@ Result<void> PathWalker::step_up() {
 }
 
 Result<void> PathWalker::follow_link(Dentry& link, std::string_view rest) {
-    if (++links_ > link_limit || (flags_ & lookup_no_symlinks) != 0)
+    if (++links_ > link_limit || (flags_ & lookup_no_symlinks) != 0 ||
+        (mount_->flags() & MS_NOSYMFOLLOW) != 0)
         return fail(ELOOP);
     Inode& inode = *link.inode();
     inode.note_accessed(false);
@@ -189,7 +191,10 @@ Result<void> PathWalker::walk_parent() {
             continue;
         }
         dentry_ = std::move(child);
+        const Mount* before = mount_.get();
         TRY(cross(mount_, dentry_));
+        if (mount_.get() != before)
+            MountTree::note_use(*mount_);
     }
 }
 

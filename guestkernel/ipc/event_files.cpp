@@ -6,6 +6,7 @@
 
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/signal.hpp"
 #include "guestkernel/task/task.hpp"
@@ -175,7 +176,7 @@ TimerFile::Setting TimerFile::set(u64 interval, u64 first, bool absolute) {
                            ? now + (first - static_cast<u64>(realtime_ns()))
                            : now;
         else
-            deadline = first;
+            deadline = without_clock_offset(clock_, first);
         deadline = deadline == 0 ? 1 : deadline;
     }
     {

@@ -12,10 +12,21 @@
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
+#include "guestkernel/ipc/sysv.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/signal.hpp"
 
 namespace kernel {
+
+// The queues of an IPC namespace.
+struct MqueueInstance {
+    Ref<MqueueSuperblock> superblock;
+    Path root;
+};
+
+void free_mqueue_instance(MqueueInstance* instance) {
+    delete instance;
+}
 
 namespace {
 
@@ -53,27 +64,23 @@ public:
     Result<Ref<Inode>> create_unnamed(u32, u32, u32) override { return fail(EOPNOTSUPP); }
 };
 
-struct Instance {
-    Ref<MqueueSuperblock> superblock;
-    Path root;
-};
 constinit Mutex creation;
-constinit base::Atomic<Instance*> instance{nullptr};
 
 Ref<Dentry> mqueue_root_dentry(const Superblock& superblock) {
-    Instance* made = instance.load(base::Order::Acquire);
+    const MqueueInstance* made = current_ipc_namespace().queues.load(base::Order::Acquire);
     if (made == nullptr || made->superblock.get() != &superblock)
         return {};
     return Ref<Dentry>::share(made->root.dentry());
 }
 
-Result<Instance*> current_instance() {
-    if (Instance* made = instance.load(base::Order::Acquire))
+Result<MqueueInstance*> current_instance() {
+    base::Atomic<MqueueInstance*>& instance = current_ipc_namespace().queues;
+    if (MqueueInstance* made = instance.load(base::Order::Acquire))
         return made;
     MutexGuard guard(creation);
-    if (Instance* made = instance.load(base::Order::Acquire))
+    if (MqueueInstance* made = instance.load(base::Order::Acquire))
         return made;
-    TRY(Owned<Instance> fresh, make_owned<Instance>());
+    TRY(Owned<MqueueInstance> fresh, make_owned<MqueueInstance>());
     TmpfsSuperblock::Options options;
     TRY(fresh->superblock, make_ref<MqueueSuperblock>(options));
     TRY(fresh->superblock->make_root());
@@ -315,12 +322,12 @@ Result<void> MessageQueueFile::flush() {
 }
 
 Result<Path> mqueue_root() {
-    TRY(Instance * home, current_instance());
+    TRY(MqueueInstance * home, current_instance());
     return home->root;
 }
 
 Result<Ref<Superblock>> mqueue_filesystem() {
-    TRY(Instance * home, current_instance());
+    TRY(MqueueInstance * home, current_instance());
     return Ref<Superblock>(home->superblock);
 }
 

@@ -98,7 +98,7 @@ public:
     Result<void> truncate(u64) override { return {}; } // O_TRUNC has no effect
 };
 
-// The root of the running task's queues: one instance until there are namespaces of them.
+// The root of the queues of the running task's IPC namespace.
 Result<Path> mqueue_root();
 Result<Ref<Superblock>> mqueue_filesystem();
 // What mq_open(2) asks for a new queue beyond its mode; of the running task, for the creation that

@@ -7,6 +7,7 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/lib/hash_map.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -80,6 +81,11 @@ u32 buffer_value(int wanted, u32 least, bool forced) {
 constexpr usize most_families = 8;
 constinit const SocketFamily* families[most_families] = {&unix_family};
 
+UserNamespace* net_owner() {
+    const NetNamespace* space = current_net_namespace();
+    return space == nullptr ? nullptr : space->owner();
+}
+
 } // namespace
 
 SocketCredentials current_socket_credentials() {
@@ -91,6 +97,16 @@ SocketCredentials current_socket_credentials() {
     out.uid = task.credentials->euid;
     out.gid = task.credentials->egid;
     return out;
+}
+
+SocketCredentials visible_credentials(SocketCredentials global) {
+    const UserNamespace* reader = current_task().credentials->user_ns.get();
+    global.pid = visible_pid(global.pid);
+    if (global.uid != invalid_id)
+        global.uid = from_global_id(reader, false, global.uid);
+    if (global.gid != invalid_id)
+        global.gid = from_global_id(reader, true, global.gid);
+    return global;
 }
 
 SocketFile::SocketFile(Ref<Inode> inode, u32 flags, int family, int type, int protocol)
@@ -161,7 +177,7 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
     switch (name) {
     case SO_SNDBUFFORCE:
     case SO_RCVBUFFORCE:
-        if (!capable(cap_net_admin))
+        if (!capable_over(net_owner(), cap_net_admin))
             return fail(EPERM);
         [[fallthrough]];
     case SO_SNDBUF:
@@ -198,7 +214,7 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
         return {};
     }
     case SO_PRIORITY:
-        if ((number < 0 || number > 6) && !capable(cap_net_admin))
+        if ((number < 0 || number > 6) && !capable_over(net_owner(), cap_net_admin))
             return fail(EPERM);
         options_.priority = number;
         return {};
@@ -242,7 +258,7 @@ Result<usize> SocketFile::get_socket_option(int level, int name, std::span<u8> o
     case SO_PRIORITY:
         return put_value(out, options_.priority);
     case SO_PEERCRED:
-        return put_value(out, peer_credentials());
+        return put_value(out, visible_credentials(peer_credentials()));
     case SO_COOKIE: // unique while the system runs, and tells no address
         if (out.size() < sizeof(u64))
             return fail(EINVAL);

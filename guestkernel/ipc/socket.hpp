@@ -35,6 +35,8 @@ struct SocketCredentials { // struct ucred
     u32 uid = ~u32{0}, gid = ~u32{0};
     friend bool operator==(const SocketCredentials&, const SocketCredentials&) = default;
 };
+// Ids are the kernel's; this gives them as the running task knows them.
+SocketCredentials visible_credentials(SocketCredentials global);
 SocketCredentials current_socket_credentials();
 
 struct SendRequest {

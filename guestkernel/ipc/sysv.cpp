@@ -5,6 +5,7 @@
 #include <linux/ipc.h>
 
 #include "guestkernel/core/time.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 
 namespace kernel {
 
@@ -14,6 +15,17 @@ constexpr i32 sequence_step = 32768; // an id is sequence * step + index
 constexpr unsigned cap_ipc_owner = 15, cap_sys_admin = 21;
 
 } // namespace
+
+IpcNamespace::IpcNamespace(Ref<UserNamespace> owner, bool counted)
+    : Namespace(NamespaceKind::Ipc, std::move(owner), counted) {}
+
+IpcNamespace::~IpcNamespace() {
+    free_mqueue_instance(queues.load());
+}
+
+IpcNamespace& current_ipc_namespace() {
+    return *current_namespaces()->ipc;
+}
 
 i64 sysv_time() {
     return realtime_ns() / static_cast<i64>(nanoseconds_per_second);
@@ -77,32 +89,41 @@ Result<void> check_sysv_access(const SysvObject& object, u32 wanted) {
     else if (own.egid == object.gid || own.egid == object.creator_gid || own.in_group(object.gid) ||
              own.in_group(object.creator_gid))
         granted >>= 3;
-    if ((requested & ~granted & 7) != 0 && !capable(cap_ipc_owner))
+    if ((requested & ~granted & 7) != 0 &&
+        !capable_over(current_ipc_namespace().owner(), cap_ipc_owner))
         return fail(EACCES);
     return {};
 }
 
 Result<void> check_sysv_owner(const SysvObject& object) {
     const u32 user = current_task().credentials->euid;
-    if (user != object.uid && user != object.creator_uid && !capable(cap_sys_admin))
+    if (user != object.uid && user != object.creator_uid &&
+        !capable_over(current_ipc_namespace().owner(), cap_sys_admin))
         return fail(EPERM);
     return {};
 }
 
 void fill_sysv_permissions(const SysvObject& object, ipc64_perm& out) {
     out.key = object.key;
-    out.uid = object.uid;
-    out.gid = object.gid;
-    out.cuid = object.creator_uid;
-    out.cgid = object.creator_gid;
+    const UserNamespace* reader = current_task().credentials->user_ns.get();
+    out.uid = from_global_id(reader, false, object.uid);
+    out.gid = from_global_id(reader, true, object.gid);
+    out.cuid = from_global_id(reader, false, object.creator_uid);
+    out.cgid = from_global_id(reader, true, object.creator_gid);
     out.mode = static_cast<__kernel_mode_t>(object.mode);
     out.seq = object.sequence;
 }
 
-void set_sysv_permissions(SysvObject& object, const ipc64_perm& from) {
-    object.uid = from.uid;
-    object.gid = from.gid;
+Result<void> set_sysv_permissions(SysvObject& object, const ipc64_perm& from) {
+    const UserNamespace* writer = current_task().credentials->user_ns.get();
+    const u32 uid = to_global_id(writer, false, from.uid);
+    const u32 gid = to_global_id(writer, true, from.gid);
+    if (uid == invalid_id || gid == invalid_id)
+        return fail(EINVAL);
+    object.uid = uid;
+    object.gid = gid;
     object.mode = from.mode & 0777;
+    return {};
 }
 
 } // namespace kernel

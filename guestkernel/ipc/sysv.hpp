@@ -1,10 +1,11 @@
 // What System V semaphores, message queues and shared memory have in common: tables of objects by
-// number and key, and permissions. sysvipc(7). One table per kind; its mutex guards the objects
-// too.
+// number and key, and permissions. sysvipc(7). One table per kind and namespace; its mutex guards
+// the objects too.
 #pragma once
 
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/lib/vector.hpp"
+#include "guestkernel/namespaces/namespace.hpp"
 #include "guestkernel/sched/mutex.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -47,11 +48,23 @@ private:
     Vector<Slot> slots_;
 };
 
+struct MqueueInstance;
+
+// ipc_namespaces(7): identifiers and queues of its own.
+struct IpcNamespace : Namespace {
+    IpcNamespace(Ref<UserNamespace> owner, bool counted);
+    ~IpcNamespace() override;
+    SysvTable semaphores, messages, segments;
+    base::Atomic<MqueueInstance*> queues{nullptr}; // ipc/mqueue.cpp
+};
+IpcNamespace& current_ipc_namespace();
+void free_mqueue_instance(MqueueInstance* instance);
+
 // EACCES. `wanted`: 4 read, 2 write, in any of the three places of a mode.
 Result<void> check_sysv_access(const SysvObject& object, u32 wanted);
 Result<void> check_sysv_owner(const SysvObject& object); // EPERM
 void fill_sysv_permissions(const SysvObject& object, ipc64_perm& out);
-void set_sysv_permissions(SysvObject& object, const ipc64_perm& from);
+Result<void> set_sysv_permissions(SysvObject& object, const ipc64_perm& from); // EINVAL
 i64 sysv_time(); // seconds since the Epoch
 
 // xxxget(2): the object of the key, or a new one. `fits(object)` checks what was asked of an old

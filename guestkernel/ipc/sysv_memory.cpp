@@ -25,10 +25,13 @@ struct Segment : SysvObject {
     i32 creator = 0, last_pid = 0;
 };
 
-constinit SysvTable table;
+// The running task's: it does not change while a call of it waits.
+SysvTable& table() {
+    return current_ipc_namespace().segments;
+}
 
 Result<Segment*> find_segment(i32 id, u32 access) {
-    TRY(SysvObject * object, table.find(id));
+    TRY(SysvObject * object, table().find(id));
     TRY(check_sysv_access(*object, access));
     return static_cast<Segment*>(object);
 }
@@ -86,13 +89,13 @@ Result<long> sys_shmget(Task&, int key, u64 size, u32 flags) {
         segment->change_time = sysv_time();
         return Ref<SysvObject>(std::move(segment));
     };
-    return sysv_get(table, key, flags, fits, make);
+    return sysv_get(table(), key, flags, fits, make);
 }
 
 Result<long> sys_shmat(Task& task, int id, u64 address, u32 flags) {
     MapRequest request;
     {
-        MutexGuard guard(table.mutex);
+        MutexGuard guard(table().mutex);
         TRY(Segment * segment,
             find_segment(id, (flags & SHM_RDONLY) != 0 ? may_read : may_read | may_write));
         request.file = segment->file;
@@ -133,8 +136,8 @@ Result<long> sys_shmdt(Task& task, u64 address) {
         const auto& piece = attachment.pieces[i];
         TRY(task.address_space->unmap(VirtAddr(piece.start), piece.length));
     }
-    MutexGuard guard(table.mutex);
-    table.for_each([&](SysvObject& object) {
+    MutexGuard guard(table().mutex);
+    table().for_each([&](SysvObject& object) {
         auto& segment = static_cast<Segment&>(object);
         if (segment.file != attachment.file)
             return;
@@ -145,7 +148,7 @@ Result<long> sys_shmdt(Task& task, u64 address) {
 }
 
 Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
-    MutexGuard guard(table.mutex);
+    MutexGuard guard(table().mutex);
     switch (command) {
     case IPC_STAT: {
         TRY(Segment * segment, find_segment(id, may_read));
@@ -155,8 +158,8 @@ Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
         status.shm_atime = segment->attach_time;
         status.shm_dtime = segment->detach_time;
         status.shm_ctime = segment->change_time;
-        status.shm_cpid = segment->creator;
-        status.shm_lpid = segment->last_pid;
+        status.shm_cpid = visible_pid(segment->creator);
+        status.shm_lpid = visible_pid(segment->last_pid);
         status.shm_nattch = segment->file->ref_count() - 1; // each mapping holds the file
         TRY(copy_out_bytes(argument, &status, sizeof status));
         return 0;
@@ -166,7 +169,7 @@ Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
         TRY(check_sysv_owner(*segment));
         shmid64_ds wanted{};
         TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
-        set_sysv_permissions(*segment, wanted.shm_perm);
+        TRY(set_sysv_permissions(*segment, wanted.shm_perm));
         segment->change_time = sysv_time();
         return 0;
     }
@@ -174,7 +177,7 @@ Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
         // Mapped pages stay until they are unmapped. Unlike in Linux the id is gone at once.
         TRY(Segment * segment, find_segment(id, 0));
         TRY(check_sysv_owner(*segment));
-        Ref<SysvObject> last = table.remove(*segment);
+        Ref<SysvObject> last = table().remove(*segment);
         return 0;
     }
     case SHM_LOCK: // there is no swap

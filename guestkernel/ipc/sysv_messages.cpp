@@ -70,10 +70,13 @@ struct MessageQueue : SysvObject {
     static constexpr i64 limit_type = -0x7fff'ffff'ffff'ffff - 1;
 };
 
-constinit SysvTable table;
+// The running task's: it does not change while a call of it waits.
+SysvTable& table() {
+    return current_ipc_namespace().messages;
+}
 
 Result<MessageQueue*> find_queue(i32 id, u32 access) {
-    TRY(SysvObject * object, table.find(id));
+    TRY(SysvObject * object, table().find(id));
     TRY(check_sysv_access(*object, access));
     return static_cast<MessageQueue*>(object);
 }
@@ -88,7 +91,7 @@ Result<long> change_queue(MessageQueue& queue, u64 argument) {
     TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
     if (wanted.msg_qbytes > default_capacity && !capable(cap_sys_resource))
         return fail(EPERM);
-    set_sysv_permissions(queue, wanted.msg_perm);
+    TRY(set_sysv_permissions(queue, wanted.msg_perm));
     queue.capacity = wanted.msg_qbytes;
     queue.change_time = sysv_time();
     queue.receives = queue.receives + 1;
@@ -105,7 +108,7 @@ Result<long> sys_msgget(Task&, int key, u32 flags) {
         queue->change_time = sysv_time();
         return Ref<SysvObject>(std::move(queue));
     };
-    return sysv_get(table, key, flags, fits, make);
+    return sysv_get(table(), key, flags, fits, make);
 }
 
 Result<long> sys_msgsnd(Task&, int id, u64 text, u64 bytes, u32 flags) {
@@ -121,7 +124,7 @@ Result<long> sys_msgsnd(Task&, int id, u64 text, u64 bytes, u32 flags) {
     for (;;) {
         u32 seen = 0;
         {
-            MutexGuard guard(table.mutex);
+            MutexGuard guard(table().mutex);
             if (queue && queue->removed)
                 return fail(EIDRM);
             TRY(MessageQueue * found, find_queue(id, may_write));
@@ -154,7 +157,7 @@ Result<long> sys_msgrcv(Task&, int id, u64 text, u64 bytes, i64 type, u32 flags)
         u32 seen = 0;
         Owned<Message> taken;
         {
-            MutexGuard guard(table.mutex);
+            MutexGuard guard(table().mutex);
             if (queue && queue->removed)
                 return fail(EIDRM);
             TRY(MessageQueue * found, find_queue(id, may_read));
@@ -185,7 +188,7 @@ Result<long> sys_msgrcv(Task&, int id, u64 text, u64 bytes, i64 type, u32 flags)
 }
 
 Result<long> sys_msgctl(Task&, int id, int command, u64 argument) {
-    MutexGuard guard(table.mutex);
+    MutexGuard guard(table().mutex);
     switch (command) {
     case IPC_STAT: {
         TRY(MessageQueue * queue, find_queue(id, may_read));
@@ -197,8 +200,8 @@ Result<long> sys_msgctl(Task&, int id, int command, u64 argument) {
         status.msg_cbytes = queue->bytes;
         status.msg_qnum = queue->messages;
         status.msg_qbytes = queue->capacity;
-        status.msg_lspid = queue->last_sender;
-        status.msg_lrpid = queue->last_receiver;
+        status.msg_lspid = visible_pid(queue->last_sender);
+        status.msg_lrpid = visible_pid(queue->last_receiver);
         TRY(copy_out_bytes(argument, &status, sizeof status));
         return 0;
     }
@@ -210,7 +213,7 @@ Result<long> sys_msgctl(Task&, int id, int command, u64 argument) {
     case IPC_RMID: {
         TRY(MessageQueue * queue, find_queue(id, 0));
         TRY(check_sysv_owner(*queue));
-        Ref<SysvObject> last = table.remove(*queue);
+        Ref<SysvObject> last = table().remove(*queue);
         queue->senders.wake_all();
         queue->receivers.wake_all();
         return 0;

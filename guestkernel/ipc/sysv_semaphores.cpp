@@ -36,11 +36,14 @@ struct SemaphoreSet : SysvObject {
     volatile u32 changes = 0; // what waiters watch
 };
 
-constinit SysvTable table;
+// The running task's: it does not change while a call of it waits.
+SysvTable& table() {
+    return current_ipc_namespace().semaphores;
+}
 constinit base::Atomic<bool> undo_used{false}; // most systems never do
 
 Result<SemaphoreSet*> find_set(i32 id, u32 access) {
-    TRY(SysvObject * object, table.find(id));
+    TRY(SysvObject * object, table().find(id));
     TRY(check_sysv_access(*object, access));
     return static_cast<SemaphoreSet*>(object);
 }
@@ -105,7 +108,7 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
     for (const sembuf& op : operations)
         if (op.sem_op != 0)
             access = may_write;
-    MutexGuard first(table.mutex);
+    MutexGuard first(table().mutex);
     TRY(SemaphoreSet * found, find_set(id, access));
     Ref<SemaphoreSet> set = Ref<SemaphoreSet>::share(found);
     for (const sembuf& op : operations) {
@@ -119,7 +122,7 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
         u32* waiting = nullptr;
         u32 seen = 0;
         {
-            MutexGuard guard(table.mutex);
+            MutexGuard guard(table().mutex);
             if (set->removed)
                 return fail(EIDRM);
             usize blocked = 0;
@@ -139,7 +142,7 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
         const auto ready = [&] { return set->removed || set->changes != seen; };
         const WaitOutcome outcome = wait_until(set->waiters, ready, deadline);
         {
-            MutexGuard guard(table.mutex);
+            MutexGuard guard(table().mutex);
             --*waiting;
         }
         if (set->removed)
@@ -170,7 +173,7 @@ Result<long> get_one(SemaphoreSet& set, int number, int command) {
     case GETVAL:
         return semaphore.value;
     case GETPID:
-        return semaphore.last_pid;
+        return visible_pid(semaphore.last_pid);
     case GETNCNT:
         return static_cast<long>(semaphore.waiting_for_more);
     default:
@@ -239,7 +242,7 @@ Result<long> sys_semget(Task&, int key, int count, u32 flags) {
         set->change_time = sysv_time();
         return Ref<SysvObject>(std::move(set));
     };
-    return sysv_get(table, key, flags, fits, make);
+    return sysv_get(table(), key, flags, fits, make);
 }
 
 Result<long> sys_semtimedop(Task&, int id, u64 operations, u32 count, u64 timeout) {
@@ -259,7 +262,7 @@ Result<long> sys_semop(Task& task, int id, u64 operations, u32 count) {
 }
 
 Result<long> sys_semctl(Task&, int id, int number, int command, u64 argument) {
-    MutexGuard guard(table.mutex);
+    MutexGuard guard(table().mutex);
     switch (command) {
     case IPC_STAT: {
         TRY(SemaphoreSet * set, find_set(id, may_read));
@@ -291,11 +294,11 @@ Result<long> sys_semctl(Task&, int id, int number, int command, u64 argument) {
         if (command == IPC_SET) {
             semid64_ds wanted{};
             TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
-            set_sysv_permissions(*set, wanted.sem_perm);
+            TRY(set_sysv_permissions(*set, wanted.sem_perm));
             set->change_time = sysv_time();
             return 0;
         }
-        Ref<SysvObject> last = table.remove(*set);
+        Ref<SysvObject> last = table().remove(*set);
         set->waiters.wake_all();
         return 0;
     }
@@ -307,8 +310,8 @@ Result<long> sys_semctl(Task&, int id, int number, int command, u64 argument) {
 void undo_semaphores(i32 pid) {
     if (!undo_used.load(base::Order::Relaxed))
         return;
-    MutexGuard guard(table.mutex);
-    table.for_each([&](SysvObject& object) {
+    MutexGuard guard(table().mutex);
+    table().for_each([&](SysvObject& object) {
         auto& set = static_cast<SemaphoreSet&>(object);
         bool any = false;
         for (usize i = set.undo.size(); i-- > 0;) {

@@ -5,6 +5,7 @@
 
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -67,16 +68,17 @@ Result<long> Terminal::job_ioctl(u32 command, u64 argument) {
     case TIOCGPGRP: {
         if (!ours)
             return fail(ENOTTY);
-        TRY(UserPtr<i32>(argument).copy_out(i32{foreground_}));
+        TRY(UserPtr<i32>(argument).copy_out(visible_pid(foreground_)));
         return 0;
     }
     case TIOCSPGRP: {
-        TRY(const i32 group, UserPtr<const i32>(argument).copy_in());
+        TRY(i32 group, UserPtr<const i32>(argument).copy_in());
         if (!ours)
             return fail(ENOTTY);
         TRY(check_background(sigttou, false));
         if (group < 0)
             return fail(EINVAL);
+        group = global_pid(group);
         if (!group_in_session(group, session_))
             return fail(group_exists(group) ? EPERM : ESRCH);
         foreground_ = group;
@@ -85,7 +87,7 @@ Result<long> Terminal::job_ioctl(u32 command, u64 argument) {
     case TIOCGSID: {
         if (!ours)
             return fail(ENOTTY);
-        TRY(UserPtr<i32>(argument).copy_out(i32{session_}));
+        TRY(UserPtr<i32>(argument).copy_out(visible_pid(session_)));
         return 0;
     }
     case TIOCSCTTY:

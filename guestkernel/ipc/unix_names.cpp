@@ -7,6 +7,7 @@
 #include "guestkernel/ipc/socket_binding.hpp"
 #include "guestkernel/ipc/unix_socket.hpp"
 #include "guestkernel/lib/hash_map.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 
 namespace kernel {
 
@@ -19,14 +20,15 @@ using AbstractTable = HashTable<UnixEndpoint, &UnixEndpoint::abstract_next, 256>
 constinit AbstractTable abstract_names; // under unix_lock()
 constinit u32 next_autobind = 0;        // under unix_lock()
 
-// Names of different types do not meet, as in Linux.
+// Names of different types do not meet, as in Linux, nor those of different network namespaces.
 u64 abstract_hash(std::string_view name, int type) {
     return hash_bytes(name, static_cast<u64>(type));
 }
 
-UnixEndpoint* find_abstract_locked(std::string_view name, int type) {
+UnixEndpoint* find_abstract_locked(std::string_view name, int type, const NetNamespace* space) {
     return abstract_names.find(abstract_hash(name, type), [&](UnixEndpoint& endpoint) {
-        return endpoint.type == type && endpoint.name->view() == name;
+        return endpoint.type == type && endpoint.net.get() == space &&
+               endpoint.name->view() == name;
     });
 }
 
@@ -54,7 +56,7 @@ Result<Ref<UnixName>> make_name(std::string_view text, bool with_nul) {
 Result<void> bind_abstract(UnixEndpoint& endpoint, std::string_view text) {
     TRY(Ref<UnixName> name, make_name(text, false));
     SpinGuard guard(unix_lock());
-    if (find_abstract_locked(text, endpoint.type) != nullptr)
+    if (find_abstract_locked(text, endpoint.type, endpoint.net.get()) != nullptr)
         return fail(EADDRINUSE);
     {
         SpinGuard inner(endpoint.lock);
@@ -157,7 +159,8 @@ void unbind_unix(UnixEndpoint& endpoint) {
 Result<Ref<UnixEndpoint>> find_unix(const SocketAddress& address, int type) {
     if (is_abstract(address)) {
         SpinGuard guard(unix_lock());
-        UnixEndpoint* found = find_abstract_locked(raw_name(address), type);
+        UnixEndpoint* found =
+            find_abstract_locked(raw_name(address), type, current_net_namespace());
         if (found == nullptr || !found->try_add_ref())
             return fail(ECONNREFUSED);
         return Ref<UnixEndpoint>::adopt(found);

@@ -9,6 +9,7 @@
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 
 namespace kernel {
@@ -94,7 +95,8 @@ void for_each_unix_endpoint(void (*visit)(const UnixEndpoint& endpoint, void* co
         visit(endpoint, context);
 }
 
-UnixEndpoint::UnixEndpoint(int socket_type) : type(socket_type) {
+UnixEndpoint::UnixEndpoint(int socket_type)
+    : type(socket_type), net(Ref<NetNamespace>::share(current_net_namespace())) {
     SpinGuard guard(all_lock);
     all_endpoints.push_back(*this);
 }

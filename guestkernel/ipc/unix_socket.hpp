@@ -11,6 +11,7 @@
 #include "base/intrusive_list.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/socket.hpp"
+#include "guestkernel/namespaces/namespace.hpp"
 
 namespace kernel {
 
@@ -64,7 +65,8 @@ public:
     void purge();
 
     const int type;
-    u64 inode_number = 0; // of its file, once it has one
+    const Ref<NetNamespace> net; // where its abstract names count; null: unit tests
+    u64 inode_number = 0;        // of its file, once it has one
     base::ListNode all_node;
     volatile UnixState state = UnixState::Unconnected;
     volatile u32 shutdown = 0; // shut_*

@@ -99,13 +99,26 @@ Result<long> sys_fchmod(Task& task, int fd, u32 mode) {
     return 0;
 }
 
+namespace {
+
+Result<void> change_owner_for_user(const Path& path, u32 uid, u32 gid) {
+    const UserNamespace* space = current_task().credentials->user_ns.get();
+    const u32 owner = uid == keep_id ? keep_id : to_global_id(space, false, uid);
+    const u32 group = gid == keep_id ? keep_id : to_global_id(space, true, gid);
+    if ((owner == invalid_id && uid != keep_id) || (group == invalid_id && gid != keep_id))
+        return fail(EINVAL);
+    return change_owner(path, owner, group);
+}
+
+} // namespace
+
 Result<long> sys_fchownat(Task&, int directory, u64 name, u32 uid, u32 gid, u32 flags) {
     if ((flags & ~u32{AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH}) != 0)
         return fail(EINVAL);
     const u32 lookup = ((flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0u : u32{lookup_follow}) |
                        ((flags & AT_EMPTY_PATH) != 0 ? u32{lookup_empty_path} : 0u);
     TRY(Path path, find(directory, name, lookup));
-    TRY(change_owner(path, uid, gid));
+    TRY(change_owner_for_user(path, uid, gid));
     return 0;
 }
 Result<long> sys_chown(Task& task, u64 name, u32 uid, u32 gid) {
@@ -117,7 +130,7 @@ Result<long> sys_lchown(Task& task, u64 name, u32 uid, u32 gid) {
 
 Result<long> sys_fchown(Task& task, int fd, u32 uid, u32 gid) {
     TRY(Path path, find_open(task, fd));
-    TRY(change_owner(path, uid, gid));
+    TRY(change_owner_for_user(path, uid, gid));
     return 0;
 }
 

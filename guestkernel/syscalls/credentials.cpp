@@ -21,17 +21,35 @@ constexpr u64 fs_capabilities = u64{1} << CAP_CHOWN | u64{1} << CAP_DAC_OVERRIDE
 void adjust_capabilities(Credentials& fresh, const Credentials& old) {
     if ((old.securebits & SECBIT_NO_SETUID_FIXUP) != 0)
         return;
-    const bool had_root = old.uid == 0 || old.euid == 0 || old.suid == 0;
-    const bool has_root = fresh.uid == 0 || fresh.euid == 0 || fresh.suid == 0;
+    const u32 root = old.root_id();
+    if (root == invalid_id)
+        return;
+    const bool had_root = old.uid == root || old.euid == root || old.suid == root;
+    const bool has_root = fresh.uid == root || fresh.euid == root || fresh.suid == root;
     if (had_root && !has_root) {
         if ((old.securebits & SECBIT_KEEP_CAPS) == 0)
             fresh.cap_permitted = fresh.cap_effective = 0;
         fresh.cap_ambient = 0;
     }
-    if (old.euid == 0 && fresh.euid != 0)
+    if (old.euid == root && fresh.euid != root)
         fresh.cap_effective = 0;
-    else if (old.euid != 0 && fresh.euid == 0)
+    else if (old.euid != root && fresh.euid == root)
         fresh.cap_effective = fresh.cap_permitted;
+}
+
+// Ids that programs say and see are those of their user namespace.
+u32 shown(bool group, u32 id) {
+    return from_global_id(current_task().credentials->user_ns.get(), group, id);
+}
+Result<u32> meant(bool group, u32 id) {
+    const u32 global = to_global_id(current_task().credentials->user_ns.get(), group, id);
+    if (global == invalid_id)
+        return fail(EINVAL);
+    return global;
+}
+// ... where -1 leaves what is.
+Result<u32> meant_or_unchanged(bool group, u32 id) {
+    return id == unchanged ? Result<u32>(id) : meant(group, id);
 }
 
 Result<Ref<Credentials>> copy_own() {
@@ -83,37 +101,42 @@ Result<long> store_three(u64 real, u64 effective, u64 saved, u32 a, u32 b, u32 c
 } // namespace
 
 Result<long> sys_getuid(Task& task) {
-    return task.credentials->uid;
+    return from_global_id(task.credentials->user_ns.get(), false, task.credentials->uid);
 }
 Result<long> sys_geteuid(Task& task) {
-    return task.credentials->euid;
+    return from_global_id(task.credentials->user_ns.get(), false, task.credentials->euid);
 }
 Result<long> sys_getgid(Task& task) {
-    return task.credentials->gid;
+    return from_global_id(task.credentials->user_ns.get(), true, task.credentials->gid);
 }
 Result<long> sys_getegid(Task& task) {
-    return task.credentials->egid;
+    return from_global_id(task.credentials->user_ns.get(), true, task.credentials->egid);
 }
 Result<long> sys_getresuid(Task& task, u64 real, u64 effective, u64 saved) {
     const Credentials& c = *task.credentials;
-    return store_three(real, effective, saved, c.uid, c.euid, c.suid);
+    return store_three(real, effective, saved, shown(false, c.uid), shown(false, c.euid),
+                       shown(false, c.suid));
 }
 Result<long> sys_getresgid(Task& task, u64 real, u64 effective, u64 saved) {
     const Credentials& c = *task.credentials;
-    return store_three(real, effective, saved, c.gid, c.egid, c.sgid);
+    return store_three(real, effective, saved, shown(true, c.gid), shown(true, c.egid),
+                       shown(true, c.sgid));
 }
 
 Result<long> sys_getgroups(Task& task, int count, u64 list) {
     const Vector<u32>& groups = task.credentials->groups;
     if (count < 0 || (count != 0 && static_cast<usize>(count) < groups.size()))
         return fail(EINVAL);
-    if (count != 0)
-        TRY(copy_out_bytes(list, groups.data(), groups.size() * sizeof(u32)));
+    for (usize i = 0; count != 0 && i < groups.size(); i++)
+        TRY((UserPtr<u32>(list) + i).copy_out(shown(true, groups[i])));
     return static_cast<long>(groups.size());
 }
 
 Result<long> sys_setgroups(Task&, int count, u64 list) {
-    if (!capable(CAP_SETGID))
+    const UserNamespace* space = current_task().credentials->user_ns.get();
+    // user_namespaces(7): not before there is a map, and not where it was given up.
+    if (!capable_here(CAP_SETGID) ||
+        (!is_initial(space) && (space->map(true) == nullptr || !space->setgroups_allowed())))
         return fail(EPERM);
     if (count < 0 || count > max_groups)
         return fail(EINVAL);
@@ -121,16 +144,18 @@ Result<long> sys_setgroups(Task&, int count, u64 list) {
     TRY(fresh->groups.resize(static_cast<usize>(count)));
     if (count != 0)
         TRY(copy_in_bytes(fresh->groups.data(), list, static_cast<usize>(count) * sizeof(u32)));
+    for (u32& group : fresh->groups) {
+        TRY(group, meant(true, group));
+    }
     sort_groups(fresh->groups.span());
     return commit(std::move(fresh), false);
 }
 
 Result<long> sys_setuid(Task& task, u32 id) {
-    if (id == unchanged)
-        return fail(EINVAL);
+    TRY(id, meant(false, id));
     const Credentials& old = *task.credentials;
     TRY(Ref<Credentials> fresh, copy_own());
-    if (capable(CAP_SETUID))
+    if (capable_here(CAP_SETUID))
         fresh->uid = fresh->suid = id;
     else if (id != old.uid && id != old.suid)
         return fail(EPERM);
@@ -140,11 +165,10 @@ Result<long> sys_setuid(Task& task, u32 id) {
 }
 
 Result<long> sys_setgid(Task& task, u32 id) {
-    if (id == unchanged)
-        return fail(EINVAL);
+    TRY(id, meant(true, id));
     const Credentials& old = *task.credentials;
     TRY(Ref<Credentials> fresh, copy_own());
-    if (capable(CAP_SETGID))
+    if (capable_here(CAP_SETGID))
         fresh->gid = fresh->sgid = id;
     else if (id != old.gid && id != old.sgid)
         return fail(EPERM);
@@ -153,8 +177,10 @@ Result<long> sys_setgid(Task& task, u32 id) {
 }
 
 Result<long> sys_setreuid(Task& task, u32 real, u32 effective) {
+    TRY(real, meant_or_unchanged(false, real));
+    TRY(effective, meant_or_unchanged(false, effective));
     const Credentials& old = *task.credentials;
-    const bool privileged = capable(CAP_SETUID);
+    const bool privileged = capable_here(CAP_SETUID);
     TRY(Ref<Credentials> fresh, copy_own());
     if (real != unchanged) {
         if (!privileged && real != old.uid && real != old.euid)
@@ -174,8 +200,10 @@ Result<long> sys_setreuid(Task& task, u32 real, u32 effective) {
 }
 
 Result<long> sys_setregid(Task& task, u32 real, u32 effective) {
+    TRY(real, meant_or_unchanged(true, real));
+    TRY(effective, meant_or_unchanged(true, effective));
     const Credentials& old = *task.credentials;
-    const bool privileged = capable(CAP_SETGID);
+    const bool privileged = capable_here(CAP_SETGID);
     TRY(Ref<Credentials> fresh, copy_own());
     if (real != unchanged) {
         if (!privileged && real != old.gid && real != old.egid)
@@ -194,8 +222,11 @@ Result<long> sys_setregid(Task& task, u32 real, u32 effective) {
 }
 
 Result<long> sys_setresuid(Task& task, u32 real, u32 effective, u32 saved) {
+    TRY(real, meant_or_unchanged(false, real));
+    TRY(effective, meant_or_unchanged(false, effective));
+    TRY(saved, meant_or_unchanged(false, saved));
     const Credentials& old = *task.credentials;
-    if (!capable(CAP_SETUID))
+    if (!capable_here(CAP_SETUID))
         for (const u32 id : {real, effective, saved})
             if (id != unchanged && id != old.uid && id != old.euid && id != old.suid)
                 return fail(EPERM);
@@ -212,8 +243,11 @@ Result<long> sys_setresuid(Task& task, u32 real, u32 effective, u32 saved) {
 }
 
 Result<long> sys_setresgid(Task& task, u32 real, u32 effective, u32 saved) {
+    TRY(real, meant_or_unchanged(true, real));
+    TRY(effective, meant_or_unchanged(true, effective));
+    TRY(saved, meant_or_unchanged(true, saved));
     const Credentials& old = *task.credentials;
-    if (!capable(CAP_SETGID))
+    if (!capable_here(CAP_SETGID))
         for (const u32 id : {real, effective, saved})
             if (id != unchanged && id != old.gid && id != old.egid && id != old.sgid)
                 return fail(EPERM);
@@ -230,17 +264,21 @@ Result<long> sys_setresgid(Task& task, u32 real, u32 effective, u32 saved) {
 
 Result<long> sys_setfsuid(Task& task, u32 id) {
     const Credentials& old = *task.credentials;
-    const long before = old.fsuid;
-    const bool allowed =
-        id == old.uid || id == old.euid || id == old.suid || id == old.fsuid || capable(CAP_SETUID);
-    if (id == unchanged || !allowed)
+    const long before = shown(false, old.fsuid);
+    const u32 global = to_global_id(old.user_ns.get(), false, id);
+    if (global == invalid_id)
+        return before;
+    id = global;
+    const bool allowed = id == old.uid || id == old.euid || id == old.suid || id == old.fsuid ||
+                         capable_here(CAP_SETUID);
+    if (!allowed)
         return before; // the call has no way to fail
     TRY(Ref<Credentials> fresh, copy_own());
     fresh->fsuid = id;
     if ((old.securebits & SECBIT_NO_SETUID_FIXUP) == 0) {
-        if (old.fsuid == 0 && id != 0)
+        if (old.fsuid == old.root_id() && id != old.root_id())
             fresh->cap_effective &= ~fs_capabilities;
-        else if (old.fsuid != 0 && id == 0)
+        else if (old.fsuid != old.root_id() && id == old.root_id())
             fresh->cap_effective |= fresh->cap_permitted & fs_capabilities;
     }
     TRY(commit(std::move(fresh), false));
@@ -249,10 +287,14 @@ Result<long> sys_setfsuid(Task& task, u32 id) {
 
 Result<long> sys_setfsgid(Task& task, u32 id) {
     const Credentials& old = *task.credentials;
-    const long before = old.fsgid;
-    const bool allowed =
-        id == old.gid || id == old.egid || id == old.sgid || id == old.fsgid || capable(CAP_SETGID);
-    if (id == unchanged || !allowed)
+    const long before = shown(true, old.fsgid);
+    const u32 global = to_global_id(old.user_ns.get(), true, id);
+    if (global == invalid_id)
+        return before;
+    id = global;
+    const bool allowed = id == old.gid || id == old.egid || id == old.sgid || id == old.fsgid ||
+                         capable_here(CAP_SETGID);
+    if (!allowed)
         return before;
     TRY(Ref<Credentials> fresh, copy_own());
     fresh->fsgid = id;
@@ -292,8 +334,8 @@ Result<long> sys_capget(Task& task, u64 header, u64 data) {
     if (head.pid < 0)
         return fail(EINVAL);
     Ref<const Credentials> credentials = task.credentials;
-    if (head.pid != 0 && head.pid != task.tid) {
-        const Ref<Task> other = find_task(head.pid);
+    if (head.pid != 0 && head.pid != task.own_tid) {
+        const Ref<Task> other = find_task(global_pid(head.pid));
         if (!other)
             return fail(ESRCH);
         credentials = credentials_of(*other);
@@ -318,7 +360,7 @@ Result<long> sys_capset(Task& task, u64 header, u64 data) {
     TRY(const unsigned words, capability_words(header, head));
     if (words == 0)
         return fail(EINVAL);
-    if (head.pid != 0 && head.pid != task.tid)
+    if (head.pid != 0 && head.pid != task.own_tid)
         return fail(EPERM);
     u64 effective = 0;
     u64 permitted = 0;
@@ -334,7 +376,7 @@ Result<long> sys_capset(Task& task, u64 header, u64 data) {
     permitted &= all_capabilities;
     inheritable &= all_capabilities;
     const Credentials& old = *task.credentials;
-    const bool may_inherit_all = old.capable(CAP_SETPCAP);
+    const bool may_inherit_all = old.capable_here(CAP_SETPCAP);
     if ((permitted & ~old.cap_permitted) != 0 || (effective & ~permitted) != 0 ||
         (inheritable & ~(old.cap_inheritable | old.cap_bounding)) != 0 ||
         (!may_inherit_all && (inheritable & ~(old.cap_inheritable | old.cap_permitted)) != 0))

@@ -127,7 +127,7 @@ Result<long> sys_chroot(Task& task, u64 name) {
     TRY(String text, copy_path(name));
     TRY(Path path, lookup_path(at_fdcwd, text.view(), lookup_follow | lookup_directory));
     TRY(check_search(*path.dentry()->inode()));
-    if (!has_capability(current_credentials(), CAP_SYS_CHROOT))
+    if (!capable_here(CAP_SYS_CHROOT))
         return fail(EPERM);
     task.fs->set_root(path);
     return 0;

@@ -12,6 +12,7 @@
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/ipc/file_owner.hpp"
 #include "guestkernel/ipc/pipe.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
 
@@ -96,7 +97,7 @@ Result<long> record_lock(Task& task, int fd, File& file, u32 command, u64 argume
             wanted.l_start = static_cast<i64>(found.start);
             wanted.l_len =
                 found.end == lock_to_end ? 0 : static_cast<i64>(found.end - found.start + 1);
-            wanted.l_pid = found.pid;
+            wanted.l_pid = visible_pid(found.pid);
         }
         TRY(user.copy_out(wanted));
         return 0;
@@ -173,11 +174,11 @@ Result<long> owner(File& file, u32 command, u64 argument) {
         const auto wanted = static_cast<i32>(argument);
         if (wanted == -0x7fff'ffff - 1)
             return fail(EINVAL);
-        return wanted < 0 ? set_owner(file, FileOwner::Kind::Group, -wanted)
-                          : set_owner(file, FileOwner::Kind::Process, wanted);
+        return wanted < 0 ? set_owner(file, FileOwner::Kind::Group, global_pid(-wanted))
+                          : set_owner(file, FileOwner::Kind::Process, global_pid(wanted));
     }
     case F_GETOWN:
-        return kind == FileOwner::Kind::Group ? -number : number;
+        return kind == FileOwner::Kind::Group ? -visible_pid(number) : visible_pid(number);
     case F_SETSIG: {
         if (argument > 64)
             return fail(EINVAL);
@@ -191,10 +192,10 @@ Result<long> owner(File& file, u32 command, u64 argument) {
         TRY(const OwnerEx wanted, UserPtr<OwnerEx>(argument).copy_in());
         if (wanted.type < F_OWNER_TID || wanted.type > F_OWNER_PGRP)
             return fail(EINVAL);
-        return set_owner(file, static_cast<FileOwner::Kind>(wanted.type), wanted.pid);
+        return set_owner(file, static_cast<FileOwner::Kind>(wanted.type), global_pid(wanted.pid));
     }
     default:
-        TRY(UserPtr<OwnerEx>(argument).copy_out({static_cast<i32>(kind), number}));
+        TRY(UserPtr<OwnerEx>(argument).copy_out({static_cast<i32>(kind), visible_pid(number)}));
         return 0;
     }
 }

@@ -40,7 +40,7 @@ Result<void> load_ranges(Vector<UserVector>& ranges, u64 address, u64 count) {
 }
 
 Result<Ref<AddressSpace>> space_of_other(i32 pid) {
-    const Ref<Task> task = find_task(pid);
+    const Ref<Task> task = find_task(global_pid(pid));
     if (!task || task->is_kernel)
         return fail(ESRCH);
     if (!may_access(*task))

@@ -22,7 +22,7 @@ Result<u64> wait_deadline(int command, bool realtime, u64 timeout) {
     TRY(const u64 ns, copy_in_timespec(timeout));
     if (command == FUTEX_WAIT)
         return monotonic_ns() + ns;
-    return realtime ? to_monotonic_deadline(CLOCK_REALTIME, ns) : ns;
+    return to_monotonic_deadline(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, ns);
 }
 
 } // namespace
@@ -105,7 +105,7 @@ Result<long> sys_set_robust_list(Task& task, u64 head, u64 size) {
 Result<long> sys_get_robust_list(Task& task, i32 pid, u64 head, u64 size) {
     u64 found = task.robust_list;
     if (pid != 0) {
-        const Ref<Task> other = find_task(pid);
+        const Ref<Task> other = find_task(global_pid(pid));
         if (!other)
             return fail(ESRCH);
         if (!may_access(*other))

@@ -43,3 +43,6 @@
 #if __has_include("guestkernel/syscalls/landlock_calls.hpp")
 #include "guestkernel/syscalls/landlock_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/namespace_calls.hpp")
+#include "guestkernel/syscalls/namespace_calls.hpp"
+#endif

@@ -67,7 +67,7 @@ Result<void> change_limit(Process& process, u32 resource, UserLimit wanted) {
 Result<Ref<Process>> process_for_limits(Task& self, i32 pid) {
     if (pid == 0)
         return Ref<Process>::share(self.process);
-    const Ref<Task> task = find_task(pid);
+    const Ref<Task> task = find_task(global_pid(pid));
     if (!task || task->process == nullptr)
         return fail(ESRCH);
     if (task->process != self.process) {

@@ -6,6 +6,7 @@
 
 #include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/syscalls/memory_calls.hpp"
+#include "guestkernel/task/process.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -103,7 +104,7 @@ Result<long> sys_move_pages(Task& task, int pid, u64 count, UserPtr<const u64> p
                             UserPtr<const int> nodes, UserPtr<int> status, int flags) {
     if ((flags & ~(MPOL_MF_MOVE | MPOL_MF_MOVE_ALL)) != 0)
         return fail(EINVAL);
-    if (pid != 0 && pid != current_pid())
+    if (pid != 0 && pid != current_process().own_pid)
         return fail(EPERM);
     for (u64 i = 0; i < count; i++) {
         TRY(const u64 address, (pages + i).copy_in());

@@ -30,13 +30,20 @@ constexpr u64 aligned(u64 bytes) {
 }
 
 // One's own ids, unless privileged (unix(7)).
-Result<void> check_credentials(Task& task, const SocketCredentials& claimed) {
+// `claimed` has the ids of the caller's namespaces at first, those of the kernel afterwards.
+Result<void> check_credentials(Task& task, SocketCredentials& claimed) {
     const Credentials& own = *task.credentials;
-    const bool pid_ok = claimed.pid == task.process->pid || own.capable(cap_sys_admin);
+    const UserNamespace* space = own.user_ns.get();
+    claimed.pid = global_pid(claimed.pid);
+    claimed.uid = to_global_id(space, false, claimed.uid);
+    claimed.gid = to_global_id(space, true, claimed.gid);
+    if (claimed.uid == invalid_id || claimed.gid == invalid_id)
+        return fail(EINVAL);
+    const bool pid_ok = claimed.pid == task.process->pid || own.capable_here(cap_sys_admin);
     const bool uid_ok = claimed.uid == own.uid || claimed.uid == own.euid ||
-                        claimed.uid == own.suid || own.capable(cap_setuid);
+                        claimed.uid == own.suid || own.capable_here(cap_setuid);
     const bool gid_ok = claimed.gid == own.gid || claimed.gid == own.egid ||
-                        claimed.gid == own.sgid || own.capable(cap_setgid);
+                        claimed.gid == own.sgid || own.capable_here(cap_setgid);
     if (!pid_ok || !uid_ok || !gid_ok)
         return fail(EPERM);
     if (claimed.pid != task.process->pid && !find_process(claimed.pid))
@@ -205,7 +212,7 @@ Result<long> receive_message(Task& task, const Ref<File>& file, MessageHeader& h
     }
     ControlWriter control(header.control, header.control != 0 ? header.control_length : 0);
     if (request.has_credentials)
-        TRY(control.credentials(request.credentials));
+        TRY(control.credentials(visible_credentials(request.credentials)));
     if (request.rights)
         TRY(control.rights(task, *request.rights, (flags & msg_cmsg_cloexec) != 0));
     header.control_length = control.written();

@@ -61,7 +61,7 @@ Result<long> ambient(u64 operation, u64 capability) {
 Result<long> drop_bounding(u64 capability) {
     if (capability > CAP_LAST_CAP)
         return fail(EINVAL);
-    if (!capable(CAP_SETPCAP))
+    if (!capable_here(CAP_SETPCAP))
         return fail(EPERM);
     TRY(Ref<Credentials> fresh, current_task().credentials->clone());
     fresh->cap_bounding &= ~(u64{1} << capability);
@@ -76,7 +76,7 @@ Result<long> set_securebits(u64 bits) {
         return fail(EPERM);
     const auto wanted = static_cast<u32>(bits);
     if (((old.securebits ^ wanted) & (locks >> 1)) != 0 || (locks & ~wanted) != 0 ||
-        !capable(CAP_SETPCAP))
+        !capable_here(CAP_SETPCAP))
         return fail(EPERM);
     TRY(Ref<Credentials> fresh, old.clone());
     fresh->securebits = wanted;

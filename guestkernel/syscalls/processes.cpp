@@ -1,4 +1,5 @@
 // fork, exec, exit, wait; process numbers; descriptors of processes.
+#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/kcmp.h>
@@ -9,6 +10,7 @@
 #include <linux/wait.h>
 
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
 #include "guestkernel/syscalls/usage_values.hpp"
@@ -48,8 +50,31 @@ Result<void> store_usage(u64 to, const Process::Usage& usage) {
     return UserPtr<rusage>(to).copy_out(usage_value(usage));
 }
 
+// clone3's set_tid: innermost namespace first; capabilities over each of them.
+Result<void> take_wanted_tids(const clone_args& args, CloneRequest& request) {
+    PidNamespace* space = current_namespaces()->pid_for_children.get();
+    const u32 levels = level_of(space) + ((args.flags & CLONE_NEWPID) != 0 ? 1 : 0);
+    if (args.set_tid_size > levels + 1)
+        return fail(EINVAL);
+    request.wanted_count = static_cast<u32>(args.set_tid_size);
+    for (u32 i = 0; i < request.wanted_count; i++) {
+        TRY(request.wanted_tids[i], (UserPtr<const i32>(args.set_tid) + i).copy_in());
+        const bool fresh = i == 0 && (args.flags & CLONE_NEWPID) != 0;
+        const bool first = fresh || (level_of(space) != 0 && !space->begun);
+        if (request.wanted_tids[i] <= 0 || (request.wanted_tids[i] == 1) != first)
+            return fail(EINVAL);
+        if (fresh)
+            continue;
+        if (!capable_over(space->owner(), 40) && !capable_over(space->owner(), CAP_SYS_ADMIN))
+            return fail(EPERM); // 40: CAP_CHECKPOINT_RESTORE
+        space = space->parent();
+    }
+    return {};
+}
+
 Result<Ref<Process>> process_by_pid(i32 pid) {
-    Ref<Process> process = pid == 0 ? Ref<Process>::share(&current_process()) : find_process(pid);
+    Ref<Process> process =
+        pid == 0 ? Ref<Process>::share(&current_process()) : find_process(global_pid(pid));
     if (!process)
         return fail(ESRCH);
     return process;
@@ -92,8 +117,9 @@ Result<long> sys_clone3(Task&, u64 arguments, u64 size) {
         return fail(EINVAL);
     if ((args.stack == 0) != (args.stack_size == 0))
         return fail(EINVAL);
-    if (args.set_tid_size > 1)
-        return fail(EINVAL); // there is one pid namespace
+    if (args.set_tid_size > PidNamespace::deepest + 1 ||
+        (args.set_tid == 0) != (args.set_tid_size == 0))
+        return fail(EINVAL);
     CloneRequest request;
     request.flags = args.flags;
     request.exit_signal = static_cast<int>(args.exit_signal);
@@ -103,13 +129,7 @@ Result<long> sys_clone3(Task&, u64 arguments, u64 size) {
     request.tls = args.tls;
     request.pidfd = args.pidfd;
     request.cgroup = args.cgroup;
-    if (args.set_tid_size == 1) {
-        TRY(request.wanted_tid, UserPtr<const i32>(args.set_tid).copy_in());
-        if (request.wanted_tid <= 1)
-            return fail(EINVAL);
-        if (!capable(40) && !capable(21)) // CAP_CHECKPOINT_RESTORE, CAP_SYS_ADMIN
-            return fail(EPERM);
-    }
+    TRY(take_wanted_tids(args, request));
     return clone_task(request);
 }
 
@@ -154,13 +174,13 @@ Result<long> sys_wait4(Task&, i32 pid, u64 status, u32 options, u64 usage) {
         if (pid == -0x7fffffff - 1)
             return fail(ESRCH);
         request.kind = WaitFor::Group;
-        request.id = -pid;
+        request.id = global_pid(-pid);
     } else if (pid == 0) {
         request.kind = WaitFor::Group;
         request.id = current_group();
     } else if (pid > 0) {
         request.kind = WaitFor::Pid;
-        request.id = pid;
+        request.id = global_pid(pid);
     }
     TRY(const WaitReport report, wait_for_child(request));
     if (report.pid == 0)
@@ -186,12 +206,13 @@ Result<long> sys_waitid(Task&, u32 kind, i32 id, u64 info, u32 options, u64 usag
         if (id <= 0)
             return fail(EINVAL);
         request.kind = WaitFor::Pid;
+        request.id = global_pid(id);
         break;
     case P_PGID:
         if (id < 0)
             return fail(EINVAL);
         request.kind = WaitFor::Group;
-        request.id = id == 0 ? current_group() : id;
+        request.id = id == 0 ? current_group() : global_pid(id);
         break;
     case P_PIDFD: {
         TRY(Ref<Process> process, process_of_pidfd(id));
@@ -233,48 +254,52 @@ Result<long> sys_waitid(Task&, u32 kind, i32 id, u64 info, u32 options, u64 usag
 }
 
 Result<long> sys_getpid(Task& task) {
-    return task.process->pid;
+    return task.process->own_pid;
 }
 Result<long> sys_gettid(Task& task) {
-    return task.tid;
+    return task.own_tid;
 }
 Result<long> sys_getppid(Task& task) {
     SpinGuard tree(process_tree_lock());
-    return task.process->parent->pid;
+    return visible_pid(task.process->parent->pid);
 }
 Result<long> sys_getpgrp(Task&) {
-    return current_group();
+    return visible_pid(current_group());
 }
 
 Result<long> sys_getpgid(Task&, i32 pid) {
     TRY(Ref<Process> process, process_by_pid(pid));
     SpinGuard tree(process_tree_lock());
-    return process->group ? Result<long>(process->group_id()) : Result<long>(fail(ESRCH));
+    return process->group ? Result<long>(visible_pid(process->group_id()))
+                          : Result<long>(fail(ESRCH));
 }
 
 Result<long> sys_setpgid(Task&, i32 pid, i32 group) {
-    TRY(set_process_group(pid, group));
+    TRY(set_process_group(global_pid(pid), global_pid(group)));
     return 0;
 }
 
 Result<long> sys_getsid(Task&, i32 pid) {
     TRY(Ref<Process> process, process_by_pid(pid));
     SpinGuard tree(process_tree_lock());
-    return process->group ? Result<long>(process->session_id()) : Result<long>(fail(ESRCH));
+    return process->group ? Result<long>(visible_pid(process->session_id()))
+                          : Result<long>(fail(ESRCH));
 }
 
 Result<long> sys_setsid(Task&) {
-    return create_session();
+    TRY(const long session, create_session());
+    return visible_pid(static_cast<i32>(session));
 }
 
 Result<long> sys_set_tid_address(Task& task, u64 address) {
     task.clear_child_tid = address;
-    return task.tid;
+    return task.own_tid;
 }
 
 Result<long> sys_pidfd_open(Task& task, i32 pid, u32 flags) {
     if ((flags & ~u32{PIDFD_NONBLOCK}) != 0 || pid <= 0)
         return fail(EINVAL);
+    pid = global_pid(pid);
     Ref<Process> process = find_process(pid);
     if (!process)
         return fail(find_task(pid) ? EINVAL : ESRCH);
@@ -334,8 +359,8 @@ Result<long> sys_pidfd_getfd(Task& task, int fd, int target, u32 flags) {
 }
 
 Result<long> sys_kcmp(Task&, i32 first, i32 second, int type, u64 index1, u64 index2) {
-    const Ref<Task> a = find_task(first);
-    const Ref<Task> b = find_task(second);
+    const Ref<Task> a = find_task(global_pid(first));
+    const Ref<Task> b = find_task(global_pid(second));
     if (!a || !b)
         return fail(ESRCH);
     if (!may_access(*a) || !may_access(*b))

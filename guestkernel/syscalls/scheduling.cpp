@@ -23,7 +23,7 @@ constexpr int io_who_process = 1, io_who_user = 3;
 Result<Ref<Task>> task_by_pid(i32 pid) {
     if (pid < 0)
         return fail(EINVAL);
-    Ref<Task> task = pid == 0 ? Ref<Task>::share(arch::current()) : find_task(pid);
+    Ref<Task> task = pid == 0 ? Ref<Task>::share(arch::current()) : find_task(global_pid(pid));
     if (!task)
         return fail(ESRCH);
     return task;
@@ -232,14 +232,15 @@ Result<void> for_each_meant(int which, i32 who, F&& function) {
     };
     switch (which) {
     case PRIO_PROCESS: {
-        Task* task = who == 0 ? arch::current() : find_task_locked(who);
+        Task* task = who == 0 ? arch::current() : find_task_locked(global_pid(who));
         if (task == nullptr)
             return fail(ESRCH);
         function(*task);
         return {};
     }
     case PRIO_PGRP: {
-        ProcessGroup* group = who == 0 ? current_process().group.get() : find_group_locked(who);
+        ProcessGroup* group =
+            who == 0 ? current_process().group.get() : find_group_locked(global_pid(who));
         if (group == nullptr)
             return fail(ESRCH);
         for (Process& process : group->members)
@@ -247,7 +248,9 @@ Result<void> for_each_meant(int which, i32 who, F&& function) {
         break;
     }
     case PRIO_USER: {
-        const u32 uid = who == 0 ? current_task().credentials->uid : static_cast<u32>(who);
+        const u32 uid = who == 0 ? current_task().credentials->uid
+                                 : to_global_id(current_task().credentials->user_ns.get(), false,
+                                                static_cast<u32>(who));
         for_each_process_locked([&](Process& process) {
             const Task* first = process.first_task();
             if (first != nullptr && first->credentials && first->credentials->uid == uid)
@@ -310,7 +313,7 @@ Result<long> sys_ioprio_get(Task&, int which, i32 who) {
     if (which < io_who_process || which > io_who_user)
         return fail(EINVAL);
     if (which == io_who_process && who != 0) {
-        const Ref<Task> target = find_task(who);
+        const Ref<Task> target = find_task(global_pid(who));
         return target ? Result<long>(target->io_priority) : Result<long>(fail(ESRCH));
     }
     return current_task().io_priority;
@@ -325,7 +328,7 @@ Result<long> sys_ioprio_set(Task& task, int which, i32 who, int priority) {
     // There is one queue to the host: the value is kept and shown, no more.
     Ref<Task> target = Ref<Task>::share(&task);
     if (which == io_who_process && who != 0) {
-        target = find_task(who);
+        target = find_task(global_pid(who));
         if (!target)
             return fail(ESRCH);
     }

@@ -63,11 +63,12 @@ Result<long> kill_many(i32 pid, int signal) {
     SpinGuard tree(process_tree_lock());
     if (pid == -1) {
         for_each_process_locked([&](Process& process) {
-            if (&process != &self && &process != kernel_init_process)
+            if (&process != &self && &process != kernel_init_process &&
+                visible_pid(process.pid) > (current_pid_namespace() == nullptr ? 0 : 1))
                 send(process);
         });
     } else {
-        ProcessGroup* group = pid == 0 ? self.group.get() : find_group_locked(-pid);
+        ProcessGroup* group = pid == 0 ? self.group.get() : find_group_locked(global_pid(-pid));
         if (group == nullptr)
             return fail(ESRCH);
         for (Process& process : group->members)
@@ -83,8 +84,9 @@ Result<long> kill_thread(i32 pid, i32 tid, const SignalInfo& info) {
     if (tid <= 0 || (pid != 0 && pid <= 0))
         return fail(EINVAL);
     TRY(check_signal(signal));
-    const Ref<Task> target = find_task(tid);
-    if (!target || target->process == nullptr || (pid > 0 && target->process->pid != pid))
+    const Ref<Task> target = find_task(global_pid(tid));
+    if (!target || target->process == nullptr ||
+        (pid > 0 && target->process->pid != global_pid(pid)))
         return fail(ESRCH);
     if (!may_signal(*target, signal))
         return fail(EPERM);
@@ -97,7 +99,7 @@ Result<long> kill_thread(i32 pid, i32 tid, const SignalInfo& info) {
 // kill(2).
 Result<SignalInfo> copy_in_info(u64 address, int signal, i32 pid) {
     TRY(SignalInfo info, UserPtr<const SignalInfo>(address).copy_in());
-    if ((info.code >= 0 || info.code == SI_TKILL) && pid != current_pid())
+    if ((info.code >= 0 || info.code == SI_TKILL) && pid != current_process().own_pid)
         return fail(EPERM);
     info.signo = signal;
     return info;
@@ -198,7 +200,7 @@ Result<long> sys_rt_sigqueueinfo(Task&, i32 pid, int signal, u64 info) {
     TRY(check_signal(signal));
     TRY(const SignalInfo sent, copy_in_info(info, signal, pid));
     SpinGuard tree(process_tree_lock());
-    Process* process = find_process_locked(pid);
+    Process* process = find_process_locked(global_pid(pid));
     if (process == nullptr)
         return fail(ESRCH);
     if (Task* task = process->first_task(); task != nullptr && !may_signal_locked(*task, signal))
@@ -266,6 +268,7 @@ Result<long> sys_kill(Task&, i32 pid, int signal) {
     if (pid <= 0)
         return kill_many(pid, signal);
     const SignalInfo info = user_signal(signal, SI_USER);
+    pid = global_pid(pid);
     SpinGuard tree(process_tree_lock());
     Process* process = find_process_locked(pid);
     if (process == nullptr) {

@@ -22,8 +22,9 @@ Result<long> copy_stat(Inode& inode, u64 address) {
     out.st_ino = from.inode;
     out.st_nlink = from.links;
     out.st_mode = from.mode;
-    out.st_uid = from.uid;
-    out.st_gid = from.gid;
+    const UserNamespace* reader = current_task().credentials->user_ns.get();
+    out.st_uid = from_global_id(reader, false, from.uid);
+    out.st_gid = from_global_id(reader, true, from.gid);
     out.st_rdev = from.device_number;
     out.st_size = static_cast<i64>(from.size);
     out.st_blksize = from.block_size;
@@ -51,8 +52,9 @@ Result<long> copy_statx(Inode& inode, const Path& path, u64 address) {
     out.stx_mask = STATX_BASIC_STATS;
     out.stx_blksize = from.block_size;
     out.stx_nlink = from.links;
-    out.stx_uid = from.uid;
-    out.stx_gid = from.gid;
+    const UserNamespace* reader = current_task().credentials->user_ns.get();
+    out.stx_uid = from_global_id(reader, false, from.uid);
+    out.stx_gid = from_global_id(reader, true, from.gid);
     out.stx_mode = static_cast<u16>(from.mode);
     out.stx_ino = from.inode;
     out.stx_size = from.size;
@@ -160,7 +162,7 @@ Result<long> sys_faccessat2(Task& task, int directory, u64 name, u32 mode, u32 f
     TRY(Ref<Credentials> real, task.credentials->clone());
     real->fsuid = real->uid;
     real->fsgid = real->gid;
-    real->cap_effective = real->uid == 0 ? real->cap_permitted : 0;
+    real->cap_effective = real->uid == real->root_id() ? real->cap_permitted : 0;
     TRY(check_permission(inode, mode, real.get()));
     return 0;
 }

@@ -7,6 +7,8 @@
 
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/core/uts.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/namespaces/uts_namespace.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -20,7 +22,7 @@ void copy_text(char (&to)[uts_length + 1], std::string_view from) {
 }
 
 Result<long> set_name(u64 from, u64 length, Result<void> (*store)(std::string_view)) {
-    if (!capable(CAP_SYS_ADMIN))
+    if (!capable_over(current_namespaces()->uts->owner(), CAP_SYS_ADMIN))
         return fail(EPERM);
     if (length > uts_length)
         return fail(EINVAL);

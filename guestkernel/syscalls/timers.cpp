@@ -91,7 +91,7 @@ Result<long> sys_timer_create(Task&, i32 clock, u64 event, u64 id) {
         request.value = given.value;
         value_is_id = false;
         if ((given.notify & SIGEV_THREAD_ID) != 0) {
-            request.tid = given.tid;
+            request.tid = global_pid(given.tid);
             if (given.tid <= 0)
                 return fail(EINVAL);
         }

@@ -43,7 +43,8 @@ Result<void> check_xattr(Inode& inode, std::string_view name, bool write) {
         return {};
     }
     if (name.starts_with(XATTR_SECURITY_PREFIX)) {
-        if (write && !has_capability(who, name == XATTR_NAME_CAPS ? CAP_SETFCAP : CAP_SYS_ADMIN))
+        if (write && !(name == XATTR_NAME_CAPS ? capable_over_inode(who, inode, CAP_SETFCAP)
+                                               : has_capability(who, CAP_SYS_ADMIN)))
             return fail(EPERM);
         return {};
     }

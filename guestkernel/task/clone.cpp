@@ -7,7 +7,9 @@
 #include <linux/sched.h>
 
 #include "guestkernel/cgroup/cgroup.hpp"
+#include "guestkernel/fs/mount_tree.hpp"
 #include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/pidfd.hpp"
 #include "guestkernel/task/process.hpp"
@@ -18,8 +20,6 @@ namespace kernel {
 
 namespace {
 
-constexpr u64 namespace_flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
-                                CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWTIME;
 constexpr u32 alternate_stack_disabled = 2; // SS_DISABLE
 constexpr int child_signal = 17;            // SIGCHLD
 constexpr u64 trap_flag = 0x100;
@@ -40,10 +40,20 @@ Result<void> check_flags(const CloneRequest& request) {
         return fail(EINVAL);
     if (has(CLONE_PIDFD) && (has(CLONE_THREAD) || has(CLONE_DETACHED)))
         return fail(EINVAL);
-    // There is one namespace of each kind: the answer is that of a kernel built without more of
-    // them.
-    if ((flags & namespace_flags) != 0)
-        return fail(capable(CAP_SYS_ADMIN) || has(CLONE_NEWUSER) ? EINVAL : EPERM);
+    // A thread lives where its process does; and so that its clock does not change, with its
+    // memory.
+    const Namespaces& own = *current_namespaces();
+    if (has(CLONE_THREAD) && (has(CLONE_NEWUSER) || has(CLONE_NEWPID) ||
+                              own.pid_for_children != current_process().pid_namespace))
+        return fail(EINVAL);
+    if ((has(CLONE_THREAD) || (has(CLONE_VM) && !has(CLONE_VFORK))) &&
+        own.time != own.time_for_children)
+        return fail(EINVAL);
+    if (has(CLONE_NEWIPC) && has(CLONE_SYSVSEM))
+        return fail(EINVAL);
+    // The first process of a namespace has no siblings: nobody there would wait for them.
+    if (has(CLONE_PARENT) && current_process().is_namespace_init)
+        return fail(EINVAL);
     return {};
 }
 
@@ -65,7 +75,7 @@ void start_user_task(void*) {
     const Task& task = current_task();
     // Failure is not told to anybody, as in Linux.
     if (task.set_child_tid != 0)
-        (void)UserPtr<i32>(task.set_child_tid).copy_out(task.tid);
+        (void)UserPtr<i32>(task.set_child_tid).copy_out(task.own_tid);
 }
 
 void copy_registers(Task& child, const CloneRequest& request) {
@@ -161,9 +171,40 @@ Result<Ref<Cgroup>> requested_cgroup(u64 descriptor) {
     return group;
 }
 
-Result<Ref<Process>> copy_process(const CloneRequest& request, i32 pid) {
+Result<void> copy_namespaces(Task& child, u64 request_flags) {
+    Task& parent = current_task();
+    const auto flags = static_cast<u32>(request_flags & all_namespace_flags);
+    child.namespaces = parent.namespaces;
+    if ((flags & CLONE_NEWUSER) != 0) {
+        TRY(Ref<Credentials> fresh, parent.credentials->clone());
+        TRY(const Ref<UserNamespace> made, make_user_namespace(*fresh));
+        child.credentials = std::move(fresh);
+    }
+    const u32 others = flags & ~u32{CLONE_NEWUSER};
+    const Namespaces& own = *current_namespaces();
+    // A child that has memory of its own enters the time namespace that was made for it.
+    const bool enters_time = own.time != own.time_for_children && (flags & CLONE_VM) == 0;
+    if (others == 0 && !enters_time)
+        return {};
+    TRY(Ref<Namespaces> fresh,
+        others != 0 ? unshare_namespaces(own, others, *child.credentials) : own.clone());
+    if ((others & CLONE_NEWNS) != 0) {
+        TRY(fresh->mount,
+            MountNamespace::copy(*current_mount_namespace(),
+                                 Ref<UserNamespace>::share(child.credentials->user_space()),
+                                 child.fs.get()));
+    }
+    if (enters_time || (others & CLONE_NEWTIME) != 0) {
+        fresh->time = fresh->time_for_children;
+        fresh->time->frozen.store(true);
+    }
+    child.namespaces = std::move(fresh);
+    return {};
+}
+
+Result<Ref<Process>> copy_process(const CloneRequest& request, const Task& child) {
     Process& parent = current_process();
-    TRY(Ref<Process> process, allocate_process(pid));
+    TRY(Ref<Process> process, allocate_process(child.tid));
     if ((request.flags & CLONE_SIGHAND) != 0) {
         process->handlers = parent.handlers;
     } else if ((request.flags & CLONE_CLEAR_SIGHAND) != 0) {
@@ -174,6 +215,9 @@ Result<Ref<Process>> copy_process(const CloneRequest& request, i32 pid) {
     }
     for (unsigned i = 0; i < resource_limit_count; i++)
         process->limits[i] = parent.limits[i];
+    process->pid_namespace =
+        (child.namespaces ? *child.namespaces : *initial_namespaces).pid_for_children;
+    process->own_pid = child.own_tid;
     process->exit_signal = request.exit_signal;
     process->oom_score_adj = parent.oom_score_adj;
     process->dumpable = parent.dumpable;
@@ -239,6 +283,7 @@ Result<void> prepare(Task& child, const CloneRequest& request) {
         return fail(EAGAIN);
     copy_attributes(child, request);
     TRY(copy_resources(child, request.flags));
+    TRY(copy_namespaces(child, request.flags));
     copy_registers(child, request);
     return {};
 }
@@ -272,11 +317,19 @@ Result<long> clone_task(const CloneRequest& request) {
     if (auto charged = charge_user(*child); !charged)
         return fail(charged.error().code); // ~Task gives the charge back
     TRY(prepare(*child, request));
-    TRY(child->tid, choose_tid(request.wanted_tid));
-    const i32 tid = child->tid;
+    // clone3's set_tid names the numbers from the innermost namespace outwards: one more than there
+    // are nested levels reaches the initial one.
+    PidNamespace* space =
+        (child->namespaces ? *child->namespaces : *initial_namespaces).pid_for_children.get();
+    const u32 levels = level_of(space);
+    TRY(child->tid, choose_tid(request.wanted_count > levels ? request.wanted_tids[levels] : 0));
+    PidNumbers numbers;
+    TRY(numbers.take(space, child->tid, request.wanted_tids, request.wanted_count));
+    child->own_tid = numbers.own();
+    const i32 tid = visible_pid(child->tid);
     Ref<Process> process;
     if ((flags & CLONE_THREAD) == 0) {
-        TRY(process, copy_process(request, tid));
+        TRY(process, copy_process(request, *child));
     }
     const unsigned event = traced_event(request);
     TRY(prepare_trace(*child, process ? process : Ref<Process>::share(&current_process()),
@@ -307,6 +360,7 @@ Result<long> clone_task(const CloneRequest& request) {
             files.unreserve(pidfd);
         return fail(published.error().code);
     }
+    numbers.keep();
     if (pidfd >= 0)
         files.fill(pidfd, std::move(pidfd_file), true);
     start_task(*child, (flags & CLONE_VFORK) != 0);

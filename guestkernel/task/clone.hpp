@@ -3,6 +3,7 @@
 
 #include "guestkernel/core/result.hpp"
 #include "guestkernel/core/types.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 
 namespace kernel {
 
@@ -11,9 +12,11 @@ struct CloneRequest {
     int exit_signal = 0;
     u64 stack = 0; // the child's stack pointer; 0: as the parent's
     u64 parent_tid = 0, child_tid = 0, tls = 0;
-    u64 pidfd = 0;      // where CLONE_PIDFD's descriptor goes
-    i32 wanted_tid = 0; // clone3's set_tid
-    u64 cgroup = 0;     // CLONE_INTO_CGROUP: the directory's descriptor
+    u64 pidfd = 0;  // where CLONE_PIDFD's descriptor goes
+    u64 cgroup = 0; // CLONE_INTO_CGROUP: the directory's descriptor
+    // clone3's set_tid: innermost namespace first.
+    i32 wanted_tids[PidNamespace::deepest + 1] = {};
+    u32 wanted_count = 0;
 };
 
 // The running task forks; returns the child's tid.

@@ -3,6 +3,7 @@
 
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/lib/vector.hpp"
+#include "guestkernel/namespaces/user_namespace.hpp"
 
 namespace kernel {
 
@@ -13,9 +14,18 @@ struct Credentials : RefCounted {
     u64 cap_permitted = 0, cap_effective = 0, cap_inheritable = 0, cap_bounding = 0,
         cap_ambient = 0;
     u32 securebits = 0;
+    Ref<UserNamespace> user_ns; // null: the initial one
 
     bool in_group(u32 group) const;
-    bool capable(unsigned capability) const { return (cap_effective >> capability & 1) != 0; }
+    UserNamespace* user_space() const { return user_ns ? user_ns.get() : initial_user_namespace; }
+    bool in_initial_space() const { return is_initial(user_ns.get()); }
+    // In its own user namespace; and over what belongs to the whole system.
+    bool capable_here(unsigned capability) const { return (cap_effective >> capability & 1) != 0; }
+    bool capable(unsigned capability) const {
+        return capable_here(capability) && in_initial_space();
+    }
+    // The user id 0 of its namespace; invalid_id where that is not mapped.
+    u32 root_id() const { return to_global_id(user_ns.get(), false, 0); }
     Result<Ref<Credentials>> clone() const;
 };
 

@@ -179,6 +179,9 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
         return Next::Again;
     if (chosen.action.handler != reinterpret_cast<u64>(SIG_DFL))
         return Next::Handler;
+    // What the first process of a pid namespace had blocked does not end it either; its faults do.
+    if (process.is_namespace_init && chosen.info.code <= 0 && chosen.signal != SIGSTOP)
+        return Next::Again;
     switch (default_action(chosen.signal)) {
     case DefaultAction::Ignore:
     case DefaultAction::Continue:
@@ -292,7 +295,7 @@ void notify_parent_of_job_control_locked(Process& child, i32 code, int status) {
     info.signo = SIGCHLD;
     info.code = code;
     info.child = {};
-    info.child.pid = child.pid;
+    info.child.pid = pid_in(pid_namespace_of(*parent), child.pid);
     if (const Task* first = child.first_task(); first != nullptr && first->credentials)
         info.child.uid = first->credentials->uid;
     info.child.status = status;

@@ -14,6 +14,7 @@
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_timers.hpp"
@@ -139,6 +140,17 @@ struct NewIdentity {
     bool secure = false;
 };
 
+// mount_namespaces(7): what another, not nested, namespace mounted gives no ids here.
+bool may_give_ids(const Mount& mount, const Credentials& who) {
+    if ((mount.flags() & MS_NOSUID) != 0)
+        return false;
+    const UserNamespace* owner = mount.superblock().user_ns.get();
+    for (const UserNamespace* at = who.user_space(); at != nullptr; at = at->parent())
+        if (at == owner)
+            return true;
+    return is_initial(owner);
+}
+
 Result<NewIdentity> compute_identity(File& file) {
     const Task& task = current_task();
     const Credentials& old = *task.credentials;
@@ -148,16 +160,18 @@ Result<NewIdentity> compute_identity(File& file) {
     const Mount* mount = file.path().mount();
     const bool may_change = !task.no_new_privileges &&
                             (!is_traced(task) || task.trace->tracer_capable) &&
-                            (mount == nullptr || (mount->flags() & MS_NOSUID) == 0);
+                            (mount == nullptr || may_give_ids(*mount, old));
     if (file.inode() != nullptr && may_change) {
         const u32 mode = file.inode()->mode_;
         if ((mode & (mode_suid | mode_sgid)) != 0) {
             TRY(const Attributes attributes, file.inode()->attributes());
             if ((attributes.mode & mode_suid) != 0)
-                fresh.euid = attributes.uid;
+                fresh.euid = id_is_mapped(old.user_ns.get(), false, attributes.uid) ? attributes.uid
+                                                                                    : fresh.euid;
             constexpr u32 group_execute = 010;
             if ((attributes.mode & (mode_sgid | group_execute)) == (mode_sgid | group_execute))
-                fresh.egid = attributes.gid;
+                fresh.egid = id_is_mapped(old.user_ns.get(), true, attributes.gid) ? attributes.gid
+                                                                                   : fresh.egid;
         }
     }
     const bool changed = fresh.euid != old.uid || fresh.egid != old.gid;
@@ -168,9 +182,10 @@ Result<NewIdentity> compute_identity(File& file) {
     if (switched)
         fresh.cap_ambient = 0;
     const bool root_is_special = (old.securebits & SECBIT_NOROOT) == 0;
-    if (root_is_special && (fresh.euid == 0 || fresh.uid == 0)) {
+    const u32 root = old.root_id();
+    if (root_is_special && root != invalid_id && (fresh.euid == root || fresh.uid == root)) {
         fresh.cap_permitted = old.cap_bounding | old.cap_inheritable;
-        fresh.cap_effective = fresh.euid == 0 ? fresh.cap_permitted : 0;
+        fresh.cap_effective = fresh.euid == root ? fresh.cap_permitted : 0;
     } else {
         fresh.cap_permitted = fresh.cap_effective = fresh.cap_ambient;
     }
@@ -211,6 +226,7 @@ Result<void> become_only_thread(Task& task, Process& process) {
         SpinGuard tree(process_tree_lock());
         remove_task_locked(task);
         task.tid = process.pid;
+        task.own_tid = process.own_pid;
         insert_task_locked(task);
         trace_renumber_locked(task);
     }
@@ -336,7 +352,11 @@ Result<void> exec_program(ExecRequest& request) {
     TRY(ProgramImage image,
         build_program(program.file, std::span<const u8>(program.header, program.header_size),
                       request.path.view(), *strings,
-                      {ids.uid, ids.euid, ids.gid, ids.egid, identity.secure}));
+                      {from_global_id(ids.user_ns.get(), false, ids.uid),
+                       from_global_id(ids.user_ns.get(), false, ids.euid),
+                       from_global_id(ids.user_ns.get(), true, ids.gid),
+                       from_global_id(ids.user_ns.get(), true, ids.egid), identity.secure}));
+    TRY(enter_time_namespace_for_exec(task));
     const i32 old_tid = task.tid;
     TRY(become_only_thread(task, process));
     Ref<SignalHandlers> handlers;

@@ -7,6 +7,7 @@
 #include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/ipc/sysv.hpp"
 #include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/first_program.hpp"
 #include "guestkernel/task/futex.hpp"
 #include "guestkernel/task/job_control.hpp"
@@ -25,8 +26,10 @@ SignalInfo child_signal(Process& child, Task* last) {
     const u32 status = child.exit_status;
     info.code = (status & 0x7f) == 0 ? CLD_EXITED : (status & 0x80) != 0 ? CLD_DUMPED : CLD_KILLED;
     info.child = {};
-    info.child.pid = child.pid;
+    info.child.pid = pid_in(pid_namespace_of(*child.parent), child.pid);
     info.child.uid = last != nullptr && last->credentials ? last->credentials->uid : 0;
+    if (const Task* reader = child.parent->first_task(); reader != nullptr && reader->credentials)
+        info.child.uid = from_global_id(reader->credentials->user_ns.get(), false, info.child.uid);
     info.child.status = static_cast<i32>((status & 0x7f) == 0 ? status >> 8 & 0xff : status & 0x7f);
     const Process::Usage usage = child.usage();
     constexpr u64 tick_ns = 10'000'000; // USER_HZ = 100
@@ -45,6 +48,8 @@ bool notify_parent_locked(Process& child, Task* last) {
         parent.child_events.wake_all();
         return !is_first_program(child);
     }
+    if (parent.is_namespace_init && parent.pid_namespace->dead)
+        return true; // it is ending itself and waits for all to be gone
     bool forgotten = false;
     bool send = child.exit_signal != 0;
     if (child.exit_signal == SIGCHLD) {
@@ -60,11 +65,23 @@ bool notify_parent_locked(Process& child, Task* last) {
     return forgotten;
 }
 
+// The nearest subreaper, else the first process, of the same pid namespace.
 Process& new_parent_locked(Process& dying) {
-    for (Process* ancestor = dying.parent; ancestor != nullptr; ancestor = ancestor->parent)
-        if (ancestor->is_subreaper && ancestor->state == ProcessState::Alive &&
-            ancestor->live_tasks != 0)
+    PidNamespace* space = pid_namespace_of(dying);
+    const auto alive = [](const Process* process) {
+        return process != nullptr && process->state == ProcessState::Alive &&
+               process->live_tasks != 0;
+    };
+    for (Process* ancestor = dying.parent; ancestor != nullptr; ancestor = ancestor->parent) {
+        if (pid_namespace_of(*ancestor) != space)
+            break;
+        if (ancestor->is_subreaper && alive(ancestor))
             return *ancestor;
+    }
+    for (; space != nullptr; space = space->parent())
+        if (space->init != &dying && space->init != nullptr &&
+            space->init->state == ProcessState::Alive)
+            return *space->init;
     return *kernel_init_process;
 }
 
@@ -218,6 +235,49 @@ void release_vfork_parent(Task& task) {
     task.vfork_done.wake_all();
 }
 
+void reap_zombie_children(Process& process) {
+    base::IntrusiveList<Process, &Process::sibling_node> dead;
+    {
+        SpinGuard tree(process_tree_lock());
+        for (Process* child = process.children.front(); child != nullptr;) {
+            Process* after = process.children.next(*child);
+            if (child->state == ProcessState::Zombie) {
+                child->sibling_node.unlink();
+                dead.push_back(*child);
+                reap_detached_locked(*child);
+            }
+            child = after;
+        }
+    }
+    while (Process* child = dead.pop_front())
+        child->release(); // the table's reference
+}
+
+namespace {
+
+// The end of the first process of a pid namespace ends all others: returns when they are gone.
+void end_pid_namespace(Process& init) {
+    PidNamespace& space = *init.pid_namespace;
+    {
+        SpinGuard tree(process_tree_lock());
+        close_pid_namespace_locked(space);
+        for_each_process_locked([&](Process& process) {
+            if (&process != &init && in_namespace(space, process.pid))
+                send_child_signal_locked(process, kernel_signal(SIGKILL));
+        });
+    }
+    reap_zombie_children(init);
+    (void)wait_until(
+        space.fewer,
+        [&] {
+            SpinGuard tree(process_tree_lock());
+            return space.processes <= 1;
+        },
+        no_deadline, TaskState::Uninterruptible);
+}
+
+} // namespace
+
 void exit_task(u32 status) {
     Task& task = current_task();
     Process& process = *task.process;
@@ -253,13 +313,18 @@ void exit_task(u32 status) {
     task.io_rings = nullptr;
     Ref<FileTable> files;
     Ref<FsContext> fs;
+    Ref<Namespaces> namespaces;
     {
         SpinGuard tree(process_tree_lock());
         files = std::move(task.files);
         fs = std::move(task.fs);
+        namespaces = std::move(task.namespaces);
     }
     files = nullptr;
     fs = nullptr;
+    namespaces = nullptr;
+    if (last && process.is_namespace_init)
+        end_pid_namespace(process);
     if (last)
         leave_session(process);
     release_seccomp(task);

@@ -16,6 +16,7 @@
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/strace.hpp"
 #include "guestkernel/task/exec.hpp"
@@ -96,7 +97,9 @@ Result<Ref<Task>> make_process(i32 pid, bool user, Process* parent, Ref<ProcessG
     TRY(task->account, user_account(credentials->uid));
     task->account->tasks.fetch_add(1);
     task->credentials = std::move(credentials);
-    task->tid = pid;
+    task->tid = task->own_tid = pid;
+    process->pid_namespace = initial_namespaces->pid_for_children;
+    task->namespaces = Ref<Namespaces>::share(initial_namespaces);
     set_default_limits(*process);
     SpinGuard tree(process_tree_lock());
     process->tasks.push_back(*task);

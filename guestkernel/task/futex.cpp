@@ -313,7 +313,7 @@ Result<PiAttempt> try_pi(u64 address, u32 tid, bool mark_waiters) {
                 return PiAttempt::Taken;
             SpinGuard guard(process_tree_lock());
             // The owner is gone without a trace: no robust list told of it.
-            return find_task_locked(static_cast<i32>(owner)) != nullptr
+            return find_task_locked(global_pid(static_cast<i32>(owner))) != nullptr
                        ? Result<PiAttempt>(PiAttempt::Wait)
                        : Result<PiAttempt>(fail(ESRCH));
         }
@@ -344,7 +344,7 @@ Result<void> hand_over(u64 address, const Key& key, u32 value, u32 died) {
 Result<long> futex_lock_pi(u64 address, u64 deadline_ns, bool try_only, bool is_private) {
     TRY(const Key key, key_of(address, is_private));
     const Task& task = current_task();
-    const auto tid = static_cast<u32>(task.tid);
+    const auto tid = static_cast<u32>(task.own_tid);
     for (;;) {
         FutexWaiter waiter;
         {
@@ -378,7 +378,7 @@ Result<long> futex_unlock_pi(u64 address, bool is_private) {
     TRY(const Key key, key_of(address, is_private));
     MutexGuard guard(pi_mutex);
     TRY(const u32 value, read_word(address));
-    if ((value & FUTEX_TID_MASK) != static_cast<u32>(current_task().tid))
+    if ((value & FUTEX_TID_MASK) != static_cast<u32>(current_task().own_tid))
         return fail(EPERM);
     TRY(hand_over(address, key, value, 0));
     return 0;
@@ -436,7 +436,7 @@ void exit_robust_list(Task& task) {
     const auto head = UserPtr<const Head>(head_at).copy_in();
     if (!head)
         return;
-    const auto tid = static_cast<u32>(task.tid);
+    const auto tid = static_cast<u32>(task.own_tid);
     constexpr u64 pi_bit = 1;
     constexpr u32 limit = 2048; // ROBUST_LIST_LIMIT: the list is the program's and may be a circle
     const auto word = [&](u64 entry) { return (entry & ~pi_bit) + static_cast<u64>(head->offset); };

@@ -130,7 +130,7 @@ i32 FutexTable::first_pi_waiter(const AddressSpace::FutexKey& key) {
     SpinGuard guard(bucket.lock);
     for (const FutexWaiter& waiter : bucket.waiters)
         if (waiter.key == key && waiter.is_pi)
-            return waiter.task->tid;
+            return waiter.task->own_tid;
     return 0;
 }
 

@@ -89,6 +89,28 @@ i32 next_tid(Process& process, i32 after) {
     return next;
 }
 
+i32 next_pid_in(const PidNamespace* space, i32 after) {
+    i32 next = 0;
+    SpinGuard guard(tree_lock);
+    processes.for_each([&](const Process& process) {
+        const i32 pid = pid_in(space, process.pid);
+        if (pid > after && (next == 0 || pid < next))
+            next = pid;
+    });
+    return next;
+}
+
+i32 next_tid_in(const PidNamespace* space, Process& process, i32 after) {
+    i32 next = 0;
+    SpinGuard guard(tree_lock);
+    for (const Task& task : process.tasks) {
+        const i32 tid = pid_in(space, task.tid);
+        if (tid > after && (next == 0 || tid < next))
+            next = tid;
+    }
+    return next;
+}
+
 i32 allocate_pid_locked() {
     for (i32 tries = 0; tries < pid_limit; tries++) {
         last_number = last_number + 1 < pid_limit ? last_number + 1 : first_reused_pid;
@@ -105,14 +127,19 @@ void insert_task_locked(Task& task) {
     total++;
 }
 void remove_task_locked(Task& task) {
-    if (tasks.remove(hash(task.tid), task))
-        total--;
+    if (!tasks.remove(hash(task.tid), task))
+        return;
+    total--;
+    forget_pid_locked(task.tid);
 }
 void insert_process_locked(Process& process) {
     processes.insert(hash(process.pid), process);
+    enter_pid_namespace_locked(process);
 }
 void remove_process_locked(Process& process) {
     processes.remove(hash(process.pid), process);
+    forget_pid_locked(process.pid);
+    leave_pid_namespace_locked(process);
 }
 void insert_group_locked(ProcessGroup& group) {
     groups.insert(hash(group.id), group);
@@ -129,12 +156,14 @@ i32 last_pid() {
 
 // Under the tree lock, which whoever gave up the reference holds.
 void ProcessGroup::last_reference() {
-    groups.remove(hash(id), *this);
+    if (groups.remove(hash(id), *this))
+        forget_pid_locked(id);
     delete this;
 }
 
 void Session::last_reference() {
-    sessions.remove(hash(id), *this);
+    if (sessions.remove(hash(id), *this))
+        forget_pid_locked(id);
     delete this;
 }
 

@@ -12,7 +12,7 @@ namespace kernel {
 
 constinit Process* kernel_init_process = nullptr;
 
-Process::Process(i32 number) : pid(number) {}
+Process::Process(i32 number) : pid(number), own_pid(number) {}
 
 Process::~Process() {
     ASSERT(tasks.empty() && children.empty() && !group);
@@ -96,13 +96,15 @@ void set_credentials(Ref<const Credentials> fresh) {
 
 bool may_signal_locked(Task& target, int signal) {
     const Task& self = current_task();
-    if (target.process == self.process || capable(CAP_KILL))
+    if (target.process == self.process)
         return true;
     constexpr int sigcont = 18;
     const Credentials* other = target.credentials.get();
     if (other == nullptr)
         return false;
     const Credentials& own = *self.credentials;
+    if (capable_in(own, other->user_space(), CAP_KILL))
+        return true;
     if (own.euid == other->suid || own.euid == other->uid || own.uid == other->suid ||
         own.uid == other->uid)
         return true;
@@ -127,7 +129,8 @@ bool may_access(Task& target) {
     const bool same = own.fsuid == other->uid && own.fsuid == other->euid &&
                       own.fsuid == other->suid && own.fsgid == other->gid &&
                       own.fsgid == other->egid && own.fsgid == other->sgid;
-    return (same && target.process->dumpable) || capable(CAP_SYS_PTRACE);
+    return (same && target.process->dumpable) ||
+           capable_in(own, other->user_space(), CAP_SYS_PTRACE);
 }
 
 bool may_attach(Task& target) {
@@ -139,13 +142,25 @@ bool may_attach(Task& target) {
     const bool same = own.uid == other->uid && own.uid == other->euid && own.uid == other->suid &&
                       own.gid == other->gid && own.gid == other->egid && own.gid == other->sgid;
     // Nobody becomes more powerful than he is by a tracee (capabilities(7)).
-    const bool weaker = (other->cap_permitted & ~own.cap_permitted) == 0;
-    return (same && target.process->dumpable && weaker) || capable(CAP_SYS_PTRACE);
+    const bool weaker =
+        other->user_space() == own.user_space() && (other->cap_permitted & ~own.cap_permitted) == 0;
+    return (same && target.process->dumpable && weaker) ||
+           capable_in(own, other->user_space(), CAP_SYS_PTRACE);
 }
 
 bool capable(unsigned capability) {
     const Ref<const Credentials>& credentials = current_task().credentials;
     return !credentials || credentials->capable(capability); // kernel tasks may do anything
+}
+
+bool capable_over(const UserNamespace* space, unsigned capability) {
+    const Ref<const Credentials>& credentials = current_task().credentials;
+    return !credentials || capable_in(*credentials, space, capability);
+}
+
+bool capable_here(unsigned capability) {
+    const Ref<const Credentials>& credentials = current_task().credentials;
+    return !credentials || credentials->capable_here(capability);
 }
 
 u64 current_limit(unsigned resource) {
@@ -172,6 +187,7 @@ Result<Ref<Credentials>> Credentials::clone() const {
     copy->cap_inheritable = cap_inheritable, copy->cap_bounding = cap_bounding;
     copy->cap_ambient = cap_ambient;
     copy->securebits = securebits;
+    copy->user_ns = user_ns;
     return copy;
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "guestkernel/lib/hash_map.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/task/signal.hpp"
 #include "guestkernel/task/task.hpp"
 #include "guestkernel/trace/tracee.hpp"
@@ -54,7 +55,10 @@ public:
     ~Process() override;
 
     const i32 pid;
+    i32 own_pid;                 // the same in its own pid namespace
     Process* pid_next = nullptr; // in the table of processes
+    Ref<PidNamespace> pid_namespace;
+    bool is_namespace_init = false; // number 1 of a nested pid namespace
 
     // --- the tree
     ProcessState state = ProcessState::Alive;
@@ -164,6 +168,9 @@ Ref<Task> find_task(i32 tid);
 i32 next_pid(i32 after);
 // The least tid of a process greater than `after`, or 0.
 i32 next_tid(Process& process, i32 after);
+// ... by their numbers in a namespace.
+i32 next_pid_in(const PidNamespace* space, i32 after);
+i32 next_tid_in(const PidNamespace* space, Process& process, i32 after);
 // A free number; requires the tree lock. 0: none left.
 i32 allocate_pid_locked();
 void insert_task_locked(Task& task);
@@ -197,6 +204,8 @@ void set_credentials(Ref<const Credentials> fresh);
 // A child that ended or was forgotten by its parent disappears. Requires: the tree lock; `process`
 // is a zombie and the caller holds a reference.
 void reap_locked(Process& process);
+// ... and so do all children of a process that have ended: nobody will wait for them.
+void reap_zombie_children(Process& process);
 
 // --- ends
 // exit(2) of the running task, with a wait status; does not return.

@@ -6,6 +6,7 @@
 #include <linux/time.h>
 
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -484,14 +485,15 @@ Result<u64> foreign_cpu_clock(i32 clock) {
         return fail(EINVAL);
     const bool user_only = kind == 1;
     if ((clock & 4) != 0) {
-        const Ref<Task> task = id == 0 ? Ref<Task>::share(arch::current()) : find_task(id);
+        const Ref<Task> task =
+            id == 0 ? Ref<Task>::share(arch::current()) : find_task(global_pid(id));
         if (!task || task->process != current_task().process)
             return fail(EINVAL);
         const Process::Usage usage = task_usage(*task);
         return usage.user_ns + (user_only ? 0 : usage.system_ns);
     }
     const Ref<Process> process =
-        id == 0 ? Ref<Process>::share(&current_process()) : find_process(id);
+        id == 0 ? Ref<Process>::share(&current_process()) : find_process(global_pid(id));
     if (!process)
         return fail(EINVAL);
     return process_time(*process, !user_only);
@@ -513,7 +515,7 @@ Result<u64> clock_now_ns(i32 clock) {
     case CLOCK_MONOTONIC_COARSE:
     case CLOCK_BOOTTIME:
     case CLOCK_BOOTTIME_ALARM:
-        return monotonic_ns();
+        return monotonic_ns() + static_cast<u64>(clock_offset_ns(clock));
     case CLOCK_PROCESS_CPUTIME_ID:
         return process_time(current_process(), true);
     case CLOCK_THREAD_CPUTIME_ID:
@@ -525,7 +527,7 @@ Result<u64> clock_now_ns(i32 clock) {
 
 u64 to_monotonic_deadline(i32 clock, u64 value_ns) {
     if (clock != CLOCK_REALTIME && clock != CLOCK_TAI && clock != CLOCK_REALTIME_ALARM)
-        return value_ns;
+        return without_clock_offset(clock, value_ns);
     const auto now = static_cast<u64>(realtime_ns());
     const u64 monotonic = monotonic_ns();
     return value_ns > now ? saturating_add(monotonic, value_ns - now) : monotonic;

@@ -9,6 +9,7 @@
 #include "guestkernel/core/vdso.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -172,7 +173,7 @@ Result<Interpreter> load_interpreter(AddressSpace& space, File& program, const E
 
 Result<u64> map_vdso(AddressSpace& space) {
     const VdsoImage& vdso = vdso_image();
-    if (!vdso.file)
+    if (!vdso.file || offsets_after_exec())
         return u64{0};
     MapRequest request;
     request.length = page_up(vdso.size);

@@ -175,19 +175,47 @@ bool is_ignored(Process& process, const Task* only, int signal) {
     return process.handlers->ignored(signal);
 }
 
-Result<void> send(Process& process, Task* only, const SignalInfo& info, Ref<RefCounted> source) {
-    const int signal = info.signo;
+// pid_namespaces(7): the first process of a namespace gets from within only what it has a handler
+// for; from above also SIGKILL and SIGSTOP. The kernel's own SIGKILL is one from above.
+bool spared(Process& process, const SignalInfo& info) {
+    if (!process.is_namespace_init || process.handlers->get(info.signo).handler != handler_default)
+        return false;
+    const u64 bit = signal_bit(info.signo);
+    if ((bit & unblockable) == 0) {
+        // One that is blocked waits: the handler may come, or sigwaitinfo(2).
+        const Task* first = process.tasks.front();
+        return first == nullptr ||
+               ((first->signals->blocked | first->signals->waited_for) & bit) == 0;
+    }
+    const Process* sender = current_task().process;
+    return info.code != SI_KERNEL && sender != nullptr &&
+           in_namespace(*process.pid_namespace, sender->pid);
+}
+
+// Ids of the sender in a message to another namespace are those that it knows.
+SignalInfo translated(Process& process, const SignalInfo& info) {
+    SignalInfo out = info;
+    if (info.code != SI_USER && info.code != SI_TKILL)
+        return out;
+    out.sender.pid = pid_in(pid_namespace_of(process), info.sender.pid);
+    if (const Task* reader = process.tasks.front(); reader != nullptr && reader->credentials)
+        out.sender.uid = from_global_id(reader->credentials->user_ns.get(), false, info.sender.uid);
+    return out;
+}
+
+Result<void> send(Process& process, Task* only, const SignalInfo& sent, Ref<RefCounted> source) {
+    const int signal = sent.signo;
     if (&process == kernel_init_process)
         return {}; // it takes no signals
     // kill(2) may lose a repeated signal, sigqueue(3) may not.
     const bool timed = static_cast<bool>(source);
-    const bool must = (signal >= SIGRTMIN && info.code < 0) || timed;
+    const bool must = (signal >= SIGRTMIN && sent.code < 0) || timed;
     Freed freed;
     QueuedSignal* entry = nullptr;
     bool queue = false;
     {
         SpinGuard guard(process.signal_lock);
-        if (process.tasks.empty())
+        if (process.tasks.empty() || spared(process, sent))
             return timed ? Result<void>(fail(ESRCH)) : Result<void>();
         if (process.group_exiting) {
             // Its threads end, but a tracer may have stopped one of them on its way.
@@ -196,6 +224,7 @@ Result<void> send(Process& process, Task* only, const SignalInfo& info, Ref<RefC
                     interrupt(task, true);
             return timed ? Result<void>(fail(ESRCH)) : Result<void>();
         }
+        const SignalInfo info = translated(process, sent);
         prepare(process, signal, freed);
         if (!is_ignored(process, only, signal)) {
             PendingSignals& pending = only != nullptr ? only->signals->pending : process.pending;

@@ -5,6 +5,7 @@
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 

@@ -16,6 +16,8 @@ namespace kernel {
 
 class Process;
 class UserAccount;
+class UserNamespace;
+struct Namespaces;   // namespaces/
 class Terminal;      // ipc/terminal.hpp
 struct SignalState;  // task/signal.hpp: handlers, queues, masks
 class Tracee;        // trace/tracee.hpp
@@ -23,7 +25,7 @@ class SeccompFilter; // trace/seccomp.hpp
 struct CpuRunQueue;  // sched/
 class Cgroup;        // cgroup/cgroup.hpp
 
-// Identified by number in one pid namespace for now; the number is reused late.
+// Identified by its number in the initial pid namespace; numbers are reused late.
 class Task : public RefCounted {
 public:
     Task();
@@ -61,6 +63,7 @@ public:
 
     // --- identity
     i32 tid = 0;
+    i32 own_tid = 0;            // the same in its own pid namespace
     Process* process = nullptr; // holds a reference while the task lives; null for kernel tasks
     char name[16] = {};         // comm
     bool is_kernel = false;
@@ -75,6 +78,7 @@ public:
     Ref<FileTable> files;
     Ref<FsContext> fs;
     Ref<const Credentials> credentials;
+    Ref<Namespaces> namespaces; // null: the initial ones
 
     // --- signals (task/signal.hpp)
     SignalState* signals = nullptr;
@@ -139,6 +143,9 @@ inline Task& current_task() {
 u64 current_limit(unsigned resource);
 // Capability check of the current task (CAP_*).
 bool capable(unsigned capability);
+// ... over what a user namespace owns; and in the task's own one.
+bool capable_over(const UserNamespace* space, unsigned capability);
+bool capable_here(unsigned capability);
 
 // --- what others ask of task/
 // ------------------------------------------------------------------------ Sends a signal with

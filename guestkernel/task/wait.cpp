@@ -49,12 +49,12 @@ void report_end(Process& child, WaitReport& report) {
 // that is gone.
 bool examine(Process& child, const WaitRequest& request, WaitReport& report, Process*& reaped) {
     const bool keep = (request.options & WNOWAIT) != 0;
-    report.uid = uid_of(child);
+    report.uid = from_global_id(current_task().credentials->user_ns.get(), false, uid_of(child));
     if (child.state == ProcessState::Zombie) {
         if ((request.options & WEXITED) == 0)
             return false;
         report_end(child, report);
-        report.pid = child.pid;
+        report.pid = visible_pid(child.pid);
         if (!keep) {
             reap_locked(child);
             reaped = &child;
@@ -73,7 +73,7 @@ bool examine(Process& child, const WaitRequest& request, WaitReport& report, Pro
     } else {
         return false;
     }
-    report.pid = child.pid;
+    report.pid = visible_pid(child.pid);
     report.usage = child.usage();
     return true;
 }

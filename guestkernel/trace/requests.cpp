@@ -506,6 +506,7 @@ void wake_tracee_locked(Task& task, bool from_trap) {
 }
 
 Result<long> sys_ptrace(Task& self, u64 request, i32 tid, u64 address, u64 data) {
+    tid = global_pid(tid);
     if (request == PTRACE_TRACEME) {
         TRY(trace_me());
         return 0;

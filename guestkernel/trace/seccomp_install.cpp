@@ -41,7 +41,7 @@ Result<Ref<SeccompFilter>> read_program(u64 from) {
     if (user.length == 0 || user.length > BPF_MAXINSNS)
         return fail(EINVAL);
     const Task& task = current_task();
-    if (!task.no_new_privileges && !capable(CAP_SYS_ADMIN))
+    if (!task.no_new_privileges && !capable_here(CAP_SYS_ADMIN))
         return fail(EACCES);
     TRY(Ref<SeccompFilter> filter, make_ref<SeccompFilter>());
     TRY(filter->program.resize(user.length));
@@ -101,7 +101,7 @@ i32 find_obstacle(Process& process, const Task& self) {
             task.seccomp_mode == SECCOMP_MODE_DISABLED ||
             (task.seccomp_mode == SECCOMP_MODE_FILTER && is_ancestor(task.seccomp, self.seccomp));
         if (!fine)
-            return task.tid;
+            return visible_pid(task.tid);
     }
     return 0;
 }
@@ -227,7 +227,7 @@ void release_seccomp(Task& task) {
 }
 
 Result<long> read_seccomp_filter(Task& task, u64 index, u64 to) {
-    if (!capable(CAP_SYS_ADMIN) || current_task().seccomp_mode != SECCOMP_MODE_DISABLED)
+    if (!capable_here(CAP_SYS_ADMIN) || current_task().seccomp_mode != SECCOMP_MODE_DISABLED)
         return fail(EACCES);
     if (task.seccomp_mode != SECCOMP_MODE_FILTER)
         return fail(EINVAL);
@@ -245,7 +245,7 @@ Result<long> read_seccomp_filter(Task& task, u64 index, u64 to) {
 }
 
 Result<long> read_seccomp_metadata(Task& task, u64 size, u64 at) {
-    if (!capable(CAP_SYS_ADMIN) || current_task().seccomp_mode != SECCOMP_MODE_DISABLED)
+    if (!capable_here(CAP_SYS_ADMIN) || current_task().seccomp_mode != SECCOMP_MODE_DISABLED)
         return fail(EACCES);
     seccomp_metadata data = {};
     size = size < sizeof data ? size : sizeof data;

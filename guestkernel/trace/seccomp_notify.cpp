@@ -93,7 +93,7 @@ Result<long> ListenerFile::receive(u64 to) {
         if (call == nullptr)
             return fail(ENOENT);
         out.id = call->id;
-        out.pid = static_cast<u32>(call->task->tid);
+        out.pid = static_cast<u32>(visible_pid(call->task->tid));
         __builtin_memcpy(&out.data, &call->data, sizeof out.data);
         call->state = SeccompCall::State::Sent;
         call->answered.wake_all(); // WAIT_KILLABLE_RECV: it sleeps more soundly now

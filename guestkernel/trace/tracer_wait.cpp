@@ -95,7 +95,7 @@ void scan_tracees_locked(const WaitRequest& request, WaitReport& report, bool& a
                                                   : examine_alive(tracee, request, report);
         if (!found)
             continue;
-        report.pid = tid;
+        report.pid = visible_pid(tid);
         return; // the list may have changed
     }
 }

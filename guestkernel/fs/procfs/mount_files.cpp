@@ -1,21 +1,22 @@
 // Mounts and file systems; proc(5).
 #include <linux/errno.h>
+#include <linux/poll.h>
 
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 
 namespace kernel::procfs {
 namespace {
 
 // Where a mount is, as the process sees it; nothing for what lies outside of its root.
 Result<String> place_of(const Mount& mount, const Path& root) {
-    const Path at = mount.attached_at();
-    if (!at)
-        return String::from("/");
-    TRY(String name, path_name_from(root, at));
+    // By its own root: where it is the process's root, that is "/".
+    TRY(String name, path_name_from(root, Path(Ref<Mount>::share(const_cast<Mount*>(&mount)),
+                                               Ref<Dentry>::share(&mount.root()))));
     if (name.view().substr(0, 1) != "/")
         return fail(ENOENT);
     return name;
@@ -39,10 +40,20 @@ Result<String> shown_part(const Mount& mount) {
     return out;
 }
 
-Result<Path> root_of(const TableContext& of) {
+// What the files of a process are made from: its namespace's mounts and its root.
+struct View {
+    Vector<Ref<Mount>> mounts;
+    Path root;
+};
+Result<View> view_of(const TableContext& of) {
+    View out;
     TRY(const Ref<Task> task, subject_task(of));
     const Ref<FsContext> place = fs_of(*task);
-    return place ? place->root() : MountTree::root();
+    out.root = place ? place->root() : MountTree::root();
+    const Ref<Namespaces> spaces = namespaces_of(*task);
+    if (spaces)
+        TRY(MountTree::list(*spaces->mount, out.mounts));
+    return out;
 }
 
 std::string_view or_none(std::string_view source) {
@@ -52,11 +63,9 @@ std::string_view or_none(std::string_view source) {
 } // namespace
 
 Result<void> show_mounts(TextBuilder& out, const TableContext& of) {
-    TRY(const Path root, root_of(of));
-    Vector<Ref<Mount>> mounts;
-    TRY(MountTree::list(mounts));
-    for (const Ref<Mount>& mount : mounts) {
-        auto place = place_of(*mount, root);
+    TRY(const View view, view_of(of));
+    for (const Ref<Mount>& mount : view.mounts) {
+        auto place = place_of(*mount, view.root);
         if (!place)
             continue;
         String options, more;
@@ -76,11 +85,9 @@ Result<void> show_mounts(TextBuilder& out, const TableContext& of) {
 }
 
 Result<void> show_mountinfo(TextBuilder& out, const TableContext& of) {
-    TRY(const Path root, root_of(of));
-    Vector<Ref<Mount>> mounts;
-    TRY(MountTree::list(mounts));
-    for (const Ref<Mount>& mount : mounts) {
-        auto place = place_of(*mount, root);
+    TRY(const View view, view_of(of));
+    for (const Ref<Mount>& mount : view.mounts) {
+        auto place = place_of(*mount, view.root);
         if (!place)
             continue;
         TRY(const String part, shown_part(*mount));
@@ -93,9 +100,52 @@ Result<void> show_mountinfo(TextBuilder& out, const TableContext& of) {
         out.escaped(part.view());
         out.append(" ");
         out.escaped(place->view());
-        out.print(" {} - {} ", options.view(), mount->superblock().type());
+        out.print(" {}", options.view());
+        if (mount->peer_group() != 0)
+            out.print(" shared:{}", mount->peer_group());
+        if (mount->master_group() != 0)
+            out.print(" master:{}", mount->master_group());
+        if (mount->unbindable())
+            out.append(" unbindable");
+        out.print(" - {} ", mount->superblock().type());
         out.escaped(or_none(mount->source()));
         out.print(" {}\n", more.view());
+    }
+    return {};
+}
+
+// The namespace is the one that the process had when the file was opened.
+u32 poll_mounts(PollTable* table, const TableContext& of, u64& seen, Ref<RefCounted>& source) {
+    constexpr u32 ready = POLLIN | POLLRDNORM;
+    if (!source && seen == 0) {
+        seen = 1;
+        auto task = subject_task(of);
+        const Ref<Namespaces> spaces = task ? namespaces_of(**task) : Ref<Namespaces>();
+        if (spaces)
+            source = spaces->mount;
+    }
+    if (!source)
+        return ready;
+    auto& space = static_cast<MountNamespace&>(*source);
+    if (table != nullptr)
+        table->watch(space.change_events());
+    const u64 now = space.changes();
+    const bool changed = seen != now;
+    seen = now;
+    return changed ? ready | POLLERR | POLLPRI : ready;
+}
+
+Result<void> show_mountstats(TextBuilder& out, const TableContext& of) {
+    TRY(const View view, view_of(of));
+    for (const Ref<Mount>& mount : view.mounts) {
+        auto place = place_of(*mount, view.root);
+        if (!place)
+            continue;
+        out.append("device ");
+        out.escaped(or_none(mount->source()));
+        out.append(" mounted on ");
+        out.escaped(place->view());
+        out.print(" with fstype {}\n", mount->superblock().type());
     }
     return {};
 }

@@ -31,6 +31,7 @@ struct Snapshot {
     Ref<Process> process;
     Ref<Task> task;
     i32 parent = 0, group = 0, session = 0, tracer = 0;
+    i32 global_group = 0, global_session = 0;
     u32 seccomp_mode = 0, seccomp_filters = 0;
     u64 terminal = 0;    // the controlling one's device number
     i32 foreground = -1; // its foreground group
@@ -63,20 +64,22 @@ Result<Snapshot> take(const TableContext& of) {
     }
     Process& process = *out.process;
     SpinGuard guard(process_tree_lock());
-    out.parent = process.parent == nullptr ? 0 : process.parent->pid;
+    out.parent = process.parent == nullptr ? 0 : pid_in(of.pids, process.parent->pid);
     if (out.task) {
         SpinGuard signals(process.signal_lock);
         out.seccomp_mode = out.task->seccomp_mode;
         out.seccomp_filters = seccomp_filter_count(*out.task);
     }
     if (out.task)
-        out.tracer = tracer_of_locked(*out.task);
-    out.group = process.group_id();
-    out.session = process.session_id();
+        out.tracer = pid_in(of.pids, tracer_of_locked(*out.task));
+    out.global_group = process.group_id();
+    out.global_session = process.session_id();
+    out.group = pid_in(of.pids, process.group_id());
+    out.session = pid_in(of.pids, process.session_id());
     if (const Session* session = session_of(process);
         session != nullptr && session->terminal != nullptr) {
         out.terminal = session->terminal->device_number();
-        out.foreground = session->terminal->foreground();
+        out.foreground = pid_in(of.pids, session->terminal->foreground());
     }
     for ([[maybe_unused]] const Task& each : process.tasks)
         out.threads++;
@@ -123,7 +126,7 @@ Result<void> show_stat(TextBuilder& out, const TableContext& of) {
     TRY(const Snapshot s, take(of));
     // As /proc/uptime: ps(1) and others compare the two.
     const u64 born_ns = resource_view().born_ns;
-    const i32 number = s.is_thread ? of.tid : of.pid;
+    const i32 number = pid_in(of.pids, s.is_thread ? of.tid : of.pid);
     AddressSpace::Usage memory{};
     AddressSpace::Layout layout{};
     u64 rss_limit = ~u64{0};
@@ -169,9 +172,29 @@ Result<void> show_stat(TextBuilder& out, const TableContext& of) {
 
 namespace {
 
+u32 as_reader_sees(bool group, u32 id) {
+    return from_global_id(current_task().credentials->user_ns.get(), group, id);
+}
+
 void show_ids(TextBuilder& out, const Credentials& who) {
-    out.print("Uid:\t{}\t{}\t{}\t{}\n", who.uid, who.euid, who.suid, who.fsuid);
-    out.print("Gid:\t{}\t{}\t{}\t{}\n", who.gid, who.egid, who.sgid, who.fsgid);
+    const auto line = [&](std::string_view label, bool group, const u32(&ids)[4]) {
+        out.append(label);
+        for (const u32 id : ids)
+            out.print("\t{}", as_reader_sees(group, id));
+        out.append("\n");
+    };
+    line("Uid:", false, {who.uid, who.euid, who.suid, who.fsuid});
+    line("Gid:", true, {who.gid, who.egid, who.sgid, who.fsgid});
+}
+
+// The numbers of a process or group in the reader's namespace and in those below.
+void show_numbers(TextBuilder& out, std::string_view label, const PidNamespace* space, i32 global) {
+    Vector<i32> numbers;
+    out.append(label);
+    if (numbers_below(space, global, numbers))
+        for (const i32 number : numbers)
+            out.print("\t{}", number);
+    out.append("\n");
 }
 
 void show_memory(TextBuilder& out, const AddressSpace& space) {
@@ -233,7 +256,7 @@ void show_cpu_mask(TextBuilder& out, u64 mask) {
 
 Result<void> show_status(TextBuilder& out, const TableContext& of) {
     TRY(const Snapshot s, take(of));
-    const i32 number = s.is_thread ? of.tid : of.pid;
+    const i32 number = pid_in(of.pids, s.is_thread ? of.tid : of.pid);
     out.append("Name:\t");
     out.escaped({s.name, s.name_length});
     out.append("\n");
@@ -244,7 +267,7 @@ Result<void> show_status(TextBuilder& out, const TableContext& of) {
         out.append("\n");
     }
     out.print("State:\t{}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t{}\n",
-              state_name(s.state), of.pid, number, s.parent, s.tracer);
+              state_name(s.state), pid_in(of.pids, of.pid), number, s.parent, s.tracer);
     const Ref<const Credentials> who = s.task ? credentials_of(*s.task) : nullptr;
     if (who)
         show_ids(out, *who);
@@ -252,9 +275,12 @@ Result<void> show_status(TextBuilder& out, const TableContext& of) {
     out.print("FDSize:\t{}\nGroups:\t", files ? files->capacity() : usize{0});
     if (who)
         for (const u32 group : who->groups)
-            out.print("{} ", group);
-    out.print("\nNStgid:\t{}\nNSpid:\t{}\nNSpgid:\t{}\nNSsid:\t{}\n", of.pid, number, s.group,
-              s.session);
+            out.print("{} ", as_reader_sees(true, group));
+    out.append("\n");
+    show_numbers(out, "NStgid:", of.pids, of.pid);
+    show_numbers(out, "NSpid:", of.pids, s.is_thread ? of.tid : of.pid);
+    show_numbers(out, "NSpgid:", of.pids, s.global_group);
+    show_numbers(out, "NSsid:", of.pids, s.global_session);
     if (s.task)
         if (const Ref<AddressSpace> space = address_space_of(*s.task))
             show_memory(out, *space);

@@ -1,9 +1,11 @@
 // The tree of /proc.
+#include <linux/errno.h>
 #include <linux/magic.h>
 
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/namespaces/namespace_file.hpp"
 
 namespace kernel {
 namespace procfs {
@@ -37,24 +39,44 @@ constexpr TableEntry fdinfo_entry = {
 constexpr TableNumbers fdinfo_numbers = {"", next_descriptor, descriptor_exists, with_descriptor,
                                          &fdinfo_entry};
 
-// There is one namespace of each kind, with the number that Linux gives the first one
-// (linux/proc_ns.h is not exported).
-#define NAMESPACE(kind, number)                                                                    \
-    {                                                                                              \
-        .name = kind, .mode = symlink,                                                             \
-        .link = [](TextBuilder& out, const TableContext&) -> Result<void> {                        \
-            out.append(kind ":[" number "]");                                                      \
-            return {};                                                                             \
-        },                                                                                         \
-        .owner = owned                                                                             \
-    }
+template <NamespaceKind Kind, bool ForChildren>
+Result<Ref<Namespace>> namespace_of(const TableContext& of) {
+    TRY(const Ref<Task> task, subject_task(of));
+    if (!may_access(*task))
+        return fail(EACCES);
+    Ref<Namespace> space = namespace_of_task(*task, Kind, ForChildren);
+    if (!space)
+        return fail(ENOENT);
+    return space;
+}
+template <NamespaceKind Kind, bool ForChildren = false>
+constexpr TableEntry namespace_entry(std::string_view name) {
+    return {.name = name,
+            .mode = symlink,
+            .link = [](TextBuilder& out, const TableContext& of) -> Result<void> {
+                TRY(const Ref<Namespace> space, (namespace_of<Kind, ForChildren>(of)));
+                out.append(namespace_name(Kind));
+                out.print(":[{}]", space->number());
+                return {};
+            },
+            .magic = [](const TableContext& of) -> Result<Path> {
+                TRY(Ref<Namespace> space, (namespace_of<Kind, ForChildren>(of)));
+                return path_of_namespace(std::move(space));
+            },
+            .owner = owned};
+}
 constexpr TableEntry namespace_entries[] = {
-    NAMESPACE("cgroup", "4026531835"), NAMESPACE("ipc", "4026531839"),
-    NAMESPACE("mnt", "4026531841"),    NAMESPACE("net", "4026531840"),
-    NAMESPACE("pid", "4026531836"),    NAMESPACE("user", "4026531837"),
-    NAMESPACE("uts", "4026531838"),
+    namespace_entry<NamespaceKind::Cgroup>("cgroup"),
+    namespace_entry<NamespaceKind::Ipc>("ipc"),
+    namespace_entry<NamespaceKind::Mount>("mnt"),
+    namespace_entry<NamespaceKind::Net>("net"),
+    namespace_entry<NamespaceKind::Pid>("pid"),
+    namespace_entry<NamespaceKind::Pid, true>("pid_for_children"),
+    namespace_entry<NamespaceKind::Time>("time"),
+    namespace_entry<NamespaceKind::Time, true>("time_for_children"),
+    namespace_entry<NamespaceKind::User>("user"),
+    namespace_entry<NamespaceKind::Uts>("uts"),
 };
-#undef NAMESPACE
 
 // Networks: unix sockets are the only ones there are.
 constexpr TableEntry net_entries[] = {
@@ -63,8 +85,6 @@ constexpr TableEntry net_entries[] = {
 
 // --- /proc/PID and /proc/PID/task/TID
 // --------------------------------------------------------------
-
-constexpr std::string_view identity_map = "         0          0 4294967295\n";
 
 #define COMMON_ENTRIES                                                                             \
     {.name = "auxv", .mode = for_owner, .show = show_auxv, .owner = owned},                        \
@@ -80,14 +100,27 @@ constexpr std::string_view identity_map = "         0          0 4294967295\n";
         {.name = "exe", .mode = symlink, .link = link_exe, .magic = follow_exe, .owner = owned},   \
         {.name = "fd", .mode = owners_directory, .numbers = &fd_numbers, .owner = owned},          \
         {.name = "fdinfo", .mode = owners_directory, .numbers = &fdinfo_numbers, .owner = owned},  \
-        {.name = "gid_map", .mode = for_all, .text = identity_map, .owner = owned},                \
+        {.name = "gid_map",                                                                        \
+         .mode = mode_regular | 0644,                                                              \
+         .show = show_gid_map,                                                                     \
+         .open = open_id_map,                                                                      \
+         .owner = owned},                                                                          \
         {.name = "io", .mode = for_owner, .show = show_io, .owner = owned},                        \
         {.name = "limits", .mode = for_all, .show = show_limits, .owner = owned},                  \
         {.name = "loginuid", .mode = for_all, .text = "4294967295", .owner = owned},               \
         {.name = "maps", .mode = for_all, .show = show_maps, .owner = owned},                      \
         {.name = "mem", .mode = mode_regular | 0600, .open = open_memory, .owner = owned},         \
-        {.name = "mountinfo", .mode = for_all, .show = show_mountinfo, .owner = owned},            \
-        {.name = "mounts", .mode = for_all, .show = show_mounts, .owner = owned},                  \
+        {.name = "mountinfo",                                                                      \
+         .mode = for_all,                                                                          \
+         .show = show_mountinfo,                                                                   \
+         .poll = poll_mounts,                                                                      \
+         .owner = owned},                                                                          \
+        {.name = "mounts",                                                                         \
+         .mode = for_all,                                                                          \
+         .show = show_mounts,                                                                      \
+         .poll = poll_mounts,                                                                      \
+         .owner = owned},                                                                          \
+        {.name = "mountstats", .mode = for_owner, .show = show_mountstats, .owner = owned},        \
         {.name = "net", .mode = directory, .children = net_entries},                               \
         {.name = "ns", .mode = directory, .children = namespace_entries, .owner = owned},          \
         {.name = "oom_adj",                                                                        \
@@ -111,13 +144,26 @@ constexpr std::string_view identity_map = "         0          0 4294967295\n";
          .owner = owned},                                                                          \
         {.name = "schedstat", .mode = for_all, .show = show_schedstat, .owner = owned},            \
         {.name = "sessionid", .mode = for_all, .text = "4294967295", .owner = owned},              \
-        {.name = "setgroups", .mode = for_all, .text = "allow\n", .owner = owned},                 \
+        {.name = "setgroups",                                                                      \
+         .mode = mode_regular | 0644,                                                              \
+         .show = show_setgroups,                                                                   \
+         .store = store_setgroups,                                                                 \
+         .owner = owned},                                                                          \
         {.name = "smaps", .mode = for_all, .show = show_smaps, .owner = owned},                    \
         {.name = "smaps_rollup", .mode = for_all, .show = show_smaps_rollup, .owner = owned},      \
         {.name = "stat", .mode = for_all, .show = show_stat, .owner = owned},                      \
         {.name = "statm", .mode = for_all, .show = show_statm, .owner = owned},                    \
         {.name = "status", .mode = for_all, .show = show_status, .owner = owned},                  \
-        {.name = "uid_map", .mode = for_all, .text = identity_map, .owner = owned},                \
+        {.name = "timens_offsets",                                                                 \
+         .mode = mode_regular | 0644,                                                              \
+         .show = show_timens_offsets,                                                              \
+         .store = store_timens_offsets,                                                            \
+         .owner = owned},                                                                          \
+        {.name = "uid_map",                                                                        \
+         .mode = mode_regular | 0644,                                                              \
+         .show = show_uid_map,                                                                     \
+         .open = open_id_map,                                                                      \
+         .owner = owned},                                                                          \
         {.name = "wchan", .mode = for_all, .text = "0", .owner = owned},
 
 // clang-format off: a macro with commas in it
@@ -127,7 +173,7 @@ constexpr TableEntry thread_children[] = {
 // clang-format on
 
 TableContext with_thread(TableContext of, i32 number) {
-    of.tid = number;
+    of.tid = global_pid_in(of.pids, number);
     return of;
 }
 constexpr TableEntry thread_entry = {
@@ -149,7 +195,7 @@ constexpr TableEntry process_children[] = {
 
 // A thread's number names a directory too, though none that is listed: debuggers use it.
 TableContext with_process(TableContext of, i32 number) {
-    of.pid = number;
+    of.pid = number = global_pid_in(of.pids, number);
     SpinGuard tree(process_tree_lock());
     const Task* thread = find_task_locked(number);
     if (thread != nullptr && thread->process != nullptr && thread->process->pid != number) {
@@ -215,9 +261,28 @@ constinit const TableEntry root_entry = {
 } // namespace
 } // namespace procfs
 
+namespace {
+
+// It shows the processes of the pid namespace of who mounts it.
+class ProcSuperblock final : public TableSuperblock {
+public:
+    ProcSuperblock(Ref<PidNamespace> pids)
+        : TableSuperblock("proc", u64{PROC_SUPER_MAGIC}), pids_(std::move(pids)) {}
+    Result<void> init() {
+        TableContext context;
+        context.pids = pids_.get();
+        return TableSuperblock::init(procfs::root_entry, context);
+    }
+
+private:
+    const Ref<PidNamespace> pids_;
+};
+
+} // namespace
+
 Result<Ref<Superblock>> make_procfs() {
-    TRY(auto fs, make_ref<TableSuperblock>("proc", u64{PROC_SUPER_MAGIC}));
-    TRY(fs->init(procfs::root_entry));
+    TRY(auto fs, make_ref<ProcSuperblock>(Ref<PidNamespace>::share(current_pid_namespace())));
+    TRY(fs->init());
     return Ref<Superblock>(std::move(fs));
 }
 

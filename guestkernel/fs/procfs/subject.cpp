@@ -62,8 +62,8 @@ bool descriptor_exists(const TableContext& of) {
     return subject_file(of).has_value();
 }
 
-i32 next_process(const TableContext&, i32 after) {
-    const i32 pid = next_pid(after < 0 ? 0 : after);
+i32 next_process(const TableContext& of, i32 after) {
+    const i32 pid = next_pid_in(of.pids, after < 0 ? 0 : after);
     return pid > 0 ? pid : -1;
 }
 
@@ -71,7 +71,7 @@ i32 next_thread(const TableContext& of, i32 after) {
     const Ref<Process> process = find_process(of.pid);
     if (!process)
         return -1;
-    const i32 tid = next_tid(*process, after < 0 ? 0 : after);
+    const i32 tid = next_tid_in(of.pids, *process, after < 0 ? 0 : after);
     return tid > 0 ? tid : -1;
 }
 

@@ -49,6 +49,7 @@ PROC_FILE(show_smaps_rollup)
 // mount_files.cpp
 PROC_FILE(show_mounts)
 PROC_FILE(show_mountinfo)
+PROC_FILE(show_mountstats)
 PROC_FILE(show_filesystems)
 // system_files.cpp
 PROC_FILE(show_meminfo)
@@ -85,6 +86,11 @@ PROC_FILE(show_threads_max)
 PROC_FILE(show_boot_id)
 PROC_FILE(show_uuid)
 PROC_FILE(show_file_nr)
+// namespace_files.cpp
+PROC_FILE(show_uid_map)
+PROC_FILE(show_gid_map)
+PROC_FILE(show_setgroups)
+PROC_FILE(show_timens_offsets)
 #undef PROC_FILE
 
 Result<void> store_comm(std::string_view text, const TableContext& of);
@@ -94,6 +100,12 @@ Result<void> store_timer_slack(std::string_view text, const TableContext& of);
 Result<void> store_oom_adj(std::string_view text, const TableContext& of);
 Result<void> store_hostname(std::string_view text, const TableContext& of);
 Result<void> store_domainname(std::string_view text, const TableContext& of);
+u32 poll_mounts(PollTable* table, const TableContext& of, u64& seen, Ref<RefCounted>& source);
+Result<void> store_setgroups(std::string_view text, const TableContext& of);
+Result<void> store_timens_offsets(std::string_view text, const TableContext& of);
+// /proc/PID/uid_map and gid_map: what may be written depends on who opened them.
+Result<Ref<File>> open_id_map(const Path& path, Ref<Inode> inode, u32 flags,
+                              const TableContext& of);
 Result<Path> follow_fd(const TableContext& of);
 Result<Path> follow_exe(const TableContext& of);
 Result<Path> follow_cwd(const TableContext& of);

@@ -1,4 +1,6 @@
 // The machine as a whole; proc(5).
+#include <linux/errno.h>
+
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/cgroup/view.hpp"
 #include "guestkernel/core/panic.hpp"
@@ -6,6 +8,7 @@
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 
 namespace kernel::procfs {
@@ -173,7 +176,8 @@ Result<void> show_loadavg(TextBuilder& out, const TableContext&) {
 
 Result<void> show_uptime(TextBuilder& out, const TableContext&) {
     const ResourceView view = resource_view();
-    show_seconds(out, monotonic_ns() - view.born_ns);
+    show_seconds(out, monotonic_ns() + static_cast<u64>(clock_offset_ns(7)) -
+                          view.born_ns); // CLOCK_BOOTTIME
     out.append(" ");
     show_seconds(out,
                  view.limited
@@ -209,13 +213,19 @@ Result<void> show_interrupts(TextBuilder& out, const TableContext&) {
     return {};
 }
 
-Result<void> link_self(TextBuilder& out, const TableContext&) {
-    out.print("{}", current_pid());
+Result<void> link_self(TextBuilder& out, const TableContext& of) {
+    const i32 pid = pid_in(of.pids, current_pid());
+    if (pid == 0)
+        return fail(ENOENT);
+    out.print("{}", pid);
     return {};
 }
 
-Result<void> link_thread_self(TextBuilder& out, const TableContext&) {
-    out.print("{}/task/{}", current_pid(), current_task().tid);
+Result<void> link_thread_self(TextBuilder& out, const TableContext& of) {
+    const i32 pid = pid_in(of.pids, current_pid());
+    if (pid == 0)
+        return fail(ENOENT);
+    out.print("{}/task/{}", pid, pid_in(of.pids, current_task().tid));
     return {};
 }
 

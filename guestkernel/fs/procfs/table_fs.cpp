@@ -58,8 +58,8 @@ Result<i64> parse_number(std::string_view text) {
     return negative ? -value : value;
 }
 
-Result<void> TableSuperblock::init(const TableEntry& root) {
-    TRY(auto node, make_ref<TableNode>(*this, root, TableContext{}));
+Result<void> TableSuperblock::init(const TableEntry& root, const TableContext& context) {
+    TRY(auto node, make_ref<TableNode>(*this, root, context));
     root_ = std::move(node);
     return {};
 }
@@ -161,6 +161,7 @@ Result<Ref<File>> TableNode::open(const Path& path, u32 flags) {
     if (!is_regular())
         return fail(ENXIO);
     TRY(auto file, make_ref<TableFile>(path, std::move(self), flags));
+    file->watch_from_now();
     return Ref<File>(std::move(file));
 }
 
@@ -203,6 +204,17 @@ Result<usize> TableFile::write(IoBuffer& in, u64) {
         return fail(EFAULT);
     TRY(entry.store({text.data(), length}, node().context()));
     return length;
+}
+
+void TableFile::watch_from_now() {
+    if (const TableEntry& entry = node().entry(); entry.poll != nullptr)
+        (void)entry.poll(nullptr, node().context(), seen_, source_);
+}
+
+u32 TableFile::poll(PollTable* table) {
+    const TableEntry& entry = node().entry();
+    return entry.poll == nullptr ? File::poll(table)
+                                 : entry.poll(table, node().context(), seen_, source_);
 }
 
 Result<u64> TableFile::seek(i64 offset, int whence) {

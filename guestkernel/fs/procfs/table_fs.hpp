@@ -13,9 +13,12 @@
 
 namespace kernel {
 
+class PidNamespace;
+
 // Which process, thread, descriptor or CPU a node is about; -1: none.
 struct TableContext {
     i32 pid = -1, tid = -1, fd = -1, cpu = -1;
+    const PidNamespace* pids = nullptr; // whose numbers the names are; null: the initial ones
     friend bool operator==(const TableContext&, const TableContext&) = default;
 };
 
@@ -44,6 +47,11 @@ struct TableEntry {
     Result<Path> (*magic)(const TableContext& of) = nullptr;
     // Files that can be written: one write, one call.
     Result<void> (*store)(std::string_view text, const TableContext& of) = nullptr;
+    // Files that tell of changes: POLLERR and POLLPRI when `seen` is no longer the count of them,
+    // which it then becomes. Zero: not asked before. `source` keeps alive
+    // what is watched; it is null at the first call, at open(), only.
+    u32 (*poll)(PollTable* table, const TableContext& of, u64& seen,
+                Ref<RefCounted>& source) = nullptr;
     // Files with a behaviour of their own.
     Result<Ref<File>> (*open)(const Path& path, Ref<Inode> inode, u32 flags,
                               const TableContext& of) = nullptr;
@@ -52,10 +60,10 @@ struct TableEntry {
     u32 (*link_mode)(const TableContext& of) = nullptr;
 };
 
-class TableSuperblock final : public Superblock {
+class TableSuperblock : public Superblock {
 public:
     TableSuperblock(const char* type, u64 magic) : type_(type), magic_(magic) {}
-    Result<void> init(const TableEntry& root);
+    Result<void> init(const TableEntry& root, const TableContext& context = {});
     Ref<Inode> root() override { return root_; }
     Result<FileSystemStats> stats() override;
     const char* type() const override { return type_; }
@@ -98,12 +106,16 @@ public:
     Result<usize> read(IoBuffer& out, u64 offset) override;
     Result<usize> write(IoBuffer& in, u64 offset) override;
     Result<u64> seek(i64 offset, int whence) override;
+    void watch_from_now(); // called once, before others know of the file
+    u32 poll(PollTable* table) override;
     Result<void> truncate(u64) override { return {}; }
 
 private:
     const TableNode& node() const { return static_cast<const TableNode&>(*inode_); }
     Mutex mutex_;
     bool made_ = false;
+    u64 seen_ = 0;
+    Ref<RefCounted> source_;
     TextBuilder text_;
 };
 

@@ -1,0 +1,596 @@
+// Namespaces: clone, clone3, unshare, setns, /proc/PID/ns, ioctl_ns(2), id maps. namespaces(7).
+// As root; each case runs in children of its own, so that nothing is left behind.
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/capability.h>
+#include <linux/nsfs.h>
+#include <linux/sched.h>
+#include <sys/ioctl.h>
+#include <sys/ipc.h>
+#include <sys/mount.h>
+#include <sys/msg.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+// The case in a process of its own; its checks end it with 1.
+template <typename F>
+void in_child(F&& body) {
+    std::fflush(nullptr);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        body();
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+std::string read_file(const std::string& name) {
+    const int fd = open(name.c_str(), O_RDONLY | O_CLOEXEC);
+    CHECK(fd >= 0);
+    std::string out;
+    char piece[4096];
+    for (ssize_t got = 0; (got = read(fd, piece, sizeof piece)) > 0;)
+        out.append(piece, static_cast<size_t>(got));
+    close(fd);
+    return out;
+}
+
+// 0 or an errno.
+int write_file(const std::string& name, const std::string& text) {
+    const int fd = open(name.c_str(), O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    const ssize_t done = write(fd, text.data(), text.size());
+    const int error = done < 0 ? errno : 0;
+    close(fd);
+    return error;
+}
+
+std::string link_of(const std::string& name) {
+    char text[128] = {};
+    CHECK(readlink(name.c_str(), text, sizeof text - 1) > 0);
+    return text;
+}
+
+int open_ns(const char* kind) {
+    const int fd = open((std::string("/proc/self/ns/") + kind).c_str(), O_RDONLY | O_CLOEXEC);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+void map_root() {
+    CHECK(write_file("/proc/self/setgroups", "deny") == 0);
+    CHECK(write_file("/proc/self/uid_map", "0 0 1") == 0);
+    CHECK(write_file("/proc/self/gid_map", "0 0 1") == 0);
+}
+
+void links_and_ioctls() {
+    constexpr struct {
+        const char* name;
+        int flag;
+    } kinds[] = {{"cgroup", CLONE_NEWCGROUP}, {"ipc", CLONE_NEWIPC}, {"mnt", CLONE_NEWNS},
+                 {"net", CLONE_NEWNET},       {"pid", CLONE_NEWPID}, {"time", CLONE_NEWTIME},
+                 {"user", CLONE_NEWUSER},     {"uts", CLONE_NEWUTS}};
+    for (const auto& kind : kinds) {
+        const std::string file = std::string("/proc/self/ns/") + kind.name;
+        struct stat status {};
+        CHECK(stat(file.c_str(), &status) == 0);
+        CHECK(S_ISREG(status.st_mode));
+        CHECK(link_of(file) == std::string(kind.name) + ":[" + std::to_string(status.st_ino) + "]");
+        const int fd = open_ns(kind.name);
+        CHECK(ioctl(fd, NS_GET_NSTYPE) == kind.flag);
+        CHECK_FAILS(ioctl(fd, 0xb7ff), ENOTTY);
+        CHECK_FAILS(setns(fd, kind.flag == CLONE_NEWUTS ? CLONE_NEWIPC : CLONE_NEWUTS), EINVAL);
+        close(fd);
+    }
+    CHECK(link_of("/proc/self/ns/pid_for_children") == link_of("/proc/self/ns/pid"));
+    CHECK(link_of("/proc/self/ns/time_for_children") == link_of("/proc/self/ns/time"));
+    const int uts = open_ns("uts");
+    CHECK_FAILS(ioctl(uts, NS_GET_PARENT), EINVAL);
+    const int owner = ioctl(uts, NS_GET_USERNS);
+    CHECK(owner >= 0);
+    CHECK(ioctl(owner, NS_GET_NSTYPE) == CLONE_NEWUSER);
+    unsigned uid = 1;
+    CHECK(ioctl(owner, NS_GET_OWNER_UID, &uid) == 0);
+    CHECK_FAILS(ioctl(uts, NS_GET_OWNER_UID, &uid), EINVAL);
+    CHECK(fcntl(owner, F_GETFD) == FD_CLOEXEC);
+    in_child([] {
+        // What lies above the caller's own user namespace is out of its sight.
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        const int own = open_ns("user");
+        CHECK_FAILS(ioctl(own, NS_GET_PARENT), EPERM);
+        const int outer = open_ns("uts");
+        CHECK_FAILS(ioctl(outer, NS_GET_USERNS), EPERM);
+        CHECK(unshare(CLONE_NEWUTS) == 0);
+        const int inner = open_ns("uts");
+        const int again = ioctl(inner, NS_GET_USERNS);
+        CHECK(again >= 0);
+        struct stat a {
+        }, b{};
+        CHECK(fstat(again, &a) == 0 && fstat(own, &b) == 0);
+        CHECK(a.st_ino == b.st_ino && a.st_dev == b.st_dev);
+    });
+}
+
+void wrong_arguments() {
+    CHECK_FAILS(unshare(0x10), EINVAL);
+    CHECK_FAILS(setns(-1, 0), EBADF);
+    CHECK_FAILS(setns(0x7fffffff, 0), EBADF);
+    const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    CHECK_FAILS(setns(null, 0), EINVAL);
+    close(null);
+    const int uts = open_ns("uts");
+    CHECK_FAILS(setns(uts, 1), EINVAL);
+    close(uts);
+    const int self = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
+    CHECK(self >= 0);
+    CHECK_FAILS(setns(self, 0), EINVAL);
+    close(self);
+    clone_args args{};
+    args.exit_signal = SIGCHLD;
+    args.flags = CLONE_NEWUSER | CLONE_FS;
+    CHECK_FAILS(syscall(SYS_clone3, &args, sizeof args), EINVAL);
+    args.flags = CLONE_NEWNS | CLONE_FS;
+    CHECK_FAILS(syscall(SYS_clone3, &args, sizeof args), EINVAL);
+    in_child([] {
+        CHECK(setresuid(1000, 1000, 1000) == 0);
+        CHECK_FAILS(unshare(CLONE_NEWUTS), EPERM);
+        CHECK_FAILS(unshare(CLONE_NEWPID), EPERM);
+        const int own = open_ns("uts");
+        CHECK_FAILS(setns(own, CLONE_NEWUTS), EPERM);
+    });
+}
+
+void uts() {
+    const int outer = open_ns("uts");
+    utsname before{};
+    CHECK(uname(&before) == 0);
+    in_child([&] {
+        CHECK(unshare(CLONE_NEWUTS) == 0);
+        utsname names{};
+        CHECK(uname(&names) == 0 && std::strcmp(names.nodename, before.nodename) == 0);
+        CHECK(sethostname("pouch", 5) == 0);
+        CHECK(setdomainname("bush", 4) == 0);
+        CHECK(uname(&names) == 0);
+        CHECK(std::strcmp(names.nodename, "pouch") == 0);
+        CHECK(read_file("/proc/sys/kernel/hostname") == "pouch\n");
+        const int inner = open_ns("uts");
+        CHECK(setns(outer, CLONE_NEWUTS) == 0);
+        CHECK(uname(&names) == 0 && std::strcmp(names.nodename, before.nodename) == 0);
+        CHECK(setns(inner, 0) == 0);
+        CHECK(uname(&names) == 0 && std::strcmp(names.nodename, "pouch") == 0);
+    });
+    utsname after{};
+    CHECK(uname(&after) == 0 && std::strcmp(after.nodename, before.nodename) == 0);
+    close(outer);
+}
+
+void ipc() {
+    in_child([] {
+        CHECK(unshare(CLONE_NEWIPC) == 0);
+        const int key = 0x4a6f6579;
+        const int queue = msgget(key, IPC_CREAT | IPC_EXCL | 0600);
+        CHECK(queue >= 0);
+        const int memory = shmget(key, 4096, IPC_CREAT | IPC_EXCL | 0600);
+        CHECK(memory >= 0);
+        CHECK(msgget(key, 0) == queue);
+        in_child([key] {
+            CHECK(unshare(CLONE_NEWIPC) == 0);
+            CHECK_FAILS(msgget(key, 0), ENOENT);
+            CHECK_FAILS(shmget(key, 0, 0), ENOENT);
+            CHECK(msgget(key, IPC_CREAT | IPC_EXCL | 0600) >= 0);
+        });
+        CHECK(msgget(key, 0) == queue);
+    }); // all of it goes with the namespace
+}
+
+void abstract_sockets() {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    std::memcpy(name.sun_path, "\0joey-namespaces", 16);
+    const socklen_t length = sizeof name.sun_family + 16;
+    in_child([&] {
+        CHECK(unshare(CLONE_NEWNET) == 0);
+        const int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+        CHECK(bind(listener, reinterpret_cast<sockaddr*>(&name), length) == 0);
+        CHECK(listen(listener, 1) == 0);
+        const int same = socket(AF_UNIX, SOCK_STREAM, 0);
+        CHECK_FAILS(bind(same, reinterpret_cast<sockaddr*>(&name), length), EADDRINUSE);
+        CHECK(connect(same, reinterpret_cast<sockaddr*>(&name), length) == 0);
+        in_child([&] {
+            CHECK(unshare(CLONE_NEWNET) == 0);
+            const int other = socket(AF_UNIX, SOCK_STREAM, 0);
+            CHECK_FAILS(connect(other, reinterpret_cast<sockaddr*>(&name), length), ECONNREFUSED);
+            CHECK(bind(other, reinterpret_cast<sockaddr*>(&name), length) == 0);
+        });
+    });
+}
+
+// --- users ---------------------------------------------------------------------------------------
+
+bool effective(unsigned capability) {
+    __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2] = {};
+    CHECK(syscall(SYS_capget, &head, data) == 0);
+    return (data[capability / 32].effective >> capability % 32 & 1) != 0;
+}
+
+void user_maps() {
+    in_child([] {
+        CHECK(setresgid(1000, 1000, 1000) == 0);
+        CHECK(setresuid(1000, 1000, 1000) == 0);
+        CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
+        CHECK(!effective(CAP_SYS_ADMIN));
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        // Not mapped: everybody is nobody, with all capabilities.
+        CHECK(getuid() == 65534 && getgid() == 65534);
+        CHECK(effective(CAP_SYS_ADMIN));
+        CHECK(read_file("/proc/self/uid_map").empty());
+        CHECK_FAILS(setuid(0), EINVAL);
+        CHECK(write_file("/proc/self/uid_map", "0 1001 1\n") == EPERM); // another's id
+        CHECK(write_file("/proc/self/uid_map", "0 1000 2\n") == EPERM);
+        CHECK(write_file("/proc/self/uid_map", "0 1000\n") == EINVAL);
+        CHECK(write_file("/proc/self/uid_map", "0 1000 0\n") == EINVAL);
+        CHECK(write_file("/proc/self/uid_map", "0 1000 1\n0 1000 1\n") == EINVAL);
+        CHECK(write_file("/proc/self/uid_map", "0 1000 1\n") == 0);
+        CHECK(write_file("/proc/self/uid_map", "0 1000 1\n") == EPERM); // once
+        CHECK(write_file("/proc/self/gid_map", "0 1000 1\n") == EPERM); // setgroups first
+        CHECK(read_file("/proc/self/setgroups") == "allow\n");
+        CHECK(write_file("/proc/self/setgroups", "perhaps") == EINVAL);
+        CHECK(write_file("/proc/self/setgroups", "deny") == 0);
+        CHECK(read_file("/proc/self/setgroups") == "deny\n");
+        CHECK(write_file("/proc/self/setgroups", "allow") == EPERM);
+        CHECK(write_file("/proc/self/gid_map", "0 1000 1\n") == 0);
+        CHECK(read_file("/proc/self/uid_map") == "         0       1000          1\n");
+        CHECK(getuid() == 0 && geteuid() == 0 && getgid() == 0);
+        const gid_t group = 0;
+        CHECK_FAILS(syscall(SYS_setgroups, 1, &group), EPERM);
+        CHECK_FAILS(setuid(1), EINVAL);
+        struct stat status {};
+        CHECK(stat("/", &status) == 0);
+        CHECK(status.st_uid == 65534 && status.st_gid == 65534);
+        // Power over one's own namespaces only.
+        CHECK_FAILS(sethostname("no", 2), EPERM);
+        CHECK_FAILS(mount("none", "/", "tmpfs", 0, ""), EPERM);
+        CHECK_FAILS(chown("/", 0, 0), EPERM);
+        CHECK(unshare(CLONE_NEWUTS | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET) == 0);
+        CHECK(sethostname("mine", 4) == 0);
+        // Children of a namespace; capabilities come back with exec for its root only.
+        in_child([] {
+            CHECK(unshare(CLONE_NEWUSER) == 0);
+            CHECK(write_file("/proc/self/uid_map", "5 0 1\n") == 0);
+            CHECK(getuid() == 5);
+            CHECK(read_file("/proc/self/uid_map") == "         5          0          1\n");
+        });
+    });
+}
+
+void map_by_parent() {
+    int ready[2], mapped[2];
+    CHECK(pipe(ready) == 0 && pipe(mapped) == 0);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    char byte = 0;
+    if (child == 0) {
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        CHECK(write(ready[1], "x", 1) == 1);
+        CHECK(read(mapped[0], &byte, 1) == 1);
+        CHECK(getuid() == 0);
+        CHECK(setresgid(5, 5, 5) == 0);
+        CHECK(setresuid(5, 5, 5) == 0);
+        CHECK(getuid() == 5 && getgid() == 5);
+        CHECK_FAILS(setuid(10), EINVAL); // not in the map
+        CHECK_FAILS(setuid(6), EPERM);
+        _exit(0);
+    }
+    CHECK(read(ready[0], &byte, 1) == 1);
+    const std::string base = "/proc/" + std::to_string(child);
+    CHECK(write_file(base + "/uid_map", "0 0 1\n1 100001 9\n") == 0);
+    CHECK(write_file(base + "/gid_map", "0 0 1\n1 100001 9\n") == 0);
+    CHECK(read_file(base + "/uid_map") ==
+          "         0          0          1\n         1     100001          9\n");
+    CHECK(write(mapped[1], "x", 1) == 1);
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+    for (const int fd : {ready[0], ready[1], mapped[0], mapped[1]})
+        close(fd);
+}
+
+void user_threads_and_entry() {
+    in_child([] {
+        pthread_t thread;
+        int gate[2];
+        CHECK(pipe(gate) == 0);
+        CHECK(pthread_create(
+                  &thread, nullptr,
+                  [](void* fd) -> void* {
+                      char byte;
+                      CHECK(read(*static_cast<int*>(fd), &byte, 1) == 0);
+                      return nullptr;
+                  },
+                  &gate[0]) == 0);
+        CHECK_FAILS(unshare(CLONE_NEWUSER), EINVAL);
+        CHECK_FAILS(unshare(CLONE_THREAD), EINVAL);
+        close(gate[1]);
+        CHECK(pthread_join(thread, nullptr) == 0);
+        // A thread that has ended may need a moment to be gone.
+        while (unshare(CLONE_NEWUSER) != 0)
+            CHECK(errno == EINVAL);
+        const int own = open_ns("user");
+        CHECK_FAILS(setns(own, CLONE_NEWUSER), EINVAL); // where it is already
+    });
+}
+
+void user_limit() {
+    in_child([] {
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        map_root();
+        if (write_file("/proc/sys/user/max_uts_namespaces", "1") == ENOENT)
+            return;
+        CHECK(unshare(CLONE_NEWUTS) == 0);
+        const int held = open_ns("uts");
+        CHECK_FAILS(unshare(CLONE_NEWUTS), ENOSPC);
+        close(held);
+    });
+}
+
+// --- processes -----------------------------------------------------------------------------------
+
+int exit_of(pid_t child) {
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    return status;
+}
+
+void pids() {
+    in_child([] {
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        CHECK(getpid() != 1);
+        char text[64];
+        CHECK_FAILS(readlink("/proc/self/ns/pid_for_children", text, sizeof text), ENOENT);
+        CHECK_FAILS(unshare(CLONE_NEWPID), EINVAL);
+        int fds[2];
+        CHECK(pipe(fds) == 0);
+        const pid_t init = fork();
+        CHECK(init >= 0);
+        if (init == 0) {
+            CHECK(getpid() == 1 && syscall(SYS_gettid) == 1);
+            CHECK(getppid() == 0);
+            CHECK(getpgid(0) == 0 && getsid(0) == 0); // those of another namespace
+            CHECK(setsid() == 1);
+            CHECK(getpgrp() == 1 && getsid(0) == 1);
+            const pid_t child = fork();
+            if (child == 0) {
+                CHECK(getpid() == 2 && getppid() == 1);
+                CHECK_FAILS(kill(3, 0), ESRCH);
+                CHECK(kill(1, 0) == 0);
+                // From within, the first process takes only what it handles.
+                CHECK(kill(1, SIGKILL) == 0);
+                CHECK(kill(1, SIGTERM) == 0);
+                const pid_t orphan = fork();
+                if (orphan == 0) {
+                    prctl(PR_SET_PDEATHSIG, 0);
+                    while (getppid() != 1)
+                        sched_yield();
+                    _exit(7);
+                }
+                CHECK(orphan == 3);
+                _exit(5);
+            }
+            CHECK(child == 2);
+            CHECK(exit_of(2) == 5 << 8);
+            CHECK(exit_of(3) == 7 << 8);
+            CHECK_FAILS(waitpid(-1, nullptr, 0), ECHILD);
+            // The end of the first ends all.
+            const pid_t sleeper = fork();
+            if (sleeper == 0) {
+                close(fds[0]);
+                for (;;)
+                    pause();
+            }
+            _exit(3);
+        }
+        close(fds[1]);
+        CHECK(exit_of(init) == 3 << 8);
+        char byte = 0;
+        CHECK(read(fds[0], &byte, 1) == 0); // the sleeper has gone too
+        errno = 0;
+        CHECK_FAILS(fork(), ENOMEM); // no more processes there
+    });
+}
+
+void pid_kill_from_above() {
+    in_child([] {
+        clone_args args{};
+        args.flags = CLONE_NEWPID;
+        args.exit_signal = SIGCHLD;
+        const auto init = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+        CHECK(init >= 0);
+        if (init == 0) {
+            for (;;)
+                pause();
+        }
+        CHECK(kill(init, SIGTERM) == 0); // no handler: ignored even from above
+        CHECK(kill(init, SIGSTOP) == 0);
+        int status = 0;
+        CHECK(waitpid(init, &status, WUNTRACED) == init && WIFSTOPPED(status));
+        CHECK(kill(init, SIGCONT) == 0);
+        CHECK(kill(init, SIGKILL) == 0);
+        CHECK(waitpid(init, &status, 0) == init && WIFSIGNALED(status) &&
+              WTERMSIG(status) == SIGKILL);
+    });
+}
+
+void pid_views() {
+    in_child([] {
+        int pair[2];
+        CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0);
+        const int on = 1;
+        CHECK(setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        const pid_t init = fork();
+        if (init == 0) {
+            CHECK(unshare(CLONE_NEWNS) == 0);
+            CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+            CHECK(mount("proc", "/proc", "proc", 0, nullptr) == 0);
+            CHECK(link_of("/proc/self") == "1");
+            CHECK(access("/proc/2", F_OK) == -1 && errno == ENOENT);
+            const std::string status = read_file("/proc/self/status");
+            CHECK(status.find("\nPid:\t1\n") != std::string::npos);
+            CHECK(status.find("\nPPid:\t0\n") != std::string::npos);
+            CHECK(status.find("\nNSpid:\t1\n") != std::string::npos);
+            CHECK(read_file("/proc/self/stat").substr(0, 3) == "1 (");
+            // A thread-directed signal, and its sender's number.
+            sigset_t set;
+            sigemptyset(&set);
+            sigaddset(&set, SIGUSR1);
+            CHECK(sigprocmask(SIG_BLOCK, &set, nullptr) == 0);
+            const pid_t child = fork();
+            if (child == 0) {
+                CHECK(kill(1, SIGUSR1) == 0);
+                _exit(0);
+            }
+            siginfo_t info{};
+            CHECK(sigwaitinfo(&set, &info) == SIGUSR1);
+            CHECK(info.si_pid == 2);
+            siginfo_t ended{};
+            CHECK(waitid(P_PID, 2, &ended, WEXITED) == 0 && ended.si_pid == 2);
+            // set_tid: a number of choice.
+            clone_args args{};
+            pid_t wanted = 77;
+            args.exit_signal = SIGCHLD;
+            args.set_tid = reinterpret_cast<__u64>(&wanted);
+            args.set_tid_size = 1;
+            const auto chosen = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
+            CHECK(chosen >= 0);
+            if (chosen == 0)
+                _exit(getpid() == 77 ? 0 : 1);
+            CHECK(chosen == 77 && exit_of(77) == 0);
+            CHECK(write(pair[1], "x", 1) == 1);
+            pause();
+            _exit(0);
+        }
+        char byte = 0;
+        char control[CMSG_SPACE(sizeof(ucred))] = {};
+        iovec piece{&byte, 1};
+        msghdr message{};
+        message.msg_iov = &piece;
+        message.msg_iovlen = 1;
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        CHECK(recvmsg(pair[0], &message, 0) == 1);
+        const cmsghdr* head = CMSG_FIRSTHDR(&message);
+        CHECK(head != nullptr && head->cmsg_type == SCM_CREDENTIALS);
+        ucred sender{};
+        std::memcpy(&sender, CMSG_DATA(head), sizeof sender);
+        CHECK(sender.pid == init);
+        const std::string status = read_file("/proc/" + std::to_string(init) + "/status");
+        CHECK(status.find("\nNSpid:\t" + std::to_string(init) + "\t1\n") != std::string::npos);
+        // Into it by its pidfd: the children are there, the caller stays.
+        const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, init, 0));
+        in_child([&] {
+            CHECK(setns(pidfd, CLONE_NEWPID | CLONE_NEWNS) == 0);
+            const pid_t child = fork();
+            if (child == 0)
+                _exit(access("/proc/1/status", R_OK) == 0 ? 0 : 1);
+            CHECK(exit_of(child) == 0);
+        });
+        CHECK(kill(init, SIGKILL) == 0);
+        CHECK(WTERMSIG(exit_of(init)) == SIGKILL);
+    });
+}
+
+void nested_pids() {
+    in_child([] {
+        // Three deep: each first process makes the next namespace.
+        for (int depth = 0; depth < 3; depth++) {
+            CHECK(unshare(CLONE_NEWPID) == 0);
+            const pid_t child = fork();
+            CHECK(child >= 0);
+            if (child > 0) {
+                CHECK(exit_of(child) == 0);
+                _exit(0);
+            }
+            CHECK(getpid() == 1);
+        }
+    });
+}
+
+// --- time ----------------------------------------------------------------------------------------
+
+long long now_s(int clock) {
+    timespec now{};
+    CHECK(syscall(SYS_clock_gettime, clock, &now) == 0);
+    return now.tv_sec;
+}
+
+void times() {
+    in_child([] {
+        const long long before = now_s(CLOCK_MONOTONIC), booted = now_s(CLOCK_BOOTTIME);
+        CHECK(unshare(CLONE_NEWTIME) == 0);
+        CHECK(write_file("/proc/self/timens_offsets", "monotonic 1000 0") == 0);
+        CHECK(write_file("/proc/self/timens_offsets", "boottime 5000 5") == 0);
+        CHECK(write_file("/proc/self/timens_offsets", "realtime 1 0") == EINVAL);
+        CHECK(write_file("/proc/self/timens_offsets", "monotonic -99999999999 0") == ERANGE);
+        const std::string offsets = read_file("/proc/self/timens_offsets");
+        CHECK(offsets.find("monotonic") == 0 && offsets.find("1000") != std::string::npos);
+        CHECK(now_s(CLOCK_MONOTONIC) < before + 900); // not its own
+        in_child([&] {
+            CHECK(now_s(CLOCK_MONOTONIC) >= before + 1000);
+            CHECK(now_s(CLOCK_BOOTTIME) >= booted + 5000);
+            CHECK(std::strtoll(read_file("/proc/uptime").c_str(), nullptr, 10) >= booted + 5000);
+            timespec soon{};
+            CHECK(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &soon) == 0);
+            soon.tv_nsec += 1'000'000;
+            if (soon.tv_nsec >= 1'000'000'000)
+                soon.tv_sec++, soon.tv_nsec -= 1'000'000'000;
+            CHECK(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &soon, nullptr) == 0);
+        });
+        CHECK(write_file("/proc/self/timens_offsets", "monotonic 1 0") == EACCES); // in use
+    });
+}
+
+} // namespace
+
+int main() {
+    if (geteuid() != 0) {
+        std::puts("needs root: nothing tested");
+        return 0;
+    }
+    wrong_arguments();
+    links_and_ioctls();
+    uts();
+    ipc();
+    abstract_sockets();
+    user_maps();
+    map_by_parent();
+    user_threads_and_entry();
+    user_limit();
+    pids();
+    pid_kill_from_above();
+    pid_views();
+    nested_pids();
+    times();
+    return 0;
+}
