@@ -17,7 +17,9 @@ install_packages build test
 build_in "$top/build" ""
 if wants asan; then
     # The kernel has no runtime for sanitizers; its portable parts are built for the host.
-    build_in "$top/build-asan" "-Db_sanitize=address,undefined -Doptimization=1 -Dkernel=false -Db_lundef=false"
+    mapfile -t programs < <(python3 "$top/tools/test/run_suites.py" --top "$top" --programs unit)
+    build_in "$top/build-asan" "-Db_sanitize=address,undefined -Doptimization=1 -Dkernel=false -Db_lundef=false" \
+        "${programs[@]}"
 fi
 if wants fuzz || wants fuzz-long; then
     CXX=clang++ build_in "$top/build-fuzz" "-Dfuzzers=true -Db_sanitize=address,undefined -Dkernel=false -Db_lundef=false \

@@ -184,9 +184,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--top", required=True)
     parser.add_argument("--build", help="build directory (default: TOP/build)")
+    parser.add_argument("--programs", action="store_true", help="name the suites' programs, relative to the build directory; run none")
     parser.add_argument("suites", nargs="+")
     options = parser.parse_args()
     build = options.build or os.path.join(options.top, "build")
+
+    if options.programs:
+        for suite in options.suites:
+            for test in tests_of(build, suite):
+                print(os.path.relpath(os.path.join(test["workdir"], test["cmd"][0]), build))
+        return 0
 
     passed = failed = 0
     for suite in options.suites:
