@@ -176,7 +176,7 @@ class PortFile final : public File {
 public:
     PortFile(Ref<Inode> inode, u32 flags, PortInput* input, PortOutput* output)
         : File(Path(), std::move(inode), flags), input_(input), output_(output) {}
-    static constexpr const char* file_type = "console port";
+    static constexpr char file_type[] = "console port";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
 

@@ -104,7 +104,7 @@ protected:
 void forget_epoll_items(File& file); // ipc/epoll.cpp
 void forget_file_owner(File& file);  // ipc/file_owner.cpp
 
-// A checked downcast: T::file_type must be the literal that T::type_name() returns.
+// A checked downcast: T::file_type is an array of its own, by whose address T::type_name() tells.
 template <typename T>
 T* file_as(File& file) {
     return file.type_name() == T::file_type ? static_cast<T*>(&file) : nullptr;

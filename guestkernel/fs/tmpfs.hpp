@@ -186,7 +186,7 @@ private:
 // An open tmpfs file.
 class TmpfsRegularFile : public RegularFile {
 public:
-    static constexpr const char* file_type = "tmpfs";
+    static constexpr char file_type[] = "tmpfs";
     using RegularFile::RegularFile;
     const char* type_name() const override { return file_type; }
     TmpfsFile& file() const { return static_cast<TmpfsFile&>(*inode()); }

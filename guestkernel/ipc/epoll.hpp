@@ -11,7 +11,7 @@ class EpollFile final : public AnonymousFile {
 public:
     EpollFile(Ref<Inode> inode, u32 flags) : AnonymousFile(std::move(inode), flags) {}
     ~EpollFile() override;
-    static constexpr const char* file_type = "eventpoll";
+    static constexpr char file_type[] = "eventpoll";
     const char* type_name() const override { return file_type; }
 
     // epoll_ctl(2): EEXIST, ENOENT, EINVAL, ELOOP, ENOMEM.

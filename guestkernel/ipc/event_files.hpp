@@ -17,7 +17,7 @@ class EventFile final : public AnonymousFile {
 public:
     EventFile(Ref<Inode> inode, u32 flags, u64 count, bool semaphore)
         : AnonymousFile(std::move(inode), flags), semaphore_(semaphore), count_(count) {}
-    static constexpr const char* file_type = "eventfd";
+    static constexpr char file_type[] = "eventfd";
     const char* type_name() const override { return file_type; }
     Result<usize> read(IoBuffer& out, u64) override;
     Result<usize> write(IoBuffer& in, u64) override;
@@ -36,7 +36,7 @@ class TimerFile final : public AnonymousFile {
 public:
     TimerFile(Ref<Inode> inode, u32 flags, int clock);
     ~TimerFile() override;
-    static constexpr const char* file_type = "timerfd";
+    static constexpr char file_type[] = "timerfd";
     const char* type_name() const override { return file_type; }
     Result<usize> read(IoBuffer& out, u64) override;
     u32 poll(PollTable* table) override;
@@ -64,7 +64,7 @@ class SignalFile final : public AnonymousFile {
 public:
     SignalFile(Ref<Inode> inode, u32 flags, u64 mask)
         : AnonymousFile(std::move(inode), flags), mask_(mask) {}
-    static constexpr const char* file_type = "signalfd";
+    static constexpr char file_type[] = "signalfd";
     const char* type_name() const override { return file_type; }
     Result<usize> read(IoBuffer& out, u64) override;
     u32 poll(PollTable* table) override;

@@ -26,7 +26,7 @@ class InotifyFile final : public AnonymousFile {
 public:
     InotifyFile(Ref<Inode> inode, u32 flags) : AnonymousFile(std::move(inode), flags) {}
     ~InotifyFile() override;
-    static constexpr const char* file_type = "inotify";
+    static constexpr char file_type[] = "inotify";
     const char* type_name() const override { return file_type; }
     Result<usize> read(IoBuffer& out, u64) override;
     u32 poll(PollTable* table) override;

@@ -285,7 +285,7 @@ public:
     IoRingFile(Ref<Inode> inode, u32 flags, Ref<IoRing> ring)
         : AnonymousFile(std::move(inode), flags), ring_(std::move(ring)) {}
     ~IoRingFile() override;
-    static constexpr const char* file_type = "io_uring";
+    static constexpr char file_type[] = "io_uring";
     const char* type_name() const override { return file_type; }
     bool describe(String& out) override;
     u32 poll(PollTable* table) override;

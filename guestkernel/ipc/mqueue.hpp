@@ -87,7 +87,7 @@ private:
 
 class MessageQueueFile final : public File {
 public:
-    static constexpr const char* file_type = "mqueue";
+    static constexpr char file_type[] = "mqueue";
     using File::File;
     const char* type_name() const override { return file_type; }
     MessageQueue& queue() const { return static_cast<MessageQueue&>(*inode()); }

@@ -60,7 +60,7 @@ class PipeFile final : public File {
 public:
     PipeFile(Path path, Ref<Inode> inode, u32 flags, Ref<Pipe> pipe);
     ~PipeFile() override;
-    static constexpr const char* file_type = "pipe";
+    static constexpr char file_type[] = "pipe";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
     Result<usize> read(IoBuffer& out, u64) override;

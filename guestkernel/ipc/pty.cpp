@@ -197,7 +197,7 @@ public:
         pty_->hang_up();
         pty_->output_waiters.wake_all();
     }
-    static constexpr const char* file_type = "pty master";
+    static constexpr char file_type[] = "pty master";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
 

@@ -70,7 +70,7 @@ struct SocketOptions {
 class SocketFile : public File {
 public:
     SocketFile(Ref<Inode> inode, u32 flags, int family, int type, int protocol);
-    static constexpr const char* file_type = "socket";
+    static constexpr char file_type[] = "socket";
     const char* type_name() const final { return file_type; }
     bool is_stream() const final { return true; }
     bool describe(String& out) final;

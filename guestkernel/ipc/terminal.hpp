@@ -111,7 +111,7 @@ class TerminalFile final : public File {
 public:
     TerminalFile(const Path& path, Ref<Inode> inode, u32 flags, Ref<Terminal> terminal);
     ~TerminalFile() override;
-    static constexpr const char* file_type = "terminal";
+    static constexpr char file_type[] = "terminal";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
     Result<usize> read(IoBuffer& out, u64) override { return terminal_->read(out, non_blocking()); }

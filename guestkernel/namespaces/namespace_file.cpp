@@ -37,7 +37,7 @@ private:
 
 class NamespaceFile final : public File {
 public:
-    static constexpr const char* file_type = "nsfs";
+    static constexpr char file_type[] = "nsfs";
     using File::File;
     const char* type_name() const override { return file_type; }
     Result<long> ioctl(u32 command, u64 argument) override;

@@ -22,7 +22,7 @@ constexpr usize most_rules = 65536;
 class Ruleset final : public AnonymousFile {
 public:
     Ruleset(Ref<Inode> inode, u64 mask) : AnonymousFile(std::move(inode), 2), handled(mask) {}
-    static constexpr const char* file_type = "landlock-ruleset";
+    static constexpr char file_type[] = "landlock-ruleset";
     const char* type_name() const override { return file_type; }
     const u64 handled;
     Mutex mutex;

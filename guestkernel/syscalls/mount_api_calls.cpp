@@ -32,7 +32,7 @@ private:
 // A file system in the making (fsopen) or in change (fspick).
 class ConfigFile final : public File {
 public:
-    static constexpr const char* file_type = "fscontext";
+    static constexpr char file_type[] = "fscontext";
     using File::File;
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }

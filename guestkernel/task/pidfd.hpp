@@ -9,7 +9,7 @@ class Process;
 
 class PidFile : public File {
 public:
-    static constexpr const char* file_type = "pidfd";
+    static constexpr char file_type[] = "pidfd";
     PidFile(Ref<Process> process, Ref<Inode> inode, u32 flags);
     ~PidFile() override;
     u32 poll(PollTable* table) override;

@@ -35,7 +35,7 @@ public:
     ListenerFile(Ref<Inode> inode, Ref<SeccompListener> listener)
         : AnonymousFile(std::move(inode), O_RDWR), listener_(std::move(listener)) {}
     ~ListenerFile() override;
-    static constexpr const char* file_type = "seccomp notify";
+    static constexpr char file_type[] = "seccomp notify";
     const char* type_name() const override { return file_type; }
     Result<long> ioctl(u32 command, u64 argument) override;
     u32 poll(PollTable* table) override;

@@ -141,7 +141,7 @@ private:
 
 class OverlayFile final : public RegularFile {
 public:
-    static constexpr const char* file_type = "overlay";
+    static constexpr char file_type[] = "overlay";
     OverlayFile(Path path, Ref<Inode> inode, u32 flags, Ref<File> lower)
         : RegularFile(std::move(path), std::move(inode), flags), lower_(std::move(lower)) {}
     const char* type_name() const override { return file_type; }

@@ -188,7 +188,7 @@ private:
 
 class VirtiofsFile final : public RegularFile {
 public:
-    static constexpr const char* file_type = "virtiofs";
+    static constexpr char file_type[] = "virtiofs";
     VirtiofsFile(Path path, Ref<Inode> inode, u32 flags, bool reads, bool writes)
         : RegularFile(std::move(path), std::move(inode), flags), reads_(reads), writes_(writes) {}
     ~VirtiofsFile() override;

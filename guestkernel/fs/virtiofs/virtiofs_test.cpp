@@ -70,6 +70,7 @@ struct Share {
         fs = nullptr;
         root = nullptr;
         superblock = nullptr;
+        channel.reset(); // in the kernel it lives as long as the machine
         transport.reset();
         device_behind = nullptr;
         std::filesystem::remove_all(directory);
@@ -105,9 +106,10 @@ struct Share {
         };
         test_config.devices[0] = {register_page, 0xe4};
         test_config.device_count = 1;
-        auto channel = FuseChannel::open("test");
-        REQUIRE(channel);
-        auto made = VirtiofsSuperblock::create(**channel, is_read_only);
+        auto opened = FuseChannel::open("test");
+        REQUIRE(opened);
+        channel.reset(*opened);
+        auto made = VirtiofsSuperblock::create(*channel, is_read_only);
         REQUIRE(made);
         fs = made->get();
         superblock = Ref<Superblock>(*made);
@@ -122,6 +124,7 @@ struct Share {
         return {std::istreambuf_iterator<char>(in), {}};
     }
 
+    std::unique_ptr<FuseChannel> channel;
     std::string directory;
     bool is_read_only;
     virtio::Cache caching;
