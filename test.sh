@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs what is missing (apt), builds, and runs the tests: all suites, or those that are named.
 #   ./test.sh [lint|unit|guest|integration|qemu|asan|fuzz|long|fuzz-long|conformance|NAME...]
-# Without names: lint unit guest integration qemu. long, fuzz-long and conformance take hours.
+# Without names: lint unit guest integration qemu asan fuzz. long, fuzz-long and conformance take hours.
 # The last line is "N passed, N failed"; each test case of each program counts as one.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$top/tools/setup/prepare.sh"
 
 suites=("$@")
-[ ${#suites[@]} -gt 0 ] || suites=(lint unit guest integration qemu)
+[ ${#suites[@]} -gt 0 ] || suites=(lint unit guest integration qemu asan fuzz)
 
 wants() { case " ${suites[*]} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
