@@ -2,7 +2,6 @@
 project's goals behind --long."""
 
 import os
-import shutil
 
 from harness import Failed, case, equal, holds, joey, joey_sh, run, same, scratch
 
@@ -101,18 +100,16 @@ GIT = ("export HOME=/nonexistent GIT_AUTHOR_DATE='2020-01-01T00:00:00Z' GIT_COMM
 compare("git init, add, commit, log on 200 files", GIT.format(count=200))
 compare("git init, add, commit, log on 2,000 files", GIT.format(count=2000), long=True, timeout=300)
 
-if shutil.which("fio"):
-    for engine in "io_uring", "libaio", "sync":
-        compare(f"fio verifies what it wrote by {engine}",
-                f"fio --name=verified --ioengine={engine} --rw=randwrite --bs=4k --size=2m --iodepth=8 --verify=crc32c "
-                f"--filename=/tmp/joey-fio-{engine} --output=/dev/null; echo $?; rm -f /tmp/joey-fio-{engine}")
+for engine in "io_uring", "libaio", "sync":
+    compare(f"fio verifies what it wrote by {engine}",
+            f"fio --name=verified --ioengine={engine} --rw=randwrite --bs=4k --size=2m --iodepth=8 --verify=crc32c "
+            f"--filename=/tmp/joey-fio-{engine} --output=/dev/null; echo $?; rm -f /tmp/joey-fio-{engine}")
 
-if shutil.which("node"):
-    NODE = ("const {Worker,isMainThread,parentPort,workerData}=require('worker_threads');"
-            "const src=`const {parentPort,workerData}=require('worker_threads');let s=0;for(let i=0;i<1e6;i++)s+=i%workerData;parentPort.postMessage(s)`;"
-            "Promise.all([1,2,3].map(n=>new Promise(r=>new Worker(src,{eval:true,workerData:n+1}).on('message',r)))).then(a=>console.log(a))")
-    compare("node with worker threads", ["node", "-e", NODE], timeout=120)
-    compare("node reads and writes files", ["node", "-e", "const fs=require('fs');fs.writeFileSync('/tmp/joey-node','x'.repeat(1e6));console.log(fs.statSync('/tmp/joey-node').size);fs.unlinkSync('/tmp/joey-node')"])
+NODE = ("const {Worker,isMainThread,parentPort,workerData}=require('worker_threads');"
+        "const src=`const {parentPort,workerData}=require('worker_threads');let s=0;for(let i=0;i<1e6;i++)s+=i%workerData;parentPort.postMessage(s)`;"
+        "Promise.all([1,2,3].map(n=>new Promise(r=>new Worker(src,{eval:true,workerData:n+1}).on('message',r)))).then(a=>console.log(a))")
+compare("node with worker threads", ["node", "-e", NODE], timeout=120)
+compare("node reads and writes files", ["node", "-e", "const fs=require('fs');fs.writeFileSync('/tmp/joey-node','x'.repeat(1e6));console.log(fs.statSync('/tmp/joey-node').size);fs.unlinkSync('/tmp/joey-node')"])
 
 JAVA = """
 import java.util.concurrent.*;
@@ -128,16 +125,15 @@ public class Main {
     }
 }
 """
-if shutil.which("java"):
-    compare("java -version", "java -version", timeout=120)
+compare("java -version", "java -version", timeout=120)
 
-    @case("same as the host: a compiled Java class with threads")
-    def java_class():
-        with scratch() as folder:
-            with open(os.path.join(folder, "Main.java"), "w") as file:
-                file.write(JAVA)
-            equal("javac on the host", 0, run(["javac", "Main.java"], cwd=folder).status)
-            same(["java", "-cp", folder, "Main"], timeout=120)
+@case("same as the host: a compiled Java class with threads")
+def java_class():
+    with scratch() as folder:
+        with open(os.path.join(folder, "Main.java"), "w") as file:
+            file.write(JAVA)
+        equal("javac on the host", 0, run(["javac", "Main.java"], cwd=folder).status)
+        same(["java", "-cp", folder, "Main"], timeout=120)
 
 
 @case("ps, top, free are content with /proc")
