@@ -257,7 +257,7 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     }
 }
 
-Result<long> sys_arch_prctl(Task& task, int option, u64 argument) {
+Result<long> access_segment_base(Task& task, u64 option, u64 argument) {
     switch (option) {
     case ARCH_SET_FS:
     case ARCH_SET_GS:
@@ -274,12 +274,19 @@ Result<long> sys_arch_prctl(Task& task, int option, u64 argument) {
     case ARCH_GET_GS:
         TRY(UserPtr<u64>(argument).copy_out(arch::get_gs_base(task)));
         return 0;
+    default:
+        return fail(EINVAL);
+    }
+}
+
+Result<long> sys_arch_prctl(Task& task, int option, u64 argument) {
+    switch (option) {
     case ARCH_GET_CPUID:
         return 1;
     case ARCH_SET_CPUID:
         return argument == 1 ? Result<long>(0) : Result<long>(fail(ENODEV));
     default:
-        return fail(EINVAL);
+        return access_segment_base(task, static_cast<u64>(static_cast<i64>(option)), argument);
     }
 }
 

@@ -125,6 +125,9 @@ Result<long> sys_getrusage(Task& task, int who, u64 usage);
 
 // --- the process's odds and ends (process_control.cpp)
 Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d);
+// The FS and GS base of a task that is the running one or stopped: ARCH_SET_FS and its like,
+// arch_prctl(2). EINVAL: another option.
+Result<long> access_segment_base(Task& task, u64 option, u64 argument);
 Result<long> sys_arch_prctl(Task& task, int option, u64 argument);
 Result<long> sys_rseq(Task& task, u64 record, u32 length, int flags, u32 signature);
 Result<long> sys_personality(Task& task, u32 persona);

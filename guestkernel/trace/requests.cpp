@@ -1,5 +1,4 @@
 // The system call ptrace(2): what a tracer asks of its tracees.
-#include <asm/prctl.h>
 #include <asm/ptrace-abi.h>
 #include <linux/audit.h>
 #include <linux/elf.h>
@@ -398,28 +397,6 @@ Result<long> listen(Task& task, Frozen& frozen) {
     return 0;
 }
 
-Result<long> set_base(Task& task, u64 option, u64 argument) {
-    switch (option) {
-    case ARCH_SET_FS:
-    case ARCH_SET_GS:
-        if (argument >= user_max)
-            return fail(EPERM);
-        if (option == ARCH_SET_FS)
-            arch::set_fs_base(task, argument);
-        else
-            arch::set_gs_base(task, argument);
-        return 0;
-    case ARCH_GET_FS:
-        TRY(UserPtr<u64>(argument).copy_out(arch::get_fs_base(task)));
-        return 0;
-    case ARCH_GET_GS:
-        TRY(UserPtr<u64>(argument).copy_out(arch::get_gs_base(task)));
-        return 0;
-    default:
-        return fail(EINVAL);
-    }
-}
-
 Result<long> rseq_configuration(const Task& task, u64 size, u64 to) {
     ptrace_rseq_configuration out = {};
     out.rseq_abi_pointer = task.rseq;
@@ -478,7 +455,7 @@ Result<long> serve(Task& task, Frozen& frozen, u64 request, u64 address, u64 dat
     case PTRACE_SECCOMP_GET_METADATA:
         return read_seccomp_metadata(task, address, data);
     case PTRACE_ARCH_PRCTL:
-        return set_base(task, data, address);
+        return access_segment_base(task, data, address);
     case PTRACE_CONT:
     case PTRACE_SYSCALL:
     case PTRACE_SYSEMU:
