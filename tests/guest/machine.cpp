@@ -103,7 +103,7 @@ void reboot_and_swap() {
     }
 }
 
-void ports_and_segments() {
+void ports() {
     if (syscall(SYS_iopl, 0) == -1 && errno == ENOSYS)
         return; // a kernel that is built without
     CHECK_FAILS(syscall(SYS_iopl, 4), EINVAL);
@@ -111,8 +111,19 @@ void ports_and_segments() {
     CHECK_FAILS(syscall(SYS_ioperm, 0x10000, 1, 0), EINVAL);
     CHECK_FAILS(syscall(SYS_ioperm, 1, 0, 0), EINVAL);
     CHECK(syscall(SYS_ioperm, 0x80, 1, 0) == 0);
+}
+
+// Of a kernel that has segments of its own for programs, or has none.
+void local_segments() {
     char table[256];
+    if (syscall(SYS_modify_ldt, 0, table, sizeof table) == -1) {
+        CHECK(errno == ENOSYS);
+        return;
+    }
     CHECK(syscall(SYS_modify_ldt, 0, table, sizeof table) == 0);
+    // The error comes in 32 bits, which the C library does not take for one.
+    CHECK(static_cast<int>(syscall(SYS_modify_ldt, 0x55, table, sizeof table)) == -ENOSYS);
+    CHECK(static_cast<int>(syscall(SYS_modify_ldt, 1, table, 3)) == -EINVAL);
 }
 
 void old_interfaces() {
@@ -133,8 +144,14 @@ void old_interfaces() {
 }
 
 void quotas() {
-    if (!in_joey())
+    if (!in_joey()) {
+        // Linux may be built without, and its file systems may have quotas.
+        CHECK(syscall(SYS_quotactl, QCMD(Q_SYNC, USRQUOTA), nullptr, 0, nullptr) == 0 ||
+              errno == ENOSYS);
+        CHECK(syscall(SYS_quotactl_fd, -1, QCMD(Q_SYNC, USRQUOTA), 0, nullptr) == -1);
+        CHECK(errno == EBADF || errno == ENOSYS);
         return;
+    }
     CHECK(syscall(SYS_quotactl, QCMD(Q_SYNC, USRQUOTA), nullptr, 0, nullptr) == 0);
     CHECK_FAILS(syscall(SYS_quotactl, QCMD(Q_GETQUOTA, USRQUOTA), "/dev/null", 0, nullptr),
                 ENOTBLK);
@@ -148,7 +165,8 @@ void quotas() {
 int main() {
     kernel_log();
     reboot_and_swap();
-    ports_and_segments();
+    ports();
+    local_segments();
     old_interfaces();
     quotas();
     return 0;

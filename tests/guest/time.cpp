@@ -92,6 +92,10 @@ void clocks() {
     CHECK_FAILS(clock_settime(99, &time), EINVAL);
     const timespec bad = {0, second};
     CHECK_FAILS(clock_settime(CLOCK_REALTIME, &bad), EINVAL);
+    const timeval bad_value = {0, 1'000'001};
+    CHECK_FAILS(syscall(SYS_settimeofday, &bad_value, nullptr), EINVAL);
+    CHECK_FAILS(syscall(SYS_settimeofday, 16, nullptr), EFAULT);
+    CHECK(syscall(SYS_settimeofday, nullptr, nullptr) == 0);
     const pid_t child = fork();
     if (child == 0) {
         if (getuid() == 0)
@@ -101,6 +105,7 @@ void clocks() {
         CHECK_FAILS(clock_settime(CLOCK_REALTIME, &wall_time), EPERM);
         timeval tv = {wall_time.tv_sec, 0};
         CHECK_FAILS(settimeofday(&tv, nullptr), EPERM);
+        CHECK_FAILS(syscall(SYS_settimeofday, &tv, nullptr), EPERM);
         timex change = {};
         change.modes = ADJ_FREQUENCY;
         CHECK_FAILS(adjtimex(&change), EPERM);

@@ -1,0 +1,188 @@
+// Which system calls the guest tests make: runs each program named on the command line on this
+// machine's Linux under a seccomp filter that reports every call (and lets it go on), and compares
+// what was seen with guestkernel/syscalls/syscalls.def. A call that the table calls served and that
+// no program makes is a failure: nothing but a test can say that it works. So is a table with fewer
+// served calls than were promised.
+//
+// Programs that this filter disturbs (those that look at their own seccomp mode, or install a
+// listener, of which Linux allows one) may fail here: what they do is judged by the suite
+// guest-on-host. What counts here is which calls they made.
+#include <atomic>
+#include <bitset>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <poll.h>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+namespace {
+
+constexpr size_t most_calls = 512;
+constexpr size_t promised_calls = 330;
+constexpr auto time_for_one = std::chrono::seconds(120);
+
+using Calls = std::bitset<most_calls>;
+
+struct Served {
+    unsigned number;
+    const char* name;
+};
+
+constexpr Served served_calls[] = {
+#define SYSCALL(number, name, support, note) {number, #name},
+#define REFUSED(number, name, error, note)
+#define MISSING(number, name)
+#include "guestkernel/syscalls/syscalls.def"
+#undef SYSCALL
+#undef REFUSED
+#undef MISSING
+};
+
+[[noreturn]] void die(const char* what) {
+    std::fprintf(stderr, "coverage: %s: %s\n", what, std::strerror(errno));
+    std::exit(2);
+}
+
+// Installs the filter; its listener's number goes to `out` without a system call, for each is
+// reported from now on and waits for an answer.
+void install_filter(std::atomic<int>& out) {
+    sock_filter code[] = {{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_USER_NOTIF}};
+    const sock_fprog program = {1, code};
+    // The superuser's programs lose nothing; others could not install a filter otherwise.
+    if (geteuid() != 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        _exit(126);
+    const long fd = syscall(
+        SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+        SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &program);
+    out.store(static_cast<int>(fd));
+}
+
+struct Child {
+    pid_t pid;
+    int listener;
+};
+
+// Starts a program under the filter. The child shares the table of descriptors until its execve, so
+// that the listener is this process's as well.
+Child start(const char* path) {
+    void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        die("mmap");
+    auto& listener = *new (page) std::atomic<int>(-2);
+    const long pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, nullptr, nullptr, nullptr, 0);
+    if (pid < 0)
+        die("clone");
+    if (pid == 0) {
+        setsid();
+        install_filter(listener);
+        syscall(SYS_unshare, CLONE_FILES);
+        const int quiet = open("/dev/null", O_RDWR);
+        dup2(quiet, 0);
+        dup2(quiet, 1);
+        dup2(quiet, 2);
+        execl(path, path, nullptr);
+        _exit(127);
+    }
+    while (listener.load() == -2)
+        if (waitpid(static_cast<pid_t>(pid), nullptr, WNOHANG) != 0)
+            die("start under a seccomp filter");
+        else
+            sched_yield();
+    const Child child = {static_cast<pid_t>(pid), listener.load()};
+    if (child.listener < 0)
+        die("seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER)");
+    munmap(page, 4096);
+    return child;
+}
+
+// One report: notes the call and lets it go on. What comes before the program's execve is this
+// file's.
+void serve(int listener, Calls& seen) {
+    seccomp_notif request{};
+    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request) != 0)
+        return; // the caller died meanwhile
+    if (seen.none() && request.data.nr != SYS_execve) {
+        // not the program's yet
+    } else if (request.data.nr >= 0 && static_cast<size_t>(request.data.nr) < most_calls)
+        seen.set(static_cast<size_t>(request.data.nr));
+    seccomp_notif_resp answer{};
+    answer.id = request.id;
+    answer.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+    (void)ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+}
+
+// Runs a program to the end of its last process; what it leaves running is ended with it. Returns
+// false if it took too long.
+bool record(const char* path, Calls& seen) {
+    const Child child = start(path);
+    const auto end = std::chrono::steady_clock::now() + time_for_one;
+    bool in_time = true;
+    for (bool over = false;;) {
+        pollfd ready{child.listener, POLLIN, 0};
+        const int count = poll(&ready, 1, over ? 0 : 1000);
+        if (count > 0 && (ready.revents & POLLIN) != 0) {
+            serve(child.listener, seen);
+            continue;
+        }
+        if ((ready.revents & POLLHUP) != 0 || over)
+            break; // nobody runs under the filter any more
+        siginfo_t gone{};
+        over =
+            waitid(P_PID, static_cast<id_t>(child.pid), &gone, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+            gone.si_pid != 0;
+        if (!over && std::chrono::steady_clock::now() > end) {
+            in_time = false;
+            kill(-child.pid, SIGKILL);
+            kill(child.pid, SIGKILL);
+            break;
+        }
+    }
+    close(child.listener); // what still runs gets ENOSYS from now on
+    int status = 0;
+    waitpid(child.pid, &status, 0);
+    kill(-child.pid, SIGKILL);
+    std::printf("# %s: %zu calls, status %#x\n", path, seen.count(), static_cast<unsigned>(status));
+    std::fflush(stdout);
+    return in_time;
+}
+
+} // namespace
+
+int main(int count, char** programs) {
+    Calls all;
+    bool good = count > 1;
+    for (int i = 1; i < count; i++) {
+        Calls seen;
+        if (!record(programs[i], seen)) {
+            std::printf("%s: did not end\n", programs[i]);
+            good = false;
+        }
+        all |= seen;
+    }
+    for (const Served& call : served_calls) {
+        if (call.number < most_calls && all.test(call.number))
+            continue;
+        std::printf("%s (%u): served, and no program of tests/guest makes this call\n", call.name,
+                    call.number);
+        good = false;
+    }
+    if (std::size(served_calls) < promised_calls) {
+        std::printf("%zu calls are served, %zu were promised\n", std::size(served_calls),
+                    promised_calls);
+        good = false;
+    }
+    return good ? 0 : 1;
+}
