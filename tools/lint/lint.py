@@ -23,8 +23,12 @@ LAYERS = {
     "virtio": ["virtio", "base"],
     "vmm": ["vmm", "virtio", "boot", "base"],
     "guestkernel": ["guestkernel", "boot/protocol", "base"],
-    "tools": ["tools", "vmm", "virtio", "boot", "base"],
-    "tests": ["tests", "tools", "vmm", "virtio", "boot", "guestkernel", "base"],
+    "agent/os": ["agent/os", "base"],
+    "agent/ttrpc": ["agent/ttrpc", "agent/os", "base"],
+    "agent/protocol": ["agent/protocol", "base"],
+    "agent": ["agent", "base"],
+    "tools": ["tools", "vmm", "virtio", "boot", "agent/protocol", "agent/ttrpc", "agent/os", "base"],
+    "tests": ["tests", "tools", "vmm", "virtio", "boot", "guestkernel", "agent", "base"],
 }
 KERNEL_HEADERS = set("array bit compare concepts cstddef cstdint limits new optional span string_view tuple "
                      "type_traits utility".split())

@@ -1,0 +1,135 @@
+#include "agent/ttrpc/connection.hpp"
+
+#include <array>
+#include <cerrno>
+#include <fcntl.h>
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+namespace ttrpc {
+
+namespace {
+
+// A peer that sends requests and does not read the answers is not read from any more.
+constexpr std::size_t max_output = 8U << 20;
+
+} // namespace
+
+Connection::Connection(os::EventLoop& loop, os::UniqueFd socket, Events events)
+    : loop_(loop), socket_(std::move(socket)), events_(std::move(events)),
+      reader_({.frame =
+                   [this](Frame frame) {
+                       // A frame before this one may have ended the connection.
+                       if (is_open())
+                           events_.frame(std::move(frame));
+                   },
+               .too_long =
+                   [this](const FrameHeader& header) {
+                       if (is_open())
+                           events_.too_long(header);
+                   }}) {}
+
+os::Result<std::unique_ptr<Connection>> Connection::start(os::EventLoop& loop, os::UniqueFd socket,
+                                                          Events events) {
+    const int flags = fcntl(socket.get(), F_GETFL);
+    if (flags < 0 || fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0)
+        return os::fail_errno(errno, "make a socket non-blocking");
+    std::unique_ptr<Connection> connection(
+        new Connection(loop, std::move(socket), std::move(events)));
+    Connection* self = connection.get();
+    self->interest_ = EPOLLIN;
+    TRY(loop.watch(self->socket_.get(), EPOLLIN,
+                   [self](std::uint32_t ready) { self->on_ready(ready); }));
+    return connection;
+}
+
+Connection::~Connection() {
+    *alive_ = false;
+    if (socket_)
+        loop_.forget(socket_.get());
+}
+
+void Connection::send(std::string frame) {
+    if (!is_open())
+        return;
+    output_bytes_ += frame.size();
+    output_.push_back(std::move(frame));
+    // Most answers fit into the socket at once; the loop need not be asked.
+    if (output_.size() == 1 && !write_some())
+        return;
+    update_interest();
+}
+
+void Connection::close(const std::string& why) {
+    if (!is_open())
+        return;
+    loop_.forget(socket_.get());
+    socket_.reset();
+    output_.clear();
+    output_bytes_ = 0;
+    loop_.defer([this, why, alive = alive_] {
+        if (!*alive)
+            return;
+        // The owner will destroy this connection, and this function with it.
+        const auto closed = events_.closed;
+        closed(why);
+    });
+}
+
+void Connection::update_interest() {
+    if (!is_open())
+        return;
+    const std::uint32_t wanted = (output_bytes_ < max_output ? std::uint32_t{EPOLLIN} : 0U) |
+                                 (output_.empty() ? 0U : std::uint32_t{EPOLLOUT});
+    if (wanted != interest_)
+        loop_.change(socket_.get(), interest_ = wanted);
+}
+
+void Connection::on_ready(std::uint32_t events) {
+    const std::shared_ptr<bool> alive = alive_;
+    if ((events & EPOLLOUT) != 0 && !write_some())
+        return;
+    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
+        read_some();
+    if (*alive)
+        update_interest();
+}
+
+void Connection::read_some() {
+    const std::shared_ptr<bool> alive = alive_;
+    std::array<char, 65536>
+        bytes; // NOLINT(cppcoreguidelines-pro-type-member-init): read() fills it
+    const ssize_t got = recv(socket_.get(), bytes.data(), bytes.size(), 0);
+    if (got > 0) {
+        reader_.take({bytes.data(), static_cast<std::size_t>(got)});
+    } else if (got == 0) {
+        close(reader_.in_frame() ? "the peer closed in the middle of a message" : "");
+    } else if (errno != EAGAIN && errno != EINTR) {
+        close(os::text("read from a socket: ", os::describe(errno)));
+    }
+}
+
+// False when the connection has ended by it.
+bool Connection::write_some() {
+    while (!output_.empty()) {
+        const std::string& first = output_.front();
+        const ssize_t put = ::send(socket_.get(), first.data() + sent_of_first_,
+                                   first.size() - sent_of_first_, MSG_NOSIGNAL);
+        if (put < 0) {
+            if (errno == EAGAIN || errno == EINTR)
+                return true;
+            close(os::text("write to a socket: ", os::describe(errno)));
+            return false;
+        }
+        output_bytes_ -= static_cast<std::size_t>(put);
+        sent_of_first_ += static_cast<std::size_t>(put);
+        if (sent_of_first_ == first.size()) {
+            output_.pop_front();
+            sent_of_first_ = 0;
+        }
+    }
+    return true;
+}
+
+} // namespace ttrpc
