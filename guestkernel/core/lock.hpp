@@ -24,18 +24,23 @@ enum class LockRank : u8 {
     Nested = 11, // not checked: epoll's, which nest in each other as their files do, never in a
                  // circle (ELOOP)
     WaitQueue = 12,
-    Leaf = 14, // a lock under which no other lock is taken except the ones above
+    NetQueue = 13, // of packets: to a device, or received and not yet looked at
+    Leaf = 14,     // a lock under which no other lock is taken except the ones above
+    NetNeighbour = 15,
     PageCache = 16,
     PageTable = 18,
     MappingList = 19, // of a page cache: the mappings of its pages
     Signal = 20,
+    NetTable = 21, // of ports, connections, reassembly
     FileTable = 22,
+    NetStack = 23, // interfaces, addresses, routes of a network namespace
     Dentry = 24,
     Inode = 26,
     SuperBlock = 28,
     MountTable = 30,
     Pipe = 32,
     Socket = 34,
+    NetListener = 35, // of a listening socket, outside of its connections' own
     Epoll = 36,
     Terminal = 38,
     Futex = 40,

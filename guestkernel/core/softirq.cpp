@@ -4,6 +4,19 @@
 #include "guestkernel/core/clock.hpp"
 #include "guestkernel/core/time.hpp"
 
+namespace kernel {
+
+namespace {
+using Function = void();
+constinit Function* run_network = nullptr;
+} // namespace
+
+void set_network_softirq(void (*run)()) {
+    run_network = run;
+}
+
+} // namespace kernel
+
 namespace kernel::arch {
 
 void run_softirqs() {
@@ -13,6 +26,8 @@ void run_softirqs() {
             run_timers();
         if ((pending >> static_cast<u32>(Softirq::Devices) & 1) != 0)
             run_device_callbacks();
+        if ((pending >> static_cast<u32>(Softirq::Network) & 1) != 0 && run_network != nullptr)
+            run_network();
     }
 }
 

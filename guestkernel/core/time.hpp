@@ -50,6 +50,8 @@ private:
 
 // Deferred work: runs once in task context soon (idle loop, return to user mode, schedule()), on
 // the CPU that queued it; may be queued from interrupt handlers (it is a bit in an atomic word).
-enum class Softirq : u32 { Timers = 0, Devices = 1, Rcu = 2 };
+enum class Softirq : u32 { Timers = 0, Devices = 1, Rcu = 2, Network = 3 };
+// What Softirq::Network runs (net/backlog.cpp).
+void set_network_softirq(void (*run)());
 
 } // namespace kernel

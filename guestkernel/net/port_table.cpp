@@ -1,0 +1,232 @@
+#include "guestkernel/net/port_table.hpp"
+
+#include <linux/errno.h>
+
+#include "guestkernel/core/random.hpp"
+
+namespace kernel::net {
+
+struct PortTable::Bucket {
+    SpinLock lock{LockRank::NetTable};
+    base::IntrusiveList<PortOwner, &PortOwner::port_node_> owners;
+    base::IntrusiveList<PortOwner, &PortOwner::receiver_node_> receivers;
+};
+
+PortTable::PortTable() = default;
+PortTable::~PortTable() {
+    delete[] buckets_;
+}
+
+Result<void> PortTable::init() {
+    buckets_ = new (std::nothrow) Bucket[buckets];
+    return buckets_ != nullptr ? Result<void>() : Result<void>(fail(enomem));
+}
+
+PortTable::Bucket& PortTable::bucket(u16 port) const {
+    return buckets_[port & (buckets - 1)];
+}
+
+namespace {
+
+// Whether some packet could be for either.
+bool addresses_overlap(const PortOwner& a, const PortOwner& b) {
+    // A socket of IPv6 only has nothing to do with IPv4, nor one of IPv4 with it.
+    const auto takes_v4 = [](const PortOwner& owner) {
+        return owner.local.is_v4() || (owner.local.is_any() && !owner.v6_only);
+    };
+    const auto takes_v6 = [](const PortOwner& owner) { return owner.local.is_v6(); };
+    if (!(takes_v4(a) && takes_v4(b)) && !(takes_v6(a) && takes_v6(b)))
+        return false;
+    return a.local.is_any() || b.local.is_any() || a.local == b.local;
+}
+
+} // namespace
+
+bool PortTable::conflicts(const PortOwner& a, const PortOwner& b) {
+    if (a.interface != 0 && b.interface != 0 && a.interface != b.interface)
+        return false;
+    if (a.reuse_address && b.reuse_address && !a.listening && !b.listening)
+        return false;
+    if (a.reuse_port && b.reuse_port && a.uid == b.uid)
+        return false;
+    return addresses_overlap(a, b);
+}
+
+bool PortTable::taken(Bucket& in, const PortOwner& owner, u16 port) const {
+    for (const PortOwner& other : in.owners)
+        if (other.port == port && &other != &owner && conflicts(owner, other))
+            return true;
+    return false;
+}
+
+void PortTable::insert(Bucket& in, PortOwner& owner, u16 port, bool receiving) {
+    owner.port = port;
+    in.owners.push_back(owner);
+    owner.receiving_ = receiving;
+    if (receiving)
+        in.receivers.push_front(owner); // of equals the newest one gets what comes
+}
+
+Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, bool receiving,
+                             Usable usable, void* context, u32 seed) {
+    if (port != 0) {
+        Bucket& in = bucket(port);
+        SpinGuard guard(in.lock);
+        if (taken(in, owner, port))
+            return fail(EADDRINUSE);
+        insert(in, owner, port, receiving);
+        return {};
+    }
+    const u32 count = u32{range.last} - range.first + 1;
+    u32 offset = seed;
+    if (seed == 0)
+        random_bytes(&offset, sizeof offset);
+    // Free ports first; then, if the caller can share one, those that suit it.
+    for (u32 round = 0; round < (usable != nullptr ? 2u : 1u); round++) {
+        for (u32 i = 0; i < count; i++) {
+            const u16 candidate = static_cast<u16>(range.first + (u64{offset} + i) % count);
+            Bucket& in = bucket(candidate);
+            SpinGuard guard(in.lock);
+            bool used = false;
+            for (const PortOwner& other : in.owners)
+                used = used || other.port == candidate;
+            if (used && (round == 0 || !usable(context, candidate)))
+                continue;
+            insert(in, owner, candidate, receiving);
+            return {};
+        }
+    }
+    return fail(EADDRINUSE);
+}
+
+void PortTable::join(PortOwner& child, const PortOwner& listener) {
+    Bucket& in = bucket(listener.port);
+    SpinGuard guard(in.lock);
+    insert(in, child, listener.port, false);
+}
+
+void PortTable::unbind(PortOwner& owner) {
+    if (owner.port == 0)
+        return;
+    Bucket& in = bucket(owner.port);
+    SpinGuard guard(in.lock);
+    if (owner.port_node_.linked())
+        owner.port_node_.unlink();
+    if (owner.receiver_node_.linked())
+        owner.receiver_node_.unlink();
+    owner.receiving_ = false;
+    owner.port = 0;
+}
+
+void PortTable::set_receiving(PortOwner& owner, bool receiving) {
+    Bucket& in = bucket(owner.port);
+    SpinGuard guard(in.lock);
+    if (owner.receiving_ == receiving)
+        return;
+    owner.receiving_ = receiving;
+    if (receiving)
+        in.receivers.push_front(owner);
+    else
+        owner.receiver_node_.unlink();
+}
+
+void PortTable::set_peer(PortOwner& owner, const IpAddress& local, const IpAddress& peer,
+                         u16 peer_port, bool connected) {
+    Bucket& in = bucket(owner.port);
+    SpinGuard guard(in.lock);
+    owner.local = local;
+    owner.peer = peer;
+    owner.peer_port = peer_port;
+    owner.connected = connected;
+}
+
+Result<void> PortTable::start_listening(PortOwner& owner) {
+    Bucket& in = bucket(owner.port);
+    SpinGuard guard(in.lock);
+    owner.listening = true;
+    if (taken(in, owner, owner.port)) {
+        owner.listening = false;
+        return fail(EADDRINUSE);
+    }
+    return {};
+}
+
+// Negative: not for it. What says more about the packet counts for more.
+int PortTable::score(const PortOwner& owner, const Key& key) {
+    if (owner.port != key.port)
+        return -1;
+    int points = 0;
+    if (!owner.local.is_any()) {
+        if (!(owner.local == key.local))
+            return -1;
+        points += 4;
+    } else if (owner.local.is_v4() ? key.local.is_v6() : key.local.is_v4() && owner.v6_only) {
+        return -1;
+    }
+    if (owner.connected) {
+        if (owner.peer_port != key.peer_port || !(owner.peer == key.peer))
+            return -1;
+        points += 8;
+    }
+    if (owner.interface != 0) {
+        if (owner.interface != key.interface)
+            return -1;
+        points += 4;
+    }
+    // Of two wildcards, the one of the packet's own version.
+    if (owner.v6 == key.local.is_v6())
+        points += 1;
+    return points;
+}
+
+PortOwner* PortTable::find(const Key& key) {
+    Bucket& in = bucket(key.port);
+    SpinGuard guard(in.lock);
+    PortOwner* best = nullptr;
+    int best_points = -1;
+    u32 equals = 0;
+    for (PortOwner& owner : in.receivers) {
+        const int points = score(owner, key);
+        if (points < 0 || points < best_points)
+            continue;
+        if (points == best_points) {
+            equals += owner.reuse_port && best->reuse_port ? 1 : 0;
+            continue;
+        }
+        best = &owner;
+        best_points = points;
+        equals = 1;
+    }
+    if (best == nullptr)
+        return nullptr;
+    if (equals > 1) {
+        const u64 hash = key.peer.hash(key.peer_port) ^ key.local.hash(key.port);
+        u32 chosen = static_cast<u32>((hash_mix(hash) & 0xffff'ffff) * equals >> 32);
+        for (PortOwner& owner : in.receivers)
+            if (owner.reuse_port && score(owner, key) == best_points && chosen-- == 0) {
+                best = &owner;
+                break;
+            }
+    }
+    return best->try_hold() ? best : nullptr;
+}
+
+usize PortTable::find_all(const Key& key, PortOwner** out, usize capacity) {
+    Bucket& in = bucket(key.port);
+    SpinGuard guard(in.lock);
+    usize found = 0;
+    for (PortOwner& owner : in.receivers)
+        if (found < capacity && score(owner, key) >= 0 && owner.try_hold())
+            out[found++] = &owner;
+    return found;
+}
+
+void PortTable::for_each(void (*visit)(PortOwner& owner, void* context), void* context) {
+    for (usize i = 0; i < buckets; i++) {
+        SpinGuard guard(buckets_[i].lock);
+        for (PortOwner& owner : buckets_[i].owners)
+            visit(owner, context);
+    }
+}
+
+} // namespace kernel::net

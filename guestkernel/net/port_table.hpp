@@ -1,0 +1,96 @@
+// Which sockets own which local ports: UDP has one such table per network namespace, TCP another.
+// Binding follows bind(2) of Linux with SO_REUSEADDR, SO_REUSEPORT, wildcard addresses, addresses
+// of both versions (IPV6_V6ONLY) and SO_BINDTODEVICE.
+#pragma once
+
+#include "base/intrusive_list.hpp"
+#include "guestkernel/core/lock.hpp"
+#include "guestkernel/core/ref.hpp"
+#include "guestkernel/net/ip_address.hpp"
+
+namespace kernel::net {
+
+// The part of a socket that ports are bound to. Fields are written by the socket before it binds
+// and, once bound, only through the table (set_peer, set_receiving) or while nobody looks.
+class PortOwner {
+public:
+    virtual ~PortOwner() = default;
+    // Both under the table's lock. False: it is about to die.
+    virtual bool try_hold() = 0;
+
+    IpAddress local; // any: all addresses
+    IpAddress peer;  // of a connected datagram socket; any: none
+    u16 port = 0;    // 0: not bound
+    u16 peer_port = 0;
+    u32 interface = 0; // SO_BINDTODEVICE; 0: any
+    u32 uid = 0;       // of the maker: SO_REUSEPORT groups are one user's
+    bool v6 = false;   // an AF_INET6 socket
+    bool v6_only = false;
+    bool reuse_address = false; // SO_REUSEADDR
+    bool reuse_port = false;    // SO_REUSEPORT
+    bool listening = false;     // a TCP listener: SO_REUSEADDR does not get past it
+    bool connected = false;
+
+private:
+    friend class PortTable;
+    base::ListNode port_node_;     // all owners of a port
+    base::ListNode receiver_node_; // those that lookups find
+    bool receiving_ = false;
+};
+
+class PortTable {
+public:
+    static constexpr usize buckets = 1024;
+    struct Range {
+        u16 first = 32768, last = 60999; // net.ipv4.ip_local_port_range
+    };
+
+    PortTable();
+    ~PortTable();
+    PortTable(const PortTable&) = delete;
+    PortTable& operator=(const PortTable&) = delete;
+    Result<void> init();
+
+    // Binds `owner` (its address and flags are set) to `port`, or to a free one for 0. `receiving`:
+    // lookups find it from now on. EADDRINUSE. `usable`, if given, is asked under the bucket's lock
+    // about ephemeral ports that others have (a TCP connect may share a port when the connection
+    // as a whole is new).
+    using Usable = bool (*)(void* context, u16 port);
+    Result<void> bind(PortOwner& owner, u16 port, const Range& range, bool receiving,
+                      Usable usable = nullptr, void* context = nullptr, u32 seed = 0);
+    // Puts `child` (a connection that was accepted) beside `listener`, on its port, unchecked.
+    void join(PortOwner& child, const PortOwner& listener);
+    void unbind(PortOwner& owner);
+    // Whether lookups find it: false for a TCP socket that does not listen.
+    void set_receiving(PortOwner& owner, bool receiving);
+    // Changes what lookups compare.
+    void set_peer(PortOwner& owner, const IpAddress& local, const IpAddress& peer, u16 peer_port,
+                  bool connected);
+    // Whether `owner`, bound already, may listen: EADDRINUSE if another one listens there.
+    Result<void> start_listening(PortOwner& owner);
+
+    // A packet's four values and where it came in.
+    struct Key {
+        IpAddress local, peer;
+        u16 port = 0, peer_port = 0;
+        u32 interface = 0;
+    };
+    // The receiver that fits best (connected before bound to the address before wildcard; among
+    // equals of one SO_REUSEPORT group by the flow's hash), held by try_hold(). Null: none.
+    PortOwner* find(const Key& key);
+    // Every receiver that would take it (multicast, broadcast), each held: at most `capacity`.
+    usize find_all(const Key& key, PortOwner** out, usize capacity);
+    // Visits all owners; under locks, must not sleep.
+    void for_each(void (*visit)(PortOwner& owner, void* context), void* context);
+
+private:
+    struct Bucket;
+    Bucket& bucket(u16 port) const;
+    static int score(const PortOwner& owner, const Key& key);
+    static bool conflicts(const PortOwner& a, const PortOwner& b);
+    bool taken(Bucket& bucket, const PortOwner& owner, u16 port) const;
+    void insert(Bucket& bucket, PortOwner& owner, u16 port, bool receiving);
+    Bucket* buckets_ = nullptr;
+};
+
+} // namespace kernel::net
