@@ -9,8 +9,10 @@
 #include "guestkernel/core/vdso.hpp"
 #include "guestkernel/drivers/console.hpp"
 #include "guestkernel/drivers/entropy.hpp"
+#include "guestkernel/drivers/vsock.hpp"
 #include "guestkernel/fs/root.hpp"
 #include "guestkernel/ipc/terminal.hpp"
+#include "guestkernel/ipc/vsock/vsock_socket.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/task.hpp"
@@ -33,6 +35,8 @@ void boot_task(void*) {
     must(init_console(), "the console device does not work");
     must(init_terminals(), "no memory for terminals");
     must(init_namespaces(), "no memory for namespaces");
+    init_vsock();
+    must(init_vsock_device(), "the vsock device does not work");
     must(mount_first_root(), "the root file system cannot be mounted");
     must(init_vdso(), "no memory for the vDSO");
     must(start_first_program(), "the first program cannot be started");

@@ -6,6 +6,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/ipc/vsock/vsock_node.hpp"
 
 namespace kernel {
 
@@ -23,6 +24,7 @@ constexpr Node nodes[] = {
     {"random", mode_char | 0666, 1, 8},
     {"urandom", mode_char | 0666, 1, 9},
     {"kmsg", mode_char | 0644, 1, 11},
+    {"vsock", mode_char | 0666, misc_major, vsock_minor},
     {"tty", mode_char | 0666, 5, 0},
     {"console", mode_char | 0600, 5, 1},
     {"ptmx", mode_char | 0666, 5, 2},

@@ -9,6 +9,7 @@
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/drivers/console.hpp"
+#include "guestkernel/drivers/vsock.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/ipc/terminal.hpp"
@@ -28,6 +29,7 @@ bool known_magic(u32 magic) {
 // as on Linux. What files hold is written first, since nobody loses by that.
 [[noreturn]] void end_machine(Task& task, std::string_view how) {
     log::info("reboot(2): {}", how);
+    flush_vsock_device();
     flush_console();
     (void)sys_sync(task);
     arch::power_off(0);

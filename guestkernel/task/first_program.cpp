@@ -13,6 +13,7 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/drivers/console.hpp"
+#include "guestkernel/drivers/vsock.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/heap.hpp"
@@ -84,6 +85,7 @@ void run_init(void*) {
             return program != nullptr;
         },
         no_deadline, TaskState::Uninterruptible);
+    flush_vsock_device();
     flush_console();
     (void)sys_sync(current_task());
     arch::power_off(status);
