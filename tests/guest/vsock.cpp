@@ -18,7 +18,7 @@
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
-#include "check.hpp"
+#include "tests/guest/check.hpp"
 
 namespace {
 
