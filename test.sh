@@ -2,6 +2,7 @@
 # Installs what is missing (apt), builds, and runs the tests: all suites, or those that are named.
 #   ./test.sh [lint|unit|guest|integration|qemu|asan|fuzz|long|fuzz-long|conformance|NAME...]
 # Without names: lint unit guest integration qemu asan fuzz. long, fuzz-long and conformance take hours.
+# Without a /dev/kvm, what needs one runs in an emulated machine (tools/emulate).
 # The last line is "N passed, N failed"; each test case of each program counts as one.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -374,7 +374,9 @@ void cpu_limit() {
             asm volatile("");
         timespec used = {};
         clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-        CHECK(used.tv_sec * 1000 + used.tv_nsec / 1'000'000 >= 900);
+        // The limit counts whole ticks, the clock nanoseconds: on a busy machine they differ by a
+        // good part.
+        CHECK(used.tv_sec * 1000 + used.tv_nsec / 1'000'000 >= 500);
         const rlimit now = {1, 1};
         CHECK(setrlimit(RLIMIT_CPU, &now) == 0);
         for (;;)

@@ -19,6 +19,8 @@ import traceback
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 JOEY = os.environ.get("JOEY", os.path.join(TOP, "build/tools/joey/joey"))
+# How much longer than on an ordinary machine things may take: in an emulated one (tools/emulate), a good deal.
+PATIENCE = float(os.environ.get("JOEY_TEST_PATIENCE", "1"))
 CASES = []  # (name, function, only_long)
 
 
@@ -48,7 +50,7 @@ def run(argv, timeout=60, stdin=b"", env=None, cwd=None, **extra):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd=cwd, start_new_session=True,
         **extra)
     try:
-        out, err = process.communicate(stdin, timeout=timeout)
+        out, err = process.communicate(stdin, timeout=timeout * PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
@@ -86,7 +88,7 @@ def started(*command, options=(), **extra):
 
 def read_until(stream, marker, timeout=30):
     """Reads from an unbuffered pipe until `marker` came."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     seen = b""
     while marker not in seen:
         ready, _, _ = select.select([stream], [], [], max(0, deadline - time.monotonic()))
@@ -101,7 +103,7 @@ def read_until(stream, marker, timeout=30):
 
 def wait_end(process, timeout=30):
     try:
-        process.wait(timeout)
+        process.wait(timeout * PATIENCE)
     except subprocess.TimeoutExpired:
         raise Failed(f"joey still runs after {timeout} s") from None
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
@@ -177,7 +179,7 @@ def joey_processes():
 
 
 def nothing_left(before, patience=3.0):
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience * PATIENCE
     while True:
         left = [pid for pid in joey_processes() if pid not in before]
         if not left:
@@ -242,7 +244,7 @@ class Terminal:
     def expect(self, pattern, timeout=30):
         """Waits for a regular expression; what came up to its end is consumed."""
         compiled = re.compile(pattern if isinstance(pattern, bytes) else pattern.encode())
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         while True:
             found = compiled.search(self.seen)
             if found:
@@ -260,7 +262,7 @@ class Terminal:
         return False
 
     def end(self, timeout=30):
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         while self.process.poll() is None:
             self.pump(0.05)
             if time.monotonic() > deadline:
@@ -269,7 +271,7 @@ class Terminal:
         return code if code >= 0 else 128 - code
 
     def wait_mode(self, wanted, what, timeout=5):
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         while self.mode() != wanted:
             if time.monotonic() > deadline:
                 raise Failed(f"{what}: the terminal's mode is {self.mode()}, not {wanted}")
@@ -296,19 +298,15 @@ def joey_terminal(*command, options=(), **extra):
 
 # ---- the runner -----------------------------------------------------------------------------------
 
-def main(include_long, only):
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("Bail out! /dev/kvm is missing or not accessible; these tests need it")
-        return 1
+def has_kvm():
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def run_cases(chosen):
+    """Runs (name, function) pairs and prints a line of TAP for each; returns how many failed."""
     # Whoever started us in the background may have had these ignored, which programs inherit.
     for ignored in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP):
         signal.signal(ignored, signal.SIG_DFL)
-    if not os.access(JOEY, os.X_OK):
-        print(f"Bail out! there is no {JOEY}; build it, or name another in JOEY")
-        return 1
-    chosen = [(name, function) for name, function, long in CASES
-              if (include_long or not long) and (not only or any(word in name for word in only))]
-    print(f"1..{len(chosen)}", flush=True)
     failures = 0
     for number, (name, function) in enumerate(chosen, 1):
         before = set(joey_processes())
@@ -332,4 +330,17 @@ def main(include_long, only):
                 print(f"# {line}", flush=True)
         elif seconds > 5:
             print(f"# {seconds:.1f} s", flush=True)
-    return 1 if failures else 0
+    return failures
+
+
+def main(include_long, only):
+    if not has_kvm():
+        print("Bail out! /dev/kvm is missing or not accessible; these tests need it (tools/emulate runs them in a machine that has it)")
+        return 1
+    if not os.access(JOEY, os.X_OK):
+        print(f"Bail out! there is no {JOEY}; build it, or name another in JOEY")
+        return 1
+    chosen = [(name, function) for name, function, long in CASES
+              if (include_long or not long) and (not only or any(word in name for word in only))]
+    print(f"1..{len(chosen)}", flush=True)
+    return 1 if run_cases(chosen) else 0

@@ -17,6 +17,26 @@ import xml.etree.ElementTree as ElementTree
 # Suites whose programs start VMs or measure time run one at a time.
 PARALLEL = {"unit", "asan", "fuzz", "fuzz-long"}
 
+# Suites whose programs need /dev/kvm. Where there is none, they run in an emulated machine that has it (tools/emulate), with that much
+# more patience. (The suite `guest` sees to it itself: half of it runs on this machine's own Linux.)
+NEED_KVM = {"integration", "long"}
+PATIENCE = 10
+# Programs that are not run there, since they would take hours: they count as skipped, and the last line says so.
+TOO_LONG_IN_EMULATION = {"programs", "resources"}
+
+
+def emulated(suite):
+    return suite in NEED_KVM and not os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def in_emulation(test, top):
+    """The same test, run in an emulated machine."""
+    seconds = test["timeout"] * PATIENCE
+    settings = [f"{name}={value}" for name, value in test["env"].items()]
+    return dict(test, timeout=seconds + 60, cmd=[
+        os.path.join(top, "tools/emulate/emulate.py"), "--seconds", str(seconds), "--", "env", f"JOEY_TEST_PATIENCE={PATIENCE}", *settings,
+        *test["cmd"]])
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -195,7 +215,7 @@ def main():
                 print(os.path.relpath(os.path.join(test["workdir"], test["cmd"][0]), build))
         return 0
 
-    passed = failed = 0
+    passed = failed = skipped = 0
     for suite in options.suites:
         if suite == "asan":
             tests = tests_of(build + "-asan", "unit")
@@ -207,13 +227,21 @@ def main():
         if not tests:
             say(f"  FAILED: there is no test or suite named {suite}")
             failed += 1
+        if emulated(suite):
+            say("  /dev/kvm is missing here: these run in an emulated machine, except what would take hours")
+            left_out = [test["name"] for test in tests if test["name"] in TOO_LONG_IN_EMULATION or suite == "long"]
+            for name in left_out:
+                say(f"{suite}: {name}: skipped: it needs a /dev/kvm of this machine's own")
+            skipped += len(left_out)
+            tests = [in_emulation(test, options.top) for test in tests if test["name"] not in left_out]
         jobs = len(os.sched_getaffinity(0)) if suite in PARALLEL else 1
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             for outcome in pool.map(lambda test: run_test(test, suite), tests):
                 report(outcome)
                 passed += outcome.passed
                 failed += len(outcome.failures)
-    say(f"{passed} passed, {failed} failed")
+                skipped += len(outcome.skipped)
+    say(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed else 0
 
 

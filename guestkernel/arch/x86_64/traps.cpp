@@ -65,6 +65,10 @@ void run_device_callbacks() {
 
 extern "C" void joey_exception(TrapFrame* frame, u64 vector, u64 error_code, u64 cr2) {
     const bool from_user = static_cast<i64>(frame->rip) >= 0;
+    // A gate with an IST stack may leave a null SS behind (QEMU's does, even where the ring stays
+    // the same), which no IRETQ to ring 3 takes. Those through ring 0 have loaded it anew.
+    if (ring3_mode && vector != vector_page_fault)
+        asm volatile("mov %0, %%ss" : : "r"(u32{boot::user_data_selector}));
     if (vector == vector_page_fault) {
         const UserFixup* fixup = from_user ? nullptr : find_fixup(frame->rip);
         const u64 access = (error_code & ~fault_user) | (from_user ? fault_user : 0);
@@ -97,6 +101,8 @@ extern "C" u32 joey_interrupt(u64 slot, InterruptFrame* frame, u64 area_address)
     // SAFETY: entry.S passes this CPU's area.
     auto& area = *reinterpret_cast<CpuArea*>(area_address + boot::cpu_area_data);
     constexpr u64 timer_slot = 0, reschedule_slot = 1, call_slot = 2;
+    if (ring3_mode && (frame->cs & 3) == 3)
+        frame->ss = boot::user_data_selector; // it may be null: see joey_exception()
     if (slot == timer_slot) {
         area.work.fetch_or(1u << (work_softirq_shift + static_cast<u32>(Softirq::Timers)));
     } else if (slot == call_slot) {
