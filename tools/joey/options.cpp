@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 
 #include "boot/protocol/layout.hpp"
+#include "virtio/backend/vsock/broker.hpp"
+#include "virtio/device/vsock/vsock.hpp"
 
 namespace joey {
 namespace {
@@ -38,6 +40,7 @@ struct RawOptions {
     std::string kernel_log;
     std::string strace;
     std::vector<std::string> volumes;
+    std::string vsock;
 };
 
 // clang-format off
@@ -65,6 +68,8 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
         ("rootfs", po::value(&options.rootfs)->value_name("DIR"), "share another directory as the root (default: /)")
         ("volume", po::value(&raw.volumes)->value_name("SRC:DST[:ro]"),
             "share a directory or file of the host, writable unless :ro (may be repeated)")
+        ("vsock", po::value(&raw.vsock)->value_name("PATH[,cid=N]"),
+            "give the VM a vsock device: programs here connect to the Unix socket PATH and send 'CONNECT PORT'; the guest's connections to port N of CID 2 go to PATH_N")
         ("kernel", po::value(&options.kernel)->value_name("FILE"), "boot another kernel image")
         ("kernel-log", po::value(&raw.kernel_log)->value_name("LEVEL"),
             "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
@@ -212,6 +217,26 @@ Outcome<VolumeOption> interpret_volume(const std::string& text) {
     return volume;
 }
 
+Outcome<VsockOption> interpret_vsock(const std::string& text) {
+    constexpr std::string_view cid_key = ",cid=";
+    VsockOption vsock;
+    vsock.path = text;
+    if (const std::size_t at = text.rfind(cid_key); at != std::string::npos) {
+        vsock.path = text.substr(0, at);
+        const auto cid =
+            parse_number<std::uint32_t>(std::string_view(text).substr(at + cid_key.size()));
+        // 0 to 2 and the last one have meanings of their own (vsock(7)).
+        if (!cid || *cid < virtio::Vsock::first_cid || *cid == UINT32_MAX)
+            return fail(fmt::format("--vsock {}: give a CID from {} to {}", text,
+                                    virtio::Vsock::first_cid, UINT32_MAX - 1));
+        vsock.cid = *cid;
+    }
+    if (vsock.path.empty() || vsock.path.size() > virtio::longest_vsock_path)
+        return fail(fmt::format("--vsock {}: give a path of 1 to {} bytes", text,
+                                virtio::longest_vsock_path));
+    return vsock;
+}
+
 Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, DoOptions& options) {
     if (given.count("cpus") != 0) {
         TRY(options.cpus, interpret_cpus(raw.cpus));
@@ -247,6 +272,9 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, D
     for (const std::string& text : raw.volumes) {
         TRY(VolumeOption volume, interpret_volume(text));
         options.volumes.push_back(std::move(volume));
+    }
+    if (given.count("vsock") != 0) {
+        TRY(options.vsock, interpret_vsock(raw.vsock));
     }
     if (options.hostname.empty() || options.hostname.size() > 64)
         return fail("--hostname: give a name of 1 to 64 characters");

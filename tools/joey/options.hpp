@@ -20,6 +20,11 @@ struct VolumeOption {
     bool read_only = false;
 };
 
+struct VsockOption {
+    std::string path;      // of the Unix socket, as typed
+    std::uint32_t cid = 3; // of the guest
+};
+
 struct DoOptions {
     std::optional<unsigned> cpus;
     std::optional<std::uint64_t> memory_bytes;
@@ -37,6 +42,7 @@ struct DoOptions {
     bool read_write = false;
     std::string rootfs = "/";
     std::vector<VolumeOption> volumes;
+    std::optional<VsockOption> vsock;
     std::string kernel; // empty: the one that belongs to this joey
     boot::LogLevel log_level = boot::LogLevel::Warning;
     std::vector<std::string> command;

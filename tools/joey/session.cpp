@@ -137,7 +137,9 @@ Outcome<void> Session::make_machine(boot::GuestDescription guest) {
     hooks.before_guest = [writable] {
         return vmm::confine_thread(vmm::ThreadClass::EventLoop, writable);
     };
-    hooks.last_output = [this](std::function<void()> done) { console_->drain(std::move(done)); };
+    hooks.last_output = [this](std::function<void()> done) {
+        deliver_last_output(std::move(done));
+    };
     hooks.on_thread_start = [writable](vmm::ThreadClass thread_class) {
         return vmm::confine_thread(thread_class, writable);
     };
@@ -192,6 +194,10 @@ Outcome<void> Session::add_devices() {
     std::vector<virtio::Device*> devices = {console_.get(), &rng_};
     for (const auto& share : shares_->devices())
         devices.push_back(share.get());
+    if (vsock_) {
+        TRY(virtio::Device * vsock, vsock_->make_device(vm_->event_loop()));
+        devices.push_back(vsock);
+    }
     for (virtio::Device* device : devices) {
         if (auto added = vm_->add_device(*device); !added)
             return base::Failure(from(added.error()));
@@ -207,6 +213,14 @@ Outcome<void> Session::add_devices() {
     if (!watched)
         return fail(fmt::format("cannot watch for signals: {}", watched.error().action));
     return {};
+}
+
+void Session::deliver_last_output(std::function<void()> done) {
+    if (!vsock_)
+        return console_->drain(std::move(done));
+    // In turn: what both still hold leaves while the loop runs.
+    console_->drain(
+        [this, done = std::move(done)]() mutable { vsock_->device().drain(std::move(done)); });
 }
 
 void Session::send(boot::ControlMessageType type, std::uint32_t a, std::uint32_t b) {
@@ -253,6 +267,8 @@ void Session::on_signal(int signal) {
 Outcome<int> Session::run() {
     auto status = run_machine();
     terminal_.reset();
+    if (vsock_)
+        vsock_->finish();
     return status;
 }
 
@@ -267,6 +283,9 @@ Outcome<int> Session::run_machine() {
     // Before the first thread, and before the sandbox: it forks.
     if (streams_.host_terminal) {
         TRY(terminal_, RawTerminal::prepare(STDIN_FILENO));
+    }
+    if (options_.vsock) {
+        TRY(vsock_, VsockSockets::open(*options_.vsock, umask_));
     }
     TRY(boot::GuestDescription guest, describe_guest());
     raise_open_file_limit();

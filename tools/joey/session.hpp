@@ -15,6 +15,7 @@
 #include "tools/joey/signals.hpp"
 #include "tools/joey/streams.hpp"
 #include "tools/joey/terminal.hpp"
+#include "tools/joey/vsock.hpp"
 #include "virtio/backend/host_entropy.hpp"
 #include "virtio/backend/ports.hpp"
 #include "virtio/device/console/console.hpp"
@@ -42,6 +43,7 @@ private:
     Outcome<void> make_machine(boot::GuestDescription guest);
     Outcome<void> add_devices();
     std::unique_ptr<virtio::FdPort> make_port(int input, int output);
+    void deliver_last_output(std::function<void()> done);
     void on_signal(int signal);
     void send(boot::ControlMessageType type, std::uint32_t a = 0, std::uint32_t b = 0);
     void send_window();
@@ -61,6 +63,7 @@ private:
     std::optional<SignalQueue> signals_;
     std::optional<Shares> shares_;
     std::unique_ptr<RawTerminal> terminal_;
+    std::unique_ptr<VsockSockets> vsock_; // null: the VM has none
 
     virtio::HostEntropy entropy_;
     virtio::Rng rng_{entropy_};

@@ -70,14 +70,14 @@ bool send_answer(int client, const BrokerAnswer& answer, int passed) {
     return sent == static_cast<ssize_t>(sizeof answer);
 }
 
-void remove_own(const VsockListener& listener) {
+} // namespace
+
+void remove_vsock_socket(const VsockListener& listener) {
     struct stat status {};
     if (::lstat(listener.path.c_str(), &status) == 0 && status.st_dev == listener.device &&
         status.st_ino == listener.inode)
         ::unlink(listener.path.c_str());
 }
-
-} // namespace
 
 base::Result<VsockListener, HostError> listen_for_vsock(const std::string& path, VsockType type) {
     sockaddr_un address{};
@@ -96,7 +96,7 @@ base::Result<VsockListener, HostError> listen_for_vsock(const std::string& path,
     }
     if (::listen(listener.socket.get(), backlog) != 0) {
         const int error = errno;
-        remove_own(listener);
+        remove_vsock_socket(listener);
         return base::Failure(HostError{error, "listen on a vsock socket"});
     }
     return listener;
@@ -118,7 +118,7 @@ void serve_as_vsock_broker(int client, const std::string& path,
             break;
     }
     for (const VsockListener& listener : listeners)
-        remove_own(listener);
+        remove_vsock_socket(listener);
 }
 
 } // namespace virtio

@@ -24,6 +24,9 @@ struct VsockListener {
 // Errors: EADDRINUSE, something is there already; ENAMETOOLONG; what bind(2) says.
 base::Result<VsockListener, HostError> listen_for_vsock(const std::string& path, VsockType type);
 
+// If it is still that one.
+void remove_vsock_socket(const VsockListener& listener);
+
 // The two sockets of one VM: streams at PATH, sequenced packets at PATH_seqpacket.
 inline constexpr const char* vsock_seqpacket_suffix = "_seqpacket";
 // So that the paths of all ports still fit (unix(7)).

@@ -1,0 +1,118 @@
+#include "tools/joey/vsock.hpp"
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <fmt/format.h>
+
+namespace joey {
+namespace {
+
+// Outlives whatever kills its parent: a session of its own, out of reach of signals to the parent's
+// process group; it holds nothing but the socket to its parent.
+[[noreturn]] void be_broker(int client, const std::string& path,
+                            const std::vector<virtio::VsockListener>& listeners) {
+    ::setsid();
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    ::prctl(PR_SET_NAME, "joey-vsock", 0, 0, 0);
+    std::signal(SIGPIPE, SIG_IGN);
+    const int keep = 3;
+    if (client != keep)
+        ::dup2(client, keep);
+    ::close_range(keep + 1, ~0u, 0);
+    for (int fd = 0; fd < keep; ++fd)
+        ::close(fd);
+    virtio::serve_as_vsock_broker(keep, path, listeners);
+    ::_exit(0);
+}
+
+std::string explain(const std::string& path, const virtio::HostError& error) {
+    if (error.code == EADDRINUSE)
+        return fmt::format("--vsock {}: something is there already; remove it or give another path",
+                           path);
+    return fmt::format("--vsock {}: cannot {}: {}", path, error.action, std::strerror(error.code));
+}
+
+} // namespace
+
+Outcome<std::unique_ptr<VsockSockets>> VsockSockets::open(const VsockOption& option, mode_t umask) {
+    std::unique_ptr<VsockSockets> made(new VsockSockets());
+    made->guest_cid_ = option.cid;
+    for (const auto type : {virtio::VsockType::Stream, virtio::VsockType::SeqPacket}) {
+        std::string path = option.path;
+        if (type == virtio::VsockType::SeqPacket)
+            path += virtio::vsock_seqpacket_suffix;
+        const mode_t own = ::umask(umask);
+        auto listener = virtio::listen_for_vsock(path, type);
+        ::umask(own);
+        if (!listener) {
+            for (const virtio::VsockListener& earlier : made->listeners_)
+                virtio::remove_vsock_socket(earlier);
+            return fail(explain(path, listener.error()));
+        }
+        made->listeners_.push_back(std::move(*listener));
+    }
+    if (auto started = made->start_broker(option.path); !started) {
+        for (const virtio::VsockListener& listener : made->listeners_)
+            virtio::remove_vsock_socket(listener);
+        return base::Failure(started.error());
+    }
+    return made;
+}
+
+Outcome<void> VsockSockets::start_broker(const std::string& path) {
+    int ends[2] = {-1, -1};
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return fail(fmt::format("cannot make a pair of sockets: {}", std::strerror(errno)));
+    broker_client_ = virtio::UniqueFd(ends[0]);
+    broker_number_ = ends[0];
+    const virtio::UniqueFd broker_end(ends[1]);
+    // No signal may end the broker between the fork and its setsid().
+    sigset_t all;
+    sigset_t before;
+    ::sigfillset(&all);
+    ::sigprocmask(SIG_SETMASK, &all, &before);
+    broker_ = ::fork();
+    if (broker_ == 0)
+        be_broker(broker_end.get(), path, listeners_);
+    const int error = errno;
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    if (broker_ < 0)
+        return fail(fmt::format("cannot fork: {}", std::strerror(error)));
+    return {};
+}
+
+Outcome<virtio::Device*> VsockSockets::make_device(virtio::EventLoop& loop) {
+    backend_ = std::make_unique<virtio::UnixVsock>(loop);
+    const auto problem = [](const virtio::HostError& error) {
+        return fail(fmt::format("cannot {}: {}", error.action, std::strerror(error.code)));
+    };
+    if (auto used = backend_->use_broker(std::move(broker_client_)); !used)
+        return problem(used.error());
+    constexpr virtio::VsockType types[] = {virtio::VsockType::Stream, virtio::VsockType::SeqPacket};
+    for (std::size_t i = 0; i < listeners_.size(); ++i) {
+        if (auto done = backend_->listen(std::move(listeners_[i].socket), types[i]); !done)
+            return problem(done.error());
+    }
+    device_ = std::make_unique<virtio::Vsock>(loop, guest_cid_, *backend_);
+    return device_.get();
+}
+
+void VsockSockets::finish() {
+    if (broker_ <= 0)
+        return;
+    ::shutdown(broker_number_, SHUT_RDWR);
+    while (::waitpid(broker_, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    broker_ = -1;
+}
+
+} // namespace joey
