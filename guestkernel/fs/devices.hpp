@@ -7,6 +7,9 @@ namespace kernel {
 
 // Once at boot; again is harmless.
 void register_memory_devices();
+// Of ipc/, which has no file system of its own: /dev/userfaultfd, a miscellaneous device.
+inline constexpr u32 userfault_major = 10, userfault_minor = 126;
+void register_userfault_device();
 
 Result<Ref<File>> make_log_device(const Path& path, Ref<Inode> inode, u32 flags); // /dev/kmsg
 

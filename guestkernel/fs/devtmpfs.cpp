@@ -25,6 +25,7 @@ constexpr Node nodes[] = {
     {"urandom", mode_char | 0666, 1, 9},
     {"kmsg", mode_char | 0644, 1, 11},
     {"vsock", mode_char | 0666, misc_major, vsock_minor},
+    {"userfaultfd", mode_char | 0600, userfault_major, userfault_minor},
     {"tty", mode_char | 0666, 5, 0},
     {"console", mode_char | 0600, 5, 1},
     {"ptmx", mode_char | 0666, 5, 2},
@@ -61,6 +62,7 @@ Result<void> populate(TmpfsSuperblock& superblock) {
 
 Result<Ref<Superblock>> make_devtmpfs() {
     register_memory_devices();
+    register_userfault_device();
     MutexGuard guard(creation);
     TmpfsSuperblock* made = instance.load(base::Order::Acquire);
     if (made == nullptr) {

@@ -2,6 +2,7 @@
 
 #include <asm/errno.h>
 #include <linux/mman.h>
+#include <linux/userfaultfd.h>
 
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/fs/inode.hpp"
@@ -15,7 +16,8 @@ constexpr u64 huge = u64{1} << 50; // no two sums of lengths below this wrap
 bool alike(const Vma& low, const Vma& high) {
     if (low.end != high.start || low.protection != high.protection || low.flags != high.flags ||
         low.max_protection != high.max_protection || low.name != high.name ||
-        !(low.cache == high.cache) || !(low.file == high.file))
+        !(low.userfault == high.userfault) || !(low.given_name == high.given_name) ||
+        low.policy != high.policy || !(low.cache == high.cache) || !(low.file == high.file))
         return false;
     return !low.cache || low.offset + low.length() == high.offset;
 }
@@ -71,6 +73,17 @@ Result<void> prepare(const MapRequest& request, Vma& vma) {
 }
 
 } // namespace
+
+// Whoever serves a mapping's faults is told that it is gone.
+RemovedVmas::~RemovedVmas() {
+    while (CacheMapping* mapping = list_.pop_front()) {
+        Vma* vma = static_cast<Vma*>(mapping);
+        if (vma->userfault && (vma->flags & vma_unmapped) != 0 &&
+            vma->userfault->has(UFFD_FEATURE_EVENT_UNMAP))
+            vma->userfault->tell(UFFD_EVENT_UNMAP, vma->start, vma->end, 0);
+        delete vma;
+    }
+}
 
 AddressSpace::AddressSpace() = default;
 
@@ -205,6 +218,9 @@ Result<Vma*> AddressSpaceImpl::copy_vma(const Vma& vma, u64 start, u64 end) cons
     copy->cache = vma.cache;
     copy->offset = vma.cache ? vma.offset + (start - vma.start) : 0;
     copy->name = vma.name;
+    copy->given_name = vma.given_name;
+    copy->userfault = vma.userfault;
+    copy->policy = vma.policy;
     return copy;
 }
 
@@ -251,6 +267,7 @@ Result<void> AddressSpaceImpl::unmap_range(u64 start, u64 end, RemovedVmas& remo
     for (Vma* vma = vmas.find_from(start); vma != nullptr && vma->start < end;) {
         Vma* next = VmaTree::next(*vma);
         remove_vma(*vma, removed);
+        vma->flags |= vma_unmapped;
         vma = next;
     }
     return {};

@@ -10,6 +10,7 @@
 namespace kernel {
 
 class File;
+class ForkedUserfaults;
 
 // One mapping request: mmap(2) after its arguments have been checked.
 struct MapRequest {
@@ -31,6 +32,7 @@ struct MappingInfo {
     Ref<File> file;
     const char* name;
     u64 resident_pages, dirty_pages, shared_pages;
+    Ref<RefCounted> name_holder; // keeps `name`
 };
 
 class AddressSpace : public RefCounted {
@@ -51,6 +53,15 @@ public:
     Result<VirtAddr> remap(VirtAddr old_start, u64 old_length, u64 new_length, u32 flags,
                            VirtAddr new_start);
     Result<void> advise(VirtAddr start, u64 length, int advice);
+    // PR_SET_VMA_ANON_NAME; null: none any more.
+    Result<void> set_name(VirtAddr start, u64 length, Ref<struct MappingName> name);
+    // mbind(2), set_mempolicy_home_node(2): `policy` as Task::memory_policy; the policy at an
+    // address.
+    Result<void> set_policy(VirtAddr start, u64 length, u32 policy);
+    Result<void> check_home_node(VirtAddr start, u64 length);
+    Result<u32> policy_at(VirtAddr address);
+    // process_mrelease(2): gives back what only this space, whose tasks are ending, has.
+    void release_private();
     Result<void> sync(VirtAddr start, u64 length, int flags);
     Result<void> lock_range(VirtAddr start, u64 length, bool locked);
     Result<void> lock_range(VirtAddr start, u64 length, bool locked, bool on_fault);
@@ -132,6 +143,7 @@ private:
     template <typename T, typename... A>
     friend Result<Ref<T>> make_ref(A&&...);
     AddressSpace();
+    Result<Ref<AddressSpace>> clone_mappings(ForkedUserfaults& userfaults);
     base::Atomic<u32> users_{0};
     PhysAddr root_{};
     struct AddressSpaceImpl* impl_ = nullptr;

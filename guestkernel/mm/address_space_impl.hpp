@@ -19,7 +19,8 @@ inline constexpr u64 stack_guard_gap = 256 * page_size; // below a growing stack
 // the spin lock and the CPU. Address space that is reserved but empty costs next to nothing.
 inline constexpr u64 leaves_per_step = 16;
 
-enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory };
+// Userfault: the mapping's program has to serve it first (FaultInfo::userfault).
+enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory, Userfault };
 
 // How a fault was served.
 struct FaultInfo {
@@ -31,6 +32,9 @@ struct FaultInfo {
     bool touch = false;
     // Many entries became writable: a flush on this CPU spares faults.
     bool reload = false;
+    // Whom to ask, and about what (UFFD_PAGEFAULT_FLAG_*).
+    Ref<UserfaultContext> userfault;
+    u64 userfault_flags = 0;
 };
 
 // Mappings that were taken out and wait to be destroyed without the lock (closing a file may
@@ -39,10 +43,7 @@ struct RemovedVmas {
     RemovedVmas() = default;
     RemovedVmas(const RemovedVmas&) = delete;
     RemovedVmas& operator=(const RemovedVmas&) = delete;
-    ~RemovedVmas() {
-        while (CacheMapping* mapping = list_.pop_front())
-            delete static_cast<Vma*>(mapping);
-    }
+    ~RemovedVmas();
     void add(Vma& vma) { list_.push_back(vma); }
 
 private:
@@ -110,6 +111,7 @@ struct AddressSpaceImpl {
 
     // --- fault.cpp
     FaultOutcome fault(u64 address, u64 access, FaultInfo& info);
+    FaultOutcome fault_once(u64 address, u64 access, FaultInfo& info);
     // Makes one page of a mapping present; `mutex` is held.
     FaultOutcome resolve(Vma& vma, u64 address, bool write, u64 least_window, FaultInfo& info);
     FaultOutcome fault_anonymous(Vma& vma, u64 page, u64 least_window);
@@ -129,7 +131,16 @@ struct AddressSpaceImpl {
     // Faults in what is absent of [start, end), as far as mappings allow; for MAP_POPULATE,
     // mlock(2), madvise(2).
     Result<void> populate(u64 start, u64 end, bool write, bool ignore_holes);
+    Result<void> populate_part(u64& start, u64 end, bool write, bool ignore_holes, FaultInfo& info);
     FaultOutcome frame_at(u64 address, bool write, bool force, FrameRef& out);
+
+    // --- userfault.cpp, userfault_fill.cpp
+    bool asks_userfault(Vma& vma, u64 page, bool write, u64& flags);
+    FaultOutcome wait_for_userfault(u64 address, u64 access, FaultInfo& info);
+    Vma& leave_userfault(Vma& vma, RemovedVmas& removed);
+    void set_guard(u64 start, u64 end, bool guarded);
+    Result<void> fill_private(Vma& vma, u64 page, FrameRef frame, bool guarded);
+    Result<void> fill_shared(Vma& vma, u64 page, FrameRef frame);
 };
 
 // Translations that are gone or lost a permission, and frames to give back, once no CPU can use

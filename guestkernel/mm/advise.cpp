@@ -1,9 +1,10 @@
 // madvise(2), msync(2), mincore(2).
 #include <asm/errno.h>
 #include <linux/mman.h>
+#include <linux/userfaultfd.h>
 
 #include "guestkernel/fs/inode.hpp"
-#include "guestkernel/mm/address_space_impl.hpp"
+#include "guestkernel/mm/change_mappings.hpp"
 
 namespace kernel {
 namespace {
@@ -40,35 +41,37 @@ FlagChange flag_change(int advice) {
 
 Result<void> change_flags(AddressSpaceImpl& impl, u64 start, u64 end, int advice,
                           FlagChange change) {
-    RemovedVmas removed;
-    MutexGuard guard(impl.mutex);
-    bool holes = false;
-    u64 at = start;
-    while (at < end) {
-        Vma* vma = impl.vmas.find_from(at);
-        if (vma == nullptr || vma->start >= end) {
-            holes = true;
-            break;
+    const auto changed = [&](u32 flags) { return (flags | change.set) & ~change.clear; };
+    return change_mappings(
+        impl, start, end, ENOMEM,
+        [&](const Vma& vma) -> Result<bool> {
+            if (advice == MADV_WIPEONFORK && (vma.cache || vma.shared()))
+                return fail(EINVAL);
+            return changed(vma.flags) != vma.flags;
+        },
+        [&](Vma& vma) { vma.flags = changed(vma.flags); });
+}
+
+// Programs that serve the faults of a range learn that its pages are about to go
+// (UFFD_EVENT_REMOVE), and the caller waits until they know.
+void tell_removal(AddressSpaceImpl& impl, u64 start, u64 end) {
+    while (start < end) {
+        Ref<UserfaultContext> context;
+        u64 from = 0;
+        {
+            SharedGuard guard(impl.mutex);
+            const Vma* vma = impl.vmas.find_from(start);
+            while (vma != nullptr &&
+                   !(vma->userfault && vma->userfault->has(UFFD_FEATURE_EVENT_REMOVE)))
+                vma = VmaTree::next(*vma);
+            if (vma == nullptr || vma->start >= end)
+                return;
+            context = vma->userfault;
+            from = start > vma->start ? start : vma->start;
+            start = vma->end < end ? vma->end : end;
         }
-        if (vma->start > at) {
-            holes = true;
-            at = vma->start;
-        }
-        if (advice == MADV_WIPEONFORK && (vma->cache || vma->shared()))
-            return fail(EINVAL);
-        const u64 stop = vma->end < end ? vma->end : end;
-        if (((vma->flags | change.set) & ~change.clear) != vma->flags) {
-            TRY(impl.split_at(at));
-            TRY(impl.split_at(stop));
-            vma = impl.vmas.find(at);
-            vma->flags = (vma->flags | change.set) & ~change.clear;
-            impl.merge(*vma, removed);
-        }
-        at = stop;
+        context->tell(UFFD_EVENT_REMOVE, from, start, 0);
     }
-    if (holes)
-        return fail(ENOMEM);
-    return {};
 }
 
 // Calls `function(vma, from, to)` for the mapped parts of a range with the lock held shared; ENOMEM
@@ -164,6 +167,7 @@ Result<void> AddressSpace::advise(VirtAddr address, u64 length, int advice) {
     case MADV_DONTNEED:
     case MADV_DONTNEED_LOCKED:
     case MADV_FREE: // freeing at once is what a reclaim just behind the call would do
+        tell_removal(*impl_, start, end);
         return for_each_part(*impl_, start, end, [&](Vma& vma, u64 from, u64 to) -> Result<void> {
             if ((vma.flags & vma_locked) != 0 && advice != MADV_DONTNEED_LOCKED)
                 return fail(EINVAL);
@@ -175,6 +179,7 @@ Result<void> AddressSpace::advise(VirtAddr address, u64 length, int advice) {
     case MADV_WILLNEED:
         return will_need(*impl_, start, end);
     case MADV_REMOVE:
+        tell_removal(*impl_, start, end);
         return remove_pages(*impl_, start, end);
     case MADV_POPULATE_READ:
     case MADV_POPULATE_WRITE: {

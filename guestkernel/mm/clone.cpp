@@ -1,7 +1,9 @@
 // fork(2): a copy of an address space that shares what it can.
 #include <asm/errno.h>
 #include <linux/mman.h>
+#include <linux/userfaultfd.h>
 
+#include "guestkernel/lib/vector.hpp"
 #include "guestkernel/mm/address_space_impl.hpp"
 #include "guestkernel/task/task.hpp"
 
@@ -14,7 +16,7 @@ constexpr u64 largest_copied_file_mapping = u64{16} << 20;
 
 // Requires: the parent's page table lock is held; nobody else knows the child.
 Result<void> copy_leaf(AddressSpaceImpl& child, const LeafRange& leaf, bool copy_file_pages,
-                       Gather& gather) {
+                       bool keep_guard, Gather& gather) {
     u64* to = nullptr;
     for (unsigned i = leaf.first; i < leaf.end; i++) {
         u64 entry = leaf.entries[i];
@@ -36,14 +38,14 @@ Result<void> copy_leaf(AddressSpaceImpl& child, const LeafRange& leaf, bool copy
         get_frame(*frame);
         if ((entry & pte_private) == 0)
             frame->map_count.fetch_add(1, base::Order::Relaxed);
-        to[i] = entry;
+        to[i] = keep_guard ? entry : entry & ~pte_guarded;
         child.note_resident(entry, 1, false);
     }
     return {};
 }
 
 Result<void> copy_pages(AddressSpaceImpl& parent, AddressSpaceImpl& child, const Vma& vma,
-                        Gather& gather) {
+                        bool keep_guard, Gather& gather) {
     const bool copy_file_pages =
         vma.cache && vma.length() <= largest_copied_file_mapping && !vma.cache->memory_only();
     Result<void> outcome;
@@ -54,7 +56,7 @@ Result<void> copy_pages(AddressSpaceImpl& parent, AddressSpaceImpl& child, const
             at = parent.table.for_some_leaves(
                 at, vma.end, leaves_per_step, [&](const LeafRange& leaf) {
                     if (outcome)
-                        outcome = copy_leaf(child, leaf, copy_file_pages, gather);
+                        outcome = copy_leaf(child, leaf, copy_file_pages, keep_guard, gather);
                 });
         }
         if (at < vma.end)
@@ -77,7 +79,7 @@ void copy_now(AddressSpaceImpl& parent, AddressSpaceImpl& child, u64 page) {
     u64* from = parent.table.find(page);
     u64* to = child.table.find(page);
     if (from == nullptr || to == nullptr || *from != *to ||
-        (*from & (arch::pte_present | arch::pte_write | pte_private)) !=
+        (*from & (arch::pte_present | arch::pte_write | pte_private | pte_guarded)) !=
             (arch::pte_present | pte_private))
         return;
     Frame* shared = frame_of(*from);
@@ -105,7 +107,44 @@ void copy_soon_written(AddressSpaceImpl& parent, AddressSpaceImpl& child) {
 
 } // namespace
 
+// The child's twins of the contexts that want to know of forks (UFFD_FEATURE_EVENT_FORK).
+class ForkedUserfaults {
+public:
+    Result<Ref<UserfaultContext>> twin_of(const Ref<UserfaultContext>& context,
+                                          const Ref<AddressSpace>& child) {
+        for (const Pair& pair : pairs_.span())
+            if (pair.parent == context)
+                return pair.child;
+        TRY(Ref<UserfaultContext> twin, make_ref<UserfaultContext>(child, context->user_mode_only));
+        twin->features.store(context->features.load());
+        TRY(pairs_.push_back({context, twin}));
+        return twin;
+    }
+    // The reader gets a descriptor of the twin. What nobody takes serves nothing.
+    void tell() {
+        for (Pair& pair : pairs_.span()) {
+            Ref<UserfaultContext> twin = pair.child;
+            pair.parent->tell(UFFD_EVENT_FORK, 0, 0, 0, std::move(pair.child));
+            if (!twin->taken.load())
+                twin->close();
+        }
+    }
+
+private:
+    struct Pair {
+        Ref<UserfaultContext> parent, child;
+    };
+    Vector<Pair> pairs_;
+};
+
 Result<Ref<AddressSpace>> AddressSpace::clone() {
+    ForkedUserfaults userfaults;
+    TRY(Ref<AddressSpace> copy, clone_mappings(userfaults));
+    userfaults.tell();
+    return copy;
+}
+
+Result<Ref<AddressSpace>> AddressSpace::clone_mappings(ForkedUserfaults& userfaults) {
     TRY(Ref<AddressSpace> copy, create());
     AddressSpaceImpl& child = *copy->impl_;
     copy->limits = limits;
@@ -125,9 +164,20 @@ Result<Ref<AddressSpace>> AddressSpace::clone() {
             continue;
         TRY(Vma * twin, child.copy_vma(*vma, vma->start, vma->end));
         twin->flags &= ~u32{vma_locked | vma_lock_on_fault}; // mlock(2): not inherited
+        if (vma->userfault && vma->userfault->has(UFFD_FEATURE_EVENT_FORK)) {
+            auto context = userfaults.twin_of(vma->userfault, copy);
+            if (!context) {
+                delete twin;
+                return fail(context.error().code);
+            }
+            twin->userfault = std::move(*context);
+        } else {
+            twin->userfault = nullptr;
+            twin->flags &= ~vma_userfault;
+        }
         child.add_vma(*twin);
         if ((vma->flags & vma_wipe_on_fork) == 0 && !vma->shared())
-            TRY(copy_pages(*impl_, child, *vma, gather));
+            TRY(copy_pages(*impl_, child, *vma, (twin->flags & vma_fault_write) != 0, gather));
     }
     copy_soon_written(*impl_, child);
     return copy;

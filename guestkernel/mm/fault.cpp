@@ -50,6 +50,15 @@ bool allows(const Vma& vma, u64 access) {
            0; // x86: each implies reading
 }
 
+// Past the end of a file that has no other home than memory.
+bool beyond_end(const Vma& vma, u64 page) {
+    if (!vma.cache || !vma.cache->memory_only() || !vma.file || vma.file->inode() == nullptr)
+        return false;
+    const Result<Attributes> attributes = vma.file->inode()->attributes();
+    return attributes && vma.file->inode()->is_regular() &&
+           vma.page_index(page) >= page_up(attributes->size) >> page_shift;
+}
+
 // A store to this mapping is noticed by a fault, so that the page is written back.
 bool tracks_dirty(const Vma& vma) {
     return vma.shared() && !vma.cache->memory_only();
@@ -273,7 +282,7 @@ u64 AddressSpaceImpl::reuse_around(Vma& vma, u64 page, u64 pages) {
     u64 changed = 0;
     for (u64 i = 0; entries != nullptr && i < window.pages(); i++) {
         const u64 entry = entries[i];
-        if ((entry & (arch::pte_present | arch::pte_write | pte_private)) !=
+        if ((entry & (arch::pte_present | arch::pte_write | pte_private | pte_guarded)) !=
             (arch::pte_present | pte_private))
             continue;
         const Frame* frame = frame_of(entry);
@@ -313,7 +322,7 @@ void AddressSpaceImpl::copy_ahead(Vma& vma, u64 page) {
             SpinGuard guard(table.lock());
             u64* entry = table.find(at);
             seen = entry != nullptr ? *entry : 0;
-            if ((seen & (arch::pte_present | arch::pte_write | pte_private)) !=
+            if ((seen & (arch::pte_present | arch::pte_write | pte_private | pte_guarded)) !=
                 (arch::pte_present | pte_private))
                 continue;
             Frame* frame = frame_of(seen);
@@ -392,12 +401,8 @@ FaultOutcome AddressSpaceImpl::fault_read_only(Vma& vma, u64 page, u64 seen, Fau
 FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, FaultInfo& info) {
     PageCache& cache = *vma.cache;
     const u64 index = vma.page_index(page);
-    if (cache.memory_only() && vma.file && vma.file->inode() != nullptr) {
-        Result<Attributes> attributes = vma.file->inode()->attributes();
-        if (attributes && vma.file->inode()->is_regular() &&
-            index >= page_up(attributes->size) >> page_shift)
-            return FaultOutcome::BusError;
-    }
+    if (beyond_end(vma, page))
+        return FaultOutcome::BusError;
     const u64 around = (vma.flags & vma_random) != 0 ? 1 : around_pages;
     const Window window = window_around(vma, page, around);
     Result<FrameRef> found =
@@ -418,7 +423,8 @@ FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, Faul
         outcome = make_table(page); // and the access tries again
     if (dirty)
         cache.mark_dirty(*dirty);
-    if (around > 1)
+    // Where minor faults are somebody's to serve, a page that is there is not to be seen yet.
+    if (around > 1 && (vma.flags & vma_fault_minor) == 0)
         map_around(vma, page);
     return outcome;
 }
@@ -435,10 +441,19 @@ FaultOutcome AddressSpaceImpl::resolve(Vma& vma, u64 address, bool write, u64 le
     if ((seen & arch::pte_present) != 0) {
         if (!write || (seen & arch::pte_write) != 0)
             return FaultOutcome::Done;
+        if ((seen & pte_guarded) != 0 && asks_userfault(vma, page, write, info.userfault_flags)) {
+            info.userfault = vma.userfault;
+            return FaultOutcome::Userfault;
+        }
         return fault_read_only(vma, page, seen, info);
     }
     if (seen != 0)
         return FaultOutcome::BadAccess; // hidden behind PROT_NONE
+    if (vma.userfault && !beyond_end(vma, page) &&
+        asks_userfault(vma, page, write, info.userfault_flags)) {
+        info.userfault = vma.userfault;
+        return FaultOutcome::Userfault;
+    }
     return vma.cache ? fault_cached(vma, page, write, info)
                      : fault_anonymous(vma, page, least_window);
 }
@@ -472,6 +487,16 @@ bool AddressSpaceImpl::grow_stack(u64 address) {
 }
 
 FaultOutcome AddressSpaceImpl::fault(u64 address, u64 access, FaultInfo& info) {
+    for (;;) {
+        FaultOutcome outcome = fault_once(address, access, info);
+        if (outcome == FaultOutcome::Userfault)
+            outcome = wait_for_userfault(address, access, info);
+        if (outcome != FaultOutcome::Userfault)
+            return outcome;
+    }
+}
+
+FaultOutcome AddressSpaceImpl::fault_once(u64 address, u64 access, FaultInfo& info) {
     if (address < user_min || address >= user_max)
         return FaultOutcome::BadAddress;
     FaultOutcome outcome = FaultOutcome::BadAddress;
@@ -507,38 +532,55 @@ FaultOutcome AddressSpaceImpl::fault(u64 address, u64 access, FaultInfo& info) {
     return outcome;
 }
 
+// A part of populate() with the lock held once; EAGAIN: FaultInfo::userfault has to serve `start`
+// first.
+Result<void> AddressSpaceImpl::populate_part(u64& start, u64 end, bool write, bool ignore_holes,
+                                             FaultInfo& info) {
+    SharedGuard guard(mutex);
+    Vma* vma = vmas.find_from(start);
+    if (vma == nullptr || vma->start > start) {
+        if (!ignore_holes)
+            return fail(ENOMEM);
+        start = vma == nullptr || vma->start >= end ? end : vma->start;
+        return {};
+    }
+    // Shared pages are not made dirty, private ones are copied only if stores are allowed.
+    const bool stores =
+        write && (vma->protection & PROT_WRITE) != 0 && !(vma->cache && tracks_dirty(*vma));
+    const u64 stop = end < vma->end ? end : vma->end;
+    // In steps, so that those who wait for the lock get it.
+    for (u64 pages = 0; start < stop && pages < 512; pages++, start += page_size) {
+        if ((vma->protection & 7) == 0) {
+            start = stop;
+            break;
+        }
+        info = {};
+        const FaultOutcome outcome = resolve(*vma, start, stores, most_around, info);
+        if (outcome == FaultOutcome::Userfault)
+            return fail(EAGAIN);
+        if (outcome == FaultOutcome::NoMemory)
+            return fail(ENOMEM);
+        if (outcome != FaultOutcome::Done && !ignore_holes)
+            return fail(outcome == FaultOutcome::BusError ? EFAULT : ENOMEM);
+        if (info.touch)
+            arch::flush_local(VirtAddr(start), 1);
+    }
+    return {};
+}
+
 Result<void> AddressSpaceImpl::populate(u64 start, u64 end, bool write, bool ignore_holes) {
     while (start < end) {
         if (fatal_signal_pending())
             return fail(EINTR);
-        SharedGuard guard(mutex);
-        Vma* vma = vmas.find_from(start);
-        if (vma == nullptr || vma->start > start) {
-            if (!ignore_holes)
-                return fail(ENOMEM);
-            if (vma == nullptr || vma->start >= end)
-                return {};
-            start = vma->start;
+        FaultInfo info;
+        const Result<void> part = populate_part(start, end, write, ignore_holes, info);
+        if (!part && part.error().code == EAGAIN && info.userfault) {
+            const u64 access = write ? u64{arch::fault_write} : 0;
+            if (wait_for_userfault(start, access, info) != FaultOutcome::Userfault)
+                return fail(EFAULT);
+            continue;
         }
-        // Shared pages are not made dirty, private ones are copied only if stores are allowed.
-        const bool stores =
-            write && (vma->protection & PROT_WRITE) != 0 && !(vma->cache && tracks_dirty(*vma));
-        const u64 stop = end < vma->end ? end : vma->end;
-        // In steps, so that those who wait for the lock get it.
-        for (u64 pages = 0; start < stop && pages < 512; pages++, start += page_size) {
-            if ((vma->protection & 7) == 0) {
-                start = stop;
-                break;
-            }
-            FaultInfo info;
-            const FaultOutcome outcome = resolve(*vma, start, stores, most_around, info);
-            if (outcome == FaultOutcome::NoMemory)
-                return fail(ENOMEM);
-            if (outcome != FaultOutcome::Done && !ignore_holes)
-                return fail(outcome == FaultOutcome::BusError ? EFAULT : ENOMEM);
-            if (info.touch)
-                arch::flush_local(VirtAddr(start), 1);
-        }
+        TRY(part);
     }
     return {};
 }
@@ -569,6 +611,8 @@ bool AddressSpace::handle_fault(VirtAddr address, u64 access, u32& signal_code, 
         // end but it.
         signal_code = SIGKILL << 8 | si_kernel;
         return false;
+    case FaultOutcome::Userfault: // fault() waits for it
+        break;
     }
     return false;
 }

@@ -145,6 +145,11 @@ void AddressSpace::for_each_mapping(bool (*callback)(const MappingInfo&, void*),
             info.name = vma->name;
             if ((vma->flags & vma_anonymous_shared) != 0)
                 info.name = "/dev/zero (deleted)";
+            if (vma->given_name) {
+                info.name = vma->shared() ? vma->given_name->shared_text.c_str()
+                                          : vma->given_name->text.c_str();
+                info.name_holder = vma->given_name;
+            }
             if (count_pages)
                 count_mapping(*impl_, *vma, info);
             at = vma->end;

@@ -273,6 +273,17 @@ Result<FrameRef> PageCache::create(u64 index) {
     return fail(ENOMEM);
 }
 
+Result<void> PageCache::insert(u64 index, FrameRef frame) {
+    frame->flags.store(frame_uptodate | frame_referenced, base::Order::Relaxed);
+    SpinGuard guard(lock_);
+    if (tree_.get(index) != nullptr)
+        return fail(EEXIST);
+    if (!attach_frame(index, *frame))
+        return fail(ENOMEM);
+    frame.leak();
+    return {};
+}
+
 Result<FrameRef> PageCache::get(u64 index) {
     for (;;) {
         bool present = false;

@@ -51,6 +51,9 @@ public:
     // created when absent. The caller calls mark_dirty() after it wrote. With `whole_page`, an
     // absent page starts as zeros: a caller whose copy falls short must have asked for it without.
     Result<FrameRef> get_for_write(u64 index, bool whole_page);
+    // Makes a frame of the caller's, up to date, the page; EEXIST if there is one. Where memory is
+    // the only home.
+    Result<void> insert(u64 index, FrameRef frame);
     void mark_dirty(Frame& frame);
     // Reads those of [first, first + pages) that are absent (readahead(2), MADV_WILLNEED).
     Result<void> read_ahead(u64 first, u64 pages);

@@ -12,6 +12,8 @@ namespace kernel {
 inline constexpr u64 pte_private = u64{1} << 10;
 // Not present but not empty either: contents behind PROT_NONE.
 inline constexpr u64 pte_hidden = u64{1} << 11;
+// Present and not writable, whatever the mapping says, until a user-space fault handler allows it.
+inline constexpr u64 pte_guarded = u64{1} << 52;
 
 inline constexpr u64 pte_frame(u64 entry) {
     return entry & arch::pte_address;

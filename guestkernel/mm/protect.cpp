@@ -13,7 +13,7 @@ constexpr u32 all_protections = PROT_READ | PROT_WRITE | PROT_EXEC;
 
 // What an entry becomes under another protection. Requires: the page table's lock is held.
 u64 change_entry(const Vma& vma, u64 entry, u32 protection) {
-    bool writable = (protection & PROT_WRITE) != 0;
+    bool writable = (protection & PROT_WRITE) != 0 && (entry & pte_guarded) == 0;
     if (writable && (entry & arch::pte_write) == 0) {
         // Spares the fault where it is known what it would do.
         const Frame* frame = frame_of(entry);
@@ -21,7 +21,7 @@ u64 change_entry(const Vma& vma, u64 entry, u32 protection) {
                          frame->refs.load(base::Order::Acquire) == 1;
         writable = own || (vma.shared() && vma.cache->memory_only());
     }
-    return make_entry(pte_frame(entry), protection, writable, entry & pte_private);
+    return make_entry(pte_frame(entry), protection, writable, entry & (pte_private | pte_guarded));
 }
 
 bool loses_permission(u64 before, u64 after) {

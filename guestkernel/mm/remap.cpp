@@ -1,6 +1,7 @@
 // mremap(2).
 #include <asm/errno.h>
 #include <linux/mman.h>
+#include <linux/userfaultfd.h>
 
 #include "guestkernel/mm/address_space_impl.hpp"
 
@@ -9,6 +10,7 @@ namespace {
 
 struct Move {
     u64 from, to, length;
+    bool keep_guard;
 };
 
 // Moves the entries of one range to another. Tables are made first: then nothing can fail half-way.
@@ -34,7 +36,8 @@ Result<void> move_pages(AddressSpaceImpl& impl, const Move& move) {
     if (!complete)
         return fail(ENOMEM);
     for_each_entry([&](u64& entry, u64 address) {
-        *impl.table.find(address - move.from + move.to) = entry;
+        *impl.table.find(address - move.from + move.to) =
+            move.keep_guard ? entry : entry & ~pte_guarded;
         entry = 0;
         gather.changed(address);
     });
@@ -82,7 +85,9 @@ bool grow_in_place(AddressSpaceImpl& impl, Vma& vma, const Remap& request, Remov
     return true;
 }
 
-Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVmas& removed) {
+// `moved_for`: who serves the faults there and wants to know.
+Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVmas& removed,
+                         Ref<UserfaultContext>& moved_for) {
     TRY(const u64 target, choose_target(impl, request, removed));
     const u64 old_end = request.old_start + request.old_length;
     Vma* vma = impl.vmas.find(request.old_start);
@@ -94,10 +99,16 @@ Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVm
     }());
     moved->start = target;
     moved->end = target + request.new_length;
+    if (moved->userfault && !moved->userfault->has(UFFD_FEATURE_EVENT_REMAP)) {
+        moved->userfault = nullptr;
+        moved->flags &= ~vma_userfault;
+    }
+    moved_for = moved->userfault;
     if (request.old_length != 0)
         TRY(move_pages(impl, {request.old_start, target,
                               request.old_length < request.new_length ? request.old_length
-                                                                      : request.new_length}));
+                                                                      : request.new_length,
+                              (moved->flags & vma_fault_write) != 0}));
     Vma& added = *moved.leak();
     impl.add_vma(added);
     if ((request.flags & MREMAP_DONTUNMAP) == 0 && request.old_length != 0) {
@@ -108,7 +119,8 @@ Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVm
     return target;
 }
 
-Result<u64> remap_locked(AddressSpaceImpl& impl, Remap& request, RemovedVmas& removed) {
+Result<u64> remap_locked(AddressSpaceImpl& impl, Remap& request, RemovedVmas& removed,
+                         Ref<UserfaultContext>& moved_for) {
     const bool may_move = (request.flags & MREMAP_MAYMOVE) != 0;
     Vma* vma = impl.vmas.find(request.old_start);
     if (vma == nullptr)
@@ -136,7 +148,7 @@ Result<u64> remap_locked(AddressSpaceImpl& impl, Remap& request, RemovedVmas& re
         return request.old_start;
     if (!may_move)
         return fail(ENOMEM);
-    return move_mapping(impl, request, removed);
+    return move_mapping(impl, request, removed, moved_for);
 }
 
 } // namespace
@@ -165,13 +177,16 @@ Result<VirtAddr> AddressSpace::remap(VirtAddr old_start, u64 old_length, u64 new
     }
     u64 result = 0;
     bool populate = false;
+    Ref<UserfaultContext> moved_for;
+    RemovedVmas removed; // told of after the move itself
     {
-        RemovedVmas removed;
         MutexGuard guard(impl_->mutex);
-        TRY(result, remap_locked(*impl_, request, removed));
+        TRY(result, remap_locked(*impl_, request, removed, moved_for));
         const Vma* vma = impl_->vmas.find(result);
         populate = vma != nullptr && (vma->flags & vma_locked) != 0;
     }
+    if (moved_for)
+        moved_for->tell(UFFD_EVENT_REMAP, request.old_start, result, request.old_length);
     if (populate && request.new_length > request.old_length)
         (void)impl_->populate(result, result + request.new_length, true, true);
     return VirtAddr(result);

@@ -4,7 +4,9 @@
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/core/types.hpp"
 #include "guestkernel/fs/file.hpp"
+#include "guestkernel/lib/string.hpp"
 #include "guestkernel/mm/page_cache.hpp"
+#include "guestkernel/mm/userfault.hpp"
 
 namespace kernel {
 
@@ -23,6 +25,17 @@ enum VmaFlag : u32 {
     vma_stack = 1u << 8,            // MAP_STACK or grows_down, for accounting
     vma_random = 1u << 9,           // MADV_RANDOM: nothing around a fault
     vma_dont_dump = 1u << 10,
+    vma_fault_missing = 1u << 11, // userfaultfd(2): who registered these is in Vma::userfault
+    vma_fault_write = 1u << 12,
+    vma_fault_minor = 1u << 13,
+    vma_unmapped = 1u << 14, // taken out for good, not joined with a neighbour
+};
+inline constexpr u32 vma_userfault = vma_fault_missing | vma_fault_write | vma_fault_minor;
+
+// The name that a program gave to anonymous memory (PR_SET_VMA_ANON_NAME), as /proc/PID/maps shows
+// it.
+struct MappingName : RefCounted {
+    String text, shared_text; // of private and of shared memory
 };
 
 struct Vma : CacheMapping {
@@ -35,6 +48,9 @@ struct Vma : CacheMapping {
     Ref<PageCache> cache; // null: private anonymous memory
     u64 offset = 0;       // bytes, of `start` in the cache
     const char* name = nullptr;
+    Ref<MappingName> given_name;
+    Ref<UserfaultContext> userfault;
+    u32 policy = 0; // mbind(2), as Task::memory_policy; 0: the task's
     AddressSpace* space = nullptr;
     // Sequential use: where the last fault's window ended, and how many pages it had. Hints, not
     // locked.

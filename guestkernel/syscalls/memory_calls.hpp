@@ -27,6 +27,10 @@ Result<long> sys_remap_file_pages(Task& task, u64 address, u64 length, u64 prote
 Result<long> sys_pkey_mprotect(Task& task, u64 address, u64 length, u32 protection, int key);
 Result<long> sys_pkey_alloc(Task& task, u32 flags, u64 rights);
 Result<long> sys_pkey_free(Task& task, int key);
+// userfault_calls.cpp
+Result<long> sys_userfaultfd(Task& task, u32 flags);
+Result<long> sys_process_mrelease(Task& task, int pidfd, u32 flags);
+
 Result<long> sys_memfd_create(Task& task, u64 name, u32 flags);
 Result<long> sys_membarrier(Task& task, int command, u32 flags, int cpu);
 

@@ -7,6 +7,7 @@
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
 
+#include "guestkernel/mm/vma.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/rseq.hpp"
@@ -135,6 +136,36 @@ Result<long> set_memory_layout(u64 field, u64 address) {
     }
 }
 
+// PR_SET_VMA_ANON_NAME: printable, without what would confuse readers of /proc/PID/maps.
+Result<Ref<MappingName>> mapping_name(u64 address) {
+    constexpr usize longest = 80; // with its NUL
+    if (address == 0)
+        return Ref<MappingName>();
+    const auto text = copy_in_string(address, longest);
+    if (!text)
+        return fail(text.error().code == ENAMETOOLONG ? EINVAL : text.error().code);
+    const std::string_view name = text->view();
+    for (const char c : name)
+        if (c < ' ' || c > '~' || std::string_view("\\`$[]").find(c) != std::string_view::npos)
+            return fail(EINVAL);
+    TRY(Ref<MappingName> made, make_ref<MappingName>());
+    TRY(made->text.append("[anon:"));
+    TRY(made->shared_text.append("[anon_shmem:"));
+    for (String* out : {&made->text, &made->shared_text}) {
+        TRY(out->append(name));
+        TRY(out->append("]"));
+    }
+    return made;
+}
+
+Result<long> set_mapping_name(u64 attribute, u64 start, u64 length, u64 name) {
+    if (attribute != PR_SET_VMA_ANON_NAME)
+        return fail(EINVAL);
+    TRY(Ref<MappingName> made, mapping_name(name));
+    TRY(current_task().address_space->set_name(VirtAddr(start), length, std::move(made)));
+    return 0;
+}
+
 // Questions about what this kernel does not have or always has.
 Result<long> fixed_answers(int option, u64 a, u64 b, u64 c, u64 d) {
     switch (option) {
@@ -173,8 +204,6 @@ Result<long> fixed_answers(int option, u64 a, u64 b, u64 c, u64 d) {
         return PR_MCE_KILL_DEFAULT;
     case PR_GET_SPECULATION_CTRL:
         return b == 0 ? Result<long>(PR_SPEC_NOT_AFFECTED) : Result<long>(fail(EINVAL));
-    case PR_SET_VMA:
-        return fail(EINVAL); // as a kernel without CONFIG_ANON_VMA_NAME
     default:
         return fail(EINVAL);
     }
@@ -187,6 +216,8 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     switch (option) {
     case PR_SET_NAME:
         return set_name(task, a);
+    case PR_SET_VMA:
+        return set_mapping_name(a, b, c, d);
     case PR_GET_NAME:
         TRY(copy_out_bytes(a, task.name, sizeof task.name));
         return 0;

@@ -102,6 +102,7 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.nice = parent.nice;
     child.policy = parent.policy;
     child.rt_priority = parent.rt_priority;
+    child.memory_policy = parent.memory_policy;
     if (parent.reset_on_fork) { // sched(7)
         child.nice = child.nice < 0 || parent.rt_priority != 0 ? 0 : child.nice;
         child.policy = parent.rt_priority != 0 ? u32{SCHED_NORMAL} : parent.policy;

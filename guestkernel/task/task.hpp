@@ -51,6 +51,10 @@ public:
     i32 nice = 0;
     u32 policy = 0; // SCHED_*
     i32 rt_priority = 0;
+    // Lent by those who wait for a lock of its (task/futex_pi.cpp): a real-time priority (0: none),
+    // a nice value (20: none). Only what is above its own counts.
+    i32 lent_rt_priority = 0;
+    i32 lent_nice = 20;
     u64 affinity = ~u64{0};        // where it may run: what it asked for, within its cpuset
     u64 wanted_affinity = ~u64{0}; // what it asked for
     base::ListNode run_node;
@@ -102,7 +106,10 @@ public:
     u16 memory_owner = 0;       // the group that its memory is charged to (mm/): 0: none
     bool no_new_privileges = false;
     bool io_flusher = false; // PR_SET_IO_FLUSHER: kept and shown
+    u32 memory_policy = 0;   // set_mempolicy(2): MPOL_* and flags, bit 16: node 0 was given
     u64 clear_child_tid = 0; // set_tid_address
+    struct PiLock* pi_waits_for = nullptr; // both under the lock of task/futex_pi.cpp
+    struct PiLock* pi_owned = nullptr;     // the contended ones, linked
     u64 robust_list = 0;
     u64 rseq = 0;
     u32 rseq_length = 0, rseq_signature = 0;

@@ -1,6 +1,7 @@
 // Where memory comes from: set_mempolicy(2), get_mempolicy(2), mbind(2),
 // set_mempolicy_home_node(2), migrate_pages(2), move_pages(2), on a machine with (at least) node 0.
 // A kernel that is built without NUMA refuses them all alike.
+#include <csignal>
 #include <cstdint>
 #include <initializer_list>
 #include <unistd.h>
@@ -40,6 +41,20 @@ void of_task() {
     unsigned long nodes[most_nodes / 64] = {~0ul};
     CHECK(policy(nodes) == MPOL_DEFAULT && nodes[0] == 0);
     CHECK(set_policy(MPOL_BIND, node_zero) == 0);
+    CHECK(policy(nodes) == MPOL_BIND && nodes[0] == 1);
+    CHECK(set_policy(MPOL_INTERLEAVE | MPOL_F_STATIC_NODES, node_zero) == 0);
+    CHECK(policy(nodes) == (MPOL_INTERLEAVE | MPOL_F_STATIC_NODES) && nodes[0] == 1);
+    int node = -1;
+    CHECK(syscall(SYS_get_mempolicy, &node, nullptr, 0, nullptr, MPOL_F_NODE) == 0 && node == 0);
+    // A child has it too.
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(policy(nodes) == (MPOL_INTERLEAVE | MPOL_F_STATIC_NODES) ? 0 : 1);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(set_policy(MPOL_PREFERRED, nullptr) == 0); // none preferred: the local one
+    CHECK(policy(nodes) == MPOL_LOCAL && nodes[0] == 0);
+    CHECK_FAILS(syscall(SYS_get_mempolicy, &node, nullptr, 0, nullptr, MPOL_F_NODE), EINVAL);
     CHECK(set_policy(MPOL_DEFAULT, nullptr) == 0);
     CHECK_FAILS(set_policy(MPOL_BIND, nullptr), EINVAL);
     CHECK_FAILS(set_policy(MPOL_BIND, node_absurd), EINVAL);
@@ -63,6 +78,18 @@ void of_memory() {
     CHECK_FAILS(bind(at, page, MPOL_BIND, node_zero, 1 << 20), EINVAL);
     CHECK_FAILS(bind(at, page, MPOL_BIND, node_absurd), EINVAL);
     CHECK_FAILS(bind(at, page, MPOL_BIND, nullptr), EINVAL);
+    unsigned long nodes[most_nodes / 64] = {};
+    CHECK(policy(nodes, at + page) == MPOL_PREFERRED && nodes[0] == 1);
+    CHECK(policy(nodes, at + 2 * page) == MPOL_DEFAULT && nodes[0] == 0);
+    CHECK(bind(at + 3 * page, page, MPOL_BIND, node_zero) == 0);
+    CHECK(syscall(SYS_set_mempolicy_home_node, at + 3 * page, page, 0, 0) == 0);
+    CHECK_FAILS(syscall(SYS_set_mempolicy_home_node, at, page, 0, 0), EOPNOTSUPP);
+    CHECK_FAILS(syscall(SYS_set_mempolicy_home_node, at + 2 * page, page, 0, 0), ENOENT);
+    CHECK(bind(at, 4 * page, MPOL_DEFAULT, nullptr) == 0);
+    CHECK(policy(nodes, at + page) == MPOL_DEFAULT);
+    munmap(at + 2 * page, page);
+    CHECK_FAILS(bind(at, 4 * page, MPOL_BIND, node_zero), EFAULT);
+    CHECK_FAILS(bind(at, page, MPOL_LOCAL, node_zero), EINVAL);
     // The node a page lies on.
     at[0] = 1;
     int node = -1;
@@ -79,7 +106,10 @@ void of_pages() {
         mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     CHECK(at != MAP_FAILED);
     at[0] = 1;
-    void* pages[] = {at, at + page, reinterpret_cast<void*>(uintptr_t{page})};
+    // Never touched, nor filled together with its neighbours.
+    void* untouched = mmap(nullptr, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(untouched != MAP_FAILED);
+    void* pages[] = {at, untouched, reinterpret_cast<void*>(uintptr_t{page})};
     int status[] = {-1, -1, -1};
     CHECK(syscall(SYS_move_pages, 0, 3, pages, nullptr, status, 0) == 0);
     CHECK(status[0] >= 0 && status[1] == -ENOENT && status[2] == -EFAULT);
@@ -94,6 +124,7 @@ void of_pages() {
     CHECK(syscall(SYS_migrate_pages, 0, most_nodes, node_zero, node_zero) == 0);
     CHECK_FAILS(syscall(SYS_migrate_pages, 0x3fff'ffff, most_nodes, node_zero, node_zero), ESRCH);
     CHECK_FAILS(syscall(SYS_migrate_pages, 0, most_nodes, 8, node_zero), EFAULT);
+    munmap(untouched, page);
     munmap(at, 2 * page);
 }
 
