@@ -3,6 +3,7 @@
 #include <linux/sched.h>
 
 #include "guestkernel/cgroup/cgroup.hpp"
+#include "guestkernel/sched/lend.hpp"
 
 namespace kernel {
 
@@ -19,14 +20,23 @@ constexpr u32 idle_policy_weight = 3;
 
 } // namespace
 
+i32 effective_rt_priority(const Task& task) {
+    const i32 own = task.policy == SCHED_FIFO || task.policy == SCHED_RR ? task.rt_priority : 0;
+    return task.lent_rt_priority > own ? task.lent_rt_priority : own;
+}
+
+i32 effective_nice(const Task& task) {
+    return task.lent_nice < task.nice ? task.lent_nice : task.nice;
+}
+
 u32 task_weight(const Task& task) {
-    if (task.policy == SCHED_IDLE)
+    if (task.policy == SCHED_IDLE && task.lent_nice >= 20)
         return idle_policy_weight;
-    return nice_weights[task.nice + 20];
+    return nice_weights[effective_nice(task) + 20];
 }
 
 bool is_realtime(const Task& task) {
-    return task.policy == SCHED_FIFO || task.policy == SCHED_RR;
+    return effective_rt_priority(task) > 0;
 }
 
 CpuRunQueue::CpuRunQueue() : slice_timer([](Timer&, void*) { scheduler_tick(); }, nullptr) {}
@@ -39,7 +49,7 @@ void CpuRunQueue::enqueue(Task& task) {
         // them, but nothing here preempts in favour of an equal.
         Task* after = nullptr;
         for (Task& other : realtime)
-            if (other.rt_priority < task.rt_priority) {
+            if (effective_rt_priority(other) < effective_rt_priority(task)) {
                 after = &other;
                 break;
             }
@@ -119,7 +129,7 @@ bool CpuRunQueue::should_preempt(const Task& task) const {
     if (current == idle)
         return true;
     if (is_realtime(task))
-        return !is_realtime(*current) || task.rt_priority > current->rt_priority;
+        return effective_rt_priority(task) > effective_rt_priority(*current);
     if (is_realtime(*current) || task.policy == SCHED_BATCH)
         return false;
     if (current->policy == SCHED_IDLE && task.policy != SCHED_IDLE)

@@ -2,6 +2,7 @@
 #include <linux/sched.h>
 
 #include "guestkernel/cgroup/cgroup.hpp"
+#include "guestkernel/sched/lend.hpp"
 #include "guestkernel/sched/run_queue.hpp"
 
 namespace kernel {
@@ -118,6 +119,15 @@ void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice) {
         task.policy = policy;
         task.rt_priority = rt_priority;
         task.nice = nice;
+    });
+    if (&task == arch::current())
+        arch::set_need_resched();
+}
+
+void lend_priority(Task& task, i32 rt_priority, i32 nice) {
+    with_task_dequeued(task, [&] {
+        task.lent_rt_priority = rt_priority;
+        task.lent_nice = nice;
     });
     if (&task == arch::current())
         arch::set_need_resched();

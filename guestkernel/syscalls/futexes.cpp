@@ -63,6 +63,14 @@ Result<long> sys_futex(Task&, u64 address, int operation, u32 value, u64 timeout
             wait_deadline(command, realtime || command == FUTEX_LOCK_PI, timeout));
         return futex_lock_pi(address, deadline, false, is_private);
     }
+    case FUTEX_WAIT_REQUEUE_PI: {
+        TRY(const u64 deadline, wait_deadline(command, realtime, timeout));
+        return futex_wait_requeue_pi(address, value, any, deadline, second, is_private);
+    }
+    case FUTEX_CMP_REQUEUE_PI:
+        if (value != 1 || static_cast<i32>(count) < 0)
+            return fail(EINVAL);
+        return futex_requeue_pi(address, second, count, third, is_private);
     case FUTEX_TRYLOCK_PI:
         return futex_lock_pi(address, no_deadline, true, is_private);
     case FUTEX_UNLOCK_PI:

@@ -8,6 +8,7 @@
 #include "guestkernel/cgroup/cpuset.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
+#include "guestkernel/task/futex_pi.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -73,6 +74,7 @@ Result<void> set_policy(Task& target, int policy, i32 priority, i32 nice, bool r
         return fail(EPERM);
     target.reset_on_fork = reset_on_fork;
     set_scheduling(target, static_cast<u32>(policy), priority, nice);
+    pi_priority_changed(target);
     return {};
 }
 
@@ -295,6 +297,7 @@ Result<long> sys_setpriority(Task&, int which, i32 who, int nice) {
             return;
         }
         set_scheduling(target, target.policy, target.rt_priority, nice);
+        pi_priority_changed(target);
     }));
     if (error != 0)
         return fail(error);

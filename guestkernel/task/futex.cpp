@@ -11,6 +11,7 @@
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/futex_pi.hpp"
 #include "guestkernel/task/futex_queue.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -19,12 +20,12 @@ namespace kernel {
 namespace {
 
 constinit FutexTable table;
-// Holders of PI futexes change hands under it; user memory is written with it held.
-constinit Mutex pi_mutex;
 
 using Key = AddressSpace::FutexKey;
 
-Result<Key> key_of(u64 address, bool is_private) {
+} // namespace
+
+Result<Key> futex_key_of(u64 address, bool is_private) {
     if (address % sizeof(u32) != 0)
         return fail(EINVAL);
     if (!user_range_ok(address, sizeof(u32)))
@@ -34,6 +35,8 @@ Result<Key> key_of(u64 address, bool is_private) {
         return Key{&space, address};
     return space.futex_key(VirtAddr(address), true);
 }
+
+namespace {
 
 Result<u32> read_word(u64 address) {
     return UserPtr<const u32>(address).copy_in();
@@ -115,7 +118,7 @@ long restart_wait(Task& task) {
 Result<long> futex_wait(u64 address, u32 expected, u32 bitset, u64 deadline_ns, bool is_private) {
     if (bitset == 0)
         return fail(EINVAL);
-    TRY(const Key key, key_of(address, is_private));
+    TRY(const Key key, futex_key_of(address, is_private));
     // Most waits that do not wait end here.
     TRY(const u32 value, read_word(address));
     if (value != expected)
@@ -136,14 +139,17 @@ Result<long> futex_wait(u64 address, u32 expected, u32 bitset, u64 deadline_ns, 
 Result<long> futex_wake(u64 address, u32 count, u32 bitset, bool is_private) {
     if (bitset == 0)
         return fail(EINVAL);
-    TRY(const Key key, key_of(address, is_private));
-    return table.wake(key, count, bitset);
+    TRY(const Key key, futex_key_of(address, is_private));
+    const long woken = table.wake(key, count, bitset);
+    if (woken < 0)
+        return fail(EINVAL);
+    return woken;
 }
 
 Result<long> futex_requeue(u64 address, u64 target, u32 wake_count, u32 requeue_count,
                            const u32* expected, bool is_private) {
-    TRY(const Key from, key_of(address, is_private));
-    TRY(const Key to, key_of(target, is_private));
+    TRY(const Key from, futex_key_of(address, is_private));
+    TRY(const Key to, futex_key_of(target, is_private));
     // The comparison and the move are one step: nobody may queue up for a newer value in between.
     struct Comparison {
         u64 address;
@@ -168,7 +174,10 @@ Result<long> futex_requeue(u64 address, u64 target, u32 wake_count, u32 requeue_
             request.check = compare;
             request.context = &comparison;
         }
-        if (table.requeue(request))
+        const bool done = table.requeue(request);
+        if (request.mixed)
+            return fail(EINVAL);
+        if (done)
             return expected != nullptr ? request.woken + request.requeued : request.woken;
         if (comparison.readable)
             return fail(EAGAIN);
@@ -179,8 +188,8 @@ Result<long> futex_requeue(u64 address, u64 target, u32 wake_count, u32 requeue_
 
 Result<long> futex_wake_op(u64 address, u64 second, u32 count, u32 second_count, u32 operation,
                            bool is_private) {
-    TRY(const Key first_key, key_of(address, is_private));
-    TRY(const Key second_key, key_of(second, is_private));
+    TRY(const Key first_key, futex_key_of(address, is_private));
+    TRY(const Key second_key, futex_key_of(second, is_private));
     // futex(2): op, comparison, two signed 12-bit arguments.
     const u32 op = operation >> 28 & 7;
     const u32 compare = operation >> 24 & 15;
@@ -242,10 +251,11 @@ Result<long> futex_wake_op(u64 address, u64 second, u32 count, u32 second_count,
     default:
         return fail(ENOSYS);
     }
-    long woken = table.wake(first_key, count, FUTEX_BITSET_MATCH_ANY);
-    if (holds)
-        woken += table.wake(second_key, second_count, FUTEX_BITSET_MATCH_ANY);
-    return woken;
+    const long woken = table.wake(first_key, count, FUTEX_BITSET_MATCH_ANY);
+    const long more = holds ? table.wake(second_key, second_count, FUTEX_BITSET_MATCH_ANY) : 0;
+    if (woken < 0 || more < 0)
+        return fail(EINVAL);
+    return woken + more;
 }
 
 Result<long> futex_wait_any(const FutexWaitSpec* specs, u32 count, u64 deadline_ns) {
@@ -263,7 +273,7 @@ Result<long> futex_wait_any(const FutexWaitSpec* specs, u32 count, u64 deadline_
     };
     for (; queued < count; queued++) {
         const FutexWaitSpec& spec = specs[queued];
-        auto key = key_of(spec.address, spec.is_private);
+        auto key = futex_key_of(spec.address, spec.is_private);
         int error = key ? 0 : key.error().code;
         if (error == 0) {
             FutexWaiter& waiter = waiters[queued];
@@ -283,105 +293,65 @@ Result<long> futex_wait_any(const FutexWaitSpec* specs, u32 count, u64 deadline_
     return fail(slept == Slept::TimedOut ? ETIMEDOUT : restart_syscall);
 }
 
-// --- priority inheritance protocol
-// ---------------------------------------------------------------------------
+// --- condition variables of priority-inheriting locks
 
-namespace {
-
-enum class PiAttempt : u8 { Taken, Wait };
-
-// Takes the lock if it is free or its owner died, else marks it as having waiters. Requires:
-// pi_mutex.
-Result<PiAttempt> try_pi(u64 address, u32 tid, bool mark_waiters) {
-    TRY(u32 value, read_word(address));
-    for (;;) {
-        const u32 owner = value & FUTEX_TID_MASK;
-        if (owner == tid)
-            return fail(EDEADLK);
-        u32 fresh = 0;
-        if (owner == 0)
-            fresh = tid | (value & (FUTEX_WAITERS | FUTEX_OWNER_DIED));
-        else if (mark_waiters)
-            fresh = value | FUTEX_WAITERS;
-        else
-            return PiAttempt::Wait;
-        u32 found = 0;
-        if (!arch::compare_exchange_user(address, value, fresh, found))
-            return fail(EFAULT);
-        if (found == value) {
-            if (owner == 0)
-                return PiAttempt::Taken;
-            SpinGuard guard(process_tree_lock());
-            // The owner is gone without a trace: no robust list told of it.
-            return find_task_locked(global_pid(static_cast<i32>(owner))) != nullptr
-                       ? Result<PiAttempt>(PiAttempt::Wait)
-                       : Result<PiAttempt>(fail(ESRCH));
-        }
-        value = found;
-    }
-}
-
-// Gives the lock to the first waiter, or frees it. Requires: pi_mutex. `died`: the owner ended.
-Result<void> hand_over(u64 address, const Key& key, u32 value, u32 died) {
-    for (;;) {
-        const i32 heir = table.first_pi_waiter(key);
-        const bool more = table.count(key) > 1;
-        const u32 fresh =
-            heir != 0 ? static_cast<u32>(heir) | (more ? FUTEX_WAITERS : 0u) | died : died;
-        u32 found = 0;
-        if (!arch::compare_exchange_user(address, value, fresh, found))
-            return fail(EFAULT);
-        if (found == value)
-            break;
-        value = found;
-    }
-    (void)table.wake(key, 1, FUTEX_BITSET_MATCH_ANY);
-    return {};
-}
-
-} // namespace
-
-Result<long> futex_lock_pi(u64 address, u64 deadline_ns, bool try_only, bool is_private) {
-    TRY(const Key key, key_of(address, is_private));
-    const Task& task = current_task();
-    const auto tid = static_cast<u32>(task.own_tid);
-    for (;;) {
-        FutexWaiter waiter;
-        {
-            MutexGuard guard(pi_mutex);
-            TRY(const PiAttempt attempt, try_pi(address, tid, !try_only));
-            if (attempt == PiAttempt::Taken)
-                return 0;
-            if (try_only)
-                return fail(EAGAIN);
-            waiter.task = arch::current();
-            waiter.is_pi = true;
-            waiter.confirmed = true;
-            table.add(waiter, key);
-        }
-        const Slept slept = sleep(std::span(&waiter, 1), deadline_ns);
-        MutexGuard guard(pi_mutex);
-        if (table.remove(waiter)) {
-            // Woken: usually as the heir. After the owner's death by a plain wake-up, try again.
-            TRY(const u32 value, read_word(address));
-            if ((value & FUTEX_TID_MASK) == tid)
-                return 0;
-            continue;
-        }
-        if (slept == Slept::TimedOut)
-            return fail(ETIMEDOUT);
-        return fail(restart_no_interrupt);
-    }
-}
-
-Result<long> futex_unlock_pi(u64 address, bool is_private) {
-    TRY(const Key key, key_of(address, is_private));
-    MutexGuard guard(pi_mutex);
-    TRY(const u32 value, read_word(address));
-    if ((value & FUTEX_TID_MASK) != static_cast<u32>(current_task().own_tid))
-        return fail(EPERM);
-    TRY(hand_over(address, key, value, 0));
+Result<long> futex_wait_requeue_pi(u64 address, u32 expected, u32 bitset, u64 deadline_ns,
+                                   u64 target, bool is_private) {
+    if (bitset == 0 || address == target)
+        return fail(EINVAL);
+    TRY(const Key key, futex_key_of(address, is_private));
+    PiWaiter pi;
+    pi.task = arch::current();
+    TRY(pi.target, futex_key_of(target, is_private));
+    FutexWaiter waiter;
+    waiter.task = arch::current();
+    waiter.bitset = bitset;
+    waiter.pi = &pi;
+    table.add(waiter, key);
+    TRY(confirm(waiter, address, expected));
+    const Slept slept = sleep(std::span(&waiter, 1), deadline_ns);
+    if (!table.remove(waiter)) // still where it queued up
+        return fail(slept == Slept::TimedOut ? ETIMEDOUT : restart_no_interrupt);
+    bool interrupted = false;
+    if (auto got = finish_pi_wait(pi, target, deadline_ns, interrupted); !got)
+        return fail(interrupted ? EAGAIN
+                                : got.error().code); // futex(2): not restarted, it has moved
     return 0;
+}
+
+Result<long> futex_requeue_pi(u64 address, u64 target, u32 requeue_count, u32 expected,
+                              bool is_private) {
+    if (address == target)
+        return fail(EINVAL);
+    TRY(const Key from, futex_key_of(address, is_private));
+    TRY(const Key to, futex_key_of(target, is_private));
+    long done = 0;
+    PiMove move;
+    for (;;) {
+        const auto prepared = move.prepare(target, to);
+        const auto value = read_word(address);
+        if (!prepared || !value || *value != expected) {
+            if (done != 0)
+                return done;
+            return fail(!prepared ? prepared.error().code : !value ? EFAULT : EAGAIN);
+        }
+        FutexTable::RequeuePi request{from, to, u64{requeue_count} + 1 - static_cast<u64>(done),
+                                      address, expected};
+        table.requeue_pi(request, move);
+        done += request.done;
+        switch (request.end) {
+        case FutexTable::RequeuePi::End::Done:
+            return done;
+        case FutexTable::RequeuePi::End::Mixed:
+            return fail(EINVAL);
+        case FutexTable::RequeuePi::End::Deadlock:
+            return fail(EDEADLK);
+        case FutexTable::RequeuePi::End::Again:
+            if (fatal_signal_pending())
+                return fail(EINTR);
+            yield();
+        }
+    }
 }
 
 // --- robust lists
@@ -414,7 +384,8 @@ void mark_owner_died(u64 address, bool is_pi, bool is_pending, u32 tid) {
             value = found;
             continue;
         }
-        if ((old & FUTEX_WAITERS) != 0) {
+        // Of a priority-inheriting lock, exit_pi_locks() wakes the heir.
+        if ((old & FUTEX_WAITERS) != 0 && !is_pi) {
             (void)futex_wake(address, 1, FUTEX_BITSET_MATCH_ANY, false);
             (void)futex_wake(address, 1, FUTEX_BITSET_MATCH_ANY, true);
         }
@@ -422,9 +393,7 @@ void mark_owner_died(u64 address, bool is_pi, bool is_pending, u32 tid) {
     }
 }
 
-} // namespace
-
-void exit_robust_list(Task& task) {
+void walk_robust_list(Task& task) {
     const u64 head_at = std::exchange(task.robust_list, 0);
     if (head_at == 0)
         return;
@@ -452,6 +421,13 @@ void exit_robust_list(Task& task) {
     }
     if (head->pending != 0)
         mark_owner_died(word(head->pending), (head->pending & pi_bit) != 0, true, tid);
+}
+
+} // namespace
+
+void exit_robust_list(Task& task) {
+    walk_robust_list(task);
+    exit_pi_locks(task);
 }
 
 } // namespace kernel

@@ -19,9 +19,15 @@ Result<long> futex_requeue(u64 address, u64 target, u32 wake_count, u32 requeue_
                            const u32* expected, bool is_private);
 Result<long> futex_wake_op(u64 address, u64 second, u32 count, u32 second_count, u32 operation,
                            bool is_private);
-// Priority-inheriting locks, without the inheritance: the words behave as futex(2) says.
+// Priority-inheriting locks: futex_pi.cpp.
 Result<long> futex_lock_pi(u64 address, u64 deadline_ns, bool try_only, bool is_private);
 Result<long> futex_unlock_pi(u64 address, bool is_private);
+// FUTEX_WAIT_REQUEUE_PI: as futex_wait(), and returns with the lock at `target`;
+// FUTEX_CMP_REQUEUE_PI moves one and `requeue_count` more such waiters there.
+Result<long> futex_wait_requeue_pi(u64 address, u32 expected, u32 bitset, u64 deadline_ns,
+                                   u64 target, bool is_private);
+Result<long> futex_requeue_pi(u64 address, u64 target, u32 requeue_count, u32 expected,
+                              bool is_private);
 
 struct FutexWaitSpec {
     u64 address;
@@ -31,7 +37,8 @@ struct FutexWaitSpec {
 // Waits on several; returns the index of one that was woken.
 Result<long> futex_wait_any(const FutexWaitSpec* specs, u32 count, u64 deadline_ns);
 
-// Marks the locks on the task's robust list as having lost their owner.
+// Marks the locks on the task's robust list as having lost their owner, and passes on those that
+// others wait for.
 void exit_robust_list(Task& task);
 
 } // namespace kernel

@@ -1,6 +1,10 @@
 #include "guestkernel/task/futex_queue.hpp"
 
+#include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/sched/lend.hpp"
 #include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/futex_pi.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -32,7 +36,18 @@ void FutexTable::add(FutexWaiter& waiter, const AddressSpace::FutexKey& key) {
     waiter.bucket = index(key);
     Bucket& bucket = buckets_[waiter.bucket];
     SpinGuard guard(bucket.lock);
-    bucket.waiters.push_back(waiter);
+    // Real-time tasks are woken first, by priority.
+    FutexWaiter* before = nullptr;
+    if (const i32 priority = effective_rt_priority(*waiter.task); priority > 0)
+        for (FutexWaiter& other : bucket.waiters)
+            if (effective_rt_priority(*other.task) < priority) {
+                before = &other;
+                break;
+            }
+    if (before != nullptr)
+        bucket.waiters.insert_before(*before, waiter);
+    else
+        bucket.waiters.push_back(waiter);
 }
 
 bool FutexTable::confirm(FutexWaiter& waiter) {
@@ -69,6 +84,8 @@ long FutexTable::wake(const AddressSpace::FutexKey& key, u32 count, u32 bitset) 
         }
         if (woken >= static_cast<long>(count))
             continue; // the rest may still have to be poked
+        if (waiter.pi != nullptr)
+            return -1;
         wake_waiter(waiter);
         woken++;
     }
@@ -98,6 +115,9 @@ bool FutexTable::requeue(Requeue& request) {
                 continue;
             if (!waiter.confirmed) {
                 waiter.poked = true;
+            } else if (waiter.pi != nullptr) {
+                request.mixed = true;
+                break;
             } else if (request.woken < static_cast<long>(request.wake_count)) {
                 wake_waiter(waiter);
                 request.woken++;
@@ -115,23 +135,46 @@ bool FutexTable::requeue(Requeue& request) {
     }
 }
 
-u32 FutexTable::count(const AddressSpace::FutexKey& key) {
-    Bucket& bucket = buckets_[index(key)];
+void FutexTable::requeue_pi(RequeuePi& request, PiMove& move) {
+    using End = RequeuePi::End;
+    base::fence(base::Order::SeqCst); // as in wake()
+    Bucket& bucket = buckets_[index(request.from)];
     SpinGuard guard(bucket.lock);
-    u32 count = 0;
-    for (const FutexWaiter& waiter : bucket.waiters)
-        if (waiter.key == key)
-            count++;
-    return count;
-}
-
-i32 FutexTable::first_pi_waiter(const AddressSpace::FutexKey& key) {
-    Bucket& bucket = buckets_[index(key)];
-    SpinGuard guard(bucket.lock);
-    for (const FutexWaiter& waiter : bucket.waiters)
-        if (waiter.key == key && waiter.is_pi)
-            return waiter.task->own_tid;
-    return 0;
+    Task& task = current_task();
+    task.faults_disabled++;
+    const auto value = UserPtr<const u32>(request.address).copy_in();
+    task.faults_disabled--;
+    if (!value || *value != request.expected) {
+        request.end = End::Again; // the caller looks what it is
+        return;
+    }
+    for (auto it = bucket.waiters.begin(); it != bucket.waiters.end();) {
+        FutexWaiter& waiter = *it;
+        ++it;
+        if (!(waiter.key == request.from))
+            continue;
+        if (!waiter.confirmed) {
+            waiter.poked = true;
+            continue;
+        }
+        if (static_cast<u64>(request.done) >= request.most)
+            continue;
+        if (waiter.pi == nullptr || !(waiter.pi->target == request.to)) {
+            request.end = End::Mixed;
+            return;
+        }
+        const auto moved = move.move(*waiter.pi, request.most > 1);
+        if (moved != PiMove::Outcome::Granted && moved != PiMove::Outcome::Queued) {
+            request.end = moved == PiMove::Outcome::Deadlock ? End::Deadlock : End::Again;
+            return;
+        }
+        request.done++;
+        waiter.node.unlink();
+        Task& sleeper = *waiter.task;
+        __atomic_store_n(&waiter.woken, true, __ATOMIC_SEQ_CST);
+        if (moved == PiMove::Outcome::Granted)
+            kernel::wake(sleeper);
+    }
 }
 
 } // namespace kernel

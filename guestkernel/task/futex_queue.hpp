@@ -16,9 +16,9 @@ struct FutexWaiter {
     AddressSpace::FutexKey key{};
     u32 bitset = ~u32{0};
     u32 bucket = 0;
-    bool confirmed = false; // has seen the expected value
-    bool poked = false;     // was passed over by a waker: has to look again
-    bool is_pi = false;
+    bool confirmed = false;        // has seen the expected value
+    bool poked = false;            // was passed over by a waker: has to look again
+    struct PiWaiter* pi = nullptr; // of FUTEX_WAIT_REQUEUE_PI: can only be moved to its lock
     volatile bool woken = false;
 };
 
@@ -29,6 +29,7 @@ public:
     bool confirm(FutexWaiter& waiter);
     // Takes the waiter out if it is still queued; returns whether it had been woken.
     bool remove(FutexWaiter& waiter);
+    // Negative: there are waiters that can only be moved.
     long wake(const AddressSpace::FutexKey& key, u32 count, u32 bitset);
     // What requeue() does: wakes some and moves others to the end of another key's queue.
     struct Requeue {
@@ -40,10 +41,20 @@ public:
         void* context;
         long woken = 0;
         u32 requeued = 0;
+        bool mixed = false; // ended at a waiter that can only be moved to its lock
     };
     bool requeue(Requeue& request);
-    u32 count(const AddressSpace::FutexKey& key);
-    i32 first_pi_waiter(const AddressSpace::FutexKey& key); // its tid, or 0
+    // Moves up to `most` waiters to the priority-inheriting lock that `move` was prepared for.
+    struct RequeuePi {
+        AddressSpace::FutexKey from, to;
+        u64 most;
+        u64 address; // of the word that must still have this value, looked at with the queue locked
+        u32 expected;
+        enum class End : u8 { Done, Again, Mixed, Deadlock };
+        long done = 0;
+        End end = End::Done;
+    };
+    void requeue_pi(RequeuePi& request, class PiMove& move);
 
 private:
     static constexpr u32 buckets = 256;

@@ -10,6 +10,7 @@
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/ipc/terminal.hpp"
+#include "guestkernel/sched/lend.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
@@ -130,7 +131,7 @@ Result<void> show_stat(TextBuilder& out, const TableContext& of) {
     AddressSpace::Usage memory{};
     AddressSpace::Layout layout{};
     u64 rss_limit = ~u64{0};
-    i32 nice = 0, rt_priority = 0;
+    i32 nice = 0, rt_priority = 0, priority = 20;
     u32 policy = 0, cpu = 0;
     if (s.task) {
         if (const Ref<AddressSpace> space = address_space_of(*s.task)) {
@@ -142,11 +143,13 @@ Result<void> show_stat(TextBuilder& out, const TableContext& of) {
         rt_priority = s.task->rt_priority;
         policy = s.task->policy;
         cpu = s.task->cpu;
+        // Real-time priorities count downwards from -2; others are 20 + nice. With what others lend
+        // it.
+        const i32 realtime = effective_rt_priority(*s.task);
+        priority = realtime > 0 ? -1 - realtime : 20 + effective_nice(*s.task);
         rss_limit = s.process->limits[RLIMIT_RSS].soft;
     }
     const u64 resident = memory.resident_anonymous + memory.resident_file + memory.resident_shared;
-    // Real-time priorities count downwards from -2; others are 20 + nice.
-    const i32 priority = policy == 1 || policy == 2 ? -1 - rt_priority : 20 + nice;
     out.print("{} (", number);
     out.append({s.name, s.name_length});
     const char state[2] = {s.state, '\0'};
