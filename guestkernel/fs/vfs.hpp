@@ -70,7 +70,10 @@ make_devtmpfs(); // null, zero, full, random, urandom, tty, console, ptmx, fd li
 Result<Ref<Superblock>> make_devpts();
 Result<Ref<Superblock>> make_procfs();
 Result<Ref<Superblock>> make_sysfs();
-// lower: one or more directories, topmost first; upper null: read-only.
+// What mount(2) makes of "overlay" and these options (fs/layered).
+Result<Ref<Superblock>> mount_overlay(std::string_view options);
+// Changes in memory (fs/overlay). lower: one or more directories, topmost first; upper null:
+// read-only.
 Result<Ref<Superblock>> make_overlay(std::span<const Path> lower, const Path& upper);
 // The virtio-fs device with this tag. ENODEV.
 Result<Ref<Superblock>> make_virtiofs(std::string_view tag, bool read_only);
