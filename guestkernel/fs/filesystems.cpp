@@ -30,7 +30,7 @@ Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view 
     if (type == "devtmpfs")
         return make_devtmpfs();
     if (type == "devpts")
-        return make_devpts();
+        return make_devpts(options);
     if (type == "proc")
         return make_procfs();
     if (type == "sysfs")

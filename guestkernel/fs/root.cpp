@@ -112,7 +112,8 @@ Result<void> mount_first_root() {
     const BootConfig& config = boot_config();
     TRY(Path root, mount_share(config));
     mount_optional(root, "/dev", make_devtmpfs(), MS_NOSUID, "dev");
-    mount_optional(root, "/dev/pts", make_devpts(), MS_NOSUID | MS_NOEXEC, "devpts");
+    mount_optional(root, "/dev/pts", make_devpts("gid=5,mode=620,ptmxmode=666"),
+                   MS_NOSUID | MS_NOEXEC, "devpts");
     mount_optional(root, "/dev/shm", make_tmpfs("mode=1777"), MS_NOSUID | MS_NODEV, "shm");
     mount_optional(root, "/dev/mqueue", mqueue_filesystem(), MS_NOSUID | MS_NODEV | MS_NOEXEC,
                    "mqueue");

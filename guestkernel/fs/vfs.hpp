@@ -67,7 +67,7 @@ Result<Ref<Superblock>>
 make_tmpfs(std::string_view options); // also the store behind memfd and shared anonymous memory
 Result<Ref<Superblock>>
 make_devtmpfs(); // null, zero, full, random, urandom, tty, console, ptmx, fd links, pts/, shm/
-Result<Ref<Superblock>> make_devpts();
+Result<Ref<Superblock>> make_devpts(std::string_view options);
 Result<Ref<Superblock>> make_procfs();
 Result<Ref<Superblock>> make_sysfs();
 // What mount(2) makes of "overlay" and these options (fs/layered).

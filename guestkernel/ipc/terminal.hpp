@@ -137,5 +137,6 @@ Ref<Terminal> console_terminal();
 void pty_slave_opened(Terminal& slave);
 void pty_slave_closed(Terminal& slave);
 void register_ptys();
+u32 pty_count(); // pairs in all instances of devpts
 
 } // namespace kernel

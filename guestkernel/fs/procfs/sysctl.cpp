@@ -5,6 +5,7 @@
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
+#include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/sched/scheduler.hpp"
@@ -159,6 +160,16 @@ Result<void> store_drop_caches(std::string_view text, const TableContext&) {
     return {};
 }
 
+Result<void> show_pty_count(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", pty_count());
+    return {};
+}
+constexpr TableEntry pty_entries[] = {
+    {.name = "max", .mode = read_only, .text = "4096\n"},
+    {.name = "nr", .mode = read_only, .show = show_pty_count},
+    {.name = "reserve", .mode = read_only, .text = "1024\n"},
+};
+
 constexpr TableEntry kernel_entries[] = {
     {.name = "cap_last_cap", .mode = read_only, .text = "40\n"},
     {.name = "core_pattern",
@@ -185,6 +196,7 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "printk", .mode = read_only, .text = "4\t4\t1\t7\n"},
     {.name = "sched_rr_timeslice_ms", .mode = read_only, .text = "100\n"},
     {.name = "pid_max", .mode = read_only, .show = show_pid_max},
+    {.name = "pty", .mode = directory, .children = pty_entries},
     {.name = "random", .mode = directory, .children = random_entries},
     {.name = "randomize_va_space", .mode = read_only, .text = "2\n"},
     {.name = "tainted", .mode = read_only, .text = "0\n"},
