@@ -6,6 +6,7 @@
 #include <linux/inotify.h>
 #include <linux/resource.h>
 
+#include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/notify.hpp"
@@ -43,6 +44,7 @@ Result<void> change_mode(const Path& path, u32 mode) {
         !who->in_group(inode.gid_) && !capable_over_inode(who, inode, CAP_FSETID))
         wanted.mode &= ~mode_sgid;
     TRY(inode.set_attributes(wanted, set_mode));
+    TRY(change_acl_mode(inode, wanted.mode));
     guard.unlock();
     notify_path(path, IN_ATTRIB);
     return {};

@@ -52,11 +52,14 @@ Result<Ref<Inode>> create_entry(PathWalker& walker, u32 kind, Make&& make) {
 Result<void> make_directory(int directory, std::string_view name, u32 mode) {
     PathWalker walker(0);
     TRY(walker.start(directory, name));
-    TRY(create_entry(walker, mode_directory, [&](Inode& parent, std::string_view last) {
-        const u32 wanted = mode_directory | (mode & (0777 | mode_sticky) & ~current_umask());
-        const NewOwner owner = new_owner(parent, wanted);
-        return parent.create(last, owner.mode, 0, owner.uid, owner.gid);
-    }));
+    TRY(create_entry(
+        walker, mode_directory, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
+            TRY(const NewOwner owner,
+                new_owner(parent, mode_directory | (mode & (0777 | mode_sticky))));
+            TRY(Ref<Inode> made, parent.create(last, owner.mode, 0, owner.uid, owner.gid));
+            TRY(give_acls(*made, owner));
+            return made;
+        }));
     return {};
 }
 
@@ -83,10 +86,14 @@ Result<Ref<Inode>> make_node(int directory, std::string_view name, u32 mode, u64
     }
     PathWalker walker(0);
     TRY(walker.start(directory, name));
-    return create_entry(walker, mode, [&](Inode& parent, std::string_view last) {
-        const NewOwner owner = new_owner(parent, mode & ~current_umask());
-        return parent.create(last, owner.mode, device_number, owner.uid, owner.gid);
-    });
+    return create_entry(
+        walker, mode, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
+            TRY(const NewOwner owner, new_owner(parent, mode));
+            TRY(Ref<Inode> made,
+                parent.create(last, owner.mode, device_number, owner.uid, owner.gid));
+            TRY(give_acls(*made, owner));
+            return made;
+        });
 }
 
 Result<void> make_symlink(std::string_view target, int directory, std::string_view name) {
@@ -94,10 +101,11 @@ Result<void> make_symlink(std::string_view target, int directory, std::string_vi
         return fail(ENOENT);
     PathWalker walker(0);
     TRY(walker.start(directory, name));
-    TRY(create_entry(walker, mode_symlink, [&](Inode& parent, std::string_view last) {
-        const NewOwner owner = new_owner(parent, mode_symlink | 0777);
-        return parent.symlink(last, target, owner.uid, owner.gid);
-    }));
+    TRY(create_entry(walker, mode_symlink,
+                     [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
+                         TRY(const NewOwner owner, new_owner(parent, mode_symlink | 0777));
+                         return parent.symlink(last, target, owner.uid, owner.gid);
+                     }));
     return {};
 }
 

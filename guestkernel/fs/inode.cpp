@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 
 #include "guestkernel/core/time.hpp"
+#include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/locks.hpp"
 #include "guestkernel/fs/mode.hpp"
 
@@ -92,6 +93,13 @@ Result<void> Inode::remove_xattr(std::string_view) {
 }
 Result<void> Inode::list_xattrs(String&) {
     return {};
+}
+
+Result<Ref<const Acl>> Inode::get_acl(AclKind) {
+    return fail(EOPNOTSUPP);
+}
+Result<void> Inode::set_acl(AclKind, Ref<const Acl>) {
+    return fail(EOPNOTSUPP);
 }
 
 Result<Ref<File>> Inode::open(const Path& path, u32 flags) {

@@ -49,6 +49,9 @@ struct FileSystemStats {
     u64 fsid;
 };
 
+class Acl;                                   // fs/acl.hpp
+enum class AclKind : u8 { Access, Default }; // who may use it; what is created in a directory gets
+
 class Superblock : public RefCounted {
 public:
     virtual Ref<Inode> root() = 0;
@@ -127,6 +130,12 @@ public:
     virtual Result<void> remove_xattr(std::string_view name);
     virtual Result<void> list_xattrs(String& out); // NUL-terminated names, one after the other
 
+    // POSIX access control lists; null: none. EOPNOTSUPP: not on this file system.
+    virtual Result<Ref<const Acl>> get_acl(AclKind kind);
+    virtual Result<void> set_acl(AclKind kind, Ref<const Acl> acl);
+    // Whether permission checks must ask for the access list.
+    bool has_acl() const { return has_acl_; }
+
     // The file's pages, or null for what has none.
     virtual PageCache* page_cache() { return nullptr; }
     // For RegularFile, in memory, without asking anybody. The size now; by default that of
@@ -171,6 +180,7 @@ protected:
     Superblock* superblock_;
     u64 number_;
     RwMutex mutex_;
+    volatile bool has_acl_ = false;
     SpinLock attributes_lock_{LockRank::Inode};
 };
 

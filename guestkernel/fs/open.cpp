@@ -151,7 +151,7 @@ namespace {
 
 // Creates the last component unless somebody else just did. Returns whether it was created; `child`
 // is what is there.
-Result<bool> create_last(PathWalker& walker, u32 flags, u32 mode, Ref<Dentry>& child) {
+Result<bool> create_last(PathWalker& walker, u32 mode, Ref<Dentry>& child) {
     Dentry& parent = walker.dentry();
     Inode& directory = *parent.inode();
     MutexGuard guard(directory.mutex());
@@ -163,11 +163,10 @@ Result<bool> create_last(PathWalker& walker, u32 flags, u32 mode, Ref<Dentry>& c
         return fail(EROFS);
     TRY(check_create(parent));
     TRY(landlock_check(walker.path(), landlock_make_reg));
-    const NewOwner owner =
-        new_owner(directory, mode_regular | (mode & mode_permissions & ~current_umask()));
-    (void)flags;
+    TRY(const NewOwner owner, new_owner(directory, mode_regular | (mode & mode_permissions)));
     TRY(Ref<Inode> inode,
         directory.create(walker.last_name(), owner.mode, 0, owner.uid, owner.gid));
+    TRY(give_acls(*inode, owner));
     TRY(Ref<Dentry> fresh, DentryCache::insert(parent, walker.last_name(), std::move(inode)));
     child = std::move(fresh);
     return true;
@@ -181,13 +180,13 @@ Result<Ref<File>> open_unnamed(const Path& directory, u32 flags, u32 mode) {
     if (directory.mount()->read_only())
         return fail(EROFS);
     TRY(check_permission(inode, may_write | may_exec));
-    const NewOwner owner =
-        new_owner(inode, mode_regular | (mode & mode_permissions & ~current_umask()));
+    TRY(const NewOwner owner, new_owner(inode, mode_regular | (mode & mode_permissions)));
     Ref<Inode> fresh;
     {
         MutexGuard guard(inode.mutex());
         TRY(Ref<Inode> made, inode.create_unnamed(owner.mode, owner.uid, owner.gid));
         fresh = std::move(made);
+        TRY(give_acls(*fresh, owner));
         fresh->linkable.store((flags & O_EXCL) == 0 ? 1 : 0);
     }
     char name[24];
@@ -247,7 +246,7 @@ Result<Ref<File>> open_walk(PathWalker& walker, u32 flags, u32 mode) {
         if (child->is_negative()) {
             if (!creates)
                 return fail(ENOENT);
-            TRY(created, create_last(walker, flags, mode, child));
+            TRY(created, create_last(walker, mode, child));
         }
         if (!created) {
             if (exclusive)

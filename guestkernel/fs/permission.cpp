@@ -51,9 +51,16 @@ Result<void> check_permission(Inode& inode, u32 may, const Credentials* credenti
     if (credentials == nullptr)
         return {};
     u32 bits = mode;
-    if (credentials->fsuid == inode.uid_)
+    if (credentials->fsuid == inode.uid_) {
         bits >>= 6;
-    else if (in_group(*credentials, inode.gid_))
+    } else if (inode.has_acl() && (mode & 070) != 0) { // the mask of the list allows nothing: the
+                                                       // mode will do
+        TRY(const Ref<const Acl> acl, inode.get_acl(AclKind::Access));
+        if (acl)
+            bits = acl->check(inode, may, *credentials) ? 7u : 0u;
+        else if (in_group(*credentials, inode.gid_))
+            bits >>= 3;
+    } else if (in_group(*credentials, inode.gid_))
         bits >>= 3;
     if ((may & ~bits & 7) == 0)
         return {};
@@ -116,8 +123,15 @@ Result<void> check_delete(Dentry& directory, Inode& child, bool as_directory) {
     return {};
 }
 
-NewOwner new_owner(Inode& directory, u32 mode) {
-    NewOwner owner{current_fsuid(), current_fsgid(), mode};
+Result<NewOwner> new_owner(Inode& directory, u32 mode) {
+    NewOwner owner;
+    owner.uid = current_fsuid();
+    owner.gid = current_fsgid();
+    owner.mode = mode;
+    if ((mode & mode_type) != mode_symlink) {
+        TRY(inherit_acls(directory, owner));
+        mode = owner.mode;
+    }
     if ((directory.mode_ & mode_sgid) != 0) {
         owner.gid = directory.gid_;
         const Credentials* credentials = current_credentials();

@@ -1,6 +1,7 @@
 // Who may do what. Filesystem ids and capabilities are the current task's; kernel tasks are root.
 #pragma once
 
+#include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/task/credentials.hpp"
@@ -34,12 +35,13 @@ bool owner_or_capable(Inode& inode);
 // mutex.
 Result<void> check_create(Dentry& directory);
 Result<void> check_delete(Dentry& directory, Inode& child, bool as_directory);
-// Group and mode of a new object: a set-group-ID directory gives its group, and to directories the
-// bit itself.
+// Owner and mode of a new object, for which `mode` was asked: the umask or the directory's default
+// list counts; a set-group-ID directory gives its group, and to directories the bit itself.
 struct NewOwner {
-    u32 uid, gid, mode;
+    u32 uid = 0, gid = 0, mode = 0;
+    Ref<const Acl> access_acl, default_acl;
 };
-NewOwner new_owner(Inode& directory, u32 mode);
+Result<NewOwner> new_owner(Inode& directory, u32 mode);
 
 // Writers and running programs exclude each other: ETXTBSY.
 Result<void> claim_write(Inode& inode);

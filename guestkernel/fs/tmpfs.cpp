@@ -339,6 +339,22 @@ Result<void> TmpfsInode::list_xattrs(String& out) {
     return {};
 }
 
+Result<Ref<const Acl>> TmpfsInode::get_acl(AclKind kind) {
+    SpinGuard guard(attributes_lock());
+    return Ref<const Acl>(kind == AclKind::Access ? access_acl_ : default_acl_);
+}
+
+Result<void> TmpfsInode::set_acl(AclKind kind, Ref<const Acl> acl) {
+    const TimeSpec now = current_time();
+    SpinGuard guard(attributes_lock());
+    if (kind == AclKind::Access)
+        has_acl_ = static_cast<bool>(acl);
+    std::swap(kind == AclKind::Access ? access_acl_ : default_acl_, acl);
+    change_time_ = now;
+    guard.unlock(); // and the old one goes without it held
+    return {};
+}
+
 TmpfsSymlink::TmpfsSymlink(TmpfsSuperblock& home, u64 number, u32 uid, u32 gid, String target)
     : TmpfsInode(home, number, mode_symlink | 0777, 0, uid, gid), target_(std::move(target)) {}
 

@@ -2,6 +2,7 @@
 // mappings.
 #pragma once
 
+#include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/lib/vector.hpp"
 
@@ -57,6 +58,8 @@ public:
     Result<void> set_xattr(std::string_view name, std::string_view value, u32 flags) override;
     Result<void> remove_xattr(std::string_view name) override;
     Result<void> list_xattrs(String& out) override;
+    Result<Ref<const Acl>> get_acl(AclKind kind) override;
+    Result<void> set_acl(AclKind kind, Ref<const Acl> acl) override;
     void note_modified() override;
     void note_accessed(bool strict) override;
 
@@ -80,6 +83,7 @@ private:
     TimeSpec access_time_, modify_time_, change_time_, birth_time_;
     Mutex xattr_mutex_;
     Vector<Xattr> xattrs_;
+    Ref<const Acl> access_acl_, default_acl_; // under attributes_lock()
 };
 
 class TmpfsFile : public TmpfsInode {

@@ -4,6 +4,7 @@
 #include <linux/limits.h>
 #include <linux/xattr.h>
 
+#include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/notify.hpp"
@@ -85,11 +86,15 @@ Result<long> set(const Path& path, u64 name_address, u64 value_address, u64 size
     Vector<char> value;
     TRY(value.resize(size));
     TRY(copy_in_bytes(value.data(), value_address, size));
-    TRY(check_change(path, name.view()));
     Inode& inode = *path.dentry()->inode();
+    TRY(check_change(path, name.view()));
     {
         MutexGuard guard(inode.mutex());
-        TRY(inode.set_xattr(name.view(), {value.data(), value.size()}, flags));
+        AclKind kind{};
+        if (acl_kind_of(name.view(), kind))
+            TRY(set_acl_xattr(inode, kind, {value.data(), value.size()}));
+        else
+            TRY(inode.set_xattr(name.view(), {value.data(), value.size()}, flags));
     }
     notify_path(path, IN_ATTRIB);
     return 0;
@@ -109,13 +114,17 @@ Result<long> get(const Path& path, u64 name_address, u64 address, u64 size) {
     Inode& inode = *path.dentry()->inode();
     TRY(check_xattr(inode, name.view(), false));
     TRY(check_suffix(name.view()));
-    TRY(String value, inode.get_xattr(name.view()));
+    AclKind kind{};
+    TRY(String value,
+        acl_kind_of(name.view(), kind) ? get_acl_xattr(inode, kind) : inode.get_xattr(name.view()));
     return hand_out(value.view(), address, size);
 }
 
 Result<long> list(const Path& path, u64 address, u64 size) {
     String names;
-    TRY(path.dentry()->inode()->list_xattrs(names));
+    Inode& inode = *path.dentry()->inode();
+    TRY(list_acl_xattrs(inode, names));
+    TRY(inode.list_xattrs(names));
     if (has_capability(current_credentials(), CAP_SYS_ADMIN))
         return hand_out(names.view(), address, size);
     // trusted.* is not shown to others.
@@ -141,7 +150,11 @@ Result<long> remove(const Path& path, u64 name_address) {
     Inode& inode = *path.dentry()->inode();
     {
         MutexGuard guard(inode.mutex());
-        TRY(inode.remove_xattr(name.view()));
+        AclKind kind{};
+        if (acl_kind_of(name.view(), kind))
+            TRY(set_acl_xattr(inode, kind, {}));
+        else
+            TRY(inode.remove_xattr(name.view()));
     }
     notify_path(path, IN_ATTRIB);
     return 0;

@@ -1,5 +1,5 @@
-// Instances of devpts: each mount has terminals of its own, and /dev/ptmx belongs to the "pts" beside
-// it. pts(4), devpts.rst. As root, in a mount namespace of its own.
+// Instances of devpts: each mount has terminals of its own, and /dev/ptmx belongs to the "pts"
+// beside it. pts(4), devpts.rst. As root, in a mount namespace of its own.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sched.h>

@@ -24,16 +24,18 @@ Inode& LayeredInode::real() const {
 
 // --- attributes ----------------------------------------------------------------------------------
 
-void LayeredInode::take_attributes(const Attributes& real) {
+void LayeredInode::take_attributes(const Attributes& from, const Inode& object) {
     SpinGuard guard(attributes_lock_);
-    mode_ = type() | (real.mode & mode_permissions);
-    uid_ = real.uid;
-    gid_ = real.gid;
+    mode_ = type() | (from.mode & mode_permissions);
+    uid_ = from.uid;
+    gid_ = from.gid;
+    has_acl_ = object.has_acl();
 }
 
 Result<Attributes> LayeredInode::attributes() {
-    TRY(Attributes out, real().attributes());
-    take_attributes(out);
+    Inode& shown = real();
+    TRY(Attributes out, shown.attributes());
+    take_attributes(out, shown);
     out.inode = number_;
     if (is_directory() && merged())
         out.links = 1; // not counted
@@ -48,7 +50,7 @@ Result<void> LayeredInode::set_attributes(const Attributes& wanted, u32 mask) {
         TRY(shown.set_attributes(wanted, mask));
     }
     TRY(const Attributes now, shown.attributes());
-    take_attributes(now);
+    take_attributes(now, shown);
     return {};
 }
 
@@ -189,6 +191,7 @@ Result<void> LayeredInode::fill_copy(Inode& from, Dentry& copy, bool with_data) 
         if (!set && set.error().code != EOPNOTSUPP)
             return set;
     }
+    TRY(copy_acls(from, to));
     TRY(const Attributes made, to.attributes());
     u32 mask = set_access_time | set_modify_time;
     mask |= made.uid != attributes.uid ? u32{set_uid} : 0u;
@@ -227,8 +230,20 @@ Result<void> LayeredInode::set_xattr(std::string_view name, std::string_view val
     MutexGuard guard(shown.mutex());
     TRY(shown.set_xattr(full.view(), value, flags));
     guard.unlock();
-    TRY(const Attributes now, shown.attributes()); // an access list changes the mode
-    take_attributes(now);
+    TRY(const Attributes now, shown.attributes());
+    take_attributes(now, shown);
+    return {};
+}
+
+Result<void> LayeredInode::set_acl(AclKind kind, Ref<const Acl> acl) {
+    TRY(copy_up());
+    Inode& shown = real();
+    {
+        MutexGuard guard(shown.mutex());
+        TRY(shown.set_acl(kind, std::move(acl)));
+    }
+    TRY(const Attributes now, shown.attributes());
+    take_attributes(now, shown);
     return {};
 }
 

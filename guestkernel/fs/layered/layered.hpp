@@ -11,6 +11,7 @@
 // layers' own file systems. Spin locks: the superblock's table lock.
 #pragma once
 
+#include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/lib/vector.hpp"
 
@@ -102,6 +103,8 @@ public:
     Result<void> set_xattr(std::string_view name, std::string_view value, u32 flags) override;
     Result<void> remove_xattr(std::string_view name) override;
     Result<void> list_xattrs(String& out) override;
+    Result<Ref<const Acl>> get_acl(AclKind kind) override { return real().get_acl(kind); }
+    Result<void> set_acl(AclKind kind, Ref<const Acl> acl) override;
     PageCache* page_cache() override { return real().page_cache(); }
     u64 file_size() override { return real().file_size(); }
     Result<void> extend(u64 size) override { return real().extend(size); }
@@ -114,7 +117,7 @@ public:
     // Ensures: upper() is set. `with_data`: false leaves contents out (they will be cut off).
     Result<void> copy_up(bool with_data = true);
     // Attributes that permission checks look at, from the object that shows.
-    void take_attributes(const Attributes& real);
+    void take_attributes(const Attributes& from, const Inode& object);
 
     struct Name {
         u32 at;

@@ -197,7 +197,7 @@ Result<Ref<LayeredInode>> LayeredSuperblock::wrap(Ref<Dentry> upper, Vector<Ref<
     }
     TRY(auto fresh, make_ref<LayeredInode>(*this, number_of(shown.superblock(), shown.number()),
                                            attributes.mode));
-    fresh->take_attributes(attributes);
+    fresh->take_attributes(attributes, shown);
     fresh->upper_ = std::move(upper);
     fresh->upper_pointer_.store(fresh->upper_.get(), base::Order::Release);
     fresh->lowers_ = std::move(lowers);

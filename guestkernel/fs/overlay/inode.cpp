@@ -235,14 +235,23 @@ Result<String> OverlayInode::readlink() {
 
 // --- extended attributes -------------------------------------------------------------------------
 
-namespace {
-
-// Nothing here would enforce an ACL.
-bool is_acl(std::string_view name) {
-    return name.starts_with("system.posix_acl_");
+// Lists are attributes of the node's own: the layers below hand out none.
+Result<Ref<const Acl>> OverlayInode::get_acl(AclKind kind) {
+    SpinGuard guard(attributes_lock_);
+    return Ref<const Acl>(kind == AclKind::Access ? access_acl_ : default_acl_);
 }
 
-} // namespace
+Result<void> OverlayInode::set_acl(AclKind kind, Ref<const Acl> acl) {
+    TRY(own_attributes());
+    {
+        SpinGuard guard(attributes_lock_);
+        if (kind == AclKind::Access)
+            has_acl_ = static_cast<bool>(acl);
+        std::swap(kind == AclKind::Access ? access_acl_ : default_acl_, acl);
+    }
+    stamp_change(false);
+    return {};
+}
 
 Result<void> OverlayInode::own_xattrs() {
     if (own_xattrs_)
@@ -270,8 +279,6 @@ Result<void> OverlayInode::own_xattrs() {
 }
 
 Result<String> OverlayInode::get_xattr(std::string_view name) {
-    if (is_acl(name))
-        return fail(EOPNOTSUPP);
     MutexGuard guard(xattr_mutex_);
     if (!own_xattrs_ && lower_)
         return lower_->get_xattr(name);
@@ -282,8 +289,6 @@ Result<String> OverlayInode::get_xattr(std::string_view name) {
 }
 
 Result<void> OverlayInode::set_xattr(std::string_view name, std::string_view value, u32 flags) {
-    if (is_acl(name))
-        return fail(EOPNOTSUPP);
     MutexGuard guard(xattr_mutex_);
     TRY(own_xattrs());
     TRY(String copy, String::from(value));
@@ -306,8 +311,6 @@ Result<void> OverlayInode::set_xattr(std::string_view name, std::string_view val
 }
 
 Result<void> OverlayInode::remove_xattr(std::string_view name) {
-    if (is_acl(name))
-        return fail(EOPNOTSUPP);
     MutexGuard guard(xattr_mutex_);
     TRY(own_xattrs());
     for (usize i = 0; i < xattrs_.size(); i++)

@@ -13,6 +13,7 @@
 // lock, attributes_lock().
 #pragma once
 
+#include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/overlay/entries.hpp"
 #include "guestkernel/lib/vector.hpp"
@@ -86,6 +87,8 @@ public:
     Result<void> set_xattr(std::string_view name, std::string_view value, u32 flags) override;
     Result<void> remove_xattr(std::string_view name) override;
     Result<void> list_xattrs(String& out) override;
+    Result<Ref<const Acl>> get_acl(AclKind kind) override;
+    Result<void> set_acl(AclKind kind, Ref<const Acl> acl) override;
     PageCache* page_cache() override;
     u64 file_size() override;
     Result<void> extend(u64 size) override;
@@ -137,6 +140,7 @@ private:
     Mutex xattr_mutex_;
     bool own_xattrs_ = false;
     Vector<OverlayXattr> xattrs_;
+    Ref<const Acl> access_acl_, default_acl_; // under attributes_lock(); the layers below have none
 };
 
 class OverlayFile final : public RegularFile {
