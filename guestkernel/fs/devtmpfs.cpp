@@ -6,6 +6,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/fs/virtiofs/fuse_connection.hpp"
 #include "guestkernel/ipc/vsock/vsock_node.hpp"
 
 namespace kernel {
@@ -26,6 +27,7 @@ constexpr Node nodes[] = {
     {"kmsg", mode_char | 0644, 1, 11},
     {"vsock", mode_char | 0666, misc_major, vsock_minor},
     {"userfaultfd", mode_char | 0600, userfault_major, userfault_minor},
+    {"fuse", mode_char | 0666, 10, 229},
     {"tty", mode_char | 0666, 5, 0},
     {"console", mode_char | 0600, 5, 1},
     {"ptmx", mode_char | 0666, 5, 2},
@@ -63,6 +65,7 @@ Result<void> populate(TmpfsSuperblock& superblock) {
 Result<Ref<Superblock>> make_devtmpfs() {
     register_memory_devices();
     register_userfault_device();
+    register_fuse_device();
     MutexGuard guard(creation);
     TmpfsSuperblock* made = instance.load(base::Order::Acquire);
     if (made == nullptr) {

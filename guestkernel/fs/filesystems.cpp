@@ -6,6 +6,7 @@
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/fs/virtiofs/fuse_connection.hpp"
 #include "guestkernel/ipc/mqueue.hpp"
 
 namespace kernel {
@@ -13,7 +14,7 @@ namespace kernel {
 namespace {
 
 constexpr const char* types[] = {"sysfs",   "tmpfs",   "ramfs",    "devtmpfs", "devpts", "proc",
-                                 "cgroup2", "overlay", "virtiofs", "mqueue",   nullptr};
+                                 "cgroup2", "overlay", "virtiofs", "mqueue",   "fuse",   nullptr};
 
 } // namespace
 
@@ -41,6 +42,8 @@ Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view 
         return make_cgroupfs();
     if (type == "overlay")
         return mount_overlay(options);
+    if (is_fuse(type))
+        return mount_fuse(type, options);
     if (type == "virtiofs")
         return make_virtiofs(source, (flags & MS_RDONLY) != 0);
     return fail(ENODEV);

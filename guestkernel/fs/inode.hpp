@@ -49,6 +49,7 @@ struct FileSystemStats {
     u64 fsid;
 };
 
+struct Credentials;
 class Acl;                                   // fs/acl.hpp
 enum class AclKind : u8 { Access, Default }; // who may use it; what is created in a directory gets
 
@@ -74,6 +75,10 @@ public:
     virtual Result<void> describe_options(String& /*out*/) { return {}; }
     // mount(2) with MS_REMOUNT: what changes of the options. EINVAL.
     virtual Result<void> reconfigure(std::string_view /*options*/) { return {}; }
+    // Where own_rules is set, it has its say before the mode bits count (FUSE). True: the rest is
+    // for the server to check.
+    virtual Result<bool> admit(const Credentials& /*who*/) { return false; }
+    bool own_rules = false;
     u64 device_number = 0;            // st_dev; assigned by allocate_device_number()
     base::Atomic<u32> mount_count{0}; // fs/mount.cpp
     bool read_only = false;

@@ -73,6 +73,10 @@ Result<void> format_superblock_options(const Mount& mount, String& out);
 // Makes a file system by its name in /proc/filesystems. ENODEV: unknown.
 Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view source,
                                         std::string_view options, u32 flags);
+// "fuse" and, with a subtype, "fuse.sshfs".
+inline bool is_fuse(std::string_view type) {
+    return type == "fuse" || type.starts_with("fuse.");
+}
 // The names of the types that mount(2) knows; the list ends with a null pointer.
 const char* const* filesystem_types();
 

@@ -50,6 +50,13 @@ Result<void> check_permission(Inode& inode, u32 may, const Credentials* credenti
     const u32 mode = inode.mode_;
     if (credentials == nullptr)
         return {};
+    if (Superblock* home = inode.superblock(); home != nullptr && home->own_rules) {
+        TRY(const bool decided, home->admit(*credentials));
+        if (decided)
+            return inode.is_regular() && (may & may_exec) != 0 && (mode & 0111) == 0
+                       ? Result<void>(fail(EACCES))
+                       : Result<void>();
+    }
     u32 bits = mode;
     if (credentials->fsuid == inode.uid_) {
         bits >>= 6;

@@ -25,7 +25,7 @@ inline Result<void> check_permission(Inode& inode, u32 may) {
 }
 // Execute permission on a directory, quickly when everybody has it.
 inline Result<void> check_search(Inode& directory) {
-    if ((directory.mode_ & 0111) == 0111) [[likely]]
+    if ((directory.mode_ & 0111) == 0111 && !directory.superblock()->own_rules) [[likely]]
         return {};
     return check_permission(directory, 1);
 }

@@ -52,6 +52,7 @@ public:
 
     Result<void> set_flag(std::string_view name);
     Result<void> set_value(std::string_view name, std::string_view value);
+    Result<void> set_descriptor(std::string_view name, int fd);
     Result<void> create();
     Result<void> reconfigure();
 
@@ -94,6 +95,19 @@ Result<void> ConfigFile::set_value(std::string_view name, std::string_view value
     if (!source.empty())
         return fail(EINVAL);
     return source.append(value);
+}
+
+// A descriptor of /dev/fuse by its number; directories, which overlays take, by the name that leads
+// to the same place.
+Result<void> ConfigFile::set_descriptor(std::string_view name, int fd) {
+    TRY(usable_file(current_task(), fd));
+    const bool directory = name == "lowerdir+" || name == "upperdir" || name == "workdir";
+    if (name != "fd" && !(directory && type == "overlay"))
+        return fail(EINVAL);
+    char text[40];
+    const usize length = directory ? log::format(text, sizeof text, "/proc/self/fd/{}", fd)
+                                   : log::format(text, sizeof text, "{}", fd);
+    return add_option(name, {text, length}, true);
 }
 
 Result<void> ConfigFile::create() {
@@ -173,7 +187,7 @@ Result<long> sys_fsopen(Task& task, u64 type, u32 flags) {
     if ((flags & ~u32{FSOPEN_CLOEXEC}) != 0)
         return fail(EINVAL);
     TRY(String name, copy_in_string(type, page_size));
-    bool known = false;
+    bool known = is_fuse(name.view());
     for (const char* const* each = filesystem_types(); *each != nullptr; each++)
         known = known || name.view() == *each;
     if (!known)
@@ -206,7 +220,8 @@ Result<long> sys_fsconfig(Task& task, int fd, u32 command, u64 key, u64 value, i
     if (fd < 0)
         return fail(EINVAL);
     // fsconfig(2): which arguments each command has.
-    const bool keyed = command == FSCONFIG_SET_FLAG || command == FSCONFIG_SET_STRING;
+    const bool keyed = command == FSCONFIG_SET_FLAG || command == FSCONFIG_SET_STRING ||
+                       command == FSCONFIG_SET_FD;
     switch (command) {
     case FSCONFIG_SET_FLAG:
         if (key == 0 || value != 0 || auxiliary != 0)
@@ -221,8 +236,12 @@ Result<long> sys_fsconfig(Task& task, int fd, u32 command, u64 key, u64 value, i
         if (key != 0 || value != 0 || auxiliary != 0)
             return fail(EINVAL);
         break;
+    case FSCONFIG_SET_FD:
+        if (key == 0 || value != 0 || auxiliary < 0)
+            return fail(EINVAL);
+        break;
     default:
-        // No file system here has parameters that are blobs, paths or descriptors.
+        // No file system here has parameters that are blobs or paths.
         return fail(EOPNOTSUPP);
     }
     TRY(Ref<File> opened, config_file(task, fd));
@@ -244,6 +263,9 @@ Result<long> sys_fsconfig(Task& task, int fd, u32 command, u64 key, u64 value, i
         return 0;
     case FSCONFIG_SET_STRING:
         TRY(file.set_value(name.view(), text.view()));
+        return 0;
+    case FSCONFIG_SET_FD:
+        TRY(file.set_descriptor(name.view(), auxiliary));
         return 0;
     case FSCONFIG_CMD_CREATE:
         TRY(file.create());

@@ -51,8 +51,8 @@ Result<String> copy_data(u64 address) {
 
 // What a user namespace may mount: file systems that trust nothing outside of the kernel.
 bool safe_for_users(std::string_view type) {
-    constexpr std::string_view safe[] = {"proc",   "sysfs",  "tmpfs",   "ramfs",
-                                         "devpts", "mqueue", "cgroup2", "overlay"};
+    constexpr std::string_view safe[] = {"proc",   "sysfs",   "tmpfs",   "ramfs", "devpts",
+                                         "mqueue", "cgroup2", "overlay", "fuse"};
     for (const std::string_view name : safe)
         if (type == name)
             return true;
@@ -87,12 +87,12 @@ Result<Ref<Superblock>> make_checked_filesystem(std::string_view type, std::stri
     MountNamespace& space = *current_mount_namespace();
     const Credentials& who = *current_task().credentials;
     const bool initial = who.in_initial_space();
-    bool known = false;
+    bool known = is_fuse(type);
     for (const char* const* name = filesystem_types(); *name != nullptr; name++)
         known = known || type == *name;
     if (!known)
         return fail(ENODEV);
-    if (!initial && !safe_for_users(type))
+    if (!initial && !safe_for_users(is_fuse(type) ? "fuse" : type))
         return fail(EPERM);
     // What a container's maker has hidden must not come to light in a fresh mount.
     if (!initial && (type == "proc" || type == "sysfs") && !MountTree::fully_visible(space, type))

@@ -252,6 +252,49 @@ Result<void> show_smaps(TextBuilder& out, const TableContext& of) {
     return {};
 }
 
+namespace {
+
+// All memory is node 0's.
+bool numa_line(const MappingInfo& mapping, void* context) {
+    auto& out = *static_cast<TextBuilder*>(context);
+    const Sums sums = sums_of(mapping);
+    out.hex(mapping.start.raw(), 8);
+    out.append(" default");
+    String name;
+    if (mapping.name != nullptr && std::string_view(mapping.name) == "[heap]") {
+        out.append(" heap");
+    } else if (mapping.name != nullptr && std::string_view(mapping.name) == "[stack]") {
+        out.append(" stack");
+    } else if (mapping.file) {
+        if (!mapping.file->describe(name))
+            if (auto path = path_name(mapping.file->path()))
+                name = std::move(*path);
+        out.append(" file=");
+        out.escaped(name.view());
+    }
+    if (sums.anonymous > 0)
+        out.print(" anon={}", sums.anonymous);
+    if (sums.dirty > 0)
+        out.print(" dirty={}", sums.dirty);
+    if (mapping.file && sums.resident > 0)
+        out.print(" mapped={}", sums.resident);
+    if (sums.resident > 0)
+        out.print(" N0={}", sums.resident);
+    if (sums.resident > 0)
+        out.append(" kernelpagesize_kB=4");
+    out.append("\n");
+    return !out.failed();
+}
+
+} // namespace
+
+Result<void> show_numa_maps(TextBuilder& out, const TableContext& of) {
+    TRY(const Ref<AddressSpace> space, subject_memory(of));
+    if (space)
+        space->for_each_mapping(&numa_line, &out, true);
+    return {};
+}
+
 Result<void> show_smaps_rollup(TextBuilder& out, const TableContext& of) {
     TRY(const Ref<AddressSpace> space, subject_memory(of));
     if (!space)

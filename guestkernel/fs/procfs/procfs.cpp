@@ -95,6 +95,7 @@ constexpr TableEntry net_entries[] = {
          .show = show_comm,                                                                        \
          .store = store_comm,                                                                      \
          .owner = owned},                                                                          \
+        {.name = "cpuset", .mode = for_all, .show = show_cpuset, .owner = owned},                  \
         {.name = "cwd", .mode = symlink, .link = link_cwd, .magic = follow_cwd, .owner = owned},   \
         {.name = "environ", .mode = for_owner, .show = show_environ, .owner = owned},              \
         {.name = "exe", .mode = symlink, .link = link_exe, .magic = follow_exe, .owner = owned},   \
@@ -123,6 +124,7 @@ constexpr TableEntry net_entries[] = {
         {.name = "mountstats", .mode = for_owner, .show = show_mountstats, .owner = owned},        \
         {.name = "net", .mode = directory, .children = net_entries},                               \
         {.name = "ns", .mode = directory, .children = namespace_entries, .owner = owned},          \
+        {.name = "numa_maps", .mode = for_all, .show = show_numa_maps, .owner = owned},            \
         {.name = "oom_adj",                                                                        \
          .mode = mode_regular | 0644,                                                              \
          .show = show_oom_adj,                                                                     \
@@ -220,6 +222,17 @@ Result<void> link_own(TextBuilder& out, const TableContext&) {
     return {};
 }
 
+// ps(1) finds the names of terminals here.
+constexpr TableEntry tty_entries[] = {
+    {.name = "drivers",
+     .mode = for_all,
+     .text = "/dev/tty             /dev/tty        5       0 system:/dev/tty\n"
+             "/dev/console         /dev/console    5       1 system:console\n"
+             "/dev/ptmx            /dev/ptmx       5       2 system\n"
+             "pty_slave            /dev/pts      136 0-1048575 pty:slave\n"},
+    {.name = "ldiscs", .mode = for_all, .text = "n_tty       0\n"},
+};
+
 constinit const TableEntry root_children[] = {
     {.name = "buddyinfo", .mode = for_all, .show = show_buddyinfo},
     {.name = "cgroups", .mode = for_all, .show = show_cgroups},
@@ -227,15 +240,15 @@ constinit const TableEntry root_children[] = {
     {.name = "cpuinfo", .mode = for_all, .show = show_cpuinfo},
     {.name = "devices",
      .mode = for_all,
-     .text = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 "
-             "pts\n\nBlock devices:\n"},
+     .text = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 "
+             "misc\n136 pts\n\nBlock devices:\n"},
     {.name = "diskstats", .mode = for_all, .text = ""},
     {.name = "execdomains", .mode = for_all, .text = "0-0\tLinux           \t[kernel]\n"},
     {.name = "filesystems", .mode = for_all, .show = show_filesystems},
     {.name = "interrupts", .mode = for_all, .show = show_interrupts},
     {.name = "loadavg", .mode = for_all, .show = show_loadavg},
     {.name = "meminfo", .mode = for_all, .show = show_meminfo},
-    {.name = "misc", .mode = for_all, .text = ""},
+    {.name = "misc", .mode = for_all, .text = "258 vsock\n229 fuse\n"},
     {.name = "modules", .mode = for_all, .text = ""},
     {.name = "mounts", .mode = symlink, .link = link_own<'m', 'o', 'u', 'n', 't', 's'>},
     {.name = "net", .mode = symlink, .link = link_own<'n', 'e', 't'>},
@@ -250,6 +263,7 @@ constinit const TableEntry root_children[] = {
     {.name = "sys", .mode = directory, .children = sysctl_entries},
     {.name = "sysrq-trigger", .mode = mode_regular | 0200, .store = store_sysrq},
     {.name = "thread-self", .mode = symlink, .link = link_thread_self},
+    {.name = "tty", .mode = directory, .children = tty_entries},
     {.name = "uptime", .mode = for_all, .show = show_uptime},
     {.name = "version", .mode = for_all, .show = show_version},
     {.name = "vmstat", .mode = for_all, .show = show_vmstat},

@@ -46,6 +46,7 @@ PROC_FILE(show_auxv)
 PROC_FILE(show_maps)
 PROC_FILE(show_smaps)
 PROC_FILE(show_smaps_rollup)
+PROC_FILE(show_numa_maps)
 // mount_files.cpp
 PROC_FILE(show_mounts)
 PROC_FILE(show_mountinfo)
@@ -76,6 +77,7 @@ PROC_FILE(show_net_unix)
 // cgroup_files.cpp
 PROC_FILE(show_cgroup)
 PROC_FILE(show_cgroups)
+PROC_FILE(show_cpuset)
 // cpuinfo.cpp
 PROC_FILE(show_cpuinfo)
 // sysctl.cpp
@@ -115,7 +117,7 @@ u32 fd_link_mode(const TableContext& of);
 Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
                               const TableContext& of);
 
-extern const TableEntry sysctl_entries[4];   // /proc/sys
+extern const TableEntry sysctl_entries[5];   // /proc/sys
 extern const TableEntry pressure_entries[3]; // /proc/pressure
 
 inline constexpr u64 clock_ticks = 100; // USER_HZ

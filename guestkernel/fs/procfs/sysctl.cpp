@@ -9,6 +9,7 @@
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/task/task.hpp"
 #include "guestkernel/trace/core_dump.hpp"
 
 namespace kernel::procfs {
@@ -170,7 +171,22 @@ constexpr TableEntry pty_entries[] = {
     {.name = "reserve", .mode = read_only, .text = "1024\n"},
 };
 
+constexpr TableEntry key_entries[] = {
+    {.name = "gc_delay", .mode = read_only, .text = "300\n"},
+    {.name = "maxbytes", .mode = read_only, .text = "20000\n"},
+    {.name = "maxkeys", .mode = read_only, .text = "200\n"},
+    {.name = "persistent_keyring_expiry", .mode = read_only, .text = "259200\n"},
+    {.name = "root_maxbytes", .mode = read_only, .text = "25000000\n"},
+    {.name = "root_maxkeys", .mode = read_only, .text = "1000000\n"},
+};
+constexpr TableEntry seccomp_entries[] = {
+    {.name = "actions_avail",
+     .mode = read_only,
+     .text = "kill_process kill_thread trap errno user_notif trace log allow\n"},
+};
+
 constexpr TableEntry kernel_entries[] = {
+    {.name = "arch", .mode = read_only, .text = "x86_64\n"},
     {.name = "cap_last_cap", .mode = read_only, .text = "40\n"},
     {.name = "core_pattern",
      .mode = read_write,
@@ -184,6 +200,9 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "dmesg_restrict", .mode = read_only, .text = "0\n"},
     {.name = "domainname", .mode = read_write, .show = show_domainname, .store = store_domainname},
     {.name = "hostname", .mode = read_write, .show = show_hostname, .store = store_hostname},
+    {.name = "io_uring_disabled", .mode = read_only, .text = "0\n"},
+    {.name = "io_uring_group", .mode = read_only, .text = "-1\n"},
+    {.name = "keys", .mode = directory, .children = key_entries},
     {.name = "kptr_restrict", .mode = read_only, .text = "0\n"},
     {.name = "ns_last_pid", .mode = read_only, .show = show_last_pid},
     {.name = "ngroups_max", .mode = read_only, .text = "65536\n"},
@@ -199,12 +218,21 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "pty", .mode = directory, .children = pty_entries},
     {.name = "random", .mode = directory, .children = random_entries},
     {.name = "randomize_va_space", .mode = read_only, .text = "2\n"},
+    {.name = "sched_rt_runtime_us", .mode = read_only, .text = "-1\n"},
+    {.name = "seccomp", .mode = directory, .children = seccomp_entries},
+    {.name = "sysctl_writes_strict", .mode = read_only, .text = "1\n"},
     {.name = "tainted", .mode = read_only, .text = "0\n"},
     {.name = "threads-max", .mode = read_only, .show = show_threads_max},
     {.name = "version", .mode = read_only, .show = show_uts_version},
 };
 
 constexpr TableEntry vm_entries[] = {
+    {.name = "dirty_background_bytes", .mode = read_only, .text = "0\n"},
+    {.name = "dirty_background_ratio", .mode = read_only, .text = "10\n"},
+    {.name = "dirty_bytes", .mode = read_only, .text = "0\n"},
+    {.name = "dirty_expire_centisecs", .mode = read_only, .text = "3000\n"},
+    {.name = "dirty_ratio", .mode = read_only, .text = "20\n"},
+    {.name = "dirty_writeback_centisecs", .mode = read_only, .text = "500\n"},
     {.name = "drop_caches", .mode = mode_regular | 0200, .store = store_drop_caches},
     {.name = "nr_overcommit_hugepages", .mode = read_only, .text = "0\n"},
     {.name = "oom_kill_allocating_task", .mode = read_only, .text = "0\n"},
@@ -235,14 +263,27 @@ constexpr TableEntry mqueue_entries[] = {
     {.name = "queues_max", .mode = read_only, .text = "256\n"},
 };
 
+Result<void> show_dentry_state(TextBuilder& out, const TableContext&) {
+    const usize names = DentryCache::count();
+    out.print("{}\t{}\t45\t0\t0\t0\n", names, names);
+    return {};
+}
+
 constexpr TableEntry fs_entries[] = {
+    {.name = "dentry-state", .mode = read_only, .show = show_dentry_state},
     {.name = "file-max", .mode = read_only, .show = show_file_max},
     {.name = "inotify", .mode = directory, .children = inotify_entries},
     {.name = "mqueue", .mode = directory, .children = mqueue_entries},
+    {.name = "mount-max", .mode = read_only, .text = "16384\n"},
     {.name = "nr_open", .mode = read_only, .text = "1048576\n"},
+    {.name = "overflowgid", .mode = read_only, .text = "65534\n"},
+    {.name = "overflowuid", .mode = read_only, .text = "65534\n"},
     {.name = "pipe-max-size", .mode = read_only, .text = "1048576\n"},
+    {.name = "protected_fifos", .mode = read_only, .text = "0\n"},
     {.name = "protected_hardlinks", .mode = read_only, .text = "0\n"},
+    {.name = "protected_regular", .mode = read_only, .text = "0\n"},
     {.name = "protected_symlinks", .mode = read_only, .text = "0\n"},
+    {.name = "suid_dumpable", .mode = read_only, .text = "0\n"},
 };
 
 constexpr TableEntry core_entries[] = {
@@ -252,12 +293,45 @@ constexpr TableEntry net_entries[] = {
     {.name = "core", .mode = directory, .children = core_entries},
 };
 
+// user.max_*_namespaces: those of the reader's user namespace (namespaces(7)).
+UserNamespace* own_space() {
+    const Credentials* who = current_task().credentials.get();
+    return who == nullptr ? initial_user_namespace : who->user_space();
+}
+template <NamespaceKind Kind>
+constexpr TableEntry namespace_limit(std::string_view name) {
+    return {.name = name,
+            .mode = read_write,
+            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
+                out.print("{}\n", own_space()->limits[static_cast<usize>(Kind)].load());
+                return {};
+            },
+            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+                TRY(const i64 number, parse_number(text));
+                if (number < 0 || number > 0x7fff'ffff)
+                    return fail(22); // EINVAL
+                own_space()->limits[static_cast<usize>(Kind)].store(static_cast<u32>(number));
+                return {};
+            }};
+}
+constexpr TableEntry user_entries[] = {
+    namespace_limit<NamespaceKind::Cgroup>("max_cgroup_namespaces"),
+    namespace_limit<NamespaceKind::Ipc>("max_ipc_namespaces"),
+    namespace_limit<NamespaceKind::Mount>("max_mnt_namespaces"),
+    namespace_limit<NamespaceKind::Net>("max_net_namespaces"),
+    namespace_limit<NamespaceKind::Pid>("max_pid_namespaces"),
+    namespace_limit<NamespaceKind::Time>("max_time_namespaces"),
+    namespace_limit<NamespaceKind::User>("max_user_namespaces"),
+    namespace_limit<NamespaceKind::Uts>("max_uts_namespaces"),
+};
+
 } // namespace
 
-constinit const TableEntry sysctl_entries[4] = {
+constinit const TableEntry sysctl_entries[5] = {
     {.name = "fs", .mode = directory, .children = fs_entries},
     {.name = "kernel", .mode = directory, .children = kernel_entries},
     {.name = "net", .mode = directory, .children = net_entries},
+    {.name = "user", .mode = directory, .children = user_entries},
     {.name = "vm", .mode = directory, .children = vm_entries},
 };
 

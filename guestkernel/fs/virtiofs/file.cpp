@@ -270,7 +270,7 @@ Result<usize> VirtiofsFile::write(IoBuffer& in, u64 offset) {
     TRY(const usize done, RegularFile::write(in, offset));
     const u64 waiting = unflushed_.fetch_add(done, base::Order::Relaxed) + done;
     const bool now = (flags_ & (O_SYNC | O_DSYNC)) != 0;
-    if (now || waiting >= write_batch) {
+    if (now || node().fs_.writes_through() || waiting >= write_batch) {
         unflushed_.store(0, base::Order::Relaxed);
         TRY(node().flush_pages());
     }

@@ -67,8 +67,10 @@ void VirtiofsInode::update(const fuse_attr& attr, u64 valid_seconds, u32 valid_n
     fresh.inode = attr.ino;
     fresh.mode = attr.mode;
     fresh.links = attr.nlink;
-    fresh.uid = attr.uid;
-    fresh.gid = attr.gid;
+    // A server in a user namespace speaks of that one's ids.
+    const UserNamespace* ids = fs_.user_ns.get();
+    fresh.uid = to_global_id(ids, false, attr.uid);
+    fresh.gid = to_global_id(ids, true, attr.gid);
     fresh.device_number = attr.rdev;
     fresh.size = attr.size;
     fresh.blocks = attr.blocks;
@@ -142,8 +144,8 @@ Result<void> VirtiofsInode::set_attributes(const Attributes& wanted, u32 mask) {
     want(set_access_time_now, FATTR_ATIME | FATTR_ATIME_NOW);
     want(set_modify_time_now, FATTR_MTIME | FATTR_MTIME_NOW);
     in.mode = wanted.mode;
-    in.uid = wanted.uid;
-    in.gid = wanted.gid;
+    in.uid = from_global_id(fs_.user_ns.get(), false, wanted.uid);
+    in.gid = from_global_id(fs_.user_ns.get(), true, wanted.gid);
     in.size = wanted.size;
     in.atime = static_cast<u64>(wanted.access_time.seconds);
     in.atimensec = wanted.access_time.nanoseconds;

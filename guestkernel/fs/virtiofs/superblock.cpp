@@ -4,6 +4,8 @@
 
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/permission.hpp"
+#include "guestkernel/fs/virtiofs/fuse_connection.hpp"
 #include "guestkernel/fs/virtiofs/virtiofs.hpp"
 
 namespace kernel {
@@ -39,17 +41,69 @@ Result<Ref<VirtiofsSuperblock>> VirtiofsSuperblock::create(FuseTransport& transp
     return fs;
 }
 
+Result<Ref<VirtiofsSuperblock>> VirtiofsSuperblock::create_for_user(Ref<FuseConnection> connection,
+                                                                    UserServer server) {
+    TRY(auto fs, make_ref<VirtiofsSuperblock>(*connection));
+    TRY(fs->inodes_, make_owned<InodeTable>());
+    fs->server_ = std::move(server);
+    if (fs->server_.type.empty())
+        TRY(fs->server_.type.append("fuse"));
+    fs->own_rules = true;
+    const UserServer& by = fs->server_;
+    TRY(fs->root_,
+        make_ref<VirtiofsInode>(*fs, u64{FUSE_ROOT_ID}, u64{FUSE_ROOT_ID}, by.root_mode));
+    fs->root_->lookups_ = 0;
+    fs->root_->uid_ = by.owner_uid;
+    fs->root_->gid_ = by.owner_gid;
+    const Credentials* who = current_credentials();
+    TRY(connection->start(*fs, who == nullptr ? Ref<UserNamespace>() : who->user_ns));
+    fs->connection_ = std::move(connection);
+    return fs;
+}
+
 VirtiofsSuperblock::~VirtiofsSuperblock() {
     entries_.clear();
     root_ = nullptr;
+    if (connection_)
+        connection_->disconnect(true);
+}
+
+// mount.fuse(8): without allow_other, a file system is for who mounted it, and for nobody who might
+// be harmed by it: not for root either.
+Result<bool> VirtiofsSuperblock::admit(const Credentials& who) {
+    const UserServer& by = server_;
+    if (!by.allow_other &&
+        !(who.uid == by.owner_uid && who.euid == by.owner_uid && who.suid == by.owner_uid &&
+          who.gid == by.owner_gid && who.egid == by.owner_gid && who.sgid == by.owner_gid))
+        return fail(EACCES);
+    return !by.default_permissions;
+}
+
+void VirtiofsSuperblock::fill_init(fuse_init_in& in, usize payload) {
+    in.major = FUSE_KERNEL_VERSION;
+    in.minor = FUSE_KERNEL_MINOR_VERSION;
+    in.max_readahead = static_cast<u32>(payload);
+    in.flags = wanted_flags;
+}
+
+bool VirtiofsSuperblock::accept_init(const u8* answer, u32 bytes) {
+    fuse_init_out out{};
+    if (bytes < FUSE_COMPAT_22_INIT_OUT_SIZE || bytes > sizeof out)
+        return false;
+    __builtin_memcpy(&out, answer, bytes);
+    if (!take_limits(out))
+        return false;
+    constexpr u32 most = FuseConnection::largest_payload;
+    if (max_write_ > most)
+        max_write_ = most;
+    if (max_frames_ > most / page_size)
+        max_frames_ = most / page_size;
+    return true;
 }
 
 Result<void> VirtiofsSuperblock::negotiate() {
     fuse_init_in in{};
-    in.major = FUSE_KERNEL_VERSION;
-    in.minor = FUSE_KERNEL_MINOR_VERSION;
-    in.max_readahead = FuseChannel::max_frames * page_size;
-    in.flags = wanted_flags;
+    fill_init(in, FuseChannel::max_frames * page_size);
     fuse_init_out out{};
     FuseCall call;
     call.opcode = FUSE_INIT;
@@ -59,6 +113,10 @@ Result<void> VirtiofsSuperblock::negotiate() {
     call.out_bytes = sizeof out;
     call.out_minimum = FUSE_COMPAT_22_INIT_OUT_SIZE;
     TRY(transport_.call(call));
+    return take_limits(out);
+}
+
+Result<void> VirtiofsSuperblock::take_limits(const fuse_init_out& out) {
     if (out.major != FUSE_KERNEL_VERSION || out.minor < oldest_minor) {
         log::error("fuse: the server speaks version {}.{}", out.major, out.minor);
         return fail(EPROTO);

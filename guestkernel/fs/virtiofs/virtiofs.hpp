@@ -16,10 +16,12 @@
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/virtiofs/entry_cache.hpp"
-#include "guestkernel/fs/virtiofs/fuse_channel.hpp"
+#include "guestkernel/fs/virtiofs/fuse_connection.hpp"
 #include "guestkernel/lib/hash_map.hpp"
 
 struct fuse_attr;
+struct fuse_init_in;
+struct fuse_init_out;
 struct fuse_entry_out;
 
 namespace kernel {
@@ -33,9 +35,29 @@ public:
     static Result<Ref<VirtiofsSuperblock>> create(FuseTransport& transport, bool read_only);
     ~VirtiofsSuperblock() override;
 
+    // A server that is a program of the guest (fuse_connection.hpp): it answers only after the
+    // mount is made.
+    struct UserServer {
+        u32 owner_uid = 0, owner_gid = 0, root_mode = 0;
+        bool default_permissions = false, allow_other = false;
+        String type, options; // as /proc/mounts shows them
+    };
+    static Result<Ref<VirtiofsSuperblock>> create_for_user(Ref<FuseConnection> connection,
+                                                           UserServer server);
+    static void fill_init(fuse_init_in& in, usize payload);
+    bool accept_init(const u8* answer, u32 bytes);
+
     Ref<Inode> root() override;
+    Result<bool> admit(const Credentials& who) override;
+    Result<void> describe_options(String& out) override {
+        return out.append(server_.options.view());
+    }
     Result<FileSystemStats> stats() override;
-    const char* type() const override { return "virtiofs"; }
+    const char* type() const override {
+        return server_.type.empty() ? "virtiofs" : server_.type.c_str();
+    }
+    // Nothing dirty stays with us: memory is given back without asking a program.
+    bool writes_through() const { return static_cast<bool>(connection_); }
     bool can_drop_dentries() const override { return true; }
     bool parallel_lookup() const override { return true; }
     bool dentry_valid(Inode& parent, std::string_view name, Inode* inode,
@@ -80,7 +102,11 @@ private:
     void remove_inode(VirtiofsInode& inode);
 
     static constexpr usize buckets = 1024;
+    Result<void> take_limits(const fuse_init_out& out);
+
     FuseTransport& transport_;
+    Ref<FuseConnection> connection_; // of a program's server
+    UserServer server_;
     Ref<VirtiofsInode> root_;
     base::Atomic<u32> missing_{0};
     base::Atomic<u32> useless_attributes_{0}, missed_attributes_{0};

@@ -1,0 +1,414 @@
+// A FUSE server that is an ordinary program: fuse(4), by the messages themselves. As root, in a
+// mount namespace of its own.
+#include <csignal>
+#include <dirent.h>
+#include <fcntl.h>
+#include <map>
+#include <poll.h>
+#include <sched.h>
+#include <string>
+#include <unistd.h>
+
+#include <linux/fuse.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+
+#include "tests/guest/file_support.hpp"
+
+namespace {
+
+constexpr uint64_t hang_node = 100; // reading it is never answered
+
+// Files in memory, all in one directory.
+class Server {
+public:
+    explicit Server(int fd) : fd_(fd) {
+        files_[2] = {"hello", "hello from the server\n", 0644};
+        files_[hang_node] = {"hang", "never", 0644};
+    }
+
+    // Until the file system is unmounted.
+    void run() {
+        static char message[1 << 17];
+        for (;;) {
+            const ssize_t got = read(fd_, message, sizeof message);
+            if (got < 0 && errno == ENODEV)
+                return;
+            if (got < 0 && (errno == EINTR || errno == ENOENT))
+                continue;
+            CHECK(got >= static_cast<ssize_t>(sizeof(fuse_in_header)));
+            in_ = reinterpret_cast<const fuse_in_header*>(message);
+            CHECK(in_->len == static_cast<unsigned>(got));
+            body_ = message + sizeof(fuse_in_header);
+            serve();
+        }
+    }
+
+private:
+    struct File {
+        std::string name, data;
+        mode_t mode;
+    };
+
+    void answer(const void* data, size_t bytes, int error = 0) {
+        std::string out(sizeof(fuse_out_header), '\0');
+        auto* header = reinterpret_cast<fuse_out_header*>(out.data());
+        header->unique = in_->unique;
+        header->error = -error;
+        header->len = static_cast<unsigned>(sizeof *header + bytes);
+        out.append(static_cast<const char*>(data), bytes);
+        CHECK(write(fd_, out.data(), out.size()) == static_cast<ssize_t>(out.size()));
+    }
+    template <typename T>
+    void answer_with(const T& out) {
+        answer(&out, sizeof out);
+    }
+    void fail(int error) { answer(nullptr, 0, error); }
+
+    fuse_attr attributes(uint64_t node) {
+        fuse_attr out{};
+        out.ino = node;
+        out.nlink = 1;
+        out.blksize = 4096;
+        out.uid = 0;
+        out.mode = node == 1 ? S_IFDIR | 0755 : S_IFREG | files_[node].mode;
+        out.size = node == 1 ? 0 : files_[node].data.size();
+        return out;
+    }
+    fuse_entry_out entry(uint64_t node) {
+        fuse_entry_out out{};
+        out.nodeid = node;
+        out.attr_valid = 1;
+        out.attr = attributes(node);
+        return out;
+    }
+    uint64_t find(const std::string& name) {
+        for (const auto& [node, file] : files_)
+            if (file.name == name)
+                return node;
+        return 0;
+    }
+    uint64_t make(const std::string& name, mode_t mode) {
+        files_[++last_] = {name, "", mode & 07777};
+        return last_;
+    }
+    void list() {
+        const auto* in = reinterpret_cast<const fuse_read_in*>(body_);
+        std::string out;
+        uint64_t position = 0;
+        const auto add = [&](uint64_t node, const std::string& name, unsigned type) {
+            if (position++ < in->offset)
+                return;
+            fuse_dirent head{};
+            head.ino = node;
+            head.off = position;
+            head.namelen = static_cast<unsigned>(name.size());
+            head.type = type;
+            std::string one(reinterpret_cast<const char*>(&head), FUSE_NAME_OFFSET);
+            one += name;
+            one.resize(FUSE_DIRENT_ALIGN(one.size()));
+            if (out.size() + one.size() <= in->size)
+                out += one;
+        };
+        add(1, ".", DT_DIR);
+        add(1, "..", DT_DIR);
+        for (const auto& [node, file] : files_)
+            add(node, file.name, DT_REG);
+        answer(out.data(), out.size());
+    }
+    void set_attributes() {
+        const auto* in = reinterpret_cast<const fuse_setattr_in*>(body_);
+        if ((in->valid & FATTR_SIZE) != 0)
+            files_[in_->nodeid].data.resize(in->size);
+        if ((in->valid & FATTR_MODE) != 0)
+            files_[in_->nodeid].mode = in->mode & 07777;
+        fuse_attr_out out{};
+        out.attr = attributes(in_->nodeid);
+        answer_with(out);
+    }
+    void serve() {
+        switch (in_->opcode) {
+        case FUSE_INIT: {
+            const auto* in = reinterpret_cast<const fuse_init_in*>(body_);
+            CHECK(in->major == FUSE_KERNEL_VERSION && in->minor >= 23);
+            fuse_init_out out{};
+            out.major = FUSE_KERNEL_VERSION;
+            out.minor = 31;
+            out.max_write = 65536;
+            answer_with(out);
+            return;
+        }
+        case FUSE_FORGET:
+        case FUSE_BATCH_FORGET:
+            return;
+        case FUSE_INTERRUPT: {
+            // What hangs ends when it is interrupted.
+            const auto* in = reinterpret_cast<const fuse_interrupt_in*>(body_);
+            fuse_out_header out{sizeof out, -EINTR, in->unique};
+            (void)!write(fd_, &out, sizeof out);
+            return;
+        }
+        case FUSE_LOOKUP: {
+            const uint64_t node = find(body_);
+            node == 0 ? fail(ENOENT) : answer_with(entry(node));
+            return;
+        }
+        case FUSE_GETATTR: {
+            fuse_attr_out out{};
+            out.attr = attributes(in_->nodeid);
+            answer_with(out);
+            return;
+        }
+        case FUSE_SETATTR:
+            set_attributes();
+            return;
+        case FUSE_OPEN:
+        case FUSE_OPENDIR: {
+            fuse_open_out out{};
+            out.fh = in_->nodeid;
+            answer_with(out);
+            return;
+        }
+        case FUSE_READ: {
+            if (in_->nodeid == hang_node)
+                return;
+            const auto* in = reinterpret_cast<const fuse_read_in*>(body_);
+            const std::string& data = files_[in->fh].data;
+            const std::string part =
+                in->offset < data.size() ? data.substr(in->offset, in->size) : "";
+            answer(part.data(), part.size());
+            return;
+        }
+        case FUSE_WRITE: {
+            const auto* in = reinterpret_cast<const fuse_write_in*>(body_);
+            std::string& data = files_[in_->nodeid].data;
+            if (data.size() < in->offset + in->size)
+                data.resize(in->offset + in->size);
+            data.replace(in->offset, in->size, body_ + sizeof *in, in->size);
+            fuse_write_out out{};
+            out.size = in->size;
+            answer_with(out);
+            return;
+        }
+        case FUSE_CREATE: {
+            const auto* in = reinterpret_cast<const fuse_create_in*>(body_);
+            struct {
+                fuse_entry_out entry;
+                fuse_open_out open;
+            } out{};
+            const uint64_t node = make(body_ + sizeof *in, in->mode);
+            out.entry = entry(node);
+            out.open.fh = node;
+            answer_with(out);
+            return;
+        }
+        case FUSE_UNLINK:
+            files_.erase(find(body_));
+            answer(nullptr, 0);
+            return;
+        case FUSE_RENAME:
+        case FUSE_RENAME2: {
+            const char* names = body_ + (in_->opcode == FUSE_RENAME ? sizeof(fuse_rename_in)
+                                                                    : sizeof(fuse_rename2_in));
+            const uint64_t node = find(names);
+            const std::string to = names + std::strlen(names) + 1;
+            files_.erase(find(to));
+            files_[node].name = to;
+            answer(nullptr, 0);
+            return;
+        }
+        case FUSE_READDIR:
+            list();
+            return;
+        case FUSE_STATFS: {
+            fuse_statfs_out out{};
+            out.st.bsize = out.st.frsize = 4096;
+            out.st.blocks = 77;
+            out.st.namelen = 255;
+            answer_with(out);
+            return;
+        }
+        case FUSE_GETXATTR:
+            std::strcmp(body_ + sizeof(fuse_getxattr_in), "user.flavour") == 0 &&
+                    reinterpret_cast<const fuse_getxattr_in*>(body_)->size >= 5
+                ? answer("sweet", 5)
+                : fail(ENODATA);
+            return;
+        case FUSE_FLUSH:
+        case FUSE_RELEASE:
+        case FUSE_RELEASEDIR:
+        case FUSE_FSYNC:
+            answer(nullptr, 0);
+            return;
+        default:
+            fail(ENOSYS);
+        }
+    }
+
+    const int fd_;
+    const fuse_in_header* in_ = nullptr;
+    const char* body_ = nullptr;
+    std::map<uint64_t, File> files_;
+    uint64_t last_ = 10;
+};
+
+pid_t begin(const char* extra = "", const char* type = "fuse.test") {
+    CHECK(unshare(CLONE_NEWNS) == 0);
+    CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    CHECK(mount("base", "/tmp", "tmpfs", 0, "mode=0755") == 0);
+    CHECK(chdir("/tmp") == 0 && mkdir("m", 0755) == 0);
+    CHECK(mknod("fuse", S_IFCHR | 0600, makedev(10, 229)) == 0);
+    const int fd = open("fuse", O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    char text[8192];
+    CHECK_FAILS(read(fd, text, sizeof text), EPERM);
+    const std::string options =
+        "fd=" + std::to_string(fd) + ",rootmode=40000,user_id=0,group_id=0" + extra;
+    CHECK(mount("server", "m", type, MS_NOSUID | MS_NODEV, options.c_str()) == 0);
+    CHECK_FAILS(read(fd, text, 100), EINVAL); // too small for any message
+    pollfd ready{fd, POLLIN, 0};
+    CHECK(poll(&ready, 1, 1000) == 1 && ready.revents == POLLIN);
+    const pid_t server = fork();
+    CHECK(server >= 0);
+    if (server == 0) {
+        Server(fd).run();
+        _exit(0);
+    }
+    close(fd);
+    return server;
+}
+
+void end(pid_t server) {
+    CHECK(umount("m") == 0);
+    int status = -1;
+    CHECK(waitpid(server, &status, 0) == server && status == 0);
+}
+
+void files() {
+    const pid_t server = begin();
+    struct statfs status {};
+    CHECK(statfs("m", &status) == 0);
+    CHECK(status.f_type == FUSE_SUPER_MAGIC && status.f_blocks == 77);
+    CHECK(contents_of("/proc/self/mountinfo").find(" - fuse.test server rw,user_id=0,group_id=0") !=
+          std::string::npos);
+    CHECK(contents_of("m/hello") == "hello from the server\n");
+    CHECK_FAILS(open("m/none", O_RDONLY), ENOENT);
+    make_file("m/new", "some text", 0640);
+    CHECK(contents_of("m/new") == "some text");
+    CHECK(stat_of("m/new").st_size == 9 && stat_of("m/new").st_mode == (S_IFREG | 0640));
+    const int fd = open("m/new", O_RDWR | O_APPEND);
+    CHECK(fd >= 0 && write(fd, "!", 1) == 1);
+    CHECK(contents_of("m/new") == "some text!");
+    CHECK(ftruncate(fd, 4) == 0 && contents_of("m/new") == "some");
+    close(fd);
+    const std::string large(300000, 'x');
+    make_file("m/large", large);
+    CHECK(contents_of("m/large") == large);
+    const int mapped = open("m/large", O_RDONLY);
+    void* at = mmap(nullptr, large.size(), PROT_READ, MAP_PRIVATE, mapped, 0);
+    CHECK(at != MAP_FAILED && std::memcmp(at, large.data(), large.size()) == 0);
+    CHECK(munmap(at, large.size()) == 0);
+    close(mapped);
+    CHECK(rename("m/new", "m/renamed") == 0 && contents_of("m/renamed") == "some");
+    CHECK(unlink("m/renamed") == 0);
+    CHECK_FAILS(open("m/renamed", O_RDONLY), ENOENT);
+    CHECK(chmod("m/hello", 0600) == 0 && stat_of("m/hello").st_mode == (S_IFREG | 0600));
+    int names = 0;
+    DIR* listing = opendir("m");
+    CHECK(listing != nullptr);
+    while (readdir(listing) != nullptr)
+        names++;
+    closedir(listing);
+    CHECK(names == 5); // ., .., hello, hang, large
+    char value[16] = {};
+    CHECK(getxattr("m/hello", "user.flavour", value, sizeof value) == 5);
+    CHECK_FAILS(getxattr("m/hello", "user.other", value, sizeof value), ENODATA);
+    CHECK_FAILS(symlink("x", "m/link"), ENOSYS);
+    end(server);
+}
+
+// Who may use it: the mounter alone, unless it allows others.
+void rights() {
+    const pid_t server = begin();
+    in_child([] {
+        CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+        CHECK_FAILS(open("m/hello", O_RDONLY), EACCES);
+    });
+    end(server);
+    in_child([] {
+        const pid_t other = begin(",allow_other");
+        CHECK(chmod("m/hello", 0600) == 0);
+        in_child([] {
+            CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+            CHECK(open("m/hello", O_RDONLY) >= 0); // the server would have to object
+        });
+        end(other);
+    });
+    in_child([] {
+        const pid_t other = begin(",allow_other,default_permissions");
+        CHECK(chmod("m/hello", 0600) == 0);
+        in_child([] {
+            CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+            CHECK_FAILS(open("m/hello", O_RDONLY), EACCES);
+        });
+        end(other);
+    });
+}
+
+// A server that does not answer, and one that is gone.
+void failures() {
+    const pid_t server = begin();
+    const pid_t reader = fork();
+    CHECK(reader >= 0);
+    if (reader == 0) {
+        const int fd = open("m/hang", O_RDONLY);
+        char text[8];
+        (void)!read(fd, text, sizeof text);
+        _exit(1);
+    }
+    usleep(100000);
+    CHECK(kill(reader, SIGKILL) == 0);
+    int status = 0;
+    CHECK(waitpid(reader, &status, 0) == reader && WIFSIGNALED(status));
+    CHECK(contents_of("m/hello") == "hello from the server\n");
+    CHECK(kill(server, SIGKILL) == 0);
+    CHECK(waitpid(server, &status, 0) == server);
+    CHECK_FAILS(open("m/other", O_RDONLY), ENOTCONN);
+    CHECK(umount("m") == 0);
+}
+
+void errors() {
+    CHECK(unshare(CLONE_NEWNS) == 0);
+    CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    const ScratchDirectory scratch("/dev/shm");
+    const auto attempt = [&](const char* options) {
+        return mount("server", scratch.name().c_str(), "fuse", 0, options);
+    };
+    CHECK_FAILS(attempt(""), EINVAL);
+    CHECK_FAILS(attempt("fd=0,rootmode=40000,user_id=0"), EINVAL);
+    const int null = open("/dev/null", O_RDWR);
+    const std::string options =
+        "fd=" + std::to_string(null) + ",rootmode=40000,user_id=0,group_id=0";
+    CHECK_FAILS(attempt(options.c_str()), EINVAL);
+    close(null);
+}
+
+} // namespace
+
+int main() {
+    if (!is_root()) {
+        std::fprintf(stderr, "this test needs root\n");
+        return 1;
+    }
+    in_child(files);
+    in_child(rights);
+    in_child(failures);
+    in_child(errors);
+    return 0;
+}
