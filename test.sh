@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing (apt), builds, and runs the tests: all suites, or those that are named.
-#   ./test.sh [lint|unit|guest|integration|qemu|asan|fuzz|long|fuzz-long|conformance|NAME...]
-# Without names: lint unit guest integration qemu asan fuzz. long, fuzz-long and conformance take hours.
+#   ./test.sh [lint|unit|agent|guest|integration|qemu|asan|fuzz|long|fuzz-long|conformance|NAME...]
+# Without names: lint unit agent guest integration qemu asan fuzz. long, fuzz-long and conformance take hours.
 # Without a /dev/kvm, what needs one runs in an emulated machine (tools/emulate).
 # The last line is "N passed, N failed"; each test case of each program counts as one.
 set -euo pipefail
@@ -9,7 +9,7 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$top/tools/setup/prepare.sh"
 
 suites=("$@")
-[ ${#suites[@]} -gt 0 ] || suites=(lint unit guest integration qemu asan fuzz)
+[ ${#suites[@]} -gt 0 ] || suites=(lint unit agent guest integration qemu asan fuzz)
 
 wants() { case " ${suites[*]} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
@@ -24,6 +24,6 @@ if wants asan; then
 fi
 if wants fuzz || wants fuzz-long; then
     CXX=clang++ build_in "$top/build-fuzz" "-Dfuzzers=true -Db_sanitize=address,undefined -Dkernel=false -Db_lundef=false \
-        -Dcpp_args=-fsanitize=fuzzer-no-link" tests/fuzz/{queue,transport,elf,fs}_fuzz
+        -Dcpp_args=-fsanitize=fuzzer-no-link" tests/fuzz/{queue,transport,elf,fs,agent,spec,ttrpc}_fuzz
 fi
 exec python3 "$top/tools/test/run_suites.py" --top "$top" "${suites[@]}"

@@ -1,0 +1,198 @@
+#include "agent/container/cgroup.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <csignal>
+#include <cstring>
+#include <dirent.h>
+#include <fcntl.h>
+
+#include <sys/stat.h>
+
+#include "agent/os/files.hpp"
+
+namespace container {
+
+namespace {
+
+std::vector<std::string> split(std::string_view text, char separator) {
+    std::vector<std::string> out;
+    while (!text.empty()) {
+        const std::size_t end = std::min(text.find(separator), text.size());
+        if (end > 0)
+            out.emplace_back(text.substr(0, end));
+        text.remove_prefix(std::min(end + 1, text.size()));
+    }
+    return out;
+}
+
+std::string trimmed(std::string text) {
+    while (!text.empty() && (text.back() == '\n' || text.back() == ' '))
+        text.pop_back();
+    return text;
+}
+
+// Calls `visit` with the path of each group below `directory`, the deepest first, then its own. A
+// container may have made groups of any depth, so the depth is bounded.
+template <typename Visit>
+void for_each_group(const std::string& directory, int depth, const Visit& visit) {
+    DIR* listing = depth > 0 ? opendir(directory.c_str()) : nullptr;
+    if (listing != nullptr) {
+        std::vector<std::string> names;
+        while (const dirent* entry = readdir(listing)) {
+            if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
+                names.emplace_back(entry->d_name);
+        }
+        closedir(listing);
+        for (const std::string& name : names)
+            for_each_group(directory + "/" + name, depth - 1, visit);
+    }
+    visit(directory);
+}
+constexpr int max_depth = 64;
+
+void read_processes(const std::string& directory, std::vector<pid_t>& out) {
+    const auto text = os::read_file(AT_FDCWD, (directory + "/cgroup.procs").c_str());
+    if (!text)
+        return;
+    for (const std::string& line : split(*text, '\n')) {
+        pid_t pid = 0;
+        std::from_chars(line.data(), line.data() + line.size(), pid);
+        if (pid > 0)
+            out.push_back(pid);
+    }
+}
+
+// Everything that a group has, it lets its children have.
+void pass_controllers_on(const std::string& directory) {
+    const auto text = os::read_file(AT_FDCWD, (directory + "/cgroup.controllers").c_str());
+    if (!text)
+        return;
+    for (const std::string& name : split(trimmed(*text), ' ')) {
+        // One by one: one that cannot be passed on must not keep the others.
+        static_cast<void>(
+            os::write_file(AT_FDCWD, (directory + "/cgroup.subtree_control").c_str(), "+" + name));
+    }
+}
+
+} // namespace
+
+std::string path_of_group(std::string_view cgroups_path) {
+    const std::vector<std::string> parts = split(cgroups_path, ':');
+    if (parts.size() != 3 || cgroups_path.find('/') != std::string_view::npos)
+        return std::string(cgroups_path);
+    return os::text(parts[0], "/", parts[1], "-", parts[2], ".scope");
+}
+
+Cgroup::Cgroup(std::string root, std::string_view path)
+    : root_(std::move(root)), directory_(root_) {
+    for (const std::string& part : split(path_of_group(path), '/'))
+        directory_ += "/" + part;
+}
+
+std::vector<std::string> Cgroup::controllers(const std::string& root) {
+    const auto text = os::read_file(AT_FDCWD, (root + "/cgroup.controllers").c_str());
+    return text ? split(trimmed(*text), ' ') : std::vector<std::string>();
+}
+
+os::Result<void> Cgroup::make() const {
+    pass_controllers_on(root_);
+    for (std::size_t at = root_.size() + 1; at < directory_.size();) {
+        const std::size_t end = std::min(directory_.find('/', at), directory_.size());
+        const std::string group = directory_.substr(0, end);
+        if (mkdir(group.c_str(), 0755) != 0 && errno != EEXIST)
+            return os::fail_errno(errno, "make the control group ", group);
+        if (end < directory_.size())
+            pass_controllers_on(group);
+        at = end + 1;
+    }
+    TRY(const std::vector<pid_t> found, processes());
+    if (!found.empty())
+        return os::fail(os::Code::FailedPrecondition, "the control group ", directory_,
+                        " has processes already");
+    return {};
+}
+
+os::Result<void> Cgroup::apply(const std::vector<spec::CgroupSetting>& settings) const {
+    for (const spec::CgroupSetting& setting : settings) {
+        const std::string file = directory_ + "/" + setting.file;
+        if (access(file.c_str(), F_OK) != 0) {
+            const std::string controller = setting.file.substr(0, setting.file.find('.'));
+            const std::string there = trimmed(read("cgroup.controllers"));
+            return os::fail(os::Code::FailedPrecondition, setting.name, ": there is no ",
+                            setting.file, " here: of controller ", controller,
+                            "; this group has: ", there.empty() ? "none" : there);
+        }
+        const auto written = os::write_file(AT_FDCWD, file.c_str(), setting.value);
+        if (!written)
+            return os::fail(written.error().code, setting.name, ": \"", setting.value,
+                            "\": ", written.error().message);
+    }
+    return {};
+}
+
+os::Result<void> Cgroup::add(pid_t pid) const {
+    return os::write_file(AT_FDCWD, (directory_ + "/cgroup.procs").c_str(), std::to_string(pid));
+}
+
+os::Result<void> Cgroup::freeze(bool frozen) const {
+    return os::write_file(AT_FDCWD, (directory_ + "/cgroup.freeze").c_str(), frozen ? "1" : "0");
+}
+
+os::Result<void> Cgroup::kill() const {
+    if (access(directory_.c_str(), F_OK) != 0)
+        return {};
+    if (os::write_file(AT_FDCWD, (directory_ + "/cgroup.kill").c_str(), "1"))
+        return {};
+    // A kernel older than cgroup.kill. Nothing forks while it is frozen.
+    static_cast<void>(freeze(true));
+    TRY(const std::vector<pid_t> found, processes());
+    for (const pid_t pid : found)
+        ::kill(pid, SIGKILL);
+    return freeze(false);
+}
+
+os::Result<std::vector<pid_t>> Cgroup::processes() const {
+    std::vector<pid_t> out;
+    for_each_group(directory_, max_depth,
+                   [&out](const std::string& group) { read_processes(group, out); });
+    std::sort(out.begin(), out.end());
+    return out;
+}
+
+os::Result<void> Cgroup::remove() const {
+    int error = 0;
+    for_each_group(directory_, max_depth, [&error](const std::string& group) {
+        error = rmdir(group.c_str()) == 0 || errno == ENOENT ? 0 : errno;
+    });
+    if (error != 0)
+        return os::fail_errno(error, "remove the control group ", directory_);
+    // Groups above it that were made for it; those of others are not empty and stay.
+    std::string parent = directory_;
+    for (;;) {
+        parent.erase(parent.rfind('/'));
+        if (parent.size() <= root_.size() || rmdir(parent.c_str()) != 0)
+            return {};
+    }
+}
+
+std::string Cgroup::read(const char* file) const {
+    auto text = os::read_file(AT_FDCWD, os::text(directory_, "/", file).c_str());
+    return text ? trimmed(std::move(*text)) : std::string();
+}
+
+std::map<std::string, std::uint64_t> Cgroup::read_pairs(const char* file) const {
+    std::map<std::string, std::uint64_t> out;
+    for (const std::string& line : split(read(file), '\n')) {
+        const std::size_t space = line.find(' ');
+        if (space == std::string::npos)
+            continue;
+        std::uint64_t value = 0;
+        std::from_chars(line.data() + space + 1, line.data() + line.size(), value);
+        out[line.substr(0, space)] = value;
+    }
+    return out;
+}
+
+} // namespace container

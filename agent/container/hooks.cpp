@@ -1,0 +1,146 @@
+#include "agent/container/hooks.hpp"
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <fcntl.h>
+#include <poll.h>
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "agent/os/files.hpp"
+#include "agent/os/unique_fd.hpp"
+#include "agent/spec/json_view.hpp"
+
+namespace container {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+    std::vector<char*> out;
+    for (const std::string& string : strings)
+        out.push_back(const_cast<char*>(string.c_str())); // execve(2) does not write to them
+    out.push_back(nullptr);
+    return out;
+}
+
+os::Result<os::UniqueFd> file_with(const std::string& text) {
+    os::UniqueFd file(memfd_create("state", MFD_CLOEXEC));
+    if (!file || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
+        lseek(file.get(), 0, SEEK_SET) != 0)
+        return os::fail_errno(errno, "make a hook's standard input");
+    return file;
+}
+
+[[noreturn]] void become_hook(const spec::Hook& hook, int input, int output) {
+    setpgid(0, 0);
+    dup2(input, STDIN_FILENO);
+    dup2(output, STDOUT_FILENO);
+    dup2(output, STDERR_FILENO);
+    os::close_all_but({});
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    execve(hook.path.c_str(), pointers(hook.args).data(), pointers(hook.env).data());
+    dprintf(STDERR_FILENO, "%s", os::text("execute: ", os::describe(errno)).c_str());
+    _exit(127);
+}
+
+// Reads what the hook says until it has closed its output or the time is up. Keeps the end of it.
+bool read_output(int output, Clock::time_point deadline, bool limited, int pidfd,
+                 std::string& said) {
+    constexpr std::size_t kept = 2048;
+    for (;;) {
+        int wait = -1;
+        if (limited) {
+            const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+            if (left.count() <= 0)
+                return false;
+            wait = static_cast<int>(left.count());
+        }
+        // A hook may leave a process behind that holds its output: the hook's own end counts.
+        std::array<pollfd, 2> polled{pollfd{output, POLLIN, 0}, pollfd{pidfd, POLLIN, 0}};
+        if (poll(polled.data(), polled.size(), wait) < 0 && errno != EINTR)
+            return true;
+        if (polled[0].revents != 0) {
+            std::array<char, 1024> bytes{};
+            const ssize_t got = read(output, bytes.data(), bytes.size());
+            if (got > 0) {
+                said.append(bytes.data(), static_cast<std::size_t>(got));
+                if (said.size() > kept)
+                    said.erase(0, said.size() - kept);
+                continue;
+            }
+            if (got == 0)
+                output = -1;
+        }
+        if (polled[1].revents != 0)
+            return true;
+    }
+}
+
+os::Result<void> run_hook(const spec::Hook& hook, const std::string& state) {
+    TRY(const os::UniqueFd input, file_with(state));
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0)
+        return os::fail_errno(errno, hook.name, ": make a pipe");
+    const os::UniqueFd near(ends[0]);
+    os::UniqueFd far(ends[1]);
+    const pid_t pid = fork();
+    if (pid < 0)
+        return os::fail_errno(errno, hook.name, ": fork");
+    if (pid == 0)
+        become_hook(hook, input.get(), far.get());
+    far.reset();
+    const os::UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    std::string said;
+    const bool in_time = read_output(near.get(), Clock::now() + std::chrono::seconds(hook.timeout),
+                                     hook.timeout != 0, pidfd.get(), said);
+    if (!in_time)
+        kill(-pid, SIGKILL);
+    int status = 0;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        continue;
+    while (!said.empty() && said.back() == '\n')
+        said.pop_back();
+    if (!in_time)
+        return os::fail(os::Code::DeadlineExceeded, hook.name, " (", hook.path,
+                        "): ran longer than ", hook.timeout, " seconds");
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        return {};
+    const std::string how = WIFEXITED(status) ? os::text("exit status ", WEXITSTATUS(status))
+                                              : os::text("ended by signal ", WTERMSIG(status));
+    return os::fail(os::Code::Aborted, hook.name, " (", hook.path, "): ", how,
+                    said.empty() ? "" : ": ", said);
+}
+
+} // namespace
+
+std::string HookState::json(std::string_view status, pid_t pid) const {
+    std::string out = os::text("{\"ociVersion\":", spec::quote(oci_version),
+                               ",\"id\":", spec::quote(id), ",\"status\":", spec::quote(status));
+    if (pid > 0)
+        out += os::text(",\"pid\":", pid);
+    out += os::text(",\"bundle\":", spec::quote(bundle));
+    std::string separator = ",\"annotations\":{";
+    for (const auto& [key, value] : annotations) {
+        out += os::text(separator, spec::quote(key), ":", spec::quote(value));
+        separator = ",";
+    }
+    if (!annotations.empty())
+        out += "}";
+    return out + "}";
+}
+
+os::Result<void> run_hooks(const std::vector<spec::Hook>& hooks, const std::string& state) {
+    for (const spec::Hook& hook : hooks)
+        TRY(run_hook(hook, state));
+    return {};
+}
+
+} // namespace container

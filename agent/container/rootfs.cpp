@@ -1,0 +1,248 @@
+#include "agent/container/rootfs.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <sched.h>
+
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <linux/sched.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include "agent/container/mount_calls.hpp"
+#include "agent/os/files.hpp"
+
+// <sys/mount.h> does not stand beside <linux/mount.h>; these are its declarations of the C
+// library's.
+extern "C" {
+int mount(const char* source, const char* target, const char* type, unsigned long flags,
+          const void* data) noexcept;
+int umount2(const char* target, int flags) noexcept;
+}
+
+namespace container {
+
+namespace {
+
+constexpr int detach = 2; // MNT_DETACH of <sys/mount.h>
+
+bool is_cgroup(const spec::Mount& mount) {
+    return mount.type == "cgroup" || mount.type == "cgroup2";
+}
+
+bool is_directory(int fd) {
+    struct stat about {};
+    return fstat(fd, &about) == 0 && S_ISDIR(about.st_mode);
+}
+
+template <typename T>
+os::Result<T> at(const std::string& path, os::Result<T> result) {
+    if (result)
+        return result;
+    return os::fail(result.error().code, path, ": ", result.error().message);
+}
+
+// A copy of a mount is the peer of its original: mounts on the one would appear on the other. What
+// the configuration does not ask to share, is cut off, one way.
+os::Result<void> cut_off(int tree, const spec::MountOptions& options) {
+    if (options.propagation.empty())
+        return set_attributes(tree, {.propagation = MS_SLAVE, .recursive = true});
+    for (const std::uint64_t flags : options.propagation)
+        TRY(set_attributes(tree, {.propagation = flags & ~std::uint64_t{MS_REC},
+                                  .recursive = (flags & MS_REC) != 0}));
+    return {};
+}
+
+os::Result<os::UniqueFd> take_bind(const spec::Mount& mount) {
+    const spec::MountOptions& options = mount.options;
+    auto tree = clone_tree(AT_FDCWD, mount.source.c_str(), options.recursive_bind);
+    if (!tree)
+        return os::fail(tree.error().code, mount.path, ".source: ", tree.error().message);
+    TRY(at(mount.path, cut_off(tree->get(), options)));
+    TRY(at(mount.path, set_attributes(tree->get(), {.set = options.recursive_set,
+                                                    .clear = options.recursive_clear,
+                                                    .recursive = true})));
+    TRY(at(mount.path, set_attributes(tree->get(), {.set = options.set, .clear = options.clear})));
+    return tree;
+}
+
+} // namespace
+
+os::Result<Trees> take_trees(const spec::Spec& spec, const std::string& cgroup_directory) {
+    Trees out;
+    auto root = clone_tree(AT_FDCWD, spec.rootfs.c_str(), true);
+    if (!root)
+        return os::fail(root.error().code, "root.path: ", root.error().message);
+    out.root = std::move(*root);
+    if (!is_directory(out.root.get()))
+        return os::fail(os::Code::InvalidArgument, "root.path: ", spec.rootfs, " is no directory");
+    TRY(set_attributes(out.root.get(), {.propagation = MS_SLAVE, .recursive = true}));
+    TRY(out.null, clone_tree(AT_FDCWD, "/dev/null", false));
+    TRY(set_attributes(out.null.get(), {.propagation = MS_PRIVATE}));
+    for (const spec::Mount& mount : spec.mounts) {
+        os::UniqueFd tree;
+        if (mount.options.bind) {
+            TRY(tree, take_bind(mount));
+        } else if (is_cgroup(mount) && spec.linux_part.find(CLONE_NEWCGROUP) == nullptr) {
+            // Without a namespace of its own, a container sees its own group by a bind mount.
+            TRY(tree, clone_tree(AT_FDCWD, cgroup_directory.c_str(), false));
+            TRY(set_attributes(tree.get(), {.set = mount.options.set, .propagation = MS_PRIVATE}));
+        }
+        out.mounts.push_back(std::move(tree));
+    }
+    return out;
+}
+
+os::Result<void> Rootfs::attach_root() {
+    if (mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0)
+        return os::fail_errno(errno, "cut the mount namespace off");
+    const os::UniqueFd place(open(spec_.rootfs.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!place)
+        return os::fail_errno(errno, "root.path: ", spec_.rootfs);
+    return at("root.path", attach(root(), place.get()));
+}
+
+os::Result<void> Rootfs::mount_all() {
+    for (std::size_t i = 0; i < spec_.mounts.size(); ++i) {
+        const spec::Mount& mount = spec_.mounts[i];
+        TRY(at(os::text(mount.path, " (", mount.destination, ")"),
+               mount_one(mount, trees_.mounts[i])));
+    }
+    return {};
+}
+
+os::Result<void> Rootfs::mount_one(const spec::Mount& mount, os::UniqueFd& tree) {
+    if (!mount.options.bind)
+        return mount_filesystem(mount, tree);
+    if (is_directory(tree.get())) {
+        TRY(const os::UniqueFd target, make_directory_in_root(root(), mount.destination, 0755));
+        return attach(tree.get(), target.get());
+    }
+    TRY(const os::UniqueFd target, make_file_in_root(root(), mount.destination));
+    return attach(tree.get(), target.get());
+}
+
+os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd& tree) {
+    const auto before = open_in_root(root(), mount.destination, O_PATH);
+    TRY(const os::UniqueFd target, make_directory_in_root(root(), mount.destination, 0755));
+    // Where the kernel's own files appear must not be a matter of the image's links: what is masked
+    // later would be masked elsewhere.
+    if (mount.type == "proc" || mount.type == "sysfs") {
+        if (!open_in_root(root(), mount.destination, O_PATH, RESOLVE_NO_SYMLINKS))
+            return os::fail(os::Code::InvalidArgument,
+                            "must be an ordinary directory, there is a symbolic link on the way");
+    }
+    const spec::MountOptions& options = mount.options;
+    if (!tree) {
+        std::vector<std::string> data = options.data;
+        const auto is_mode = [](const std::string& option) { return option.starts_with("mode="); };
+        struct stat about {};
+        // As runc: a tmpfs takes the mode of what it covers.
+        if (mount.type == "tmpfs" && before && std::none_of(data.begin(), data.end(), is_mode) &&
+            fstat(before->get(), &about) == 0) {
+            std::string octal;
+            for (unsigned shift = 12; shift > 0; shift -= 3)
+                octal += static_cast<char>('0' + (about.st_mode >> (shift - 3) & 7));
+            data.push_back("mode=" + octal);
+        }
+        const bool later = mount.destination == "/dev";
+        const std::uint64_t now =
+            later ? options.set & ~std::uint64_t{MOUNT_ATTR_RDONLY} : options.set;
+        TRY(tree, new_filesystem(is_cgroup(mount) ? "cgroup2" : mount.type,
+                                 mount.source.empty() ? mount.type : mount.source, data, now));
+        if (options.copy_up && before) {
+            TRY(copy_up(before->get(), tree.get()));
+        }
+    }
+    TRY(attach(tree.get(), target.get()));
+    for (const std::uint64_t flags : options.propagation)
+        TRY(set_attributes(tree.get(), {.propagation = flags & ~std::uint64_t{MS_REC},
+                                        .recursive = (flags & MS_REC) != 0}));
+    if (mount.destination == "/dev" && (options.set & MOUNT_ATTR_RDONLY) != 0)
+        read_only_dev_ = std::move(tree);
+    return {};
+}
+
+os::Result<void> Rootfs::make_devices() {
+    const bool brought =
+        std::any_of(spec_.mounts.begin(), spec_.mounts.end(), [](const spec::Mount& mount) {
+            return mount.options.bind &&
+                   (mount.destination == "/dev" || mount.destination == "/dev/");
+        });
+    if (!brought) {
+        TRY(make_device_nodes(root(), spec_));
+    }
+    // The working directory is made where it is missing, as runc does; if it cannot be, entering it
+    // will say so.
+    if (spec_.process)
+        static_cast<void>(make_directory_in_root(root(), spec_.process->cwd, 0755));
+    return {};
+}
+
+os::Result<void> Rootfs::connect_console(const Terminal& terminal) {
+    if (!terminal.slave)
+        return {};
+    TRY(const os::UniqueFd target, make_file_in_root(root(), "/dev/console"));
+    TRY(const os::UniqueFd tree, clone_tree(terminal.slave.get(), "", false));
+    return at("/dev/console", attach(tree.get(), target.get()));
+}
+
+os::Result<void> Rootfs::mask(const std::string& path) {
+    auto place = open_in_root(root(), path, O_PATH);
+    if (!place && place.error().code == os::Code::NotFound)
+        return {};
+    if (!place)
+        return base::Failure(std::move(place.error()));
+    if (is_directory(place->get())) {
+        TRY(const os::UniqueFd empty, new_filesystem("tmpfs", "tmpfs", {}, MOUNT_ATTR_RDONLY));
+        return attach(empty.get(), place->get());
+    }
+    TRY(const os::UniqueFd null, clone_tree(trees_.null.get(), "", false));
+    return attach(null.get(), place->get());
+}
+
+os::Result<void> Rootfs::make_read_only(const std::string& path) {
+    auto place = open_in_root(root(), path, O_PATH);
+    if (!place && place.error().code == os::Code::NotFound)
+        return {};
+    if (!place)
+        return base::Failure(std::move(place.error()));
+    TRY(const os::UniqueFd tree, clone_tree(place->get(), "", true));
+    TRY(set_attributes(tree.get(), {.set = MOUNT_ATTR_RDONLY, .recursive = true}));
+    return attach(tree.get(), place->get());
+}
+
+os::Result<void> Rootfs::protect_paths() {
+    if (read_only_dev_) {
+        TRY(at("/dev", set_attributes(read_only_dev_.get(), {.set = MOUNT_ATTR_RDONLY})));
+    }
+    for (const std::string& path : spec_.linux_part.readonly_paths)
+        TRY(at("linux.readonlyPaths", make_read_only(path)));
+    for (const std::string& path : spec_.linux_part.masked_paths)
+        TRY(at("linux.maskedPaths", mask(path)));
+    return {};
+}
+
+os::Result<void> Rootfs::change_root() {
+    const os::UniqueFd old(open("/", O_DIRECTORY | O_RDONLY | O_CLOEXEC));
+    if (!old || fchdir(root()) != 0 || syscall(SYS_pivot_root, ".", ".") != 0)
+        return os::fail_errno(errno, "root.path: change the root");
+    // The old root now lies on top of the new one.
+    if (fchdir(old.get()) != 0 || mount(nullptr, ".", nullptr, MS_REC | MS_SLAVE, nullptr) != 0 ||
+        umount2(".", detach) != 0 || chdir("/") != 0)
+        return os::fail_errno(errno, "root.path: leave the old root");
+    const os::UniqueFd now(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!now)
+        return os::fail_errno(errno, "root.path: open the new root");
+    const std::uint64_t propagation = spec_.linux_part.rootfs_propagation;
+    TRY(at("linux.rootfsPropagation",
+           set_attributes(now.get(), {.propagation = propagation & ~std::uint64_t{MS_REC},
+                                      .recursive = (propagation & MS_REC) != 0})));
+    if (!spec_.readonly_root)
+        return {};
+    return at("root.readonly", set_attributes(now.get(), {.set = MOUNT_ATTR_RDONLY}));
+}
+
+} // namespace container

@@ -1,0 +1,82 @@
+// joey-agent: pid 1 of a pod's guest, or an ordinary process on a Linux host.
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <unistd.h>
+
+#include <sys/prctl.h>
+#include <sys/reboot.h>
+
+#include "agent/service/agent.hpp"
+#include "agent/startup/listen.hpp"
+#include "agent/startup/own_program.hpp"
+#include "agent/startup/system.hpp"
+
+namespace {
+
+constexpr const char* usage =
+    "usage: joey-agent [--listen unix:PATH | vsock:PORT | fd:NUMBER] [--cgroup-root DIRECTORY]\n"
+    "As pid 1 it mounts what a system needs first, and powers the machine off at its end.\n";
+
+struct Options {
+    std::string listen = "vsock:1024";
+    std::string cgroup_root = "/sys/fs/cgroup";
+};
+
+os::Result<Options> read_options(int argc, char** argv) {
+    Options out;
+    for (int i = 1; i < argc; ++i) {
+        const std::string_view name = argv[i];
+        if (name != "--listen" && name != "--cgroup-root")
+            return os::fail(os::Code::InvalidArgument, "unknown argument ", name, "\n", usage);
+        if (i + 1 == argc)
+            return os::fail(os::Code::InvalidArgument, name, " needs a value\n", usage);
+        (name == "--listen" ? out.listen : out.cgroup_root) = argv[++i];
+    }
+    while (out.cgroup_root.size() > 1 && out.cgroup_root.ends_with('/'))
+        out.cgroup_root.pop_back();
+    return out;
+}
+
+os::Result<void> serve(const Options& options, bool is_init) {
+    TRY(const auto loop, os::EventLoop::create());
+    TRY(const auto children, service::Children::start(*loop));
+    service::Agent agent(*loop, *children,
+                         {.cgroup_root = options.cgroup_root, .is_init = is_init});
+    ttrpc::Server server(*loop);
+    agent.register_methods(server);
+    TRY(os::UniqueFd listener, startup::open_listener(options.listen));
+    TRY(server.listen(std::move(listener)));
+    loop->run();
+    // The answer to Shutdown is on its way.
+    loop->run_once(std::chrono::milliseconds(0));
+    return {};
+}
+
+os::Result<void> run(int argc, char** argv) {
+    TRY(const Options options, read_options(argc, argv));
+    const bool is_init = getpid() == 1;
+    TRY(startup::protect_own_program(argv));
+    if (is_init) {
+        TRY(startup::set_up_system());
+    } else if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) {
+        return os::fail_errno(errno, "become the reaper of what containers leave behind");
+    }
+    signal(SIGPIPE, SIG_IGN);
+    return serve(options, is_init);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    const auto result = run(argc, argv);
+    if (!result)
+        std::fprintf(stderr, "joey-agent: %s\n", result.error().message.c_str());
+    if (getpid() == 1) {
+        sync();
+        reboot(RB_POWER_OFF);
+    }
+    return result ? 0 : 1;
+}

@@ -1,0 +1,79 @@
+// Container: one container, its first process, what is executed in it, and its control group.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "agent/container/cgroup.hpp"
+#include "agent/service/event_log.hpp"
+#include "agent/service/process.hpp"
+#include "agent/spec/spec.hpp"
+
+namespace service {
+
+class Container : public std::enable_shared_from_this<Container> {
+public:
+    using Done = Process::Done;
+    struct Surroundings {
+        os::EventLoop& loop;
+        Children& children;
+        EventLog& events;
+    };
+
+    Container(const Surroundings& around, std::string id, std::string bundle, spec::Spec spec,
+              const std::string& cgroup_root);
+    ~Container();
+    Container(const Container&) = delete;
+    Container& operator=(const Container&) = delete;
+
+    void create(const WantedStreams& wanted, Done done);
+    void start(Done done);
+    void exec(const std::string& exec_id, spec::Process process, const WantedStreams& wanted,
+              Done done);
+    void start_exec(const std::string& exec_id, Done done);
+    os::Result<void> signal_all(int number) const;
+    os::Result<void> pause();
+    os::Result<void> resume();
+    os::Result<void> update(const spec::Resources& resources) const;
+    // Ends what runs, if that is allowed; removes everything; runs the poststop hooks.
+    void remove(bool force, Done done);
+    void remove_exec(const std::string& exec_id, bool force, Done done);
+
+    // An empty exec_id is the first process.
+    os::Result<std::shared_ptr<Process>> find(const std::string& exec_id) const;
+    proto::StateResponse describe(const std::string& exec_id, Process& process) const;
+    const std::string& id() const { return id_; }
+    const spec::Spec& spec() const { return spec_; }
+    const container::Cgroup& cgroup() const { return cgroup_; }
+    bool is_ready() const { return process_->stage() != Process::Stage::Creating; }
+
+private:
+    struct Executed {
+        std::shared_ptr<Process> process;
+        std::shared_ptr<spec::Process> wanted;
+    };
+
+    proto::Event event(proto::Event::Kind kind, const std::string& exec_id, Process& process) const;
+    void watch_memory();
+    void note_oom();
+    void on_ended(const std::string& exec_id, Process& process);
+    void remove_group(int attempts, Done done);
+    void finish_removal(Done done);
+    os::Result<void> require_running() const;
+    container::HookState hook_state() const;
+
+    Surroundings around_;
+    std::string id_;
+    std::string bundle_;
+    spec::Spec spec_;
+    container::Cgroup cgroup_;
+    std::shared_ptr<Process> process_;
+    std::map<std::string, Executed> executed_;
+    os::UniqueFd memory_watch_;
+    std::uint64_t oom_kills_ = 0;
+    bool paused_ = false;
+    bool removing_ = false;
+};
+
+} // namespace service

@@ -1,0 +1,186 @@
+#include "agent/service/streams.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+
+#include <sys/epoll.h>
+
+namespace service {
+
+namespace {
+
+constexpr std::size_t most_at_once = 1U << 20;
+constexpr std::size_t usual = 64U << 10;
+
+} // namespace
+
+void OutputStream::read(std::size_t most, Done done) {
+    if (done_) {
+        done(os::fail(os::Code::FailedPrecondition, "somebody reads this stream already"));
+        return;
+    }
+    if (ended_) {
+        done(std::string());
+        return;
+    }
+    if (!fd_ || !*fd_) {
+        done(os::fail(os::Code::FailedPrecondition, "this stream is not connected"));
+        return;
+    }
+    most_ = std::min(most == 0 ? usual : most, most_at_once);
+    done_ = std::move(done);
+    if (read_now())
+        return;
+    watched_ = os::UniqueFd(fcntl(fd_->get(), F_DUPFD_CLOEXEC, 0));
+    const auto watching = loop_.watch(watched_.get(), EPOLLIN, [this](std::uint32_t) {
+        if (read_now())
+            stop_watching();
+    });
+    if (!watching)
+        std::exchange(done_, nullptr)(base::Failure(watching.error()));
+}
+
+// True when the reader has been answered.
+bool OutputStream::read_now() {
+    std::string data(most_, '\0');
+    const ssize_t got = ::read(fd_->get(), data.data(), data.size());
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return false;
+    // EIO: nobody has the terminal open any more.
+    if (got <= 0) {
+        ended_ = true;
+        fd_.reset();
+    }
+    data.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    std::exchange(done_, nullptr)(std::move(data));
+    return true;
+}
+
+void OutputStream::stop_watching() {
+    if (!watched_)
+        return;
+    loop_.forget(watched_.get());
+    watched_.reset();
+}
+
+void OutputStream::cancel() {
+    stop_watching();
+    done_ = nullptr;
+}
+
+void OutputStream::close() {
+    stop_watching();
+    fd_.reset();
+    ended_ = true;
+    if (const Done done = std::exchange(done_, nullptr))
+        done(std::string());
+}
+
+void InputStream::write(std::string data, Done done) {
+    if (done_) {
+        done(os::fail(os::Code::FailedPrecondition, "somebody writes to this stream already"));
+        return;
+    }
+    if (closed_ || close_later_ || !fd_ || !*fd_) {
+        done(os::fail(os::Code::FailedPrecondition, closed_ || close_later_
+                                                        ? "standard input is closed"
+                                                        : "standard input is not connected"));
+        return;
+    }
+    data_ = std::move(data);
+    written_ = 0;
+    done_ = std::move(done);
+    if (write_now())
+        return;
+    watched_ = os::UniqueFd(fcntl(fd_->get(), F_DUPFD_CLOEXEC, 0));
+    const auto watching = loop_.watch(watched_.get(), EPOLLOUT, [this](std::uint32_t) {
+        if (write_now())
+            stop_watching();
+    });
+    if (!watching)
+        finish(base::Failure(watching.error()));
+}
+
+bool InputStream::write_now() {
+    while (written_ < data_.size()) {
+        const ssize_t put = ::write(fd_->get(), data_.data() + written_, data_.size() - written_);
+        if (put < 0 && (errno == EAGAIN || errno == EINTR))
+            return false;
+        if (put < 0) {
+            const int error = errno;
+            closed_ = true;
+            finish(os::fail(os::Code::FailedPrecondition,
+                            "standard input is closed: ", os::describe(error)));
+            return true;
+        }
+        written_ += static_cast<std::size_t>(put);
+    }
+    finish({});
+    return true;
+}
+
+void InputStream::finish(os::Result<void> result) {
+    data_.clear();
+    data_.shrink_to_fit();
+    if (close_later_ || closed_) {
+        closed_ = true;
+        stop_watching();
+        fd_.reset();
+    }
+    if (const Done done = std::exchange(done_, nullptr))
+        done(std::move(result));
+}
+
+void InputStream::close_when_written() {
+    if (terminal_)
+        return;
+    if (done_)
+        close_later_ = true;
+    else
+        close();
+}
+
+void InputStream::stop_watching() {
+    if (!watched_)
+        return;
+    loop_.forget(watched_.get());
+    watched_.reset();
+}
+
+void InputStream::close() {
+    stop_watching();
+    fd_.reset();
+    closed_ = true;
+    if (const Done done = std::exchange(done_, nullptr))
+        done(os::fail(os::Code::FailedPrecondition, "standard input is closed"));
+}
+
+os::Result<std::array<os::UniqueFd, 3>> make_pipes(Streams& streams, const WantedStreams& wanted) {
+    std::array<os::UniqueFd, 3> out;
+    const std::array<bool, 3> connected{wanted.input, wanted.output, wanted.error};
+    for (std::size_t number = 0; number < 3; ++number) {
+        if (!connected[number]) {
+            out[number] = os::UniqueFd(open("/dev/null", O_RDWR | O_CLOEXEC));
+            if (!out[number])
+                return os::fail_errno(errno, "open /dev/null");
+            continue;
+        }
+        std::array<int, 2> ends{};
+        if (pipe2(ends.data(), O_CLOEXEC) != 0)
+            return os::fail_errno(errno, "make a pipe");
+        const bool into = number == 0;
+        out[number] = os::UniqueFd(ends[into ? 0 : 1]);
+        const auto near = std::make_shared<os::UniqueFd>(ends[into ? 1 : 0]);
+        // Ours alone: each end of a pipe has flags of its own.
+        if (fcntl(near->get(), F_SETFL, O_NONBLOCK) != 0)
+            return os::fail_errno(errno, "make a pipe non-blocking");
+        if (number == 0)
+            streams.input.open(near, false);
+        else
+            (number == 1 ? streams.output : streams.error).open(near);
+    }
+    return out;
+}
+
+} // namespace service

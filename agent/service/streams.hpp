@@ -1,0 +1,98 @@
+// The agent's ends of a process's standard streams. Nothing is read before somebody asks: a process
+// that nobody listens to fills its pipe and waits.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "agent/os/event_loop.hpp"
+#include "agent/os/unique_fd.hpp"
+
+namespace service {
+
+// One direction out of a process. At most one reader at a time.
+class OutputStream {
+public:
+    // Empty data: the stream has ended.
+    using Done = std::function<void(os::Result<std::string> data)>;
+
+    explicit OutputStream(os::EventLoop& loop) : loop_(loop) {}
+    ~OutputStream() { close(); }
+    OutputStream(const OutputStream&) = delete;
+    OutputStream& operator=(const OutputStream&) = delete;
+
+    // A non-blocking descriptor, shared with the input when it is a terminal.
+    void open(std::shared_ptr<os::UniqueFd> fd) { fd_ = std::move(fd); }
+    void read(std::size_t most, Done done);
+    // The reader is gone.
+    void cancel();
+    // A waiting reader is told that the process is no more.
+    void close();
+
+private:
+    bool read_now();
+    void stop_watching();
+
+    os::EventLoop& loop_;
+    std::shared_ptr<os::UniqueFd> fd_;
+    os::UniqueFd watched_; // a duplicate: epoll watches a terminal for both directions apart
+    std::size_t most_ = 0;
+    Done done_;
+    bool ended_ = false;
+};
+
+// The direction into it. At most one writer at a time; done when all bytes are in the pipe.
+class InputStream {
+public:
+    using Done = std::function<void(os::Result<void>)>;
+
+    explicit InputStream(os::EventLoop& loop) : loop_(loop) {}
+    ~InputStream() { close(); }
+    InputStream(const InputStream&) = delete;
+    InputStream& operator=(const InputStream&) = delete;
+
+    void open(std::shared_ptr<os::UniqueFd> fd, bool terminal) {
+        fd_ = std::move(fd);
+        terminal_ = terminal;
+    }
+    void write(std::string data, Done done);
+    // After what is being written. A terminal stays open: hanging it up would end its programs.
+    void close_when_written();
+    void close();
+
+private:
+    bool write_now();
+    void finish(os::Result<void> result);
+    void stop_watching();
+
+    os::EventLoop& loop_;
+    std::shared_ptr<os::UniqueFd> fd_;
+    os::UniqueFd watched_;
+    bool terminal_ = false;
+    bool close_later_ = false;
+    bool closed_ = false;
+    std::string data_;
+    std::size_t written_ = 0;
+    Done done_;
+};
+
+struct Streams {
+    explicit Streams(os::EventLoop& loop) : input(loop), output(loop), error(loop) {}
+    InputStream input;
+    OutputStream output;
+    OutputStream error;
+    std::shared_ptr<os::UniqueFd> terminal;
+};
+
+// Which streams a client serves; the process's ends of the pipes for them, or of /dev/null.
+struct WantedStreams {
+    bool input = false;
+    bool output = false;
+    bool error = false;
+};
+os::Result<std::array<os::UniqueFd, 3>> make_pipes(Streams& streams, const WantedStreams& wanted);
+
+} // namespace service

@@ -1,0 +1,256 @@
+// linux.resources, which the specification wrote for control groups version 1, as files of
+// version 2.
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "agent/spec/parts.hpp"
+
+namespace spec {
+
+namespace {
+
+class Settings {
+public:
+    explicit Settings(Resources& out) : out_(out) {}
+    void add(std::string file, std::string value, const JsonView& view) {
+        out_.settings.push_back({std::move(file), std::move(value), view.path()});
+    }
+    void warn(const JsonView& view, const char* what) {
+        out_.warnings.push_back(os::text(view.path(), ": ", what));
+    }
+
+private:
+    Resources& out_;
+};
+
+std::string limit_text(std::int64_t value) {
+    return value < 0 ? "max" : std::to_string(value);
+}
+
+os::Result<std::optional<std::int64_t>> read_int(const JsonView& view, std::string_view name) {
+    std::optional<std::int64_t> value;
+    TRY(view.read(name, value));
+    if (value && *value < -1) {
+        TRY(const JsonView member, view.member(name));
+        return member.wrong("must be -1 (no limit) or more");
+    }
+    return value;
+}
+
+os::Result<void> read_memory(const JsonView& memory, Settings& out) {
+    TRY(const auto limit, read_int(memory, "limit"));
+    TRY(const auto swap, read_int(memory, "swap"));
+    TRY(const auto reservation, read_int(memory, "reservation"));
+    TRY(const JsonView limit_view, memory.member("limit"));
+    TRY(const JsonView swap_view, memory.member("swap"));
+    TRY(const JsonView reservation_view, memory.member("reservation"));
+    // 0 says nothing, as with runc: the Go structures cannot tell it from absent.
+    if (limit.value_or(0) != 0)
+        out.add("memory.max", limit_text(*limit), limit_view);
+    if (swap.value_or(0) != 0) {
+        // Version 1 counts memory and swap together, version 2 swap alone.
+        std::string value = "max";
+        if (*swap > 0) {
+            if (limit.value_or(0) <= 0)
+                return swap_view.wrong("a limit of memory and swap needs one of memory");
+            if (*swap < *limit)
+                return swap_view.wrong("memory and swap together are less than memory alone");
+            value = std::to_string(*swap - *limit);
+        }
+        out.add("memory.swap.max", value, swap_view);
+    }
+    if (reservation.value_or(0) != 0)
+        out.add("memory.low", limit_text(*reservation), reservation_view);
+    // What version 2 has no word for is passed over, as runc does on such systems.
+    for (const char* name : {"kernel", "kernelTCP", "swappiness", "disableOOMKiller"}) {
+        TRY(const JsonView member, memory.member(name));
+        if (member.exists())
+            out.warn(member, "control groups version 2 do not have it");
+    }
+    return {};
+}
+
+os::Result<void> read_cpu_weight(const JsonView& cpu, Settings& out) {
+    std::optional<std::uint64_t> shares;
+    TRY(cpu.read("shares", shares));
+    TRY(const JsonView view, cpu.member("shares"));
+    if (shares.value_or(0) == 0)
+        return {};
+    if (*shares < 2 || *shares > 262144)
+        return view.wrong("must lie between 2 and 262144");
+    out.add("cpu.weight", std::to_string(1 + ((*shares - 2) * 9999) / 262142), view);
+    return {};
+}
+
+os::Result<void> read_cpu(const JsonView& cpu, Settings& out) {
+    TRY(read_cpu_weight(cpu, out));
+    std::optional<std::int64_t> quota;
+    std::optional<std::uint64_t> period;
+    std::optional<std::uint64_t> burst;
+    std::optional<std::int64_t> idle;
+    TRY(cpu.read("quota", quota));
+    TRY(cpu.read("period", period));
+    TRY(cpu.read("burst", burst));
+    TRY(cpu.read("idle", idle));
+    TRY(const JsonView quota_view, cpu.member(quota ? "quota" : "period"));
+    if (quota.value_or(0) != 0 || period.value_or(0) != 0) {
+        const std::uint64_t every = period.value_or(0) != 0 ? *period : 100'000;
+        const std::int64_t some = quota.value_or(0);
+        // The kernel's own bounds, which it answers with EINVAL.
+        if (every < 1000 || every > 1'000'000)
+            return quota_view.wrong("the period must lie between 1000 and 1000000 microseconds");
+        if (some > 0 && some < 1000)
+            return quota_view.wrong("the quota must be 1000 microseconds or more");
+        out.add("cpu.max", os::text(some > 0 ? std::to_string(some) : "max", " ", every),
+                quota_view);
+    }
+    if (burst) {
+        TRY(const JsonView view, cpu.member("burst"));
+        out.add("cpu.max.burst", std::to_string(*burst), view);
+    }
+    if (idle) {
+        TRY(const JsonView view, cpu.member("idle"));
+        out.add("cpu.idle", std::to_string(*idle), view);
+    }
+    for (const auto& [name, file] :
+         {std::pair("cpus", "cpuset.cpus"), std::pair("mems", "cpuset.mems")}) {
+        std::string value;
+        TRY(cpu.read(name, value));
+        TRY(const JsonView view, cpu.member(name));
+        if (!value.empty())
+            out.add(file, value, view);
+    }
+    for (const char* name : {"realtimeRuntime", "realtimePeriod"}) {
+        std::optional<std::int64_t> value;
+        TRY(cpu.read(name, value));
+        TRY(const JsonView view, cpu.member(name));
+        if (value.value_or(0) != 0)
+            return view.wrong("control groups version 2 do not have it");
+    }
+    return {};
+}
+
+os::Result<std::string> read_device_number(const JsonView& view) {
+    std::uint32_t major = 0;
+    std::uint32_t minor = 0;
+    TRY(view.read("major", major));
+    TRY(view.read("minor", minor));
+    return os::text(major, ":", minor);
+}
+
+// The weights of block devices: 10 to 1000 in version 1, 1 to 10000 in version 2.
+os::Result<std::string> convert_weight(const JsonView& view, std::uint32_t weight) {
+    if (weight < 10 || weight > 1000)
+        return view.wrong("must lie between 10 and 1000");
+    return std::to_string(1 + (weight - 10) * 9999 / 990);
+}
+
+os::Result<void> read_block_io(const JsonView& io, Settings& out) {
+    std::uint32_t weight = 0;
+    TRY(io.read("weight", weight));
+    if (weight != 0) {
+        TRY(const JsonView view, io.member("weight"));
+        TRY(const std::string value, convert_weight(view, weight));
+        out.add("io.weight", "default " + value, view);
+    }
+    TRY(const JsonView devices, io.member("weightDevice"));
+    TRY(const std::vector<JsonView> device_items, devices.items());
+    for (const JsonView& item : device_items) {
+        std::uint32_t device_weight = 0;
+        TRY(item.read("weight", device_weight));
+        TRY(const std::string number, read_device_number(item));
+        if (device_weight == 0)
+            continue;
+        TRY(const std::string value, convert_weight(item, device_weight));
+        out.add("io.weight", number + " " + value, item);
+    }
+    constexpr std::array throttles = {std::pair("throttleReadBpsDevice", "rbps"),
+                                      std::pair("throttleWriteBpsDevice", "wbps"),
+                                      std::pair("throttleReadIOPSDevice", "riops"),
+                                      std::pair("throttleWriteIOPSDevice", "wiops")};
+    for (const auto& [name, key] : throttles) {
+        TRY(const JsonView list, io.member(name));
+        TRY(const std::vector<JsonView> items, list.items());
+        for (const JsonView& item : items) {
+            std::optional<std::uint64_t> rate;
+            TRY(item.read("rate", rate));
+            TRY(const std::string number, read_device_number(item));
+            const std::string value = rate.value_or(0) == 0 ? "max" : std::to_string(*rate);
+            out.add("io.max", os::text(number, " ", key, "=", value), item);
+        }
+    }
+    return {};
+}
+
+os::Result<void> read_unified(const JsonView& resources, Settings& out) {
+    std::map<std::string, std::string> unified;
+    TRY(resources.read("unified", unified));
+    TRY(const JsonView view, resources.member("unified"));
+    for (const auto& [file, value] : unified) {
+        // Only files of controllers: "cgroup.procs" and its like are the agent's own business.
+        if (file.find('/') != std::string::npos || file.find('.') == std::string::npos ||
+            file.starts_with(".") || file.starts_with("cgroup."))
+            return view.wrong(quote(file), " is no file of a controller");
+        out.add(file, value, view);
+    }
+    return {};
+}
+
+os::Result<void> read_pids(const JsonView& resources, Settings& out) {
+    TRY(const JsonView pids, resources.member("pids"));
+    TRY(const auto limit, read_int(pids, "limit"));
+    TRY(const JsonView limit_view, pids.member("limit"));
+    if (limit.value_or(0) != 0)
+        out.add("pids.max", limit_text(*limit), limit_view);
+    return {};
+}
+
+// Anything but "all devices are allowed" asks for a BPF program, which this kernel does not run.
+os::Result<bool> restricts_devices(const JsonView& devices) {
+    TRY(const std::vector<JsonView> items, devices.items());
+    bool restricts = false;
+    for (const JsonView& item : items) {
+        bool allow = false;
+        TRY(item.read("allow", allow));
+        restricts |= !allow;
+    }
+    return restricts;
+}
+
+} // namespace
+
+os::Result<Resources> read_resources(const JsonView& view) {
+    Resources resources;
+    Settings out(resources);
+    TRY(const JsonView memory, view.member("memory"));
+    TRY(const JsonView cpu, view.member("cpu"));
+    TRY(const JsonView io, view.member("blockIO"));
+    TRY(const JsonView devices, view.member("devices"));
+    TRY(const JsonView network, view.member("network"));
+    TRY(read_memory(memory, out));
+    TRY(read_cpu(cpu, out));
+    TRY(read_pids(view, out));
+    TRY(read_block_io(io, out));
+    TRY(read_unified(view, out));
+    TRY(const bool restricts, restricts_devices(devices));
+    if (restricts)
+        out.warn(devices,
+                 "device rules are not enforced; what a device node reaches is this VM's own");
+    if (network.exists())
+        out.warn(network, "control groups version 2 do not have it");
+    for (const char* name : {"hugepageLimits", "rdma"}) {
+        TRY(const JsonView member, view.member(name));
+        if (!member.exists())
+            continue;
+        return member.wrong("is not supported: the kernel has no such controller");
+    }
+    return resources;
+}
+
+os::Result<Resources> parse_resources(std::string_view resources) {
+    TRY(const JsonDocument document, JsonDocument::parse(resources, "linux.resources"));
+    return read_resources(document.root());
+}
+
+} // namespace spec

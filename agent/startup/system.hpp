@@ -1,0 +1,11 @@
+#pragma once
+
+#include "agent/os/error.hpp"
+
+namespace startup {
+
+// What pid 1 of a guest finds missing: proc, sysfs, devices, terminals, shared memory, /run,
+// control groups. What is mounted already stays.
+os::Result<void> set_up_system();
+
+} // namespace startup

@@ -1,0 +1,341 @@
+// The process object: users, capabilities, limits, seccomp, streams and terminals.
+#include <csignal>
+
+#include <catch2/catch.hpp>
+
+#include "tests/agent/harness.hpp"
+
+namespace {
+
+using namespace agent_test;
+
+} // namespace
+
+TEST_CASE("user, groups and umask are the configuration's") {
+    const Outcome outcome = run_script(
+        "id -u; id -g; id -G; umask",
+        R"({"process": {"user": {"uid": 1000, "gid": 1000, "additionalGids": [5, 7], "umask": 63}}})");
+    CHECK(outcome.out == "1000\n1000\n1000 5 7\n0077\n");
+}
+
+TEST_CASE("without a umask it is 0022, and HOME comes from the container's passwd") {
+    CHECK(run_script("umask; echo $HOME").out == "0022\n/root\n");
+    CHECK(run_script("echo $HOME", R"({"process": {"user": {"uid": 1000, "gid": 1000}}})").out ==
+          "/home/user\n");
+    CHECK(run_script("echo $HOME", R"({"process": {"env": ["PATH=/bin", "HOME=/given"]}})").out ==
+          "/given\n");
+}
+
+TEST_CASE("the environment and the working directory are the configuration's alone") {
+    const Outcome outcome = run_script(
+        "pwd; env | sort",
+        R"({"process": {"cwd": "/var/lib", "env": ["PATH=/bin", "A=1", "B=two words"]}})");
+    CHECK(outcome.out.find("/var/lib\nA=1\nB=two words\nHOME=/root\n") == 0);
+    CHECK(outcome.out.find("JOEY_AGENT") == std::string::npos);
+}
+
+TEST_CASE("a working directory that is missing is made") {
+    CHECK(run_script("pwd", R"({"process": {"cwd": "/made/for/this"}})").out == "/made/for/this\n");
+}
+
+TEST_CASE("a working directory that is a file is refused") {
+    TestContainer container(R"({"process": {"cwd": "/etc/passwd"}})");
+    CHECK(container.run().error == "process.cwd /etc/passwd: Not a directory");
+}
+
+TEST_CASE("the five sets of capabilities are what was asked for") {
+    const Outcome outcome =
+        run_script("grep ^Cap /proc/self/status", R"({"process": {"capabilities": {
+        "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW"], "permitted": ["CAP_CHOWN", "CAP_KILL"],
+        "effective": ["CAP_CHOWN", "CAP_KILL"], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}}})");
+    // After an execve(2) by root the file's capabilities are all: permitted is inheritable |
+    // bounding.
+    CHECK(outcome.out ==
+          "CapInh:\t0000000000000020\nCapPrm:\t0000000000002021\nCapEff:\t0000000000002021\nCapBnd:"
+          "\t0000000000002021\nCapAmb:\t0000000000000000\n");
+}
+
+TEST_CASE("ambient capabilities survive for a user who is not root") {
+    const Outcome outcome =
+        run_script("grep ^Cap /proc/self/status",
+                   R"({"process": {"user": {"uid": 1000, "gid": 1000}, "capabilities": {
+        "bounding": ["CAP_KILL", "CAP_NET_RAW"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}}})");
+    CHECK(outcome.out ==
+          "CapInh:\t0000000000000020\nCapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapBnd:"
+          "\t0000000000002020\nCapAmb:\t0000000000000020\n");
+}
+
+TEST_CASE("without capabilities there are none, and what needs them fails") {
+    const Outcome outcome =
+        run_script("grep -E '^Cap(Prm|Bnd)' /proc/self/status; chown 1000 /tmp && echo changed; "
+                   "mount -t tmpfs x /tmp && echo mounted; exit 0",
+                   R"({"process": {"capabilities": null}})");
+    CHECK(outcome.out == "CapPrm:\t0000000000000000\nCapBnd:\t0000000000000000\n");
+}
+
+TEST_CASE("CAP_SYS_ADMIN, which the agent keeps to the last moment, is gone") {
+    const Outcome outcome =
+        run_script("hostname other; hostname", R"({"process": {"noNewPrivileges": false}})");
+    CHECK(outcome.out == "joey-test\n");
+}
+
+TEST_CASE("an unknown capability is named") {
+    CHECK(TestContainer(R"({"process": {"capabilities": {"bounding": ["CAP_NONESUCH"]}}})")
+              .run()
+              .error == "process.capabilities: bounding: there is no capability \"CAP_NONESUCH\"");
+}
+
+TEST_CASE("resource limits are the configuration's") {
+    const Outcome outcome =
+        run_script("ulimit -n; ulimit -Hn; ulimit -c; ulimit -s", R"({"process": {"rlimits": [
+        {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}, {"type": "RLIMIT_STACK", "soft": 1048576, "hard": 1048576}]}})");
+    CHECK(outcome.out == "100\n200\n0\n1024\n");
+}
+
+TEST_CASE("a limit so low that building would fail holds for the program alone") {
+    const Outcome outcome = run_script(
+        "ulimit -n; exit 0",
+        R"({"process": {"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 4, "hard": 4}]}})");
+    CHECK(outcome.error.empty());
+    CHECK(outcome.out == "4\n");
+}
+
+TEST_CASE("no-new-privileges is set when asked for and not otherwise") {
+    CHECK(run_script("grep NoNewPrivs /proc/self/status").out == "NoNewPrivs:\t1\n");
+    CHECK(run_script("grep NoNewPrivs /proc/self/status",
+                     R"({"process": {"noNewPrivileges": false}})")
+              .out == "NoNewPrivs:\t0\n");
+}
+
+TEST_CASE("the OOM score is set") {
+    CHECK(run_script("cat /proc/self/oom_score_adj", R"({"process": {"oomScoreAdj": 500}})").out ==
+          "500\n");
+}
+
+TEST_CASE("only the three standard streams are open in a container") {
+    CHECK(run_script("ls /proc/self/fd | tr '\\n' ' '").out == "0 1 2 3 "); // 3 is ls's own
+    TestContainer container(script_spec("exec sleep 1000"));
+    container.must_run();
+    CHECK(container.exec("ls /proc/self/fd | tr '\\n' ' '").out == "0 1 2 3 ");
+}
+
+TEST_CASE("standard streams can be opened again by the container's user") {
+    CHECK(run_script("echo again > /dev/stdout; echo err > /dev/stderr",
+                     R"({"process": {"user": {"uid": 1000, "gid": 1000}}})")
+              .out == "again\n");
+}
+
+TEST_CASE("standard input reaches the program, and its end as well") {
+    TestContainer container(R"({"process": {"args": ["cat"]}})");
+    container.input = true;
+    REQUIRE(container.create());
+    const Collected& output = container.collect();
+    REQUIRE(container.start());
+    REQUIRE(container.write_input("hello\n"));
+    REQUIRE(Agent::shared().eventually([&] { return output.out == "hello\n"; }));
+    REQUIRE(container.write_input("more\n"));
+    REQUIRE(container.close_input());
+    REQUIRE(container.wait()->exit().code() == 0);
+    CHECK(Agent::shared().eventually([&] { return output.open_streams == 0; }));
+    CHECK(output.out == "hello\nmore\n");
+    CHECK(container.write_input("late").error().message == "standard input is closed");
+}
+
+TEST_CASE("without standard input a program reads the end at once") {
+    const Outcome outcome = run_script("cat; echo done");
+    CHECK(outcome.out == "done\n");
+}
+
+TEST_CASE("a program that nobody reads from waits, and loses nothing") {
+    TestContainer container(script_spec("seq 1 100000; echo end >&2"));
+    REQUIRE(container.create());
+    REQUIRE(container.start());
+    // It cannot end while its pipe is full.
+    proto::ProcessRequest request;
+    request.set_container_id(container.id());
+    const auto early =
+        Agent::shared().call<proto::WaitResponse>("Wait", request, std::chrono::milliseconds(200));
+    CHECK(early.error().code == os::Code::DeadlineExceeded);
+    const Collected& output = container.collect();
+    REQUIRE(container.wait());
+    REQUIRE(Agent::shared().eventually([&] { return output.open_streams == 0; }));
+    CHECK(output.out.size() == 588895);
+    CHECK(output.out.substr(output.out.size() - 7) == "100000\n");
+    CHECK(output.err == "end\n");
+}
+
+TEST_CASE("a program that does not read its input holds its writer up, and no one else") {
+    TestContainer container(script_spec("read line; echo got; sleep 1000"));
+    container.input = true;
+    container.must_run();
+    proto::WriteInputRequest request;
+    request.set_container_id(container.id());
+    request.set_data(std::string(1 << 20, 'x'));
+    bool written = false;
+    Agent::shared().client().call<proto::Empty>(
+        "joey.agent.v1.Agent", "WriteInput", request, ttrpc::Client::no_limit,
+        [&written](const os::Result<proto::Empty>&) { written = true; });
+    CHECK(container.write_input("more").error().message ==
+          "somebody writes to this stream already");
+    CHECK(run_script("echo other").out == "other\n");
+    CHECK_FALSE(written);
+    REQUIRE(container.kill(SIGKILL));
+    CHECK(Agent::shared().eventually([&] { return written; }));
+}
+
+TEST_CASE("a reader whose time is up takes nothing with it") {
+    TestContainer container(script_spec("read line; echo $line"));
+    container.input = true;
+    container.must_run();
+    proto::ReadOutputRequest request;
+    request.set_container_id(container.id());
+    CHECK_FALSE(Agent::shared().call<proto::ReadOutputResponse>("ReadOutput", request,
+                                                                std::chrono::milliseconds(30)));
+    REQUIRE(container.write_input("kept\n"));
+    REQUIRE(container.wait());
+    Agent::shared().eventually([&] {
+        const auto data = Agent::shared().call<proto::ReadOutputResponse>("ReadOutput", request);
+        if (data)
+            CHECK(data->data() == "kept\n");
+        return data.has_value();
+    });
+}
+
+TEST_CASE("a terminal: size, controlling terminal, both directions") {
+    TestContainer container(script_spec(
+        "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; read line; echo "
+        "\"<$line>\"",
+        R"({"process": {"terminal": true, "consoleSize": {"height": 33, "width": 77}}})"));
+    REQUIRE(container.create());
+    const Collected& output = container.collect();
+    REQUIRE(container.start());
+    REQUIRE(
+        Agent::shared().eventually([&] { return output.out.find("all") != std::string::npos; }));
+    CHECK(output.out == "/dev/pts/0\r\n33 77\r\nall\r\n");
+    REQUIRE(container.write_input("typed\n"));
+    REQUIRE(container.wait()->exit().code() == 0);
+    Agent::shared().eventually([&] { return output.out.find("<typed>") != std::string::npos; });
+    CHECK(output.out.find("typed\r\n<typed>\r\n") != std::string::npos);
+}
+
+TEST_CASE("a terminal's resize reaches the program as a signal") {
+    TestContainer container(
+        script_spec("trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.01; done",
+                    R"({"process": {"terminal": true}})"));
+    REQUIRE(container.create());
+    const Collected& output = container.collect();
+    REQUIRE(container.start());
+    REQUIRE(Agent::shared().eventually([&] { return output.out == "ready\r\n"; }));
+    proto::ResizeTerminalRequest request;
+    request.set_container_id(container.id());
+    request.set_rows(10);
+    request.set_columns(20);
+    REQUIRE(Agent::shared().call<proto::Empty>("ResizeTerminal", request));
+    REQUIRE(container.wait());
+    CHECK(Agent::shared().eventually([&] { return output.out == "ready\r\n10 20\r\n"; }));
+}
+
+TEST_CASE("a terminal's interrupt character is a signal to the program") {
+    TestContainer container(script_spec("sh -c 'trap \"echo interrupted; exit 4\" INT; echo ready; "
+                                        "while :; do sleep 0.01; done'; exit $?",
+                                        R"({"process": {"terminal": true}})"));
+    REQUIRE(container.create());
+    const Collected& output = container.collect();
+    REQUIRE(container.start());
+    REQUIRE(Agent::shared().eventually([&] { return output.out == "ready\r\n"; }));
+    REQUIRE(container.write_input("\x03"));
+    REQUIRE(container.wait());
+    CHECK(Agent::shared().eventually(
+        [&] { return output.out.find("interrupted") != std::string::npos; }));
+}
+
+TEST_CASE("/dev/console of a container with a terminal is that terminal") {
+    TestContainer container(
+        script_spec("echo to console > /dev/console", R"({"process": {"terminal": true}})"));
+    const Outcome outcome = container.run();
+    CHECK(outcome.out == "to console\r\n");
+}
+
+TEST_CASE("one more process with a terminal of its own") {
+    TestContainer container(script_spec("exec sleep 1000"));
+    container.must_run();
+    const Outcome outcome = container.exec(
+        "tty; stty size", R"({"terminal": true, "consoleSize": {"height": 5, "width": 6}})");
+    CHECK(outcome.out == "/dev/pts/0\r\n5 6\r\n");
+}
+
+TEST_CASE("resizing what has no terminal is refused") {
+    TestContainer container(script_spec("exec sleep 1000"));
+    container.must_run();
+    proto::ResizeTerminalRequest request;
+    request.set_container_id(container.id());
+    CHECK(Agent::shared().call<proto::Empty>("ResizeTerminal", request).error().message ==
+          "the process has no terminal");
+}
+
+TEST_CASE("seccomp: a call fails with the errno of its rule") {
+    const Outcome outcome = run_script(
+        "mkdir /tmp/x; uname -s",
+        R"({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}}})");
+    CHECK(outcome.err == "mkdir: can't create directory '/tmp/x': No space left on device\n");
+    CHECK(outcome.out == "Linux\n");
+}
+
+TEST_CASE("seccomp: without no-new-privileges it is installed as well") {
+    const Outcome outcome = run_script(
+        "mkdir /tmp/x; grep Seccomp: /proc/self/status",
+        R"({"process": {"noNewPrivileges": false}, "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}}})");
+    CHECK(outcome.err == "mkdir: can't create directory '/tmp/x': Operation not permitted\n");
+    CHECK(outcome.out == "Seccomp:\t2\n");
+}
+
+TEST_CASE("seccomp: rules on arguments hold for those arguments") {
+    // kill(2) with signal 0 is allowed, with others not.
+    const Outcome outcome = run_script("kill -0 1 && echo asked; kill -9 1; echo $?",
+                                       R"({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [{"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}]}]}}})");
+    CHECK(outcome.out == "asked\n1\n");
+}
+
+TEST_CASE("seccomp: a call that kills") {
+    const Outcome outcome = run_script("mkdir /tmp/x; echo $?",
+                                       R"({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}]}}})");
+    CHECK(outcome.out == "159\n"); // SIGSYS
+}
+
+TEST_CASE("seccomp: it holds for further processes too") {
+    TestContainer container(
+        script_spec("exec sleep 1000", R"({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}}})"));
+    container.must_run();
+    CHECK(container.exec("mkdir /tmp/x").code == 1);
+}
+
+TEST_CASE("seccomp: what cannot be done is refused with its field") {
+    const auto [seccomp, message] = GENERATE(
+        std::pair(R"({"defaultAction": "SCMP_ACT_NOTIFY"})",
+                  "linux.seccomp: defaultAction: SCMP_ACT_NOTIFY is not supported"),
+        std::pair(R"({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x"})",
+                  "linux.seccomp: listenerPath is not supported"),
+        std::pair(
+            R"({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "NO"}]})",
+            "linux.seccomp.syscalls[0]: action: there is no action \"NO\""));
+    CHECK(TestContainer(os::text(R"({"linux": {"seccomp": )", seccomp, "}}")).run().error ==
+          message);
+}
+
+TEST_CASE("personality: a 32-bit one says so") {
+    CHECK(run_script("uname -m", R"({"linux": {"personality": {"domain": "LINUX32"}}})").out ==
+          "i686\n");
+}
+
+TEST_CASE("labels of security modules that are not there are refused") {
+    CHECK(TestContainer(R"({"process": {"apparmorProfile": "some"}})").run().error ==
+          "process: apparmorProfile: this system has no AppArmor");
+    CHECK(TestContainer(R"({"process": {"selinuxLabel": "some"}})").run().error ==
+          "process: selinuxLabel: this system has no SELinux");
+    CHECK(run_script("echo ok", R"({"process": {"apparmorProfile": "unconfined"}})").out == "ok\n");
+}
