@@ -15,6 +15,7 @@
 #include "guestkernel/ipc/vsock/vsock_socket.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -35,6 +36,7 @@ void boot_task(void*) {
     must(init_console(), "the console device does not work");
     must(init_terminals(), "no memory for terminals");
     must(init_namespaces(), "no memory for namespaces");
+    net::start_network();
     init_vsock();
     must(init_vsock_device(), "the vsock device does not work");
     must(mount_first_root(), "the root file system cannot be mounted");

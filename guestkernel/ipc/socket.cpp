@@ -131,6 +131,18 @@ Result<usize> SocketFile::write(IoBuffer& in, u64) {
     return send(in, request);
 }
 
+void ReceiveRequest::add_control(int level, int type, const void* data, u32 bytes) {
+    const ControlHeader header{sizeof header + bytes, level, type};
+    const u64 step = control_aligned(header.length);
+    if (!wants_control || step > control_capacity - control_length)
+        return;
+    u8* at = control + control_length;
+    __builtin_memset(at, 0, step);
+    __builtin_memcpy(at, &header, sizeof header);
+    __builtin_memcpy(at + sizeof header, data, bytes);
+    control_length += static_cast<u32>(step);
+}
+
 Result<void> SocketFile::bind(const SocketAddress&) {
     return fail(EOPNOTSUPP);
 }

@@ -2,6 +2,8 @@
 // A family (ipc/unix_socket.cpp) derives from SocketFile and registers a way to create them.
 #pragma once
 
+#include <span>
+
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/file.hpp"
 #include "guestkernel/ipc/socket_rights.hpp"
@@ -13,8 +15,10 @@ inline constexpr int family_unspecified = 0, family_unix = 1;
 inline constexpr int socket_stream = 1, socket_datagram = 2, socket_raw = 3, socket_seqpacket = 5;
 inline constexpr u32 socket_nonblock = 04000, socket_cloexec = 02000000;
 inline constexpr u32 msg_oob = 1, msg_peek = 2, msg_dontroute = 4, msg_ctrunc = 8, msg_trunc = 0x20,
-                     msg_dontwait = 0x40, msg_eor = 0x80, msg_waitall = 0x100,
-                     msg_nosignal = 0x4000, msg_waitforone = 0x10000, msg_cmsg_cloexec = 0x40000000;
+                     msg_dontwait = 0x40, msg_eor = 0x80, msg_waitall = 0x100, msg_confirm = 0x800,
+                     msg_errqueue = 0x2000, msg_nosignal = 0x4000, msg_more = 0x8000,
+                     msg_waitforone = 0x10000, msg_zerocopy = 0x4000000,
+                     msg_cmsg_cloexec = 0x40000000;
 inline constexpr u32 shut_read = 1, shut_write = 2,
                      shut_both = 3; // shutdown(2)'s argument plus one
 
@@ -45,7 +49,33 @@ struct SendRequest {
     bool has_credentials = false;      // given explicitly, and checked
     SocketCredentials credentials;
     Owned<FileRights> rights;
+    // All control messages as the caller gave them, each checked to lie within: for what the
+    // family knows of besides the above. See for_control_messages().
+    std::span<const u8> control;
 };
+
+struct ControlHeader { // struct cmsghdr
+    u64 length;
+    int level, type;
+};
+constexpr u64 control_aligned(u64 bytes) {
+    return (bytes + 7) & ~u64{7};
+}
+// Calls function(level, type, data) -> Result<void> for each.
+template <typename F>
+Result<void> for_control_messages(std::span<const u8> control, F&& function) {
+    while (control.size() >= sizeof(ControlHeader)) {
+        ControlHeader header;
+        __builtin_memcpy(&header, control.data(), sizeof header);
+        if (header.length < sizeof header || header.length > control.size())
+            break;
+        TRY(function(header.level, header.type,
+                     control.subspan(sizeof header, header.length - sizeof header)));
+        const u64 step = control_aligned(header.length);
+        control = control.subspan(step < control.size() ? step : control.size());
+    }
+    return {};
+}
 
 struct ReceiveRequest {
     u32 flags = 0; // MSG_*
@@ -56,6 +86,13 @@ struct ReceiveRequest {
     bool has_credentials = false;
     SocketCredentials credentials;
     Owned<FileRights> rights;
+    bool wants_control = false; // asked: there is room for control messages
+    // Control messages of the family, laid out as the caller gets them.
+    static constexpr u32 control_capacity = 512;
+    u32 control_length = 0;
+    alignas(8) u8 control[control_capacity];
+    // What does not fit is cut, as it would be in the caller's buffer.
+    void add_control(int level, int type, const void* data, u32 bytes);
 };
 
 // What setsockopt(2) can set at SOL_SOCKET for any family.

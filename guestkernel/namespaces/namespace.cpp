@@ -4,6 +4,7 @@
 #include <linux/sched.h>
 
 #include "guestkernel/namespaces/user_namespace.hpp"
+#include "guestkernel/net/stack.hpp"
 
 namespace kernel {
 
@@ -46,6 +47,14 @@ u32 namespace_flag(NamespaceKind kind) {
 
 NetNamespace::NetNamespace(Ref<UserNamespace> owner, bool counted)
     : Namespace(NamespaceKind::Net, std::move(owner), counted) {}
+NetNamespace::~NetNamespace() {
+    if (stack)
+        stack->shutdown();
+}
+Result<void> NetNamespace::start() {
+    TRY(stack, net::Stack::make(net::StackClock(), owner()));
+    return {};
+}
 CgroupNamespace::CgroupNamespace(Ref<UserNamespace> owner, bool counted)
     : Namespace(NamespaceKind::Cgroup, std::move(owner), counted) {}
 TimeNamespace::TimeNamespace(Ref<UserNamespace> owner, bool counted)

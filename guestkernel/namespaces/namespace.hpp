@@ -11,6 +11,9 @@
 namespace kernel {
 
 class UserNamespace;
+namespace net {
+class Stack;
+}
 
 enum class NamespaceKind : u8 { Mount, Uts, Ipc, User, Pid, Net, Cgroup, Time };
 inline constexpr usize namespace_kinds = 8;
@@ -50,6 +53,9 @@ struct IpcNamespace; // ipc/sysv.hpp
 class NetNamespace : public Namespace {
 public:
     NetNamespace(Ref<UserNamespace> owner, bool counted);
+    ~NetNamespace() override; // takes its interfaces apart: may sleep
+    Result<void> start();     // its network stack, before anybody knows it
+    Ref<net::Stack> stack;
 };
 
 // A view of the cgroup tree: its root is where the maker stood. The path is the cgroup layer's.

@@ -11,6 +11,7 @@
 #include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/namespaces/user_namespace.hpp"
 #include "guestkernel/namespaces/uts_namespace.hpp"
+#include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -41,6 +42,8 @@ Result<void> init_namespaces() {
     TRY(first->uts, make_ref<UtsNamespace>(user, false));
     TRY(first->ipc, make_ref<IpcNamespace>(user, false));
     TRY(first->net, make_ref<NetNamespace>(user, false));
+    net::register_protocols(); // which every stack has its part of
+    TRY(first->net->start());
     TRY(first->cgroup, make_ref<CgroupNamespace>(user, false));
     TRY(first->pid_for_children, make_ref<PidNamespace>(user, Ref<PidNamespace>(), false));
     TRY(first->time, make_ref<TimeNamespace>(user, false));
@@ -90,6 +93,7 @@ Result<Ref<Namespaces>> unshare_namespaces(const Namespaces& from, u32 flags,
     }
     if ((flags & CLONE_NEWNET) != 0) {
         TRY(fresh->net, make_counted<NetNamespace>(NamespaceKind::Net, owner));
+        TRY(fresh->net->start());
     }
     if ((flags & CLONE_NEWCGROUP) != 0) {
         TRY(fresh->cgroup, make_counted<CgroupNamespace>(NamespaceKind::Cgroup, owner));

@@ -72,6 +72,7 @@ public:
     ~InetSocketFile() override;
     bool v6() const { return family() == family_inet6; }
     Stack& stack() const { return *stack_; }
+    const Ref<NetNamespace>& network_namespace() const { return space_; }
     const IpOptions& ip_options() const { return ip_; }
 
     // The levels SOL_SOCKET (what the family-independent part passes on), IPPROTO_IP and
@@ -80,9 +81,29 @@ public:
     Result<usize> get_option(int level, int name, std::span<u8> out) override;
     Result<long> ioctl(u32 command, u64 argument) override; // of interfaces, routes, ARP
 
+    // How it wants its arrivals stamped, and what else SOL_SOCKET has for packets.
+    struct PacketOptions {
+        bool timestamp = false, timestamp_ns = false;
+        u32 timestamping = 0; // SO_TIMESTAMPING
+        bool no_check = false, overflow = false;
+    };
+
 protected:
+    PacketOptions packet_options_;
+    Result<void> set_socket_level(int name, std::span<const u8> value);
+    Result<usize> get_socket_level(int name, std::span<u8> out);
+    Result<void> set_ip_level(int name, std::span<const u8> value);
+    Result<void> set_ipv6_level(int name, std::span<const u8> value);
+    Result<int> get_ip_level(int name);
+    Result<int> get_ipv6_level(int name);
+    // IP_MTU: of the path to the peer; 0: not connected.
+    virtual u32 connected_mtu() { return 0; }
     // A flow with the options of the socket, to `destination`; source and ports are the caller's.
     void fill_flow(Flow& flow, const IpAddress& destination, u32 scope) const;
+    // In the user namespace that owns the network namespace.
+    bool capable(unsigned capability) const;
+    // What bind(2) takes: AF_UNSPEC with the any address stands for AF_INET.
+    Result<Endpoint> parse_bind(const SocketAddress& address);
     // bind(2)'s check of an address that has been parsed: EADDRNOTAVAIL, EACCES (low ports).
     Result<void> check_bind(const Endpoint& where);
     // Called after an option of a level below the protocol's changed (SO_BINDTODEVICE, ...).
@@ -103,6 +124,9 @@ Result<Endpoint> parse_address(const SocketAddress& address, int family);
 // As a socket of `family` shows it: AF_INET6 sockets see IPv4 peers as mapped.
 void write_address(const Endpoint& endpoint, int family, SocketAddress& out);
 
+// The ioctls that any socket answers: ENOTTY for others.
+Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argument);
+
 // Whoever makes stream sockets (TCP) says how. Called at boot; without one, SOCK_STREAM is
 // EPROTONOSUPPORT... of both families.
 using MakeStreamSocket = Result<Ref<SocketFile>> (*)(Ref<NetNamespace> space, int family,
@@ -110,5 +134,7 @@ using MakeStreamSocket = Result<Ref<SocketFile>> (*)(Ref<NetNamespace> space, in
 void set_stream_sockets(MakeStreamSocket make);
 // Registers AF_INET, AF_INET6, AF_PACKET and the built-in protocols. At boot.
 void start_network();
+// Only the protocols: what a unit test's stacks need, before the first of them is made.
+void register_protocols();
 
 } // namespace kernel::net

@@ -148,6 +148,9 @@ public:
     // Under Stack::lock (rank NetStack).
     Vector<InterfaceAddress> addresses;
     Vector<JoinedGroup> groups;
+    // Of IPv6 autoconfiguration (ndp.cpp).
+    u8 router_solicits_left = 0;
+    u64 router_solicit_at = 0;
     // Settings of /proc/sys/net/ipv{4,6}/conf/NAME.
     struct Settings {
         bool forwarding4 = false, forwarding6 = false, accept_redirects = true;
@@ -172,6 +175,7 @@ private:
     };
     bool send_locked(Queue& queue, unsigned number, PacketPtr packet);
     bool prepare(PacketPtr packet, PacketList& out);
+    void set_name(std::string_view name);
 
     char name_storage_[name_bytes] = {};
     std::string_view name_;

@@ -224,7 +224,7 @@ void Packet::copy_state(const Packet& from) {
     kind = from.kind;
     priority = from.priority;
     local = from.local;
-    address_checked = from.address_checked;
+    looped = from.looped;
     segment_size = from.segment_size;
     __builtin_memcpy(scratch_, from.scratch_, sizeof scratch_);
 }

@@ -131,6 +131,9 @@ public:
     // The same from the caller's memory (may sleep; no locks held). EFAULT, ENOMEM; what was
     // appended before the error stays.
     Result<void> append(IoBuffer& from, u32 bytes);
+    // The same, but into pages from the first byte on: for large payloads, whose linear part is to
+    // be headers only.
+    Result<void> append_pages(IoBuffer& from, u32 bytes);
     // To the caller's memory (may sleep). EFAULT only if nothing could be copied.
     Result<u32> copy_to(IoBuffer& out, u32 offset, u32 bytes) const;
     // Moves the fragments of `other` behind this one's data; false: too many.
@@ -192,8 +195,8 @@ public:
     bool segments_have_ecn = false; // VIRTIO_NET_HDR_GSO_ECN
     PacketKind kind = PacketKind::Host;
     u8 priority = 0;
-    bool local = false; // made here for an address of this very stack: needs no route
-    bool address_checked = false;
+    bool local = false;   // made here for an address of this very stack: needs no route
+    bool looped = false;  // our own packet to a group, come back
     u16 segment_size = 0; // payload bytes of each, if segmentation
     // Bookkeeping of the layer that has the packet now (TCP: sequence numbers).
     template <typename T>
@@ -294,6 +297,19 @@ public:
         taken->next = nullptr;
         count_--;
         return PacketPtr(taken);
+    }
+    // Behind `before`, which is on the list; null: in front.
+    void insert_after(Packet* before, PacketPtr packet) {
+        if (before == nullptr) {
+            push_front(std::move(packet));
+        } else if (before == tail_) {
+            push_back(std::move(packet));
+        } else {
+            Packet* added = packet.leak();
+            added->next = before->next;
+            before->next = added;
+            count_++;
+        }
     }
     void append(PacketList&& other) {
         if (other.head_ == nullptr)

@@ -72,6 +72,12 @@ Result<void> Packet::append(IoBuffer& from, u32 bytes) {
             return fail(EFAULT);
         bytes -= piece;
     }
+    return append_pages(from, bytes);
+}
+
+Result<void> Packet::append_pages(IoBuffer& from, u32 bytes) {
+    if (bytes > max_bytes - length())
+        return fail(EMSGSIZE);
     while (bytes > 0) {
         FrameRef frame;
         u32 offset = 0, piece = 0;

@@ -45,7 +45,9 @@ bool addresses_overlap(const PortOwner& a, const PortOwner& b) {
 bool PortTable::conflicts(const PortOwner& a, const PortOwner& b) {
     if (a.interface != 0 && b.interface != 0 && a.interface != b.interface)
         return false;
-    if (a.reuse_address && b.reuse_address && !a.listening && !b.listening)
+    // A listener is not got past, but may itself come to where connections are left (a server that
+    // starts again beside its TIME-WAITs).
+    if (a.reuse_address && b.reuse_address && !b.listening)
         return false;
     if (a.reuse_port && b.reuse_port && a.uid == b.uid)
         return false;
@@ -81,20 +83,21 @@ Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, boo
     u32 offset = seed;
     if (seed == 0)
         random_bytes(&offset, sizeof offset);
-    // Free ports first; then, if the caller can share one, those that suit it.
-    for (u32 round = 0; round < (usable != nullptr ? 2u : 1u); round++) {
-        for (u32 i = 0; i < count; i++) {
-            const u16 candidate = static_cast<u16>(range.first + (u64{offset} + i) % count);
-            Bucket& in = bucket(candidate);
-            SpinGuard guard(in.lock);
-            bool used = false;
-            for (const PortOwner& other : in.owners)
-                used = used || other.port == candidate;
-            if (used && (round == 0 || !usable(context, candidate)))
-                continue;
-            insert(in, owner, candidate, receiving);
-            return {};
-        }
+    for (u32 i = 0; i < count; i++) {
+        const u16 candidate = static_cast<u16>(range.first + (u64{offset} + i) % count);
+        Bucket& in = bucket(candidate);
+        SpinGuard guard(in.lock);
+        bool used = false, shareable = usable != nullptr;
+        for (const PortOwner& other : in.owners)
+            if (other.port == candidate) {
+                used = true;
+                // Not what somebody bound to for itself.
+                shareable = shareable && other.connected;
+            }
+        if (used && (!shareable || !usable(context, candidate)))
+            continue;
+        insert(in, owner, candidate, receiving);
+        return {};
     }
     return fail(EADDRINUSE);
 }

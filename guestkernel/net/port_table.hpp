@@ -53,8 +53,8 @@ public:
 
     // Binds `owner` (its address and flags are set) to `port`, or to a free one for 0. `receiving`:
     // lookups find it from now on. EADDRINUSE. `usable`, if given, is asked under the bucket's lock
-    // about ephemeral ports that others have (a TCP connect may share a port when the connection
-    // as a whole is new).
+    // about ephemeral ports that only `connected` owners have (a TCP connect may share a port when
+    // the connection as a whole is new).
     using Usable = bool (*)(void* context, u16 port);
     Result<void> bind(PortOwner& owner, u16 port, const Range& range, bool receiving,
                       Usable usable = nullptr, void* context = nullptr, u32 seed = 0);

@@ -25,6 +25,7 @@ class Reassembly;
 class PathMtuCache;
 class RawTable;
 class PacketTaps;
+class AddressTimer;
 
 // What a protocol keeps per stack. Destroyed with the stack; shutdown() comes first, when the last
 // socket is gone and interfaces are about to go.
@@ -135,6 +136,8 @@ public:
     // Whether packets to it are for this stack: unicast addresses of interfaces (those still
     // probed for duplicates not), and the loopback network.
     bool is_local(const IpAddress& address, u32 interface = 0);
+    bool is_broadcast(const IpAddress& address); // of a network here
+    u32 interface_of(const IpAddress& address);  // that has the address; 0: none
     // The address that packets out of `interface` to `destination` should have: RFC 6724 for IPv6.
     IpAddress select_source(Interface& interface, const IpAddress& destination);
     Result<void> join_group(Interface& interface, const IpAddress& group);
@@ -151,7 +154,9 @@ public:
     PathMtuCache& path_mtus() { return *path_mtus_; }
     RawTable& raw_sockets() { return *raw_; }
     PacketTaps& taps() { return *taps_; }
+    AddressTimer& address_timer() { return *address_timer_; }
     PortTable udp_ports, tcp_ports;
+    base::Atomic<u32> taps_of_all{0}; // packet sockets that are bound to no interface
     // The part that the protocol of this number made: a static_cast away.
     StackPart* part(u8 protocol);
 
@@ -178,6 +183,10 @@ public:
 private:
     Stack(const StackClock& stack_clock, UserNamespace* owner);
     Result<void> init();
+    void bring_up(Interface& interface);
+    void bring_down(Interface& interface);
+    IpAddress select_source_locked(Interface& interface, const IpAddress& destination);
+    friend Result<void> find_path(Stack& stack, Flow& flow);
     bool run_hook_slow(PacketHook hook, const HookContext& context, PacketPtr& packet);
 
     UserNamespace* const owner_;
@@ -194,6 +203,7 @@ private:
     Owned<PathMtuCache> path_mtus_;
     Owned<RawTable> raw_;
     Owned<PacketTaps> taps_;
+    Owned<AddressTimer> address_timer_;
     struct ProtocolPart {
         u8 number = 0;
         Owned<StackPart> part;

@@ -8,10 +8,10 @@
 #pragma once
 
 #include "guestkernel/net/interface.hpp"
+#include "guestkernel/net/neighbour.hpp"
 
 namespace kernel::net {
 
-class Neighbour;
 class Stack;
 
 // Values of linux/rtnetlink.h: RTN_*.
@@ -59,12 +59,14 @@ struct Flow {
     u32 uid = 0;
     u8 priority = 0;
     bool dont_fragment = false;   // IPv4: DF; either: EMSGSIZE rather than fragments
+    bool discover_mtu = false;    // IPv4: DF on what fits the path, fragments of what does not
     bool ignore_path_mtu = false; // the interface's MTU instead (IP_PMTUDISC_PROBE)
     bool dont_route = false;      // MSG_DONTROUTE
     bool any_source = false;      // the source need not be ours (IP_FREEBIND, IP_TRANSPARENT)
     bool allow_broadcast = false; // else EACCES
     bool multicast_loop = true;
-    std::span<const u8> options; // IPv4 options, padded to 4 bytes; IPv6: none
+    bool hop_limit_given = false; // hop_limit counts even if it is 0 (a group's: this machine only)
+    std::span<const u8> options;  // IPv4 options, padded to 4 bytes; IPv6: none
     Destination path;
 };
 

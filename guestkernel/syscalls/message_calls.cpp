@@ -20,13 +20,8 @@ constexpr u64 most_vectors = 1024;       // UIO_MAXIOV
 constexpr u32 most_messages = 1024;
 constexpr unsigned cap_setgid = 6, cap_setuid = 7, cap_sys_admin = 21;
 
-struct ControlHeader { // struct cmsghdr
-    u64 length;
-    int level, type;
-};
-
 constexpr u64 aligned(u64 bytes) {
-    return (bytes + 7) & ~u64{7};
+    return control_aligned(bytes);
 }
 
 // One's own ids, unless privileged (unix(7)).
@@ -96,14 +91,16 @@ Result<void> parse_control(Task& task, std::span<const u8> control, SendRequest&
     return {};
 }
 
-Result<void> load_control(Task& task, const MessageHeader& header, SendRequest& request) {
+// The bytes stay in `control` for as long as the request is used.
+Result<void> load_control(Task& task, const MessageHeader& header, SendRequest& request,
+                          Vector<u8>& control) {
     if (header.control_length == 0)
         return {};
     if (header.control_length > most_control)
         return fail(ENOBUFS);
-    Vector<u8> control;
     TRY(control.resize(header.control_length));
     TRY(copy_in_bytes(control.data(), header.control, control.size()));
+    request.control = control.span();
     return parse_control(task, control.span(), request);
 }
 
@@ -128,7 +125,8 @@ Result<long> send_message(Task& task, const Ref<File>& file, const MessageHeader
     TRY(check_vector_count(header.vector_count));
     UserVectors vectors;
     TRY(vectors.load(header.vectors, header.vector_count));
-    TRY(load_control(task, header, request));
+    Vector<u8> control;
+    TRY(load_control(task, header, request, control));
     IoBuffer data(vectors.span());
     TRY(const usize sent, as_socket(file).send(data, request));
     return static_cast<long>(sent);
@@ -149,6 +147,13 @@ public:
         truncated_ = truncated_ || fits < bytes;
         TRY(copy_out_bytes(address_ + sizeof(ControlHeader), &value, fits - sizeof(ControlHeader)));
         return finish(fits, scm_credentials);
+    }
+
+    // What the family has to say, each message cut where the caller's room ends.
+    Result<void> messages(std::span<const u8> all) {
+        return for_control_messages(all, [&](int level, int type, std::span<const u8> data) {
+            return one(level, type, data);
+        });
     }
 
     // The files become descriptors, as many as fit; the others are closed.
@@ -177,8 +182,21 @@ public:
     bool truncated() const { return truncated_; }
 
 private:
-    Result<void> finish(u64 bytes, int type) {
-        const ControlHeader header{bytes, SOL_SOCKET, type};
+    Result<void> one(int level, int type, std::span<const u8> data) {
+        const u64 bytes = sizeof(ControlHeader) + data.size();
+        if (room_ < sizeof(ControlHeader)) {
+            truncated_ = true;
+            return {};
+        }
+        const u64 fits = bytes <= room_ ? bytes : room_;
+        truncated_ = truncated_ || fits < bytes;
+        TRY(copy_out_bytes(address_ + sizeof(ControlHeader), data.data(),
+                           fits - sizeof(ControlHeader)));
+        return finish(fits, type, level);
+    }
+
+    Result<void> finish(u64 bytes, int type, int level = SOL_SOCKET) {
+        const ControlHeader header{bytes, level, type};
         TRY(copy_out_bytes(address_, &header, sizeof header));
         const u64 step = aligned(bytes) < room_ ? aligned(bytes) : room_;
         address_ += step;
@@ -203,6 +221,7 @@ Result<long> receive_message(Task& task, const Ref<File>& file, MessageHeader& h
     ReceiveRequest request;
     request.flags = flags;
     request.wants_address = header.name != 0;
+    request.wants_control = true;
     TRY(const usize received, as_socket(file).receive(data, request));
     if (header.name != 0) {
         const u32 room = static_cast<u32>(header.name_length);
@@ -213,6 +232,8 @@ Result<long> receive_message(Task& task, const Ref<File>& file, MessageHeader& h
     ControlWriter control(header.control, header.control != 0 ? header.control_length : 0);
     if (request.has_credentials)
         TRY(control.credentials(visible_credentials(request.credentials)));
+    if (request.control_length > 0)
+        TRY(control.messages(std::span<const u8>(request.control, request.control_length)));
     if (request.rights)
         TRY(control.rights(task, *request.rights, (flags & msg_cmsg_cloexec) != 0));
     header.control_length = control.written();

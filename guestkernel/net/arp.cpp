@@ -1,0 +1,95 @@
+// ARP: RFC 826, with what Linux makes of it (arp(7)).
+#include "guestkernel/net/neighbour.hpp"
+#include "guestkernel/net/stack.hpp"
+#include "guestkernel/net/wire.hpp"
+
+namespace kernel::net {
+
+namespace {
+
+constexpr u16 request = 1, reply = 2;
+
+void send_arp(Interface& interface, u16 operation, const MacAddress& to,
+              const MacAddress& target_mac, const IpAddress& sender, const IpAddress& target) {
+    if ((interface.flags() & iff_no_arp) != 0)
+        return;
+    PacketPtr packet = Packet::allocate(sizeof(EthernetHeader) + sizeof(ArpPacket));
+    if (!packet)
+        return;
+    ArpPacket arp;
+    arp.hardware.set(static_cast<u16>(LinkType::Ethernet));
+    arp.protocol.set(ether_ip);
+    arp.hardware_length = sizeof(MacAddress);
+    arp.protocol_length = 4;
+    arp.operation.set(operation);
+    arp.sender_mac = interface.mac();
+    arp.sender.set(sender.v4_value());
+    arp.target_mac = target_mac;
+    arp.target.set(target.v4_value());
+    packet->push_header(arp);
+    packet->mark_network();
+    EthernetHeader link;
+    link.destination = to;
+    link.source = interface.mac();
+    link.protocol.set(ether_arp);
+    packet->push_header(link);
+    packet->mark_link();
+    packet->link_protocol = ether_arp;
+    interface.transmit(std::move(packet));
+}
+
+} // namespace
+
+void send_arp_request(Stack& stack, Interface& interface, const IpAddress& target,
+                      const MacAddress* unicast) {
+    const IpAddress sender = stack.select_source(interface, target);
+    send_arp(interface, request, unicast != nullptr ? *unicast : MacAddress::broadcast(),
+             MacAddress(), sender.is_v4() ? sender : IpAddress::v4_any(), target);
+}
+
+void announce_address(Stack&, Interface& interface, const IpAddress& address) {
+    if (address.is_v4() && interface.has_link_addresses())
+        send_arp(interface, request, MacAddress::broadcast(), MacAddress(), address, address);
+}
+
+void arp_input(Stack& stack, PacketPtr packet) {
+    ArpPacket arp;
+    Interface& interface = *packet->ingress;
+    if (!packet->read(0, arp) || arp.hardware.get() != static_cast<u16>(LinkType::Ethernet) ||
+        arp.protocol.get() != ether_ip || arp.hardware_length != sizeof(MacAddress) ||
+        arp.protocol_length != 4)
+        return;
+    const u16 operation = arp.operation.get();
+    if ((operation != request && operation != reply) || (interface.flags() & iff_no_arp) != 0 ||
+        packet->kind == PacketKind::OtherHost)
+        return;
+    const IpAddress sender = IpAddress::v4(arp.sender.get());
+    const IpAddress target = IpAddress::v4(arp.target.get());
+    if (target.is_multicast() || target.is_loopback() || sender.is_multicast() ||
+        arp.sender_mac.is_group())
+        return;
+    const bool ours = stack.is_local(target);
+    // A probe for an address (RFC 5227): answered, but there is nothing to learn from it.
+    if (sender.is_any()) {
+        if (operation == request && ours)
+            send_arp(interface, reply, arp.sender_mac, arp.sender_mac, target, target);
+        return;
+    }
+    if (stack.is_local(sender))
+        return; // somebody has our address, or it is our own packet
+    if (operation == request && ours) {
+        if (Ref<Neighbour> neighbour = stack.neighbours().find_or_make(interface, sender))
+            neighbour->update(arp.sender_mac, NeighbourState::Stale, true);
+        send_arp(interface, reply, arp.sender_mac, arp.sender_mac, target, sender);
+        return;
+    }
+    // Otherwise only what we asked for, or a change of what we know.
+    Ref<Neighbour> neighbour = stack.neighbours().find(interface, sender);
+    if (!neighbour)
+        return;
+    const bool asked = operation == reply && packet->kind == PacketKind::Host;
+    neighbour->update(arp.sender_mac, asked ? NeighbourState::Reachable : NeighbourState::Stale,
+                      true);
+}
+
+} // namespace kernel::net

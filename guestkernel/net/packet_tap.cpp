@@ -1,0 +1,46 @@
+#include "guestkernel/net/packet_tap.hpp"
+
+#include "guestkernel/net/wire.hpp"
+
+namespace kernel::net {
+
+void PacketTaps::add(PacketTap& tap) {
+    SpinGuard guard(lock_);
+    taps_.push_back(tap);
+}
+
+void PacketTaps::remove(PacketTap& tap) {
+    SpinGuard guard(lock_);
+    if (tap.node_.linked())
+        tap.node_.unlink();
+}
+
+void PacketTaps::deliver(Interface& interface, const Packet& packet, PacketKind kind) {
+    // A looped packet was seen when it was sent, and so was one of the loopback interface: there
+    // both directions are shown, as in Linux.
+    if (packet.looped)
+        return;
+    constexpr usize most = 32;
+    PacketTap* held[most];
+    usize count = 0;
+    {
+        SpinGuard guard(lock_);
+        for (PacketTap& tap : taps_) {
+            if (tap.interface != 0 && tap.interface != interface.index())
+                continue;
+            if (tap.protocol != ether_all &&
+                (kind == PacketKind::Outgoing || tap.protocol != packet.link_protocol))
+                continue;
+            if (count < most && tap.try_hold())
+                held[count++] = &tap;
+        }
+    }
+    const u32 link_bytes =
+        packet.has_link() && packet.link_offset() < 0 ? static_cast<u32>(-packet.link_offset()) : 0;
+    for (usize i = 0; i < count; i++) {
+        held[i]->deliver(interface, packet, link_bytes, kind);
+        held[i]->let_go();
+    }
+}
+
+} // namespace kernel::net

@@ -1,0 +1,175 @@
+// UDP input: which socket a datagram is for.
+#include "guestkernel/net/udp.hpp"
+
+#include <linux/errno.h>
+#include <linux/in.h>
+
+#include "guestkernel/net/ip.hpp"
+
+namespace kernel::net {
+
+namespace {
+
+Counter version(const IpInfo& info, Counter v4, Counter v6) {
+    return info.v6() ? v6 : v4;
+}
+
+// Checks and trims to the UDP header's length. False: malformed.
+bool check_datagram(Stack& stack, Packet& packet, const IpInfo& info, UdpHeader& header) {
+    if (!packet.read(0, header)) {
+        stack.counters.count(version(info, Counter::UdpInErrors, Counter::Udp6InErrors));
+        return false;
+    }
+    u32 length = header.length.get();
+    if (packet.segmentation == Segmentation::Udp)
+        length = packet.length(); // of all segments together; each gets its own later
+    if (length < sizeof header || !packet.trim(length)) {
+        stack.counters.count(version(info, Counter::UdpInErrors, Counter::Udp6InErrors));
+        return false;
+    }
+    const bool without = header.checksum[0] == 0 && header.checksum[1] == 0;
+    if (packet.checksum_known_good() || packet.local)
+        return true;
+    if ((without && !info.v6()) || (!without && verify_checksum(packet, info, length)))
+        return true;
+    stack.counters.count(version(info, Counter::UdpInErrors, Counter::Udp6InErrors));
+    stack.counters.count(
+        version(info, Counter::UdpInChecksumErrors, Counter::Udp6InChecksumErrors));
+    return false;
+}
+
+DatagramInfo describe(const IpInfo& info, const UdpHeader& header) {
+    DatagramInfo out;
+    out.source = info.source;
+    out.destination = info.destination;
+    out.source_port = header.source.get();
+    out.destination_port = header.destination.get();
+    out.interface = info.interface->index();
+    out.flow_label = info.flow_label;
+    out.hop_limit = info.hop_limit;
+    out.traffic_class = info.traffic_class;
+    return out;
+}
+
+PortTable::Key key_of(const IpInfo& info, const UdpHeader& header) {
+    return {info.destination, info.source, header.destination.get(), header.source.get(),
+            info.interface->index()};
+}
+
+// To all members; true: there was one.
+bool deliver_to_many(Stack& stack, const Packet& packet, const IpInfo& info,
+                     const UdpHeader& header) {
+    constexpr usize most = 64;
+    PortOwner* held[most];
+    const usize found = stack.udp_ports.find_all(key_of(info, header), held, most);
+    for (usize i = 0; i < found; i++) {
+        const Ref<UdpEndpoint> endpoint =
+            Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(held[i]));
+        if (PacketPtr copy = packet.clone())
+            endpoint->deliver(std::move(copy), describe(info, header));
+    }
+    return found > 0;
+}
+
+void input(Stack& stack, PacketPtr packet, const IpInfo& info) {
+    UdpHeader header;
+    if (!check_datagram(stack, *packet, info, header))
+        return;
+    if (info.broadcast || info.multicast) {
+        if (!deliver_to_many(stack, *packet, info, header))
+            stack.counters.count(
+                version(info, Counter::UdpIgnoredMulticast, Counter::Udp6IgnoredMulticast));
+        return;
+    }
+    if (PortOwner* owner = stack.udp_ports.find(key_of(info, header))) {
+        const Ref<UdpEndpoint> endpoint = Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(owner));
+        endpoint->deliver(std::move(packet), describe(info, header));
+        return;
+    }
+    stack.counters.count(version(info, Counter::UdpNoPorts, Counter::Udp6NoPorts));
+    send_icmp_error(stack, *packet, IcmpProblem::PortUnreachable);
+}
+
+void error(Stack& stack, const IcmpNotice& notice) {
+    PortTable::Key key;
+    key.local = notice.source;
+    key.peer = notice.destination;
+    key.port = notice.source_port.get();
+    key.peer_port = notice.destination_port.get();
+    key.interface = notice.interface != nullptr ? notice.interface->index() : 0;
+    PortOwner* owner = stack.udp_ports.find(key);
+    if (owner == nullptr)
+        return;
+    const Ref<UdpEndpoint> endpoint = Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(owner));
+    const bool v6 = notice.source.is_v6();
+    const bool wants = v6 ? endpoint->wants_errors6 : endpoint->wants_errors4;
+    bool hard = notice.hard;
+    if (notice.error == EMSGSIZE)
+        hard = endpoint->discovers_mtu;
+    if (!wants) {
+        if (hard && endpoint->connected)
+            endpoint->set_error(notice.error);
+        return;
+    }
+    ErrorInfo info{};
+    info.number = static_cast<u32>(notice.error);
+    info.origin = v6 ? origin_icmp6 : origin_icmp;
+    info.type = notice.type;
+    info.code = notice.code;
+    info.info = notice.mtu;
+    info.offender = notice.reporter;
+    info.destination = notice.destination;
+    info.port = notice.destination_port.get();
+    const u32 payload = notice.transport_offset + static_cast<u32>(sizeof(UdpHeader));
+    PacketPtr quoted = Packet::allocate(0, 64);
+    if (!quoted)
+        return;
+    if (notice.packet->length() > payload &&
+        !quoted->share_range(*notice.packet, payload, notice.packet->length() - payload))
+        return;
+    endpoint->report(std::move(quoted), info);
+    endpoint->set_error(notice.error);
+}
+
+} // namespace
+
+const TransportProtocol udp_protocol = {proto_udp, input, error, nullptr};
+
+void UdpEndpoint::deliver(PacketPtr packet, const DatagramInfo& info) {
+    if (min_ttl != 0 && info.hop_limit < min_ttl)
+        return;
+    if (packet->segmentation == Segmentation::Udp && !receive_segments) {
+        // Whole as it travelled here, in the pieces that the sender cut it into.
+        packet->restore_network();
+        PacketList pieces = segment_packet(std::move(packet), false);
+        while (PacketPtr piece = pieces.pop_front()) {
+            const i32 header = piece->transport_offset();
+            if (header >= 0 && piece->pull(static_cast<u32>(header)))
+                deliver(std::move(piece), info);
+        }
+        return;
+    }
+    if (filter.present()) {
+        const Ref<SocketFilter> program = filter.get();
+        if (program) {
+            const u32 keep = program->run(*packet);
+            if (keep == 0)
+                return;
+            (void)packet->trim(keep < sizeof(UdpHeader) ? u32{sizeof(UdpHeader)} : keep);
+        }
+    }
+    if (!packet->pull(sizeof(UdpHeader)))
+        return;
+    const bool v6_packet = info.source.is_v6();
+    const bool fits = enqueue(std::move(packet), info);
+    CounterSet& counters = stack().counters;
+    if (fits) {
+        counters.count(v6_packet ? Counter::Udp6InDatagrams : Counter::UdpInDatagrams);
+    } else {
+        counters.count(v6_packet ? Counter::Udp6ReceiveBufferErrors
+                                 : Counter::UdpReceiveBufferErrors);
+        counters.count(v6_packet ? Counter::Udp6InErrors : Counter::UdpInErrors);
+    }
+}
+
+} // namespace kernel::net
