@@ -1,0 +1,504 @@
+// The stack as a whole, over a virtual link.
+#include <cstring>
+#include <vector>
+
+#include <catch2/catch.hpp>
+
+#include "guestkernel/net/backlog.hpp"
+#include "guestkernel/net/ip.hpp"
+#include "guestkernel/net/neighbour.hpp"
+#include "guestkernel/net/reassembly.hpp"
+#include "guestkernel/net/route.hpp"
+#include "guestkernel/net/testing/virtual_link.hpp"
+#include "guestkernel/net/udp.hpp"
+
+using namespace kernel;
+using namespace kernel::net;
+using namespace kernel::net::testing;
+
+namespace {
+
+constexpr u64 millisecond = 1'000'000;
+
+struct Fresh {
+    Fresh() { reset_network(); }
+};
+// Before the stacks: allocators are new for each test.
+struct Network : Fresh, Pair {
+    explicit Network(u64 seed = 1, u32 mtu = 1500, u32 features = 0) : Pair(seed, mtu, features) {}
+};
+
+Ref<UdpEndpoint> open_udp(Stack& stack, const IpAddress& local, u16 port) {
+    auto made = make_ref<UdpEndpoint>(Ref<Stack>::share(&stack));
+    REQUIRE(made);
+    Ref<UdpEndpoint> endpoint = std::move(*made);
+    endpoint->local = local;
+    endpoint->peer = IpAddress::any(local.is_v6());
+    endpoint->v6 = local.is_v6();
+    REQUIRE(stack.udp_ports.bind(*endpoint, port, PortTable::Range(), true));
+    return endpoint;
+}
+
+void close_udp(Stack& stack, Ref<UdpEndpoint>& endpoint) {
+    stack.udp_ports.unbind(*endpoint);
+    endpoint->close();
+    endpoint = {};
+}
+
+std::vector<u8> pattern(usize bytes, u8 seed = 3) {
+    std::vector<u8> out(bytes);
+    for (usize i = 0; i < bytes; i++)
+        out[i] = static_cast<u8>(i * 13 + seed + i / 256);
+    return out;
+}
+
+int send_udp(Stack& stack, const IpAddress& to, u16 from_port, u16 to_port,
+             const std::vector<u8>& payload, bool dont_fragment = false, u8 hops = 0) {
+    PacketPtr packet = Packet::allocate(0);
+    REQUIRE(packet->append(payload.data(), static_cast<u32>(payload.size())));
+    Flow flow;
+    flow.destination = to;
+    flow.source = IpAddress::any(to.is_v6());
+    flow.protocol = proto_udp;
+    flow.dont_fragment = dont_fragment;
+    flow.hop_limit = hops;
+    flow.allow_broadcast = true;
+    if (auto found = resolve(stack, flow); !found)
+        return found.error().code;
+    UdpHeader header{};
+    header.source.set(from_port);
+    header.destination.set(to_port);
+    header.length.set(static_cast<u16>(payload.size() + 8));
+    packet->push_header(header);
+    packet->start_checksum(flow_pseudo_header(flow, payload.size() + 8), 0, udp_checksum_field);
+    const auto sent = ip_output(stack, flow, std::move(packet));
+    return sent ? 0 : sent.error().code;
+}
+
+std::vector<u8> receive(UdpEndpoint& endpoint) {
+    PacketPtr packet = endpoint.take(false);
+    REQUIRE(packet);
+    std::vector<u8> out(packet->length());
+    REQUIRE(packet->copy_out(0, out.data(), packet->length()));
+    return out;
+}
+
+const IpAddress four[2] = {ip4(10, 0, 0, 1), ip4(10, 0, 0, 2)};
+const IpAddress six[2] = {IpAddress::v6_words(0xfd00'0000'0000'0000, 1),
+                          IpAddress::v6_words(0xfd00'0000'0000'0000, 2)};
+
+} // namespace
+
+TEST_CASE("a datagram finds its way by ARP or neighbour discovery, and the answer without") {
+    for (const bool v6 : {false, true}) {
+        Network net;
+        const IpAddress* address = v6 ? six : four;
+        Ref<UdpEndpoint> server = open_udp(*net.stacks[1], address[1], 7);
+        REQUIRE(send_udp(*net.stacks[0], address[1], 1000, 7, pattern(100)) == 0);
+        CHECK_FALSE(server->has_data()); // still asking
+        net.run_for(10 * millisecond);
+        CHECK(receive(*server) == pattern(100));
+        Ref<UdpEndpoint> client = open_udp(*net.stacks[0], address[0], 1000);
+        const u64 before = net.link.counts[1].sent;
+        REQUIRE(send_udp(*net.stacks[1], address[0], 7, 1000, pattern(50)) == 0);
+        net.run_for(millisecond);
+        CHECK(receive(*client) == pattern(50));
+        CHECK(net.link.counts[1].sent == before + 1); // it knew whom to send to
+        close_udp(*net.stacks[1], server);
+        close_udp(*net.stacks[0], client);
+    }
+}
+
+TEST_CASE("the loopback carries whole datagrams and checks nothing") {
+    Network net;
+    Stack& stack = *net.stacks[0];
+    for (const IpAddress& to : {ip4(127, 0, 0, 1), four[0], IpAddress::loopback(true), six[0]}) {
+        Ref<UdpEndpoint> server = open_udp(stack, IpAddress::any(to.is_v6()), 7);
+        REQUIRE(send_udp(stack, to, 1000, 7, pattern(60000)) == 0);
+        run_backlog();
+        CHECK(receive(*server) == pattern(60000));
+        close_udp(stack, server);
+    }
+    CHECK(net.link.counts[0].sent <= 4); // nothing but what coming up sends
+}
+
+TEST_CASE("large datagrams are cut and put together again, in any order") {
+    for (const bool v6 : {false, true}) {
+        Network net(7);
+        net.link.quality[0].jitter_ns = 5 * millisecond;
+        const IpAddress* address = v6 ? six : four;
+        Ref<UdpEndpoint> server = open_udp(*net.stacks[1], address[1], 7);
+        for (const usize size : {1473, 3000, 20000, 65000}) {
+            REQUIRE(send_udp(*net.stacks[0], address[1], 1, 7, pattern(size)) == 0);
+            net.run_for(50 * millisecond);
+            CHECK(receive(*server) == pattern(size));
+        }
+        CHECK(net.stacks[1]->reassembly().memory() == 0);
+        close_udp(*net.stacks[1], server);
+    }
+}
+
+TEST_CASE("a datagram with a lost fragment is given up after a while, and its memory with it") {
+    Network net(3);
+    net.link.quality[0].loss_per_million = 300'000;
+    Ref<UdpEndpoint> server = open_udp(*net.stacks[1], four[1], 7);
+    u64 arrived = 0;
+    for (int i = 0; i < 40; i++) {
+        (void)send_udp(*net.stacks[0], four[1], 1, 7, pattern(5000));
+        net.run_for(10 * millisecond);
+        while (PacketPtr packet = server->take(false)) {
+            CHECK(packet->length() == 5000);
+            arrived++;
+        }
+    }
+    CHECK(arrived < 40);
+    CHECK(net.stacks[1]->reassembly().memory() > 0);
+    net.run_for(40'000 * millisecond);
+    CHECK(net.stacks[1]->reassembly().memory() == 0);
+    CHECK(net.stacks[1]->counters.sum(Counter::IpReassemblyTimeouts) > 0);
+    close_udp(*net.stacks[1], server);
+}
+
+TEST_CASE("memory for fragments that never become whole is bounded") {
+    Network net;
+    net.stacks[1]->settings.fragment_high4 = 100'000;
+    (void)send_udp(*net.stacks[0], four[1], 1, 7, pattern(10));
+    net.run_for(10 * millisecond);
+    for (u16 id = 0; id < 1000; id++) {
+        PacketPtr packet = Packet::allocate(0);
+        REQUIRE(packet->append(pattern(1000).data(), 1000));
+        Ipv4Header header{};
+        header.version_length = 0x45;
+        header.total_length.set(1020);
+        header.id.set(id);
+        header.fragment.set(Ipv4Header::more_fragments);
+        header.ttl = 64;
+        header.protocol = proto_udp;
+        header.source.set(four[0].v4_value());
+        header.destination.set(four[1].v4_value());
+        packet->push_header(header);
+        set_header_checksum(*packet, 20);
+        Destination path;
+        Flow flow;
+        flow.destination = four[1];
+        flow.source = four[0];
+        REQUIRE(resolve(*net.stacks[0], flow));
+        REQUIRE(link_output(*net.stacks[0], flow.path, std::move(packet), four[1]));
+        net.run_for(millisecond);
+        REQUIRE(net.stacks[1]->reassembly().memory() <= 100'000);
+    }
+}
+
+TEST_CASE("a port that nobody has is answered, and the sender's socket hears of it") {
+    for (const bool v6 : {false, true}) {
+        Network net;
+        const IpAddress* address = v6 ? six : four;
+        Ref<UdpEndpoint> client = open_udp(*net.stacks[0], address[0], 1000);
+        net.stacks[0]->udp_ports.set_peer(*client, address[0], address[1], 9, true);
+        REQUIRE(send_udp(*net.stacks[0], address[1], 1000, 9, pattern(10)) == 0);
+        net.run_for(10 * millisecond);
+        CHECK(client->error.exchange(0) == ECONNREFUSED);
+        client->wants_errors4 = true;
+        client->wants_errors6 = true;
+        REQUIRE(send_udp(*net.stacks[0], address[1], 1000, 9, pattern(10)) == 0);
+        net.run_for(10 * millisecond);
+        PacketPtr report = client->take_error();
+        REQUIRE(report);
+        CHECK(report->length() == 10); // what was sent
+        const ErrorInfo& info = report->scratch<ErrorInfo>();
+        CHECK(info.number == ECONNREFUSED);
+        CHECK(info.offender == address[1]);
+        report = {};
+        close_udp(*net.stacks[0], client);
+    }
+}
+
+TEST_CASE("errors are sent at a bounded rate") {
+    Network net;
+    (void)send_udp(*net.stacks[0], four[1], 1, 9, pattern(1));
+    net.run_for(10 * millisecond);
+    for (int i = 0; i < 500; i++)
+        (void)send_udp(*net.stacks[0], four[1], 1, 9, pattern(1));
+    net.run_for(10 * millisecond);
+    CHECK(net.stacks[1]->counters.sum(Counter::IcmpOutUnreachable) <= 7);
+    CHECK(net.stacks[1]->counters.sum(Counter::IcmpOutRateLimited) >= 490);
+}
+
+TEST_CASE("a neighbour that does not answer: the packets' senders hear of it") {
+    Network net;
+    net.ends[1]->link = nullptr;
+    net.link.quality[0].loss_per_million = 1'000'000;
+    Ref<UdpEndpoint> client = open_udp(*net.stacks[0], four[0], 1000);
+    net.stacks[0]->udp_ports.set_peer(*client, four[0], four[1], 9, true);
+    client->wants_errors4 = true;
+    REQUIRE(send_udp(*net.stacks[0], four[1], 1000, 9, pattern(10)) == 0);
+    net.run_for(5000 * millisecond);
+    CHECK(client->error.load() == EHOSTUNREACH);
+    const Ref<Neighbour> neighbour = net.stacks[0]->neighbours().find(*net.ends[0], four[1]);
+    REQUIRE(neighbour);
+    CHECK(neighbour->view().state == NeighbourState::Failed);
+    close_udp(*net.stacks[0], client);
+}
+
+TEST_CASE("a scan of a large network does not fill memory with neighbours") {
+    Network net;
+    net.link.quality[0].loss_per_million = 1'000'000;
+    InterfaceAddress wide;
+    wide.address = wide.peer = ip4(172, 16, 0, 1);
+    wide.broadcast = IpAddress::v4_any();
+    wide.prefix_length = 12;
+    REQUIRE(net.stacks[0]->add_address(*net.ends[0], wide));
+    for (u32 i = 0; i < 5000; i++) {
+        (void)send_udp(*net.stacks[0], IpAddress::v4(0xac10'1000 + i), 1, 9, pattern(1));
+        net.run_for(millisecond);
+    }
+    CHECK(net.stacks[0]->neighbours().count(false) <= 1024);
+}
+
+TEST_CASE("routes: the longest prefix, metrics, gateways, rules, kinds") {
+    Network net;
+    Stack& stack = *net.stacks[0];
+    const auto add = [&](const IpAddress& prefix, u8 length, const IpAddress& gateway, u32 metric,
+                         RouteType type = RouteType::Unicast, u32 table = table_main) {
+        auto route = make_owned<Route>();
+        REQUIRE(route);
+        (*route)->prefix = prefix;
+        (*route)->length = length;
+        (*route)->metric = metric;
+        (*route)->type = type;
+        (*route)->table = table;
+        (*route)->source = IpAddress::v4_any();
+        if (type == RouteType::Unicast) {
+            NextHop hop;
+            hop.interface = net.ends[0];
+            hop.gateway = gateway;
+            REQUIRE((*route)->hops.push_back(hop));
+        }
+        return add_route(stack, std::move(*route), RouteTables::AddMode::Exclusive).has_value();
+    };
+    CHECK(send_udp(stack, ip4(8, 8, 8, 8), 1, 1, pattern(1)) == ENETUNREACH);
+    CHECK(add(IpAddress::v4_any(), 0, ip4(10, 0, 0, 2), 0));
+    CHECK_FALSE(add(IpAddress::v4_any(), 0, ip4(10, 0, 0, 3), 0));
+    CHECK(add(IpAddress::v4_any(), 0, ip4(10, 0, 0, 4), 50));
+    CHECK(add(ip4(8, 8, 0, 0), 16, ip4(10, 0, 0, 5), 0));
+    CHECK(add(ip4(8, 8, 4, 0), 24, IpAddress::v4_any(), 0, RouteType::Prohibit));
+    const auto next_hop = [&](const IpAddress& to, u32 mark = 0) {
+        Flow flow;
+        flow.destination = to;
+        flow.source = IpAddress::v4_any();
+        flow.mark = mark;
+        REQUIRE(resolve(stack, flow));
+        CHECK(flow.source == four[0]);
+        return flow.path.next_hop;
+    };
+    CHECK(next_hop(ip4(1, 1, 1, 1)) == ip4(10, 0, 0, 2));
+    CHECK(next_hop(ip4(8, 8, 8, 8)) == ip4(10, 0, 0, 5));
+    CHECK(next_hop(four[1]) == four[1]);
+    CHECK(send_udp(stack, ip4(8, 8, 4, 4), 1, 1, pattern(1)) == EACCES);
+    CHECK(add(IpAddress::v4_any(), 0, ip4(10, 0, 0, 6), 0, RouteType::Unicast, 100));
+    RouteRule rule;
+    rule.priority = 1000;
+    rule.table = 100;
+    rule.mark = rule.mark_mask = 5;
+    {
+        SpinGuard guard(stack.lock);
+        REQUIRE(stack.routes().add_rule(rule));
+    }
+    stack.routes_changed();
+    CHECK(next_hop(ip4(8, 8, 8, 8), 5) == ip4(10, 0, 0, 6));
+    CHECK(next_hop(ip4(8, 8, 8, 8), 4) == ip4(10, 0, 0, 5));
+    REQUIRE(stack.set_flags(*net.ends[0], 0, iff_up));
+    CHECK(send_udp(stack, ip4(8, 8, 8, 8), 1, 1, pattern(1)) == ENETUNREACH);
+}
+
+TEST_CASE("a path MTU that a router tells of is kept, and forgotten after ten minutes") {
+    Network net;
+    Stack& stack = *net.stacks[0];
+    const auto mtu = [&] {
+        Flow flow;
+        flow.destination = four[1];
+        flow.source = IpAddress::v4_any();
+        REQUIRE(resolve(stack, flow));
+        return flow.path.mtu;
+    };
+    CHECK(mtu() == 1500);
+    stack.path_mtus().update(four[1], 1000, stack.now() + 600 * nanoseconds_per_second);
+    stack.routes_changed();
+    CHECK(mtu() == 1000);
+    CHECK(send_udp(stack, four[1], 1, 7, pattern(1200), true) == EMSGSIZE);
+    net.run_for(601 * nanoseconds_per_second);
+    stack.routes_changed();
+    CHECK(mtu() == 1500);
+}
+
+TEST_CASE("packets that are damaged, cut or made up are counted and dropped") {
+    Network net(11);
+    net.link.quality[0].corrupt_per_million = 1'000'000;
+    Ref<UdpEndpoint> server = open_udp(*net.stacks[1], IpAddress::v4_any(), 7);
+    const std::vector<u8> sent = pattern(400);
+    for (int i = 0; i < 2000; i++) {
+        (void)send_udp(*net.stacks[0], four[1], 1, 7, sent);
+        net.run_for(millisecond);
+        while (PacketPtr packet = server->take(false)) {
+            // A bit of the Ethernet header, of the type of service or the TTL may have changed;
+            // what arrives is what was sent.
+            std::vector<u8> got(packet->length());
+            REQUIRE(packet->copy_out(0, got.data(), packet->length()));
+            REQUIRE(got == sent);
+        }
+    }
+    close_udp(*net.stacks[1], server);
+}
+
+TEST_CASE("random bytes in place of packets do no harm") {
+    Network net(5);
+    u64 state = 88172645463325252u;
+    const auto random = [&state] {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        return state;
+    };
+    constexpr u8 protocols[] = {1, 2, 6, 17, 44, 58, 60, 0, 43};
+    for (int i = 0; i < 20000; i++) {
+        const u32 length = static_cast<u32>(random() % 200);
+        std::vector<u8> bytes(length);
+        for (u8& byte : bytes)
+            byte = static_cast<u8>(random());
+        PacketPtr packet = Packet::allocate(0);
+        REQUIRE(packet->append(bytes.data(), length));
+        EthernetHeader link{};
+        link.destination = net.ends[1]->mac();
+        link.source = net.ends[0]->mac();
+        const u64 kind = random() % 3;
+        link.protocol.set(kind == 0 ? ether_ip : kind == 1 ? ether_ipv6 : ether_arp);
+        if (kind == 0 && length >= 20) {
+            Ipv4Header header;
+            REQUIRE(packet->read(0, header));
+            header.version_length = static_cast<u8>(0x45 + random() % 3);
+            header.total_length.set(static_cast<u16>(length));
+            header.protocol = protocols[random() % sizeof protocols];
+            header.destination.set(four[1].v4_value());
+            header.source.set(four[0].v4_value());
+            if (random() % 2 == 0)
+                header.fragment.set(0);
+            REQUIRE(packet->write(0, header));
+            if (header.header_bytes() <= length)
+                set_header_checksum(*packet, header.header_bytes());
+        } else if (kind == 1 && length >= 40) {
+            Ipv6Header header;
+            REQUIRE(packet->read(0, header));
+            header.version_class_label.set(6u << 28);
+            header.payload_length.set(static_cast<u16>(length - 40));
+            header.next_header = protocols[random() % sizeof protocols];
+            header.hop_limit = 255;
+            __builtin_memcpy(header.source, six[0].bytes(), 16);
+            __builtin_memcpy(header.destination, six[1].bytes(), 16);
+            REQUIRE(packet->write(0, header));
+        }
+        packet->push_header(link);
+        if (random() % 2 == 0)
+            packet->checksum_state = ChecksumState::Verified; // past the sums, into the parsers
+        net.ends[1]->receive(std::move(packet));
+        if (i % 64 == 0)
+            net.run_for(millisecond);
+    }
+    Ref<UdpEndpoint> server = open_udp(*net.stacks[1], four[1], 7);
+    REQUIRE(send_udp(*net.stacks[0], four[1], 1, 7, pattern(10)) == 0);
+    net.run_for(3000 * millisecond);
+    CHECK(receive(*server) == pattern(10));
+    close_udp(*net.stacks[1], server);
+}
+
+TEST_CASE("a router between two networks forwards, counts hops down and tells of what it cannot") {
+    Network net;
+    VirtualLink far(net.clock, 9);
+    auto third = Stack::make(StackClock(net.clock), nullptr);
+    REQUIRE(third);
+    auto inner = make_ref<LinkEnd>("eth%d", MacAddress{{2, 0, 0, 0, 1, 1}}, 1400, 0);
+    auto outer = make_ref<LinkEnd>("eth%d", MacAddress{{2, 0, 0, 0, 1, 2}}, 1400, 0);
+    REQUIRE(inner);
+    REQUIRE(outer);
+    far.connect(**inner, **outer);
+    const auto set_up = [](Stack& stack, const Ref<LinkEnd>& end, const IpAddress& address) {
+        REQUIRE(stack.attach(end));
+        REQUIRE(stack.set_flags(*end, iff_up, iff_up));
+        InterfaceAddress own;
+        own.address = own.peer = address;
+        own.broadcast = IpAddress::v4_any();
+        own.prefix_length = 24;
+        REQUIRE(stack.add_address(*end, own));
+    };
+    set_up(*net.stacks[1], *inner, ip4(10, 0, 1, 1));
+    set_up(**third, *outer, ip4(10, 0, 1, 2));
+    const auto default_route = [](Stack& stack, const Ref<LinkEnd>& end, const IpAddress& gateway) {
+        auto route = make_owned<Route>();
+        REQUIRE(route);
+        (*route)->prefix = (*route)->source = IpAddress::v4_any();
+        NextHop hop;
+        hop.interface = end;
+        hop.gateway = gateway;
+        REQUIRE((*route)->hops.push_back(hop));
+        REQUIRE(add_route(stack, std::move(*route), RouteTables::AddMode::Exclusive));
+    };
+    default_route(*net.stacks[0], net.ends[0], four[1]);
+    default_route(**third, *outer, ip4(10, 0, 1, 1));
+    Ref<UdpEndpoint> server = open_udp(**third, IpAddress::v4_any(), 7);
+    Ref<UdpEndpoint> client = open_udp(*net.stacks[0], four[0], 1000);
+    client->wants_errors4 = true;
+    REQUIRE(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(100)) == 0);
+    net.run_for(20 * millisecond);
+    CHECK_FALSE(server->has_data()); // not a router yet
+    net.stacks[1]->settings.forwarding4 = true;
+    REQUIRE(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(100)) == 0);
+    net.run_for(20 * millisecond);
+    CHECK(receive(*server) == pattern(100));
+    REQUIRE(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(3000)) == 0);
+    net.run_for(20 * millisecond);
+    CHECK(receive(*server) == pattern(3000));
+    REQUIRE(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(10), false, 1) == 0);
+    net.run_for(20 * millisecond);
+    PacketPtr report = client->take_error();
+    REQUIRE(report);
+    CHECK(report->scratch<ErrorInfo>().type == 11);
+    REQUIRE(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(1450), true) == 0);
+    net.run_for(20 * millisecond);
+    report = client->take_error();
+    REQUIRE(report);
+    CHECK(report->scratch<ErrorInfo>().number == EMSGSIZE);
+    CHECK(report->scratch<ErrorInfo>().info == 1400);
+    report = {};
+    CHECK(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(1450), true) == EMSGSIZE);
+    close_udp(**third, server);
+    close_udp(*net.stacks[0], client);
+    (*third)->shutdown();
+}
+
+TEST_CASE("IPv6 configures itself: a link-local address, duplicates, a router's prefix") {
+    reset_network();
+    VirtualClock clock;
+    VirtualLink link(clock, 1);
+    Ref<Stack> stacks[2];
+    Ref<LinkEnd> ends[2];
+    for (u8 side = 0; side < 2; side++) {
+        auto stack = Stack::make(StackClock(clock), nullptr);
+        // The same hardware address twice: so are the addresses made of it.
+        auto end = make_ref<LinkEnd>("eth0", MacAddress{{2, 0, 0, 0, 0, 7}}, 1500, 0);
+        REQUIRE(stack);
+        REQUIRE(end);
+        stacks[side] = std::move(*stack);
+        ends[side] = std::move(*end);
+        REQUIRE(stacks[side]->attach(ends[side]));
+    }
+    link.connect(*ends[0], *ends[1]);
+    const IpAddress own = IpAddress::v6_words(0xfe80'0000'0000'0000, 0x0000'00ff'fe00'0007);
+    REQUIRE(stacks[0]->set_flags(*ends[0], iff_up, iff_up));
+    CHECK_FALSE(stacks[0]->is_local(own));
+    run(clock, clock.now() + 3000 * millisecond);
+    CHECK(stacks[0]->is_local(own));
+    REQUIRE(stacks[1]->set_flags(*ends[1], iff_up, iff_up));
+    run(clock, clock.now() + 3000 * millisecond);
+    CHECK_FALSE(stacks[1]->is_local(own));
+    for (Ref<Stack>& stack : stacks)
+        stack->shutdown();
+}
