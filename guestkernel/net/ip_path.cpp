@@ -9,7 +9,7 @@ namespace kernel::net {
 
 namespace {
 
-constexpr u32 least_mtu6 = 1280;
+constexpr u32 least_mtu6 = 1280, most_mtu4 = 65535; // the total length has 16 bits
 
 void set_path_mtu(Stack& stack, Destination& path, const IpAddress& destination) {
     if (path.mtu_locked || path.type == RouteType::Local)
@@ -123,6 +123,8 @@ Result<void> find_path(Stack& stack, Flow& flow) {
     if (path.mtu == 0 || path.mtu > link_mtu)
         path.mtu = link_mtu;
     guard.unlock();
+    if (!v6 && path.mtu > most_mtu4)
+        path.mtu = most_mtu4;
     if (v6 && path.mtu < least_mtu6)
         path.mtu = least_mtu6;
     set_path_mtu(stack, path, flow.destination);

@@ -93,7 +93,6 @@ void PacketEndpoint::deliver(Interface& on, const Packet& packet, u32 link_bytes
     if (cooked && !copy->pull(header))
         return;
     info.original = copy->length();
-    seen.fetch_add(1);
     if (filter.present()) {
         const Ref<SocketFilter> program = filter.get();
         const u32 keep = program ? program->run(*copy) : ~u32{0};
@@ -101,6 +100,7 @@ void PacketEndpoint::deliver(Interface& on, const Packet& packet, u32 link_bytes
             return;
         (void)copy->trim(keep);
     }
+    seen.fetch_add(1);
     static_assert(sizeof(FrameInfo) <= sizeof(DatagramInfo));
     DatagramInfo kept;
     __builtin_memcpy(static_cast<void*>(&kept), &info, sizeof info);

@@ -1,0 +1,246 @@
+// raw(7), packet(7), icmp(7): over the loopback of a network namespace of its own.
+#include <cstdint>
+#include <poll.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <arpa/inet.h>
+#include <linux/filter.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <netinet/icmp6.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/ip_icmp.h>
+#include <netinet/udp.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+sockaddr_in address4(uint32_t address, int port) {
+    sockaddr_in out{};
+    out.sin_family = AF_INET;
+    out.sin_port = htons(static_cast<uint16_t>(port));
+    out.sin_addr.s_addr = htonl(address);
+    return out;
+}
+
+template <typename A>
+const sockaddr* general(const A& address) {
+    return reinterpret_cast<const sockaddr*>(&address);
+}
+
+void own_network() {
+    if (unshare(CLONE_NEWNET) != 0)
+        CHECK(unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0);
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    ifreq request{};
+    std::strcpy(request.ifr_name, "lo");
+    request.ifr_flags = IFF_UP;
+    CHECK(ioctl(fd, SIOCSIFFLAGS, &request) == 0);
+    close(fd);
+}
+
+uint16_t sum_of(const void* data, size_t bytes) {
+    uint32_t sum = 0;
+    const auto* at = static_cast<const uint8_t*>(data);
+    for (size_t i = 0; i < bytes; i++)
+        sum += i % 2 == 0 ? uint32_t{at[i]} << 8 : uint32_t{at[i]};
+    while (sum > 0xffff)
+        sum = (sum & 0xffff) + (sum >> 16);
+    return htons(static_cast<uint16_t>(~sum));
+}
+
+struct Echo {
+    icmphdr header;
+    char data[24];
+};
+
+Echo make_echo(uint16_t id, uint16_t sequence) {
+    Echo echo{};
+    echo.header.type = ICMP_ECHO;
+    echo.header.un.echo.id = htons(id);
+    echo.header.un.echo.sequence = htons(sequence);
+    std::strcpy(echo.data, "is anybody there?");
+    echo.header.checksum = sum_of(&echo, sizeof echo);
+    return echo;
+}
+
+void ping_by_raw_socket() {
+    const int fd = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+    CHECK(fd >= 0);
+    // struct icmp_filter: linux/icmp.h does not stand beside netinet/ip_icmp.h.
+    constexpr int icmp_filter_option = 1;
+    const uint32_t filter = ~(1u << ICMP_ECHOREPLY);
+    CHECK(setsockopt(fd, SOL_RAW, icmp_filter_option, &filter, sizeof filter) == 0);
+    const Echo echo = make_echo(77, 1);
+    const sockaddr_in to = address4(INADDR_LOOPBACK, 0);
+    CHECK(sendto(fd, &echo, sizeof echo, 0, general(to), sizeof to) ==
+          static_cast<ssize_t>(sizeof echo));
+    // The answer, with its IP header; the request was filtered out.
+    uint8_t got[128];
+    const ssize_t length = recv(fd, got, sizeof got, 0);
+    CHECK(length == static_cast<ssize_t>(sizeof(iphdr) + sizeof echo));
+    iphdr ip;
+    std::memcpy(&ip, got, sizeof ip);
+    CHECK(ip.version == 4 && ip.protocol == IPPROTO_ICMP && ntohs(ip.tot_len) == length);
+    Echo answer;
+    std::memcpy(&answer, got + sizeof ip, sizeof answer);
+    CHECK(answer.header.type == ICMP_ECHOREPLY && answer.header.un.echo.id == htons(77));
+    CHECK(std::memcmp(answer.data, echo.data, sizeof echo.data) == 0);
+    CHECK(sum_of(&answer, sizeof answer) == 0);
+    close(fd);
+}
+
+void ping6_by_raw_socket() {
+    const int fd = socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
+    CHECK(fd >= 0);
+    icmp6_filter filter;
+    ICMP6_FILTER_SETBLOCKALL(&filter);
+    ICMP6_FILTER_SETPASS(ICMP6_ECHO_REPLY, &filter);
+    CHECK(setsockopt(fd, IPPROTO_ICMPV6, ICMP6_FILTER, &filter, sizeof filter) == 0);
+    icmp6_hdr echo{};
+    echo.icmp6_type = ICMP6_ECHO_REQUEST;
+    echo.icmp6_id = htons(5);
+    sockaddr_in6 to{};
+    to.sin6_family = AF_INET6;
+    to.sin6_addr = in6addr_loopback;
+    CHECK(sendto(fd, &echo, sizeof echo, 0, general(to), sizeof to) ==
+          static_cast<ssize_t>(sizeof echo));
+    icmp6_hdr answer{};
+    CHECK(recv(fd, &answer, sizeof answer, 0) == static_cast<ssize_t>(sizeof answer));
+    CHECK(answer.icmp6_type == ICMP6_ECHO_REPLY && answer.icmp6_id == htons(5));
+    close(fd);
+}
+
+// A UDP datagram whose IP header the program made.
+void own_header() {
+    const int server = socket(AF_INET, SOCK_DGRAM, 0);
+    const sockaddr_in any = address4(INADDR_LOOPBACK, 0);
+    CHECK(bind(server, general(any), sizeof any) == 0);
+    sockaddr_in name{};
+    socklen_t length = sizeof name;
+    CHECK(getsockname(server, reinterpret_cast<sockaddr*>(&name), &length) == 0);
+    const int fd = socket(AF_INET, SOCK_RAW, IPPROTO_RAW);
+    CHECK(fd >= 0);
+    struct {
+        iphdr ip;
+        udphdr udp;
+        char data[4];
+    } __attribute__((packed)) packet{};
+    packet.ip.version = 4;
+    packet.ip.ihl = 5;
+    packet.ip.ttl = 9;
+    packet.ip.protocol = IPPROTO_UDP;
+    packet.ip.saddr = htonl(0x7f000042);
+    packet.ip.daddr = htonl(INADDR_LOOPBACK);
+    packet.udp.source = htons(1234);
+    packet.udp.dest = name.sin_port;
+    packet.udp.len = htons(sizeof packet.udp + sizeof packet.data);
+    std::memcpy(packet.data, "raw!", 4);
+    CHECK(sendto(fd, &packet, sizeof packet, 0, general(any), sizeof any) ==
+          static_cast<ssize_t>(sizeof packet));
+    char data[8];
+    sockaddr_in from{};
+    length = sizeof from;
+    CHECK(recvfrom(server, data, sizeof data, 0, reinterpret_cast<sockaddr*>(&from), &length) == 4);
+    CHECK(std::memcmp(data, "raw!", 4) == 0);
+    CHECK(from.sin_addr.s_addr == htonl(0x7f000042) && from.sin_port == htons(1234));
+    close(fd);
+    close(server);
+}
+
+sockaddr_ll loopback_link(int protocol) {
+    sockaddr_ll out{};
+    out.sll_family = AF_PACKET;
+    out.sll_protocol = htons(static_cast<uint16_t>(protocol));
+    out.sll_ifindex = static_cast<int>(if_nametoindex("lo"));
+    return out;
+}
+
+void send_datagram(uint16_t port, const char* text) {
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    const sockaddr_in to = address4(INADDR_LOOPBACK, port);
+    CHECK(sendto(fd, text, std::strlen(text), 0, general(to), sizeof to) ==
+          static_cast<ssize_t>(std::strlen(text)));
+    close(fd);
+}
+
+void frames() {
+    const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0);
+    CHECK(fd >= 0);
+    // UDP to port 4711, as tcpdump would compile it for IPv4 without options.
+    sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ETHERTYPE_IP, 0, 6),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 23),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, IPPROTO_UDP, 0, 4),
+        BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 14),
+        BPF_STMT(BPF_LD | BPF_H | BPF_IND, 16),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 4711, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0xffff),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+    const sock_fprog filter{sizeof program / sizeof program[0], program};
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0);
+    const sockaddr_ll link = loopback_link(ETH_P_ALL);
+    CHECK(bind(fd, general(link), sizeof link) == 0);
+    send_datagram(4710, "not this");
+    send_datagram(4711, "this");
+    uint8_t frame[256];
+    sockaddr_ll from{};
+    bool outgoing = false, incoming = false;
+    for (int i = 0; i < 2; i++) {
+        socklen_t length = sizeof from;
+        pollfd ready{fd, POLLIN, 0};
+        CHECK(poll(&ready, 1, 5000) == 1);
+        CHECK(recvfrom(fd, frame, sizeof frame, 0, reinterpret_cast<sockaddr*>(&from), &length) ==
+              14 + 20 + 8 + 4);
+        CHECK(std::memcmp(frame + 42, "this", 4) == 0);
+        CHECK(from.sll_ifindex == link.sll_ifindex && from.sll_protocol == htons(ETH_P_IP));
+        outgoing = outgoing || from.sll_pkttype == PACKET_OUTGOING;
+        incoming = incoming || from.sll_pkttype == PACKET_HOST;
+    }
+    CHECK(outgoing && incoming);
+    CHECK_FAILS(recv(fd, frame, sizeof frame, 0), EAGAIN);
+    tpacket_stats statistics{};
+    socklen_t length = sizeof statistics;
+    CHECK(getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length) == 0);
+    CHECK(statistics.tp_packets >= 2 && statistics.tp_drops == 0);
+    sock_filter wild[] = {BPF_STMT(BPF_LD | BPF_MEM, 99), BPF_STMT(BPF_RET | BPF_K, 0)};
+    const sock_fprog bad{2, wild};
+    CHECK_FAILS(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &bad, sizeof bad), EINVAL);
+    close(fd);
+}
+
+void cooked_frames() {
+    const int fd = socket(AF_PACKET, SOCK_DGRAM, 0);
+    CHECK(fd >= 0);
+    const sockaddr_ll link = loopback_link(ETH_P_IP);
+    CHECK(bind(fd, general(link), sizeof link) == 0);
+    send_datagram(4712, "cooked");
+    uint8_t packet[256];
+    CHECK(recv(fd, packet, sizeof packet, 0) == 20 + 8 + 6);
+    CHECK(packet[0] == 0x45);
+    sockaddr_ll name{};
+    socklen_t length = sizeof name;
+    CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&name), &length) == 0);
+    CHECK(name.sll_protocol == htons(ETH_P_IP) && name.sll_ifindex == link.sll_ifindex);
+    close(fd);
+}
+
+} // namespace
+
+int main() {
+    own_network();
+    ping_by_raw_socket();
+    ping6_by_raw_socket();
+    own_header();
+    frames();
+    cooked_frames();
+    return 0;
+}
