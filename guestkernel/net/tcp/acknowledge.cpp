@@ -38,7 +38,7 @@ bool Connection::input_ack(const Header& header) {
         process_sacks(header, delivery, duplicate_sack);
     if (sent_.empty() && delivery.bytes == 0 && old_una == una_) {
         probes_ = 0; // an answer to a probe
-        if (send_window_ != 0 && send_next_ != write_end_)
+        if (send_window_ != 0 && unsent() != 0)
             clear_deadline(Deadline::Persist);
         return true;
     }

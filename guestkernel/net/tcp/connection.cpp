@@ -314,7 +314,7 @@ void Connection::abort(int reason) {
     case State::TimeWait:
     case State::LastAck:
     case State::Closing:
-        if (!sent_.empty() || write_end_ != send_next_)
+        if (!sent_.empty() || unsent() != 0)
             send_reset();
         break;
     default:

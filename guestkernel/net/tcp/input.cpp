@@ -244,7 +244,7 @@ void Connection::input_syn_sent(net::PacketPtr, const Header& header) {
         rtt_.sample(now() - syn_sent_at_, now());
     sync_mss();
     become_established();
-    const bool will_send = write_end_ != send_next_ || fin_queued_;
+    const bool will_send = unsent() != 0 || fin_queued_;
     if (!will_send)
         acknowledge_now(); // else it rides on the first data
     push_output();

@@ -250,7 +250,7 @@ void Connection::on_loss_probe() {
     Counters::count(tcp_.counters.loss_probes);
     probe_was_retransmission_ = false;
     const u32 mss = segment_size();
-    const u32 available = write_end_.since(earlier(send_next_, write_end_));
+    const u32 available = unsent();
     const Sequence window_end = una_ + send_window_;
     const u32 window = window_end > send_next_ ? window_end.since(send_next_) : 0;
     u32 length = available < mss ? available : mss;

@@ -315,7 +315,7 @@ Result<u32> Connection::transmit(Sequence start, u32 length, u8 flags) {
 // How much new data may go now, in one piece; 0: none yet.
 u32 Connection::sendable(u32 mss, bool ignore_nagle, bool& window_limited) {
     window_limited = false;
-    const u32 available = write_end_.since(send_next_);
+    const u32 available = unsent();
     const Sequence window_end = una_ + send_window_;
     const u32 window = window_end > send_next_ ? window_end.since(send_next_) : 0;
     const u32 flight = sent_.in_flight();
@@ -375,7 +375,7 @@ void Connection::push_output(bool ignore_nagle) {
         return;
     if (flow.path.mtu != known_mtu_)
         sync_mss();
-    if (send_next_ == write_end_ && !fin_queued_)
+    if (unsent() == 0 && !fin_queued_)
         return;
     if (sent_.empty() && last_sent_ != 0 && tcp_.settings.slow_start_after_idle) {
         const u64 idle = now() - last_sent_;
@@ -383,8 +383,8 @@ void Connection::push_output(bool ignore_nagle) {
             congestion_.restart_after_idle(idle, rtt_.base_timeout());
     }
     bool window_limited = false;
-    while (send_next_ != write_end_ || (fin_queued_ && !fin_sent_)) {
-        const u32 available = write_end_.since(send_next_);
+    while (unsent() != 0 || (fin_queued_ && !fin_sent_)) {
+        const u32 available = unsent();
         const u32 mss = segment_size();
         u32 length = 0;
         if (available > 0) {
@@ -395,7 +395,7 @@ void Connection::push_output(bool ignore_nagle) {
         if (!send_one(length, mss))
             break;
     }
-    if (window_limited && sent_.empty() && write_end_ != send_next_ &&
+    if (window_limited && sent_.empty() && unsent() != 0 &&
         !has_deadline(Deadline::Persist))
         set_deadline(Deadline::Persist, now() + persist_delay());
 }

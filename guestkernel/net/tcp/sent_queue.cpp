@@ -189,7 +189,8 @@ Result<void> SentQueue::sack(SequenceRange block, u32 mss, Delivery& out) {
                 // From the first whole segment inside of the block.
                 const u32 ahead = block.start.since(range->start);
                 const u32 whole = (ahead + mss - 1) / mss * mss;
-                if (whole < range->size() && range->start + whole < block.end)
+                if (whole < range->size() &&
+                    (range->start + whole + mss <= block.end || range->end <= block.end))
                     TRY(split(*range, range->start + whole));
             } else if (range->end > block.end) {
                 const u32 whole = block.end.since(range->start) / mss * mss;

@@ -154,7 +154,7 @@ u64 Connection::persist_delay() const {
 
 // The peer's window is closed, or too small for what waits (RFC 9293, 3.8.6.1).
 void Connection::on_persist() {
-    if (!sent_.empty() || send_next_ == write_end_)
+    if (!sent_.empty() || unsent() == 0)
         return;
     if (probes_ == 0)
         stalled_since_ = now();
@@ -167,7 +167,7 @@ void Connection::on_persist() {
     const Sequence window_end = una_ + send_window_;
     const u32 mss = segment_size();
     if (window_end > send_next_) {
-        u32 length = write_end_.since(send_next_);
+        u32 length = unsent();
         length = length < mss ? length : mss;
         const u32 window = window_end.since(send_next_);
         (void)send_one(length < window ? length : window, mss);
@@ -210,7 +210,7 @@ void Connection::on_keepalive() {
                                                     : tcp_.settings.keepalive_idle_s) *
                      nanoseconds_per_second;
     // Data under way is watched by its own timer.
-    if (!sent_.empty() || send_next_ != write_end_) {
+    if (!sent_.empty() || unsent() != 0) {
         set_deadline(Deadline::Keepalive, now() + idle);
         return;
     }
