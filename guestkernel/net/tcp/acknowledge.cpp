@@ -1,8 +1,7 @@
 // Acknowledgements that arrive: what they free, the window they open, the times they tell.
+#include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/connection.hpp"
-
-#include "guestkernel/ipc/poll_events.hpp"
 
 namespace kernel::tcp {
 
@@ -125,8 +124,8 @@ void Connection::sample_rtt(const Header& header, const Delivery& delivery, u64 
         sample = time - delivery.first_sent;
     else if (delivery.sack_sent != no_deadline && !delivery.was_retransmitted)
         sample = time - delivery.sack_sent;
-    else if (delivery.cumulative != 0 && negotiated_.timestamps &&
-             header.options().has_timestamp && header.options().echo != 0) {
+    else if (delivery.cumulative != 0 && negotiated_.timestamps && header.options().has_timestamp &&
+             header.options().echo != 0) {
         const u32 age = timestamp_now() - header.options().echo; // milliseconds
         if (age < 0x7fff'ffff / 1000)
             sample = (age == 0 ? 1 : u64{age}) * millisecond;

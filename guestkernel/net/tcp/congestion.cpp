@@ -185,9 +185,8 @@ void Congestion::loss(u64) {
     prior_threshold_ = threshold_;
     last_max_ = window_;
     // Fast convergence (RFC 9438, 4.7): a flow that did not get as far as before yields more.
-    max_window_ = window_ < max_window_
-                      ? static_cast<u32>(u64{window_} * (10 + beta_tenths) / 20)
-                      : window_;
+    max_window_ =
+        window_ < max_window_ ? static_cast<u32>(u64{window_} * (10 + beta_tenths) / 20) : window_;
     epoch_start_ = 0;
     threshold_ = reduced();
 }

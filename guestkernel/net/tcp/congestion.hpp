@@ -14,8 +14,8 @@ std::string_view algorithm_name(Algorithm algorithm);
 bool find_algorithm(std::string_view name, Algorithm& out);
 
 struct AckedData {
-    u32 bytes = 0;      // newly acknowledged
-    u32 in_flight = 0;  // just before the acknowledgement
+    u32 bytes = 0;     // newly acknowledged
+    u32 in_flight = 0; // just before the acknowledgement
     u64 now = 0;
     u64 smoothed_rtt = 0;
     u64 rtt = 0; // of this acknowledgement; 0: not known

@@ -1,10 +1,10 @@
 // A connection's life: how it begins, what the program may ask of it, how it ends.
-#include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/connection.hpp"
 
 #include <linux/errno.h>
 
 #include "guestkernel/ipc/poll_events.hpp"
+#include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/listener.hpp"
 
 namespace kernel::tcp {
@@ -12,8 +12,8 @@ namespace kernel::tcp {
 namespace {
 
 constexpr u8 protocol_number = 6; // IPPROTO_TCP
-constexpr u32 all_events = poll_in | poll_rdnorm | poll_out | poll_wrnorm | poll_rdhup | poll_hup |
-                           poll_err | poll_pri;
+constexpr u32 all_events =
+    poll_in | poll_rdnorm | poll_out | poll_wrnorm | poll_rdhup | poll_hup | poll_err | poll_pri;
 // What a range that is under way costs beyond its bytes, so that many small ones are not free.
 constexpr u32 range_cost = 256;
 
@@ -22,8 +22,8 @@ constexpr u32 range_cost = 256;
 void (*Connection::urgent_signal)(Connection& connection) = nullptr;
 
 Connection::Connection(net::Stack& of)
-    : Entry(EntryKind::Connection), tcp_(TcpStack::of(of)),
-      stack_ref_(Ref<net::Stack>::share(&of)), timer_(of.clock, timer_expired, this) {
+    : Entry(EntryKind::Connection), tcp_(TcpStack::of(of)), stack_ref_(Ref<net::Stack>::share(&of)),
+      timer_(of.clock, timer_expired, this) {
     stack = &of;
     for (u64& deadline : deadlines_)
         deadline = no_deadline;
@@ -143,8 +143,8 @@ bool Connection::writable() const {
     const u32 used = buffer_.bytes() + range_cost * sent_.count();
     if (send_limit_ <= used || send_limit_ - used < used / 2)
         return false;
-    const u32 low = options.unsent_low_water != 0 ? options.unsent_low_water
-                                                  : tcp_.settings.unsent_low_water;
+    const u32 low =
+        options.unsent_low_water != 0 ? options.unsent_low_water : tcp_.settings.unsent_low_water;
     return low == ~u32{0} || unsent() < low;
 }
 

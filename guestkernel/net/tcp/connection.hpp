@@ -2,8 +2,8 @@
 // (2018, 2883, 6675), RACK and tail loss probes (8985), and the rest of the folder's README.
 //
 // Locks: `lock` (rank Socket) guards every member unless a comment says otherwise. Nothing sleeps
-// under it; packets may be sent under it, which never leads back into input(). Whoever lets go of it
-// after something may have been sent calls net::run_backlog().
+// under it; packets may be sent under it, which never leads back into input(). Whoever lets go of
+// it after something may have been sent calls net::run_backlog().
 //
 // The readers' side: packets in order go to `arrived_`; a reader, alone by the socket's mutex,
 // moves them to a list of its own and copies from there without the lock.
@@ -284,11 +284,11 @@ private:
     Congestion congestion_;
     RoundTrip rtt_;
     Rack rack_;
-    u32 mss_ = 536;       // of data, options taken off (without SACK blocks)
-    u32 known_mtu_ = 0;   // that mss_ is for
-    u32 send_limit_ = 0;  // SO_SNDBUF in effect
-    Sequence small_end_;  // end of the last segment below the MSS (Minshall's Nagle)
-    u64 last_sent_ = 0;   // data
+    u32 mss_ = 536;      // of data, options taken off (without SACK blocks)
+    u32 known_mtu_ = 0;  // that mss_ is for
+    u32 send_limit_ = 0; // SO_SNDBUF in effect
+    Sequence small_end_; // end of the last segment below the MSS (Minshall's Nagle)
+    u64 last_sent_ = 0;  // data
     bool fast_open_data_ = false;
     FastOpenCookie cookie_;
     u16 cookie_mss_ = 0;
@@ -313,9 +313,9 @@ private:
 
     // --- receiving
     Sequence receive_initial_, receive_next_, copied_;
-    Sequence window_right_;      // the right edge that was announced
-    Sequence acknowledged_;      // the last ACK number sent
-    bool fin_received_ = false;  // and everything before it
+    Sequence window_right_;     // the right edge that was announced
+    Sequence acknowledged_;     // the last ACK number sent
+    bool fin_received_ = false; // and everything before it
     bool fin_known_ = false;
     Sequence fin_at_;
     bool read_shut_ = false;
@@ -333,7 +333,7 @@ private:
     bool ack_pending_ = false;
     bool has_urgent_ack_ = false; // one that must not wait
     u8 pushed_ = 0;               // small segments since the last one
-    bool interactive_ = false; // data goes both ways: acknowledgements ride on answers
+    bool interactive_ = false;    // data goes both ways: acknowledgements ride on answers
     u8 quick_acks_ = 0;
     u64 ack_timeout_ = 0;
     u64 last_received_ = 0;

@@ -235,8 +235,7 @@ void Connection::decide_acknowledgement() {
     if (!ack_pending_ && acknowledged_ == receive_next_)
         return;
     const u32 waiting = receive_next_.since(acknowledged_);
-    const u32 announced =
-        window_right_ > receive_next_ ? window_right_.since(receive_next_) : 0;
+    const u32 announced = window_right_ > receive_next_ ? window_right_.since(receive_next_) : 0;
     const bool much = waiting > receive_mss_ &&
                       (readable() < options.receive_low_water || choose_window() > announced);
     if (much || (quick_acks_ > 0 && !interactive_) || !out_of_order_.empty() || fin_received_) {
@@ -310,8 +309,7 @@ void Connection::update_window_after_read(bool read) {
     }
     if (!read || fin_received_)
         return;
-    const u32 announced =
-        window_right_ > receive_next_ ? window_right_.since(receive_next_) : 0;
+    const u32 announced = window_right_ > receive_next_ ? window_right_.since(receive_next_) : 0;
     if (2 * u64{announced} > receive_limit_ / 2)
         return;
     const u32 window = choose_window();

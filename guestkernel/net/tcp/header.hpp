@@ -1,5 +1,5 @@
-// The TCP header on the wire (RFC 9293, 3.1) and its options. What comes from the network is hostile:
-// a Header exists only after parse() has checked every length in it once.
+// The TCP header on the wire (RFC 9293, 3.1) and its options. What comes from the network is
+// hostile: a Header exists only after parse() has checked every length in it once.
 #pragma once
 
 #include <optional>
@@ -12,9 +12,9 @@ namespace kernel::tcp {
 inline constexpr u8 flag_fin = 0x01, flag_syn = 0x02, flag_rst = 0x04, flag_psh = 0x08,
                     flag_ack = 0x10, flag_urg = 0x20;
 inline constexpr usize least_header = 20, most_header = 60, most_options = 40;
-inline constexpr usize checksum_offset = 16; // in the header
-inline constexpr unsigned most_sacks = 4;    // that fit into the options
-inline constexpr u8 largest_scale = 14;      // RFC 7323, 2.3
+inline constexpr usize checksum_offset = 16;               // in the header
+inline constexpr unsigned most_sacks = 4;                  // that fit into the options
+inline constexpr u8 largest_scale = 14;                    // RFC 7323, 2.3
 inline constexpr usize least_cookie = 4, most_cookie = 16; // RFC 7413, 4.1.1
 
 struct FastOpenCookie {

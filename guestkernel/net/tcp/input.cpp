@@ -10,8 +10,8 @@ namespace kernel::tcp {
 
 namespace {
 constexpr u64 timestamp_lifetime = u64{24} * 24 * 3600 * nanoseconds_per_second; // RFC 7323, 5.5
-constexpr u32 all_events = poll_in | poll_rdnorm | poll_out | poll_wrnorm | poll_rdhup | poll_hup |
-                           poll_err | poll_pri;
+constexpr u32 all_events =
+    poll_in | poll_rdnorm | poll_out | poll_wrnorm | poll_rdhup | poll_hup | poll_err | poll_pri;
 } // namespace
 
 void Connection::input(net::PacketPtr packet, const Header& header, const net::IpInfo& info) {
@@ -371,9 +371,9 @@ void Connection::wake_everybody(u32 events) {
 }
 
 void Connection::enter_time_wait() {
-    TimeWait* left = tcp_.time_wait_count() < tcp_.settings.max_time_wait
-                         ? new (std::nothrow) TimeWait()
-                         : nullptr;
+    TimeWait* left = tcp_.time_wait_count() < tcp_.settings.max_time_wait ? new (std::nothrow)
+                                                                                TimeWait()
+                                                                          : nullptr;
     if (left == nullptr) {
         Counters::count(tcp_.counters.time_wait_overflows);
         finish(0);

@@ -1,11 +1,11 @@
 // Handshakes: from the SYN to a connection that waits for accept(2).
-#include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/listener.hpp"
 
 #include <linux/errno.h>
 
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/net/backlog.hpp"
+#include "guestkernel/net/neighbour.hpp"
 
 namespace kernel::tcp {
 
@@ -25,8 +25,8 @@ u64 retry_delay(u8 retries) {
 } // namespace
 
 Listener::Listener(net::Stack& of, Ref<Connection> owner)
-    : Entry(EntryKind::Listener), stack_ref_(Ref<net::Stack>::share(&of)),
-      owner_(std::move(owner)), tcp_(TcpStack::of(of)), timer_(of.clock, timer_expired, this) {
+    : Entry(EntryKind::Listener), stack_ref_(Ref<net::Stack>::share(&of)), owner_(std::move(owner)),
+      tcp_(TcpStack::of(of)), timer_(of.clock, timer_expired, this) {
     stack = &of;
 }
 
@@ -192,8 +192,8 @@ void Listener::input_syn(net::PacketPtr packet, const Header& header, const net:
     request->recent_timestamp = header.options().timestamp;
     request->timestamp_offset = secrets.timestamp_offset(request->pair);
     if (as_cookie) {
-        request->send_initial =
-            secrets.syn_cookie(request->pair, header.sequence(), request->negotiated.peer_mss, time);
+        request->send_initial = secrets.syn_cookie(request->pair, header.sequence(),
+                                                   request->negotiated.peer_mss, time);
         if (!request->negotiated.timestamps) // nowhere to keep them
             request->negotiated.sack = request->negotiated.scaling = false;
         cookies_sent_at_ = time;
@@ -247,8 +247,8 @@ bool Listener::send_syn_ack(Request& request, const FastOpenCookie* cookie, bool
     u32 stamp = static_cast<u32>(time / millisecond);
     if (as_cookie) {
         // The options that the sequence number has no room for (as Linux keeps them).
-        const u32 bits = (agreed.scaling ? agreed.send_scale : cookie_scale) |
-                         (agreed.sack ? cookie_sack : 0);
+        const u32 bits =
+            (agreed.scaling ? agreed.send_scale : cookie_scale) | (agreed.sack ? cookie_sack : 0);
         u32 coded = (stamp & ~((1u << cookie_bits) - 1)) | bits;
         if (coded > stamp)
             coded -= 1u << cookie_bits;
@@ -371,8 +371,8 @@ void Listener::input_request(Request& request, net::PacketPtr packet, const Head
                 answer(request, time); // ours was lost
             return;
         }
-        const bool inside = header.end() >= expected &&
-                            header.sequence() <= expected + request.receive_window;
+        const bool inside =
+            header.end() >= expected && header.sequence() <= expected + request.receive_window;
         if (!inside || old) {
             if (!header.has(flag_rst))
                 answer(request, time);
@@ -512,8 +512,7 @@ bool Listener::try_fast_open(net::PacketPtr& packet, const Header& header, Reque
 // --- SYN cookies
 
 // An acknowledgement of a SYN-ACK that left no trace here. False: it is none.
-bool Listener::input_cookie(net::PacketPtr& packet, const Header& header,
-                            const net::IpInfo& info) {
+bool Listener::input_cookie(net::PacketPtr& packet, const Header& header, const net::IpInfo& info) {
     Ref<Connection> child;
     {
         SpinGuard guard(lock);

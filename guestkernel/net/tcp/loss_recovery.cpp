@@ -71,8 +71,8 @@ void Connection::detect_losses() {
         clear_deadline(Deadline::Reorder);
         return;
     }
-    const bool impatient = recovery_ != Recovery::Open ||
-                           sent_.sacked() >= duplicate_threshold * mss_;
+    const bool impatient =
+        recovery_ != Recovery::Open || sent_.sacked() >= duplicate_threshold * mss_;
     const u64 wait = rack_.detect(sent_, now(), rtt_, impatient);
     if (wait != 0)
         set_deadline(Deadline::Reorder, now() + wait);
@@ -114,8 +114,7 @@ bool Connection::try_undo(const Header& header) {
                         header.acknowledgement() > recovery_start_;
     bool needless = false;
     if (echoes) {
-        const u32 then =
-            static_cast<u32>(first_retransmission_ / millisecond) + timestamp_offset_;
+        const u32 then = static_cast<u32>(first_retransmission_ / millisecond) + timestamp_offset_;
         needless = static_cast<i32>(header.options().echo - then) < 0;
     }
     if (!needless && first_retransmission_ != 0 && retransmitted_once_ &&
@@ -140,8 +139,8 @@ void Connection::reduce_proportionally(u32 delivered, bool progress) {
     const u32 threshold = congestion_.threshold();
     u64 allowed = 0;
     if (in_flight > threshold) {
-        const u64 share = (u64{delivered_in_recovery_} * threshold + flight_at_loss_ - 1) /
-                          flight_at_loss_;
+        const u64 share =
+            (u64{delivered_in_recovery_} * threshold + flight_at_loss_ - 1) / flight_at_loss_;
         allowed = share > sent_in_recovery_ ? share - sent_in_recovery_ : 0;
     } else {
         const u32 balance = delivered_in_recovery_ > sent_in_recovery_

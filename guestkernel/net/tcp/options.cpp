@@ -161,7 +161,7 @@ Result<void> TcpSocket::set_number(int name, int value) {
     case TCP_WINDOW_CLAMP:
         if (value == 0 && own.state() != State::Closed)
             return fail(EINVAL);
-        options.window_clamp = value == 0 ? 0
+        options.window_clamp = value == 0                       ? 0
                                : static_cast<u32>(value) < 1152 ? 1152 // SOCK_MIN_RCVBUF / 2
                                                                 : static_cast<u32>(value);
         return {};
@@ -210,7 +210,8 @@ Result<void> TcpSocket::set_fast_open(int name, int value) {
         if (value < 0 || !(closed || own.state() == State::Listen))
             return fail(EINVAL);
         const u32 most = own.tcp().settings.accept_backlog;
-        own.options.fast_open_backlog = static_cast<u32>(value) < most ? static_cast<u32>(value) : most;
+        own.options.fast_open_backlog =
+            static_cast<u32>(value) < most ? static_cast<u32>(value) : most;
         return {};
     }
     if (value < 0 || value > 1 || !(closed || own.state() == State::Listen))
@@ -257,9 +258,9 @@ Result<usize> TcpSocket::get_tcp_option(int name, std::span<u8> out) {
     case TCP_SYNCNT:
         return put_number(out, either(options.syn_retries, settings.syn_retries));
     case TCP_LINGER2:
-        return put_number(out, options.fin_wait_s < 0
-                                   ? -1
-                                   : either(static_cast<u32>(options.fin_wait_s), settings.fin_timeout_s));
+        return put_number(out, options.fin_wait_s < 0 ? -1
+                                                      : either(static_cast<u32>(options.fin_wait_s),
+                                                               settings.fin_timeout_s));
     case TCP_DEFER_ACCEPT:
         return put_number(out, seconds_for(options.defer_accept_retries));
     case TCP_WINDOW_CLAMP:

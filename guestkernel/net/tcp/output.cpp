@@ -66,8 +66,7 @@ u32 Connection::segment_size() const {
 // --- the window that is announced
 
 u32 Connection::choose_window() {
-    const u32 announced =
-        window_right_ > receive_next_ ? window_right_.since(receive_next_) : 0;
+    const u32 announced = window_right_ > receive_next_ ? window_right_.since(receive_next_) : 0;
     const u32 used = queued_memory_.load(base::Order::Relaxed) + out_of_order_.memory();
     const u32 space = used < receive_limit_ ? (receive_limit_ - used) / 2 : 0;
     const u32 whole = receive_limit_ / 2;
@@ -127,15 +126,15 @@ Result<void> Connection::emit(net::PacketPtr packet, u8 flags, Sequence sequence
     const u32 payload = packet->length();
     Options built;
     const Options* options_used = extra;
-    const bool plain = extra == nullptr && (out_of_order_.empty() || !negotiated_.sack) &&
-                       duplicate_.empty();
+    const bool plain =
+        extra == nullptr && (out_of_order_.empty() || !negotiated_.sack) && duplicate_.empty();
     if (extra == nullptr && !plain) {
         fill_options(built);
         options_used = &built;
     }
-    const u32 length = plain ? static_cast<u32>(least_header) +
-                                   (negotiated_.timestamps ? timestamp_bytes : 0)
-                             : static_cast<u32>(header_length(*options_used));
+    const u32 length =
+        plain ? static_cast<u32>(least_header) + (negotiated_.timestamps ? timestamp_bytes : 0)
+              : static_cast<u32>(header_length(*options_used));
     HeaderFields fields;
     fields.source_port = pair.local.port;
     fields.destination_port = pair.remote.port;
@@ -265,8 +264,8 @@ void Connection::send_syn(bool with_ack) {
 }
 
 u8 Connection::scale_for_buffers() const {
-    const u32 most = options.receive_buffer_fixed ? options.receive_buffer
-                                                  : tcp_.settings.receive_most;
+    const u32 most =
+        options.receive_buffer_fixed ? options.receive_buffer : tcp_.settings.receive_most;
     u32 space = most > receive_limit_ ? most : receive_limit_;
     if (options.window_clamp != 0 && space > options.window_clamp)
         space = options.window_clamp;
@@ -395,8 +394,7 @@ void Connection::push_output(bool ignore_nagle) {
         if (!send_one(length, mss))
             break;
     }
-    if (window_limited && sent_.empty() && unsent() != 0 &&
-        !has_deadline(Deadline::Persist))
+    if (window_limited && sent_.empty() && unsent() != 0 && !has_deadline(Deadline::Persist))
         set_deadline(Deadline::Persist, now() + persist_delay());
 }
 

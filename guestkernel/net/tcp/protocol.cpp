@@ -1,10 +1,10 @@
 // Which connection, request or listener a segment is for, and what is said to segments for none.
-#include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/protocol.hpp"
 
 #include <linux/errno.h>
 
 #include "guestkernel/net/backlog.hpp"
+#include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/listener.hpp"
 
 namespace kernel::tcp {

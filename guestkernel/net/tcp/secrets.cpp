@@ -4,7 +4,6 @@
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/core/time.hpp"
 
-
 namespace kernel::tcp {
 
 namespace {

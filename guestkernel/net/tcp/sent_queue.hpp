@@ -25,9 +25,9 @@ struct SentRange {
 
 // What one acknowledgement told.
 struct Delivery {
-    u32 bytes = 0;          // newly known to have arrived, by either kind
-    u32 cumulative = 0;     // by the acknowledgement number
-    bool sack_news = false; // a block told of something new
+    u32 bytes = 0;                  // newly known to have arrived, by either kind
+    u32 cumulative = 0;             // by the acknowledgement number
+    bool sack_news = false;         // a block told of something new
     bool was_retransmitted = false; // some of it had been sent more than once
     bool original_acked = false;    // some of it had been sent once only
     u64 first_sent = no_deadline;   // of what was sent once only: the oldest, by the number

@@ -100,8 +100,7 @@ void TcpSocket::linger() {
     if (arch::current() == nullptr)
         return;
     (void)wait_until(own.writers, over,
-                     monotonic_ns() +
-                         static_cast<u64>(options_.linger) * nanoseconds_per_second);
+                     monotonic_ns() + static_cast<u64>(options_.linger) * nanoseconds_per_second);
 }
 
 // --- addresses
@@ -213,8 +212,7 @@ Result<void> TcpSocket::connect(const SocketAddress& address) {
         return fail(ENETUNREACH);
     if (to.address.is_v4() && v6() && ip_.on(net::ip6_v6_only))
         return fail(ENETUNREACH);
-    const bool deferred = own.options.fast_open_connect &&
-                          (own.tcp().settings.fast_open & 1) != 0;
+    const bool deferred = own.options.fast_open_connect && (own.tcp().settings.fast_open & 1) != 0;
     TRY(start_connect(to, deferred));
     if (own.fast_open_waiting)
         return {};

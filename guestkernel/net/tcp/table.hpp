@@ -1,6 +1,6 @@
 // Which connection a segment belongs to: one hash table for all network namespaces, a lock per
-// bucket (listeners are in the stack's PortTable). Its entries are connections, what is left of them in TIME-WAIT, and requests that are not
-// connections yet.
+// bucket (listeners are in the stack's PortTable). Its entries are connections, what is left of
+// them in TIME-WAIT, and requests that are not connections yet.
 //
 // Lock order: a bucket's lock (NetTable) lies inside of those of connections and listeners. What
 // find() returns may have left the table when the caller gets round to locking it: every user asks

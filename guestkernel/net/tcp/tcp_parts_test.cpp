@@ -1,11 +1,11 @@
 // The parts of TCP that need no network: headers, times, windows, scoreboards, queues, secrets.
-#include <catch2/catch.hpp>
-
 #include <cstring>
 #include <map>
 #include <random>
 #include <string>
 #include <vector>
+
+#include <catch2/catch.hpp>
 
 #include "guestkernel/net/tcp/congestion.hpp"
 #include "guestkernel/net/tcp/header.hpp"
@@ -13,13 +13,13 @@
 #include "guestkernel/net/tcp/receive_queue.hpp"
 #include "guestkernel/net/tcp/secrets.hpp"
 #include "guestkernel/net/tcp/send_buffer.hpp"
-#include "guestkernel/net/tcp/test_support.hpp"
+#include "guestkernel/net/tcp/test_memory.hpp"
 
 using namespace kernel;
 using namespace kernel::tcp;
 
 namespace {
-using test::ms, test::second;
+constexpr u64 ms = millisecond, second = nanoseconds_per_second;
 SequenceRange range(u32 start, u32 end) {
     return {Sequence(start), Sequence(end)};
 }
@@ -425,8 +425,7 @@ TEST_CASE("the send buffer keeps bytes, shares frames with packets and gives the
                 REQUIRE(buffer.commit(used));
             } else if (buffer.bytes() > 0 && random() % 2 == 0) {
                 const u32 offset = random() % buffer.bytes();
-                const u32 wanted =
-                    1 + random() % std::min(60'000u, buffer.bytes() - offset);
+                const u32 wanted = 1 + random() % std::min(60'000u, buffer.bytes() - offset);
                 net::PacketPtr packet = net::Packet::allocate(wanted <= 512 ? wanted : 0);
                 const u32 filled = buffer.fill(*packet, offset, wanted);
                 REQUIRE(filled > 0);

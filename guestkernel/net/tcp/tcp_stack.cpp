@@ -165,9 +165,9 @@ bool TcpStack::may_challenge() {
         // as CVE-2016-5696 broke it).
         challenge_second_ = second;
         challenges_ = 0;
-        challenge_budget_ = settings.challenge_limit / 2 +
-                            static_cast<u32>(hash_mix(stack_.secret() ^ second) %
-                                             (settings.challenge_limit / 2 + 1));
+        challenge_budget_ =
+            settings.challenge_limit / 2 + static_cast<u32>(hash_mix(stack_.secret() ^ second) %
+                                                            (settings.challenge_limit / 2 + 1));
     }
     return challenges_++ < challenge_budget_;
 }

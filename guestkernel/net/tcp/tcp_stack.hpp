@@ -20,8 +20,7 @@ struct Counters {
     base::Atomic<u64> out_of_order{0}, pruned{0}, receive_drops{0};
     base::Atomic<u64> abort_on_data{0}, abort_on_close{0}, abort_on_memory{0}, abort_on_timeout{0},
         abort_on_linger{0};
-    base::Atomic<u64> keepalives{0}, fast_open_active{0}, fast_open_passive{0},
-        fast_open_failed{0};
+    base::Atomic<u64> keepalives{0}, fast_open_active{0}, fast_open_passive{0}, fast_open_failed{0};
     static void count(base::Atomic<u64>& counter) { counter.fetch_add(1, base::Order::Relaxed); }
 };
 

@@ -1,7 +1,7 @@
 // The state machine against a peer that follows a script: RFC 9293 and what came after it.
-#include "guestkernel/net/tcp/test_support.hpp"
-
 #include <linux/errno.h>
+
+#include "guestkernel/net/tcp/test_support.hpp"
 
 using namespace kernel;
 using namespace kernel::tcp;

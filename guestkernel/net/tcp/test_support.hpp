@@ -13,12 +13,12 @@
 
 #include <catch2/catch.hpp>
 
-#include "guestkernel/arch/hosted/hosted.hpp"
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/net/tcp/listener.hpp"
 #include "guestkernel/net/tcp/protocol.hpp"
+#include "guestkernel/net/tcp/test_memory.hpp"
 #include "guestkernel/net/wire.hpp"
 #include "guestkernel/task/task.hpp"
 
@@ -40,13 +40,6 @@ public:
     }
     std::deque<net::PacketPtr> sent;
 };
-
-// One machine's memory for all tests: packets and tables keep some of it from test to test.
-inline void memory() {
-    static bool made = false;
-    if (!std::exchange(made, true))
-        hosted::reset(u64{1} << 30);
-}
 
 class Machine {
 public:
@@ -168,8 +161,8 @@ public:
             net::Packet* first = reading_.front();
             if (first == nullptr || out.size() == most)
                 break;
-            const u32 piece = static_cast<u32>(
-                std::min<usize>(first->length() - offset_, most - out.size()));
+            const u32 piece =
+                static_cast<u32>(std::min<usize>(first->length() - offset_, most - out.size()));
             const usize before = out.size();
             out.resize(before + piece);
             REQUIRE(first->copy_out(offset_, out.data() + before, piece));
@@ -322,8 +315,8 @@ public:
     Segment expect(u8 flags) {
         REQUIRE(!host_.wire->sent.empty());
         Segment out = take();
-        INFO("flags " << int(out.flags) << " seq " << out.sequence << " ack "
-                      << out.acknowledgement << " len " << out.data.size());
+        INFO("flags " << int(out.flags) << " seq " << out.sequence << " ack " << out.acknowledgement
+                      << " len " << out.data.size());
         CHECK(int(out.flags & ~flag_psh) == int(flags));
         return out;
     }
@@ -339,7 +332,8 @@ public:
         std::vector<u8> bytes(packet.length());
         REQUIRE(packet.copy_out(0, bytes.data(), packet.length()));
         const usize ip = (bytes[0] & 15u) * 4;
-        const auto header = Header::parse({bytes.data() + ip, bytes.size() - ip}, bytes.size() - ip);
+        const auto header =
+            Header::parse({bytes.data() + ip, bytes.size() - ip}, bytes.size() - ip);
         REQUIRE(header);
         Segment out;
         out.flags = header->flags();

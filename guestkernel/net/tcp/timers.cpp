@@ -197,8 +197,8 @@ bool Connection::can_keep_alive() const {
 void Connection::keepalive_changed() {
     if (!options.keepalive || !can_keep_alive())
         return;
-    const u64 idle = options.keepalive_idle_s != 0 ? options.keepalive_idle_s
-                                                   : tcp_.settings.keepalive_idle_s;
+    const u64 idle =
+        options.keepalive_idle_s != 0 ? options.keepalive_idle_s : tcp_.settings.keepalive_idle_s;
     const u64 from = last_progress_ != 0 ? last_progress_ : now();
     set_deadline(Deadline::Keepalive, from + idle * nanoseconds_per_second);
 }
@@ -219,8 +219,8 @@ void Connection::on_keepalive() {
         set_deadline(Deadline::Keepalive, last_progress_ + idle);
         return;
     }
-    const unsigned limit = options.keepalive_probes != 0 ? options.keepalive_probes
-                                                         : tcp_.settings.keepalive_probes;
+    const unsigned limit =
+        options.keepalive_probes != 0 ? options.keepalive_probes : tcp_.settings.keepalive_probes;
     const bool over = options.user_timeout_ms != 0
                           ? probes_ > 0 && quiet >= u64{options.user_timeout_ms} * millisecond
                           : probes_ >= limit;
@@ -238,8 +238,8 @@ void Connection::on_keepalive() {
 }
 
 u64 Connection::fin_wait() const {
-    const u64 seconds = options.fin_wait_s > 0 ? static_cast<u64>(options.fin_wait_s)
-                                               : tcp_.settings.fin_timeout_s;
+    const u64 seconds =
+        options.fin_wait_s > 0 ? static_cast<u64>(options.fin_wait_s) : tcp_.settings.fin_timeout_s;
     return seconds * nanoseconds_per_second;
 }
 

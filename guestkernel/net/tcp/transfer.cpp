@@ -71,8 +71,8 @@ Result<void> TcpSocket::wait_for_space(u32 flags, u64 deadline) {
     Connection& own = *connection_;
     for (;;) {
         const State state = own.state();
-        const bool opening = (state == State::SynSent || state == State::SynReceived) &&
-                             !own.fast_open_used;
+        const bool opening =
+            (state == State::SynSent || state == State::SynReceived) && !own.fast_open_used;
         if (!opening) {
             TRY(check_sendable());
             if (own.send_space() > 0)
@@ -157,8 +157,8 @@ Result<void> TcpSocket::send_fast_open(IoBuffer& in, const SendRequest& request,
             to.address = net::IpAddress::loopback(to.address.is_v6());
         FastOpenCookie cookie;
         u16 mss = 0;
-        const bool known = own.options.fast_open_no_cookie ||
-                           own.tcp().fast_open_cookie(to.address, cookie, mss);
+        const bool known =
+            own.options.fast_open_no_cookie || own.tcp().fast_open_cookie(to.address, cookie, mss);
         TRY(start_connect(to, true));
         if (!known) {
             // The SYN asked for a cookie; the data wait for the handshake.
@@ -169,7 +169,8 @@ Result<void> TcpSocket::send_fast_open(IoBuffer& in, const SendRequest& request,
     {
         MutexGuard sending(send_mutex_);
         const usize left = in.remaining();
-        const SendBuffer::Room room = own.buffer().room(left < 1400 ? static_cast<u32>(left) : 1400);
+        const SendBuffer::Room room =
+            own.buffer().room(left < 1400 ? static_cast<u32>(left) : 1400);
         const usize copied = room.data != nullptr ? in.copy_in(room.data, room.bytes) : 0;
         SpinGuard guard(own.lock);
         own.fast_open_waiting = false;
@@ -325,8 +326,7 @@ Result<usize> TcpSocket::drain(IoBuffer& out, u32 flags, bool& at_mark) {
         if (!skip) {
             piece = piece < wanted - done ? piece : wanted - done;
             if (!discard) {
-                auto copied =
-                    first.copy_to(out, reading_offset_, static_cast<u32>(piece));
+                auto copied = first.copy_to(out, reading_offset_, static_cast<u32>(piece));
                 if (!copied || *copied < piece) {
                     fault = true;
                     piece = copied ? *copied : 0;
