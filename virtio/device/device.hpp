@@ -31,6 +31,8 @@
 
 namespace virtio {
 
+class EventLoop;
+
 // How the driver's notification of a queue reaches the device: by an eventfd and another thread (56
 // us, the vCPU goes on after 3 us), or by the exit itself on the vCPU's thread (20 us, during which
 // it waits).
@@ -88,6 +90,9 @@ public:
 
     bool active() const { return gate_.is_open(); }
 
+    // Where notifications of an Eventfd queue are to come; null: the machine's own loop.
+    virtual EventLoop* event_loop(std::uint32_t /*queue_index*/) { return nullptr; }
+
 protected:
     explicit Device(DeviceInfo info) : info_(std::move(info)), config_(info_.config) {}
 
@@ -105,6 +110,7 @@ protected:
     Queue* queue(std::uint32_t index) const {
         return index < queues_.size() ? queues_[index].get() : nullptr;
     }
+    std::uint64_t features() const { return features_; } // negotiated
     bool negotiated(unsigned feature_bit) const { return ((features_ >> feature_bit) & 1) != 0; }
     const GuestMemory& memory() const { return *memory_; }
     Gate& gate() { return gate_; }

@@ -240,16 +240,23 @@ Checked<void> Queue::add_piece(const Descriptor& descriptor, detail::ChainSlot& 
 }
 
 void Queue::push_used(Chain chain, std::uint32_t written) {
-    assert(chain);
-    const std::uint64_t element = std::uint64_t{written} << 32 | chain.head();
+    const UsedChain one{&chain, written};
+    push_used(std::span(&one, 1));
+}
+
+void Queue::push_used(std::span<const UsedChain> chains) {
     used_.with([&](Used& state) {
-        // The head is free before the driver can see so: it may offer it again at once.
-        chain.drop();
-        const std::size_t at = used_entry(state.next & (size_ - 1u));
-        // The ring is 4-aligned, its elements lie at 4 modulo 8: two stores.
-        rings_.used.store(at, static_cast<std::uint32_t>(element), base::Order::Relaxed);
-        rings_.used.store(at + 4, static_cast<std::uint32_t>(element >> 32), base::Order::Relaxed);
-        ++state.next;
+        for (const UsedChain& used : chains) {
+            assert(*used.chain);
+            const std::uint16_t head = used.chain->head();
+            // The head is free before the driver can see so: it may offer it again at once.
+            used.chain->drop();
+            const std::size_t at = used_entry(state.next & (size_ - 1u));
+            // The ring is 4-aligned, its elements lie at 4 modulo 8: two stores.
+            rings_.used.store(at, std::uint32_t{head}, base::Order::Relaxed);
+            rings_.used.store(at + 4, used.written, base::Order::Relaxed);
+            ++state.next;
+        }
         rings_.used.store(used_index, state.next, base::Order::Release);
     });
 }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "virtio/fault.hpp"
@@ -74,6 +75,13 @@ public:
     // Returns a chain to the driver; `written` is the number of bytes at the start of its writable
     // part that the device wrote (2.7.8.2). In any order. Does not interrupt.
     void push_used(Chain chain, std::uint32_t written);
+    // The same for several chains, which the driver sees all at once or not yet: one packet in
+    // merged buffers (5.1.6.4). The handles are empty afterwards.
+    struct UsedChain {
+        Chain* chain;
+        std::uint32_t written;
+    };
+    void push_used(std::span<const UsedChain> chains);
     // Whether the driver wants an interrupt for what was pushed since the last call (2.7.7.2). Says
     // true at most once per push: who gets true must interrupt.
     bool needs_interrupt();
