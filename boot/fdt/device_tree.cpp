@@ -76,6 +76,14 @@ std::size_t length_of(const std::vector<std::string>& strings) {
     return sum;
 }
 
+std::size_t network_bytes(const GuestDescription& guest) {
+    if (!guest.network)
+        return 0;
+    return 256 + guest.network->addresses.size() * sizeof(NetworkAddress) +
+           guest.network->routes.size() * sizeof(NetworkRoute) + guest.network->resolv_conf.size() +
+           guest.network->hosts.size();
+}
+
 // An upper bound: fixed names and nodes are far below the constants here.
 std::size_t capacity_for(const GuestDescription& guest, unsigned virtio_devices) {
     std::size_t volumes = 0;
@@ -84,7 +92,7 @@ std::size_t capacity_for(const GuestDescription& guest, unsigned virtio_devices)
     return 4096 + length_of(guest.args) + length_of(guest.env) + guest.cwd.size() +
            guest.hostname.size() + guest.root_tag.size() + guest.strace_filter.size() +
            guest.core_directory.size() + 4 * guest.groups.size() + 24 * guest.rlimits.size() +
-           volumes + std::size_t{256} * virtio_devices;
+           volumes + std::size_t{256} * virtio_devices + network_bytes(guest);
 }
 
 const char* name_of(StreamKind kind) {
@@ -181,6 +189,18 @@ void write_volumes(Writer& tree, const std::vector<Volume>& volumes) {
     tree.end();
 }
 
+void write_network(Writer& tree, const GuestNetwork& network) {
+    tree.begin("network");
+    tree.bytes("joey,addresses", network.addresses.data(),
+               network.addresses.size() * sizeof(NetworkAddress));
+    tree.bytes("joey,routes", network.routes.data(), network.routes.size() * sizeof(NetworkRoute));
+    if (!network.resolv_conf.empty())
+        tree.string("joey,resolv-conf", network.resolv_conf);
+    if (!network.hosts.empty())
+        tree.string("joey,hosts", network.hosts);
+    tree.end();
+}
+
 } // namespace
 
 Result<std::vector<std::byte>> build_device_tree(const GuestDescription& guest,
@@ -198,6 +218,8 @@ Result<std::vector<std::byte>> build_device_tree(const GuestDescription& guest,
         write_virtio(tree, device);
     write_chosen(tree, guest);
     write_volumes(tree, guest.volumes);
+    if (guest.network)
+        write_network(tree, *guest.network);
     tree.end();
     return std::move(tree).finish();
 }

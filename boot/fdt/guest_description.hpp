@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "boot/protocol/control.hpp"
+#include "boot/protocol/network.hpp"
 
 namespace boot {
 
@@ -33,6 +34,14 @@ struct WindowSize {
     std::uint32_t rows;
 };
 
+// What the network interface has before the program starts, and the files that belong to it.
+struct GuestNetwork {
+    std::vector<NetworkAddress> addresses; // with their prefix
+    std::vector<NetworkRoute> routes;
+    std::string resolv_conf; // contents of /etc/resolv.conf; empty: the root's stays
+    std::string hosts;       // of /etc/hosts; empty: the root's stays
+};
+
 struct GuestDescription {
     std::vector<std::string> args;
     std::vector<std::string> env;
@@ -55,6 +64,7 @@ struct GuestDescription {
     std::uint32_t umask = 022;
     std::vector<Rlimit> rlimits;
     std::vector<Volume> volumes;
+    std::optional<GuestNetwork> network;
 };
 
 } // namespace boot

@@ -22,6 +22,8 @@
 //       joey,rlimits   <resource u32, pad u32, soft u64, hard u64>...
 //     };
 //     volumes { volume@0 { joey,tag = "..."; joey,destination = "/path"; joey,read-only; joey,is-file; }; };
+//     network { joey,addresses = NetworkAddress...; joey,routes = NetworkRoute...; (network.hpp) of the network device;
+//               joey,resolv-conf, joey,hosts string: contents of /etc/resolv.conf and /etc/hosts, if they are to be made; };
 //   };
 //
 // virtio-console ports, by number; each is a pair of queues (virtio 1.2, 5.3.2):

@@ -165,6 +165,17 @@ private:
 
 } // namespace
 
+std::optional<std::string> read_text_file_in(const std::string& rootfs, const char* path,
+                                             std::size_t most) {
+    const virtio::UniqueFd root(::open(rootfs.c_str(), O_PATH | O_CLOEXEC));
+    if (!root)
+        return std::nullopt;
+    auto text = read_small_file(root.get(), path, RESOLVE_IN_ROOT);
+    if (text && (text->size() > most || text->find('\0') != std::string::npos))
+        return std::nullopt;
+    return text;
+}
+
 unsigned usable_cpus() {
     cpu_set_t set;
     unsigned cpus = 1;

@@ -1,7 +1,9 @@
 // What the host offers, and who asks: the defaults of `joey do`.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,11 @@ void lift_core_limit(std::vector<boot::Rlimit>& limits);
 // Raises this process's own limit of open files to the hard one: a virtio-fs server holds one
 // descriptor per file that the guest knows.
 void raise_open_file_limit();
+
+// A text below `rootfs`, whose links stay below it; nullopt: none, or larger than `most` bytes, or
+// with a NUL in it.
+std::optional<std::string> read_text_file_in(const std::string& rootfs, const char* path,
+                                             std::size_t most);
 
 struct Identity {
     std::uint32_t uid = 0;

@@ -41,6 +41,7 @@ struct RawOptions {
     std::string strace;
     std::vector<std::string> volumes;
     std::string vsock;
+    RawNetworkOptions network;
 };
 
 // clang-format off
@@ -70,6 +71,15 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
             "share a directory or file of the host, writable unless :ro (may be repeated)")
         ("vsock", po::value(&raw.vsock)->value_name("PATH[,cid=N]"),
             "give the VM a vsock device: programs here connect to the Unix socket PATH and send 'CONNECT PORT'; the guest's connections to port N of CID 2 go to PATH_N")
+        ("net", po::value<std::string>()->value_name("KIND"),
+            "the network: user (connections of this process), tap=NAME or tap-fd=N (an interface of this machine), none (default: none)")
+        ("publish", po::value(&raw.network.publish)->value_name("[IP:]PORT:GUEST"),
+            "with --net user: lead a TCP port of this machine, or with /udp at the end a UDP port, to a port inside (may be repeated)")
+        ("ip", po::value(&raw.network.ip)->value_name("ADDRESS/PREFIX"), "with a TAP: an address of the guest (may be repeated)")
+        ("route", po::value(&raw.network.route)->value_name("NET=GATEWAY"), "with a TAP: a route, as default=10.0.0.1 (may be repeated)")
+        ("dns", po::value(&raw.network.dns)->value_name("ADDRESS"), "a resolver for /etc/resolv.conf (may be repeated)")
+        ("mac", po::value<std::string>()->value_name("MAC"), "the address of the guest's network interface (default: a random one)")
+        ("mtu", po::value<std::string>()->value_name("BYTES"), "its largest packet (default: the TAP's; 65520 with --net user)")
         ("kernel", po::value(&options.kernel)->value_name("FILE"), "boot another kernel image")
         ("kernel-log", po::value(&raw.kernel_log)->value_name("LEVEL"),
             "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
@@ -276,6 +286,14 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, D
     if (given.count("vsock") != 0) {
         TRY(options.vsock, interpret_vsock(raw.vsock));
     }
+    const auto text_of = [&given](const char* name) {
+        return given.count(name) != 0 ? std::optional(given[name].as<std::string>()) : std::nullopt;
+    };
+    RawNetworkOptions network = raw.network;
+    network.net = text_of("net");
+    network.mac = text_of("mac");
+    network.mtu = text_of("mtu");
+    TRY(options.network, interpret_network(network));
     if (options.hostname.empty() || options.hostname.size() > 64)
         return fail("--hostname: give a name of 1 to 64 characters");
     return {};

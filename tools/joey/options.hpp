@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "boot/protocol/control.hpp"
+#include "tools/joey/network_options.hpp"
 #include "tools/joey/outcome.hpp"
 #include "vmm/machine/vm.hpp"
 
@@ -43,6 +44,7 @@ struct DoOptions {
     std::string rootfs = "/";
     std::vector<VolumeOption> volumes;
     std::optional<VsockOption> vsock;
+    NetworkOptions network;
     std::string kernel; // empty: the one that belongs to this joey
     boot::LogLevel log_level = boot::LogLevel::Warning;
     std::vector<std::string> command;

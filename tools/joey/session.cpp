@@ -72,6 +72,18 @@ Outcome<void> Session::set_up_process() {
     return {};
 }
 
+unsigned Session::cpus() const {
+    return options_.cpus ? *options_.cpus : usable_cpus();
+}
+
+Outcome<void> Session::open_network() {
+    if (options_.network.kind == NetworkOptions::Kind::None)
+        return {};
+    TRY(network_, Network::open(options_.network, options_.rootfs, options_.hostname, cpus()));
+    mark("network opened");
+    return {};
+}
+
 Outcome<boot::GuestDescription> Session::describe_guest() const {
     boot::GuestDescription guest;
     guest.args = options_.command;
@@ -86,6 +98,8 @@ Outcome<boot::GuestDescription> Session::describe_guest() const {
     if (!options_.core_directory.empty())
         lift_core_limit(guest.rlimits);
     shares_->describe(guest);
+    if (network_)
+        network_->describe(guest);
 
     if (options_.cwd) {
         guest.cwd = *options_.cwd;
@@ -116,7 +130,9 @@ Outcome<boot::GuestDescription> Session::describe_guest() const {
 }
 
 Outcome<void> Session::enter_sandbox() {
-    if (auto done = vmm::give_up_privileges({shares_->paths(), options_.kernel}); !done)
+    const bool reads_resolver = network_ && network_->user_mode();
+    if (auto done = vmm::give_up_privileges({shares_->paths(), options_.kernel, reads_resolver});
+        !done)
         return base::Failure(from(done.error()));
     mark("privileges given up");
     return {};
@@ -127,11 +143,11 @@ Outcome<void> Session::make_machine(boot::GuestDescription guest) {
     config.guest = std::move(guest);
     config.kernel_path = options_.kernel;
     config.privilege = options_.privilege;
-    config.cpus = options_.cpus ? *options_.cpus : usable_cpus();
+    config.cpus = cpus();
     config.memory_bytes = options_.memory_bytes ? *options_.memory_bytes : default_memory_bytes();
     config.process_start_tsc = start_tsc_;
 
-    const bool writable = vmm::SandboxPolicy{shares_->paths(), {}}.writable();
+    const bool writable = vmm::SandboxPolicy{.shares = shares_->paths()}.writable();
     vmm::VmHooks hooks;
     hooks.log = [this](boot::LogLevel level, std::string_view text) { reporter_.log(level, text); };
     hooks.before_guest = [writable] {
@@ -197,6 +213,11 @@ Outcome<void> Session::add_devices() {
     if (vsock_) {
         TRY(virtio::Device * vsock, vsock_->make_device(vm_->event_loop()));
         devices.push_back(vsock);
+    }
+    // Last: what a volume's device is called must not depend on it.
+    if (network_) {
+        TRY(virtio::Device * device, network_->connect(*vm_));
+        devices.push_back(device);
     }
     for (virtio::Device* device : devices) {
         if (auto added = vm_->add_device(*device); !added)
@@ -276,10 +297,11 @@ Outcome<int> Session::run_machine() {
     mark("options parsed");
     TRY(set_up_process());
     TRY(shares_, Shares::open(options_, [this] {
-            const bool writable = vmm::SandboxPolicy{shares_->paths(), {}}.writable();
+            const bool writable = vmm::SandboxPolicy{.shares = shares_->paths()}.writable();
             return vmm::confine_thread(vmm::ThreadClass::FsWorker, writable).has_value();
         }));
     mark("shares opened");
+    TRY(open_network());
     // Before the first thread, and before the sandbox: it forks.
     if (streams_.host_terminal) {
         TRY(terminal_, RawTerminal::prepare(STDIN_FILENO));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "boot/protocol/device_tree.hpp"
+#include "tools/joey/network.hpp"
 #include "tools/joey/options.hpp"
 #include "tools/joey/outcome.hpp"
 #include "tools/joey/reporter.hpp"
@@ -38,6 +39,8 @@ public:
 private:
     Outcome<int> run_machine();
     Outcome<void> set_up_process();
+    Outcome<void> open_network();
+    unsigned cpus() const;
     Outcome<boot::GuestDescription> describe_guest() const;
     Outcome<void> enter_sandbox();
     Outcome<void> make_machine(boot::GuestDescription guest);
@@ -71,6 +74,7 @@ private:
     std::unique_ptr<virtio::FdPort> stdio_port_;
     std::unique_ptr<virtio::FdPort> stderr_port_;
     std::unique_ptr<virtio::Console> console_;
+    std::unique_ptr<Network> network_; // null: none
     std::unique_ptr<vmm::Vm> vm_;
 };
 

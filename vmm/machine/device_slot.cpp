@@ -21,7 +21,7 @@ Result<std::unique_ptr<DeviceSlot>> DeviceSlot::create(unsigned number, virtio::
                                                        const virtio::GuestMemory& memory,
                                                        std::span<std::byte, boot::page_size> page) {
     TRY(virtio::UniqueFd interrupt, make_eventfd());
-    std::unique_ptr<DeviceSlot> slot(new DeviceSlot(number, std::move(interrupt)));
+    std::unique_ptr<DeviceSlot> slot(new DeviceSlot(number, device, std::move(interrupt)));
     slot->transport_ = std::make_unique<virtio::MmioTransport>(device, memory, page, *slot);
     for (std::uint32_t queue = 0; queue < slot->transport_->queue_count(); ++queue) {
         if (slot->transport_->notify_style(queue) != virtio::NotifyStyle::Eventfd)
@@ -30,6 +30,11 @@ Result<std::unique_ptr<DeviceSlot>> DeviceSlot::create(unsigned number, virtio::
         slot->doorbells_.push_back({queue, std::move(fd)});
     }
     return slot;
+}
+
+virtio::EventLoop& DeviceSlot::loop_of(const Doorbell& doorbell, EventLoop& machine_loop) {
+    virtio::EventLoop* own = device_.event_loop(doorbell.queue);
+    return own != nullptr ? *own : machine_loop;
 }
 
 Result<void> DeviceSlot::connect(kvm::VmHandle& vm, EventLoop& loop) {
@@ -44,7 +49,7 @@ Result<void> DeviceSlot::connect(kvm::VmHandle& vm, EventLoop& loop) {
             if (read(fd, &count, sizeof(count)) > 0)
                 transport_->notify(queue);
         };
-        if (auto added = loop.add(fd, {.read = true}, rung); !added)
+        if (auto added = loop_of(doorbell, loop).add(fd, {.read = true}, rung); !added)
             return fail(added.error().code, added.error().action);
     }
     return {};
@@ -52,7 +57,7 @@ Result<void> DeviceSlot::connect(kvm::VmHandle& vm, EventLoop& loop) {
 
 void DeviceSlot::disconnect(EventLoop& loop) {
     for (const Doorbell& doorbell : doorbells_)
-        loop.remove(doorbell.fd.get());
+        loop_of(doorbell, loop).remove(doorbell.fd.get());
 }
 
 void DeviceSlot::signal() {

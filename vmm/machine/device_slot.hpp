@@ -24,7 +24,8 @@ public:
     DeviceSlot& operator=(const DeviceSlot&) = delete;
     ~DeviceSlot() override = default;
 
-    // Connects the interrupt to GSI `number` and the doorbells to the loop.
+    // Connects the interrupt to GSI `number` and the doorbells to the device's loops, or else to
+    // `loop`. None of them runs during either.
     Result<void> connect(kvm::VmHandle& vm, EventLoop& loop);
     void disconnect(EventLoop& loop);
 
@@ -36,11 +37,13 @@ private:
         virtio::UniqueFd fd;
     };
 
-    DeviceSlot(unsigned number, virtio::UniqueFd interrupt)
-        : number_(number), interrupt_(std::move(interrupt)) {}
+    DeviceSlot(unsigned number, virtio::Device& device, virtio::UniqueFd interrupt)
+        : number_(number), device_(device), interrupt_(std::move(interrupt)) {}
+    virtio::EventLoop& loop_of(const Doorbell& doorbell, EventLoop& machine_loop);
     void signal() override;
 
     const unsigned number_;
+    virtio::Device& device_;
     virtio::UniqueFd interrupt_;
     std::unique_ptr<virtio::MmioTransport> transport_;
     std::vector<Doorbell> doorbells_;

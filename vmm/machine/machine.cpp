@@ -144,6 +144,7 @@ Machine::~Machine() {
     order_rest(RestOrder::Never);
     for (const auto& vcpu : vcpus_)
         vcpu->stop();
+    stop_side_loops();
 }
 
 Result<void> Machine::set_up() {
@@ -169,6 +170,35 @@ Result<unsigned> Machine::add_device(virtio::Device& device) {
         DeviceSlot::create(number, device, memory_.guest(), memory_.device_page(number)));
     devices_.push_back(std::move(slot));
     return number;
+}
+
+Result<virtio::EventLoop*> Machine::add_event_loop(ThreadClass thread_class,
+                                                   const char* thread_name) {
+    TRY(std::unique_ptr<EventLoop> loop, EventLoop::create());
+    side_loops_.push_back(std::make_unique<SideLoop>(thread_class, thread_name, std::move(loop)));
+    return side_loops_.back()->loop.get();
+}
+
+Result<void> Machine::start_side_loops() {
+    for (const auto& side : side_loops_) {
+        TRY(side->thread.start(side->name, [this, &side = *side] {
+            const auto body = [&]() -> Result<void> {
+                if (hooks_.on_thread_start)
+                    TRY(hooks_.on_thread_start(side.thread_class));
+                return side.loop->run();
+            };
+            if (auto done = body(); !done)
+                on_failure(0, done.error());
+        }));
+    }
+    return {};
+}
+
+void Machine::stop_side_loops() {
+    for (const auto& side : side_loops_)
+        side->loop->stop();
+    for (const auto& side : side_loops_)
+        side->thread.join();
 }
 
 Result<kvm::Vcpu> Machine::make_vcpu(unsigned index) {
@@ -227,6 +257,7 @@ EndReason Machine::run() {
         mark("vCPU ready");
         TRY(write_boot_area());
         mark("boot area written");
+        TRY(start_side_loops());
         if (hooks_.before_guest)
             TRY(hooks_.before_guest());
         mark("guest started");
@@ -239,6 +270,7 @@ EndReason Machine::run() {
         vcpu->stop();
     for (const auto& vcpu : vcpus_)
         vcpu->join();
+    stop_side_loops();
     deliver_last_output();
     order_rest(RestOrder::Never);
     memory_thread_.join();

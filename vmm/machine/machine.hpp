@@ -27,6 +27,8 @@ public:
 
     Result<unsigned> add_device(virtio::Device& device) override;
     EventLoop& event_loop() override { return *loop_; }
+    Result<virtio::EventLoop*> add_event_loop(ThreadClass thread_class,
+                                              const char* thread_name) override;
     const virtio::GuestMemory& guest_memory() const override { return memory_.guest(); }
     boot::Privilege privilege() const override { return privilege_; }
     boot::GuestDescription& guest() override { return config_.guest; }
@@ -59,6 +61,16 @@ private:
     void on_unexpected_exit(unsigned index, kvm::Vcpu& vcpu) override;
     void on_failure(unsigned index, const Error& error) override;
 
+    // A loop beside the main one.
+    struct SideLoop {
+        ThreadClass thread_class;
+        const char* name;
+        std::unique_ptr<EventLoop> loop;
+        Thread thread;
+    };
+    Result<void> start_side_loops();
+    void stop_side_loops();
+
     // When the thread that provides memory may go on from what is cheap to the rest.
     enum class RestOrder : std::uint32_t { Wait, Attach, Never };
     void provide_memory();
@@ -87,6 +99,7 @@ private:
     // Last: the threads use all of the above.
     Thread memory_thread_;
     std::vector<std::unique_ptr<VcpuThread>> vcpus_;
+    std::vector<std::unique_ptr<SideLoop>> side_loops_;
 };
 
 } // namespace vmm

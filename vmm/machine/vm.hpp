@@ -28,7 +28,7 @@
 namespace vmm {
 
 // Every kind of thread in the process; the sandbox has a row of rules for each.
-enum class ThreadClass : std::uint8_t { EventLoop, Vcpu, FsWorker };
+enum class ThreadClass : std::uint8_t { EventLoop, Vcpu, FsWorker, Net, UserNet };
 
 inline constexpr std::uint64_t min_memory_bytes = 32u << 20;
 inline constexpr std::uint64_t max_memory_bytes = 1ull << 40;
@@ -95,6 +95,11 @@ public:
     virtual Result<unsigned> add_device(virtio::Device& device) = 0;
 
     virtual EventLoop& event_loop() = 0;
+    // Another loop with a thread of its own, for devices that would keep the main one busy
+    // (virtio::Device::event_loop()); it runs while the guest does. Nothing of it may be in use
+    // when this object is destroyed. Requires: run() has not been called.
+    virtual Result<virtio::EventLoop*> add_event_loop(ThreadClass thread_class,
+                                                      const char* thread_name) = 0;
     virtual const virtio::GuestMemory& guest_memory() const = 0;
     virtual boot::Privilege privilege() const = 0;
     // What the guest will be told; may still be changed until run().

@@ -12,11 +12,13 @@
 
 #include <asm/ioctls.h>
 #include <linux/filter.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 
 #include <seccomp.h>
 
@@ -35,9 +37,11 @@ enum Part : unsigned {
     Loop = 1,
     Vcpu = 2,
     Worker = 4,
-    All = Loop | Vcpu | Worker,
     Reading = 8,
     Writing = 16,
+    Net = 32,
+    UserNet = 64,
+    All = Loop | Vcpu | Worker | Net,
 };
 
 struct Condition {
@@ -113,6 +117,8 @@ int main() {
     print_filter(Vcpu | Reading | Writing, "vcpu_write_filter");
     print_filter(Worker | Reading, "worker_read_filter");
     print_filter(Worker | Reading | Writing, "worker_write_filter");
+    print_filter(Net, "net_filter");
+    print_filter(Net | UserNet, "user_net_filter");
     constexpr int highest = 470;
     std::printf("inline constexpr const char* syscall_names[] = {\n");
     for (int number = 0; number < highest; ++number) {

@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <iterator>
 #include <unistd.h>
+#include <utility>
+#include <vector>
 
 #include <asm/unistd_64.h>
 #include <linux/audit.h>
@@ -101,7 +103,9 @@ Result<void> allow_own_files(int ruleset, const SandboxPolicy& policy, std::uint
     if (kernel.empty()) {
         TRY(kernel, find_kernel());
     }
-    const std::pair<const char*, bool> files[] = {{"/dev/kvm", true}, {kernel.c_str(), false}};
+    std::vector<std::pair<const char*, bool>> files = {{"/dev/kvm", true}, {kernel.c_str(), false}};
+    if (policy.reads_resolver)
+        files.emplace_back("/etc/resolv.conf", false);
     for (const auto& [path, writable] : files) {
         const virtio::UniqueFd fd(::open(path, O_PATH | O_CLOEXEC));
         if (fd.get() >= 0) // else the machine will say what is wrong with it
@@ -150,6 +154,10 @@ ClassInfo info_of(ThreadClass thread_class, bool writable) {
         return {event_loop_filter, "the event loop"};
     case ThreadClass::Vcpu:
         return {writable ? Program(vcpu_write_filter) : Program(vcpu_read_filter), "a virtual CPU"};
+    case ThreadClass::Net:
+        return {net_filter, "a network thread"};
+    case ThreadClass::UserNet:
+        return {user_net_filter, "the user-mode network thread"};
     case ThreadClass::FsWorker:
         break;
     }

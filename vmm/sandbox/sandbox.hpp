@@ -27,6 +27,8 @@ struct SharedPath {
 struct SandboxPolicy {
     std::span<const SharedPath> shares;
     std::string kernel_path; // empty: find_kernel()
+    // User-mode networking asks the host's resolver for the guest.
+    bool reads_resolver = false;
     // Keep the capabilities that serving files to the guest's root needs; without effect for an
     // ordinary user, who has none.
     bool writable() const {

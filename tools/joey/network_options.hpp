@@ -1,0 +1,52 @@
+// --net and what goes with it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "boot/protocol/network.hpp"
+#include "tools/joey/outcome.hpp"
+#include "virtio/backend/net/user_net.hpp"
+
+namespace joey {
+
+struct PublishOption {
+    std::string text; // as given, for errors
+    virtio::PublishedPort port;
+};
+
+struct NetworkOptions {
+    enum class Kind : std::uint8_t { None, User, Tap, TapFd };
+    Kind kind = Kind::None;
+    std::string tap_name;
+    std::vector<int> tap_fds;
+    std::vector<PublishOption> published;
+    std::vector<boot::NetworkAddress> dns; // the prefix means nothing here
+    std::vector<boot::NetworkAddress> addresses;
+    std::vector<boot::NetworkRoute> routes;
+    std::optional<virtio::MacAddress> mac;
+    std::optional<std::uint16_t> mtu;
+};
+
+// As typed.
+struct RawNetworkOptions {
+    std::optional<std::string> net;
+    std::vector<std::string> publish;
+    std::vector<std::string> dns;
+    std::vector<std::string> ip;
+    std::vector<std::string> route;
+    std::optional<std::string> mac;
+    std::optional<std::string> mtu;
+};
+
+// Without --net.
+inline constexpr NetworkOptions::Kind default_network = NetworkOptions::Kind::None;
+
+Outcome<NetworkOptions> interpret_network(const RawNetworkOptions& raw);
+
+// "10.0.2.15", "fd00::1".
+std::string to_text(const boot::NetworkAddress& address);
+
+} // namespace joey
