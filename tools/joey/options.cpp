@@ -71,6 +71,17 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
             "share a directory or file of the host, writable unless :ro (may be repeated)")
         ("vsock", po::value(&raw.vsock)->value_name("PATH[,cid=N]"),
             "give the VM a vsock device: programs here connect to the Unix socket PATH and send 'CONNECT PORT'; the guest's connections to port N of CID 2 go to PATH_N")
+        ("kernel", po::value(&options.kernel)->value_name("FILE"), "boot another kernel image")
+        ("kernel-log", po::value(&raw.kernel_log)->value_name("LEVEL"),
+            "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
+        ("log-level", po::value(&raw.log_level)->value_name("LEVEL"), "the same, by its older name")
+        ("help,h", "print this text");
+    return all;
+}
+
+po::options_description describe_network_options(RawOptions& raw) {
+    po::options_description network("Network", 100, 60);
+    network.add_options()
         ("net", po::value<std::string>()->value_name("KIND"),
             "the network: user (connections of this process), tap=NAME or tap-fd=N (an interface of this machine), none (default: none)")
         ("publish", po::value(&raw.network.publish)->value_name("[IP:]PORT:GUEST"),
@@ -79,13 +90,8 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
         ("route", po::value(&raw.network.route)->value_name("NET=GATEWAY"), "with a TAP: a route, as default=10.0.0.1 (may be repeated)")
         ("dns", po::value(&raw.network.dns)->value_name("ADDRESS"), "a resolver for /etc/resolv.conf (may be repeated)")
         ("mac", po::value<std::string>()->value_name("MAC"), "the address of the guest's network interface (default: a random one)")
-        ("mtu", po::value<std::string>()->value_name("BYTES"), "its largest packet (default: the TAP's; 65520 with --net user)")
-        ("kernel", po::value(&options.kernel)->value_name("FILE"), "boot another kernel image")
-        ("kernel-log", po::value(&raw.kernel_log)->value_name("LEVEL"),
-            "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
-        ("log-level", po::value(&raw.log_level)->value_name("LEVEL"), "the same, by its older name")
-        ("help,h", "print this text");
-    return all;
+        ("mtu", po::value<std::string>()->value_name("BYTES"), "its largest packet (default: the TAP's; 65520 with --net user)");
+    return network;
 }
 // clang-format on
 
@@ -302,7 +308,8 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, D
 Outcome<Command> parse_do(std::span<const std::string> words) {
     DoOptions options;
     RawOptions raw;
-    const po::options_description known = describe_options(options, raw);
+    po::options_description known = describe_options(options, raw);
+    known.add(describe_network_options(raw));
     TRY(const std::size_t option_words, count_option_words(words, known));
 
     po::variables_map given;
