@@ -13,6 +13,8 @@
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/raw_socket.hpp"
 #include "guestkernel/net/udp.hpp"
+#include "guestkernel/net/tcp/protocol.hpp"
+#include "guestkernel/net/tcp/socket.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel::net {
@@ -80,10 +82,12 @@ void register_protocols() {
     register_transport(icmp_protocol);
     register_transport(icmpv6_protocol);
     register_transport(udp_protocol);
+    tcp::register_tcp();
 }
 
 void start_network() {
     start_backlog();
+    set_stream_sockets(tcp::make_tcp_socket);
     register_socket_family(inet);
     register_socket_family(inet6);
     register_socket_family(packet);

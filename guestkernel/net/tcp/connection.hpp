@@ -140,7 +140,7 @@ public:
 
     u32 unacknowledged() const { return buffer_.bytes() + (fin_sent_ ? 1 : 0); }
     u32 unsent() const { return write_end_.since(send_next_unsent()); }
-    u64 next_deadline(Deadline& kind) const;
+    u64 next_deadline(Deadline& which) const;
     // In Listen: what serves the port. Of a connection whose SYN's data were served at once: who
     // made it, until it is accepted.
     Ref<Listener> listener;
@@ -239,12 +239,12 @@ private:
     // --- timers.cpp
     static void timer_expired(net::NetTimer& timer, void* self);
     void run_deadlines(u64 time);
-    void set_deadline(Deadline kind, u64 when);
-    void clear_deadline(Deadline kind) { deadlines_[static_cast<usize>(kind)] = no_deadline; }
-    bool has_deadline(Deadline kind) const {
-        return deadlines_[static_cast<usize>(kind)] != no_deadline;
+    void set_deadline(Deadline which, u64 when);
+    void clear_deadline(Deadline which) { deadlines_[static_cast<usize>(which)] = no_deadline; }
+    bool has_deadline(Deadline which) const {
+        return deadlines_[static_cast<usize>(which)] != no_deadline;
     }
-    void on_deadline(Deadline kind);
+    void on_deadline(Deadline which);
     bool given_up(u64 since, unsigned tries, unsigned limit) const;
     unsigned orphan_retries() const;
     void time_out();

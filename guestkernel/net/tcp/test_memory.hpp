@@ -3,14 +3,14 @@
 
 #include <utility>
 
-#include "guestkernel/arch/hosted/hosted.hpp"
+#include "guestkernel/net/testing/virtual_link.hpp"
 
 namespace kernel::tcp::test {
 
 inline void memory() {
     static bool made = false;
     if (!std::exchange(made, true))
-        hosted::reset(u64{1} << 30);
+        net::testing::reset_network(u64{1} << 30);
 }
 
 } // namespace kernel::tcp::test

@@ -17,7 +17,6 @@
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/net/tcp/listener.hpp"
-#include "guestkernel/net/tcp/protocol.hpp"
 #include "guestkernel/net/tcp/test_memory.hpp"
 #include "guestkernel/net/wire.hpp"
 #include "guestkernel/task/task.hpp"
@@ -44,11 +43,8 @@ public:
 class Machine {
 public:
     Machine() {
-        static bool registered = false;
         memory();
         hosted::set_current(&task_);
-        if (!std::exchange(registered, true))
-            register_tcp();
     }
     ~Machine() { hosted::set_current(nullptr); }
     net::VirtualClock clock;
@@ -79,6 +75,7 @@ public:
         wire->sent.clear();
     }
     TcpStack& tcp() { return TcpStack::of(*stack); }
+    operator net::Stack&() { return *stack; } // NOLINT(google-explicit-constructor): stands for it
     Ref<net::Stack> stack;
     Ref<Wire> wire;
 };
@@ -96,9 +93,10 @@ public:
     }
     Ref<Connection> connection;
 
-    static Program open(Host& host, const net::IpAddress& to, u16 port, bool fast_open = false,
+    static Program open(net::Stack& stack, const net::IpAddress& to, u16 port, bool fast_open = false,
                         const ConnectionOptions* options = nullptr, std::string_view data = {}) {
-        Program out(Ref<Connection>::adopt(new Connection(*host.stack)));
+        REQUIRE(Table::get().prepare());
+        Program out(Ref<Connection>::adopt(new Connection(stack)));
         Connection& own = *out.connection;
         if (options != nullptr)
             own.options = *options;
@@ -108,10 +106,10 @@ public:
         flow.destination_port = port;
         flow.protocol = 6;
         flow.dont_fragment = true;
-        REQUIRE(net::resolve(*host.stack, flow));
+        REQUIRE(net::resolve(stack, flow));
         own.local = flow.source;
         own.connected = true;
-        REQUIRE(host.stack->tcp_ports.bind(own, 0, {}, false));
+        REQUIRE(stack.tcp_ports.bind(own, 0, {}, false));
         own.pair = {{flow.source, own.port, 0}, {to, port, 0}};
         flow.source_port = own.port;
         own.flow = std::move(flow);
@@ -215,21 +213,22 @@ private:
 
 // A program that listens.
 struct Server {
-    Server(Host& host, u16 port, u32 backlog = 128, const ConnectionOptions& options = {}) {
-        owner = Ref<Connection>::adopt(new Connection(*host.stack));
+    Server(net::Stack& stack, u16 port, u32 backlog = 128, const ConnectionOptions& options = {}) {
+        REQUIRE(Table::get().prepare());
+        owner = Ref<Connection>::adopt(new Connection(stack));
         owner->options = options;
         owner->local = net::IpAddress::v4_any();
         owner->reuse_address = true;
-        REQUIRE(host.stack->tcp_ports.bind(*owner, port, {}, false));
-        REQUIRE(host.stack->tcp_ports.start_listening(*owner));
-        auto made = make_ref<Listener>(*host.stack, owner);
+        REQUIRE(stack.tcp_ports.bind(*owner, port, {}, false));
+        REQUIRE(stack.tcp_ports.start_listening(*owner));
+        auto made = make_ref<Listener>(stack, owner);
         REQUIRE(made);
         listener = *made;
         listener->options = options;
         listener->backlog = backlog;
         SpinGuard guard(owner->lock);
         owner->become_listener(std::move(*made));
-        host.stack->tcp_ports.set_receiving(*owner, true);
+        stack.tcp_ports.set_receiving(*owner, true);
     }
     ~Server() { close(); }
     void close() {

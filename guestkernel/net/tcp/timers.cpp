@@ -14,19 +14,19 @@ constexpr unsigned orphan_retries_default = 8;
 
 // The timer is armed only when its next expiry would come too late: most deadlines are taken back
 // before they come, and a wake-up too early costs less than arming each time.
-void Connection::set_deadline(Deadline kind, u64 when) {
-    deadlines_[static_cast<usize>(kind)] = when;
+void Connection::set_deadline(Deadline which, u64 when) {
+    deadlines_[static_cast<usize>(which)] = when;
     if (!timer_.pending() || timer_.deadline() > when)
         timer_.arm(when);
 }
 
-u64 Connection::next_deadline(Deadline& kind) const {
+u64 Connection::next_deadline(Deadline& which) const {
     u64 first = no_deadline;
     for (usize i = 0; i < deadline_kinds; i++) {
         if (deadlines_[i] >= first)
             continue;
         first = deadlines_[i];
-        kind = static_cast<Deadline>(i);
+        which = static_cast<Deadline>(i);
     }
     return first;
 }
@@ -53,16 +53,16 @@ void Connection::run_deadlines(u64 time) {
         deadlines_[i] = no_deadline;
         on_deadline(static_cast<Deadline>(i));
     }
-    Deadline kind{};
-    const u64 next = next_deadline(kind);
+    Deadline which{};
+    const u64 next = next_deadline(which);
     if (next != no_deadline && (!timer_.pending() || timer_.deadline() > next))
         timer_.arm(next);
 }
 
-void Connection::on_deadline(Deadline kind) {
+void Connection::on_deadline(Deadline which) {
     if (state_ == State::Closed)
         return;
-    switch (kind) {
+    switch (which) {
     case Deadline::Retransmit:
         if (state_ == State::SynSent || state_ == State::SynReceived)
             on_syn_timeout();
