@@ -12,9 +12,9 @@
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/raw_socket.hpp"
-#include "guestkernel/net/udp.hpp"
 #include "guestkernel/net/tcp/protocol.hpp"
 #include "guestkernel/net/tcp/socket.hpp"
+#include "guestkernel/net/udp.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel::net {

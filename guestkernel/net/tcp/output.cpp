@@ -346,7 +346,7 @@ u32 Connection::sendable(u32 mss, bool ignore_nagle, bool& window_limited) {
     }
     // Little that could become more with the next acknowledgement waits for that, as long as
     // plenty is under way.
-    if (length < available && length < most && length < congestion_.window() / 3 &&
+    if (limit < available && length < most && length < congestion_.window() / 3 &&
         flight > 2 * mss && recovery_ == Recovery::Open)
         return 0;
     return length;

@@ -454,7 +454,7 @@ TEST_CASE("the retransmission timer doubles, and TCP_USER_TIMEOUT ends it") {
 TEST_CASE("a spurious timeout is undone by the echo of the original") {
     Fixture f;
     Program program = f.connect(all_options());
-    program.send(std::string(5 * 1448, 'x'));
+    program.send(std::string(2 * 1448, 'x'));
     Segment original = f.peer.take();
     const u32 echo = original.options.timestamp;
     f.peer.discard();
@@ -462,7 +462,7 @@ TEST_CASE("a spurious timeout is undone by the echo of the original") {
     CHECK(f.host.tcp().counters.timeouts.load() >= 1);
     f.peer.discard();
     f.peer.echo = echo;
-    f.peer.send(flag_ack, 5001, f.peer.next + 5 * 1448);
+    f.peer.send(flag_ack, 5001, f.peer.next + 2 * 1448);
     CHECK(f.host.tcp().counters.spurious.load() == 1);
 }
 

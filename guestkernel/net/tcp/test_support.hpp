@@ -13,6 +13,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "guestkernel/arch/hosted/hosted.hpp"
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/stack.hpp"
@@ -93,8 +94,9 @@ public:
     }
     Ref<Connection> connection;
 
-    static Program open(net::Stack& stack, const net::IpAddress& to, u16 port, bool fast_open = false,
-                        const ConnectionOptions* options = nullptr, std::string_view data = {}) {
+    static Program open(net::Stack& stack, const net::IpAddress& to, u16 port,
+                        bool fast_open = false, const ConnectionOptions* options = nullptr,
+                        std::string_view data = {}) {
         REQUIRE(Table::get().prepare());
         Program out(Ref<Connection>::adopt(new Connection(stack)));
         Connection& own = *out.connection;
@@ -360,12 +362,11 @@ public:
         host_.wire->receive(make_ip(address_b, address_a, segment));
         net::run_backlog();
     }
-    void send(u8 flags, u32 sequence, u32 acknowledgement, std::string data = {},
-              u32 window = 65535) {
+    void send(u8 flags, u32 at, u32 acknowledged, std::string data = {}, u32 window = 65535) {
         Segment out;
         out.flags = flags;
-        out.sequence = sequence;
-        out.acknowledgement = acknowledgement;
+        out.sequence = at;
+        out.acknowledgement = acknowledged;
         out.data = std::move(data);
         out.window = window;
         send(out);
