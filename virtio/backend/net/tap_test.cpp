@@ -106,6 +106,13 @@ public:
         return mac;
     }
     const std::string& name() const { return name_; }
+    // A TAP has a carrier while somebody has it open, and the host hears of it a little later: what
+    // is sent before that is lost.
+    bool is_running() const {
+        struct ifreq request = request_for(name_);
+        return ::ioctl(control_.get(), SIOCGIFFLAGS, &request) == 0 &&
+               (request.ifr_flags & IFF_RUNNING) != 0;
+    }
 
 private:
     UniqueFd control_{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
@@ -154,6 +161,7 @@ struct Fixture {
         auto opened = Tap::open(interface.name(), pairs);
         REQUIRE(opened);
         tap = std::move(*opened);
+        REQUIRE(virtio::testing::wait_for([&] { return interface.is_running(); }));
         const std::vector<EventLoop*> loops(tap->pairs(), &loop);
         REQUIRE(tap->connect(loops));
         net = std::make_unique<Net>(*tap, loops, NetOptions{.mac = guest_mac, .mtu = tap->mtu()});
@@ -181,9 +189,13 @@ struct Fixture {
     }
     // The next packet, header and all; empty: none came.
     std::vector<std::byte> take(std::uint32_t queue = 0) {
-        loop.settle();
         std::vector<std::byte> all;
         std::uint16_t expected = 1;
+        const std::uint64_t before = taken++;
+        virtio::testing::wait_for([&] {
+            loop.settle();
+            return net->counters().received > before;
+        });
         for (std::uint16_t i = 0; i < expected; ++i) {
             const auto used = driver->ring(queue).take_used();
             if (!used)
@@ -203,7 +215,18 @@ struct Fixture {
     std::unique_ptr<FakeDriver> driver;
     std::vector<GuestAddr> buffers;
     std::size_t next_buffer = 0;
+    std::uint64_t taken = 0; // packets
 };
+
+// The next message of a socket; -1: none came.
+ssize_t receive(const UniqueFd& socket, std::span<std::byte> into) {
+    ssize_t got = -1;
+    virtio::testing::wait_for([&] {
+        got = ::recv(socket.get(), into.data(), into.size(), MSG_DONTWAIT);
+        return got >= 0;
+    });
+    return got;
+}
 
 void send_datagram(int fd, std::size_t payload, int segment = 0) {
     if (segment != 0)
@@ -262,12 +285,14 @@ TEST_CASE("tap: a datagram of the guest arrives, its checksum made by the host")
     const Frame frame = datagram(interface.mac(), 1000);
     f.send(frame.header(), frame);
     std::array<std::byte, 2000> got{};
-    REQUIRE(::recv(socket.get(), got.data(), got.size(), 0) == 1000);
+    REQUIRE(receive(socket, got) == 1000);
     CHECK(std::equal(got.begin(), got.begin() + 1000,
                      frame.bytes.begin() + static_cast<std::ptrdiff_t>(frame.payload)));
     // With a sum that is wrong it does not.
     f.send({}, frame);
-    CHECK(::recv(socket.get(), got.data(), got.size(), 0) == -1);
+    const Frame next = datagram(interface.mac(), 500);
+    f.send(next.header(), next);
+    CHECK(receive(socket, got) == 500);
 }
 
 TEST_CASE("tap: segments of the guest are cut by the host") {
@@ -282,7 +307,7 @@ TEST_CASE("tap: segments of the guest are cut by the host") {
     f.send(frame.header(1000), frame);
     std::array<std::byte, 4000> got{};
     for (const ssize_t expected : {1000, 1000, 1000, 500})
-        CHECK(::recv(socket.get(), got.data(), got.size(), 0) == expected);
+        CHECK(receive(socket, got) == expected);
 }
 
 TEST_CASE("tap: TCP of 60 KB goes into the host's stack in one piece") {
@@ -298,8 +323,7 @@ TEST_CASE("tap: TCP of 60 KB goes into the host's stack in one piece") {
     const Frame frame = make_frame({.payload = 60000, .to = interface.mac()});
     f.send(frame.header(1448), frame);
     std::vector<std::byte> got(70000);
-    CHECK(::recv(sniffer.get(), got.data(), got.size(), 0) ==
-          static_cast<ssize_t>(frame.bytes.size()));
+    CHECK(receive(sniffer, got) == static_cast<ssize_t>(frame.bytes.size()));
 }
 
 TEST_CASE("tap: a datagram of the host arrives with its checksum still to be made, or made") {
@@ -372,7 +396,7 @@ TEST_CASE("tap: several queues, as many as the driver serves") {
     const Frame frame = datagram(interface.mac(), 10);
     f.send(frame.header(), frame, net_transmit_queue(2));
     std::array<std::byte, 100> got{};
-    CHECK(::recv(socket.get(), got.data(), got.size(), 0) == 10);
+    CHECK(receive(socket, got) == 10);
 }
 
 TEST_CASE("tap: one that was made for one queue has one") {

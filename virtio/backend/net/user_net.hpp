@@ -77,7 +77,8 @@ private:
     void attach(NetPortEvents& events) override { events_ = &events; }
     Sent send(const NetHeader& header, std::span<const struct iovec> frame,
               std::size_t length) override;
-    void flush() override { refill(); }
+    // libslirp sends what waited for an answer of the guest (ARP) only when it is asked to look.
+    void flush() override { on_sockets(); }
     std::size_t receive(std::span<const struct iovec> room) override;
     void watch(bool) override {} // it delivers by itself
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <poll.h>
 #include <sched.h>
 
 #include <net/if.h>
@@ -25,6 +26,19 @@ inline bool enter_own_namespace() {
         return ::ioctl(control.get(), SIOCSIFFLAGS, &request) == 0;
     }();
     return entered;
+}
+
+// Calls `done` until it says yes, for as long as a busy machine may take; between the calls the
+// host's kernel has its turn.
+template <typename Done>
+bool wait_for(Done done) {
+    constexpr int patience_ms = 20'000;
+    for (int waited = 0; waited < patience_ms; ++waited) {
+        if (done())
+            return true;
+        ::poll(nullptr, 0, 1);
+    }
+    return false;
 }
 
 } // namespace virtio::testing
