@@ -9,7 +9,9 @@
 #include "guestkernel/core/vdso.hpp"
 #include "guestkernel/drivers/console.hpp"
 #include "guestkernel/drivers/entropy.hpp"
+#include "guestkernel/drivers/net.hpp"
 #include "guestkernel/drivers/vsock.hpp"
+#include "guestkernel/fs/boot_files.hpp"
 #include "guestkernel/fs/root.hpp"
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/ipc/vsock/vsock_socket.hpp"
@@ -39,7 +41,9 @@ void boot_task(void*) {
     net::start_network();
     init_vsock();
     must(init_vsock_device(), "the vsock device does not work");
+    init_net_device();
     must(mount_first_root(), "the root file system cannot be mounted");
+    make_boot_files();
     must(init_vdso(), "no memory for the vDSO");
     must(start_first_program(), "the first program cannot be started");
     for (unsigned cpu = 1; cpu < arch::cpu_count(); cpu++)

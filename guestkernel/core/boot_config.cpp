@@ -84,6 +84,42 @@ void read_volumes(const void* tree) {
     }
 }
 
+bool is_sound(const boot::NetworkAddress& address) {
+    return (address.version == 4 && address.prefix <= 32) ||
+           (address.version == 6 && address.prefix <= 128);
+}
+bool is_sound(const boot::NetworkRoute& route) {
+    return is_sound(route.destination);
+}
+
+// An array of structures, in the order of bytes that it has on both sides.
+template <typename T>
+u32 get_array(const void* tree, int node, const char* name, T* out, u32 capacity) {
+    int length = 0;
+    const auto* bytes = static_cast<const u8*>(fdt_getprop(tree, node, name, &length));
+    u32 count = 0;
+    if (bytes == nullptr)
+        return 0;
+    for (u32 at = 0; at + sizeof(T) <= static_cast<u32>(length) && count < capacity;
+         at += static_cast<u32>(sizeof(T))) {
+        __builtin_memcpy(&out[count], bytes + at, sizeof(T));
+        count += is_sound(out[count]) ? 1u : 0u;
+    }
+    return count;
+}
+
+void read_network(const void* tree) {
+    const int node = fdt_path_offset(tree, "/network");
+    if (node < 0)
+        return;
+    config.address_count =
+        get_array(tree, node, "joey,addresses", config.addresses, boot::max_network_addresses);
+    config.route_count =
+        get_array(tree, node, "joey,routes", config.routes, boot::max_network_routes);
+    config.resolv_conf = get_string(tree, node, "joey,resolv-conf", "");
+    config.hosts = get_string(tree, node, "joey,hosts", "");
+}
+
 void read_chosen(const void* tree, int chosen) {
     config.arguments = get_list(tree, chosen, "joey,args");
     config.environment = get_list(tree, chosen, "joey,env");
@@ -160,6 +196,7 @@ bool read_boot_config(const boot::BootBlock& block) {
     read_chosen(tree, chosen);
     read_devices(tree);
     read_volumes(tree);
+    read_network(tree);
     return true;
 }
 

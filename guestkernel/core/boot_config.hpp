@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "boot/protocol/boot_block.hpp"
+#include "boot/protocol/network.hpp"
 #include "guestkernel/core/types.hpp"
 
 namespace kernel {
@@ -65,6 +66,16 @@ struct BootConfig {
     u32 device_count = 0;
     Volume volumes[32] = {};
     u32 volume_count = 0;
+    boot::NetworkAddress addresses[boot::max_network_addresses] = {};
+    u32 address_count = 0;
+    boot::NetworkRoute routes[boot::max_network_routes] = {};
+    u32 route_count = 0;
+    std::string_view resolv_conf, hosts; // contents of the files; empty: the root's stay
+
+    std::span<const boot::NetworkAddress> network_addresses() const {
+        return {addresses, address_count};
+    }
+    std::span<const boot::NetworkRoute> network_routes() const { return {routes, route_count}; }
 };
 
 const BootConfig& boot_config();
