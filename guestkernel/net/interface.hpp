@@ -169,7 +169,7 @@ protected:
 
 private:
     friend class Stack;
-    struct alignas(64) Queue {
+    struct Queue {
         SpinLock lock{LockRank::NetQueue};
         PacketList waiting;
     };
