@@ -89,9 +89,11 @@ bool Interface::prepare(PacketPtr packet, PacketList& out) {
     }
     if (packet->checksum_state == ChecksumState::Partial && !can(feature_checksum))
         packet->finish_checksum();
-    if (!packet->fragments().empty() && !can(feature_fragments) &&
-        packet->linear(packet->length()) == nullptr)
-        return false;
+    if (!can(feature_fragments)) {
+        packet = Packet::without_fragments(std::move(packet));
+        if (!packet)
+            return false;
+    }
     out.push_back(std::move(packet));
     return true;
 }

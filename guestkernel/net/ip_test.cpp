@@ -226,6 +226,7 @@ TEST_CASE("errors are sent at a bounded rate") {
 
 TEST_CASE("a neighbour that does not answer: the packets' senders hear of it") {
     Network net;
+    net.run_for(10 * millisecond); // what coming up announces
     net.ends[1]->link = nullptr;
     net.link.quality[0].loss_per_million = 1'000'000;
     Ref<UdpEndpoint> client = open_udp(*net.stacks[0], four[0], 1000);

@@ -276,6 +276,21 @@ PacketPtr Packet::with_headroom(PacketPtr packet, u32 bytes) {
     return copy;
 }
 
+PacketPtr Packet::without_fragments(PacketPtr packet) {
+    if (packet->fragment_count_ == 0)
+        return packet;
+    const u32 before = packet->start_;
+    const u32 bytes = packet->length();
+    const u32 kept = smaller(before, large_capacity - smaller(bytes, large_capacity));
+    PacketPtr copy = allocate(bytes, kept);
+    if (!copy || !packet->copy_out(0, copy->put(bytes), bytes))
+        return {};
+    __builtin_memcpy(copy->data() - kept, packet->data() - kept, kept); // pulled headers
+    copy->copy_state(*packet);
+    packet->move_charge(*copy);
+    return copy;
+}
+
 void Packet::restore(u16 position) {
     ASSERT(position != no_header && position <= start_);
     linear_ += u32{start_} - position;

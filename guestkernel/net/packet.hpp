@@ -105,6 +105,10 @@ public:
     // memory; the packet is gone).
     static PacketPtr with_headroom(PacketPtr packet, u32 bytes);
 
+    // The packet without fragments: itself, or a copy with all data in the linear part. Null: no
+    // memory, or too long for that; the packet is gone.
+    static PacketPtr without_fragments(PacketPtr packet);
+
     // --- reading and writing anywhere
     template <typename T>
     [[nodiscard]] bool read(u32 offset, T& out) const {

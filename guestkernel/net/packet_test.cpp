@@ -79,9 +79,17 @@ TEST_CASE("headers are pushed and pulled, across the border to fragments") {
     CHECK(packet->length() == 10);
     CHECK_FALSE(packet->pull(11));
     CHECK_FALSE(packet->trim(11));
-    REQUIRE(packet->linear(10) != nullptr);
-    CHECK(packet->linear_length() == 10);
     CHECK(packet->linear(11) == nullptr);
+    CHECK(packet->linear(10) == nullptr); // headers have been pulled: there is no room behind them
+    PacketPtr pages = Packet::allocate(0);
+    std::vector<u8> copy = data;
+    IoBuffer from(copy.data(), copy.size());
+    REQUIRE(pages->append_pages(from, 5000));
+    CHECK(pages->linear_length() == 0);
+    REQUIRE(pages->linear(10) != nullptr);
+    CHECK(pages->linear_length() == 10);
+    CHECK(std::memcmp(pages->data(), data.data(), 10) == 0);
+    CHECK(pages->length() == 5000);
     u64 beyond = 0;
     CHECK_FALSE(packet->read(3, beyond));
 }
