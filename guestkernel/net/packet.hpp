@@ -73,6 +73,7 @@ public:
     static PacketPtr allocate(u32 linear, u32 headroom = default_headroom);
     static u32 max_linear();
     void operator delete(Packet* packet, std::destroying_delete_t);
+    ~Packet(); // by delete only: the memory is the pool's
     Packet(const Packet&) = delete;
     Packet& operator=(const Packet&) = delete;
 
@@ -212,7 +213,6 @@ public:
 private:
     friend class PacketPool;
     Packet(u32 capacity, u32 headroom) : capacity_(capacity), start_(static_cast<u16>(headroom)) {}
-    ~Packet();
     u8* buffer() { return reinterpret_cast<u8*>(this + 1); } // SAFETY: allocate() made the room
     const u8* buffer() const { return reinterpret_cast<const u8*>(this + 1); }
     void restore(u16 position);
