@@ -29,7 +29,8 @@ void notify_path_slow(const Path& path, u32 mask) {
         mask |= IN_ISDIR;
     if (Ref<Dentry> parent = dentry->parent_ref())
         if (auto name = dentry->copy_name(); name && !parent->is_negative())
-            the_listener(*parent->inode(), mask, 0, name->view());
+            the_listener(*parent->inode(), mask | (dentry->deleted() ? u32{IN_EXCL_UNLINK} : 0), 0,
+                         name->view());
     the_listener(*dentry->inode(), mask, 0, {});
 }
 

@@ -17,8 +17,8 @@ class Dentry;
 extern base::Atomic<u32> notify_watches;
 
 // `name` is empty for an event on the inode itself, else the child's name in the directory `inode`.
-// `mask`: IN_* (IN_ISDIR included). `cookie` pairs IN_MOVED_FROM with IN_MOVED_TO. Called without
-// spin locks; may sleep.
+// `mask`: IN_* (IN_ISDIR included; IN_EXCL_UNLINK: the child has been unlinked). `cookie` pairs
+// IN_MOVED_FROM with IN_MOVED_TO. Called without spin locks; may sleep.
 using NotifyListener = void (*)(Inode& inode, u32 mask, u32 cookie, std::string_view name);
 void set_notify_listener(NotifyListener listener);
 

@@ -28,7 +28,12 @@ Result<void> wait_for(WaitQueue& queue, bool non_blocking, Ready&& ready) {
     return {};
 }
 
+// Timers on the wall clock, which somebody may set; outside of their spin locks.
+constinit Mutex wall_timers_mutex;
+
 } // namespace
+
+constinit base::IntrusiveList<TimerFile, &TimerFile::wall_node_> TimerFile::wall_timers;
 
 bool AnonymousFile::describe(String& out) {
     return out.append("anon_inode:[").has_value() && out.append(type_name()).has_value() &&
@@ -103,6 +108,11 @@ TimerFile::TimerFile(Ref<Inode> inode, u32 flags, int clock)
     : AnonymousFile(std::move(inode), flags), clock_(clock) {}
 
 TimerFile::~TimerFile() {
+    {
+        MutexGuard guard(wall_timers_mutex);
+        if (wall_node_.linked())
+            wall_node_.unlink();
+    }
     timer_.cancel();
 }
 
@@ -127,11 +137,17 @@ u64 TimerFile::take_expirations_locked() {
 Result<usize> TimerFile::read(IoBuffer& out, u64) {
     if (out.remaining() < sizeof(u64))
         return fail(EINVAL);
-    const auto expired = [&] { return deadline_ != 0 && monotonic_ns() >= deadline_; };
+    const auto expired = [&] {
+        return canceled_ || (deadline_ != 0 && monotonic_ns() >= deadline_);
+    };
     for (;;) {
         u64 count = 0;
         {
             SpinGuard guard(lock_);
+            if (canceled_) {
+                canceled_ = false;
+                return fail(ECANCELED);
+            }
             count = take_expirations_locked();
             if (count != 0 && deadline_ != 0)
                 timer_.arm(deadline_);
@@ -149,7 +165,31 @@ u32 TimerFile::poll(PollTable* table) {
     if (table != nullptr)
         table->watch(waiters_);
     SpinGuard guard(lock_);
-    return deadline_ != 0 && monotonic_ns() >= deadline_ ? poll_in | poll_rdnorm : 0;
+    return canceled_ || (deadline_ != 0 && monotonic_ns() >= deadline_) ? poll_in | poll_rdnorm : 0;
+}
+
+// Requires: the mutex of those that follow the wall clock.
+void TimerFile::follow_wall_clock() {
+    {
+        SpinGuard guard(lock_);
+        if (deadline_ != 0) {
+            const u64 wall = static_cast<u64>(realtime_ns());
+            const u64 now = monotonic_ns();
+            // An interval's later expiries keep their distance from the first one.
+            while (interval_ != 0 && deadline_ > now && wall_deadline_ + interval_ <= wall)
+                wall_deadline_ += interval_;
+            deadline_ = wall_deadline_ > wall ? now + (wall_deadline_ - wall) : now;
+            timer_.arm(deadline_);
+        }
+        canceled_ = canceled_ || cancel_on_set_;
+    }
+    waiters_.wake_all(poll_in | poll_rdnorm);
+}
+
+void wall_clock_was_set() {
+    MutexGuard guard(wall_timers_mutex);
+    for (TimerFile& file : TimerFile::wall_timers)
+        file.follow_wall_clock();
 }
 
 TimerFile::Setting TimerFile::get() {
@@ -163,10 +203,14 @@ TimerFile::Setting TimerFile::get() {
     return {interval_, interval_ == 0 ? 0 : interval_ - (now - deadline_) % interval_};
 }
 
-TimerFile::Setting TimerFile::set(u64 interval, u64 first, bool absolute) {
+Result<TimerFile::Setting> TimerFile::set(u64 interval, u64 first, bool absolute,
+                                          bool cancel_on_set) {
     const Setting old = get();
     timer_.cancel();
     u64 deadline = 0;
+    const bool on_wall_clock =
+        absolute && first != 0 && (clock_ == CLOCK_REALTIME || clock_ == CLOCK_REALTIME_ALARM);
+    MutexGuard wall_guard(wall_timers_mutex);
     if (first != 0) {
         const u64 now = monotonic_ns();
         if (!absolute)
@@ -179,13 +223,24 @@ TimerFile::Setting TimerFile::set(u64 interval, u64 first, bool absolute) {
             deadline = without_clock_offset(clock_, first);
         deadline = deadline == 0 ? 1 : deadline;
     }
+    bool was_canceled = false;
     {
         SpinGuard guard(lock_);
         interval_ = interval;
         deadline_ = deadline;
+        wall_deadline_ = on_wall_clock ? first : 0;
+        cancel_on_set_ = on_wall_clock && cancel_on_set;
+        was_canceled = canceled_;
+        canceled_ = false;
         if (deadline != 0)
             timer_.arm(deadline);
     }
+    if (wall_node_.linked() && !on_wall_clock)
+        wall_node_.unlink();
+    else if (!wall_node_.linked() && on_wall_clock)
+        wall_timers.push_back(*this);
+    if (was_canceled && on_wall_clock && cancel_on_set)
+        return fail(ECANCELED);
     return old;
 }
 

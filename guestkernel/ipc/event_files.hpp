@@ -45,17 +45,26 @@ public:
         u64 interval, first;
     };
     Setting get();
-    // `absolute` is on the file's clock.
-    Setting set(u64 interval, u64 first, bool absolute);
+    // `absolute` is on the file's clock. `cancel_on_set`: reading fails with ECANCELED once the
+    // wall clock was set. ECANCELED: it was, and this replaces a timer that nobody has read since.
+    Result<Setting> set(u64 interval, u64 first, bool absolute, bool cancel_on_set);
     int clock() const { return clock_; }
 
 private:
+    base::ListNode
+        wall_node_; // in wall_timers: those that follow the wall clock; under their mutex
+    friend void wall_clock_was_set();
+    static base::IntrusiveList<TimerFile, &TimerFile::wall_node_> wall_timers;
+    void follow_wall_clock();
     static void expire(Timer& timer, void* self);
     u64 take_expirations_locked();
     int clock_;
     SpinLock lock_{LockRank::Leaf};
     u64 interval_ = 0;
-    u64 deadline_ = 0; // of the next expiry, monotonic; 0: disarmed
+    u64 deadline_ = 0;      // of the next expiry, monotonic; 0: disarmed
+    u64 wall_deadline_ = 0; // the same on the wall clock, for those that follow it; else 0
+    bool cancel_on_set_ = false;
+    volatile bool canceled_ = false;
     WaitQueue waiters_;
     Timer timer_{expire, this};
 };
@@ -73,6 +82,9 @@ public:
 private:
     base::Atomic<u64> mask_;
 };
+
+// Somebody has set the wall clock: timers on it expire when it says so.
+void wall_clock_was_set();
 
 Result<Ref<File>> make_event_file(u64 count, bool semaphore, u32 flags);
 Result<Ref<File>> make_timer_file(int clock, u32 flags);

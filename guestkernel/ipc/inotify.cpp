@@ -76,9 +76,10 @@ void tell_watches(Inode& inode, u32 mask, u32 cookie, std::string_view name, boo
     auto& list = inode.watches->list;
     for (InotifyWatch* watch = list.front(); watch != nullptr;) {
         InotifyWatch* following = list.next(*watch);
-        const bool wanted = (mask & watch->mask & IN_ALL_EVENTS) != 0;
+        const bool wanted =
+            (mask & watch->mask & IN_ALL_EVENTS) != 0 && (mask & watch->mask & IN_EXCL_UNLINK) == 0;
         if (wanted)
-            watch->owner->queue_event(watch->number, mask, cookie, name);
+            watch->owner->queue_event(watch->number, mask & ~u32{IN_EXCL_UNLINK}, cookie, name);
         if ((wanted && (watch->mask & IN_ONESHOT) != 0) || (mask & IN_DELETE_SELF) != 0) {
             end_watch(*watch, true);
             ended.add(*watch);

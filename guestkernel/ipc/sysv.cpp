@@ -52,6 +52,29 @@ Result<SysvObject*> SysvTable::find(i32 id) {
     return object;
 }
 
+Result<SysvObject*> SysvTable::at_index(i32 index) {
+    if (index < 0)
+        return fail(EINVAL);
+    const auto place = static_cast<usize>(index % sequence_step);
+    if (place >= slots_.size() || !slots_[place].object)
+        return fail(EINVAL);
+    return slots_[place].object.get();
+}
+
+i32 SysvTable::last_index() const {
+    for (usize i = slots_.size(); i-- > 0;)
+        if (slots_[i].object)
+            return static_cast<i32>(i);
+    return 0;
+}
+
+i32 SysvTable::count() const {
+    i32 count = 0;
+    for (const Slot& slot : slots_.span())
+        count += slot.object ? 1 : 0;
+    return count;
+}
+
 Result<i32> SysvTable::insert(Ref<SysvObject> object, i32 key, u32 mode) {
     usize index = 0;
     while (index < slots_.size() && slots_[index].object)

@@ -30,6 +30,11 @@ public:
     // The object of a key, or null; IPC_PRIVATE has none.
     SysvObject* find_key(i32 key);
     Result<SysvObject*> find(i32 id); // EINVAL, EIDRM
+    // By its place in the table, as the *_STAT commands ask for it: EINVAL. The last place in use,
+    // or 0; objects.
+    Result<SysvObject*> at_index(i32 index);
+    i32 last_index() const;
+    i32 count() const;
     // Owned by the running task. Its number; ENOSPC.
     Result<i32> insert(Ref<SysvObject> object, i32 key, u32 mode);
     Ref<SysvObject> remove(SysvObject& object);
@@ -87,6 +92,10 @@ Result<long> sysv_get(SysvTable& table, i32 key, u32 flags, Fits&& fits, Make&& 
     TRY(const i32 id, table.insert(std::move(fresh), key, flags & 0777));
     return id;
 }
+
+// Shared memory that was removed goes with its last attachment: looks whether some has none any
+// more.
+void sweep_removed_segments();
 
 // The end of a process: what its operations with SEM_UNDO added is taken back.
 void undo_semaphores(i32 pid);

@@ -18,12 +18,31 @@ namespace {
 constexpr u32 may_read = 0444, may_write = 0222;
 constexpr std::string_view segment_prefix = "SYSV"; // as /proc/PID/maps shows them
 
+constexpr u32 removed_mode = 01000;                  // SHM_DEST: removed, but attached
+constexpr u64 most_bytes = ~u64{0} - (u64{1} << 24); // SHMMAX, SHMALL: as good as none
+
 struct Segment : SysvObject {
     Ref<File> file;
     u64 size = 0;
     i64 attach_time = 0, detach_time = 0, change_time = 0;
     i32 creator = 0, last_pid = 0;
+
+    u64 attachments() const { return file->ref_count() - 1; } // each mapping holds the file
 };
+
+// Removed segments that were attached then, by number. Its lock comes before those of the tables.
+struct Removed {
+    Ref<IpcNamespace> space;
+    i32 id;
+};
+union RemovedList { // never destroyed
+    constexpr RemovedList() : list() {}
+    ~RemovedList() {}
+    Vector<Removed> list;
+};
+constinit Mutex removed_mutex;
+constinit RemovedList removed_segments;
+constinit base::Atomic<usize> removed_count{0};
 
 // The running task's: it does not change while a call of it waits.
 SysvTable& table() {
@@ -136,48 +155,134 @@ Result<long> sys_shmdt(Task& task, u64 address) {
         const auto& piece = attachment.pieces[i];
         TRY(task.address_space->unmap(VirtAddr(piece.start), piece.length));
     }
-    MutexGuard guard(table().mutex);
-    table().for_each([&](SysvObject& object) {
-        auto& segment = static_cast<Segment&>(object);
-        if (segment.file != attachment.file)
-            return;
-        segment.detach_time = sysv_time();
-        segment.last_pid = current_pid();
-    });
+    {
+        MutexGuard guard(table().mutex);
+        table().for_each([&](SysvObject& object) {
+            auto& segment = static_cast<Segment&>(object);
+            if (segment.file != attachment.file)
+                return;
+            segment.detach_time = sysv_time();
+            segment.last_pid = current_pid();
+        });
+    }
+    attachment.file = nullptr;
+    sweep_removed_segments();
     return 0;
 }
 
+void sweep_removed_segments() {
+    if (removed_count.load() == 0)
+        return;
+    Vector<Ref<SysvObject>> gone; // dropped without the locks
+    Vector<Removed> spaces;
+    MutexGuard list_guard(removed_mutex);
+    Vector<Removed>& list = removed_segments.list;
+    for (usize i = list.size(); i-- > 0;) {
+        SysvTable& segments = list[i].space->segments;
+        MutexGuard guard(segments.mutex);
+        const auto found = segments.find(list[i].id);
+        if (found && static_cast<Segment*>(*found)->attachments() > 0)
+            continue;
+        if (found && !gone.push_back(segments.remove(**found)))
+            continue; // without memory it is dropped here, which is as good
+        guard.unlock();
+        if (!spaces.push_back(std::move(list[i])))
+            continue;
+        list.erase(i);
+        removed_count.fetch_sub(1);
+    }
+}
+
+namespace {
+
+// IPC_RMID: at once, or with the last attachment.
+Result<long> remove_segment(i32 id) {
+    {
+        MutexGuard list_guard(removed_mutex);
+        MutexGuard guard(table().mutex);
+        TRY(Segment * segment, find_segment(id, 0));
+        TRY(check_sysv_owner(*segment));
+        if ((segment->mode & removed_mode) == 0) {
+            TRY(removed_segments.list.push_back(
+                {Ref<IpcNamespace>::share(&current_ipc_namespace()), id}));
+            removed_count.fetch_add(1);
+            segment->mode |= removed_mode;
+            segment->key = IPC_PRIVATE; // nobody finds it by its key
+        }
+    }
+    sweep_removed_segments();
+    return 0;
+}
+
+Result<long> stat_segment(const Segment& segment, u64 argument, long answer) {
+    shmid64_ds status{};
+    fill_sysv_permissions(segment, status.shm_perm);
+    status.shm_segsz = segment.size;
+    status.shm_atime = segment.attach_time;
+    status.shm_dtime = segment.detach_time;
+    status.shm_ctime = segment.change_time;
+    status.shm_cpid = visible_pid(segment.creator);
+    status.shm_lpid = visible_pid(segment.last_pid);
+    status.shm_nattch = segment.attachments();
+    TRY(copy_out_bytes(argument, &status, sizeof status));
+    return answer;
+}
+
+// IPC_INFO and SHM_INFO, what ipcs(1) shows; the answer is the last place in use.
+Result<long> tell_limits(u64 argument) {
+    shminfo64 info{};
+    info.shmmax = info.shmall = most_bytes;
+    info.shmmin = 1;
+    info.shmmni = info.shmseg = SysvTable::limit;
+    TRY(copy_out_bytes(argument, &info, sizeof info));
+    return table().last_index();
+}
+
+Result<long> tell_use(u64 argument) {
+    shm_info info{};
+    info.used_ids = table().count();
+    table().for_each([&](SysvObject& object) {
+        const auto& segment = static_cast<Segment&>(object);
+        info.shm_tot += page_up(segment.size) >> page_shift;
+        if (auto cache = segment.file->mapping(PROT_READ, MAP_SHARED))
+            info.shm_rss += (*cache)->resident_pages();
+    });
+    TRY(copy_out_bytes(argument, &info, sizeof info));
+    return table().last_index();
+}
+
+} // namespace
+
 Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
+    sweep_removed_segments();
+    if (command == IPC_RMID)
+        return remove_segment(id);
     MutexGuard guard(table().mutex);
     switch (command) {
+    case IPC_INFO:
+        return tell_limits(argument);
+    case SHM_INFO:
+        return tell_use(argument);
+    case SHM_STAT:
+    case SHM_STAT_ANY: {
+        TRY(SysvObject * object, table().at_index(id));
+        if (command == SHM_STAT)
+            TRY(check_sysv_access(*object, may_read));
+        return stat_segment(static_cast<Segment&>(*object), argument, object->id);
+    }
     case IPC_STAT: {
         TRY(Segment * segment, find_segment(id, may_read));
-        shmid64_ds status{};
-        fill_sysv_permissions(*segment, status.shm_perm);
-        status.shm_segsz = segment->size;
-        status.shm_atime = segment->attach_time;
-        status.shm_dtime = segment->detach_time;
-        status.shm_ctime = segment->change_time;
-        status.shm_cpid = visible_pid(segment->creator);
-        status.shm_lpid = visible_pid(segment->last_pid);
-        status.shm_nattch = segment->file->ref_count() - 1; // each mapping holds the file
-        TRY(copy_out_bytes(argument, &status, sizeof status));
-        return 0;
+        return stat_segment(*segment, argument, 0);
     }
     case IPC_SET: {
         TRY(Segment * segment, find_segment(id, 0));
         TRY(check_sysv_owner(*segment));
         shmid64_ds wanted{};
         TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
+        const u32 kept = segment->mode & removed_mode;
         TRY(set_sysv_permissions(*segment, wanted.shm_perm));
+        segment->mode |= kept;
         segment->change_time = sysv_time();
-        return 0;
-    }
-    case IPC_RMID: {
-        // Mapped pages stay until they are unmapped. Unlike in Linux the id is gone at once.
-        TRY(Segment * segment, find_segment(id, 0));
-        TRY(check_sysv_owner(*segment));
-        Ref<SysvObject> last = table().remove(*segment);
         return 0;
     }
     case SHM_LOCK: // there is no swap

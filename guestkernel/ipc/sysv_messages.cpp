@@ -99,6 +99,63 @@ Result<long> change_queue(MessageQueue& queue, u64 argument) {
     return 0;
 }
 
+// MSG_COPY: the message at a place of the queue, which stays there.
+Result<long> copy_message(i32 id, u64 text, u64 bytes, i64 place, u32 flags) {
+    if ((flags & IPC_NOWAIT) == 0 || (flags & MSG_EXCEPT) != 0)
+        return fail(EINVAL);
+    Message copy;
+    {
+        MutexGuard guard(table().mutex);
+        TRY(MessageQueue * queue, find_queue(id, may_read));
+        const Message* message = queue->first;
+        for (i64 i = 0; i < place && message != nullptr; i++)
+            message = message->next;
+        if (message == nullptr || place < 0)
+            return fail(ENOMSG);
+        if (message->text.size() > bytes) // never in parts, unlike messages that are taken
+            return fail((flags & MSG_NOERROR) == 0 ? E2BIG : EINVAL);
+        copy.type = message->type;
+        TRY(copy.text.append(message->text.span()));
+    }
+    TRY(copy_message_out(text, copy, copy.text.size()));
+    return static_cast<long>(copy.text.size());
+}
+
+// IPC_INFO: limits; MSG_INFO: some fields tell of use instead. The answer is the last place in use.
+Result<long> tell_info(u64 argument, bool use) {
+    msginfo info{};
+    info.msgmax = largest_message;
+    info.msgmnb = default_capacity;
+    info.msgmni = SysvTable::limit;
+    info.msgssz = MSGSSZ;
+    info.msgseg = MSGSEG;
+    info.msgpool = use ? table().count() : MSGPOOL;
+    info.msgmap = use ? 0 : MSGMAP;
+    info.msgtql = use ? 0 : MSGTQL;
+    if (use)
+        table().for_each([&](SysvObject& object) {
+            info.msgmap += static_cast<int>(static_cast<MessageQueue&>(object).messages);
+            info.msgtql += static_cast<int>(static_cast<MessageQueue&>(object).bytes);
+        });
+    TRY(copy_out_bytes(argument, &info, sizeof info));
+    return table().last_index();
+}
+
+Result<long> stat_queue(const MessageQueue& queue, u64 argument, long answer) {
+    msqid64_ds status{};
+    fill_sysv_permissions(queue, status.msg_perm);
+    status.msg_stime = queue.send_time;
+    status.msg_rtime = queue.receive_time;
+    status.msg_ctime = queue.change_time;
+    status.msg_cbytes = queue.bytes;
+    status.msg_qnum = queue.messages;
+    status.msg_qbytes = queue.capacity;
+    status.msg_lspid = visible_pid(queue.last_sender);
+    status.msg_lrpid = visible_pid(queue.last_receiver);
+    TRY(copy_out_bytes(argument, &status, sizeof status));
+    return answer;
+}
+
 } // namespace
 
 Result<long> sys_msgget(Task&, int key, u32 flags) {
@@ -151,7 +208,7 @@ Result<long> sys_msgrcv(Task&, int id, u64 text, u64 bytes, i64 type, u32 flags)
     if (id < 0 || static_cast<i64>(bytes) < 0)
         return fail(EINVAL);
     if ((flags & MSG_COPY) != 0)
-        return fail(ENOSYS); // a kernel without checkpointing (msgrcv(2))
+        return copy_message(id, text, bytes, type, flags);
     Ref<MessageQueue> queue;
     for (;;) {
         u32 seen = 0;
@@ -192,18 +249,17 @@ Result<long> sys_msgctl(Task&, int id, int command, u64 argument) {
     switch (command) {
     case IPC_STAT: {
         TRY(MessageQueue * queue, find_queue(id, may_read));
-        msqid64_ds status{};
-        fill_sysv_permissions(*queue, status.msg_perm);
-        status.msg_stime = queue->send_time;
-        status.msg_rtime = queue->receive_time;
-        status.msg_ctime = queue->change_time;
-        status.msg_cbytes = queue->bytes;
-        status.msg_qnum = queue->messages;
-        status.msg_qbytes = queue->capacity;
-        status.msg_lspid = visible_pid(queue->last_sender);
-        status.msg_lrpid = visible_pid(queue->last_receiver);
-        TRY(copy_out_bytes(argument, &status, sizeof status));
-        return 0;
+        return stat_queue(*queue, argument, 0);
+    }
+    case IPC_INFO:
+    case MSG_INFO:
+        return tell_info(argument, command == MSG_INFO);
+    case MSG_STAT:
+    case MSG_STAT_ANY: {
+        TRY(SysvObject * object, table().at_index(id));
+        if (command == MSG_STAT)
+            TRY(check_sysv_access(*object, may_read));
+        return stat_queue(static_cast<MessageQueue&>(*object), argument, object->id);
     }
     case IPC_SET: {
         TRY(MessageQueue * queue, find_queue(id, 0));

@@ -154,14 +154,32 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
     }
 }
 
-Result<long> stat_set(SemaphoreSet& set, u64 out) {
+// IPC_INFO: limits; SEM_INFO: two fields tell of use instead. The answer is the last place in use.
+Result<long> tell_info(u64 argument, bool use) {
+    seminfo info{};
+    info.semmni = SysvTable::limit;
+    info.semmsl = most_semaphores;
+    info.semmns = info.semmap = info.semmnu = info.semmni * info.semmsl;
+    info.semopm = info.semume = most_operations;
+    info.semvmx = largest_value;
+    info.semusz = use ? table().count() : SEMUSZ;
+    info.semaem = use ? 0 : SEMAEM;
+    if (use)
+        table().for_each([&](SysvObject& object) {
+            info.semaem += static_cast<int>(static_cast<SemaphoreSet&>(object).semaphores.size());
+        });
+    TRY(copy_out_bytes(argument, &info, sizeof info));
+    return table().last_index();
+}
+
+Result<long> stat_set(SemaphoreSet& set, u64 out, long answer) {
     semid64_ds status{};
     fill_sysv_permissions(set, status.sem_perm);
     status.sem_otime = set.operation_time;
     status.sem_ctime = set.change_time;
     status.sem_nsems = set.semaphores.size();
     TRY(copy_out_bytes(out, &status, sizeof status));
-    return 0;
+    return answer;
 }
 
 // What semctl(2) tells of one semaphore.
@@ -266,7 +284,17 @@ Result<long> sys_semctl(Task&, int id, int number, int command, u64 argument) {
     switch (command) {
     case IPC_STAT: {
         TRY(SemaphoreSet * set, find_set(id, may_read));
-        return stat_set(*set, argument);
+        return stat_set(*set, argument, 0);
+    }
+    case IPC_INFO:
+    case SEM_INFO:
+        return tell_info(argument, command == SEM_INFO);
+    case SEM_STAT:
+    case SEM_STAT_ANY: {
+        TRY(SysvObject * object, table().at_index(id));
+        if (command == SEM_STAT)
+            TRY(check_sysv_access(*object, may_read));
+        return stat_set(static_cast<SemaphoreSet&>(*object), argument, object->id);
     }
     case GETVAL:
     case GETPID:

@@ -6,6 +6,8 @@
 #include <linux/timex.h>
 
 #include "guestkernel/core/vdso.hpp"
+#include "guestkernel/fs/inode.hpp"
+#include "guestkernel/ipc/event_files.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
 #include "guestkernel/task/process.hpp"
@@ -118,6 +120,7 @@ bool is_own_thread(i32 clock) {
 void set_clock(i64 now_ns) {
     set_realtime_ns(now_ns);
     update_vdso_clock();
+    wall_clock_was_set();
 }
 
 // The clock is the host's, steered there: programs may look.

@@ -95,8 +95,9 @@ Result<long> sys_timerfd_settime(Task& task, int fd, int flags, UserPtr<const Ti
     TRY(const u64 interval, to_ns(times.interval));
     TRY(const u64 first, to_ns(times.value));
     TRY(Ref<File> file, file_of_type<TimerFile>(task, fd));
-    const auto before =
-        file_as<TimerFile>(*file)->set(interval, first, (flags & TFD_TIMER_ABSTIME) != 0);
+    TRY(const TimerFile::Setting before,
+        file_as<TimerFile>(*file)->set(interval, first, (flags & TFD_TIMER_ABSTIME) != 0,
+                                       (flags & TFD_TIMER_CANCEL_ON_SET) != 0));
     if (old)
         TRY(old.copy_out({from_ns(before.interval), from_ns(before.first)}));
     return 0;

@@ -11,6 +11,7 @@
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/syscalls/memory_calls.hpp"
+#include "guestkernel/task/process.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -233,7 +234,8 @@ constexpr u32 membarrier_commands =
     MEMBARRIER_CMD_GLOBAL | MEMBARRIER_CMD_GLOBAL_EXPEDITED |
     MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED | MEMBARRIER_CMD_PRIVATE_EXPEDITED |
     MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED | MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE |
-    MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE;
+    MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE | MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ |
+    MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ;
 
 // An interrupt, answered and waited for, orders memory; its IRETQ serializes the core.
 void interrupt_cpus(u64 mask) {
@@ -244,10 +246,32 @@ void interrupt_cpus(u64 mask) {
     base::fence(base::Order::SeqCst);
 }
 
+// Restartable sequences of the process's other threads that are under way begin anew: on one CPU,
+// or on all (-1).
+Result<long> restart_sequences(Task& task, int cpu) {
+    if ((task.address_space->membarrier_registered.load() &
+         MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ) == 0)
+        return fail(EPERM);
+    const bool one = cpu >= 0;
+    if (one && static_cast<unsigned>(cpu) >= arch::cpu_count())
+        return 0; // nobody runs there
+    {
+        // Before the interrupt: on its way back to user mode the thread finds the mark.
+        SpinGuard tree(process_tree_lock());
+        for (Task& other : task.process->tasks)
+            if (other.rseq != 0 && &other != &task)
+                __atomic_fetch_or(&other.interrupt_flags, interrupt_rseq, __ATOMIC_SEQ_CST);
+    }
+    const u64 running = task.address_space->active_cpus.load();
+    interrupt_cpus(one ? running & u64{1} << cpu : running);
+    return 0;
+}
+
 } // namespace
 
-Result<long> sys_membarrier(Task& task, int command, u32 flags, int) {
-    if (flags != 0)
+Result<long> sys_membarrier(Task& task, int command, u32 flags, int cpu) {
+    constexpr u32 with_cpu = MEMBARRIER_CMD_FLAG_CPU;
+    if (flags != 0 && (flags != with_cpu || command != MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ))
         return fail(EINVAL);
     AddressSpace& space = *task.address_space;
     const unsigned cpus = arch::cpu_count();
@@ -267,6 +291,11 @@ Result<long> sys_membarrier(Task& task, int command, u32 flags, int) {
     case MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE:
         space.membarrier_registered.fetch_or(MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE);
         return 0;
+    case MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ:
+        space.membarrier_registered.fetch_or(MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ);
+        return 0;
+    case MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ:
+        return restart_sequences(task, flags == with_cpu && cpu >= 0 ? cpu : -1);
     case MEMBARRIER_CMD_PRIVATE_EXPEDITED:
     case MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE:
         if ((space.membarrier_registered.load() & static_cast<u32>(command)) == 0)

@@ -3,6 +3,7 @@
 #include <linux/fs.h>
 
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
 
@@ -129,11 +130,48 @@ Result<long> vectored_at(Task& task, int fd, u64 address, u64 count, i64 offset,
 
 // preadv2(2), pwritev2(2): offset -1 means the file's position.
 Result<void> check_flags(u32 flags) {
-    if ((flags & ~static_cast<u32>(known_rw_flags)) != 0 ||
-        (flags & static_cast<u32>(RWF_NOWAIT)) != 0)
+    if ((flags & ~static_cast<u32>(known_rw_flags)) != 0)
         return fail(EOPNOTSUPP);
     return {};
 }
+
+// RWF_NOWAIT: as much of the transfer as needs no waiting, else EAGAIN.
+Result<void> limit_to_ready(File& file, IoBuffer& data, u64 offset, Direction direction) {
+    if (file.is_stream()) {
+        const u32 wanted = direction == Direction::Read ? poll_in | poll_hup : poll_out | poll_err;
+        return (file.poll(nullptr) & wanted) != 0 ? Result<void>() : Result<void>(fail(EAGAIN));
+    }
+    auto cache = file.mapping(0, 0);
+    if (!cache)
+        return fail(EOPNOTSUPP);
+    if ((*cache)->memory_only())
+        return {};
+    if (direction == Direction::Write)
+        return fail(EAGAIN); // may have to read, or to make room
+    TRY(const Attributes attributes, file.inode()->attributes());
+    const u64 wanted_end = offset + data.remaining();
+    const u64 end = wanted_end < attributes.size ? wanted_end : attributes.size;
+    u64 ready = offset;
+    while (ready < end && (*cache)->lookup(ready >> page_shift))
+        ready = page_down(ready) + page_size;
+    if (ready < end && ready == offset)
+        return fail(EAGAIN);
+    if (ready < end)
+        data.truncate(ready - offset);
+    return {};
+}
+
+// A stream that had something a moment ago may have it no more: sleep is refused then.
+class NoSleep {
+public:
+    NoSleep() : before_(current_task().refuses_sleep) { current_task().refuses_sleep = true; }
+    NoSleep(const NoSleep&) = delete;
+    NoSleep& operator=(const NoSleep&) = delete;
+    ~NoSleep() { current_task().refuses_sleep = before_; }
+
+private:
+    bool before_;
+};
 
 Result<long> transfer_with_flags(File& file, IoBuffer& data, i64 offset, u32 flags,
                                  Direction direction) {
@@ -145,8 +183,20 @@ Result<long> transfer_with_flags(File& file, IoBuffer& data, i64 offset, u32 fla
             file.set_position(file.append_end);
         return static_cast<long>(bytes);
     }
-    TRY(const long bytes, offset == -1 ? transfer(file, data, direction)
-                                       : transfer_at(file, data, offset, direction));
+    const auto move = [&]() -> Result<long> {
+        return offset == -1 ? transfer(file, data, direction)
+                            : transfer_at(file, data, offset, direction);
+    };
+    if ((flags & static_cast<u32>(RWF_NOWAIT)) != 0) {
+        TRY(limit_to_ready(file, data, offset == -1 ? file.position() : static_cast<u64>(offset),
+                           direction));
+        const NoSleep no_sleep;
+        auto moved = move();
+        if (!moved && moved.error().code == restart_syscall)
+            return fail(EAGAIN);
+        return moved;
+    }
+    TRY(const long bytes, move());
     if (direction == Direction::Write && (flags & static_cast<u32>(RWF_DSYNC | RWF_SYNC)) != 0)
         TRY(file.sync((flags & static_cast<u32>(RWF_SYNC)) == 0));
     return bytes;

@@ -309,6 +309,7 @@ void exit_task(u32 status) {
     retarget_signals(task);
     release_address_space_users(task);
     leave_address_space();
+    sweep_removed_segments();
     release_vfork_parent(task);
     task.io_rings = nullptr;
     Ref<FileTable> files;

@@ -99,6 +99,15 @@ void transfer(const ScratchDirectory& dir) {
     CHECK_FAILS(preadv2(fd, v, 1, 0, 0x4000'0000), EOPNOTSUPP);
     const ssize_t at_once = preadv2(fd, v, 1, 0, RWF_NOWAIT); // not on overlayfs, tmpfs
     CHECK(at_once == 10 || (at_once == -1 && errno == EOPNOTSUPP));
+    // A stream that has nothing would have to be waited for; one that has something need not.
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    CHECK_FAILS(preadv2(ends[0], v, 1, -1, RWF_NOWAIT), EAGAIN);
+    CHECK(pwritev2(ends[1], v, 1, -1, RWF_NOWAIT) == 10);
+    CHECK(preadv2(ends[0], v, 1, -1, RWF_NOWAIT) == 10);
+    CHECK_FAILS(preadv2(ends[0], v, 1, -1, RWF_NOWAIT), EAGAIN);
+    close(ends[0]);
+    close(ends[1]);
     CHECK_FAILS(preadv2(fd, v, 1, -2, 0), EINVAL);
 
     CHECK_FAILS(lseek(fd, -1, SEEK_SET), EINVAL);

@@ -177,6 +177,29 @@ void end_of_a_directory() {
     CHECK(got[1].mask == IN_IGNORED);
 }
 
+// IN_EXCL_UNLINK: what happens to a child without a name is no event of its directory any more.
+void unlinked_children() {
+    for (const bool exclude : {false, true}) {
+        const std::string name = path("child");
+        const int fd = open(name.c_str(), O_CREAT | O_RDWR, 0600);
+        const uint32_t flag = exclude ? uint32_t{IN_EXCL_UNLINK} : 0;
+        const int watch = inotify_add_watch(queue, directory.c_str(), IN_MODIFY | IN_DELETE | flag);
+        CHECK(fd >= 0 && watch > 0);
+        CHECK(write(fd, "a", 1) == 1);
+        expect({{watch, IN_MODIFY, 0, "child"}});
+        CHECK(unlink(name.c_str()) == 0);
+        expect({{watch, IN_DELETE, 0, "child"}});
+        CHECK(write(fd, "b", 1) == 1);
+        if (exclude)
+            expect({});
+        else
+            expect({{watch, IN_MODIFY, 0, "child"}});
+        close(fd);
+        CHECK(inotify_rm_watch(queue, watch) == 0);
+        (void)events();
+    }
+}
+
 } // namespace
 
 int main() {
@@ -190,6 +213,7 @@ int main() {
     life_of_a_file();
     masks();
     end_of_a_directory();
+    unlinked_children();
     close(queue);
     CHECK(rmdir(name) == 0);
 }

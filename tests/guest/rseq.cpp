@@ -1,10 +1,12 @@
 // Restartable sequences: registration, the CPU's number, and sequences that begin anew after
 // preemption, migration and signals. rseq(2).
+#include <atomic>
 #include <csignal>
 #include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
+#include <linux/membarrier.h>
 #include <linux/rseq.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
@@ -231,6 +233,45 @@ void counting() {
     CHECK(sum == 4 * each);
 }
 
+// membarrier(2): another thread's sequence begins anew.
+void barriers() {
+    CHECK_FAILS(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, 0, 0), EPERM);
+    CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ, 0, 0) == 0);
+    CHECK_FAILS(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, 2, 0), EINVAL);
+    CHECK_FAILS(
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, MEMBARRIER_CMD_FLAG_CPU, 0),
+        EINVAL);
+    static std::atomic<unsigned> rounds{0};
+    static std::atomic<bool> over{false};
+    pthread_t thread;
+    CHECK(pthread_create(
+              &thread, nullptr,
+              [](void*) -> void* {
+                  CHECK(take_over());
+                  while (!over) {
+                      (void)turn_until_aborted();
+                      rounds++;
+                  }
+                  CHECK(rseq_call(&own, sizeof own, RSEQ_FLAG_UNREGISTER, signature) == 0);
+                  return nullptr;
+              },
+              nullptr) == 0);
+    // Each call throws it out, as soon as it turns; on its CPU, or wherever it is.
+    const unsigned cpu_flag = MEMBARRIER_CMD_FLAG_CPU;
+    for (const unsigned flags : {0u, cpu_flag}) {
+        const unsigned before = rounds;
+        while (rounds == before)
+            for (int cpu = 0; cpu < (flags != 0 ? 4 : 1); cpu++)
+                CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, flags, cpu) ==
+                      0);
+    }
+    over = true;
+    const unsigned before = rounds;
+    while (rounds == before)
+        CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, 0, 0) == 0);
+    CHECK(pthread_join(thread, nullptr) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -238,5 +279,6 @@ int main() {
     cpu_numbers();
     aborts();
     counting();
+    barriers();
     return 0;
 }

@@ -131,8 +131,89 @@ void memory() {
     CHECK(shmctl(id, IPC_STAT, &status) == 0 && status.shm_nattch == 1);
     CHECK(shmctl(id, IPC_RMID, nullptr) == 0);
     CHECK(shared[0] == 'a'); // until it is detached
+    CHECK(shmctl(id, IPC_STAT, &status) == 0 && (status.shm_perm.mode & SHM_DEST) != 0);
+    CHECK(status.shm_nattch == 1 && status.shm_perm.__key == IPC_PRIVATE);
+    again = static_cast<volatile char*>(shmat(id, nullptr, 0)); // by its number it is still found
+    CHECK(again != reinterpret_cast<char*>(-1) && again[0] == 'a');
+    CHECK(shmdt(const_cast<char*>(again)) == 0);
     CHECK(shmdt(const_cast<char*>(shared)) == 0);
     CHECK_FAILS(shmctl(id, IPC_STAT, &status), EINVAL);
+}
+
+// What ipcs(1) asks: limits, use, and objects by their place in the table.
+void tables() {
+    shminfo limits{};
+    CHECK(shmctl(0, IPC_INFO, reinterpret_cast<shmid_ds*>(&limits)) >= 0);
+    CHECK(limits.shmmin == 1 && limits.shmmni >= 4096 && limits.shmmax > 1ul << 40);
+    msginfo message_limits{};
+    CHECK(msgctl(0, IPC_INFO, reinterpret_cast<msqid_ds*>(&message_limits)) >= 0);
+    CHECK(message_limits.msgmax == 8192 && message_limits.msgmnb == 16384);
+    seminfo semaphore_limits{};
+    CHECK(semctl(0, 0, IPC_INFO, &semaphore_limits) >= 0);
+    CHECK(semaphore_limits.semvmx == 32767 && semaphore_limits.semopm == 500);
+
+    const int segment = shmget(IPC_PRIVATE, 3 * 4096, 0600), queue = msgget(IPC_PRIVATE, 0600),
+              set = semget(IPC_PRIVATE, 4, 0600);
+    CHECK(segment >= 0 && queue >= 0 && set >= 0);
+    Text message{1, "12345678"};
+    CHECK(msgsnd(queue, &message, 8, 0) == 0);
+    message.type = 2;
+    CHECK(msgsnd(queue, &message, 5, 0) == 0);
+    shm_info used{};
+    const int last_segment = shmctl(0, SHM_INFO, reinterpret_cast<shmid_ds*>(&used));
+    CHECK(last_segment >= 0 && used.used_ids >= 1 && used.shm_tot >= 3);
+    msginfo messages_used{};
+    const int last_queue = msgctl(0, MSG_INFO, reinterpret_cast<msqid_ds*>(&messages_used));
+    CHECK(last_queue >= 0 && messages_used.msgpool >= 1 && messages_used.msgmap >= 2 &&
+          messages_used.msgtql >= 13);
+    seminfo semaphores_used{};
+    const int last_set = semctl(0, 0, SEM_INFO, &semaphores_used);
+    CHECK(last_set >= 0 && semaphores_used.semusz >= 1 && semaphores_used.semaem >= 4);
+    bool seen[3] = {};
+    shmid_ds segment_status;
+    for (int i = 0; i <= last_segment; i++)
+        if (shmctl(i, SHM_STAT, &segment_status) == segment)
+            seen[0] = segment_status.shm_segsz == 3 * 4096;
+    msqid_ds queue_status;
+    for (int i = 0; i <= last_queue; i++)
+        if (msgctl(i, MSG_STAT, &queue_status) == queue)
+            seen[1] = queue_status.msg_qnum == 2;
+    semid_ds set_status;
+    for (int i = 0; i <= last_set; i++)
+        if (semctl(i, 0, SEM_STAT, &set_status) == set)
+            seen[2] = set_status.sem_nsems == 4;
+    CHECK(seen[0] && seen[1] && seen[2]);
+    CHECK_FAILS(shmctl(-1, SHM_STAT, &segment_status), EINVAL);
+    CHECK_FAILS(msgctl(31'000, MSG_STAT, &queue_status), EINVAL);
+    // Without the right to read, *_STAT is refused and *_STAT_ANY is not.
+    if (getuid() == 0) {
+        const pid_t child = fork();
+        if (child == 0) {
+            CHECK(setuid(65534) == 0);
+            bool found = false;
+            for (int i = 0; i <= last_segment && !found; i++)
+                if (shmctl(i, 15 /* SHM_STAT_ANY */, &segment_status) == segment) {
+                    found = true;
+                    CHECK_FAILS(shmctl(i, SHM_STAT, &segment_status), EACCES);
+                }
+            _exit(found ? 0 : 1);
+        }
+        reap(child);
+    }
+    CHECK(shmctl(segment, IPC_RMID, nullptr) == 0 && semctl(set, 0, IPC_RMID) == 0);
+    // Copies of messages, by place.
+    Text copy{};
+    if (msgrcv(queue, &copy, 64, 1, MSG_COPY | IPC_NOWAIT) != -1 || errno != ENOSYS) {
+        CHECK(copy.type == 2 && std::memcmp(copy.text, "12345", 5) == 0);
+        CHECK(msgrcv(queue, &copy, 64, 0, MSG_COPY | IPC_NOWAIT) == 8 && copy.type == 1);
+        CHECK_FAILS(msgrcv(queue, &copy, 64, 2, MSG_COPY | IPC_NOWAIT), ENOMSG);
+        CHECK_FAILS(msgrcv(queue, &copy, 3, 0, MSG_COPY | IPC_NOWAIT), E2BIG);
+        CHECK_FAILS(msgrcv(queue, &copy, 3, 0, MSG_COPY | IPC_NOWAIT | MSG_NOERROR), EINVAL);
+        CHECK_FAILS(msgrcv(queue, &copy, 64, 0, MSG_COPY), EINVAL);
+        CHECK_FAILS(msgrcv(queue, &copy, 64, 0, MSG_COPY | MSG_EXCEPT | IPC_NOWAIT), EINVAL);
+        CHECK(msgctl(queue, IPC_STAT, &queue_status) == 0 && queue_status.msg_qnum == 2);
+    }
+    CHECK(msgctl(queue, IPC_RMID, nullptr) == 0);
 }
 
 } // namespace
@@ -141,4 +222,5 @@ int main() {
     semaphores();
     messages();
     memory();
+    tables();
 }

@@ -490,6 +490,40 @@ void descriptors() {
     close(fd);
 }
 
+// TFD_TIMER_CANCEL_ON_SET. The clock is set to what it shows.
+void clock_changes() {
+    const int fd = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    const int plain = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    timespec wall = {};
+    CHECK(clock_gettime(CLOCK_REALTIME, &wall) == 0);
+    itimerspec setting = {{0, 0}, {wall.tv_sec + 3600, 0}};
+    const int flags = TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET;
+    CHECK(timerfd_settime(fd, flags, &setting, nullptr) == 0);
+    CHECK(timerfd_settime(plain, TFD_TIMER_ABSTIME, &setting, nullptr) == 0);
+    unsigned long count = 0;
+    CHECK_FAILS(read(fd, &count, 8), EAGAIN);
+    CHECK(clock_gettime(CLOCK_REALTIME, &wall) == 0);
+    if (clock_settime(CLOCK_REALTIME, &wall) == 0) {
+        pollfd ready = {fd, POLLIN, 0};
+        CHECK(poll(&ready, 1, 10'000) == 1 && ready.revents == POLLIN);
+        CHECK_FAILS(read(fd, &count, 8), ECANCELED);
+        CHECK_FAILS(read(fd, &count, 8), EAGAIN); // told once, and still armed
+        CHECK_FAILS(read(plain, &count, 8), EAGAIN);
+        itimerspec left = {};
+        CHECK(timerfd_gettime(fd, &left) == 0 && left.it_value.tv_sec > 3000);
+        // Nobody has read of the next change when the timer is set anew.
+        CHECK(clock_gettime(CLOCK_REALTIME, &wall) == 0 &&
+              clock_settime(CLOCK_REALTIME, &wall) == 0);
+        CHECK_FAILS(timerfd_settime(fd, flags, &setting, nullptr), ECANCELED);
+        CHECK(timerfd_settime(fd, flags, &setting, nullptr) == 0);
+        CHECK_FAILS(read(fd, &count, 8), EAGAIN);
+    } else {
+        CHECK(errno == EPERM); // not the machine's own superuser
+    }
+    close(fd);
+    close(plain);
+}
+
 } // namespace
 
 int main() {
@@ -499,5 +533,6 @@ int main() {
     posix_timers();
     interval_timers();
     descriptors();
+    clock_changes();
     return 0;
 }
