@@ -2,6 +2,7 @@
 // (next_vsock_packet), and what arrives is handed to the endpoints in the buffers it came in.
 #include "guestkernel/drivers/vsock.hpp"
 
+#include <linux/errno.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_vsock.h>
 
@@ -11,6 +12,7 @@
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/drivers/virtio_mmio.hpp"
 #include "guestkernel/ipc/vsock/endpoint.hpp"
+#include "guestkernel/mm/heap.hpp"
 #include "guestkernel/sched/wait_queue.hpp"
 
 namespace kernel {
@@ -22,17 +24,23 @@ constexpr u16 receive_size = 64, transmit_size = 64, event_size = 4;
 constexpr u16 least_posted = 8;
 constexpr unsigned batch = 64;
 
+// What the device reads and writes, besides the segments: in memory of the heap's own.
+struct SharedMemory {
+    VsockHeader headers[transmit_size] = {}; // of packets without data
+    virtio_vsock_event happened[event_size] = {};
+};
+
 struct VsockDevice {
+    ~VsockDevice() { kfree(shared); }
     VirtioDevice device;
     Virtqueue receive, transmit, events;
     // Outside of the vsock lock. Held while packets go in or out, so that they keep their order.
     SpinLock lock{LockRank::Device};
-    VsockHeader headers[transmit_size] = {}; // of packets without data
+    SharedMemory* shared = nullptr;
     u16 free_headers[transmit_size] = {};
     u16 free_header_count = 0;
     u16 posted = 0;
     u32 in_flight = 0;
-    virtio_vsock_event happened[event_size] = {};
     WaitQueue idle;
 };
 VsockDevice* vsock = nullptr;
@@ -44,9 +52,9 @@ void reclaim_locked() {
     while (vsock->transmit.take_used(used)) {
         vsock->in_flight--;
         auto* header = static_cast<VsockHeader*>(used.token);
-        if (header >= vsock->headers && header < vsock->headers + transmit_size)
-            vsock->free_headers[vsock->free_header_count++] =
-                static_cast<u16>(header - vsock->headers);
+        VsockHeader* const own = vsock->shared->headers;
+        if (header >= own && header < own + transmit_size)
+            vsock->free_headers[vsock->free_header_count++] = static_cast<u16>(header - own);
         else
             free_vsock_segment(static_cast<VsockSegment*>(used.token));
     }
@@ -70,7 +78,7 @@ void submit_locked(const VsockPacket& packet) {
     if (packet.data != nullptr) {
         header = &packet.data->header;
     } else {
-        header = &vsock->headers[vsock->free_headers[--vsock->free_header_count]];
+        header = &vsock->shared->headers[vsock->free_headers[--vsock->free_header_count]];
         token = header;
     }
     *header = packet.header;
@@ -201,6 +209,10 @@ void on_interrupt(void*) {
 
 Result<void> start(const VirtioSlot& slot) {
     TRY(Owned<VsockDevice> fresh, make_owned<VsockDevice>());
+    void* memory = kmalloc(sizeof(SharedMemory));
+    if (memory == nullptr)
+        return fail(ENOMEM);
+    fresh->shared = ::new (memory) SharedMemory();
     TRY(fresh->device.open(PhysAddr(slot.phys), slot.vector, VIRTIO_ID_VSOCK,
                            u64{1} << VIRTIO_VSOCK_F_SEQPACKET));
     TRY(fresh->device.setup_queue(fresh->receive, 0, receive_size));
@@ -213,7 +225,7 @@ Result<void> start(const VirtioSlot& slot) {
     {
         SpinGuard guard(vsock->lock);
         fill_locked();
-        for (virtio_vsock_event& event : vsock->happened)
+        for (virtio_vsock_event& event : vsock->shared->happened)
             post_event_locked(event);
         (void)vsock->receive.enable_interrupts();
         (void)vsock->events.enable_interrupts();

@@ -27,11 +27,13 @@ public:
     static constexpr std::uint32_t packet_room = 4096;
     static constexpr std::uint16_t ring_size = 64;
 
-    VsockGuest(Vsock& device, FakeRam& ram) : ram_(ram), driver_(device, ram) {
+    // `largest`: of what it sends, headers included.
+    VsockGuest(Vsock& device, FakeRam& ram, std::size_t largest = 66'000)
+        : ram_(ram), driver_(device, ram), out_room_(largest) {
         started_ = driver_.start(0, ring_size);
         for (std::uint16_t i = 0; i < ring_size; ++i)
             rooms_.push_back(ram_.allocate(packet_room));
-        outgoing_ = ram_.allocate(out_slots * out_room);
+        outgoing_ = ram_.allocate(out_slots * out_room_);
         event_ = ram_.allocate(8);
     }
     ~VsockGuest() { driver_.reset(); }
@@ -54,13 +56,19 @@ public:
         return out;
     }
 
+    // Whether the ring has room for one more packet.
+    bool room_to_send() {
+        while (driver_.ring(vsock_transmit_queue).take_used())
+            --in_flight_;
+        return in_flight_ < ring_size;
+    }
     // As it stands: the header's length is the caller's affair.
     void send_raw(const virtio_vsock_hdr& header, std::string_view payload = {}) {
-        const GuestAddr at = outgoing_ + out_room * (next_out_++ % out_slots);
+        const GuestAddr at = outgoing_ + out_room_ * (next_out_++ % out_slots);
         ram_.write(at, std::as_bytes(std::span(&header, 1)));
-        ram_.write(at + sizeof header, payload.substr(0, out_room - sizeof header));
-        while (driver_.ring(vsock_transmit_queue).take_used()) {
-        }
+        ram_.write(at + sizeof header, payload.substr(0, out_room_ - sizeof header));
+        room_to_send();
+        ++in_flight_;
         driver_.ring(vsock_transmit_queue)
             .offer({{at, static_cast<std::uint32_t>(sizeof header + payload.size())}});
         driver_.notify(vsock_transmit_queue);
@@ -97,7 +105,7 @@ public:
     }
 
 private:
-    static constexpr std::size_t out_slots = 64, out_room = 66'000;
+    static constexpr std::size_t out_slots = 64;
 
     void collect() {
         while (const auto used = driver_.ring(vsock_receive_queue).take_used()) {
@@ -117,12 +125,14 @@ private:
 
     FakeRam& ram_;
     FakeDriver driver_;
+    const std::size_t out_room_;
     bool started_ = false;
     std::deque<GuestAddr> rooms_;
     std::map<std::uint32_t, GuestAddr> posted_;
     std::deque<VsockMessage> arrived_;
     GuestAddr outgoing_, event_;
     std::size_t next_out_ = 0;
+    std::size_t in_flight_ = 0;
 };
 
 } // namespace virtio::testing
