@@ -17,7 +17,8 @@ PROGRAMS = [os.path.abspath(argument) for argument in sys.argv[1:]]
 def add(program, where, argv):
     @case(f"{os.path.basename(program)}: {where}")
     def passes():
-        result = run([*argv, program])
+        wanted = emulated.ARGUMENTS.get(os.path.basename(program), []) if argv else []
+        result = run([*argv, program, *wanted])
         holds("passes", result.status == 0, f"status {result.status}\n" + (result.out + result.err).decode(errors="replace"))
 
 
@@ -26,8 +27,12 @@ def main():
         add(program, "on the host", [])
         if has_kvm():
             add(program, "inside", [JOEY, "do", "--"])
-    inside = [] if has_kvm() else [emulated.Case(f"{os.path.basename(program)}: inside", [JOEY, "do", "--privilege", "ring3", "--", program])
-                                   for program in PROGRAMS]
+    names = {program: os.path.basename(program) for program in PROGRAMS}
+    oracle = [emulated.Case(f"{name}: on the emulated machine's Linux", [program, *emulated.ARGUMENTS[name]])
+              for program, name in names.items() if name in emulated.ARGUMENTS]
+    inside = [] if has_kvm() else oracle + [
+        emulated.Case(f"{name}: inside", [JOEY, "do", "--privilege", "ring3", "--", program, *emulated.ARGUMENTS.get(name, [])])
+        for program, name in names.items()]
     print(f"1..{len(CASES) + len(inside)}", flush=True)
     failed = run_cases([(name, function) for name, function, _ in CASES])
     if inside:

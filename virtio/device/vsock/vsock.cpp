@@ -234,7 +234,8 @@ Checked<void> Vsock::take_packets() {
         transmit->push_used(std::move(chain), 0);
     }
     transmit->interrupt_driver();
-    TRY(std::move(done));
+    if (!done)
+        return done;
     return taken != 0 ? give_packets() : Checked<void>{};
 }
 
