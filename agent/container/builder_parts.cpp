@@ -47,13 +47,21 @@ os::Result<void> apply_oom_score(const spec::Process& process, pid_t pid) {
 
 namespace {
 
-// As late as possible: a low limit would hinder the building. From outside: raising one needs
-// rights that a process in a user namespace does not have.
-os::Result<void> apply_rlimits(const spec::Process& process, pid_t pid) {
+// Hard limits above the present ones, while the process is still root: from outside, because
+// raising needs rights that a process in a user namespace does not have. It lowers limits itself,
+// at the end.
+os::Result<void> raise_limits(const spec::Process& process, pid_t pid) {
     for (const spec::Rlimit& limit : process.rlimits) {
-        const rlimit value{limit.soft, limit.hard};
-        if (prlimit(pid, static_cast<__rlimit_resource>(limit.resource), &value, nullptr) != 0)
+        const auto resource = static_cast<__rlimit_resource>(limit.resource);
+        rlimit value{};
+        if (prlimit(pid, resource, nullptr, &value) != 0)
             return os::fail_errno(errno, "process.rlimits: resource ", limit.resource);
+        if (limit.hard <= value.rlim_max)
+            continue;
+        value.rlim_max = limit.hard;
+        if (prlimit(pid, resource, &value, nullptr) != 0)
+            return os::fail_errno(errno, "process.rlimits: resource ", limit.resource,
+                                  ": raise it");
     }
     return {};
 }
@@ -76,8 +84,11 @@ os::Result<void> accompany(const ProcessPlan& plan, pid_t pid, int sync,
             TRY(run_hooks());
             TRY(os::send_message(sync, message::go));
             break;
+        case message::limits:
+            TRY(raise_limits(*plan.process, pid));
+            TRY(os::send_message(sync, message::go));
+            break;
         case message::ready:
-            TRY(apply_rlimits(*plan.process, pid));
             return os::send_message(plan.report, message::ready);
         default:
             return os::fail(os::Code::Internal, "the process said something that is no message");

@@ -96,7 +96,15 @@ std::vector<std::string> Cgroup::controllers(const std::string& root) {
     return text ? split(trimmed(*text), ' ') : std::vector<std::string>();
 }
 
+bool Cgroup::overlaps(const Cgroup& other) const {
+    const std::string one = directory_ + "/";
+    const std::string two = other.directory_ + "/";
+    return one.starts_with(two) || two.starts_with(one);
+}
+
 os::Result<void> Cgroup::make() const {
+    if (directory_ == root_)
+        return os::fail(os::Code::InvalidArgument, "names the agent's own group");
     pass_controllers_on(root_);
     for (std::size_t at = root_.size() + 1; at < directory_.size();) {
         const std::size_t end = std::min(directory_.find('/', at), directory_.size());

@@ -21,6 +21,8 @@ public:
     Cgroup(std::string root, std::string_view path);
 
     const std::string& directory() const { return directory_; }
+    // Whether one of the two is, or lies below, the other: killing one would kill the other.
+    bool overlaps(const Cgroup& other) const;
     // Makes the group, with the controllers it can have. Refuses one that has processes.
     os::Result<void> make() const;
     os::Result<void> apply(const std::vector<spec::CgroupSetting>& settings) const;

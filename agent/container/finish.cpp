@@ -12,6 +12,7 @@
 #include <linux/ioprio.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -157,6 +158,16 @@ std::string home_of(std::uint32_t uid) {
     return "/";
 }
 
+// As late as possible: a low limit would hinder the building.
+os::Result<void> set_limits(const spec::Process& process) {
+    for (const spec::Rlimit& limit : process.rlimits) {
+        const rlimit value{limit.soft, limit.hard};
+        if (setrlimit(static_cast<__rlimit_resource>(limit.resource), &value) != 0)
+            return os::fail_errno(errno, "process.rlimits: resource ", limit.resource);
+    }
+    return {};
+}
+
 os::Result<void> raise_ambient(std::uint64_t ambient) {
     // Fails where there are none; then none are wanted or the raise says so.
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
@@ -206,10 +217,17 @@ os::Result<void> connect_streams(const ProcessPlan& plan, const Terminal& termin
     return {};
 }
 
+os::Result<void> ask_for_limits(const spec::Process& process, int sync) {
+    if (process.rlimits.empty())
+        return {};
+    TRY(os::send_message(sync, message::limits));
+    return wait_for_go(sync);
+}
+
 os::Result<std::string> become_user(const spec::Process& process) {
     if (process.io_priority) {
-        const int value =
-            IOPRIO_PRIO_VALUE(process.io_priority->io_class, process.io_priority->level);
+        const auto value = static_cast<int>(
+            IOPRIO_PRIO_VALUE(process.io_priority->io_class, process.io_priority->level));
         if (syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) != 0)
             return os::fail_errno(errno, "process.ioPriority");
     }
@@ -257,6 +275,9 @@ os::Error execute(const spec::Process& process, const SeccompFilter& filter,
     const std::vector<char*> environment = pointers(env);
     // Everything of ours has the flag already; this is for what a library may have forgotten.
     syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
+    const auto limited = set_limits(process);
+    if (!limited)
+        return limited.error();
     const auto dropped = drop_the_rest(process, filter);
     if (!dropped)
         return dropped.error();

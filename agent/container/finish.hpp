@@ -10,6 +10,8 @@ namespace container {
 
 // Standard streams: the terminal's, when there is one, else the plan's.
 os::Result<void> connect_streams(const ProcessPlan& plan, const Terminal& terminal);
+// Has the builder raise the hard limits that need it.
+os::Result<void> ask_for_limits(const spec::Process& process, int sync);
 // User, groups, umask and capabilities; CAP_SYS_ADMIN stays until execute(), which may need it for
 // the filter. The working directory. Then the program's path, looked up as that user.
 os::Result<std::string> become_user(const spec::Process& process);

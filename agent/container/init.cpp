@@ -127,6 +127,7 @@ void run_init(const InitInputs& inputs) {
         if (spec.linux_part.personality && personality(*spec.linux_part.personality) < 0)
             return os::fail_errno(errno, "linux.personality");
         TRY(connect_streams(inputs.plan.common, terminal));
+        TRY(ask_for_limits(process, inputs.sync));
         TRY(program, become_user(process));
         return wait_for_start(inputs.plan.common, inputs.sync);
     };

@@ -28,6 +28,7 @@ constexpr char failed = 'e';   // builder -> agent, first process -> builder, ->
 constexpr char born = 'p';     // builder -> agent: the pid
 constexpr char terminal = 't'; // first process -> builder -> agent: the terminal's master side
 constexpr char hooks = 'h';    // first process -> builder: the runtime's hooks may run
+constexpr char limits = 'l';   // first process -> builder: it would like its limits raised
 constexpr char go = 'g';       // builder -> first process
 constexpr char ready = 'r';    // first process -> builder -> agent: it waits for its start
 constexpr char start = 's';    // agent -> first process

@@ -68,6 +68,7 @@ void ProcessBuilder::begin_inside() {
             TRY(os::send_message(sync, message::terminal, {}, terminal.master.get()));
         }
         TRY(connect_streams(plan_.common, terminal));
+        TRY(ask_for_limits(process, sync));
         TRY(program, become_user(process));
         return wait_for_start(plan_.common, sync);
     };

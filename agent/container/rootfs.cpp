@@ -79,8 +79,6 @@ os::Result<Trees> take_trees(const spec::Spec& spec, const std::string& cgroup_d
     if (!is_directory(out.root.get()))
         return os::fail(os::Code::InvalidArgument, "root.path: ", spec.rootfs, " is no directory");
     TRY(set_attributes(out.root.get(), {.propagation = MS_SLAVE, .recursive = true}));
-    TRY(out.null, clone_tree(AT_FDCWD, "/dev/null", false));
-    TRY(set_attributes(out.null.get(), {.propagation = MS_PRIVATE}));
     for (const spec::Mount& mount : spec.mounts) {
         os::UniqueFd tree;
         if (mount.options.bind) {
@@ -199,7 +197,8 @@ os::Result<void> Rootfs::mask(const std::string& path) {
         TRY(const os::UniqueFd empty, new_filesystem("tmpfs", "tmpfs", {}, MOUNT_ATTR_RDONLY));
         return attach(empty.get(), place->get());
     }
-    TRY(const os::UniqueFd null, clone_tree(trees_.null.get(), "", false));
+    // The root is still the runtime's, and so is this /dev/null: nobody can have exchanged it.
+    TRY(const os::UniqueFd null, clone_tree(AT_FDCWD, "/dev/null", false));
     return attach(null.get(), place->get());
 }
 

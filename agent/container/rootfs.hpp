@@ -17,7 +17,6 @@ namespace container {
 struct Trees {
     os::UniqueFd root;
     std::vector<os::UniqueFd> mounts; // by index of Spec::mounts; empty where none is needed
-    os::UniqueFd null;                // /dev/null of the outside: masks files
 };
 os::Result<Trees> take_trees(const spec::Spec& spec, const std::string& cgroup_directory);
 

@@ -197,9 +197,10 @@ void Agent::create(const proto::CreateRequest& request, const Reply<proto::Creat
     const auto container =
         std::make_shared<Container>(Container::Surroundings{loop_, children_, events_}, id,
                                     request.bundle(), std::move(*parsed), config_.cgroup_root);
-    // The group is the container's alone: two containers in one would be killed together.
+    // The group is the container's alone: two in one, or one below another, would be killed
+    // together.
     for (const auto& [other_id, other] : containers_) {
-        if (other->cgroup().directory() == container->cgroup().directory()) {
+        if (other->cgroup().overlaps(container->cgroup())) {
             reply(os::fail(os::Code::AlreadyExists, "linux.cgroupsPath: container ", other_id,
                            " has this group"));
             return;
@@ -361,14 +362,15 @@ void Agent::read_output(const proto::ReadOutputRequest& request,
         return error ? owner.streams().error : owner.streams().output;
     };
     const auto holds = std::make_shared<bool>(true);
-    stream_of(**process).read(request.max_bytes(), [reply, holds](os::Result<std::string> data) {
-        *holds = false;
-        proto::ReadOutputResponse out;
-        if (data)
-            out.set_data(std::move(*data));
-        reply(data ? os::Result<proto::ReadOutputResponse>(std::move(out))
-                   : base::Failure(data.error()));
-    });
+    stream_of(**process).read(request.offset(), request.max_bytes(),
+                              [reply, holds](os::Result<std::string> data) {
+                                  *holds = false;
+                                  proto::ReadOutputResponse out;
+                                  if (data)
+                                      out.set_data(std::move(*data));
+                                  reply(data ? os::Result<proto::ReadOutputResponse>(std::move(out))
+                                             : base::Failure(data.error()));
+                              });
     // What nobody waits for any more must stay in the pipe.
     if (*holds)
         reply.on_cancel([process = std::weak_ptr(*process), stream_of] {

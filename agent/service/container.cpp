@@ -52,6 +52,13 @@ proto::Event Container::event(proto::Event::Kind kind, const std::string& exec_i
 }
 
 void Container::create(const WantedStreams& wanted, Done done) {
+    // Here, not in the builder: if it fails, the group is somebody else's and must not be cleaned
+    // up.
+    const auto made = cgroup_.make();
+    if (!made) {
+        done(os::fail(made.error().code, "linux.cgroupsPath: ", made.error().message));
+        return;
+    }
     process_->set_exit_hook([self = weak_from_this()] {
         if (const auto container = self.lock())
             container->on_ended("", *container->process_);
@@ -132,7 +139,8 @@ void Container::exec(const std::string& exec_id, spec::Process process, const Wa
     entry.wanted = std::make_shared<spec::Process>(std::move(process));
     entry.process->set_exit_hook([self = weak_from_this(), exec_id] {
         const auto container = self.lock();
-        const auto found = container ? container->find(exec_id) : os::fail(os::Code::NotFound, "the container is gone");
+        const auto found = container ? container->find(exec_id)
+                                     : os::fail(os::Code::NotFound, "the container is gone");
         if (found)
             container->on_ended(exec_id, **found);
     });
@@ -267,13 +275,26 @@ void Container::remove(bool force, Done done) {
     process_->on_exit([self = shared_from_this(), done] {
         self->remove_group(removal_attempts, [self, done](const os::Result<void>& removed) {
             if (removed) {
-                self->finish_removal(done);
+                self->when_all_ended([self, done] { self->finish_removal(done); });
                 return;
             }
             self->removing_ = false;
             done(base::Failure(removed.error()));
         });
     });
+}
+
+// Whoever waits for one of them gets an answer.
+void Container::when_all_ended(const std::function<void()>& action) {
+    for (const auto& [exec_id, entry] : executed_) {
+        if (entry.process->exists()) {
+            entry.process->on_exit([self = shared_from_this(), action] {
+                self->around_.loop.defer([self, action] { self->when_all_ended(action); });
+            });
+            return;
+        }
+    }
+    action();
 }
 
 void Container::remove_group(int attempts, Done done) {

@@ -58,6 +58,7 @@ private:
     void watch_memory();
     void note_oom();
     void on_ended(const std::string& exec_id, Process& process);
+    void when_all_ended(const std::function<void()>& action);
     void remove_group(int attempts, Done done);
     void finish_removal(Done done);
     os::Result<void> require_running() const;

@@ -15,11 +15,22 @@ constexpr std::size_t usual = 64U << 10;
 
 } // namespace
 
-void OutputStream::read(std::size_t most, Done done) {
+void OutputStream::read(std::uint64_t offset, std::size_t most, Done done) {
     if (done_) {
         done(os::fail(os::Code::FailedPrecondition, "somebody reads this stream already"));
         return;
     }
+    if (offset == before_last_ && !last_.empty()) {
+        done(last_);
+        return;
+    }
+    if (offset != before_last_ + last_.size()) {
+        done(os::fail(os::Code::OutOfRange, "offset: ", offset,
+                      " is not where this stream stands, ", before_last_ + last_.size()));
+        return;
+    }
+    before_last_ = offset;
+    last_.clear();
     if (ended_) {
         done(std::string());
         return;
@@ -53,6 +64,7 @@ bool OutputStream::read_now() {
         fd_.reset();
     }
     data.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    last_ = data;
     std::exchange(done_, nullptr)(std::move(data));
     return true;
 }

@@ -26,7 +26,8 @@ public:
 
     // A non-blocking descriptor, shared with the input when it is a terminal.
     void open(std::shared_ptr<os::UniqueFd> fd) { fd_ = std::move(fd); }
-    void read(std::size_t most, Done done);
+    // `offset`: what the reader has received so far; the last piece is kept until that says so.
+    void read(std::uint64_t offset, std::size_t most, Done done);
     // The reader is gone.
     void cancel();
     // A waiting reader is told that the process is no more.
@@ -40,6 +41,8 @@ private:
     std::shared_ptr<os::UniqueFd> fd_;
     os::UniqueFd watched_; // a duplicate: epoll watches a terminal for both directions apart
     std::size_t most_ = 0;
+    std::string last_;              // the last piece handed out
+    std::uint64_t before_last_ = 0; // bytes handed out before it, all of which have arrived
     Done done_;
     bool ended_ = false;
 };

@@ -34,9 +34,34 @@ private:
     std::size_t position_ = 0;
 };
 
+// Every level costs the parser memory, and no configuration has more than a dozen.
+constexpr int max_depth = 64;
+
+bool is_too_deep(std::string_view text) {
+    int depth = 0;
+    bool in_string = false;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        if (c == '"')
+            in_string = !in_string;
+        else if (in_string)
+            i += c == '\\' ? 1 : 0;
+        else if (c == '[' || c == '{')
+            ++depth;
+        else if (c == ']' || c == '}')
+            --depth;
+        if (depth > max_depth)
+            return true;
+    }
+    return false;
+}
+
 } // namespace
 
 os::Result<JsonDocument> JsonDocument::parse(std::string_view text, std::string path) {
+    if (is_too_deep(text))
+        return os::fail(os::Code::InvalidArgument, path.empty() ? "the document" : path,
+                        ": is nested more than ", max_depth, " levels deep");
     auto value = std::make_unique<json>(json::parse(text, nullptr, false));
     if (!value->is_discarded())
         return JsonDocument(std::move(value), std::move(path));

@@ -58,9 +58,20 @@ void make_rootfs(const std::string& path) {
     fs::permissions(path + "/tmp", static_cast<fs::perms>(01777));
 }
 
-// The two streams of a container's rootfs are hard links of one template: made once, cheap to copy.
 void copy_rootfs(const std::string& from, const std::string& to) {
     fs::copy(from, to, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+    // What the umask has taken away.
+    fs::permissions(to + "/tmp", static_cast<fs::perms>(01777));
+}
+
+// A patch that does as `first` and then `second` do: unlike merge_patch(), it keeps a null, which
+// takes something away from what the patch is for.
+json combined(json first, const json& second) {
+    if (!first.is_object() || !second.is_object())
+        return second;
+    for (const auto& [key, value] : second.items())
+        first[key] = first.contains(key) ? combined(first[key], value) : value;
+    return first;
 }
 
 } // namespace
@@ -166,8 +177,7 @@ std::string merged(const std::string& base, const std::string& patch) {
 
 std::string script_spec(const std::string& script, const std::string& patch) {
     json spec = {{"process", {{"args", {"sh", "-c", script}}}}};
-    spec.merge_patch(json::parse(patch));
-    return spec.dump();
+    return combined(spec, json::parse(patch)).dump();
 }
 
 const std::string& base_spec() {
@@ -301,6 +311,7 @@ void TestContainer::read_more(const std::string& exec_id, proto::OutputStream st
     request.set_container_id(id_);
     request.set_exec_id(exec_id);
     request.set_stream(stream);
+    request.set_offset((stream == proto::STDOUT ? into.out : into.err).size());
     Agent::shared().client().call<proto::ReadOutputResponse>(
         "joey.agent.v1.Agent", "ReadOutput", request, ttrpc::Client::no_limit,
         [this, exec_id, stream, &into](const os::Result<proto::ReadOutputResponse>& answer) {
@@ -350,11 +361,13 @@ Outcome TestContainer::run() {
     Outcome outcome;
     if (const auto created = create(); !created) {
         outcome.error = created.error().message;
+        UNSCOPED_INFO("create: " << outcome.error);
         return outcome;
     }
     const Collected& collected = collect();
     if (const auto started = start(); !started) {
         outcome.error = started.error().message;
+        UNSCOPED_INFO("start: " << outcome.error);
         return outcome;
     }
     const auto waited = wait();
@@ -367,6 +380,8 @@ Outcome TestContainer::run() {
     outcome.signal = static_cast<int>(waited->exit().signal());
     outcome.out = collected.out;
     outcome.err = collected.err;
+    if (!outcome.err.empty())
+        UNSCOPED_INFO("standard error: " << outcome.err);
     return outcome;
 }
 
@@ -389,8 +404,7 @@ os::Result<proto::ExecResponse> TestContainer::create_exec(const std::string& ex
 Outcome TestContainer::exec(const std::string& script, const std::string& patch) {
     Outcome outcome;
     const std::string exec_id = os::text("e", ++executed_);
-    json process = {{"args", {"sh", "-c", script}}};
-    process.merge_patch(json::parse(patch));
+    const json process = combined({{"args", {"sh", "-c", script}}}, json::parse(patch));
     if (const auto created = create_exec(exec_id, process.dump()); !created) {
         outcome.error = created.error().message;
         return outcome;

@@ -4,6 +4,9 @@
 #include <fstream>
 #include <sstream>
 
+#include <sys/stat.h>
+#include <sys/wait.h>
+
 #include <catch2/catch.hpp>
 
 #include "tests/agent/harness.hpp"
@@ -41,7 +44,7 @@ TEST_CASE("new namespaces differ from the agent's") {
 }
 
 TEST_CASE("the program is process 1 and sees its own processes only") {
-    CHECK(run_script("echo $$; ls /proc | grep -c '^[0-9]'").out == "1\n3\n");
+    CHECK(run_script("echo $$; ls /proc > /tmp/all; grep -c '^[0-9]' /tmp/all").out == "1\n2\n");
 }
 
 TEST_CASE("the network namespace has its loopback interface up") {
@@ -250,7 +253,28 @@ TEST_CASE("a control group that another container has is refused") {
     first.must_run();
     TestContainer second(R"({"linux": {"cgroupsPath": "/taken"}})");
     CHECK(second.run().error == "linux.cgroupsPath: container " + first.id() + " has this group");
+    CHECK(TestContainer(R"({"linux": {"cgroupsPath": "/taken/below"}})").run().error ==
+          "linux.cgroupsPath: container " + first.id() + " has this group");
     CHECK(first.state()->status() == proto::RUNNING);
+}
+
+TEST_CASE("the agent's own control group, and one that has processes, are left alone") {
+    CHECK(TestContainer(R"({"linux": {"cgroupsPath": "/"}})").run().error ==
+          "linux.cgroupsPath: names the agent's own group");
+    const std::string group = Agent::shared().cgroup_root() + "/others";
+    fs::create_directory(group);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    std::ofstream(group + "/cgroup.procs") << pid;
+    const Outcome outcome = TestContainer(R"({"linux": {"cgroupsPath": "/others"}})").run();
+    CHECK(outcome.error.find("has processes already") != std::string::npos);
+    CHECK(waitpid(pid, nullptr, WNOHANG) == 0);
+    ::kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+    CHECK(Agent::shared().eventually([&] { return rmdir(group.c_str()) == 0; }));
 }
 
 TEST_CASE("groups that a container has made below its own go with it") {

@@ -174,7 +174,7 @@ TEST_CASE("tmpfs: size, mode and flags") {
         with_mount(
             R"({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "noexec", "size=64k", "mode=750"]})"));
     CHECK(outcome.out ==
-          "750\nrw,nosuid,nodev,noexec,relatime tmpfs tmpfs rw,size=64k,mode=750\n65536\n");
+          "750\nrw,nosuid,nodev,noexec,relatime tmpfs rw,size=64k,mode=750\n65536\n");
 }
 
 TEST_CASE("tmpfs takes the mode of the directory that it covers") {
@@ -198,7 +198,8 @@ TEST_CASE("an unknown mount option of a file system is named") {
                 R"({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["nonesuch=1"]})"))
             .run();
     INFO(outcome.error);
-    CHECK(outcome.error.find("mounts[7] (/data): option nonesuch=1: Invalid argument") == 0);
+    CHECK(outcome.error.find("mounts[7] (/data): option nonesuch=1 (tmpfs: Unknown parameter "
+                             "'nonesuch'): Invalid argument") == 0);
 }
 
 TEST_CASE("masked paths are empty, read-only paths are read-only") {

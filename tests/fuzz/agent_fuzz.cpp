@@ -1,6 +1,6 @@
-// The agent's methods with any messages, in any order. Nothing is created (the requests' configurations
-// are not valid but by a miracle, and the control group is nowhere); what is tested is that every message is
-// answered and none does harm.
+// The agent's methods with any messages, in any order. Nothing is created (the requests'
+// configurations are not valid but by a miracle, and the control group is nowhere); what is tested
+// is that every message is answered and none does harm.
 #include <cstdint>
 #include <cstdlib>
 
@@ -12,8 +12,10 @@
 namespace {
 
 // Not those that change this machine: Mount, Unmount, SetHostname, SetSysctls, Shutdown.
-constexpr const char* methods[] = {"Info",  "Create", "Exec",      "Start", "Signal", "Pause",      "Resume",     "Update",     "Wait",
-                                   "State", "List",   "Processes", "Stats", "Delete", "ReadOutput", "WriteInput", "CloseInput", "ResizeTerminal"};
+constexpr const char* methods[] = {
+    "Info",   "Create", "Exec",       "Start",      "Signal",     "Pause",
+    "Resume", "Update", "Wait",       "State",      "List",       "Processes",
+    "Stats",  "Delete", "ReadOutput", "WriteInput", "CloseInput", "ResizeTerminal"};
 
 struct Machine {
     std::unique_ptr<os::EventLoop> loop = std::move(*os::EventLoop::create());
@@ -25,7 +27,8 @@ struct Machine {
     Machine() {
         agent.register_methods(server);
         int ends[2] = {};
-        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0 || !server.serve(os::UniqueFd(ends[0])))
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0 ||
+            !server.serve(os::UniqueFd(ends[0])))
             std::abort();
         client = std::move(*ttrpc::Client::start(*loop, os::UniqueFd(ends[1])));
     }
@@ -44,7 +47,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         data += 2 + length;
         size -= 2 + length;
         ++calls;
-        machine.client->call("joey.agent.v1.Agent", method, payload, ttrpc::Client::no_limit, [&answers](const os::Result<std::string>&) { ++answers; });
+        machine.client->call("joey.agent.v1.Agent", method, payload, ttrpc::Client::no_limit,
+                             [&answers](const os::Result<std::string>&) { ++answers; });
     }
     for (int i = 0; i < 1000 && answers < calls; ++i)
         machine.loop->run_once(std::chrono::milliseconds(1));

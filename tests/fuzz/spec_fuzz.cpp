@@ -1,5 +1,5 @@
-// An OCI configuration, a process and resources that somebody hostile wrote. What is accepted must hold
-// what the builder relies on.
+// An OCI configuration, a process and resources that somebody hostile wrote. What is accepted must
+// hold what the builder relies on.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
@@ -14,7 +14,9 @@ void require(bool holds) {
         std::abort();
 }
 
-bool is_c_string(const std::string& text) { return text.find('\0') == std::string::npos; }
+bool is_c_string(const std::string& text) {
+    return text.find('\0') == std::string::npos;
+}
 
 void check(const spec::Process& process) {
     require(!process.args.empty() && process.cwd[0] == '/');

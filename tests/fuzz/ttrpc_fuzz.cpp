@@ -49,12 +49,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto loop = std::move(*os::EventLoop::create());
     ttrpc::Server server(*loop, {.connections = 2, .calls_per_connection = 4});
     std::vector<ttrpc::Reply<StateResponse>> held;
-    server.handle<CreateRequest, StateResponse>("s", "m", [&](const CreateRequest& request, const auto& reply) {
-        if (request.container_id().empty())
-            held.push_back(reply);
-        else
-            reply(StateResponse());
-    });
+    server.handle<CreateRequest, StateResponse>(
+        "s", "m", [&](const CreateRequest& request, const auto& reply) {
+            if (request.container_id().empty())
+                held.push_back(reply);
+            else
+                reply(StateResponse());
+        });
     Pair pair = make_pair();
     if (!server.serve(std::move(pair.far)))
         std::abort();
@@ -65,7 +66,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto client = std::move(*ttrpc::Client::start(*loop, std::move(other.near)));
     int answers = 0;
     for (int i = 0; i < 2; ++i)
-        client->call<StateResponse>("s", "m", CreateRequest(), ttrpc::Client::no_limit, [&answers](const auto&) { ++answers; });
+        client->call<StateResponse>("s", "m", CreateRequest(), ttrpc::Client::no_limit,
+                                    [&answers](const auto&) { ++answers; });
     feed(*loop, other.far.get(), data, size);
     // The server has gone: every call has been answered, once.
     if (answers != 2)
