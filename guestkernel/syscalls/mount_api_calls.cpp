@@ -4,6 +4,7 @@
 #include <linux/fcntl.h>
 #include <linux/mount.h>
 
+#include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"

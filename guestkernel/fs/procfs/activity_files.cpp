@@ -140,4 +140,13 @@ Result<void> store_oom_adj(std::string_view text, const TableContext& of) {
     return {};
 }
 
+// The group as the controller of CPUs sees it: in the one hierarchy, the same.
+Result<void> show_cpuset(TextBuilder& out, const TableContext& of) {
+    TextBuilder all;
+    TRY(show_cgroup(all, of));
+    constexpr std::string_view hierarchy = "0::";
+    out.append(all.view().substr(hierarchy.size()));
+    return {};
+}
+
 } // namespace kernel::procfs

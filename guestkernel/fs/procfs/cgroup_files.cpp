@@ -29,15 +29,6 @@ Result<void> show_cgroup(TextBuilder& out, const TableContext& of) {
     return {};
 }
 
-// The group as the controller of CPUs sees it: in the one hierarchy, the same.
-Result<void> show_cpuset(TextBuilder& out, const TableContext& of) {
-    TextBuilder all;
-    TRY(show_cgroup(all, of));
-    constexpr std::string_view hierarchy = "0::";
-    out.append(all.view().substr(hierarchy.size()));
-    return {};
-}
-
 // Controllers of version 2 hierarchies are said to be in hierarchy 0.
 Result<void> show_cgroups(TextBuilder& out, const TableContext&) {
     u64 groups = 0;
