@@ -184,6 +184,7 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
     if (is_boolean(name)) {
         const u32 bit = 1u << name;
         options_.flags = number != 0 ? options_.flags | bit : options_.flags & ~bit;
+        socket_option_changed();
         return {};
     }
     switch (name) {
@@ -214,6 +215,7 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
         options_.receive_low_water = number < 0    ? 0x7fff'ffffu
                                      : number == 0 ? 1u
                                                    : static_cast<u32>(number);
+        socket_option_changed();
         return {};
     case SO_LINGER: {
         int linger[2] = {};

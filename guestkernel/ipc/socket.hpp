@@ -132,6 +132,7 @@ public:
     virtual int take_error() { return 0; } // SO_ERROR
     virtual SocketCredentials peer_credentials() { return {}; }
     virtual void buffers_changed() {}
+    virtual void socket_option_changed() {} // another one of SOL_SOCKET
 
     // Of SOL_SOCKET; what it does not know it passes on.
     Result<void> set_socket_option(int level, int name, std::span<const u8> value);

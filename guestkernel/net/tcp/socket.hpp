@@ -32,6 +32,7 @@ public:
     bool listening() const override;
     int take_error() override;
     void buffers_changed() override;
+    void socket_option_changed() override { option_changed(); }
 
     Connection& connection() { return *connection_; }
     // sendfile(2) and splice(2): the page itself becomes part of the stream. EAGAIN: no room.
@@ -59,6 +60,7 @@ private:
     Result<void> check_sendable();
     Result<void> wait_for_space(u32 flags, u64 deadline);
     Result<void> send_fast_open(IoBuffer& in, const SendRequest& request, usize& done);
+    Result<usize> receive_stream(IoBuffer& out, ReceiveRequest& request);
     Result<usize> receive_urgent(IoBuffer& out, ReceiveRequest& request);
     Result<usize> drain(IoBuffer& out, u32 flags, bool& at_mark);
     Result<usize> peek(IoBuffer& out, u32 flags, usize skip);

@@ -1,6 +1,7 @@
 // What goes through TCP sockets: send(2), recv(2) and their flags.
 #include <asm/socket.h>
 #include <linux/errno.h>
+#include <linux/tcp.h>
 
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/neighbour.hpp"
@@ -12,7 +13,7 @@ namespace kernel::tcp {
 
 namespace {
 
-constexpr int sigpipe = 13;
+constexpr int sigpipe = 13, level_tcp = 6;
 constexpr u32 msg_more = 0x8000, msg_fast_open = 0x20000000, msg_error_queue = 0x2000;
 constexpr u32 push_every = 65536; // what is gathered before the connection is asked to send
 constexpr u32 page_frames = 32 * 1024;
@@ -232,6 +233,15 @@ Result<bool> TcpSocket::may_wait_for_data(u32 flags) {
 }
 
 Result<usize> TcpSocket::receive(IoBuffer& out, ReceiveRequest& request) {
+    TRY(const usize done, receive_stream(out, request));
+    if (tell_readable_ && request.wants_control) {
+        const int left = static_cast<int>(connection_->readable());
+        request.add_control(level_tcp, TCP_CM_INQ, &left, sizeof left);
+    }
+    return done;
+}
+
+Result<usize> TcpSocket::receive_stream(IoBuffer& out, ReceiveRequest& request) {
     if ((request.flags & msg_error_queue) != 0)
         return fail(EAGAIN); // there is never anything in it
     if ((request.flags & msg_oob) != 0)
@@ -266,7 +276,12 @@ Result<usize> TcpSocket::receive(IoBuffer& out, ReceiveRequest& request) {
             return done > 0 ? Result<usize>(done) : Result<usize>(fail(more.error().code));
         if (!*more)
             return done;
-        const u32 seen = (request.flags & msg_peek) != 0 ? static_cast<u32>(done) : 0;
+        u32 seen = 0;
+        if ((request.flags & msg_peek) != 0) {
+            const Connection::Urgent& urgent = own.urgent();
+            const bool passed = urgent.pending && !own.options.inline_urgent;
+            seen = static_cast<u32>(done) + (passed ? 1 : 0);
+        }
         const auto ready = [&] {
             return own.readable() > seen || own.error != 0 || own.peer_finished() ||
                    own.read_shut() || own.state() == State::Closed;
