@@ -135,6 +135,16 @@ bool FutexTable::requeue(Requeue& request) {
     }
 }
 
+u32 FutexTable::count(const AddressSpace::FutexKey& key) {
+    Bucket& bucket = buckets_[index(key)];
+    SpinGuard guard(bucket.lock);
+    u32 count = 0;
+    for (const FutexWaiter& waiter : bucket.waiters)
+        if (waiter.key == key)
+            count++;
+    return count;
+}
+
 void FutexTable::requeue_pi(RequeuePi& request, PiMove& move) {
     using End = RequeuePi::End;
     base::fence(base::Order::SeqCst); // as in wake()

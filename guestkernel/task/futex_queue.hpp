@@ -54,6 +54,7 @@ public:
         long done = 0;
         End end = End::Done;
     };
+    u32 count(const AddressSpace::FutexKey& key);
     void requeue_pi(RequeuePi& request, class PiMove& move);
 
 private:
