@@ -23,7 +23,9 @@ if wants asan; then
         "${programs[@]}"
 fi
 if wants fuzz || wants fuzz-long; then
+    fuzzers=(tests/fuzz/{queue,transport,net_device,vsock,elf,fs,agent,spec,ttrpc}_fuzz)
+    ! wants fuzz-long || fuzzers+=(tests/fuzz/net_fuzz)
     CXX=clang++ build_in "$top/build-fuzz" "-Dfuzzers=true -Db_sanitize=address,undefined -Dkernel=false -Db_lundef=false \
-        -Dcpp_args=-fsanitize=fuzzer-no-link" tests/fuzz/{queue,transport,elf,fs,agent,spec,ttrpc}_fuzz
+        -Dcpp_args=-fsanitize=fuzzer-no-link" "${fuzzers[@]}"
 fi
 exec python3 "$top/tools/test/run_suites.py" --top "$top" "${suites[@]}"
