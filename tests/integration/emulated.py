@@ -15,7 +15,7 @@ SCRIPT = r"""
 check() {
     name=$1 status=$2 expected=$3
     shift 3
-    timeout @SECONDS@ "$@" </dev/null >/tmp/.out 2>/tmp/.err
+    timeout -k 10 @SECONDS@ "$@" </dev/null >/tmp/.out 2>/tmp/.err
     found=$?
     if [ $found -eq $status ] && { [ "$expected" = '*' ] || [ "$(cat /tmp/.out)" = "$expected" ]; }; then
         echo "@@ ok $name"
