@@ -10,6 +10,7 @@
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 
 namespace kernel {
@@ -432,7 +433,8 @@ Result<long> UnixSocketFile::ioctl(u32 command, u64 argument) {
         else
             bytes = own.queued_bytes;
     } else {
-        return fail(ENOTTY);
+        // The C library asks about interfaces through a socket of this family (netdevice(7)).
+        return net::network_ioctl_of_caller(command, argument);
     }
     TRY(UserPtr<int>(argument).copy_out(static_cast<int>(bytes)));
     return 0;

@@ -8,10 +8,12 @@
 #include <linux/sockios.h>
 
 #include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/route.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel::net {
 
@@ -448,6 +450,11 @@ Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argum
     TRY(get_of_interface(stack, *interface, command, request));
     TRY(UserPtr<Request>(argument).copy_out(request));
     return 0;
+}
+
+Result<long> network_ioctl_of_caller(u32 command, u64 argument) {
+    return network_ioctl(stack_of(current_net_namespace()), capable(CAP_NET_ADMIN), command,
+                         argument);
 }
 
 Result<long> InetSocketFile::ioctl(u32 command, u64 argument) {

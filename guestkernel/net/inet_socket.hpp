@@ -126,6 +126,8 @@ void write_address(const Endpoint& endpoint, int family, SocketAddress& out);
 
 // The ioctls that any socket answers: ENOTTY for others.
 Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argument);
+// The same in the running task's network namespace, for sockets of other families.
+Result<long> network_ioctl_of_caller(u32 command, u64 argument);
 
 // Whoever makes stream sockets (TCP) says how. Called at boot; without one, SOCK_STREAM is
 // EPROTONOSUPPORT... of both families.

@@ -22,8 +22,9 @@ Interface::~Interface() = default;
 
 void Interface::set_name(std::string_view name) {
     const usize bytes = name.size() < name_bytes - 1 ? name.size() : name_bytes - 1;
-    __builtin_memset(name_storage_, 0, sizeof name_storage_);
-    __builtin_memcpy(name_storage_, name.data(), bytes);
+    // It may be the name that is there already.
+    __builtin_memmove(name_storage_, name.data(), bytes);
+    __builtin_memset(name_storage_ + bytes, 0, sizeof name_storage_ - bytes);
     name_ = std::string_view(name_storage_, bytes);
 }
 
