@@ -178,7 +178,8 @@ Result<usize> SocketFile::get_option(int, int, std::span<u8>) {
 }
 
 Result<void> SocketFile::set_socket_option(int level, int name, std::span<const u8> value) {
-    if (level != SOL_SOCKET)
+    // The name of an interface is no number; the family knows.
+    if (level != SOL_SOCKET || name == SO_BINDTODEVICE)
         return set_option(level, name, value);
     TRY(const int number, int_value(value));
     if (is_boolean(name)) {
