@@ -262,8 +262,14 @@ Result<long> restart_sequences(Task& task, int cpu) {
             if (other.rseq != 0 && &other != &task)
                 __atomic_fetch_or(&other.interrupt_flags, interrupt_rseq, __ATOMIC_SEQ_CST);
     }
-    const u64 running = task.address_space->active_cpus.load();
-    interrupt_cpus(one ? running & u64{1} << cpu : running);
+    u64 running = task.address_space->active_cpus.load();
+    if (one)
+        running &= u64{1} << cpu;
+    // A mere interrupt returns to user mode without a look at the marks.
+    for (unsigned other = 0; other < arch::cpu_count(); other++)
+        if ((running >> other & 1) != 0 && other != arch::cpu_id())
+            arch::kick_cpu(other);
+    interrupt_cpus(running);
     return 0;
 }
 

@@ -242,7 +242,7 @@ void barriers() {
         syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, MEMBARRIER_CMD_FLAG_CPU, 0),
         EINVAL);
     static std::atomic<unsigned> rounds{0};
-    static std::atomic<bool> over{false};
+    static std::atomic<bool> over{false}, ended{false};
     pthread_t thread;
     CHECK(pthread_create(
               &thread, nullptr,
@@ -253,6 +253,7 @@ void barriers() {
                       rounds++;
                   }
                   CHECK(rseq_call(&own, sizeof own, RSEQ_FLAG_UNREGISTER, signature) == 0);
+                  ended = true;
                   return nullptr;
               },
               nullptr) == 0);
@@ -266,8 +267,7 @@ void barriers() {
                       0);
     }
     over = true;
-    const unsigned before = rounds;
-    while (rounds == before)
+    while (!ended)
         CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, 0, 0) == 0);
     CHECK(pthread_join(thread, nullptr) == 0);
 }
