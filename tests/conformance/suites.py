@@ -56,4 +56,20 @@ def openssl(_root):
             for name in algorithms]
 
 
-SUITES = {"cpython": cpython, "openssl": openssl, "stress-ng": stress_ng}
+# ---- programs as people use them: a script of the folder software/ each ---------------------------
+
+SOFTWARE_HEAD = "set -euo pipefail; set -x; cd \"$(mktemp -d)\"\n"
+
+
+def software(_root):
+    cases = []
+    for path in sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "software/*.sh"))):
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        seconds = re.search(r"^# seconds: (\d+)", text, re.MULTILINE)
+        cases.append(Case(os.path.basename(path).removesuffix(".sh"), ["bash", "-c", SOFTWARE_HEAD + text],
+                          timeout=int(seconds.group(1)) if seconds else 120))
+    return cases
+
+
+SUITES = {"cpython": cpython, "openssl": openssl, "software": software, "stress-ng": stress_ng}
