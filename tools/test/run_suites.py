@@ -34,7 +34,7 @@ def in_emulation(test, top):
     seconds = test["timeout"] * PATIENCE
     settings = [f"{name}={value}" for name, value in test["env"].items()]
     return dict(test, timeout=seconds + 60, cmd=[
-        os.path.join(top, "tools/emulate/emulate.py"), "--seconds", str(seconds), "--", "env", f"JOEY_TEST_PATIENCE={PATIENCE}", *settings,
+        os.path.join(top, "tools/emulate/emulate.py"), "--cpus", "1", "--seconds", str(seconds), "--", "env", f"JOEY_TEST_PATIENCE={PATIENCE}", *settings,
         *test["cmd"]])
 
 
