@@ -52,7 +52,7 @@ public:
         --waiting;
         std::size_t at = 0;
         for (const struct iovec& piece : room) {
-            const std::size_t here = std::min(piece.iov_len, length - at);
+            const std::size_t here = std::min(piece.iov_len, arriving - at);
             std::memset(piece.iov_base, pattern, here);
             at += here;
         }
@@ -62,7 +62,7 @@ public:
 
     NetPortEvents* events = nullptr;
     unsigned waiting = 0;
-    std::size_t length = 0;
+    std::size_t arriving = 0;
     unsigned char pattern = 0;
 
 private:
@@ -121,7 +121,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if ((action & 8) != 0) {
             WildPort& port = backend.ports[(action >> 4) & 1];
             port.waiting = 1 + (input.take<std::uint8_t>() & 3);
-            port.length = sizeof(NetHeader) + input.take<std::uint16_t>();
+            port.arriving = sizeof(NetHeader) + input.take<std::uint16_t>();
             port.pattern = input.take<std::uint8_t>();
             port.events->readable();
             const std::vector<std::byte> frame(input.take<std::uint8_t>() * 4u);
