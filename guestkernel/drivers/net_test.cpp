@@ -186,6 +186,7 @@ struct Fixture {
     }
     ~Fixture() {
         stack->shutdown(); // says good-bye on the link
+        const auto of_interrupt = Ref<net::Interface>::adopt(interface.get());
         interface = nullptr;
         stack = nullptr;
         transport.reset();

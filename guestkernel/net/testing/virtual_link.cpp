@@ -25,11 +25,15 @@ bool LinkEnd::start_transmit(unsigned, PacketPtr& packet) {
 VirtualLink::~VirtualLink() {
     for (Flight* flight : flying_)
         delete flight;
+    for (const Ref<LinkEnd>& end : ends_) {
+        if (end)
+            end->link = nullptr;
+    }
 }
 
 void VirtualLink::connect(LinkEnd& a, LinkEnd& b) {
-    ends_[0] = &a;
-    ends_[1] = &b;
+    ends_[0] = Ref<LinkEnd>::share(&a);
+    ends_[1] = Ref<LinkEnd>::share(&b);
     a.link = b.link = this;
     a.side = 0;
     b.side = 1;

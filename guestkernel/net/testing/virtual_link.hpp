@@ -58,7 +58,7 @@ private:
     bool chance(u32 per_million) { return next_random() % 1'000'000 < per_million; }
     VirtualClock& clock_;
     u64 state_;
-    LinkEnd* ends_[2] = {};
+    Ref<LinkEnd> ends_[2];
     u64 free_at_[2] = {};
     std::vector<Flight*> flying_;
 };

@@ -32,7 +32,8 @@ public:
         }
         const auto length = static_cast<std::uint32_t>(frame.size());
         std::memcpy(memory_.data() + tail_, &length, sizeof length);
-        std::memcpy(memory_.data() + tail_ + sizeof length, frame.data(), frame.size());
+        if (!frame.empty())
+            std::memcpy(memory_.data() + tail_ + sizeof length, frame.data(), frame.size());
         tail_ += needed;
         ++count_;
         return true;

@@ -114,20 +114,20 @@ public:
 
     // Cut into pieces, so that nothing can rely on contiguous memory.
     Answer exchange(std::vector<std::byte>& message) {
-        std::vector<std::byte> reply(reply_room);
+        reply_.resize(reply_room);
         std::vector<struct iovec> in = pieces(message, 24);
-        std::vector<struct iovec> out = pieces(reply, 7);
+        std::vector<struct iovec> out = pieces(reply_, 7);
         const std::size_t length = server_.handle(in, out);
         Answer answer;
         fuse_out_header header{};
         if (length < sizeof header)
             return answer;
-        std::memcpy(&header, reply.data(), sizeof header);
+        std::memcpy(&header, reply_.data(), sizeof header);
         answer.replied = header.len == length;
         answer.error = -header.error;
         answer.unique = header.unique;
-        answer.body.assign(reply.begin() + sizeof header,
-                           reply.begin() + static_cast<std::ptrdiff_t>(length));
+        answer.body.assign(reply_.begin() + sizeof header,
+                           reply_.begin() + static_cast<std::ptrdiff_t>(length));
         return answer;
     }
 
@@ -261,6 +261,7 @@ private:
 
     FsServer& server_;
     std::uint64_t unique_ = 0;
+    std::vector<std::byte> reply_; // one for all calls: a megabyte each is what would take the time
 };
 
 } // namespace virtio::fs::testing
