@@ -253,16 +253,20 @@ Outcome<VsockOption> interpret_vsock(const std::string& text) {
     return vsock;
 }
 
-Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, DoOptions& options) {
-    if (given.count("cpus") != 0) {
-        TRY(options.cpus, interpret_cpus(raw.cpus));
-    }
-    if (given.count("memory") != 0) {
-        TRY(options.memory_bytes, interpret_memory(raw.memory));
-    }
-    if (given.count("privilege") != 0) {
-        TRY(options.privilege, interpret_privilege(raw.privilege));
-    }
+Outcome<NetworkOptions> interpret_network_of(const po::variables_map& given,
+                                             RawNetworkOptions network) {
+    const auto text_of = [&given](const char* name) {
+        return given.count(name) != 0 ? std::optional(given[name].as<std::string>()) : std::nullopt;
+    };
+    network.net = text_of("net");
+    network.mac = text_of("mac");
+    network.mtu = text_of("mtu");
+    return interpret_network(network);
+}
+
+// What joey says of the kernel and of the program: logs, traces, core files.
+Outcome<void> interpret_reports(const po::variables_map& given, const RawOptions& raw,
+                                DoOptions& options) {
     if (given.count("log-level") != 0) {
         TRY(options.log_level, interpret_log_level("log-level", raw.log_level));
     }
@@ -277,6 +281,20 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, D
         return fail("--strace-time: goes with --strace");
     if (given.count("core") != 0 && options.core_directory.empty())
         return fail("--core: give a directory of this machine");
+    return {};
+}
+
+Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, DoOptions& options) {
+    if (given.count("cpus") != 0) {
+        TRY(options.cpus, interpret_cpus(raw.cpus));
+    }
+    if (given.count("memory") != 0) {
+        TRY(options.memory_bytes, interpret_memory(raw.memory));
+    }
+    if (given.count("privilege") != 0) {
+        TRY(options.privilege, interpret_privilege(raw.privilege));
+    }
+    TRY(interpret_reports(given, raw, options));
     if (given.count("cwd") != 0)
         options.cwd = given["cwd"].as<std::string>();
     if (given.count("user") != 0)
@@ -292,14 +310,7 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, D
     if (given.count("vsock") != 0) {
         TRY(options.vsock, interpret_vsock(raw.vsock));
     }
-    const auto text_of = [&given](const char* name) {
-        return given.count(name) != 0 ? std::optional(given[name].as<std::string>()) : std::nullopt;
-    };
-    RawNetworkOptions network = raw.network;
-    network.net = text_of("net");
-    network.mac = text_of("mac");
-    network.mtu = text_of("mtu");
-    TRY(options.network, interpret_network(network));
+    TRY(options.network, interpret_network_of(given, raw.network));
     if (options.hostname.empty() || options.hostname.size() > 64)
         return fail("--hostname: give a name of 1 to 64 characters");
     return {};

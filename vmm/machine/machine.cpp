@@ -175,7 +175,7 @@ Result<unsigned> Machine::add_device(virtio::Device& device) {
 Result<virtio::EventLoop*> Machine::add_event_loop(ThreadClass thread_class,
                                                    const char* thread_name) {
     TRY(std::unique_ptr<EventLoop> loop, EventLoop::create());
-    side_loops_.push_back(std::make_unique<SideLoop>(thread_class, thread_name, std::move(loop)));
+    side_loops_.emplace_back(new SideLoop{thread_class, thread_name, std::move(loop), {}});
     return side_loops_.back()->loop.get();
 }
 
@@ -240,32 +240,33 @@ Result<void> Machine::write_boot_area() {
     return {};
 }
 
+Result<void> Machine::run_guest() {
+    std::vector<std::uint8_t> vectors;
+    for (unsigned i = 0; i < devices_.size(); ++i)
+        vectors.push_back(boot::device_vector(i));
+    if (!devices_.empty())
+        TRY(vm_.set_msi_routes(vectors));
+    for (const auto& device : devices_)
+        TRY(device->connect(vm_, *loop_));
+    mark("devices connected");
+    // After the doorbells: they wait for the same lock in KVM.
+    order_rest(RestOrder::Attach);
+    TRY(vcpus_[0]->wait_ready());
+    TRY(tsc_khz_, vcpus_[0]->vcpu().tsc_khz());
+    mark("vCPU ready");
+    TRY(write_boot_area());
+    mark("boot area written");
+    TRY(start_side_loops());
+    if (hooks_.before_guest)
+        TRY(hooks_.before_guest());
+    mark("guest started");
+    vcpus_[0]->start();
+    return loop_->run();
+}
+
 EndReason Machine::run() {
-    const auto prepare = [this]() -> Result<void> {
-        std::vector<std::uint8_t> vectors;
-        for (unsigned i = 0; i < devices_.size(); ++i)
-            vectors.push_back(boot::device_vector(i));
-        if (!devices_.empty())
-            TRY(vm_.set_msi_routes(vectors));
-        for (const auto& device : devices_)
-            TRY(device->connect(vm_, *loop_));
-        mark("devices connected");
-        // After the doorbells: they wait for the same lock in KVM.
-        order_rest(RestOrder::Attach);
-        TRY(vcpus_[0]->wait_ready());
-        TRY(tsc_khz_, vcpus_[0]->vcpu().tsc_khz());
-        mark("vCPU ready");
-        TRY(write_boot_area());
-        mark("boot area written");
-        TRY(start_side_loops());
-        if (hooks_.before_guest)
-            TRY(hooks_.before_guest());
-        mark("guest started");
-        vcpus_[0]->start();
-        return loop_->run();
-    };
-    if (auto prepared = prepare(); !prepared)
-        on_failure(0, prepared.error());
+    if (auto ran = run_guest(); !ran)
+        on_failure(0, ran.error());
     for (const auto& vcpu : vcpus_)
         vcpu->stop();
     for (const auto& vcpu : vcpus_)

@@ -52,6 +52,8 @@ private:
 
     Result<void> set_up();
     Result<void> write_boot_area();
+    // From the devices to the end of the main loop; the error is what kept it from running.
+    Result<void> run_guest();
     void deliver_last_output();
     EndReason conclude();
 
