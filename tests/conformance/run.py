@@ -37,9 +37,14 @@ mount -t proc proc "$top/root/proc"
 mount --rbind /dev "$top/root/dev"
 mount -t tmpfs none "$top/root/dev/shm"
 mount -t sysfs sysfs "$top/root/sys"
-root=$top/root
+mount -t cgroup2 cgroup2 "$top/root/sys/fs/cgroup"
+cd "$top/root"
 shift
-exec chroot "$root" "$@"
+# Not chroot: who stands in one may not make user namespaces.
+pivot_root . .
+umount -l .
+cd /
+exec "$@"
 """
 
 

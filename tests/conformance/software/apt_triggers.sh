@@ -18,11 +18,14 @@ echo data >feeder/usr/share/watched/fed
 echo setting >feeder/etc/feeder.conf
 echo /etc/feeder.conf >feeder/DEBIAN/conffiles
 for name in watcher feeder; do dpkg-deb --root-owner-group --build "$name" "$name.deb"; done
-chmod 755 . && export DEBIAN_FRONTEND=noninteractive
-apt-get install -y --no-download ./watcher.deb ./feeder.deb
+chmod 755 .
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y ./watcher.deb
+apt-get install -y ./feeder.deb
 grep -q fed /var/lib/watcher.seen
 dpkg -V watcher feeder
 dpkg-query -W -f '${Status} ${Version}\n' feeder | grep -qx 'install ok installed 2.0'
 apt-get remove -y --purge feeder
-test ! -e /etc/feeder.conf && test ! -e /usr/share/watched/fed
+test ! -e /etc/feeder.conf
+test ! -e /usr/share/watched/fed
 dpkg --audit

@@ -1,7 +1,8 @@
 # cargo build and cargo test of a small program with threads, without crates from elsewhere.
 # seconds: 600
 export CARGO_HOME=$PWD/home USER=root
-cargo init --quiet --vcs none --name small small && cd small
+cargo init --quiet --vcs none --name small small
+cd small
 cat >src/main.rs <<'SCRIPT'
 use std::sync::mpsc;
 use std::thread;
@@ -29,5 +30,6 @@ fn sums() {
     assert_eq!(squares(10), 385);
 }
 SCRIPT
-cargo build --quiet --offline && test "$(target/debug/small)" = 338350
+cargo build --quiet --offline
+test "$(target/debug/small)" = 338350
 cargo test --quiet --offline

@@ -56,5 +56,7 @@ func main() {
 	fmt.Fprintf(os.Stdout, "%d %s", sum.Squares(100), out)
 }
 SCRIPT
-go build -o small . && test "$(./small)" = "338350 child"
-go test ./... && go vet ./...
+go build -o small .
+test "$(./small)" = "338350 child"
+go test ./...
+go vet ./...

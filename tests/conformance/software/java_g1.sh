@@ -7,6 +7,7 @@ import java.util.concurrent.atomic.*;
 
 public class Load {
     public static void main(String[] arguments) throws Exception {
+        final int rounds = Integer.parseInt(arguments[0]);
         ExecutorService pool = Executors.newFixedThreadPool(100);
         CyclicBarrier barrier = new CyclicBarrier(100);
         AtomicLong sum = new AtomicLong();
@@ -16,7 +17,7 @@ public class Load {
             final int id = t;
             all.add(pool.submit(() -> {
                 barrier.await();
-                for (int i = 0; i < 2000; i++) {
+                for (int i = 0; i < rounds; i++) {
                     shared.put((id * 31 + i) % 500, new byte[4096]);
                     synchronized (shared) { sum.addAndGet(1); }
                 }
@@ -30,6 +31,8 @@ public class Load {
     }
 }
 SCRIPT
+rounds=${ROUNDS:-2000}
 javac Load.java
-test "$(java -XX:+UseG1GC -Xmx256m -Xlog:gc:gc.log Load)" = "200000 500 true"
-grep -q 'Using G1' gc.log && grep -q 'Pause' gc.log
+test "$(java -XX:+UseG1GC -Xmx256m -Xlog:gc:gc.log Load "$rounds")" = "$((100 * rounds)) 500 true"
+grep -q 'Using G1' gc.log
+grep -q 'Pause' gc.log

@@ -1,5 +1,5 @@
 # Perl: regular expressions, sorting, sockets in pairs, fork, pipes, threads of ithreads, sprintf, pack, locale, its own modules.
-perl -MTest::More -MFile::Temp=tempdir -MSocket -MIO::Select -MPOSIX -MStorable -MTime::HiRes -MDigest::SHA=sha256_hex -MThread::Queue -Mthreads -e '
+perl -Mthreads -MTest::More -MFile::Temp=tempdir -MSocket -MIO::Select -MPOSIX -MStorable -MTime::HiRes -MDigest::SHA=sha256_hex -MThread::Queue -e '
     is(join(",", sort { $a <=> $b } 10, 9, 2, 33), "2,9,10,33");
     is("a1b22" =~ s/(\d+)/<$1>/gr, "a<1>b<22>");
     socketpair(my $left, my $right, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or die;

@@ -9,4 +9,5 @@ for one in "${writers[@]}"; do wait "$one"; done
 test "$(sqlite3 db 'select count(*), sum(n) from t;')" = '400|10200'
 test "$(sqlite3 db 'pragma integrity_check;')" = ok
 sqlite3 db 'pragma wal_checkpoint(truncate);' | grep -q '^0|'
-sqlite3 db .dump | sqlite3 copy && cmp <(sqlite3 db .dump) <(sqlite3 copy .dump)
+sqlite3 db .dump | sqlite3 copy
+cmp <(sqlite3 db .dump) <(sqlite3 copy .dump)

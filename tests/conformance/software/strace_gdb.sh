@@ -26,6 +26,8 @@ gcc -g -o threads threads.c -pthread
 strace -f -o trace ./threads
 test "$(grep -cE 'clone3?\(' trace)" -ge 4
 grep -q 'write(1, "20\\n", 3)' trace
-strace -c -f ./threads 2>&1 | grep -q futex
+strace -c -f -o counts ./threads
+grep -q futex counts
 gdb -batch -nx -ex 'break doubled' -ex run -ex 'info threads' -ex backtrace -ex 'finish' -ex delete -ex continue ./threads >session 2>&1
-grep -q 'Value returned is' session && grep -q 'exited normally' session
+grep -q 'Value returned is' session
+grep -q 'exited normally' session
