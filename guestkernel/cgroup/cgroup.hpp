@@ -17,6 +17,7 @@ namespace kernel {
 class Inode;
 class Process;
 class Task;
+struct DevicePrograms;
 
 enum class Controller : u8 { Cpuset, Cpu, Io, Memory, Pids };
 inline constexpr unsigned controller_count = 5;
@@ -86,6 +87,7 @@ public:
     u64 cpuset_cpus = ~u64{0};            // cpuset.cpus.effective
     bool cpuset_mems_set = false;
     struct PressureGroup* pressure = nullptr; // pressure.cpp
+    DevicePrograms* devices = nullptr;        // device_programs.cpp; a reference
 
     // --- files (cgroupfs.cpp)
     Ref<Inode> directory;

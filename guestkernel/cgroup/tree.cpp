@@ -4,6 +4,7 @@
 #include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/cgroup/cgroup_file.hpp"
 #include "guestkernel/cgroup/controllers.hpp"
+#include "guestkernel/cgroup/device_programs.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -150,6 +151,7 @@ Result<void> remove_cgroup(Cgroup& group) {
     for (Cgroup* at = group.parent.get(); at != nullptr; at = at->parent.get())
         at->descendants--;
     retire_controllers(group);
+    forget_device_programs(group);
     drop_cgroup_files(group, ~0u);
     group.directory = nullptr;
     group.release(); // the list's; the caller holds one of its own

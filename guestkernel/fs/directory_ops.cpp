@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/inotify.h>
 
+#include "guestkernel/cgroup/device_programs.hpp"
 #include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/notify.hpp"
@@ -84,6 +85,9 @@ Result<Ref<Inode>> make_node(int directory, std::string_view name, u32 mode, u64
     default:
         return fail(EINVAL);
     }
+    const bool whiteout = (mode & mode_type) == mode_char && device_number == 0;
+    if (((mode & mode_type) == mode_char && !whiteout) || (mode & mode_type) == mode_block)
+        TRY(check_device_programs(mode, device_number, 0, true));
     PathWalker walker(0);
     TRY(walker.start(directory, name));
     return create_entry(

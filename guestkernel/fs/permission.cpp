@@ -3,6 +3,7 @@
 #include <linux/capability.h>
 #include <linux/errno.h>
 
+#include "guestkernel/cgroup/device_programs.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/vfs.hpp"
@@ -46,10 +47,15 @@ bool in_group(const Credentials& credentials, u32 group) {
 
 } // namespace
 
-Result<void> check_permission(Inode& inode, u32 may, const Credentials* credentials) {
+namespace {
+
+bool is_device(u32 mode) {
+    return (mode & mode_type) == mode_char || (mode & mode_type) == mode_block;
+}
+
+// What mode, list and capabilities say.
+Result<void> check_rights(Inode& inode, u32 may, const Credentials* credentials) {
     const u32 mode = inode.mode_;
-    if (credentials == nullptr)
-        return {};
     if (Superblock* home = inode.superblock(); home != nullptr && home->own_rules) {
         TRY(const bool decided, home->admit(*credentials));
         if (decided)
@@ -86,6 +92,18 @@ Result<void> check_permission(Inode& inode, u32 may, const Credentials* credenti
         capable_over_inode(credentials, inode, CAP_DAC_OVERRIDE))
         return {};
     return fail(EACCES);
+}
+
+} // namespace
+
+Result<void> check_permission(Inode& inode, u32 may, const Credentials* credentials) {
+    if (credentials == nullptr)
+        return {};
+    TRY(check_rights(inode, may, credentials));
+    if (!is_device(inode.mode_) || !device_programs_exist())
+        return {};
+    TRY(const Attributes attributes, inode.attributes());
+    return check_device_programs(inode.mode_, attributes.device_number, may, false);
 }
 
 Result<void> check_access(Inode& inode, u32 may) {

@@ -40,6 +40,9 @@
 #if __has_include("guestkernel/syscalls/io_ring_calls.hpp")
 #include "guestkernel/syscalls/io_ring_calls.hpp"
 #endif
+#if __has_include("guestkernel/syscalls/bpf_calls.hpp")
+#include "guestkernel/syscalls/bpf_calls.hpp"
+#endif
 #if __has_include("guestkernel/syscalls/landlock_calls.hpp")
 #include "guestkernel/syscalls/landlock_calls.hpp"
 #endif

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 # What the suites need, beyond a minimal system.
-PACKAGES = ["python3", "libpython3.11-testsuite", "tcl", "sqlite3", "openssl", "perl", "busybox", "gcc", "libc6-dev", "make", "stress-ng", "tzdata",
+PACKAGES = ["python3", "libpython3.11-testsuite", "tcl", "sqlite3", "openssl", "perl", "busybox-static", "gcc", "libc6-dev", "make", "stress-ng", "tzdata",
             # The programs of software/.
             "golang-go", "cargo", "nodejs", "npm", "default-jdk-headless", "postgresql", "postgresql-contrib", "redis-server", "redis-tools", "tmux",
             "vim", "htop", "less", "strace", "gdb", "crun", "procps", "util-linux", "ca-certificates"]

@@ -5,7 +5,7 @@ start() {
     until redis-cli -s socket ping 2>/dev/null | grep -q PONG; do sleep 0.1; done
 }
 start
-redis-benchmark -s "$PWD/socket" -n 5000 -c 10 -q -t set,get,incr,lpush
+redis-benchmark -s "$PWD/socket" -n "${REQUESTS:-5000}" -c 10 --csv -t set,get,incr,lpush
 for i in $(seq 100); do echo "set key:$i $i"; done | redis-cli -s socket >/dev/null
 redis-cli -s socket bgsave
 until redis-cli -s socket info persistence | grep -q 'rdb_bgsave_in_progress:0'; do sleep 0.1; done
