@@ -137,9 +137,11 @@ Result<long> sys_sched_rr_get_interval(Task&, i32 pid, u64 interval) {
 }
 
 Result<long> sys_sched_setaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
-    TRY(Ref<Task> target, task_by_pid(pid));
     u64 wanted = 0;
     TRY(copy_in_bytes(&wanted, mask, bytes < sizeof wanted ? bytes : sizeof wanted));
+    if (pid < 0) // unlike the policies' calls, these two say that nobody has it
+        return fail(ESRCH);
+    TRY(Ref<Task> target, task_by_pid(pid));
     if (!may_change(*target))
         return fail(EPERM);
     const u64 allowed = allowed_by_cpuset(*target, wanted & online_mask());
@@ -153,6 +155,8 @@ Result<long> sys_sched_setaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
 Result<long> sys_sched_getaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
     if (bytes < sizeof(u64) || bytes % sizeof(u64) != 0)
         return fail(EINVAL);
+    if (pid < 0)
+        return fail(ESRCH);
     TRY(Ref<Task> target, task_by_pid(pid));
     TRY(UserPtr<u64>(mask).copy_out(target->affinity & online_mask()));
     return sizeof(u64);

@@ -221,6 +221,9 @@ void affinity() {
     CHECK(sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) >= 1);
     CHECK_FAILS(syscall(SYS_sched_getaffinity, 0, 1, &set), EINVAL);
     CHECK_FAILS(syscall(SYS_sched_getaffinity, 0x3fffffff, sizeof set, &set), ESRCH);
+    CHECK_FAILS(syscall(SYS_sched_getaffinity, -1, sizeof set, &set), ESRCH);
+    CHECK_FAILS(syscall(SYS_sched_setaffinity, -1, sizeof set, &set), ESRCH);
+    CHECK_FAILS(syscall(SYS_sched_setaffinity, -1, sizeof set, 16), EFAULT);
     CHECK_FAILS(syscall(SYS_sched_getaffinity, 0, sizeof set, 16), EFAULT);
     CHECK_FAILS(syscall(SYS_sched_setaffinity, 0, sizeof set, 16), EFAULT);
     const long bytes = syscall(SYS_sched_getaffinity, 0, sizeof set, &set);
