@@ -1,17 +1,21 @@
 #include "virtio/backend/net/user_net.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <initializer_list>
+#include <iterator>
 #include <limits>
 #include <slirp/libslirp.h>
 #include <unistd.h>
+#include <utility>
 
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 
-#include "virtio/device/net/packet_check.hpp"
+#include "virtio/backend/net/internet_checksum.hpp"
 
 namespace virtio {
 
@@ -45,38 +49,69 @@ int from_epoll(std::uint32_t events) {
            ((events & EPOLLHUP) != 0 ? SLIRP_POLL_HUP : 0);
 }
 
-// The sum of RFC 1071 over all 16-bit words as they lie in memory, an odd last byte with a zero.
-std::uint16_t internet_checksum(std::span<const std::byte> bytes) {
-    std::uint64_t sum = 0;
-    const std::byte* at = bytes.data();
-    std::size_t left = bytes.size();
-    for (; left >= 4; left -= 4, at += 4) {
-        std::uint32_t word = 0;
-        std::memcpy(&word, at, sizeof word);
-        sum += word;
+// What a machine says of itself that is new on a network: frames to all.
+class Announcement {
+public:
+    explicit Announcement(const UserNetConfig& config) {
+        const in_addr own4 = config.address4(UserNetConfig::guest4);
+        const in6_addr own6 = UserNetConfig::address6(UserNetConfig::guest6);
+        put(arp_, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff});
+        put(arp_, config.guest_mac);
+        // RFC 826: Ethernet, IPv4, a question for the own address (RFC 5227, 3).
+        put(arp_, {0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1});
+        put(arp_, config.guest_mac);
+        put_object(arp_, own4);
+        put(arp_, {0, 0, 0, 0, 0, 0});
+        put_object(arp_, own4);
+
+        in6_addr all{};
+        all.s6_addr[0] = 0xff;
+        all.s6_addr[1] = 0x02;
+        all.s6_addr[15] = 1;
+        put(neighbour_, {0x33, 0x33, 0, 0, 0, 1});
+        put(neighbour_, config.guest_mac);
+        constexpr std::uint8_t length = 32;
+        put(neighbour_, {0x86, 0xdd, 0x60, 0, 0, 0, 0, length, IPPROTO_ICMPV6, 255});
+        const std::size_t addresses = neighbour_.size();
+        put_object(neighbour_, own6);
+        put_object(neighbour_, all);
+        // RFC 4861, 4.4: an advertisement, to override what was known; the option with the address.
+        const std::size_t message = neighbour_.size();
+        put(neighbour_, {136, 0, 0, 0, 0x20, 0, 0, 0});
+        put_object(neighbour_, own6);
+        put(neighbour_, {2, 1});
+        put(neighbour_, config.guest_mac);
+        const auto bytes = std::as_bytes(std::span(neighbour_));
+        const std::uint16_t pseudo =
+            internet_checksum(bytes.subspan(addresses, message - addresses),
+                              std::uint64_t{htons(length)} + htons(IPPROTO_ICMPV6));
+        const std::uint16_t sum =
+            internet_checksum(bytes.subspan(message), static_cast<std::uint16_t>(~pseudo));
+        std::memcpy(neighbour_.data() + message + 2, &sum, sizeof sum);
     }
-    std::uint32_t last = 0;
-    if (left > 0)
-        std::memcpy(&last, at, left);
-    sum += last;
-    while (sum >> 16 != 0)
-        sum = (sum & 0xffff) + (sum >> 16);
-    return static_cast<std::uint16_t>(~sum);
-}
+    const std::vector<std::uint8_t>& arp() const { return arp_; }
+    const std::vector<std::uint8_t>& neighbour() const { return neighbour_; }
+
+private:
+    template <typename Bytes>
+    static void put(std::vector<std::uint8_t>& frame, const Bytes& bytes) {
+        frame.insert(frame.end(), std::begin(bytes), std::end(bytes));
+    }
+    static void put(std::vector<std::uint8_t>& frame, std::initializer_list<std::uint8_t> bytes) {
+        frame.insert(frame.end(), bytes);
+    }
+    template <typename T>
+    static void put_object(std::vector<std::uint8_t>& frame, const T& object) {
+        std::array<std::uint8_t, sizeof object> bytes;
+        std::memcpy(bytes.data(), &object, sizeof object);
+        put(frame, bytes);
+    }
+
+    std::vector<std::uint8_t> arp_;
+    std::vector<std::uint8_t> neighbour_;
+};
 
 } // namespace
-
-in_addr UserNetConfig::address4(std::uint8_t host) const {
-    return {htonl(network | host)};
-}
-
-in6_addr UserNetConfig::address6(std::uint8_t host) {
-    in6_addr address{};
-    constexpr std::uint8_t prefix[] = {0xfd, 0x6a, 0x6f, 0x65, 0x79};
-    std::copy(std::begin(prefix), std::end(prefix), address.s6_addr);
-    address.s6_addr[15] = host;
-    return address;
-}
 
 struct UserNet::Timer {
     SlirpTimerId id;
@@ -89,7 +124,11 @@ struct UserNet::Callbacks {
     static UserNet& self(void* opaque) { return *static_cast<UserNet*>(opaque); }
 
     static ssize_t send_packet(const void* buffer, size_t length, void* opaque) {
-        self(opaque).to_guest({static_cast<const std::byte*>(buffer), length});
+        UserNet& net = self(opaque);
+        const std::span frame(static_cast<const std::byte*>(buffer), length);
+        if (!net.config_.host_loopback)
+            net.guard_.delivered(frame, now_ms());
+        net.to_guest(frame);
         return static_cast<ssize_t>(length);
     }
     static void guest_error(const char*, void*) {} // the guest's own affair
@@ -152,13 +191,13 @@ UserNet::UserNet(const UserNetConfig& config, PollSet poll, UniqueFd timer)
     settings.vprefix_addr6 = UserNetConfig::address6(0);
     settings.vprefix_len = UserNetConfig::prefix6;
     settings.vhost6 = UserNetConfig::address6(UserNetConfig::gateway);
-    settings.vdhcp_start = config_.address4(UserNetConfig::guest);
+    settings.vdhcp_start = config_.address4(UserNetConfig::guest4);
     settings.vnameserver = config_.address4(UserNetConfig::resolver);
     settings.vnameserver6 = UserNetConfig::address6(UserNetConfig::resolver);
     settings.vdnssearch = search.size() > 1 ? search.data() : nullptr;
     settings.if_mtu = settings.if_mru = std::min<std::size_t>(config_.mtu, 65521);
-    settings.disable_host_loopback = !config_.host_loopback;
-    settings.disable_dhcp = true; // the guest is told by its kernel's boot parameters
+    settings.disable_host_loopback = false; // the guard's business
+    settings.disable_dhcp = true;           // the guest is told by its kernel's boot parameters
     slirp_ = slirp_new(&settings, &callbacks, this);
 }
 
@@ -177,7 +216,6 @@ base::Result<void, HostError> UserNet::connect(EventLoop& loop) {
     TRY(loop.add(poll_.fd(), {.read = true}, [this](Readiness) { on_sockets(); }));
     loop_ = &loop;
     TRY(loop.add(timer_.get(), {.read = true}, [this](Readiness) { on_timer(); }));
-    refill();
     return {};
 }
 
@@ -203,7 +241,7 @@ base::Result<void, HostError> UserNet::publish(const PublishedPort& port) {
         host6.sin6_family = guest6.sin6_family = AF_INET6;
         host6.sin6_addr = port.host6;
         host6.sin6_port = htons(port.host_port);
-        guest6.sin6_addr = UserNetConfig::address6(UserNetConfig::guest);
+        guest6.sin6_addr = UserNetConfig::address6(UserNetConfig::guest6);
         guest6.sin6_port = htons(port.guest_port);
         failed = slirp_add_hostxfwd(slirp_, generic(&host6), sizeof host6, generic(&guest6),
                                     sizeof guest6, udp | SLIRP_HOSTFWD_V6ONLY);
@@ -211,7 +249,7 @@ base::Result<void, HostError> UserNet::publish(const PublishedPort& port) {
         host4.sin_family = guest4.sin_family = AF_INET;
         host4.sin_addr = port.host4;
         host4.sin_port = htons(port.host_port);
-        guest4.sin_addr = config_.address4(UserNetConfig::guest);
+        guest4.sin_addr = config_.address4(UserNetConfig::guest4);
         guest4.sin_port = htons(port.guest_port);
         failed = slirp_add_hostxfwd(slirp_, generic(&host4), sizeof host4, generic(&guest4),
                                     sizeof guest4, udp);
@@ -222,32 +260,15 @@ base::Result<void, HostError> UserNet::publish(const PublishedPort& port) {
 }
 
 std::uint64_t UserNet::offloads() const {
+    const std::uint64_t checksums = net_bit(net_feature_csum) | net_bit(net_feature_guest_csum);
+    // What is longer than the MTU libslirp answers with "too big", segments of the guest included.
+    if (config_.mtu < UserNetConfig::largest_mtu)
+        return checksums;
     // A segment of 64 KiB needs no cutting: libslirp takes the payload and acknowledges it.
-    return net_bit(net_feature_csum) | net_bit(net_feature_guest_csum) |
-           net_bit(net_feature_host_tso4) | net_bit(net_feature_host_tso6);
+    return checksums | net_bit(net_feature_host_tso4) | net_bit(net_feature_host_tso6);
 }
 
 // ---- from the guest ------------------------------------------------------------------------
-
-// libslirp keeps the guest from the host's loopback by the gateway's address only; what is
-// addressed to 127.0.0.1 itself it would connect to.
-bool UserNet::forbidden(std::span<const std::byte> frame) const {
-    if (config_.host_loopback)
-        return false;
-    const PacketLayout layout =
-        read_layout(frame.first(std::min<std::size_t>(frame.size(), net_head_bytes)));
-    if (layout.ip_version == 4) {
-        // Linux takes 0.0.0.0 for itself as well.
-        const auto first = std::to_integer<unsigned>(frame[layout.network + 16u]);
-        return first == 127 || first == 0;
-    }
-    if (layout.ip_version != 6)
-        return false;
-    in6_addr to{};
-    std::memcpy(&to, frame.data() + layout.network + 24, sizeof to);
-    return IN6_IS_ADDR_LOOPBACK(&to) || IN6_IS_ADDR_UNSPECIFIED(&to) || IN6_IS_ADDR_V4MAPPED(&to) ||
-           IN6_IS_ADDR_V4COMPAT(&to);
-}
 
 NetPort::Sent UserNet::send(const NetHeader& header, std::span<const struct iovec> frame,
                             std::size_t length) {
@@ -260,8 +281,15 @@ NetPort::Sent UserNet::send(const NetHeader& header, std::span<const struct iove
     }
     // Nobody but us changes it from here on.
     const std::span<std::byte> whole = std::as_writable_bytes(std::span(frame_).first(length));
-    if (forbidden(whole))
-        return Sent::Refused;
+    if (!config_.host_loopback) {
+        const LoopbackGuard::Verdict verdict = guard_.judge(whole, now_ms());
+        if (verdict == LoopbackGuard::Verdict::Refuse) {
+            if (const auto answer = refusal(whole))
+                to_guest(*answer);
+        }
+        if (verdict != LoopbackGuard::Verdict::Pass)
+            return Sent::Refused;
+    }
     if ((header.flags & net_needs_csum) != 0) {
         // The field holds the sum of the pseudo header; it was checked to lie inside.
         std::uint16_t sum = internet_checksum(whole.subspan(header.csum_start));
@@ -338,8 +366,29 @@ void UserNet::on_timer() {
     on_sockets();
 }
 
+void UserNet::watch(bool on) {
+    if (!on || std::exchange(started_, true))
+        return;
+    introduce_guest();
+    refill();
+}
+
+// Says to libslirp what the guest would if it were asked: who has its addresses. For an IPv6
+// address libslirp's question leaves late, and the packet that waits for the answer is given up
+// after a second.
+void UserNet::introduce_guest() {
+    if (config_.guest_mac == MacAddress{})
+        return;
+    Announcement announcement(config_);
+    slirp_input(slirp_, announcement.arp().data(), static_cast<int>(announcement.arp().size()));
+    slirp_input(slirp_, announcement.neighbour().data(),
+                static_cast<int>(announcement.neighbour().size()));
+}
+
 // Asks libslirp what it waits for next.
 void UserNet::refill() {
+    if (!started_)
+        return;
     constexpr std::uint32_t for_ever = std::numeric_limits<std::uint32_t>::max();
     std::uint32_t timeout_ms = for_ever;
     poll_.begin();

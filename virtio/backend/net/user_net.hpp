@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
 #include <vector>
 
 #include <netinet/in.h>
@@ -17,31 +16,15 @@
 #include "base/result.hpp"
 #include "virtio/backend/event_loop.hpp"
 #include "virtio/backend/net/frame_queue.hpp"
+#include "virtio/backend/net/loopback_guard.hpp"
 #include "virtio/backend/net/net_backend.hpp"
 #include "virtio/backend/net/poll_set.hpp"
+#include "virtio/backend/net/user_net_config.hpp"
 #include "virtio/backend/unique_fd.hpp"
 
 struct Slirp;
 
 namespace virtio {
-
-// The network that the guest sees; addresses in host order, those of IPv6 by their last byte.
-struct UserNetConfig {
-    std::uint32_t network = 0x0a000200; // 10.0.2.0/24
-    std::uint16_t mtu = 65520;
-    // Whether the guest reaches what listens on the host's own loopback, by the gateway's address.
-    bool host_loopback = false;
-    std::vector<std::string> search; // domains for its resolver
-
-    static constexpr unsigned prefix4 = 24;
-    static constexpr unsigned prefix6 = 64;
-    static constexpr std::uint8_t gateway = 2;
-    static constexpr std::uint8_t resolver = 3;
-    static constexpr std::uint8_t guest = 15;
-
-    in_addr address4(std::uint8_t host) const;
-    static in6_addr address6(std::uint8_t host); // in fd6a:6f65:79::/64
-};
 
 struct PublishedPort {
     bool udp = false;
@@ -80,22 +63,26 @@ private:
     // libslirp sends what waited for an answer of the guest (ARP) only when it is asked to look.
     void flush() override { on_sockets(); }
     std::size_t receive(std::span<const struct iovec> room) override;
-    void watch(bool) override {} // it delivers by itself
+    // It delivers by itself, from when the driver is there on: whoever connects before then waits,
+    // instead of losing the packets that would tell the guest of it.
+    void watch(bool on) override;
 
-    bool forbidden(std::span<const std::byte> frame) const;
     void to_guest(std::span<const std::byte> frame);
     void on_sockets();
     void on_timer();
     void refill();
     void wake_at(std::uint64_t time_ms);
+    void introduce_guest();
 
     // Frames that the guest has no room for: some tens of connections with full windows.
     static constexpr std::size_t queue_bytes = std::size_t{2} << 20;
 
     const UserNetConfig config_;
+    LoopbackGuard guard_{config_};
     EventLoop* loop_ = nullptr;
     PollSet poll_;
     UniqueFd timer_;
+    bool started_ = false;
     std::uint64_t timer_at_ms_ = 0; // 0: not armed
     NetPortEvents* events_ = nullptr;
     Slirp* slirp_ = nullptr;

@@ -105,13 +105,14 @@ struct Fixture {
     explicit Fixture(bool host_loopback = true,
                      const std::function<void(UserNet&)>& prepare = nullptr) {
         REQUIRE(virtio::testing::enter_own_namespace());
-        auto made = UserNet::create({.host_loopback = host_loopback});
+        auto made = UserNet::create({.guest_mac = guest_mac, .host_loopback = host_loopback});
         REQUIRE(made);
         net = std::move(*made);
         if (prepare)
             prepare(*net);
         net->port(0).attach(inbox);
         REQUIRE(net->connect(loop));
+        net->port(0).watch(true);
     }
     NetPort::Sent send(const Bytes& frame, std::size_t field = 0, std::uint16_t segment = 0) {
         NetHeader header;
@@ -160,9 +161,9 @@ struct Fixture {
         put32(reply, gateway);
         send(reply);
     }
-    void send_udp(std::uint32_t to, unsigned port, std::string_view text) {
+    void send_udp(std::uint32_t to, unsigned port, std::string_view text, unsigned from = 4000) {
         Bytes transport;
-        put16(transport, 4000);
+        put16(transport, from);
         put16(transport, port);
         put16(transport, static_cast<unsigned>(8 + text.size()));
         put16(transport, 0);
@@ -300,6 +301,17 @@ TEST_CASE("user net: the host's loopback is out of reach unless it is opened") {
     CHECK_FALSE(arrives(false, 0xffffffff));
 }
 
+TEST_CASE("user net: a connection to the host's loopback is refused at once") {
+    Fixture f(false);
+    const HostSocket host(SOCK_STREAM);
+    REQUIRE(::listen(host.fd.get(), 1) == 0);
+    f.send_tcp(host.port, 1000, 0, 0x02); // SYN
+    const auto answer = f.await(is_tcp);
+    REQUIRE(answer);
+    CHECK((get16(*answer, 46) & 0x3f) == 0x14); // RST, ACK
+    CHECK(get32(*answer, 42) == 1001);
+}
+
 TEST_CASE("user net: the host's loopback is out of reach by IPv6 as well") {
     Fixture f(false);
     const auto send_to = [&f](std::initializer_list<unsigned> front, unsigned last) {
@@ -382,6 +394,38 @@ TEST_CASE("user net: a published port leads to the guest") {
     CHECK(get32(*frame, 30) == guest_address);
     CHECK(get16(*frame, 36) == 53);
     CHECK(text_of(*frame, 42) == "query");
+
+    // The client is on this machine, and so has the gateway's address; others there are not heard.
+    f.send_udp(get32(*frame, 26), get16(*frame, 34), "answer", 53);
+    const HostSocket other(SOCK_DGRAM);
+    f.send_udp(get32(*frame, 26), other.port, "hello", 53);
+    char text[16];
+    REQUIRE(::recv(client.get(), text, sizeof text, 0) == 6);
+    CHECK(std::string_view(text, 6) == "answer");
+    CHECK(::recv(other.fd.get(), text, sizeof text, 0) < 0);
+}
+
+TEST_CASE("user net: a port published by IPv6 leads to a guest that has not said a word yet") {
+    const unsigned port = free_port(SOCK_STREAM);
+    Fixture f(false, [&](UserNet& net) {
+        REQUIRE(net.publish({.ipv6 = true,
+                             .host6 = in6addr_loopback,
+                             .host_port = static_cast<std::uint16_t>(port),
+                             .guest_port = 80}));
+    });
+    const UniqueFd client(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    sockaddr_in6 to{};
+    to.sin6_family = AF_INET6;
+    to.sin6_addr = in6addr_loopback;
+    to.sin6_port = htons(static_cast<std::uint16_t>(port));
+    REQUIRE(::connect(client.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) != 0);
+    REQUIRE(errno == EINPROGRESS);
+    const auto syn = f.await([](const Bytes& frame) {
+        return get16(frame, 12) == 0x86dd && std::to_integer<unsigned>(frame[20]) == IPPROTO_TCP;
+    });
+    REQUIRE(syn);
+    CHECK(get16(*syn, 56) == 80);
+    CHECK(std::memcmp(syn->data(), guest_mac.data(), guest_mac.size()) == 0);
 }
 
 TEST_CASE("user net: a port that is taken cannot be published") {
