@@ -454,9 +454,13 @@ void configure(net::Stack& stack, net::Interface& interface) {
     // Where nobody else can have the address there is nothing to probe for, and a program that
     // starts at once must be able to use it.
     interface.settings.accept_dad = 0;
+    const BootConfig& config = boot_config();
+    // Told of its router, it need not ask for one, nor take more addresses than it was given.
+    for (const boot::NetworkRoute& route : config.network_routes())
+        if (route.destination.version == 6 && route.destination.prefix == 0)
+            interface.settings.accept_ra = 0;
     if (auto up = stack.set_flags(interface, net::iff_up, net::iff_up); !up)
         log::warning("{} stays down: error {}", interface.name(), up.error().code);
-    const BootConfig& config = boot_config();
     for (const boot::NetworkAddress& address : config.network_addresses())
         if (auto added = add_address(stack, interface, address); !added)
             log::warning("{}: an address is refused: error {}", interface.name(),

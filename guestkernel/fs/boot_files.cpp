@@ -50,7 +50,12 @@ void make(std::string_view path, std::string_view text) {
         return;
     auto done =
         boot_config().root_mode == RootMode::Overlay ? replace(path, text) : cover(path, text);
-    if (!done)
+    if (done)
+        return;
+    // A root without /etc, or a writable one without that file: nobody looks for it there.
+    if (done.error().code == ENOENT)
+        log::info("{}: there is no place for it", path);
+    else
         log::warning("{} is the root's own: error {}", path, done.error().code);
 }
 
