@@ -70,18 +70,26 @@ std::uint32_t free_network() {
     return network;
 }
 
-// The host's domains for names without a dot, as resolv.conf(5) lists them.
-std::string search_line() {
+// What the guest's resolv.conf takes from the host's (resolv.conf(5)).
+struct HostResolver {
+    std::string search; // the line with domains for names without a dot
+    bool ipv4 = false;  // whether there are servers with such addresses
+    bool ipv6 = false;
+};
+
+HostResolver host_resolver() {
+    HostResolver found;
     const std::string text = read_text_file_in("/", "etc/resolv.conf", 64u << 10).value_or("");
-    std::string last;
     for (std::size_t at = 0; at < text.size();) {
         const std::size_t end = std::min(text.find('\n', at), text.size());
         const std::string line = text.substr(at, end - at);
         if (line.starts_with("search ") || line.starts_with("domain "))
-            last = line + "\n";
+            found.search = line + "\n"; // the last one counts
+        else if (line.starts_with("nameserver "))
+            (line.find(':') == std::string::npos ? found.ipv4 : found.ipv6) = true;
         at = end + 1;
     }
-    return last;
+    return found;
 }
 
 } // namespace
@@ -128,6 +136,7 @@ Outcome<void> Network::open_user(const NetworkOptions& options) {
     using Config = virtio::UserNetConfig;
     Config config;
     config.network = free_network();
+    config.guest_mac = device_options_.mac;
     if (options.mtu)
         config.mtu = *options.mtu;
     device_options_.mtu = config.mtu;
@@ -141,8 +150,8 @@ Outcome<void> Network::open_user(const NetworkOptions& options) {
             return fail(
                 fmt::format("--publish {}: {}", published.text, std::strerror(done.error().code)));
     }
-    guest_.addresses = {address_of(config.address4(Config::guest), 4, Config::prefix4),
-                        address_of(Config::address6(Config::guest), 6, Config::prefix6)};
+    guest_.addresses = {address_of(config.address4(Config::guest4), 4, Config::prefix4),
+                        address_of(Config::address6(Config::guest6), 6, Config::prefix6)};
     guest_.routes = {default_route(address_of(config.address4(Config::gateway), 4, 32)),
                      default_route(address_of(Config::address6(Config::gateway), 6, 128))};
     return {};
@@ -150,15 +159,21 @@ Outcome<void> Network::open_user(const NetworkOptions& options) {
 
 void Network::make_files(const NetworkOptions& options, const std::string& rootfs,
                          const std::string& hostname) {
+    using Config = virtio::UserNetConfig;
+    const HostResolver host = host_resolver();
     std::vector<boot::NetworkAddress> resolvers = options.dns;
-    if (resolvers.empty() && user_)
-        resolvers.push_back(
-            address_of(user_->config().address4(virtio::UserNetConfig::resolver), 4, 32));
+    if (resolvers.empty() && user_) {
+        // Each leads to the host's first one of its kind.
+        if (host.ipv4 || !host.ipv6)
+            resolvers.push_back(address_of(user_->config().address4(Config::resolver), 4, 32));
+        if (host.ipv6)
+            resolvers.push_back(address_of(Config::address6(Config::resolver), 6, 128));
+    }
     // Without any, the root's own file stays: on a TAP it may well be right.
     for (const boot::NetworkAddress& resolver : resolvers)
         guest_.resolv_conf += fmt::format("nameserver {}\n", to_text(resolver));
     if (!guest_.resolv_conf.empty())
-        guest_.resolv_conf = search_line() + guest_.resolv_conf;
+        guest_.resolv_conf = host.search + guest_.resolv_conf;
 
     // What the root knows, and the machine's own name.
     constexpr std::size_t most = std::size_t{256} << 10;

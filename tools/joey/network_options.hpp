@@ -42,7 +42,7 @@ struct RawNetworkOptions {
 };
 
 // Without --net.
-inline constexpr NetworkOptions::Kind default_network = NetworkOptions::Kind::None;
+inline constexpr NetworkOptions::Kind default_network = NetworkOptions::Kind::User;
 
 Outcome<NetworkOptions> interpret_network(const RawNetworkOptions& raw);
 

@@ -83,7 +83,7 @@ po::options_description describe_network_options(RawOptions& raw) {
     po::options_description network("Network", 100, 60);
     network.add_options()
         ("net", po::value<std::string>()->value_name("KIND"),
-            "the network: user (connections of this process), tap=NAME or tap-fd=N (an interface of this machine), none (default: none)")
+            "the network: user (connections that joey makes for CMD, without privileges), tap=NAME or tap-fd=N[,N...] (an interface of this machine), none (default: user)")
         ("publish", po::value(&raw.network.publish)->value_name("[IP:]PORT:GUEST"),
             "with --net user: lead a TCP port of this machine, or with /udp at the end a UDP port, to a port inside (may be repeated)")
         ("ip", po::value(&raw.network.ip)->value_name("ADDRESS/PREFIX"), "with a TAP: an address of the guest (may be repeated)")
@@ -99,7 +99,8 @@ std::string help_text() {
     DoOptions options;
     RawOptions raw;
     std::ostringstream text;
-    text << usage_text << describe_options(options, raw) << status_text;
+    text << usage_text << describe_options(options, raw) << '\n'
+         << describe_network_options(raw) << status_text;
     return text.str();
 }
 
