@@ -131,7 +131,7 @@ def help_and_version():
     equal("status", 0, text.status)
     for option in (b"--cpus", b"--memory", b"--env", b"--cwd", b"--user", b"--hostname", b"--privilege", b"--strace",
                    b"--timing", b"--tty", b"--rw", b"--rootfs", b"--volume", b"--kernel", b"--kernel-log", b"--strace-time", b"--core",
-                   b"--vsock"):
+                   b"--vsock", b"--net", b"--publish", b"--ip", b"--route", b"--dns", b"--mac", b"--mtu"):
         holds(f"{option} is explained", option in text.out, text.out)
     equal("do --help", text.out, run([JOEY, "do", "--help"]).out)
     holds("version", run([JOEY, "--version"]).out.startswith(b"joey "))
