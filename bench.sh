@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and prints figures side by side with the host: ./bench.sh [--quick]
+# Installs what is missing, builds, and prints figures side by side with the host: ./bench.sh [net] [--quick]
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$top/tools/setup/prepare.sh"
 
+if [ "${1:-}" = net ]; then
+    shift
+    install_packages build bench
+    build_in "$top/build" "" joey-run tests/bench/tcp_round
+    exec python3 "$top/tests/bench/net_bench.py" --joey "$top/build/tools/joey/joey" --tcp-round "$top/build/tests/bench/tcp_round" "$@"
+fi
 install_packages build
 build_in "$top/build" "" joey-run tests/bench/primitives
 exec python3 "$top/tests/bench/bench.py" --joey "$top/build/tools/joey/joey" \
