@@ -21,6 +21,21 @@ bool same(const InterfaceAddress& a, const IpAddress& address, u8 length) {
     return a.address == address && a.prefix_length == length;
 }
 
+// IPv6 addresses of wider scope come first, of one scope the newest; those of IPv4 as they came.
+usize place_of(const Interface& interface, const InterfaceAddress& fresh) {
+    if (fresh.address.is_v4())
+        return interface.addresses.size();
+    const auto narrow = [](const IpAddress& address) {
+        return address.is_link_local() || address.is_loopback();
+    };
+    usize at = 0;
+    while (at < interface.addresses.size() &&
+           (interface.addresses[at].address.is_v4() ||
+            (narrow(fresh.address) && !narrow(interface.addresses[at].address))))
+        at++;
+    return at;
+}
+
 } // namespace
 
 Result<void> Stack::add_address(Interface& interface, const InterfaceAddress& wanted) {
@@ -43,7 +58,7 @@ Result<void> Stack::add_address(Interface& interface, const InterfaceAddress& wa
                                           other.prefix_length))
                 address.flags |= IFA_F_SECONDARY;
         }
-        TRY(interface.addresses.push_back(address));
+        TRY(interface.addresses.insert(place_of(interface, address), address));
     }
     routes_changed();
     tell(*this, ChangeKind::AddressAdded, interface, address);

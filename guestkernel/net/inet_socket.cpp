@@ -11,6 +11,7 @@
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/ip.hpp"
+#include "guestkernel/net/netlink/socket.hpp"
 #include "guestkernel/net/raw_socket.hpp"
 #include "guestkernel/net/tcp/protocol.hpp"
 #include "guestkernel/net/tcp/socket.hpp"
@@ -91,6 +92,7 @@ void start_network() {
     register_socket_family(inet);
     register_socket_family(inet6);
     register_socket_family(packet);
+    netlink::start_netlink();
     // Programs expect to find it up, as every init and container runtime leaves it.
     Stack& first = stack_of(nullptr);
     (void)first.set_flags(first.loopback(), iff_up, iff_up);

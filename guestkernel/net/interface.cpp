@@ -12,9 +12,10 @@
 namespace kernel::net {
 
 Interface::Interface(std::string_view wanted, LinkType type, u32 mtu, unsigned queues)
-    : type_(type), flags_(0), mtu_(mtu), queue_count_(queues < 1            ? 1
-                                                      : queues > max_queues ? max_queues
-                                                                            : queues) {
+    : type_(type), flags_(type == LinkType::Ethernet ? iff_broadcast | iff_multicast : 0),
+      mtu_(mtu), queue_count_(queues < 1            ? 1
+                              : queues > max_queues ? max_queues
+                                                    : queues) {
     set_name(wanted);
 }
 
@@ -42,6 +43,10 @@ Result<void> Interface::set_mtu(u32 mtu) {
     return {};
 }
 
+Interface::Linked Interface::linked() {
+    return {};
+}
+
 Ref<Stack> Interface::stack() {
     SpinGuard guard(stack_lock_);
     return stack_;
@@ -50,13 +55,16 @@ Ref<Stack> Interface::stack() {
 void Interface::set_carrier(bool on) {
     constexpr u32 bits = iff_running | iff_lower_up;
     const u32 before = on ? flags_.fetch_or(bits) : flags_.fetch_and(~bits);
+    reports_carrier.store(true);
     if (((before & bits) == bits) == on)
         return;
+    (on ? carrier_ups : carrier_downs).fetch_add(1);
     if (Ref<Stack> at = stack()) {
         if (!on)
             at->neighbours().flush(*this, false);
         Change change{ChangeKind::InterfaceChanged};
         change.interface = this;
+        change.flags_changed = iff_running;
         notify_change(*at, change);
     }
 }

@@ -13,7 +13,7 @@
 
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/time.hpp"
-#include "guestkernel/lib/vector.hpp"
+#include "guestkernel/lib/string.hpp"
 #include "guestkernel/net/packet.hpp"
 
 namespace kernel::net {
@@ -68,6 +68,7 @@ struct InterfaceAddress {
     u64 created = 0, updated = 0;
     u64 preferred_until = no_deadline, valid_until = no_deadline;
     u8 probes_left = 0; // of duplicate address detection
+    u8 origin = 0;      // IFAPROT_*
     u32 metric = 0;     // of its prefix route
     char label[16] = {};
 };
@@ -105,6 +106,14 @@ public:
     virtual Result<void> set_mtu(u32 mtu);                 // EINVAL outside of [min_mtu, max_mtu]
     virtual std::string_view kind() const { return {}; }   // "veth", "bridge", ...: IFLA_INFO_KIND
     virtual std::string_view driver() const { return {}; } // as ethtool shows it
+    // The interface that this one stands on or leads to (IFLA_LINK), and the stack that has it.
+    struct Linked {
+        u32 index = 0;
+        Ref<Stack> stack;
+    };
+    virtual Linked linked();
+    // Whether it may go to another network namespace, and goes with its own's end.
+    virtual bool movable() const { return true; }
     // Leaves the stack for good, called once; breaks what refers to it. May sleep.
     virtual void detached() {}
 
@@ -144,7 +153,12 @@ public:
     base::Atomic<u32> taps{0};                          // packet sockets that want what passes here
     // A bridge or a bond that takes all that comes in; true: it did.
     base::Atomic<bool (*)(Interface& port, PacketPtr& packet)> receive_handler{nullptr};
-    Interface* master = nullptr; // of a bridge port; under Stack::lock
+    Interface* master = nullptr;    // of a bridge port; under Stack::lock
+    void* port_of_master = nullptr; // what the master keeps for it; likewise
+    u32 group = 0;                  // netdevice groups of ip-link(8)
+    String alias;                   // likewise; under Stack::lock
+    base::Atomic<u32> carrier_ups{0}, carrier_downs{0};
+    base::Atomic<bool> reports_carrier{false}; // it has told of its carrier (RFC 2863)
     // Under Stack::lock (rank NetStack).
     Vector<InterfaceAddress> addresses;
     Vector<JoinedGroup> groups;
@@ -164,6 +178,8 @@ public:
     } settings;
 
 protected:
+    // Before it is attached, of kinds that differ from others of their type.
+    void set_first_flags(u32 flags) { flags_.store(flags); }
     MacAddress mac_;
     u32 features_ = 0;
 

@@ -9,6 +9,7 @@ class LoopbackInterface final : public Interface {
 public:
     LoopbackInterface();
     bool start_transmit(unsigned queue, PacketPtr& packet) override;
+    bool movable() const override { return false; }
 };
 
 } // namespace kernel::net

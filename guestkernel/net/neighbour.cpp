@@ -26,6 +26,12 @@ bool reachable_state(NeighbourState state) {
     return state == NeighbourState::Reachable || state == NeighbourState::NoArp ||
            state == NeighbourState::Permanent;
 }
+void tell(Stack& stack, Neighbour& neighbour, ChangeKind kind) {
+    Change change{kind};
+    change.interface = neighbour.interface.get();
+    change.neighbour = &neighbour;
+    notify_change(stack, change);
+}
 bool knows_address(NeighbourState state) {
     return state != NeighbourState::None && state != NeighbourState::Incomplete &&
            state != NeighbourState::Failed;
@@ -144,12 +150,41 @@ void Neighbour::update(const MacAddress& mac, NeighbourState state, bool overrid
         const u16 protocol = packet->link_protocol;
         send_now(std::move(packet), protocol, link);
     }
-    if (changed) {
-        Change change{ChangeKind::NeighbourChanged};
-        change.interface = interface.get();
-        change.neighbour = this;
-        notify_change(stack_, change);
+    if (changed)
+        tell(stack_, *this, ChangeKind::NeighbourChanged);
+}
+
+void Neighbour::configure(const MacAddress* mac, NeighbourState state, bool override_mac) {
+    PacketList waiting;
+    u64 link = 0;
+    {
+        SpinGuard guard(lock_);
+        if (dead_)
+            return;
+        if (mac != nullptr && (override_mac || !knows_address(state_)))
+            mac_ = *mac;
+        const u64 now = stack_.now();
+        const NeighbourSettings& settings = stack_.neighbours().settings(address.is_v6());
+        if (state == NeighbourState::Reachable) {
+            confirmed_ = now;
+            timer_.arm(now + settings.base_reachable_ns);
+        } else if (state == NeighbourState::Delay) {
+            timer_.arm(now + settings.delay_first_probe_ns);
+        } else if (state == NeighbourState::Probe || state == NeighbourState::Incomplete) {
+            timer_.arm(now + settings.retransmit_ns);
+        }
+        probes_ = 0;
+        set_state(state);
+        if (knows_address(state)) {
+            waiting = std::move(queue_);
+            link = pack(mac_);
+        }
     }
+    while (PacketPtr packet = waiting.pop_front()) {
+        const u16 protocol = packet->link_protocol;
+        send_now(std::move(packet), protocol, link);
+    }
+    tell(stack_, *this, ChangeKind::NeighbourChanged);
 }
 
 void Neighbour::confirm() {
@@ -172,7 +207,7 @@ void Neighbour::expired(NetTimer&, void* argument) {
 void Neighbour::on_timer() {
     const NeighbourSettings& settings = stack_.neighbours().settings(address.is_v6());
     PacketList lost;
-    bool ask = false;
+    bool ask = false, failed = false;
     {
         SpinGuard guard(lock_);
         if (dead_)
@@ -204,6 +239,7 @@ void Neighbour::on_timer() {
             } else {
                 set_state(NeighbourState::Failed);
                 lost = std::move(queue_);
+                failed = true;
             }
             break;
         }
@@ -213,6 +249,8 @@ void Neighbour::on_timer() {
     }
     if (ask)
         solicit();
+    if (failed)
+        tell(stack_, *this, ChangeKind::NeighbourChanged);
     // Senders hear of it: EHOSTUNREACH.
     while (PacketPtr packet = lost.pop_front()) {
         packet->mark_network();
@@ -330,6 +368,7 @@ void NeighbourTable::collect(bool v6, bool forced) {
     }
     while (gone != nullptr) {
         Neighbour* next = std::exchange(gone->next_, nullptr);
+        tell(stack_, *gone, ChangeKind::NeighbourRemoved);
         drop(Ref<Neighbour>::adopt(gone));
         gone = next;
     }
@@ -350,6 +389,7 @@ bool NeighbourTable::remove(const Interface& interface, const IpAddress& address
         counts_[address.is_v6()]--;
     }
     stack_.routes_changed();
+    tell(stack_, *found, ChangeKind::NeighbourRemoved);
     drop(Ref<Neighbour>::adopt(found));
     return true;
 }
@@ -370,6 +410,7 @@ void NeighbourTable::flush(const Interface& interface, bool permanent_too) {
     }
     while (gone != nullptr) {
         Neighbour* next = std::exchange(gone->next_, nullptr);
+        tell(stack_, *gone, ChangeKind::NeighbourRemoved);
         drop(Ref<Neighbour>::adopt(gone));
         gone = next;
     }

@@ -45,6 +45,9 @@ public:
     // It answers: something from higher up shows that packets arrive (MSG_CONFIRM, TCP's progress).
     void confirm();
     void fail_now();
+    // What an administrator says of it: any state, `mac` null for the one it has. `override_mac`:
+    // as in update().
+    void configure(const MacAddress* mac, NeighbourState state, bool override_mac);
 
     struct View {
         NeighbourState state;

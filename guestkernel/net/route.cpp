@@ -2,6 +2,7 @@
 #include "guestkernel/net/route.hpp"
 
 #include <linux/errno.h>
+#include <linux/if_addr.h>
 
 #include "guestkernel/net/stack.hpp"
 
@@ -149,7 +150,9 @@ Result<RouteTables::Found> RouteTables::find_in(u32 id, const RouteKey& key, u64
             if (route.length != length || !(route.prefix == prefix) || route.expires <= now ||
                 (route.tos != 0 && route.tos != (key.tos & 0x1e)))
                 return false;
-            if (best.route != nullptr && route.metric >= best.route->metric)
+            if (best.route != nullptr &&
+                (route.metric > best.route->metric ||
+                 (route.metric == best.route->metric && route.serial > best.route->serial)))
                 return false;
             const NextHop* hop = choose(route, key);
             // A local destination is one whatever interface the socket is bound to.
@@ -232,6 +235,7 @@ Result<void> RouteTables::add(Owned<Route> route, AddMode mode, Owned<Route>* re
         else
             delete same;
     }
+    route->serial = mode == AddMode::Prepend ? --first_serial_ : ++last_serial_;
     in->insert(*route.leak());
     return {};
 }
@@ -333,6 +337,18 @@ Result<RouteRule> RouteTables::remove_rule(const RouteRule& like) {
     return fail(ENOENT);
 }
 
+Result<RouteRule> RouteTables::remove_rule_if(bool (*match)(const RouteRule&, const void*),
+                                              const void* context) {
+    for (usize i = 0; i < rules_.size(); i++) {
+        if (!match(rules_[i], context))
+            continue;
+        const RouteRule removed = rules_[i];
+        rules_.erase(i);
+        return removed;
+    }
+    return fail(ENOENT);
+}
+
 Result<void> add_route(Stack& stack, Owned<Route> route, RouteTables::AddMode mode) {
     TRY(const Owned<Route> shown, route->copy());
     Owned<Route> replaced;
@@ -343,6 +359,7 @@ Result<void> add_route(Stack& stack, Owned<Route> route, RouteTables::AddMode mo
     stack.routes_changed();
     Change change{ChangeKind::RouteAdded};
     change.route = shown.get();
+    change.replaced = replaced.get() != nullptr;
     notify_change(stack, change);
     return {};
 }
@@ -364,6 +381,20 @@ Result<void> remove_route(Stack& stack, const Route& like) {
 
 namespace {
 
+// The first address of the network that a secondary one is in; others are their own.
+IpAddress primary_of(Stack& stack, Interface& interface, const InterfaceAddress& address) {
+    if ((address.flags & IFA_F_SECONDARY) == 0)
+        return address.address;
+    SpinGuard guard(stack.lock);
+    for (const InterfaceAddress& other : interface.addresses)
+        if (other.address.is_v4() && (other.flags & IFA_F_SECONDARY) == 0 &&
+            other.prefix_length == address.prefix_length &&
+            address.address.in_prefix(other.address.prefix(other.prefix_length),
+                                      other.prefix_length))
+            return other.address;
+    return address.address;
+}
+
 Result<void> add_one(Stack& stack, Interface& interface, const IpAddress& prefix, unsigned length,
                      RouteType type, const InterfaceAddress& address) {
     TRY(Owned<Route> route, make_owned<Route>());
@@ -377,7 +408,7 @@ Result<void> add_one(Stack& stack, Interface& interface, const IpAddress& prefix
         route->scope = scope_universe;
         route->metric = type == RouteType::Local ? 0 : 256;
     } else {
-        route->source = address.address;
+        route->source = primary_of(stack, interface, address);
         if (type == RouteType::Unicast)
             route->metric = address.metric;
     }
@@ -398,7 +429,10 @@ void remove_one(Stack& stack, Interface& interface, const IpAddress& prefix, uns
     like.table = type == RouteType::Unicast ? table_main : table_local;
     like.scope = scope_nowhere;
     like.origin = origin_kernel;
-    like.source = address.address.is_v6() ? IpAddress() : address.address;
+    // Of a secondary one the source was its primary's, which may have gone.
+    like.source = address.address.is_v6()                  ? IpAddress()
+                  : (address.flags & IFA_F_SECONDARY) != 0 ? IpAddress::v4_any()
+                                                           : address.address;
     NextHop hop;
     hop.interface = Ref<Interface>::share(&interface);
     hop.gateway = IpAddress::any(prefix.is_v6());
@@ -411,29 +445,26 @@ void for_address_routes(const Interface& interface, const InterfaceAddress& addr
     const bool v6 = address.address.is_v6();
     const unsigned bits = address.address.bits();
     function(address.address, bits, RouteType::Local);
-    if (interface.is_loopback()) {
-        if (!v6 && address.address.is_loopback())
-            function(address.address, unsigned{address.prefix_length}, RouteType::Local);
-        return;
-    }
     if (v6) {
-        if (address.prefix_length < bits)
+        if (address.prefix_length < bits && (address.flags & IFA_F_NOPREFIXROUTE) == 0)
             function(address.address, unsigned{address.prefix_length}, RouteType::Unicast);
         return;
     }
-    if (address.prefix_length < 31) {
-        const u32 host = ~u32{0} >> address.prefix_length;
-        function(IpAddress::v4(address.address.v4_value() | host), 32u, RouteType::Broadcast);
-    }
-    if (!address.broadcast.is_any() && address.broadcast.is_v4() &&
-        (address.prefix_length >= 31 ||
-         address.broadcast.v4_value() !=
-             (address.address.v4_value() | ~u32{0} >> address.prefix_length)))
+    const u32 host = address.prefix_length < 32 ? ~u32{0} >> address.prefix_length : 0;
+    const IpAddress last = IpAddress::v4(address.address.v4_value() | host);
+    if (address.broadcast.is_v4() && !address.broadcast.is_any() &&
+        !address.broadcast.is_limited_broadcast() &&
+        (address.prefix_length >= 31 || !(address.broadcast == last)))
         function(address.broadcast, 32u, RouteType::Broadcast);
-    if (address.prefix_length < 32)
-        function(address.peer, unsigned{address.prefix_length}, RouteType::Unicast);
-    else if (!(address.peer == address.address))
-        function(address.peer, 32u, RouteType::Unicast);
+    // The network is the first address's; what others add is only themselves.
+    if ((address.flags & IFA_F_SECONDARY) != 0)
+        return;
+    const bool wider = address.prefix_length < 32 || !(address.peer == address.address);
+    if (wider && (address.flags & IFA_F_NOPREFIXROUTE) == 0)
+        function(address.peer, unsigned{address.prefix_length},
+                 interface.is_loopback() ? RouteType::Local : RouteType::Unicast);
+    if (address.prefix_length < 31)
+        function(last, 32u, RouteType::Broadcast);
 }
 
 } // namespace

@@ -39,6 +39,7 @@ struct Route {
     u64 expires = no_deadline; // of router advertisements
     Vector<NextHop> hops;      // none of blackholes and the like
     Route* next = nullptr;
+    u64 serial = 0; // when it was added, among others
 
     bool v6() const { return prefix.is_v6(); }
     Result<Owned<Route>> copy() const;
@@ -64,6 +65,7 @@ struct RouteRule {
     u32 mark = 0, mark_mask = 0;
     char in_interface[16] = {}, out_interface[16] = {};
     u32 goto_priority = 0;
+    bool goto_unresolved = false; // nothing was there when it was added
     i32 suppress_prefix_length = -1;
     u32 uid_first = 0, uid_last = ~u32{0};
     u8 origin = origin_kernel;
@@ -107,6 +109,9 @@ public:
 
     Result<void> add_rule(const RouteRule& rule);         // EEXIST
     Result<RouteRule> remove_rule(const RouteRule& like); // ENOENT
+    // The first that matches: ENOENT.
+    Result<RouteRule> remove_rule_if(bool (*match)(const RouteRule& rule, const void* context),
+                                     const void* context);
     std::span<const RouteRule> rules() const { return rules_.span(); }
 
 private:
@@ -119,6 +124,7 @@ private:
     bool rule_applies(const RouteRule& rule, const RouteKey& key) const;
     Vector<Owned<Table>> tables_;
     Vector<RouteRule> rules_; // by priority
+    u64 first_serial_ = u64{1} << 62, last_serial_ = u64{1} << 62;
 };
 
 // Changes of the tables with all that goes with them: notification, generation. Without

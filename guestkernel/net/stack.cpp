@@ -35,6 +35,14 @@ void set_change_listener(ChangeListener wanted) {
     listener.store(wanted, base::Order::Release);
 }
 void notify_change(Stack& stack, const Change& change) {
+    switch (change.kind) {
+    case ChangeKind::InterfaceChanged:
+    case ChangeKind::NeighbourChanged:
+    case ChangeKind::NeighbourRemoved:
+        break;
+    default:
+        stack.change_sequence.fetch_add(1);
+    }
     if (const ChangeListener told = listener.load(base::Order::Acquire))
         told(stack, change);
 }
@@ -204,8 +212,8 @@ Result<void> Stack::attach(Ref<Interface> interface, u32 wanted_index) {
     return {};
 }
 
-void Stack::detach(Interface& gone) {
-    const Ref<Interface> keep = Ref<Interface>::share(&gone);
+// Without its addresses and what hangs on them.
+void Stack::take_out(Interface& gone, bool for_good) {
     (void)set_flags(gone, 0, iff_up);
     while (true) {
         InterfaceAddress address;
@@ -221,11 +229,14 @@ void Stack::detach(Interface& gone) {
     Ref<Stack> self;
     {
         SpinGuard guard(lock);
-        for (usize i = 0; i < interfaces_.size(); i++)
+        bool found = false;
+        for (usize i = 0; i < interfaces_.size() && !found; i++)
             if (interfaces_[i].get() == &gone) {
                 interfaces_.erase(i);
-                break;
+                found = true;
             }
+        if (!found) // somebody else was faster
+            return;
         SpinGuard inner(gone.stack_lock_);
         self = std::move(gone.stack_);
     }
@@ -233,7 +244,43 @@ void Stack::detach(Interface& gone) {
     Change change{ChangeKind::InterfaceRemoved};
     change.interface = &gone;
     notify_change(*this, change);
-    gone.detached();
+    if (for_good)
+        gone.detached();
+}
+
+void Stack::detach(Interface& gone) {
+    const Ref<Interface> keep = Ref<Interface>::share(&gone);
+    take_out(gone, true);
+}
+
+Result<void> Stack::move(Interface& interface, Stack& to, std::string_view name, u32 index) {
+    if (!interface.movable())
+        return fail(EINVAL);
+    const Ref<Interface> keep = Ref<Interface>::share(&interface);
+    if (name.empty())
+        name = interface.name();
+    if (to.interface(name))
+        return fail(EEXIST);
+    const bool wanted = index != 0;
+    if (!wanted && !to.interface(interface.index()))
+        index = interface.index();
+    if (wanted && to.interface(index))
+        return fail(EBUSY);
+    char own_name[Interface::name_bytes] = {};
+    const usize bytes = name.size() < sizeof own_name ? name.size() : 0;
+    __builtin_memcpy(own_name, name.data(), bytes);
+    take_out(interface, false);
+    const u32 old_index = interface.index();
+    char old_name[Interface::name_bytes] = {};
+    __builtin_memcpy(old_name, interface.name().data(), interface.name().size());
+    interface.set_name(std::string_view(own_name, bytes));
+    auto attached = to.attach(keep, index);
+    if (!attached) { // somebody was faster there, or memory ran out: back where it was
+        interface.set_name(old_name);
+        if (!attach(keep, old_index))
+            interface.detached();
+    }
+    return attached;
 }
 
 Ref<Interface> Stack::interface(u32 index) {
@@ -262,26 +309,16 @@ Ref<Interface> Stack::next_interface(u32 after_index) {
 
 namespace {
 
-void tell_changed(Stack& stack, Interface& interface) {
+void tell_changed(Stack& stack, Interface& interface, u32 flags_changed = 0) {
     Change change{ChangeKind::InterfaceChanged};
     change.interface = &interface;
+    change.flags_changed = flags_changed;
     notify_change(stack, change);
 }
 
 } // namespace
 
 void Stack::bring_up(Interface& interface) {
-    // Linux gives a loopback interface its address when it comes up without one.
-    if (interface.is_loopback()) {
-        InterfaceAddress own;
-        own.address = own.peer = IpAddress::loopback(false);
-        own.broadcast = IpAddress::v4_any();
-        own.prefix_length = 8;
-        own.scope = scope_host;
-        own.flags = 0x80; // IFA_F_PERMANENT
-        __builtin_memcpy(own.label, "lo", 3);
-        (void)add_address(interface, own); // EEXIST: it has it
-    }
     for (usize i = 0;; i++) {
         InterfaceAddress address;
         {
@@ -292,6 +329,17 @@ void Stack::bring_up(Interface& interface) {
         }
         if (address.address.is_v4())
             (void)add_address_routes(*this, interface, address);
+    }
+    // Linux gives a loopback interface its address when it comes up without one.
+    if (interface.is_loopback()) {
+        InterfaceAddress own;
+        own.address = own.peer = IpAddress::loopback(false);
+        own.broadcast = IpAddress::v4_any();
+        own.prefix_length = 8;
+        own.scope = scope_host;
+        own.flags = 0x80; // IFA_F_PERMANENT
+        __builtin_memcpy(own.label, "lo", 3);
+        (void)add_address(interface, own); // EEXIST: it has it
     }
     ipv6_interface_up(*this, interface);
 }
@@ -335,7 +383,7 @@ Result<void> Stack::set_flags(Interface& interface, u32 flags, u32 mask) {
     interface.flags_.fetch_or(others & flags);
     interface.receive_filter_changed();
     routes_changed();
-    tell_changed(*this, interface);
+    tell_changed(*this, interface, wanted ^ before);
     return {};
 }
 
@@ -353,6 +401,32 @@ Result<void> Stack::set_mac(Interface& interface, const MacAddress& mac) {
     return {};
 }
 
+namespace {
+
+// The first address is called as its interface; others keep what stood behind the colon, or get
+// their number there, as in Linux.
+void relabel(char (&label)[16], std::string_view name, u32 number) {
+    char suffix[16] = {};
+    if (number > 1) {
+        const char* colon = label;
+        while (*colon != 0 && *colon != ':')
+            colon++;
+        if (*colon == ':')
+            __builtin_memcpy(suffix, colon, static_cast<usize>(label + sizeof label - colon));
+        else
+            (void)log::format(suffix, sizeof suffix - 1, ":{}", number);
+    }
+    suffix[sizeof suffix - 1] = 0;
+    const std::string_view tail(suffix);
+    const usize room = sizeof label - 1 - tail.size();
+    const usize head = name.size() < room ? name.size() : room;
+    __builtin_memset(label, 0, sizeof label);
+    __builtin_memcpy(label, name.data(), head);
+    __builtin_memcpy(label + head, tail.data(), tail.size());
+}
+
+} // namespace
+
 Result<void> Stack::rename(Interface& interface, std::string_view name) {
     {
         SpinGuard guard(lock);
@@ -362,9 +436,10 @@ Result<void> Stack::rename(Interface& interface, std::string_view name) {
             if (other->name() == name)
                 return fail(EEXIST);
         interface.set_name(name);
+        u32 labelled = 0;
         for (InterfaceAddress& address : interface.addresses) {
-            __builtin_memset(address.label, 0, sizeof address.label);
-            __builtin_memcpy(address.label, name.data(), name.size());
+            if (address.address.is_v4())
+                relabel(address.label, name, ++labelled);
         }
     }
     tell_changed(*this, interface);

@@ -95,6 +95,8 @@ struct Change {
     const struct Route* route = nullptr;
     const Neighbour* neighbour = nullptr;
     const struct RouteRule* rule = nullptr;
+    u32 flags_changed = 0; // IFF_* of an interface that changed
+    bool replaced = false; // a route took another one's place
 };
 // Called without the stack's lock; may not sleep. Null: nobody listens.
 using ChangeListener = void (*)(Stack& stack, const Change& change);
@@ -114,6 +116,11 @@ public:
     SpinLock lock{LockRank::NetStack};
     StackSettings settings;
     CounterSet counters;
+    // Counts changes of interfaces, addresses, routes and rules: who goes through them in several
+    // steps sees by it that they did not stay the same.
+    base::Atomic<u32> change_sequence{1};
+    // Of the network namespaces that this one knows by numbers (netlink's business).
+    Owned<StackPart> namespace_numbers;
     u64 now() const { return clock.now(); }
     UserNamespace* owner() const { return owner_; }
 
@@ -129,6 +136,9 @@ public:
     Result<void> set_mtu(Interface& interface, u32 mtu);
     Result<void> set_mac(Interface& interface, const MacAddress& mac);
     Result<void> rename(Interface& interface, std::string_view name);
+    // To another stack, down and without its addresses; `name` and `index` if the own ones are not
+    // wanted there. EEXIST. May sleep.
+    Result<void> move(Interface& interface, Stack& to, std::string_view name, u32 index);
 
     // --- addresses
     Result<void> add_address(Interface& interface, const InterfaceAddress& address);
@@ -184,6 +194,7 @@ private:
     Stack(const StackClock& stack_clock, UserNamespace* owner);
     Result<void> init();
     void bring_up(Interface& interface);
+    void take_out(Interface& gone, bool for_good);
     void bring_down(Interface& interface);
     IpAddress select_source_locked(Interface& interface, const IpAddress& destination);
     friend Result<void> find_path(Stack& stack, Flow& flow);

@@ -185,7 +185,8 @@ Result<long> sys_getsockopt(Task& task, int fd, int level, int name, u64 value,
     const usize offered = static_cast<usize>(room) < longest ? static_cast<usize>(room) : longest;
     TRY(const usize filled,
         as_socket(file).get_socket_option(level, name, std::span<u8>(bytes, offered)));
-    TRY(copy_out_bytes(value, bytes, filled));
+    // An answer may be longer than the room for it: its length says so.
+    TRY(copy_out_bytes(value, bytes, filled < offered ? filled : offered));
     TRY(length.copy_out(static_cast<int>(filled)));
     return 0;
 }
