@@ -11,7 +11,7 @@ namespace kernel {
 
 namespace {
 
-constexpr int sigio = 29;
+constexpr int sigio = 29, sigurg = 23;
 // si_code of a file's signal (sigaction(2)).
 constexpr i32 code_in = 1, code_out = 2, code_error = 4, code_urgent = 5, code_hang_up = 6;
 
@@ -23,7 +23,7 @@ Result<FileOwner*> FileOwner::of(File& file) {
     if (file.owner == nullptr) {
         TRY(start_work_queue());
         TRY(Ref<FileOwner> fresh, make_ref<FileOwner>());
-        file.owner = fresh.leak();
+        __atomic_store_n(&file.owner, fresh.leak(), __ATOMIC_RELEASE); // read without the mutex
     }
     return file.owner;
 }
@@ -101,16 +101,46 @@ void FileOwner::disarm() {
 bool FileOwner::wake(Waiter& waiter, u32 events) {
     auto& owner = *static_cast<FileOwner*>(waiter.context);
     owner.events_.fetch_or(events != 0 ? events : u32{poll_in | poll_rdnorm});
-    owner.add_ref();
-    if (!queue_work(owner.work_)) // it has a reference: this one cannot be the last
-        (void)owner.drop_ref();
+    owner.start_delivery();
     return false;
+}
+
+void FileOwner::start_delivery() {
+    add_ref();
+    if (!queue_work(work_)) // it has a reference: this one cannot be the last
+        (void)drop_ref();
+}
+
+void FileOwner::tell_urgent(File& file) {
+    FileOwner* const owner = __atomic_load_n(&file.owner, __ATOMIC_ACQUIRE);
+    if (owner == nullptr)
+        return;
+    owner->urgent_.store(1);
+    owner->start_delivery();
 }
 
 void FileOwner::deliver(void* context) {
     const Ref<FileOwner> owner = Ref<FileOwner>::adopt(static_cast<FileOwner*>(context));
     if (const u32 events = owner->events_.exchange(0); events != 0)
         owner->tell(events);
+    if (owner->urgent_.exchange(0) != 0)
+        owner->tell_urgent();
+}
+
+void FileOwner::tell_urgent() {
+    MutexGuard guard(mutex_);
+    if (!permitted_)
+        return;
+    const Ref<Process> process = process_;
+    const Ref<Task> task = task_;
+    const i32 group = kind_ == Kind::Group ? number_ : 0;
+    guard.unlock();
+    if (group != 0)
+        (void)send_signal_to_group(group, sigurg);
+    else if (task)
+        (void)send_signal_info(*task, SignalTarget::Thread, kernel_signal(sigurg));
+    else if (process)
+        (void)send_signal_info(*process, kernel_signal(sigurg));
 }
 
 void FileOwner::tell(u32 events) {

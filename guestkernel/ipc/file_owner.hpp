@@ -24,6 +24,8 @@ public:
     // O_ASYNC: from now on, telling of it as `fd`; or no longer.
     Result<void> arm(File& file, int fd);
     void disarm();
+    // Urgent data came: SIGURG for the owner, armed or not. Any spin lock may be held.
+    static void tell_urgent(File& file);
 
 private:
     template <typename T, typename... A>
@@ -32,6 +34,8 @@ private:
     static bool wake(Waiter& waiter, u32 events);
     static void deliver(void* context);
     void tell(u32 events);
+    void tell_urgent();
+    void start_delivery();
 
     Mutex mutex_; // who it is, and whether it is armed
     Kind kind_ = Kind::Process;
@@ -43,6 +47,7 @@ private:
     volatile int fd_ = -1;
     bool armed_ = false;
     base::Atomic<u32> events_{0}; // since the last signal
+    base::Atomic<u32> urgent_{0};
     PollHook hook_;
     Work work_; // holds a reference while it is queued
 };

@@ -257,7 +257,7 @@ IoOutcome accept_one(Task& task, IoRing& ring, IoRequest& request) {
             socket.accept(entry.op_flags & socket_nonblock, request.file->non_blocking()));
         if (entry.address != 0) {
             SocketAddress peer;
-            if (!fresh->peer_address(peer))
+            if (!fresh->accepted_address(peer))
                 return fail(ECONNABORTED);
             TRY(copy_address_out(peer, entry.address, UserPtr<int>(entry.offset)));
         }

@@ -182,6 +182,8 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
     if (level != SOL_SOCKET || name == SO_BINDTODEVICE)
         return set_option(level, name, value);
     TRY(const int number, int_value(value));
+    if (name == SO_PASSCRED && !passes_credentials())
+        return fail(EOPNOTSUPP);
     if (is_boolean(name)) {
         const u32 bit = 1u << name;
         options_.flags = number != 0 ? options_.flags | bit : options_.flags & ~bit;
@@ -241,6 +243,8 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
 Result<usize> SocketFile::get_socket_option(int level, int name, std::span<u8> out) {
     if (level != SOL_SOCKET)
         return get_option(level, name, out);
+    if (name == SO_PASSCRED && !passes_credentials())
+        return fail(EOPNOTSUPP);
     if (is_boolean(name))
         return put_value(out, static_cast<int>(option_on(name)));
     switch (name) {

@@ -123,6 +123,8 @@ public:
     virtual Result<void> shutdown(u32 how); // shut_*
     virtual Result<void> local_address(SocketAddress& out);
     virtual Result<void> peer_address(SocketAddress& out);
+    // Of a connection that accept() gave: told even if the peer has gone again.
+    virtual Result<void> accepted_address(SocketAddress& out) { return peer_address(out); }
     virtual Result<usize> send(IoBuffer& in, SendRequest& request);
     virtual Result<usize> receive(IoBuffer& out, ReceiveRequest& request);
     // Levels and names the common part does not know: ENOPROTOOPT.
@@ -138,6 +140,12 @@ public:
     Result<void> set_socket_option(int level, int name, std::span<const u8> value);
     Result<usize> get_socket_option(int level, int name, std::span<u8> out);
     bool option_on(int name) const { return (options_.flags >> name & 1) != 0; }
+
+    // Whether its messages can say who sent them (SO_PASSCRED).
+    bool passes_credentials() const {
+        constexpr int netlink = 16; // AF_NETLINK
+        return family_ == family_unix || family_ == netlink;
+    }
 
     int family() const { return family_; }
     int type() const { return type_; }

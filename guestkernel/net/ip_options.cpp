@@ -130,6 +130,9 @@ Result<void> InetSocketFile::set_ip_level(int name, std::span<const u8> value) {
     case IP_TOS:
         // A stream's ECN bits are TCP's.
         ip_.tos = static_cast<u8>(type() == socket_stream ? (number & ~3) | (ip_.tos & 3) : number);
+        // socket(7), SO_PRIORITY: what the kinds of service of RFC 1349 stand for.
+        static constexpr u8 priorities[] = {0, 2, 6, 4};
+        options_.priority = priorities[ip_.tos >> 3 & 3];
         return {};
     case IP_MULTICAST_TTL: {
         if (type() == socket_stream)

@@ -143,6 +143,13 @@ void PortTable::set_peer(PortOwner& owner, const IpAddress& local, const IpAddre
     owner.connected = connected;
 }
 
+void PortTable::set_reuse(PortOwner& owner, bool address, bool port) {
+    Bucket& in = bucket(owner.port);
+    SpinGuard guard(in.lock);
+    owner.reuse_address = address;
+    owner.reuse_port = port;
+}
+
 Result<void> PortTable::start_listening(PortOwner& owner) {
     Bucket& in = bucket(owner.port);
     SpinGuard guard(in.lock);

@@ -66,6 +66,8 @@ public:
     // Changes what lookups compare.
     void set_peer(PortOwner& owner, const IpAddress& local, const IpAddress& peer, u16 peer_port,
                   bool connected);
+    // SO_REUSEADDR and SO_REUSEPORT may come after bind(2): they count when the next one binds.
+    void set_reuse(PortOwner& owner, bool address, bool port);
     // Whether `owner`, bound already, may listen: EADDRINUSE if another one listens there.
     Result<void> start_listening(PortOwner& owner);
 

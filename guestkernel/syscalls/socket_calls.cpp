@@ -125,7 +125,7 @@ Result<long> sys_accept4(Task& task, int fd, u64 address, UserPtr<int> length, i
         return give_up(accepted.error().code);
     if (address != 0) {
         SocketAddress peer;
-        if ((*accepted)->peer_address(peer).has_value() == false)
+        if (!(*accepted)->accepted_address(peer))
             return give_up(ECONNABORTED);
         if (auto done = copy_address_out(peer, address, length); !done)
             return give_up(done.error().code);

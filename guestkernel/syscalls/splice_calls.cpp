@@ -69,13 +69,13 @@ struct Place {
 
     Result<void> load() {
         if (given)
-            return file.is_stream() ? Result<void>(fail(ESPIPE)) : Result<void>();
+            return file.is_stream() ? Result<void>(fail(EINVAL)) : Result<void>();
         if (!user) {
             offset = file.position();
             return {};
         }
         if (file.is_stream())
-            return fail(ESPIPE);
+            return fail(EINVAL);
         TRY(const i64 wanted, user.copy_in());
         if (wanted < 0)
             return fail(EINVAL);

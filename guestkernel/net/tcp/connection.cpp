@@ -19,8 +19,6 @@ constexpr u32 range_cost = 256;
 
 } // namespace
 
-void (*Connection::urgent_signal)(Connection& connection) = nullptr;
-
 Connection::Connection(net::Stack& of)
     : Entry(EntryKind::Connection), tcp_(TcpStack::of(of)), stack_ref_(Ref<net::Stack>::share(&of)),
       timer_(of.clock, timer_expired, this) {
@@ -386,6 +384,14 @@ void Connection::reset_for_reuse() {
     cookie_ = {};
     flow.path = {};
     flow.source = {};
+}
+
+void Connection::disconnect() {
+    const State before = state_;
+    reset_for_reuse();
+    // As Linux has it: whoever breaks a connection off finds that in SO_ERROR.
+    if (before != State::Closed && before != State::Listen && before != State::TimeWait)
+        error = ECONNRESET;
 }
 
 void Connection::set_quick_ack(bool on) {

@@ -16,6 +16,10 @@
 #include "guestkernel/net/tcp/tcp_stack.hpp"
 #include "guestkernel/sched/wait_queue.hpp"
 
+namespace kernel {
+class File;
+}
+
 namespace kernel::tcp {
 
 class Listener;
@@ -48,6 +52,22 @@ inline constexpr usize deadline_kinds = 7;
 // Recovery's states, values of Linux's tcp_ca_state.
 enum class Recovery : u8 { Open = 0, Disorder = 1, Recovery = 3, Loss = 4 };
 
+// A flow's IP options are somewhere else: in the socket that made the flow, which a connection
+// outlives. This keeps them beside it.
+class KeptFlowOptions {
+public:
+    void keep(net::Flow& flow) {
+        const usize length =
+            flow.options.size() < sizeof bytes_ ? flow.options.size() : sizeof bytes_;
+        if (length != 0)
+            __builtin_memmove(bytes_, flow.options.data(), length);
+        flow.options = {bytes_, length};
+    }
+
+private:
+    u8 bytes_[40] = {};
+};
+
 class Connection final : public Entry, public net::PortOwner {
 public:
     explicit Connection(net::Stack& of);
@@ -63,7 +83,11 @@ public:
     SpinLock lock{LockRank::Socket};
     ConnectionOptions options;
     net::Flow flow; // pair's addresses and how to get there
-    int error = 0;  // for SO_ERROR and the next call; positive
+    void set_flow(net::Flow given) {
+        flow = std::move(given);
+        flow_options_.keep(flow);
+    }
+    int error = 0; // for SO_ERROR and the next call; positive
     int soft_error = 0;
 
     // --- what the program asks for (RFC 9293, 3.9.1); with the lock
@@ -85,13 +109,20 @@ public:
     void abort(int reason); // sends a reset if there is a peer; `reason` for the waiting
     void become_listener(Ref<Listener> made);
     Ref<Listener> stop_listening();
-    void reset_for_reuse(); // Closed and as new: connect(2) with AF_UNSPEC
+    void reset_for_reuse(); // Closed and as new
+    void disconnect();      // the same by the program: connect(2) with AF_UNSPEC
 
     // --- reading; with the lock, by the one reader
     void take_arrived(net::PacketList& out) { out.append(std::move(arrived_)); }
     void consumed(u32 bytes, u32 memory); // copied to the program, `memory` of packets freed
     Sequence copied() const { return copied_; }
     u32 readable() const { return receive_next_.since(copied_) - (fin_received_ ? 1 : 0); }
+    // What FIONREAD says: up to the urgent byte, if that is not read like any other.
+    u32 readable_to_mark() const {
+        const bool stops = urgent_.pending && !options.inline_urgent && urgent_.at >= copied_ &&
+                           urgent_.at < receive_next_;
+        return stops ? urgent_.at.since(copied_) : readable();
+    }
     bool read_shut() const { return read_shut_; }
     bool write_shut() const { return fin_queued_; }
     bool peer_finished() const { return fin_received_; }
@@ -134,6 +165,7 @@ public:
     void set_algorithm(Algorithm algorithm) { congestion_.set_algorithm(algorithm); }
     void no_delay_changed() { push_output(true); }
     void buffers_changed();
+    void set_low_water(u32 bytes); // SO_RCVLOWAT
     u32 send_limit() const { return send_limit_; }
     u32 receive_limit() const { return receive_limit_; }
     u32 current_mss() const { return mss_; }
@@ -152,8 +184,7 @@ public:
     bool port_kept = false;         // bound by bind(2): freed by close(2) only
     bool receives_errors_ = false;  // IP_RECVERR
     u64 inode_number = 0;
-    // Tells the program's owner of urgent data (SIGURG); with the lock held.
-    static void (*urgent_signal)(Connection& connection);
+    File* file = nullptr; // of the program, whose owner gets SIGURG
 
     struct Statistics {
         u64 bytes_acked = 0, bytes_received = 0, bytes_sent = 0, bytes_retransmitted = 0;
@@ -188,7 +219,7 @@ private:
     bool input_data(net::PacketPtr packet, const Header& header);
     bool queue_in_order(net::PacketPtr packet, SequenceRange range);
     void queue_out_of_order(net::PacketPtr packet, SequenceRange range);
-    bool make_receive_room(u32 memory);
+    bool make_receive_room();
     void collapse_arrived();
     void note_data_arrival(u32 bytes, const net::Packet& packet);
     void grow_receive_buffer();
@@ -267,6 +298,7 @@ private:
 
     TcpStack& tcp_;
     const Ref<net::Stack> stack_ref_;
+    KeptFlowOptions flow_options_;
     volatile State state_ = State::Closed;
     Negotiated negotiated_;
 

@@ -1,6 +1,7 @@
 // Data that arrives: its place in the stream, the memory it takes, when it is acknowledged.
 #include <linux/errno.h>
 
+#include "guestkernel/ipc/file_owner.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/connection.hpp"
@@ -78,8 +79,7 @@ bool Connection::input_data(net::PacketPtr packet, const Header& header) {
 // False: there was no memory for it; it was not taken.
 bool Connection::queue_in_order(net::PacketPtr packet, SequenceRange range) {
     u32 memory = packet->true_size();
-    if (queued_memory_.load(base::Order::Relaxed) + memory > receive_limit_ &&
-        !make_receive_room(memory)) {
+    if (queued_memory_.load(base::Order::Relaxed) > receive_limit_ && !make_receive_room()) {
         Counters::count(tcp_.counters.receive_drops);
         acknowledge_now();
         return false;
@@ -116,8 +116,7 @@ bool Connection::queue_in_order(net::PacketPtr packet, SequenceRange range) {
 void Connection::queue_out_of_order(net::PacketPtr packet, SequenceRange range) {
     Counters::count(tcp_.counters.out_of_order);
     const u32 used = queued_memory_.load(base::Order::Relaxed) + out_of_order_.memory();
-    const u32 memory = packet->true_size();
-    if (used + memory > receive_limit_ && !make_receive_room(memory)) {
+    if (used > receive_limit_ && !make_receive_room()) {
         Counters::count(tcp_.counters.receive_drops);
         acknowledge_now();
         return;
@@ -129,12 +128,12 @@ void Connection::queue_out_of_order(net::PacketPtr packet, SequenceRange range) 
     send_duplicate_ack(duplicate); // at once, so that the sender learns of the hole
 }
 
-// Room for so much more: small packets are put together, then what came early is given up, the
-// farthest first.
-bool Connection::make_receive_room(u32 memory) {
+// Room for one packet more, whatever its size: one that alone exceeds a small buffer must get
+// through, too. Small packets are put together, then what came early is given up, the farthest
+// first.
+bool Connection::make_receive_room() {
     const auto fits = [&] {
-        return queued_memory_.load(base::Order::Relaxed) + out_of_order_.memory() + memory <=
-               receive_limit_;
+        return queued_memory_.load(base::Order::Relaxed) + out_of_order_.memory() <= receive_limit_;
     };
     collapse_arrived();
     while (!fits()) {
@@ -258,6 +257,16 @@ void Connection::wake_readers(u32 events) {
     readers.wake_all(events);
 }
 
+void Connection::set_low_water(u32 bytes) {
+    if (bytes == options.receive_low_water)
+        return;
+    options.receive_low_water = bytes;
+    if (!options.receive_buffer_fixed && 2 * bytes > receive_limit_)
+        receive_limit_ = 2 * bytes;
+    if (state_ != State::Closed && state_ != State::Listen && readable() > 0)
+        wake_readers(readable_events); // enough by now, perhaps
+}
+
 // --- the reader
 
 void Connection::consumed(u32 bytes, u32 memory) {
@@ -334,8 +343,8 @@ void Connection::input_urgent(const Header& header, const net::Packet& packet) {
     urgent_.pending = true;
     urgent_.valid = urgent_.taken = false;
     urgent_.at = at;
-    if (urgent_signal != nullptr)
-        urgent_signal(*this);
+    if (file != nullptr)
+        FileOwner::tell_urgent(*file);
     wake_everybody(poll_pri);
     take_urgent_byte(header, packet);
 }

@@ -232,6 +232,7 @@ void Connection::input_syn_sent(net::PacketPtr, const Header& header) {
         return;
     }
     una_ = ack;
+    statistics_.bytes_acked = 1; // the SYN
     send_next_ = later(ack, send_initial_ + 1);
     if (ack > buffer_base_) { // data that went with the SYN
         const u32 bytes = ack.since(buffer_base_);

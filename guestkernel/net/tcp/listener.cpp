@@ -132,7 +132,7 @@ Negotiated Listener::negotiate(const Options& told) const {
 }
 
 net::Flow Listener::flow_to(const Pair& peers) const {
-    net::Flow flow = model;
+    net::Flow flow = model_;
     flow.source = peers.local.address;
     flow.destination = peers.remote.address;
     flow.source_port = peers.local.port;
@@ -439,7 +439,7 @@ Ref<Connection> Listener::make_child(Request& request, bool established) {
     }
     Ref<Connection> child = Ref<Connection>::adopt(made);
     child->options = options;
-    child->flow = flow_to(request.pair);
+    child->set_flow(flow_to(request.pair));
     if (!net::resolve(*stack, child->flow)) {
         Counters::count(tcp_.counters.listen_drops);
         return nullptr;

@@ -39,7 +39,11 @@ public:
 
     SpinLock lock{LockRank::NetListener};
     ConnectionOptions options; // for connections to come
-    net::Flow model;           // likewise: everything but addresses and path
+    // Likewise: everything but addresses and path.
+    void set_model(net::Flow given) {
+        model_ = std::move(given);
+        model_options_.keep(model_);
+    }
     u32 backlog = 0;
 
     bool has_pending() const { return pending_count_ != 0; }
@@ -90,6 +94,8 @@ private:
     const Ref<net::Stack> stack_ref_;
     const Ref<Connection> owner_;
     TcpStack& tcp_;
+    net::Flow model_;
+    KeptFlowOptions model_options_;
     base::IntrusiveList<Request, &Request::queue_node> requests_;
     volatile u32 request_count_ = 0;
     Connection* first_pending_ = nullptr;

@@ -70,6 +70,13 @@ int seconds_for(u8 retransmissions) {
 Result<void> TcpSocket::set_option(int level, int name, std::span<const u8> value) {
     if (level == level_tcp)
         return set_tcp_option(name, value);
+    if (level == SOL_SOCKET && name == SO_ZEROCOPY) {
+        TRY(const int on, number_of(value));
+        if (on < 0 || on > 1)
+            return fail(EINVAL);
+        zero_copy_ = on != 0;
+        return {};
+    }
     return InetSocketFile::set_option(level, name, value);
 }
 
@@ -86,30 +93,47 @@ Result<void> TcpSocket::set_tcp_option(int name, std::span<const u8> value) {
         Algorithm algorithm{};
         if (!find_algorithm({text, length}, algorithm))
             return fail(ENOENT);
-        SpinGuard guard(connection_->lock);
-        connection_->options.algorithm = algorithm;
-        connection_->set_algorithm(algorithm);
+        {
+            SpinGuard guard(connection_->lock);
+            connection_->options.algorithm = algorithm;
+            connection_->set_algorithm(algorithm);
+        }
+        pass_to_listener();
         return {};
     }
     if (name == TCP_ULP || name == TCP_FASTOPEN_KEY)
         return fail(name == TCP_ULP ? ENOENT : EINVAL);
     TRY(const int number, number_of(value));
+    {
+        SpinGuard guard(connection_->lock);
+        TRY(set_number(name, number));
+    }
+    pass_to_listener();
+    if (net::backlog_pending())
+        net::run_backlog();
+    return {};
+}
+
+// Connections to come are as their listener is when they come.
+void TcpSocket::pass_to_listener() {
+    if (connection_->state() != State::Listen)
+        return;
     Ref<Listener> served;
     ConnectionOptions changed;
     {
         SpinGuard guard(connection_->lock);
-        TRY(set_number(name, number));
-        if (connection_->state() == State::Listen)
-            served = connection_->listener;
+        served = connection_->listener;
         changed = connection_->options;
     }
-    if (served) { // for connections to come
-        SpinGuard guard(served->lock);
-        served->options = changed;
-    }
-    if (net::backlog_pending())
-        net::run_backlog();
-    return {};
+    if (!served)
+        return;
+    net::Flow model;
+    fill_flow(model, net::IpAddress::any(v6()), 0);
+    SpinGuard guard(served->lock);
+    if (changed.fast_open_backlog == 0) // what the namespace gave it by itself
+        changed.fast_open_backlog = served->options.fast_open_backlog;
+    served->options = changed;
+    served->set_model(std::move(model));
 }
 
 Result<void> TcpSocket::set_number(int name, int value) {
@@ -196,8 +220,13 @@ Result<void> TcpSocket::set_number(int name, int value) {
             return fail(EINVAL);
         options.save_syn = static_cast<u8>(value);
         return {};
-    case TCP_REPAIR:
-        return fail(EPERM); // checkpoints of connections are not offered
+    case TCP_REPAIR: // checkpoints of connections are not offered
+    case TCP_REPAIR_QUEUE:
+    case TCP_REPAIR_WINDOW:
+        return fail(EPERM);
+    case TCP_QUEUE_SEQ:
+    case TCP_REPAIR_OPTIONS:
+        return fail(own.state() == State::Closed ? EINVAL : EPERM);
     default:
         return fail(ENOPROTOOPT);
     }
@@ -231,6 +260,8 @@ Result<void> TcpSocket::set_fast_open(int name, int value) {
 Result<usize> TcpSocket::get_option(int level, int name, std::span<u8> out) {
     if (level == level_tcp)
         return get_tcp_option(name, out);
+    if (level == SOL_SOCKET && name == SO_ZEROCOPY)
+        return put_number(out, zero_copy_);
     return InetSocketFile::get_option(level, name, out);
 }
 
@@ -264,7 +295,9 @@ Result<usize> TcpSocket::get_tcp_option(int name, std::span<u8> out) {
     case TCP_DEFER_ACCEPT:
         return put_number(out, seconds_for(options.defer_accept_retries));
     case TCP_WINDOW_CLAMP:
-        return put_number(out, either(options.window_clamp, own.receive_limit() / 2));
+        return put_number(out, options.window_clamp == 0 && own.state() == State::Closed
+                                   ? 0
+                                   : either(options.window_clamp, own.receive_limit() / 2));
     case TCP_INFO: {
         struct tcp_info info = {};
         TcpInfo(own).fill(info);
@@ -297,6 +330,10 @@ Result<usize> TcpSocket::get_tcp_option(int name, std::span<u8> out) {
         return put_number(out, options.fast_open_no_cookie);
     case TCP_SAVE_SYN:
         return put_number(out, options.save_syn);
+    case TCP_ULP:
+        return usize{0}; // none
+    case TCP_REPAIR_QUEUE:
+        return fail(EINVAL);
     case TCP_TIMESTAMP:
         return put_number(out, static_cast<i64>(own.tcp().now() / millisecond));
     default:
@@ -310,8 +347,17 @@ Result<usize> TcpSocket::get_tcp_option(int name, std::span<u8> out) {
 void TcpSocket::apply_options() {
     Connection& own = *connection_;
     own.options.inline_urgent = option_on(SO_OOBINLINE);
-    own.options.receive_low_water = options_.receive_low_water;
+    // More than half of the buffer cannot come together; a buffer that is not fixed grows with it.
+    const u32 most = (own.options.receive_buffer_fixed ? own.options.receive_buffer
+                                                       : own.tcp().settings.receive_most) /
+                     2;
+    if (options_.receive_low_water > most)
+        options_.receive_low_water = most;
+    own.set_low_water(options_.receive_low_water);
     own.receives_errors_ = ip_.on(v6() ? net::ip6_receive_error : net::ip_receive_error);
+    const bool reuse = option_on(SO_REUSEADDR), reuse_port = option_on(SO_REUSEPORT);
+    if (reuse != own.reuse_address || reuse_port != own.reuse_port)
+        stack().tcp_ports.set_reuse(own, reuse, reuse_port);
     const bool keepalive = option_on(SO_KEEPALIVE);
     if (keepalive != own.options.keepalive)
         own.set_keepalive(keepalive);
@@ -323,13 +369,25 @@ void TcpSocket::apply_options() {
 void TcpSocket::option_changed() {
     if (!connection_)
         return;
-    SpinGuard guard(connection_->lock);
-    apply_options();
+    {
+        SpinGuard guard(connection_->lock);
+        apply_options();
+    }
+    pass_to_listener();
 }
 
 void TcpSocket::buffers_changed() {
     Connection& own = *connection_;
-    SpinGuard guard(own.lock);
+    {
+        SpinGuard guard(own.lock);
+        take_over_buffers();
+    }
+    pass_to_listener();
+}
+
+// Locks: the connection's is held.
+void TcpSocket::take_over_buffers() {
+    Connection& own = *connection_;
     // The common part cannot tell which of the two changed: what differs from the namespace's
     // default was set.
     const Settings& settings = own.tcp().settings;
@@ -356,7 +414,7 @@ Result<long> TcpSocket::ioctl(u32 command, u64 argument) {
         if (own.state() == State::Listen)
             return fail(EINVAL);
         if (own.state() != State::SynSent && own.state() != State::SynReceived)
-            answer = static_cast<int>(own.readable());
+            answer = static_cast<int>(own.readable_to_mark());
         break;
     }
     case SIOCATMARK: {

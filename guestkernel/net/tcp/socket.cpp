@@ -61,7 +61,9 @@ Result<void> TcpSocket::init() {
 
 void TcpSocket::adopt(Ref<Connection> connection) {
     connection_ = std::move(connection);
+    SpinGuard guard(connection_->lock);
     connection_->inode_number = inode_->number();
+    connection_->file = this;
 }
 
 TcpSocket::~TcpSocket() {
@@ -75,6 +77,7 @@ TcpSocket::~TcpSocket() {
     Ref<Listener> served;
     {
         SpinGuard guard(own.lock);
+        own.file = nullptr;
         own.buffer().close_block();
         if (own.state() == State::Listen)
             served = own.stop_listening();
@@ -123,7 +126,7 @@ Result<void> TcpSocket::bind_port(const net::Endpoint& where) {
 }
 
 Result<void> TcpSocket::bind(const SocketAddress& address) {
-    TRY(const net::Endpoint where, net::parse_address(address, family()));
+    TRY(const net::Endpoint where, parse_bind(address));
     TRY(check_bind(where));
     Connection& own = *connection_;
     SpinGuard guard(own.lock);
@@ -134,7 +137,7 @@ Result<void> TcpSocket::bind(const SocketAddress& address) {
         return {};
     }
     TRY(bind_port(where));
-    own.port_kept = true;
+    own.port_kept = where.port != 0; // one that was chosen for it goes with the connection
     own.pair.local = {where.address, own.port, where.scope};
     return {};
 }
@@ -143,7 +146,7 @@ Result<void> TcpSocket::local_address(SocketAddress& out) {
     Connection& own = *connection_;
     SpinGuard guard(own.lock);
     net::Endpoint shown = own.pair.local;
-    if (own.port == 0 && own.state() == State::Closed) {
+    if (own.port == 0 && own.state() == State::Closed && progress_ == Progress::Unconnected) {
         shown = {net::IpAddress::any(v6()), 0, 0};
     } else if (own.state() == State::Listen || progress_ == Progress::Unconnected) {
         shown = {own.local, own.port, 0};
@@ -158,6 +161,13 @@ Result<void> TcpSocket::peer_address(SocketAddress& out) {
     if (own.state() == State::Closed || own.state() == State::Listen ||
         own.state() == State::SynSent)
         return fail(ENOTCONN);
+    net::write_address(own.pair.remote, family(), out);
+    return {};
+}
+
+Result<void> TcpSocket::accepted_address(SocketAddress& out) {
+    Connection& own = *connection_;
+    SpinGuard guard(own.lock);
     net::write_address(own.pair.remote, family(), out);
     return {};
 }
@@ -179,7 +189,7 @@ Result<void> TcpSocket::connect(const SocketAddress& address) {
             SpinGuard guard(own.lock);
             if (own.state() == State::Listen)
                 served = own.stop_listening();
-            own.reset_for_reuse();
+            own.disconnect();
             if (!own.port_kept)
                 stack().tcp_ports.unbind(own);
             progress_ = Progress::Unconnected;
@@ -200,7 +210,7 @@ Result<void> TcpSocket::connect(const SocketAddress& address) {
             if (non_blocking())
                 return fail(EALREADY);
         }
-        return finish_connect(!non_blocking());
+        return finish_connect(EALREADY);
     case Progress::Unconnected:
         break;
     }
@@ -217,7 +227,10 @@ Result<void> TcpSocket::connect(const SocketAddress& address) {
     if (own.fast_open_waiting)
         return {};
     net::run_backlog();
-    return finish_connect(!non_blocking());
+    // Even if the answer is here by now: Linux tells of it by poll(2) and the next call.
+    if (non_blocking())
+        return fail(EINPROGRESS);
+    return finish_connect(EINPROGRESS);
 }
 
 Result<void> TcpSocket::start_connect(const net::Endpoint& to, bool deferred) {
@@ -253,7 +266,7 @@ Result<void> TcpSocket::start_connect(const net::Endpoint& to, bool deferred) {
         own.connected = true;
     }
     flow.source_port = own.pair.local.port;
-    own.flow = std::move(flow);
+    own.set_flow(std::move(flow));
     stack().tcp_ports.set_peer(own, own.pair.local.address, to.address, to.port, true);
     progress_ = Progress::Connecting;
     if (deferred) {
@@ -323,17 +336,15 @@ Result<void> TcpSocket::choose_port(Pair& pair) {
     return fail(EADDRNOTAVAIL);
 }
 
-// Waits for the handshake. EINPROGRESS if that is not allowed.
-Result<void> TcpSocket::finish_connect(bool may_wait) {
+// Waits for the handshake; `on_timeout` if that is not over when SO_SNDTIMEO is.
+Result<void> TcpSocket::finish_connect(int on_timeout) {
     Connection& own = *connection_;
     const auto settled = [&] {
         return own.state() != State::SynSent && own.state() != State::SynReceived;
     };
     if (!settled()) {
-        if (!may_wait)
-            return fail(EINPROGRESS);
         const u64 deadline = send_deadline();
-        TRY(waited(wait_until(own.writers, settled, deadline), deadline, EINPROGRESS));
+        TRY(waited(wait_until(own.writers, settled, deadline), deadline, on_timeout));
     }
     SpinGuard guard(own.lock);
     if (own.state() == State::Closed) {
@@ -376,7 +387,9 @@ Result<void> TcpSocket::listen(int backlog) {
     }
     apply_options();
     made->options = own.options;
-    fill_flow(made->model, net::IpAddress::any(v6()), 0);
+    net::Flow model;
+    fill_flow(model, net::IpAddress::any(v6()), 0);
+    made->set_model(std::move(model));
     made->backlog = wanted;
     if (own.options.fast_open_backlog == 0 && (own.tcp().settings.fast_open & 0x402) == 0x402)
         made->options.fast_open_backlog = wanted;
@@ -411,6 +424,8 @@ Result<Ref<SocketFile>> TcpSocket::accept(u32 file_flags, bool non_blocking_call
             if (Ref<Connection> taken = served->take()) {
                 file->adopt(std::move(taken));
                 file->options_ = options_;
+                file->options_.priority = 0;
+                file->zero_copy_ = zero_copy_;
                 file->ip_ = ip_;
                 file->progress_ = Progress::Connected;
                 return Ref<SocketFile>(std::move(file));
@@ -439,6 +454,8 @@ Result<void> TcpSocket::shutdown(u32 how) {
             if ((how & shut_read) == 0)
                 return {};
             served = own.stop_listening();
+            if (!own.port_kept)
+                stack().tcp_ports.unbind(own);
             break;
         case State::SynSent:
             if ((how & shut_write) == 0)
@@ -473,7 +490,8 @@ u32 TcpSocket::poll(PollTable* table) {
         if (own.listener)
             return own.listener->has_pending() ? poll_in | poll_rdnorm : 0;
     }
-    return own.poll_events();
+    const u32 events = own.poll_events();
+    return zero_copy_told_ != zero_copy_next_ ? events | poll_err : events;
 }
 
 int TcpSocket::take_error() {

@@ -23,6 +23,7 @@ public:
     Result<void> shutdown(u32 how) override;
     Result<void> local_address(SocketAddress& out) override;
     Result<void> peer_address(SocketAddress& out) override;
+    Result<void> accepted_address(SocketAddress& out) override;
     Result<usize> send(IoBuffer& in, SendRequest& request) override;
     Result<usize> receive(IoBuffer& out, ReceiveRequest& request) override;
     Result<void> set_option(int level, int name, std::span<const u8> value) override;
@@ -51,8 +52,10 @@ private:
     Result<void> start_connect(const net::Endpoint& to, bool fast_open);
     Result<void> choose_port(Pair& pair);
     Result<void> enter_table(Ref<Entry>& other);
-    Result<void> finish_connect(bool may_wait);
+    Result<void> finish_connect(int on_timeout);
     void apply_options();
+    void pass_to_listener();
+    void take_over_buffers();
     void linger();
     // --- transfer.cpp
     Result<usize> send_all(IoBuffer& in, u32 flags, usize& done);
@@ -61,6 +64,8 @@ private:
     Result<void> wait_for_space(u32 flags, u64 deadline);
     Result<void> send_fast_open(IoBuffer& in, const SendRequest& request, usize& done);
     Result<usize> receive_stream(IoBuffer& out, ReceiveRequest& request);
+    Result<usize> receive_completions(ReceiveRequest& request);
+    void count_zero_copy();
     Result<usize> receive_urgent(IoBuffer& out, ReceiveRequest& request);
     Result<usize> drain(IoBuffer& out, u32 flags, bool& at_mark);
     Result<usize> peek(IoBuffer& out, u32 flags, usize skip);
@@ -79,6 +84,10 @@ private:
     net::PacketList reading_;
     u32 reading_offset_ = 0;
     bool tell_readable_ = false; // TCP_INQ
+    // SO_ZEROCOPY; sends that asked for it are numbered, and those from `told` on are to be told
+    // of. Under the connection's lock.
+    bool zero_copy_ = false;
+    volatile u32 zero_copy_told_ = 0, zero_copy_next_ = 0;
 };
 
 // For net::set_stream_sockets(). At boot.

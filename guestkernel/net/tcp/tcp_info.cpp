@@ -3,6 +3,7 @@
 #include <linux/tcp.h>
 
 #include "guestkernel/net/neighbour.hpp"
+#include "guestkernel/net/tcp/listener.hpp"
 
 namespace kernel::tcp {
 
@@ -21,8 +22,13 @@ void TcpInfo::fill(struct ::tcp_info& out) const {
     const u32 mss = own.mss_ == 0 ? 1 : own.mss_;
     const auto segments = [&](u32 bytes) { return (bytes + mss - 1) / mss; };
     out.tcpi_state = static_cast<u8>(own.state_);
-    if (own.state_ == State::Listen)
+    if (own.state_ == State::Listen) { // tcp(7) has no names for these two
+        if (own.listener) {
+            out.tcpi_unacked = own.listener->pending_count();
+            out.tcpi_sacked = own.listener->backlog;
+        }
         return;
+    }
     out.tcpi_ca_state = static_cast<u8>(own.recovery_ == Recovery::Open && own.sent_.any_sacked()
                                             ? Recovery::Disorder
                                             : own.recovery_);
@@ -54,7 +60,7 @@ void TcpInfo::fill(struct ::tcp_info& out) const {
                                 ? 0x7fff'ffffu
                                 : segments(own.congestion_.threshold());
     out.tcpi_snd_cwnd = segments(own.congestion_.window());
-    out.tcpi_advmss = own.announced_mss_;
+    out.tcpi_advmss = own.announced_mss_ - (own.negotiated_.timestamps ? 12u : 0u);
     out.tcpi_reordering = 3;
     out.tcpi_rcv_rtt = micro(own.receive_rtt_);
     out.tcpi_rcv_space = own.measured_;

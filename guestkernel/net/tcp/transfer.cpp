@@ -1,8 +1,11 @@
 // What goes through TCP sockets: send(2), recv(2) and their flags.
 #include <asm/socket.h>
 #include <linux/errno.h>
+#include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/tcp.h>
 
+#include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/tcp/socket.hpp"
@@ -14,7 +17,7 @@ namespace kernel::tcp {
 namespace {
 
 constexpr int sigpipe = 13, level_tcp = 6;
-constexpr u32 msg_more = 0x8000, msg_fast_open = 0x20000000, msg_error_queue = 0x2000;
+constexpr u32 msg_fast_open = 0x20000000;
 constexpr u32 push_every = 65536; // what is gathered before the connection is asked to send
 constexpr u32 page_frames = 32 * 1024;
 
@@ -45,8 +48,11 @@ Result<usize> TcpSocket::send(IoBuffer& in, SendRequest& request) {
         outcome = check_sendable();
     if (net::backlog_pending())
         net::run_backlog();
-    if (done > 0)
+    if (done > 0) {
+        if (zero_copy_ && (request.flags & msg_zerocopy) != 0)
+            count_zero_copy();
         return done;
+    }
     if (outcome)
         return usize{0};
     if (outcome.error().code == EPIPE && (request.flags & msg_nosignal) == 0 &&
@@ -132,8 +138,10 @@ Result<void> TcpSocket::send_some(IoBuffer& in, u32 flags, usize& done) {
             own.push_output();
         } else {
             const bool push = last || gathered >= push_every;
-            own.appended(copied, end ? (flags & msg_more) != 0 : true, push);
+            own.appended(copied, last ? end && (flags & msg_more) != 0 : true, push);
             gathered = push ? 0 : gathered;
+            if (last && !end) // nobody knows when the rest will come
+                own.push_output(true);
         }
         space = own.send_space();
         if (copied < room.bytes)
@@ -164,7 +172,8 @@ Result<void> TcpSocket::send_fast_open(IoBuffer& in, const SendRequest& request,
         if (!known) {
             // The SYN asked for a cookie; the data wait for the handshake.
             net::run_backlog();
-            return finish_connect(blocks(request.flags));
+            return blocks(request.flags) ? finish_connect(EINPROGRESS)
+                                         : Result<void>(fail(EINPROGRESS));
         }
     }
     {
@@ -186,7 +195,7 @@ Result<void> TcpSocket::send_fast_open(IoBuffer& in, const SendRequest& request,
             progress_ = Progress::Connected;
         return done > 0 ? Result<void>() : Result<void>(fail(EINPROGRESS));
     }
-    return finish_connect(true);
+    return finish_connect(EINPROGRESS);
 }
 
 Result<usize> TcpSocket::send_page(FrameRef frame, u32 offset, u32 length, u32 flags) {
@@ -208,6 +217,42 @@ Result<usize> TcpSocket::send_page(FrameRef frame, u32 offset, u32 length, u32 f
     if (net::backlog_pending())
         net::run_backlog();
     return usize{length};
+}
+
+// --- MSG_ZEROCOPY: the data are copied, so that the program may have its memory back at once, and
+// is told so, in the way that Linux tells it over the loopback.
+
+void TcpSocket::count_zero_copy() {
+    Connection& own = *connection_;
+    SpinGuard guard(own.lock);
+    zero_copy_next_ = zero_copy_next_ + 1;
+    own.writers.wake_all(poll_err);
+    own.readers.wake_all(poll_err);
+}
+
+// One message for all that are over.
+Result<usize> TcpSocket::receive_completions(ReceiveRequest& request) {
+    struct { // struct sock_extended_err and the offender's address: nobody's
+        u32 number = 0;
+        u8 origin = 5, type = 0, code = 1,
+           pad = 0; // SO_EE_ORIGIN_ZEROCOPY, SO_EE_CODE_ZEROCOPY_COPIED
+        u32 first = 0, last = 0;
+        u8 offender[28] = {};
+    } told;
+    {
+        SpinGuard guard(connection_->lock);
+        if (zero_copy_told_ == zero_copy_next_)
+            return fail(EAGAIN);
+        told.first = zero_copy_told_;
+        told.last = zero_copy_next_ - 1;
+        zero_copy_told_ = zero_copy_next_;
+    }
+    if (v6())
+        request.add_control(IPPROTO_IPV6, IPV6_RECVERR, &told, sizeof told);
+    else
+        request.add_control(IPPROTO_IP, IP_RECVERR, &told, sizeof told - 12);
+    request.result_flags |= msg_errqueue;
+    return usize{0};
 }
 
 // --- receiving
@@ -242,8 +287,8 @@ Result<usize> TcpSocket::receive(IoBuffer& out, ReceiveRequest& request) {
 }
 
 Result<usize> TcpSocket::receive_stream(IoBuffer& out, ReceiveRequest& request) {
-    if ((request.flags & msg_error_queue) != 0)
-        return fail(EAGAIN); // there is never anything in it
+    if ((request.flags & msg_errqueue) != 0)
+        return receive_completions(request);
     if ((request.flags & msg_oob) != 0)
         return receive_urgent(out, request);
     Connection& own = *connection_;
