@@ -46,7 +46,7 @@ void for_each_group(const std::string& directory, int depth, const Visit& visit)
         }
         closedir(listing);
         for (const std::string& name : names)
-            for_each_group(directory + "/" + name, depth - 1, visit);
+            for_each_group(os::text(directory, "/", name), depth - 1, visit);
     }
     visit(directory);
 }

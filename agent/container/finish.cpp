@@ -266,6 +266,7 @@ os::Error execute(const spec::Process& process, const SeccompFilter& filter,
         env.push_back(os::text("HOME=", home_of(process.user.uid)));
     const auto pointers = [](const std::vector<std::string>& strings) {
         std::vector<char*> out;
+        out.reserve(strings.size() + 1);
         for (const std::string& string : strings)
             out.push_back(const_cast<char*>(string.c_str())); // execve(2) does not write to them
         out.push_back(nullptr);

@@ -23,6 +23,7 @@ using Clock = std::chrono::steady_clock;
 
 std::vector<char*> pointers(const std::vector<std::string>& strings) {
     std::vector<char*> out;
+    out.reserve(strings.size() + 1);
     for (const std::string& string : strings)
         out.push_back(const_cast<char*>(string.c_str())); // execve(2) does not write to them
     out.push_back(nullptr);

@@ -69,7 +69,7 @@ void Children::watch(pid_t pid, Ended ended) {
 }
 
 void Children::run_aside(const std::function<os::Result<void>()>& work,
-                         std::function<void(os::Result<void>)> done) {
+                         const std::function<void(os::Result<void>)>& done) {
     auto channel = os::make_channel();
     const pid_t pid = channel ? fork() : -1;
     if (pid < 0) {

@@ -31,7 +31,7 @@ public:
 
     // Runs `work` in a child of its own and tells `done` what came of it: for what may block.
     void run_aside(const std::function<os::Result<void>()>& work,
-                   std::function<void(os::Result<void>)> done);
+                   const std::function<void(os::Result<void>)>& done);
 
 private:
     Children(os::EventLoop& loop, os::UniqueFd signals)

@@ -51,7 +51,7 @@ proto::Event Container::event(proto::Event::Kind kind, const std::string& exec_i
     return out;
 }
 
-void Container::create(const WantedStreams& wanted, Done done) {
+void Container::create(const WantedStreams& wanted, const Done& done) {
     // Here, not in the builder: if it fails, the group is somebody else's and must not be cleaned
     // up.
     const auto made = cgroup_.make();
@@ -74,7 +74,7 @@ void Container::create(const WantedStreams& wanted, Done done) {
         *spec_.process, wanted, build,
         [self = shared_from_this(), done](const os::Result<void>& result) {
             if (!result) {
-                const os::Error error = result.error();
+                const os::Error& error = result.error();
                 self->remove_group(removal_attempts,
                                    [done, error](const auto&) { done(base::Failure(error)); });
                 return;
@@ -85,7 +85,7 @@ void Container::create(const WantedStreams& wanted, Done done) {
         });
 }
 
-void Container::start(Done done) {
+void Container::start(const Done& done) {
     process_->start([self = shared_from_this(), done](const os::Result<void>& result) {
         if (!result) {
             done(base::Failure(result.error()));
@@ -116,7 +116,7 @@ os::Result<void> Container::require_running() const {
 }
 
 void Container::exec(const std::string& exec_id, spec::Process process, const WantedStreams& wanted,
-                     Done done) {
+                     const Done& done) {
     const auto running = require_running();
     if (!running || paused_) {
         done(running ? os::fail(os::Code::FailedPrecondition, "the container ", id_, " is paused")
@@ -162,7 +162,7 @@ void Container::exec(const std::string& exec_id, spec::Process process, const Wa
         });
 }
 
-void Container::start_exec(const std::string& exec_id, Done done) {
+void Container::start_exec(const std::string& exec_id, const Done& done) {
     const auto process = find(exec_id);
     if (!process) {
         done(base::Failure(process.error()));
@@ -258,7 +258,7 @@ void Container::on_ended(const std::string& exec_id, Process& process) {
         around_.events.add(event(proto::Event::EXITED, exec_id, process));
 }
 
-void Container::remove(bool force, Done done) {
+void Container::remove(bool force, const Done& done) {
     if (removing_) {
         done(os::fail(os::Code::FailedPrecondition, "the container ", id_, " is being deleted"));
         return;
@@ -297,7 +297,7 @@ void Container::when_all_ended(const std::function<void()>& action) {
     action();
 }
 
-void Container::remove_group(int attempts, Done done) {
+void Container::remove_group(int attempts, const Done& done) {
     static_cast<void>(cgroup_.kill());
     const auto removed = cgroup_.remove();
     if (removed || attempts <= 0) {
@@ -309,7 +309,7 @@ void Container::remove_group(int attempts, Done done) {
     });
 }
 
-void Container::finish_removal(Done done) {
+void Container::finish_removal(const Done& done) {
     around_.events.add(event(proto::Event::DELETED, "", *process_));
     executed_.clear();
     if (spec_.hooks.poststop.empty()) {
@@ -326,7 +326,7 @@ void Container::finish_removal(Done done) {
         [done](const os::Result<void>&) { done({}); });
 }
 
-void Container::remove_exec(const std::string& exec_id, bool force, Done done) {
+void Container::remove_exec(const std::string& exec_id, bool force, const Done& done) {
     const auto process = find(exec_id);
     if (!process) {
         done(base::Failure(process.error()));

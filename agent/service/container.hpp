@@ -27,18 +27,18 @@ public:
     Container(const Container&) = delete;
     Container& operator=(const Container&) = delete;
 
-    void create(const WantedStreams& wanted, Done done);
-    void start(Done done);
+    void create(const WantedStreams& wanted, const Done& done);
+    void start(const Done& done);
     void exec(const std::string& exec_id, spec::Process process, const WantedStreams& wanted,
-              Done done);
-    void start_exec(const std::string& exec_id, Done done);
+              const Done& done);
+    void start_exec(const std::string& exec_id, const Done& done);
     os::Result<void> signal_all(int number) const;
     os::Result<void> pause();
     os::Result<void> resume();
     os::Result<void> update(const spec::Resources& resources) const;
     // Ends what runs, if that is allowed; removes everything; runs the poststop hooks.
-    void remove(bool force, Done done);
-    void remove_exec(const std::string& exec_id, bool force, Done done);
+    void remove(bool force, const Done& done);
+    void remove_exec(const std::string& exec_id, bool force, const Done& done);
 
     // An empty exec_id is the first process.
     os::Result<std::shared_ptr<Process>> find(const std::string& exec_id) const;
@@ -59,8 +59,8 @@ private:
     void note_oom();
     void on_ended(const std::string& exec_id, Process& process);
     void when_all_ended(const std::function<void()>& action);
-    void remove_group(int attempts, Done done);
-    void finish_removal(Done done);
+    void remove_group(int attempts, const Done& done);
+    void finish_removal(const Done& done);
     os::Result<void> require_running() const;
     container::HookState hook_state() const;
 

@@ -123,6 +123,17 @@ os::Result<Device> read_device(const JsonView& item) {
     return device;
 }
 
+os::Result<std::vector<Device>> read_devices(const JsonView& view) {
+    std::vector<Device> out;
+    TRY(const JsonView devices, view.member("devices"));
+    TRY(const std::vector<JsonView> items, devices.items());
+    for (const JsonView& item : items) {
+        TRY(Device device, read_device(item));
+        out.push_back(std::move(device));
+    }
+    return out;
+}
+
 os::Result<void> read_propagation(const JsonView& view, Linux& out) {
     std::string name;
     TRY(view.read("rootfsPropagation", name));
@@ -204,12 +215,7 @@ os::Result<Linux> read_linux(const JsonView& view) {
     TRY(read_propagation(view, out));
     TRY(read_personality(view, out));
     TRY(refuse_what_is_not_here(view));
-    TRY(const JsonView devices, view.member("devices"));
-    TRY(const std::vector<JsonView> items, devices.items());
-    for (const JsonView& item : items) {
-        TRY(Device device, read_device(item));
-        out.devices.push_back(std::move(device));
-    }
+    TRY(out.devices, read_devices(view));
     TRY(const JsonView resources, view.member("resources"));
     TRY(out.resources, read_resources(resources));
     TRY(const JsonView seccomp, view.member("seccomp"));

@@ -8,6 +8,7 @@
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/fs/virtiofs/fuse_connection.hpp"
 #include "guestkernel/ipc/mqueue.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -24,8 +25,11 @@ const char* const* filesystem_types() {
 
 Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view source,
                                         std::string_view options, u32 flags) {
-    if (type == "tmpfs")
-        return make_tmpfs(options);
+    if (type == "tmpfs") {
+        // In a user namespace, its root may not be what number 0 is outside.
+        const Credentials& mounter = *current_task().credentials;
+        return make_owned_tmpfs(options, mounter.fsuid, mounter.fsgid);
+    }
     if (type == "ramfs")
         return make_tmpfs("size=0,mode=0755");
     if (type == "devtmpfs")

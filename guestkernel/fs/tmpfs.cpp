@@ -103,13 +103,29 @@ Result<void> parse_options(std::string_view options, TmpfsSuperblock::Options& o
 
 } // namespace
 
-Result<Ref<TmpfsSuperblock>> make_tmpfs_superblock(std::string_view options, const char* type) {
-    TmpfsSuperblock::Options parsed;
+namespace {
+
+Result<Ref<TmpfsSuperblock>> make_superblock(TmpfsSuperblock::Options parsed,
+                                             std::string_view options, const char* type) {
     parsed.max_pages = memory_stats().total / 2; // tmpfs(5)
     TRY(parse_options(options, parsed));
     TRY(Ref<TmpfsSuperblock> made, make_ref<TmpfsSuperblock>(parsed, type));
     TRY(made->make_root());
     return made;
+}
+
+} // namespace
+
+Result<Ref<TmpfsSuperblock>> make_tmpfs_superblock(std::string_view options, const char* type) {
+    return make_superblock({}, options, type);
+}
+
+Result<Ref<Superblock>> make_owned_tmpfs(std::string_view options, u32 uid, u32 gid) {
+    TmpfsSuperblock::Options owned;
+    owned.uid = uid;
+    owned.gid = gid;
+    TRY(Ref<TmpfsSuperblock> made, make_superblock(owned, options, "tmpfs"));
+    return Ref<Superblock>(std::move(made));
 }
 
 Result<Ref<Superblock>> make_tmpfs(std::string_view options) {

@@ -204,5 +204,7 @@ protected:
 };
 
 Result<Ref<TmpfsSuperblock>> make_tmpfs_superblock(std::string_view options, const char* type);
+// Its root belongs to these, unless the options say otherwise.
+Result<Ref<Superblock>> make_owned_tmpfs(std::string_view options, u32 uid, u32 gid);
 
 } // namespace kernel

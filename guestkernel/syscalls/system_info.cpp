@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/random.h>
 #include <linux/sysinfo.h>
+#include <linux/personality.h>
 #include <linux/utsname.h>
 
 #include "guestkernel/core/random.hpp"
@@ -35,12 +36,13 @@ Result<long> set_name(u64 from, u64 length, Result<void> (*store)(std::string_vi
 
 } // namespace
 
-Result<long> sys_uname(Task&, u64 names) {
+Result<long> sys_uname(Task& task, u64 names) {
     new_utsname out = {};
     copy_text(out.sysname, uts_sysname);
     copy_text(out.release, uts_release);
     copy_text(out.version, uts_version);
-    copy_text(out.machine, uts_machine);
+    const bool as_32_bit = (task.personality & PER_MASK) == PER_LINUX32;
+    copy_text(out.machine, as_32_bit ? std::string_view("i686") : uts_machine);
     get_hostname(out.nodename);
     get_domainname(out.domainname);
     TRY(UserPtr<new_utsname>(names).copy_out(out));

@@ -158,9 +158,9 @@ Result<NewIdentity> compute_identity(File& file) {
     TRY(result.credentials, old.clone());
     Credentials& fresh = *result.credentials;
     const Mount* mount = file.path().mount();
-    const bool may_change = !task.no_new_privileges &&
-                            (!is_traced(task) || task.trace->tracer_capable) &&
-                            (mount == nullptr || may_give_ids(*mount, old));
+    const bool may_gain =
+        !task.no_new_privileges && (!is_traced(task) || task.trace->tracer_capable);
+    const bool may_change = may_gain && (mount == nullptr || may_give_ids(*mount, old));
     if (file.inode() != nullptr && may_change) {
         const u32 mode = file.inode()->mode_;
         if ((mode & (mode_suid | mode_sgid)) != 0) {
@@ -185,6 +185,10 @@ Result<NewIdentity> compute_identity(File& file) {
     const u32 root = old.root_id();
     if (root_is_special && root != invalid_id && (fresh.euid == root || fresh.uid == root)) {
         fresh.cap_permitted = old.cap_bounding | old.cap_inheritable;
+        // Root that must not gain anything keeps what it had.
+        if (!may_gain)
+            fresh.cap_permitted &= old.cap_permitted;
+        fresh.cap_permitted |= fresh.cap_ambient;
         fresh.cap_effective = fresh.euid == root ? fresh.cap_permitted : 0;
     } else {
         fresh.cap_permitted = fresh.cap_effective = fresh.cap_ambient;

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
@@ -407,7 +408,33 @@ void controls() {
     });
 }
 
+// Root's program file would give it all of the bounding set; no-new-privileges keeps that from it.
+void kept_from_gaining() {
+    for (const bool kept : {false, true}) {
+        CHECK(run([kept] {
+                  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+                  __user_cap_data_struct data[2] = {};
+                  data[0].effective = data[0].permitted = 1U << CAP_CHOWN;
+                  CHECK(syscall(SYS_capset, &header, data) == 0);
+                  if (kept)
+                      CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+                  execl(self.c_str(), "x", "gained", nullptr);
+              }) == (kept ? 55 : 54));
+    }
+}
+
+void old_machine() {
+    in_child([] {
+        CHECK(personality(PER_LINUX32) >= 0);
+        utsname names = {};
+        CHECK(uname(&names) == 0);
+        CHECK(std::string(names.machine) == "i686");
+    });
+}
+
 int called(const std::string& word) {
+    if (word == "gained")
+        return capabilities().permitted == 1UL << CAP_CHOWN ? 55 : 54;
     if (word == "capabilities") {
         const Capabilities now = capabilities();
         return now.effective == bit(CAP_KILL) && now.permitted == bit(CAP_KILL) ? 50 : 1;
@@ -438,5 +465,7 @@ int main(int argc, char** argv) {
     set_id_programs();
     signal_permissions();
     controls();
+    kept_from_gaining();
+    old_machine();
     return 0;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <linux/magic.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -393,6 +394,22 @@ void less_privileged() {
     });
 }
 
+// A tmpfs's root belongs to who mounts it, which in a user namespace is not number 0.
+void owned_by_the_mounter() {
+    in_child([] {
+        begin();
+        CHECK(setfsuid(1234) == 0);
+        CHECK(setfsgid(4321) == 0);
+        CHECK(mount("own", "c", "tmpfs", 0, nullptr) == 0);
+        struct stat status {};
+        CHECK(stat("c", &status) == 0 && status.st_uid == 1234 && status.st_gid == 4321);
+        CHECK(umount("c") == 0);
+        CHECK(mount("own", "c", "tmpfs", 0, "uid=7") == 0);
+        CHECK(stat("c", &status) == 0 && status.st_uid == 7 && status.st_gid == 4321);
+        CHECK(umount("c") == 0);
+    });
+}
+
 void special_file_systems() {
     in_child([] {
         begin();
@@ -441,6 +458,7 @@ int main() {
     unbindable();
     roots();
     less_privileged();
+    owned_by_the_mounter();
     special_file_systems();
     return 0;
 }
