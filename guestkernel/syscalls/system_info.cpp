@@ -1,9 +1,9 @@
 // Names of the machine, its memory and load, random numbers, the kernel log.
 #include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/personality.h>
 #include <linux/random.h>
 #include <linux/sysinfo.h>
-#include <linux/personality.h>
 #include <linux/utsname.h>
 
 #include "guestkernel/core/random.hpp"

@@ -6,6 +6,7 @@
 #include "tools/joey/options.hpp"
 #include "tools/joey/outcome.hpp"
 #include "tools/joey/reporter.hpp"
+#include "tools/joey/runtime/runtime.hpp"
 #include "tools/joey/session.hpp"
 
 namespace {
@@ -19,7 +20,10 @@ int report(const joey::UserError& error) {
 
 int main(int argc, char** argv) {
     const std::uint64_t start_tsc = __rdtsc();
-    auto command = joey::parse_command_line({argv + 1, static_cast<std::size_t>(argc - 1)});
+    const std::span<char* const> arguments(argv + 1, static_cast<std::size_t>(argc - 1));
+    if (joey::runtime::is_runtime_command(arguments))
+        return joey::runtime::run_command(arguments);
+    auto command = joey::parse_command_line(arguments);
     if (!command)
         return report(command.error());
     if (const auto* show = std::get_if<joey::ShowText>(&*command)) {

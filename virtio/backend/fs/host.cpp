@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -60,10 +61,22 @@ Result<UniqueFd> open_component(int dir, const char* name, int flags, mode_t mod
     }
 }
 
+std::uint64_t mount_of(const struct statx& found) {
+    constexpr std::size_t offset = 0x90;
+    std::uint64_t number = 0;
+    if ((found.stx_mask & (STATX_MNT_ID | unique_mount_number)) != 0) {
+        const void* start = &found;
+        std::memcpy(&number, static_cast<const char*>(start) + offset, sizeof number);
+    }
+    return number;
+}
+
 Result<struct statx> stat_at(int dir, const char* name) {
     struct statx found {};
     const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
-    TRY(check(::statx(dir, name, flags, STATX_BASIC_STATS | STATX_BTIME, &found)));
+    TRY(check(::statx(dir, name, flags,
+                      STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | unique_mount_number,
+                      &found)));
     return found;
 }
 

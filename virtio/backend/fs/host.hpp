@@ -64,6 +64,11 @@ private:
     UniqueFd dir_;
 };
 
+// STATX_MNT_ID_UNIQUE of linux/stat.h (6.8): numbers of mounts that are never used again.
+inline constexpr unsigned unique_mount_number = 0x4000;
+// stx_mnt_id, which Debian 12's <sys/stat.h> does not name; 0 before Linux 5.8.
+std::uint64_t mount_of(const struct statx& found);
+
 inline std::uint64_t device_of(const struct statx& found) {
     return (std::uint64_t{found.stx_dev_major} << 32) | found.stx_dev_minor;
 }

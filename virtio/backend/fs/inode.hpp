@@ -13,24 +13,26 @@
 namespace virtio::fs {
 
 // Inode numbers are used again after a file is gone; the time of birth tells the two apart (0 where
-// the file system has none).
+// the file system has none). A file that is seen through two mounts is two: one of them may be
+// read-only.
 struct InodeKey {
     std::uint64_t device = 0;
     std::uint64_t number = 0;
     std::uint64_t birth = 0;
+    std::uint64_t mount = 0;
     mode_t type = 0;
     bool operator==(const InodeKey&) const = default;
 
     static InodeKey of(const struct statx& found) {
-        InodeKey key{device_of(found), found.stx_ino, 0, type_of(found)};
+        InodeKey key{device_of(found), found.stx_ino, 0, mount_of(found), type_of(found)};
         if ((found.stx_mask & STATX_BTIME) != 0)
             key.birth = static_cast<std::uint64_t>(found.stx_btime.tv_sec) * 1'000'000'000u +
                         found.stx_btime.tv_nsec;
         return key;
     }
     std::size_t hash() const {
-        std::uint64_t mixed =
-            (number * 0x9e3779b97f4a7c15u) ^ (device * 0xff51afd7ed558ccdu) ^ birth;
+        std::uint64_t mixed = (number * 0x9e3779b97f4a7c15u) ^ (device * 0xff51afd7ed558ccdu) ^
+                              birth ^ (mount * 0xc2b2ae3d27d4eb4fu);
         mixed ^= mixed >> 32;
         return mixed * 0xc4ceb9fe1a85ec53u;
     }

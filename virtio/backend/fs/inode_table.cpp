@@ -34,7 +34,6 @@ InodeTable::InodeTable(UniqueFd directory, const struct statx& found, std::size_
         shards_[i].with([&](Shard& shard) { shard.next_id = i + shard_count; });
     root_ = std::make_shared<Inode>(*this, InodeKey::of(found), FUSE_ROOT_ID, found.stx_ino, false);
     root_->state_.any_fd = root_fd_;
-    // A bind mount of the root below itself finds the root again.
     shard_of_key(root_->key()).with([&](Shard& shard) { shard.by_key[root_->key()] = root_; });
 }
 

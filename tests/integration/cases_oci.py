@@ -1,0 +1,457 @@
+"""joey as OCI runtime: what runc's users expect, with each container in a VM."""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+from harness import JOEY, PATIENCE, Failed, case, equal, holds, run, scratch, short
+
+BUSYBOX = "/bin/busybox"
+APPLETS = ("sh cat echo ls id sleep true false uname mount grep hostname touch stat ps env kill head nc pwd test tty stty "
+           "seq wc mkdir rm cut readlink sync").split()
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def make_bundle(path, args, patch=None, rootfs=None):
+    """A bundle with a busybox root; `patch` changes the configuration that `joey spec` writes."""
+    os.makedirs(path)
+    root = os.path.join(path, "rootfs")
+    if rootfs is None:
+        for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "data"):
+            os.makedirs(os.path.join(root, name))
+        shutil.copy(BUSYBOX, os.path.join(root, "bin/busybox"))
+        for applet in APPLETS:
+            os.symlink("busybox", os.path.join(root, "bin", applet))
+        with open(os.path.join(root, "etc/passwd"), "w", encoding="utf-8") as file:
+            file.write("root:x:0:0:root:/root:/bin/sh\n")
+    made = run([JOEY, "spec", "--bundle", path])
+    equal("status of spec", 0, made.status)
+    place = os.path.join(path, "config.json")
+    with open(place, encoding="utf-8") as file:
+        config = json.load(file)
+    config["process"]["terminal"] = False
+    config["process"]["args"] = ["sh", "-c", args] if isinstance(args, str) else args
+    config["root"]["readonly"] = False
+    config["annotations"] = {"io.joey.memory": "256M", "io.joey.vcpus": "1"}
+    if rootfs is not None:
+        config["root"]["path"] = rootfs
+    if patch is not None:
+        patch(config)
+    with open(place, "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    return path
+
+
+class Runtime:
+    """joey with a state directory of its own."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.root = os.path.join(directory, "state")
+
+    def run(self, *words, options=(), timeout=90, **extra):
+        return run([JOEY, "--root", self.root, *options, *words], timeout=timeout, **extra)
+
+    def must(self, *words, **extra):
+        done = self.run(*words, **extra)
+        equal(f"status of {' '.join(words)}: {short(done.err)}", 0, done.status)
+        return done
+
+    def bundle(self, name, args, patch=None, rootfs=None):
+        return make_bundle(os.path.join(self.directory, name), args, patch, rootfs)
+
+    def create(self, name, bundle, *options, out=None):
+        """Creates it with its output in a file, as an engine that logs does."""
+        target = out or os.path.join(self.directory, name + ".out")
+        with open(target, "ab") as file, open(os.devnull, "rb") as null:
+            process = subprocess.Popen([JOEY, "--root", self.root, "create", "--bundle", bundle, *options, name],
+                                       stdin=null, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            try:
+                status = process.wait(90 * PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise Failed(f"create {name} still runs; {short(self.output(name))}") from None
+        equal(f"status of create: {short(self.output(name))}", 0, status)
+
+    def output(self, name):
+        with open(os.path.join(self.directory, name + ".out"), "rb") as file:
+            return file.read()
+
+    def state(self, name):
+        return json.loads(self.must("state", name).out)
+
+    def until(self, name, status, seconds=60):
+        deadline = time.monotonic() + seconds * PATIENCE
+        while True:
+            found = self.state(name)["status"]
+            if found == status:
+                return
+            holds(f"{name} becomes {status}", time.monotonic() < deadline, f"it is {found}")
+            time.sleep(0.05)
+
+    def until_output(self, name, text, seconds=60):
+        deadline = time.monotonic() + seconds * PATIENCE
+        while text not in self.output(name):
+            holds(f"{name} says {text!r}", time.monotonic() < deadline, self.output(name))
+            time.sleep(0.05)
+
+    def processes(self):
+        """Those of this state directory: VMs and relays."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+                if any(self.root.encode() in word for word in words) and int(pid) != os.getpid():
+                    found.append(int(pid))
+        return found
+
+    def nothing_is_left(self):
+        deadline = time.monotonic() + 30 * PATIENCE
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        equal("processes left behind", [], [open(f"/proc/{pid}/cmdline", "rb").read() for pid in self.processes()])
+        for kind in ("containers", "pods"):
+            place = os.path.join(self.root, kind)
+            equal(f"{kind} left behind", [], os.listdir(place) if os.path.exists(place) else [])
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            equal("mounts left behind", [], [line for line in file if self.root in line])
+
+
+@contextlib.contextmanager
+def runtime():
+    with scratch() as directory:
+        one = Runtime(str(directory))
+        try:
+            yield one
+        finally:
+            for kind in ("containers", "pods"):
+                place = os.path.join(one.root, kind)
+                for name in os.listdir(place) if os.path.exists(place) else []:
+                    one.run("delete", "--force", name)
+            for pid in one.processes():
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def refused(done, message, status=1):
+    equal("status", status, done.status)
+    holds(f"stderr says {message!r}", message.encode() in done.err, done.err)
+
+
+@case("oci: a container's life: create, start, state, kill, delete, with output on the creator's stdout")
+def a_life():
+    with runtime() as joey:
+        bundle = joey.bundle("b", "echo out; echo err >&2; exec sleep 1000")
+        joey.create("one", bundle)
+        state = joey.state("one")
+        equal("status", "created", state["status"])
+        equal("bundle", bundle, state["bundle"])
+        holds("the pid is a process", os.path.exists(f"/proc/{state['pid']}"))
+        equal("output before the start", b"", joey.output("one"))
+        joey.must("start", "one")
+        joey.until_output("one", b"err\n")
+        holds("stdout came too", b"out\n" in joey.output("one"))
+        equal("status", "running", joey.state("one")["status"])
+        refused(joey.run("delete", "one"), "cannot delete container one that is not stopped: running")
+        joey.must("kill", "one", "KILL")
+        joey.until("one", "stopped")
+        equal("pid of a stopped one", 0, joey.state("one")["pid"])
+        joey.must("delete", "one")
+        refused(joey.run("state", "one"), "container does not exist")
+        joey.nothing_is_left()
+
+
+@case("oci: the errors are runc's, in the log too")
+def errors():
+    with runtime() as joey:
+        log = os.path.join(joey.directory, "log")
+        refused(joey.run("state", "none", options=["--log", log, "--log-format", "json"]), "container does not exist")
+        with open(log, encoding="utf-8") as file:
+            line = json.loads(file.read())
+        equal("level and message", ("error", "container does not exist"), (line["level"], line["msg"]))
+        refused(joey.run("create", "--bundle", "/nonesuch", "x"), "no such file or directory")
+        refused(joey.run("create", "a/b", cwd=joey.bundle("b", "true")), "invalid container ID format")
+        refused(joey.run("create"), "requires exactly 1 argument")
+        refused(joey.run("start", "none"), "container does not exist")
+        refused(joey.run("kill", "none"), "container does not exist")
+        refused(joey.run("delete", "none"), "container does not exist")
+        equal("delete --force of nothing", 0, joey.run("delete", "--force", "none").status)
+        refused(joey.run("exec", "none", "true"), "container does not exist", 255)
+        refused(joey.run("kill", "none", "NOSUCH"), "unknown signal")
+        equal("list of nothing", b"", joey.must("list", "-q").out)
+
+
+@case("oci: the states and what each allows")
+def states():
+    with runtime() as joey:
+        bundle = joey.bundle("b", "echo up; exec sleep 1000")
+        joey.create("one", bundle)
+        refused(joey.run("create", "--bundle", bundle, "one"), "container with given ID already exists")
+        refused(joey.run("resume", "one"), "container not paused")
+        joey.must("start", "one")
+        refused(joey.run("start", "one"), "cannot start an already running container")
+        joey.until_output("one", b"up")
+        joey.must("pause", "one")
+        equal("status", "paused", joey.state("one")["status"])
+        refused(joey.run("exec", "one", "true"), "paused", 255)
+        joey.must("resume", "one")
+        listed = json.loads(joey.must("list", "--format", "json").out)
+        equal("listed", [("one", "running")], [(entry["id"], entry["status"]) for entry in listed])
+        holds("table", re.match(rb"ID +PID +STATUS +BUNDLE +CREATED +OWNER\none +\d+ +running ", joey.must("list").out))
+        holds("ps", len(json.loads(joey.must("ps", "--format", "json", "one").out)) >= 1)
+        joey.must("kill", "one", "9")
+        joey.until("one", "stopped")
+        refused(joey.run("kill", "one"), "container not running")
+        refused(joey.run("start", "one"), "cannot start a container that has stopped")
+        refused(joey.run("exec", "one", "true"), "cannot exec in a stopped container", 255)
+        joey.must("delete", "one")
+        joey.create("two", bundle)
+        joey.must("delete", "two")
+        joey.nothing_is_left()
+
+
+@case("oci: exec: output, input, status, user, environment, a program that is not there")
+def executes():
+    with runtime() as joey:
+        joey.create("one", joey.bundle("b", "exec sleep 1000"))
+        joey.must("start", "one")
+        equal("output", b"hi\n", joey.must("exec", "one", "echo", "hi").out)
+        equal("input", b"some words\n", joey.must("exec", "one", "cat", stdin=b"some words\n").out)
+        equal("status", 7, joey.run("exec", "one", "sh", "-c", "exit 7").status)
+        equal("status of a killed one", 137, joey.run("exec", "one", "sh", "-c", "kill -9 $$").status)
+        equal("user", b"12 13\n", joey.must("exec", "--user", "12:13", "one", "sh", "-c", "echo $(id -u) $(id -g)").out)
+        equal("environment", b"b /tmp\n",
+              joey.must("exec", "-e", "A=b", "--cwd", "/tmp", "one", "sh", "-c", "echo $A $(pwd)").out)
+        refused(joey.run("exec", "one", "nonesuch"), "exec failed", 255)
+        big = joey.must("exec", "one", "head", "-c", "3000000", "/dev/zero")
+        equal("bytes", 3000000, len(big.out))
+        joey.must("delete", "--force", "one")
+        joey.nothing_is_left()
+
+
+@case("oci: the process in the pid file ends with the program's status, which a subreaper gets")
+def pid_file():
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        with runtime() as joey:
+            place = os.path.join(joey.directory, "pid")
+            joey.create("one", joey.bundle("b", "exit 42"), "--pid-file", place)
+            with open(place, encoding="utf-8") as file:
+                pid = int(file.read())
+            equal("pid", pid, joey.state("one")["pid"])
+            joey.must("start", "one")
+            deadline = time.monotonic() + 60 * PATIENCE
+            while True:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    break
+                holds("it ends", time.monotonic() < deadline)
+                time.sleep(0.05)
+            equal("status", 42, os.waitstatus_to_exitcode(status))
+            joey.until("one", "stopped")
+            joey.must("delete", "one")
+            # Signals sent to the number reach the program.
+            joey.create("two", joey.bundle("c", "trap 'echo caught; exit 3' TERM; echo up; while :; do sleep 1; done"))
+            joey.must("start", "two")
+            joey.until_output("two", b"up")
+            os.kill(joey.state("two")["pid"], signal.SIGTERM)
+            joey.until_output("two", b"caught")
+            joey.must("delete", "--force", "two")
+            joey.nothing_is_left()
+    finally:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def volume(source, destination, *options):
+    def patch(config):
+        config["mounts"].append({"destination": destination, "type": "bind", "source": source,
+                                 "options": ["rbind", *options]})
+    return patch
+
+
+@case("oci: volumes: what is written is on the host, a read-only one takes nothing, a file is a file")
+def volumes():
+    with runtime() as joey:
+        shared = os.path.join(joey.directory, "shared")
+        os.mkdir(shared)
+        with open(os.path.join(shared, "here"), "w", encoding="utf-8") as file:
+            file.write("from the host\n")
+
+        def patch(config):
+            volume(shared, "/rw", "rw")(config)
+            volume(shared, "/ro", "ro")(config)
+            volume(os.path.join(shared, "here"), "/etc/one", "ro")(config)
+        bundle = joey.bundle("b", "cat /ro/here /etc/one; echo new > /rw/new; touch /ro/x || echo refused; "
+                                  "echo root > /written; sync; echo done", patch)
+        joey.create("one", bundle)
+        joey.must("start", "one")
+        joey.until("one", "stopped")
+        said = joey.output("one")
+        equal("contents", 2, said.count(b"from the host\n"))
+        holds("refused", b"refused\n" in said and b"done\n" in said, said)
+        with open(os.path.join(shared, "new"), encoding="utf-8") as file:
+            equal("on the host", "new\n", file.read())
+        with open(os.path.join(bundle, "rootfs/written"), encoding="utf-8") as file:
+            equal("in the root on the host", "root\n", file.read())
+        holds("nothing else", not os.path.exists(os.path.join(shared, "x")))
+        joey.must("delete", "one")
+        joey.nothing_is_left()
+
+
+@case("oci: hooks run on the host in their order, and one that fails takes the container with it")
+def hooks():
+    with runtime() as joey:
+        log = os.path.join(joey.directory, "hooks")
+
+        def patch(config, fails=False):
+            config["hooks"] = {
+                kind: [{"path": "/bin/sh",
+                        "args": ["sh", "-c", f"echo {kind} $(grep -o '\"status\":\"[a-z]*\"') >> {log}"
+                                             + (f"; exit {int(fails and kind == 'createRuntime')}")]}]
+                for kind in ("prestart", "createRuntime", "createContainer", "poststart", "poststop")}
+        joey.create("one", joey.bundle("b", "true", patch))
+        joey.must("start", "one")
+        joey.until("one", "stopped")
+        joey.must("delete", "one")
+        with open(log, encoding="utf-8") as file:
+            equal("hooks", ["prestart creating", "createRuntime creating", "createContainer creating",
+                            "poststart running", "poststop stopped"],
+                  [line.replace('"status":"', "").replace('"', "").strip() for line in file])
+        bundle = joey.bundle("c", "true", lambda config: patch(config, True))
+        refused(joey.run("create", "--bundle", bundle, "two"), "error running hook")
+        joey.nothing_is_left()
+
+
+def in_pod(kind, pod):
+    def patch(config):
+        config["annotations"].update({"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": pod})
+        if kind == "container":
+            for namespace in config["linux"]["namespaces"]:
+                if namespace["type"] in ("ipc", "uts", "network"):
+                    namespace["path"] = "/proc/1/ns/" + namespace["type"].replace("network", "net")
+            config.pop("hostname", None)
+    return patch
+
+
+@case("oci: two containers of one pod share its VM, its network and its host name, and no files")
+def a_pod():
+    with runtime() as joey:
+        joey.create("pod", joey.bundle("p", "exec sleep 1000", in_pod("sandbox", "pod")))
+        joey.must("start", "pod")
+        joey.create("server", joey.bundle("s", "echo up; nc -l -p 7000 -e echo hello from the server", in_pod("container", "pod")))
+        joey.must("start", "server")
+        joey.until_output("server", b"up")
+        joey.create("client", joey.bundle("c", "hostname; for i in $(seq 50); do nc 127.0.0.1 7000 && break; sleep 1; done; "
+                                               "touch /mine; exec sleep 1000", in_pod("container", "pod")))
+        joey.must("start", "client")
+        joey.until_output("client", b"hello from the server\n")
+        holds("host name", joey.output("client").startswith(b"joey\n"), joey.output("client"))
+        equal("VMs", 1, len(os.listdir(os.path.join(joey.root, "pods"))))
+        holds("files apart", not os.path.exists(os.path.join(joey.directory, "s/rootfs/mine")))
+        joey.must("delete", "--force", "client")
+        equal("the pod lives on", b"ok\n", joey.must("exec", "pod", "echo", "ok").out)
+        equal("what a container saw is gone", 2, len(os.listdir(os.path.join(joey.root, "pods/pod/share"))))
+        joey.must("delete", "--force", "server")
+        joey.must("delete", "--force", "pod")
+        joey.nothing_is_left()
+
+
+@case("oci: a terminal goes to the console socket, with its size")
+def console():
+    with runtime() as joey:
+        place = os.path.join(joey.directory, "console")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(place)
+        listener.listen(1)
+        listener.settimeout(60 * PATIENCE)
+
+        def patch(config):
+            config["process"]["terminal"] = True
+        joey.create("one", joey.bundle("b", "tty; read line; echo got $line; stty size", patch), "--console-socket", place)
+        connection, _ = listener.accept()
+        name, descriptors, _, _ = socket.recv_fds(connection, 100, 1)
+        master = descriptors[0]
+        holds("its name", name.startswith(b"/dev/pts/"), name)
+        joey.must("start", "one")
+        os.write(master, b"words\n")
+        seen = b""
+        deadline = time.monotonic() + 60 * PATIENCE
+        while b"got words\r\n" not in seen:
+            holds("the terminal answers", time.monotonic() < deadline, seen)
+            with contextlib.suppress(OSError):
+                seen += os.read(master, 1000)
+        holds("it is a terminal", b"/dev/pts/" in seen or b"/dev/console" in seen, seen)
+        os.close(master)
+        listener.close()
+        joey.must("delete", "--force", "one")
+        joey.nothing_is_left()
+
+
+def vm_of(joey, pod):
+    with open(os.path.join(joey.root, "pods", pod, "vm.json"), encoding="utf-8") as file:
+        return json.load(file)["pid"]
+
+
+@case("oci: kill -9 of the VM, of the relay, of create: the container is stopped, delete removes all of it")
+def deaths():
+    with runtime() as joey:
+        bundle = joey.bundle("b", "echo up; exec sleep 1000")
+        joey.create("one", bundle)
+        joey.must("start", "one")
+        os.kill(vm_of(joey, "one"), signal.SIGKILL)
+        joey.until("one", "stopped")
+        joey.must("delete", "one")
+        joey.nothing_is_left()
+
+        joey.create("two", bundle)
+        joey.must("start", "two")
+        os.kill(joey.state("two")["pid"], signal.SIGKILL)
+        joey.until("two", "stopped")
+        joey.must("delete", "two")
+        joey.nothing_is_left()
+
+        # At moments spread over a creation.
+        for tenth in range(0, 10, 3):
+            creation = subprocess.Popen([JOEY, "--root", joey.root, "create", "--bundle", bundle, "three"],
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                creation.wait(0.1 + tenth * 0.2)
+            creation.kill()
+            creation.wait()
+            joey.must("delete", "--force", "three")
+            joey.nothing_is_left()
+
+
+@case("oci: update and events: limits hold, statistics have runc's shape")
+def limits():
+    with runtime() as joey:
+        joey.create("one", joey.bundle("b", "exec sleep 1000"))
+        joey.must("start", "one")
+        joey.must("update", "--memory", "67108864", "--pids-limit", "50", "one")
+        event = json.loads(joey.must("events", "--stats", "one").out)
+        equal("type and id", ("stats", "one"), (event["type"], event["id"]))
+        equal("limit", 67108864, event["data"]["memory"]["usage"]["limit"])
+        equal("pids", 50, event["data"]["pids"]["limit"])
+        holds("time", event["data"]["cpu"]["usage"]["total"] > 0)
+        joey.must("delete", "--force", "one")
+        joey.nothing_is_left()
+
+
+@case("oci: features and spec are JSON documents")
+def documents():
+    with runtime() as joey:
+        features = json.loads(joey.must("features").out)
+        holds("namespaces", "mount" in features["linux"]["namespaces"])
+        bundle = joey.bundle("b", "true")
+        refused(joey.run("spec", "--bundle", bundle), "exists. Remove it first")

@@ -1,0 +1,306 @@
+// Creating containers, and what is known of them.
+#include "tools/pod/engine.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <ctime>
+#include <fcntl.h>
+
+#include <sys/stat.h>
+
+#include "agent/os/files.hpp"
+#include "tools/pod/hooks.hpp"
+#include "tools/pod/host_cgroup.hpp"
+#include "tools/pod/relay_process.hpp"
+
+namespace pod {
+
+namespace {
+
+// Of containerd's CRI plugin and of CRI-O.
+struct PodAnnotations {
+    const char* type;
+    const char* pod;
+};
+constexpr PodAnnotations pod_annotations[] = {
+    {"io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"},
+    {"io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"},
+};
+
+os::Result<VmConfig> vm_config_of(const Json& config) {
+    const auto annotations = string_map_of(config, "annotations");
+    const auto value = [&](const char* name) {
+        const auto found = annotations.find(name);
+        return found == annotations.end() ? std::string() : found->second;
+    };
+    VmConfig out;
+    out.memory = value("io.joey.memory");
+    if (const std::string privilege = value("io.joey.privilege"); !privilege.empty())
+        out.privilege = privilege;
+    if (const std::string cpus = value("io.joey.vcpus"); !cpus.empty()) {
+        const int number = std::atoi(cpus.c_str());
+        if (number < 1)
+            return os::fail(os::Code::InvalidArgument, "annotation io.joey.vcpus: ", cpus,
+                            " is no number of CPUs");
+        out.cpus = static_cast<unsigned>(number);
+    }
+    return out;
+}
+
+os::Result<Json> read_config(const std::string& bundle) {
+    const std::string path = bundle + "/config.json";
+    if (!exists(path))
+        return os::fail(os::Code::NotFound, "JSON specification file config.json not found");
+    return read_json(path);
+}
+
+os::Result<void> check_console(bool terminal, const std::string& socket, bool detached) {
+    if (terminal && detached && socket.empty())
+        return os::fail(os::Code::InvalidArgument,
+                        "cannot allocate tty if runc will detach without setting console socket");
+    if (!terminal && !socket.empty())
+        return os::fail(os::Code::InvalidArgument,
+                        "cannot use console socket if runc will not detach or allocate tty");
+    return {};
+}
+
+} // namespace
+
+std::string_view name_of(ContainerStatus status) {
+    switch (status) {
+    case ContainerStatus::Created:
+        return "created";
+    case ContainerStatus::Running:
+        return "running";
+    case ContainerStatus::Paused:
+        return "paused";
+    case ContainerStatus::Stopped:
+        break;
+    }
+    return "stopped";
+}
+
+std::string pod_of(const Json& config, const std::string& id) {
+    const auto annotations = string_map_of(config, "annotations");
+    for (const PodAnnotations& names : pod_annotations) {
+        const auto type = annotations.find(names.type);
+        const auto pod = annotations.find(names.pod);
+        if (type != annotations.end() && pod != annotations.end() && type->second == "container")
+            return pod->second;
+    }
+    return id;
+}
+
+Json state_json(const ContainerRecord& record, std::string_view status, pid_t pid) {
+    Json out = {{"ociVersion", record.oci_version},
+                {"id", record.id},
+                {"status", status},
+                {"bundle", record.bundle}};
+    if (pid > 0)
+        out["pid"] = pid;
+    if (!record.annotations.empty())
+        out["annotations"] = record.annotations;
+    return out;
+}
+
+struct Engine::Creation {
+    ContainerRecord record;
+    std::optional<Pod> pod;
+    bool owns_pod = false;
+    std::optional<StartedRelay> relay;
+    bool has_poststop = false;
+};
+
+os::Result<Engine::Link> Engine::connect(const std::string& pod) const {
+    TRY(const Pod found, Pod::open(root_, pod));
+    Link out;
+    TRY(out.loop, os::EventLoop::create());
+    TRY(out.agent, found.connect(*out.loop));
+    return out;
+}
+
+os::Result<Lock> Engine::lock(const std::string& id) const {
+    TRY(check_id(id));
+    if (!exists(root_.container(id)))
+        return os::fail(os::Code::NotFound, "container does not exist");
+    return Lock::take(root_.container(id) + "/lock");
+}
+
+os::Result<std::vector<std::string>> Engine::create(const CreateOptions& options) {
+    TRY(check_id(options.id));
+    TRY(const Json config, read_config(options.bundle));
+    const Json* process = find(config, "process");
+    if (process == nullptr || !process->is_object())
+        return os::fail(os::Code::InvalidArgument, "process property must not be empty");
+    TRY(check_console(bool_of(*process, "terminal"), options.console_socket, true));
+    TRY(root_.make());
+    const std::string directory = root_.container(options.id);
+    TRY(make_directories(directory));
+    TRY(const Lock held, Lock::take(directory + "/lock"));
+    // A directory without a record is what a creation left that did not live to its end.
+    if (exists(directory + "/record.json"))
+        return os::fail(os::Code::AlreadyExists, "container with given ID already exists");
+    Creation creation;
+    creation.record.id = options.id;
+    creation.record.pod = pod_of(config, options.id);
+    creation.owns_pod = creation.record.pod == options.id;
+    const auto built = build(creation, config, options);
+    if (!built) {
+        undo(creation);
+        return base::Failure(built.error());
+    }
+    return creation.relay->warnings();
+}
+
+os::Result<void> Engine::share_sources(Creation& creation, GuestConfig& guest) const {
+    TRY(const Lock held, creation.pod->lock());
+    for (const GuestConfig::Source& source : guest.sources) {
+        TRY(Shared shared, creation.pod->share(root_, source.path, source.recursive,
+                                               source.read_only, source.is_root));
+        guest.place(source, guest_path(shared));
+        creation.record.shared.push_back(std::move(shared));
+    }
+    return {};
+}
+
+os::Result<void> Engine::join_pod(Creation& creation, GuestConfig& guest, Link& link) const {
+    if (!guest.pod_sysctls.empty()) {
+        proto::SetSysctlsRequest request;
+        for (const auto& [name, value] : guest.pod_sysctls)
+            (*request.mutable_sysctls())[name] = value;
+        TRY(link.agent->call<proto::Empty>("SetSysctls", request));
+    }
+    if (creation.owns_pod || guest.pod_namespaces.empty())
+        return {};
+    proto::ProcessRequest request;
+    request.set_container_id(creation.record.pod);
+    TRY(const auto first, link.agent->call<proto::StateResponse>("State", request));
+    if (first.pid() == 0)
+        return os::fail(os::Code::FailedPrecondition, "the pod's first container has ended");
+    guest.join(first.pid());
+    return {};
+}
+
+os::Result<void> Engine::build(Creation& creation, const Json& config,
+                               const CreateOptions& options) {
+    ContainerRecord& record = creation.record;
+    record.bundle = options.bundle;
+    record.created = timestamp();
+    record.oci_version = string_of(config, "ociVersion");
+    record.annotations = string_map_of(config, "annotations");
+    if (const Json* hooks = find(config, "hooks"); hooks != nullptr && hooks->is_object())
+        record.hooks = *hooks;
+    record.process_template = config["process"];
+    record.terminal = bool_of(record.process_template, "terminal");
+    TRY(GuestConfig guest, make_guest_config(config, options.bundle));
+    record.rootfs = guest.sources.front().path;
+    if (const Json* linux_part = find(config, "linux")) {
+        TRY(record.cgroups, make_cgroups(string_of(*linux_part, "cgroupsPath")));
+    }
+    if (creation.owns_pod) {
+        TRY(VmConfig vm, vm_config_of(config));
+        vm.network_namespace = guest.network_namespace;
+        vm.cgroups = record.cgroups;
+        TRY(creation.pod, Pod::start(root_, record.pod, vm));
+    } else {
+        TRY(creation.pod, Pod::open(root_, record.pod));
+    }
+    TRY(share_sources(creation, guest));
+    {
+        Link link;
+        TRY(link.loop, os::EventLoop::create());
+        TRY(link.agent, creation.pod->connect(*link.loop));
+        TRY(join_pod(creation, guest, link));
+    }
+
+    RelayStart what;
+    what.relay.container = record.id;
+    what.relay.terminal = record.terminal;
+    what.relay.exit_record = root_.container(record.id) + "/exit.json";
+    what.console_socket = options.console_socket;
+    what.cgroups = record.cgroups;
+    proto::CreateRequest request;
+    request.set_container_id(record.id);
+    request.set_bundle("/run"); // all paths of the configuration are absolute by now
+    request.set_spec(to_text(guest.spec));
+    request.mutable_streams()->set_input(true);
+    request.mutable_streams()->set_output(true);
+    request.mutable_streams()->set_error(true);
+    what.begin = [&](AgentLink& agent) -> os::Result<std::vector<std::string>> {
+        TRY(const auto created, agent.call<proto::CreateResponse>("Create", request));
+        std::vector<std::string> warnings = guest.warnings;
+        warnings.insert(warnings.end(), created.warnings().begin(), created.warnings().end());
+        return warnings;
+    };
+    what.abandon = [&](AgentLink& agent) {
+        proto::DeleteRequest all;
+        all.set_container_id(record.id);
+        all.set_force(true);
+        static_cast<void>(agent.call<proto::WaitResponse>("Delete", all).has_value());
+    };
+    TRY(creation.relay, StartedRelay::start(*creation.pod, what));
+    record.process = creation.relay->process();
+
+    const std::string state = to_text(state_json(record, "creating", record.process.pid));
+    creation.has_poststop = true;
+    for (const char* kind : {"prestart", "createRuntime", "createContainer"})
+        TRY(run_hooks(record.hooks, kind, state));
+    if (!options.pid_file.empty())
+        TRY(write_whole(options.pid_file, std::to_string(record.process.pid)));
+    TRY(record.store(root_));
+    return creation.relay->commit();
+}
+
+void Engine::undo(Creation& creation) {
+    const ContainerRecord& record = creation.record;
+    if (creation.relay) {
+        const ProcessId process = creation.relay->process();
+        creation.relay.reset(); // it sees the end of the channel, and undoes its part
+        constexpr std::chrono::seconds patience(10);
+        if (!process.wait_for_end(patience))
+            static_cast<void>(process.kill_and_wait(patience));
+    }
+    if (creation.has_poststop)
+        static_cast<void>(
+            run_hooks(record.hooks, "poststop", to_text(state_json(record, "stopped", 0)))
+                .has_value());
+    clean_up(record);
+}
+
+// What a container has on the host.
+void Engine::clean_up(const ContainerRecord& record) {
+    if (const auto pod = Pod::open(root_, record.pod)) {
+        const auto held = pod->lock();
+        if (record.pod == record.id)
+            pod->remove();
+        else
+            pod->unshare(root_, record.shared, record.id);
+    }
+    remove_cgroups(record.cgroups);
+    static_cast<void>(remove_tree(root_.container(record.id)).has_value());
+}
+
+os::Result<ContainerState> Engine::state(const std::string& id) const {
+    ContainerState out;
+    TRY(out.record, ContainerRecord::load(root_, id));
+    out.exit = ExitRecord::load(root_.container(id) + "/exit.json");
+    if (out.exit || !out.record.process.is_alive())
+        out.status = ContainerStatus::Stopped;
+    else if (out.record.paused)
+        out.status = ContainerStatus::Paused;
+    else
+        out.status = out.record.started ? ContainerStatus::Running : ContainerStatus::Created;
+    return out;
+}
+
+std::vector<ContainerState> Engine::list() const {
+    std::vector<ContainerState> out;
+    for (const std::string& id : root_.containers()) {
+        if (auto one = state(id))
+            out.push_back(std::move(*one));
+    }
+    return out;
+}
+
+} // namespace pod

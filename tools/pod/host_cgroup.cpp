@@ -1,0 +1,139 @@
+#include "tools/pod/host_cgroup.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <map>
+#include <unistd.h>
+
+#include <sys/stat.h>
+
+#include "agent/os/files.hpp"
+
+namespace pod {
+
+namespace {
+
+std::vector<std::string_view> split(std::string_view text, char separator) {
+    std::vector<std::string_view> out;
+    while (!text.empty()) {
+        const std::size_t end = std::min(text.find(separator), text.size());
+        out.push_back(text.substr(0, end));
+        text.remove_prefix(std::min(end + 1, text.size()));
+    }
+    return out;
+}
+
+struct Hierarchy {
+    std::string mount;       // where it is mounted
+    std::string controllers; // empty: version 2
+};
+
+// proc(5), mountinfo: ID parent device root mount options ... - type source options
+std::vector<Hierarchy> hierarchies() {
+    std::vector<Hierarchy> out;
+    constexpr std::size_t most = 64u << 20;
+    const auto table = os::read_file(AT_FDCWD, "/proc/self/mountinfo", most);
+    if (!table)
+        return out;
+    for (const std::string_view line : split(*table, '\n')) {
+        const std::size_t dash = line.find(" - ");
+        if (dash == std::string_view::npos)
+            continue;
+        const auto place = split(line.substr(0, dash), ' ');
+        const auto what = split(line.substr(dash + 3), ' ');
+        constexpr std::size_t mount_field = 4;
+        if (place.size() <= mount_field || what.size() < 3)
+            continue;
+        if (what[0] == "cgroup2")
+            out.push_back({std::string(place[mount_field]), ""});
+        else if (what[0] == "cgroup")
+            out.push_back({std::string(place[mount_field]), std::string(what[2])});
+    }
+    return out;
+}
+
+// This process's own group in each hierarchy: lines "id:controllers:path".
+std::map<std::string, std::string> own_groups() {
+    std::map<std::string, std::string> out;
+    const auto text = os::read_file(AT_FDCWD, "/proc/self/cgroup");
+    if (!text)
+        return out;
+    for (const std::string_view line : split(*text, '\n')) {
+        const auto fields = split(line, ':');
+        if (fields.size() >= 3)
+            out[std::string(fields[1])] = std::string(fields[2]);
+    }
+    return out;
+}
+
+std::string own_group(const std::map<std::string, std::string>& groups, const Hierarchy& in) {
+    for (const auto& [controllers, path] : groups) {
+        if (controllers == in.controllers ||
+            (!controllers.empty() && in.controllers.find(controllers) != std::string::npos))
+            return path == "/" ? "" : path;
+    }
+    return "";
+}
+
+std::string relative_path(std::string_view path) {
+    const auto parts = split(path, ':');
+    if (parts.size() == 3 && path.find('/') == std::string_view::npos)
+        return os::text("/", parts[0], "/", parts[1], "-", parts[2], ".scope");
+    return std::string(path);
+}
+
+os::Result<void> make_below(const std::string& mount, const std::string& path,
+                            std::vector<std::string>& made) {
+    std::string at = mount;
+    for (const std::string_view part : split(path, '/')) {
+        if (part.empty())
+            continue;
+        at += os::text("/", part);
+        if (::mkdir(at.c_str(), 0755) != 0 && errno != EEXIST)
+            return os::fail_errno(errno, "make the control group ", at);
+    }
+    made.push_back(at);
+    return {};
+}
+
+} // namespace
+
+os::Result<std::vector<std::string>> make_cgroups(std::string_view path) {
+    std::vector<std::string> made;
+    const std::string wanted = relative_path(path);
+    if (wanted.empty())
+        return made;
+    if (os::text("/", wanted, "/").find("/../") != std::string::npos)
+        return os::fail(os::Code::InvalidArgument, "linux.cgroupsPath must be free of \"..\"");
+    const auto groups = own_groups();
+    for (const Hierarchy& in : hierarchies()) {
+        // Version 1 takes no process there before its CPUs and nodes are set; the guest's CPUs are
+        // divided inside.
+        if (in.controllers.find("cpuset") != std::string::npos)
+            continue;
+        const std::string full =
+            wanted[0] == '/' ? wanted : os::text(own_group(groups, in), "/", wanted);
+        TRY(make_below(in.mount, full, made));
+    }
+    return made;
+}
+
+void join_cgroups(const std::vector<std::string>& directories) {
+    // A hierarchy that does not take the process leaves it where it is.
+    for (const std::string& directory : directories)
+        static_cast<void>(
+            os::write_file(AT_FDCWD, (directory + "/cgroup.procs").c_str(), "0").has_value());
+}
+
+void remove_cgroups(const std::vector<std::string>& directories) {
+    for (const std::string& directory : directories) {
+        // The last process may be on its way out.
+        constexpr int attempts = 50;
+        constexpr unsigned between = 10'000; // microseconds
+        for (int i = 0; i < attempts && ::rmdir(directory.c_str()) != 0 && errno == EBUSY; ++i)
+            ::usleep(between);
+    }
+}
+
+} // namespace pod

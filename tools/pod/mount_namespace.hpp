@@ -1,0 +1,23 @@
+// The mount namespace of a VM's process: what the guest is to see is mounted there, beneath the
+// pod's share, and nowhere else. The mounts end with the process, whatever ends it.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "agent/os/error.hpp"
+#include "agent/os/unique_fd.hpp"
+#include "tools/pod/process_id.hpp"
+
+namespace pod {
+
+// In the process that will be the VM's: a mount namespace of its own, in which only the mounts on
+// the way to `needed` are left. The others would be kept busy for as long as the VM runs.
+os::Result<void> enter_private_mounts(std::span<const std::string> needed);
+
+// A copy of what is at `source` on the host, mounts below it too if `recursive`; nobody's yet.
+os::Result<os::UniqueFd> copy_of_mount(const std::string& source, bool recursive, bool read_only);
+// Mounts it in the namespace of `process`, at `target`, which is there already.
+os::Result<void> mount_for(const ProcessId& process, int tree, const std::string& target);
+
+} // namespace pod

@@ -1,0 +1,169 @@
+#include "tools/pod/pod.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <fcntl.h>
+
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include "tools/pod/mount_namespace.hpp"
+
+namespace pod {
+
+namespace {
+
+constexpr std::chrono::seconds patience_for_boot(60);
+constexpr std::chrono::seconds patience_for_end(10);
+
+// No name is used twice in a share, so that nothing the guest remembers of it is ever wrong.
+std::string fresh_name() {
+    std::array<unsigned char, 8> bytes{};
+    // Short only if the machine has no entropy at all; then the clash shows when it is made.
+    static_cast<void>(::getrandom(bytes.data(), bytes.size(), 0) == 0);
+    constexpr std::string_view digits = "0123456789abcdef";
+    std::string out;
+    for (const unsigned char byte : bytes) {
+        out += digits[byte >> 4];
+        out += digits[byte & 15];
+    }
+    return out;
+}
+
+os::Result<void> make_place(const std::string& path, bool directory) {
+    if (directory) {
+        if (::mkdir(path.c_str(), 0700) != 0)
+            return os::fail_errno(errno, "make ", path);
+        return {};
+    }
+    const os::UniqueFd file(
+        ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!file)
+        return os::fail_errno(errno, "make ", path);
+    return {};
+}
+
+// In any mount namespace, what is mounted there goes with it.
+void remove_place(const std::string& path) {
+    if (::rmdir(path.c_str()) != 0 && errno == ENOTDIR)
+        ::unlink(path.c_str());
+}
+
+ProcessId vm_of(const std::string& directory) {
+    const auto record = read_json(directory + "/vm.json");
+    return record ? ProcessId::from_json(*record) : ProcessId();
+}
+
+} // namespace
+
+std::string guest_path(const Shared& shared) {
+    return os::text(guest_share, "/", shared.name);
+}
+
+os::Result<Pod> Pod::start(const StateRoot& root, const std::string& id, VmConfig config) {
+    TRY(check_id(id));
+    const std::string directory = root.pod(id);
+    if (exists(directory))
+        Pod(id, directory, vm_of(directory)).remove();
+    TRY(make_directories(directory + "/share"));
+    TRY(make_directories(directory + "/root"));
+    // The guest's root directory has no more than places for mounts.
+    if (::chmod((directory + "/root").c_str(), 0755) != 0)
+        return os::fail_errno(errno, "prepare ", directory);
+    for (const char* name : {"proc", "sys", "dev", "run", "tmp", "share"})
+        TRY(make_directories(directory + "/root/" + name));
+    config.directory = directory;
+    Pod made(id, directory, {});
+    auto vm = start_vm(config);
+    if (!vm) {
+        made.remove();
+        return base::Failure(vm.error());
+    }
+    made.vm_ = *vm;
+    return made;
+}
+
+os::Result<Pod> Pod::open(const StateRoot& root, const std::string& id) {
+    TRY(check_id(id));
+    const std::string directory = root.pod(id);
+    if (!exists(directory))
+        return os::fail(os::Code::NotFound, "pod ", id, " does not exist");
+    return Pod(id, directory, vm_of(directory));
+}
+
+os::Result<std::unique_ptr<AgentLink>> Pod::connect(os::EventLoop& loop) const {
+    if (!is_running())
+        return os::fail(os::Code::Unavailable, "the VM of pod ", id_, " has ended; its log is ",
+                        directory_, "/log");
+    return AgentLink::connect(loop, directory_, vm_, patience_for_boot);
+}
+
+os::Result<Shared> Pod::share(const StateRoot& root, const std::string& source, bool recursive,
+                              bool read_only, bool alone) const {
+    struct stat about {};
+    if (::stat(source.c_str(), &about) != 0)
+        return os::fail_errno(errno, source);
+    if (!S_ISDIR(about.st_mode) && !S_ISREG(about.st_mode) && !S_ISSOCK(about.st_mode) &&
+        !S_ISFIFO(about.st_mode))
+        return os::fail(os::Code::InvalidArgument, source, ": neither a directory nor a file");
+    for (const std::string& other : alone ? std::vector<std::string>() : root.containers()) {
+        const auto record = ContainerRecord::load(root, other);
+        if (!record || record->pod != id_)
+            continue;
+        const auto same =
+            std::find_if(record->shared.begin(), record->shared.end(), [&](const Shared& one) {
+                return one.device == about.st_dev && one.inode == about.st_ino &&
+                       one.read_only == read_only;
+            });
+        if (same != record->shared.end())
+            return *same;
+    }
+    TRY(const os::UniqueFd tree, copy_of_mount(source, recursive, read_only));
+    Shared out{fresh_name(), about.st_dev, about.st_ino, read_only};
+    const std::string place = directory_ + "/share/" + out.name;
+    TRY(make_place(place, S_ISDIR(about.st_mode)));
+    const auto mounted = mount_for(vm_, tree.get(), place);
+    if (!mounted) {
+        remove_place(place);
+        return base::Failure(mounted.error());
+    }
+    return out;
+}
+
+void Pod::unshare(const StateRoot& root, const std::vector<Shared>& shared,
+                  const std::string& except) const {
+    std::vector<std::string> used;
+    for (const std::string& other : root.containers()) {
+        const auto record = ContainerRecord::load(root, other);
+        if (other == except || !record || record->pod != id_)
+            continue;
+        for (const Shared& one : record->shared)
+            used.push_back(one.name);
+    }
+    for (const Shared& one : shared) {
+        if (std::find(used.begin(), used.end(), one.name) == used.end())
+            remove_place(directory_ + "/share/" + one.name);
+    }
+}
+
+void Pod::remove() const {
+    if (is_running()) {
+        const auto loop = os::EventLoop::create();
+        if (loop) {
+            const auto link = AgentLink::connect(**loop, directory_, vm_, std::chrono::seconds(2));
+            if (link)
+                static_cast<void>(
+                    (*link)
+                        ->call<proto::Empty>("Shutdown", proto::Empty(), patience_for_end)
+                        .has_value());
+            if (!link || !vm_.wait_for_end(patience_for_end))
+                static_cast<void>(vm_.kill_and_wait(patience_for_end));
+        } else {
+            static_cast<void>(vm_.kill_and_wait(patience_for_end));
+        }
+    }
+    static_cast<void>(remove_tree(directory_).has_value());
+}
+
+} // namespace pod

@@ -1,0 +1,50 @@
+// Pod: one VM with its agent, and what of the host the guest sees.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "tools/pod/agent_link.hpp"
+#include "tools/pod/records.hpp"
+#include "tools/pod/vm_process.hpp"
+
+namespace pod {
+
+class Pod {
+public:
+    // Starts the VM and waits for its agent. Whatever was left of a pod of that name is removed.
+    static os::Result<Pod> start(const StateRoot& root, const std::string& id, VmConfig config);
+    // One that is there; its VM may have ended.
+    static os::Result<Pod> open(const StateRoot& root, const std::string& id);
+
+    const std::string& id() const { return id_; }
+    const std::string& directory() const { return directory_; }
+    const ProcessId& vm() const { return vm_; }
+    bool is_running() const { return vm_.is_alive(); }
+    os::Result<std::unique_ptr<AgentLink>> connect(os::EventLoop& loop) const;
+
+    // Shows a directory or file of the host to the guest, while it runs; the name is to be put
+    // behind guest_share. What is shown already is shown once: then all see the same.
+    // Requires: the pod's lock.
+    os::Result<Shared> share(const StateRoot& root, const std::string& source, bool recursive,
+                             bool read_only, bool alone) const;
+    // Takes away what none of the pod's other containers uses. Requires: the pod's lock.
+    void unshare(const StateRoot& root, const std::vector<Shared>& shared,
+                 const std::string& except) const;
+
+    // Ends the VM, gently if it listens, and removes all that is known of the pod.
+    void remove() const;
+    os::Result<Lock> lock() const { return Lock::take(directory_ + "/lock"); }
+
+private:
+    Pod(std::string id, std::string directory, ProcessId vm)
+        : id_(std::move(id)), directory_(std::move(directory)), vm_(vm) {}
+    std::string id_;
+    std::string directory_;
+    ProcessId vm_;
+};
+
+// Where to find it in the guest.
+std::string guest_path(const Shared& shared);
+
+} // namespace pod

@@ -1,0 +1,298 @@
+// Records, locks, processes that may be gone, and configurations in the guest's terms: everything
+// that needs no VM.
+#include <csignal>
+#include <cstdlib>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <catch2/catch.hpp>
+
+#include "agent/os/files.hpp"
+#include "tools/pod/engine.hpp"
+#include "tools/pod/guest_config.hpp"
+#include "tools/pod/hooks.hpp"
+#include "tools/pod/records.hpp"
+
+using namespace pod;
+
+namespace {
+
+class Scratch {
+public:
+    Scratch() {
+        std::string name = "/tmp/pod-test-XXXXXX";
+        REQUIRE(mkdtemp(name.data()) != nullptr);
+        path_ = name;
+    }
+    ~Scratch() { static_cast<void>(remove_tree(path_).has_value()); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+    const std::string& path() const { return path_; }
+
+private:
+    std::string path_;
+};
+
+SourceKind all_files(const std::string&, const std::string&) {
+    return SourceKind::Files;
+}
+
+GuestConfig guest_of(const char* text) {
+    auto config = parse_object(text, "config.json");
+    REQUIRE(config);
+    auto made = make_guest_config(*config, "/bundle", all_files);
+    REQUIRE(made);
+    return std::move(*made);
+}
+
+ContainerRecord sample() {
+    ContainerRecord record;
+    record.id = "one";
+    record.pod = "pod-1";
+    record.bundle = "/bundle";
+    record.rootfs = "/bundle/rootfs";
+    record.created = timestamp();
+    record.oci_version = "1.0.2";
+    record.annotations = {{"a", "b"}};
+    record.process = {42, 4711};
+    record.terminal = record.started = true;
+    record.shared = {{"0123456789abcdef", 7, 9, true}};
+    record.cgroups = {"/sys/fs/cgroup/x"};
+    return record;
+}
+
+} // namespace
+
+TEST_CASE("a container's id is a name and no path") {
+    for (const char* good : {"a", "web-1", "a_b+c.d", "0123456789abcdef"})
+        CHECK(check_id(good));
+    for (const char* bad : {"", ".", "..", "a/b", "../x", "a b", "a\n", "\xc3\xa4"})
+        CHECK_FALSE(check_id(bad));
+    CHECK_FALSE(check_id(std::string(256, 'a')));
+}
+
+TEST_CASE("a record comes back as it was written") {
+    const Scratch scratch;
+    const StateRoot root(scratch / "state");
+    const ContainerRecord written = sample();
+    REQUIRE(make_directories(root.container("one")));
+    REQUIRE(written.store(root));
+    const auto read = ContainerRecord::load(root, "one");
+    REQUIRE(read);
+    CHECK(read->to_text() == written.to_text());
+    CHECK(names_in(root.container("one")) == std::vector<std::string>{"record.json"});
+}
+
+TEST_CASE("a record that is not one is refused") {
+    for (const char* text :
+         {"", "{", "[]", "null", "{}", R"({"id": "a"})", R"({"id": "../a", "pod": "b"})",
+          R"({"id": "a", "pod": "b/c"})", R"({"id": 1, "pod": 2})",
+          R"({"id": "a", "pod": "b", "shared": [{"name": "../../etc"}]})"})
+        CHECK_FALSE(ContainerRecord::parse(text, "record"));
+    // What is of another type counts as absent.
+    const auto odd = ContainerRecord::parse(
+        R"({"id": "a", "pod": "b", "process": {"pid": -5, "start": 1}, "shared": 7, "hooks": "x"})",
+        "record");
+    REQUIRE(odd);
+    CHECK(odd->process.pid == 0);
+    CHECK(odd->hooks.is_object());
+    CHECK_FALSE(odd->process.is_alive());
+}
+
+TEST_CASE("documents that are too deep are refused and no danger to the stack") {
+    CHECK_FALSE(parse_object(std::string(1'000'000, '['), "deep"));
+    CHECK_FALSE(
+        parse_object(R"({"a":)" + std::string(500, '[') + std::string(500, ']') + "}", "deep"));
+}
+
+TEST_CASE("a container that is not there is named as runc does it") {
+    const Scratch scratch;
+    const auto read = ContainerRecord::load(StateRoot(scratch.path()), "none");
+    REQUIRE_FALSE(read);
+    CHECK(read.error().message == "container does not exist");
+    CHECK(read.error().code == os::Code::NotFound);
+}
+
+TEST_CASE("write_whole replaces, and leaves nothing behind when it cannot") {
+    const Scratch scratch;
+    REQUIRE(write_whole(scratch / "file", "first"));
+    REQUIRE(write_whole(scratch / "file", "second"));
+    CHECK(*os::read_file(AT_FDCWD, (scratch / "file").c_str()) == "second");
+    REQUIRE(make_directories(scratch / "taken"));
+    CHECK_FALSE(write_whole(scratch / "taken", "text"));
+    CHECK(names_in(scratch.path()) == std::vector<std::string>{"file", "taken"});
+}
+
+TEST_CASE("remove_tree takes links, not what they lead to") {
+    const Scratch scratch;
+    REQUIRE(make_directories(scratch / "kept"));
+    REQUIRE(write_whole(scratch / "kept/file", "x"));
+    REQUIRE(make_directories(scratch / "gone/below"));
+    REQUIRE(symlink((scratch / "kept").c_str(), (scratch / "gone/below/link").c_str()) == 0);
+    REQUIRE(remove_tree(scratch / "gone"));
+    CHECK_FALSE(exists(scratch / "gone"));
+    CHECK(exists(scratch / "kept/file"));
+    CHECK(remove_tree(scratch / "gone"));
+}
+
+TEST_CASE("a lock keeps another process out until its holder is killed") {
+    const Scratch scratch;
+    const std::string path = scratch / "lock";
+    int ready[2];
+    REQUIRE(pipe(ready) == 0);
+    const pid_t holder = fork();
+    if (holder == 0) {
+        const auto held = Lock::take(path);
+        static_cast<void>(!write(ready[1], "x", 1));
+        pause();
+        _exit(0);
+    }
+    char byte = 0;
+    REQUIRE(read(ready[0], &byte, 1) == 1);
+    const os::UniqueFd other(open(path.c_str(), O_RDWR | O_CLOEXEC));
+    CHECK(flock(other.get(), LOCK_EX | LOCK_NB) != 0);
+    kill(holder, SIGKILL);
+    waitpid(holder, nullptr, 0);
+    CHECK(Lock::take(path));
+    close(ready[0]);
+    close(ready[1]);
+}
+
+TEST_CASE("a process is known by its start too") {
+    const auto self = ProcessId::of(getpid());
+    REQUIRE(self);
+    CHECK(self->is_alive());
+    const ProcessId back = ProcessId::from_json(self->to_json());
+    CHECK(back.is_alive());
+    // Another's number: no signal reaches it.
+    const ProcessId earlier{self->pid, self->start - 1};
+    CHECK_FALSE(earlier.is_alive());
+    CHECK_FALSE(earlier.signal(0));
+    CHECK(self->signal(0));
+    CHECK(earlier.wait_for_end(std::chrono::milliseconds(0)));
+    CHECK_FALSE(self->wait_for_end(std::chrono::milliseconds(0)));
+}
+
+TEST_CASE("a zombie has ended") {
+    const pid_t child = fork();
+    if (child == 0)
+        _exit(3);
+    const auto process = ProcessId::of(child);
+    siginfo_t info{};
+    REQUIRE(waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT) == 0);
+    REQUIRE(process);
+    CHECK_FALSE(process->is_alive());
+    waitpid(child, nullptr, 0);
+}
+
+TEST_CASE("the root and bind mounts are sources, other mounts are the guest's") {
+    GuestConfig guest = guest_of(R"({"root": {"path": "rootfs"}, "mounts": [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/data", "type": "bind", "source": "/srv/data", "options": ["rbind", "ro"]},
+        {"destination": "/etc/hosts", "source": "hosts", "options": ["bind"]}]})");
+    REQUIRE(guest.sources.size() == 3);
+    CHECK(guest.sources[0].path == "/bundle/rootfs");
+    CHECK(guest.sources[0].is_root);
+    CHECK_FALSE(guest.sources[0].read_only);
+    CHECK(guest.sources[1].path == "/srv/data");
+    CHECK(guest.sources[1].recursive);
+    CHECK(guest.sources[1].read_only);
+    CHECK(guest.sources[2].path == "/bundle/hosts");
+    CHECK_FALSE(guest.sources[2].recursive);
+    guest.place(guest.sources[0], "/share/a");
+    guest.place(guest.sources[2], "/share/b");
+    CHECK(guest.spec["root"]["path"] == "/share/a");
+    CHECK(guest.spec["mounts"][2]["source"] == "/share/b");
+    CHECK(guest.spec["mounts"][0]["source"] == "proc");
+}
+
+TEST_CASE("namespaces: the network is the pod's, joined ones are those of its first container") {
+    GuestConfig guest = guest_of(R"({"root": {"path": "/r"}, "linux": {"namespaces": [
+        {"type": "mount"}, {"type": "pid"}, {"type": "network", "path": "/run/netns/x"},
+        {"type": "ipc", "path": "/proc/77/ns/ipc"}, {"type": "user", "path": "/proc/77/ns/user"}],
+        "sysctl": {"net.ipv4.ip_forward": "1", "kernel.msgmax": "2"}, "cgroupsPath": "/kube/x"}})");
+    CHECK(guest.network_namespace == "/run/netns/x");
+    CHECK(guest.pod_namespaces == std::vector<std::string>{"ipc"});
+    CHECK(guest.pod_sysctls.size() == 1);
+    CHECK_FALSE(guest.spec["linux"].contains("cgroupsPath"));
+    guest.join(12);
+    CHECK(guest.spec["linux"]["namespaces"].dump() ==
+          R"([{"type":"mount"},{"type":"pid"},{"path":"/proc/12/ns/ipc","type":"ipc"}])");
+    CHECK(guest.spec["linux"]["sysctl"].dump() == R"({"kernel.msgmax":"2"})");
+}
+
+TEST_CASE("hooks: the guest gets startContainer; labels of the host are left out, with a word") {
+    const GuestConfig guest = guest_of(R"({"root": {"path": "/r"},
+        "process": {"apparmorProfile": "docker-default"},
+        "hooks": {"prestart": [{"path": "/a"}], "startContainer": [{"path": "/b"}], "poststop": []}})");
+    CHECK(guest.spec["hooks"].dump() == R"({"startContainer":[{"path":"/b"}]})");
+    CHECK_FALSE(guest.spec["process"].contains("apparmorProfile"));
+    CHECK(guest.warnings.size() == 1);
+}
+
+TEST_CASE("interfaces of the kernel are the guest's own") {
+    CHECK(kind_of_source("/proc/self", "/x") == SourceKind::Interface);
+    CHECK(kind_of_source("/sys", "/x") == SourceKind::Interface);
+    CHECK(kind_of_source("/dev/null", "/x") == SourceKind::Interface);
+    CHECK(kind_of_source("/nonesuch", "/x") == SourceKind::Missing);
+    CHECK(kind_of_source("/usr", "/x") == SourceKind::Files);
+}
+
+TEST_CASE(
+    "a configuration without a root, or of the wrong shape, is refused or left to the agent") {
+    for (const char* text : {"{}", R"({"root": []})", R"({"root": {"path": 7}})",
+                             R"({"root": {"path": "/r"}, "mounts": [{"type": "bind"}]})"}) {
+        const auto config = parse_object(text, "config.json");
+        REQUIRE(config);
+        CHECK_FALSE(make_guest_config(*config, "/bundle", all_files));
+    }
+    for (
+        const char* text :
+        {R"({"root": {"path": "/r"}, "mounts": {"a": 1}, "linux": [], "hooks": 3, "process": "x"})",
+         R"({"root": {"path": "/r"}, "mounts": [1, "x", null, {}], "linux": {"namespaces": [1, {}]}})"}) {
+        const auto config = parse_object(text, "config.json");
+        REQUIRE(config);
+        CHECK(make_guest_config(*config, "/bundle", all_files));
+    }
+}
+
+TEST_CASE("the pod of a configuration") {
+    CHECK(pod_of(Json::object(), "me") == "me");
+    CHECK(pod_of(Json::parse(R"({"annotations": {"io.kubernetes.cri.container-type": "sandbox",
+        "io.kubernetes.cri.sandbox-id": "p"}})"),
+                 "me") == "me");
+    CHECK(pod_of(Json::parse(R"({"annotations": {"io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": "p"}})"),
+                 "me") == "p");
+}
+
+TEST_CASE("hooks get the state, in turn, and the first failure ends them") {
+    const Scratch scratch;
+    const std::string out = scratch / "out";
+    const auto hook = [&](const std::string& script) {
+        return Json{{"path", "/bin/sh"}, {"args", {"sh", "-c", script}}, {"env", {"OUT=" + out}}};
+    };
+    const Json hooks = {{"prestart", {hook("cat >> $OUT"), hook("echo again >> $OUT")}},
+                        {"poststop", {hook("exit 3"), hook("echo never >> $OUT")}},
+                        {"poststart", {Json{{"path", "relative"}}}}};
+    CHECK(run_hooks(hooks, "prestart", "{\"id\":\"x\"}"));
+    const auto failed = run_hooks(hooks, "poststop", "");
+    REQUIRE_FALSE(failed);
+    CHECK(failed.error().message == "error running hook: poststop #0: exit status 3");
+    CHECK_FALSE(run_hooks(hooks, "poststart", ""));
+    CHECK(run_hooks(hooks, "createRuntime", ""));
+    CHECK(*os::read_file(AT_FDCWD, out.c_str()) == "{\"id\":\"x\"}again\n");
+}
+
+TEST_CASE("a hook that takes too long is killed") {
+    const Json hooks = {
+        {"prestart", {Json{{"path", "/bin/sleep"}, {"args", {"sleep", "1000"}}, {"timeout", 1}}}}};
+    const auto failed = run_hooks(hooks, "prestart", "");
+    REQUIRE_FALSE(failed);
+    CHECK(failed.error().code == os::Code::DeadlineExceeded);
+}

@@ -1,0 +1,350 @@
+#include "tools/pod/relay.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <fcntl.h>
+#include <poll.h>
+#include <termios.h>
+
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "tools/pod/records.hpp"
+
+namespace pod {
+
+namespace {
+
+constexpr std::array forwarded = {SIGHUP,  SIGINT,  SIGQUIT,   SIGUSR1, SIGUSR2, SIGALRM,
+                                  SIGTERM, SIGCONT, SIGTSTP,   SIGTTIN, SIGTTOU, SIGURG,
+                                  SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO,   SIGPWR};
+
+// As much as a pipe that is writable takes without waiting (pipe(7)).
+constexpr std::size_t piece = 4096;
+constexpr std::size_t largest_input = 64u << 10;
+constexpr int lost_status = 128 + SIGKILL; // of a program whose VM is gone
+
+bool is_ready(int fd, short events) {
+    pollfd wanted{fd, events, 0};
+    return ::poll(&wanted, 1, 0) > 0;
+}
+
+} // namespace
+
+int status_of(const proto::ExitStatus& exit) {
+    return static_cast<int>(exit.code() & 0xff);
+}
+
+// What comes out of the program. One request at a time: the agent's pipe is the buffer.
+struct Relay::Output {
+    proto::OutputStream stream = proto::STDOUT;
+    int fd = -1;
+    std::string data; // received, not yet written
+    std::uint64_t received = 0;
+    bool broken = false; // nobody reads any more: what comes is dropped
+    bool ended = false;
+};
+
+template <typename Request>
+Request Relay::addressed() const {
+    Request request;
+    request.set_container_id(config_.container);
+    request.set_exec_id(config_.exec);
+    return request;
+}
+
+// What goes into it. A descriptor is watched only while it is waited for: one whose other side is
+// gone is always ready.
+class Relay::Input {
+public:
+    Input(Relay& relay, int fd) : relay_(relay), fd_(fd) {}
+    void read() {
+        if (stopped_)
+            return;
+        if (!is_ready(fd_, POLLIN))
+            return wait();
+        std::string data(largest_input, '\0');
+        const ssize_t got = ::read(fd_, data.data(), data.size());
+        if (got < 0 && (errno == EINTR || errno == EAGAIN))
+            return wait();
+        if (got <= 0)
+            return end();
+        data.resize(static_cast<std::size_t>(got));
+        auto request = relay_.addressed<proto::WriteInputRequest>();
+        request.set_data(std::move(data));
+        relay_.agent_.call_later<proto::Empty>("WriteInput", request,
+                                               [this](const os::Result<proto::Empty>& written) {
+                                                   if (written)
+                                                       read();
+                                                   else
+                                                       stop(); // the program does not read
+                                               });
+    }
+    void stop() {
+        stopped_ = true;
+        relay_.loop_.forget(fd_);
+    }
+
+private:
+    void wait() {
+        const auto watched = relay_.loop_.watch(fd_, EPOLLIN, [this](std::uint32_t) {
+            relay_.loop_.forget(fd_);
+            read();
+        });
+        if (!watched)
+            end();
+    }
+
+    void end() {
+        stopped_ = true;
+        if (relay_.config_.terminal) {
+            relay_.send_signal(SIGHUP); // the other side of the terminal is gone
+            return;
+        }
+        relay_.agent_.call_later<proto::Empty>("CloseInput",
+                                               relay_.addressed<proto::ProcessRequest>(),
+                                               [](const os::Result<proto::Empty>&) {});
+    }
+
+    Relay& relay_;
+    int fd_;
+    bool stopped_ = false;
+};
+
+struct Relay::Saved {
+    termios mode{};
+};
+
+Relay::Relay(os::EventLoop& loop, AgentLink& agent, RelayConfig config)
+    : loop_(loop), agent_(agent), config_(std::move(config)) {}
+
+Relay::~Relay() {
+    restore_terminal();
+}
+
+void Relay::restore_terminal() {
+    if (saved_)
+        ::tcsetattr(config_.streams[0], TCSADRAIN, &saved_->mode);
+    saved_.reset();
+}
+
+os::Result<void> Relay::prepare() {
+    sigset_t set;
+    ::sigemptyset(&set);
+    for (const int number : forwarded)
+        ::sigaddset(&set, number);
+    ::sigaddset(&set, SIGWINCH);
+    if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0)
+        return os::fail_errno(errno, "block signals");
+    std::signal(SIGPIPE, SIG_IGN);
+    signals_ = os::UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!signals_)
+        return os::fail_errno(errno, "make a signalfd");
+    if (!config_.terminal)
+        return {};
+    if (config_.take_terminal)
+        ::ioctl(config_.streams[0], TIOCSCTTY, 0);
+    Saved saved;
+    if (::tcgetattr(config_.streams[0], &saved.mode) != 0)
+        return os::fail_errno(errno, "the terminal");
+    termios raw = saved.mode;
+    ::cfmakeraw(&raw);
+    if (::tcsetattr(config_.streams[0], TCSANOW, &raw) != 0)
+        return os::fail_errno(errno, "put the terminal in raw mode");
+    if (!config_.take_terminal)
+        saved_ = std::make_unique<Saved>(saved);
+    return {};
+}
+
+void Relay::send_signal(std::uint32_t number) {
+    auto request = addressed<proto::SignalRequest>();
+    request.set_signal(number);
+    agent_.call_later<proto::Empty>("Signal", request, [](const os::Result<proto::Empty>&) {});
+}
+
+void Relay::send_size() {
+    winsize size{};
+    if (!config_.terminal || ::ioctl(config_.streams[0], TIOCGWINSZ, &size) != 0 ||
+        (size.ws_row == 0 && size.ws_col == 0))
+        return;
+    auto request = addressed<proto::ResizeTerminalRequest>();
+    request.set_rows(size.ws_row);
+    request.set_columns(size.ws_col);
+    agent_.call_later<proto::Empty>("ResizeTerminal", request,
+                                    [](const os::Result<proto::Empty>&) {});
+}
+
+void Relay::take_signals() {
+    signalfd_siginfo info{};
+    while (::read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+        if (info.ssi_signo == SIGWINCH)
+            send_size();
+        else
+            send_signal(info.ssi_signo);
+    }
+}
+
+void Relay::read_more(const std::shared_ptr<Output>& output) {
+    auto request = addressed<proto::ReadOutputRequest>();
+    request.set_stream(output->stream);
+    request.set_offset(output->received);
+    agent_.call_later<proto::ReadOutputResponse>(
+        "ReadOutput", request, [this, output](os::Result<proto::ReadOutputResponse> answer) {
+            if (!answer || answer->data().empty()) {
+                output->ended = true;
+                return;
+            }
+            output->received += answer->data().size();
+            output->data = std::move(*answer->mutable_data());
+            deliver(output);
+        });
+}
+
+void Relay::deliver(const std::shared_ptr<Output>& output) {
+    std::size_t written = 0;
+    while (written < output->data.size() && !output->broken) {
+        // Not by O_NONBLOCK: the descriptor's flags are those of whoever else has it.
+        if (!is_ready(output->fd, POLLOUT))
+            break;
+        const ssize_t got = ::write(output->fd, output->data.data() + written,
+                                    std::min(piece, output->data.size() - written));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && errno == EAGAIN)
+            break;
+        output->broken = got < 0;
+        written += got > 0 ? static_cast<std::size_t>(got) : 0;
+    }
+    output->data.erase(0, output->broken ? output->data.size() : written);
+    if (output->data.empty())
+        return read_more(output);
+    const auto watched = loop_.watch(output->fd, EPOLLOUT, [this, output](std::uint32_t) {
+        loop_.forget(output->fd);
+        deliver(output);
+    });
+    if (!watched)
+        output->ended = true;
+}
+
+void Relay::wait_for_exit() {
+    agent_.call_later<proto::WaitResponse>("Wait", addressed<proto::ProcessRequest>(),
+                                           [this](const os::Result<proto::WaitResponse>& answer) {
+                                               exited_ = true;
+                                               status_ =
+                                                   answer ? status_of(answer->exit()) : lost_status;
+                                           });
+}
+
+void Relay::open_streams() {
+    if (config_.streams[0] >= 0) {
+        input_ = std::make_unique<Input>(*this, config_.streams[0]);
+        input_->read();
+    }
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+        int fd = config_.streams[i + 1];
+        if (config_.terminal) {
+            if (i == 1)
+                continue;
+            // Apart: input and output of one descriptor cannot both be watched.
+            terminal_out_ = os::UniqueFd(::fcntl(config_.streams[0], F_DUPFD_CLOEXEC, 3));
+            fd = terminal_out_.get();
+        }
+        if (fd < 0)
+            continue;
+        auto output = std::make_shared<Output>();
+        output->stream = i == 0 ? proto::STDOUT : proto::STDERR;
+        output->fd = fd;
+        outputs_[i] = output;
+        read_more(output);
+    }
+}
+
+bool Relay::all_delivered() const {
+    return std::all_of(outputs_.begin(), outputs_.end(),
+                       [](const auto& output) { return !output || output->ended; });
+}
+
+void Relay::record_exit() const {
+    if (config_.exit_record.empty())
+        return;
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    // Where it cannot be written, the status of this process still says it.
+    static_cast<void>(ExitRecord{status_, now.tv_sec * 1'000'000'000 + now.tv_nsec}
+                          .store(config_.exit_record)
+                          .has_value());
+}
+
+int Relay::run() {
+    const auto watched =
+        loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { take_signals(); });
+    if (!watched)
+        return lost_status;
+    wait_for_exit();
+    send_size();
+    open_streams();
+    while (!exited_)
+        loop_.run_once(std::chrono::milliseconds(-1));
+    if (input_)
+        input_->stop();
+    // What was written before the end comes before the end. A process that is left behind may keep
+    // the streams open for good: then the status does not wait for it.
+    constexpr std::chrono::milliseconds patience(500);
+    bool waited = false;
+    loop_.after(patience, [&waited] { waited = true; });
+    while (!all_delivered() && !waited)
+        loop_.run_once(std::chrono::milliseconds(-1));
+    record_exit();
+    restore_terminal();
+    if (!all_delivered() && ::fork() == 0) {
+        while (!all_delivered() && agent_.client().is_open())
+            loop_.run_once(std::chrono::milliseconds(-1));
+        ::_exit(0);
+    }
+    return status_;
+}
+
+os::Result<os::UniqueFd> open_console(const std::string& console_socket) {
+    os::UniqueFd master(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+    char name[64];
+    if (!master || ::grantpt(master.get()) != 0 || ::unlockpt(master.get()) != 0 ||
+        ::ptsname_r(master.get(), name, sizeof name) != 0)
+        return os::fail_errno(errno, "make a terminal");
+    os::UniqueFd slave(::open(name, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    if (!slave)
+        return os::fail_errno(errno, "open ", name);
+    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+    if (console_socket.size() >= sizeof address.sun_path)
+        return os::fail(os::Code::InvalidArgument, "console socket ", console_socket,
+                        ": its path is too long");
+    std::memcpy(address.sun_path, console_socket.data(), console_socket.size());
+    const os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!socket ||
+        ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+        return os::fail_errno(errno, "console socket ", console_socket);
+    iovec text{name, std::strlen(name)};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &text;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    const int fd = master.get();
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    if (::sendmsg(socket.get(), &message, MSG_NOSIGNAL) < 0)
+        return os::fail_errno(errno, "console socket ", console_socket);
+    return slave;
+}
+
+} // namespace pod

@@ -1,0 +1,78 @@
+// Relay: the process that stands for a container, or for a process in one, on the host. Its number
+// is the one in the pid file: signals sent to it reach the program in the guest, and it ends when
+// that does, with its status. Meanwhile it carries the standard streams.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "agent/os/event_loop.hpp"
+#include "tools/pod/agent_link.hpp"
+
+namespace pod {
+
+struct RelayConfig {
+    std::string container;
+    std::string exec; // empty: the container's first process
+    // stdin, stdout and stderr of this process, or with `terminal` a terminal for all three, which
+    // is put in raw mode.
+    std::array<int, 3> streams{0, 1, 2};
+    bool terminal = false;
+    // The terminal becomes this process's own, so that its size can be followed.
+    bool take_terminal = false;
+    std::string exit_record; // where the status goes; empty: nowhere
+};
+
+class Relay {
+public:
+    Relay(os::EventLoop& loop, AgentLink& agent, RelayConfig config);
+    ~Relay();
+    Relay(const Relay&) = delete;
+    Relay& operator=(const Relay&) = delete;
+
+    // Blocks the signals that go to the program. Requires: one thread.
+    os::Result<void> prepare();
+    // Until the program has ended and what it wrote has been delivered; its status, as a shell has
+    // it. A program that is left behind with the streams open is served by a copy of this process.
+    int run();
+
+private:
+    struct Output;
+    class Input;
+
+    template <typename Request>
+    Request addressed() const;
+    void open_streams();
+    bool all_delivered() const;
+    void record_exit() const;
+    void send_signal(std::uint32_t number);
+    void send_size();
+    void read_more(const std::shared_ptr<Output>& output);
+    void deliver(const std::shared_ptr<Output>& output);
+    void take_signals();
+    void wait_for_exit();
+    void restore_terminal();
+
+    os::EventLoop& loop_;
+    AgentLink& agent_;
+    const RelayConfig config_;
+    os::UniqueFd signals_;
+    std::unique_ptr<Input> input_;
+    std::array<std::shared_ptr<Output>, 2> outputs_;
+    os::UniqueFd terminal_out_;
+    struct Saved;
+    std::unique_ptr<Saved> saved_; // of the terminal
+    bool exited_ = false;
+    int status_ = 0;
+};
+
+// What the agent says about an end, as a shell has it.
+int status_of(const proto::ExitStatus& exit);
+
+// A pseudo-terminal; its master goes over the Unix socket at `console_socket` (as runc's does), and
+// the slave is the result.
+os::Result<os::UniqueFd> open_console(const std::string& console_socket);
+
+} // namespace pod

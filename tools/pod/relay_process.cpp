@@ -1,0 +1,115 @@
+#include "tools/pod/relay_process.hpp"
+
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "agent/os/files.hpp"
+#include "tools/pod/host_cgroup.hpp"
+
+namespace pod {
+
+namespace {
+
+// Kinds of messages on the channel.
+constexpr char begun = 'b';
+constexpr char failed = 'f';
+constexpr char go_on = 'g';
+
+struct Begun {
+    std::unique_ptr<os::EventLoop> loop;
+    std::unique_ptr<AgentLink> agent;
+    os::UniqueFd terminal;
+    std::unique_ptr<Relay> relay;
+    std::vector<std::string> warnings;
+};
+
+os::Result<Begun> begin(const Pod& pod, const RelayStart& what) {
+    Begun out;
+    join_cgroups(what.cgroups);
+    RelayConfig config = what.relay;
+    if (config.terminal && !what.console_socket.empty()) {
+        TRY(out.terminal, open_console(what.console_socket));
+        config.streams = {out.terminal.get(), out.terminal.get(), out.terminal.get()};
+        config.take_terminal = true;
+    }
+    TRY(out.loop, os::EventLoop::create());
+    TRY(out.agent, pod.connect(*out.loop));
+    out.relay = std::make_unique<Relay>(*out.loop, *out.agent, config);
+    TRY(out.relay->prepare());
+    TRY(out.warnings, what.begin(*out.agent));
+    return out;
+}
+
+[[noreturn]] void be_relay(const Pod& pod, const RelayStart& what, int channel) {
+    ::setsid();
+    ::prctl(PR_SET_NAME, "joey-relay", 0, 0, 0);
+    os::close_all_but({channel});
+    if (::chdir("/") != 0)
+        ::_exit(1);
+    auto started = begin(pod, what);
+    if (!started) {
+        static_cast<void>(os::send_message(channel, failed,
+                                           os::text(static_cast<int>(started.error().code), " ",
+                                                    started.error().message))
+                              .has_value());
+        ::_exit(1);
+    }
+    std::string warnings;
+    for (const std::string& warning : started->warnings)
+        warnings += os::text(warning, "\n");
+    const auto told = os::send_message(channel, begun, warnings);
+    const auto answer = os::receive_message(channel);
+    if (!told || !answer || !*answer || (*answer)->kind != go_on) {
+        what.abandon(*started->agent);
+        ::_exit(1);
+    }
+    ::close(channel);
+    // The streams of a container with a terminal are the terminal alone.
+    if (started->terminal) {
+        const os::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+        for (int fd = 0; fd < 3; ++fd)
+            ::dup2(null.get(), fd);
+    }
+    ::_exit(started->relay->run());
+}
+
+} // namespace
+
+os::Result<StartedRelay> StartedRelay::start(const Pod& pod, const RelayStart& what) {
+    TRY(os::Channel channel, os::make_channel());
+    const pid_t child = ::fork();
+    if (child == 0)
+        be_relay(pod, what, channel.far.get());
+    if (child < 0)
+        return os::fail_errno(errno, "fork");
+    channel.far.reset();
+    const auto process = ProcessId::of(child);
+    auto answer = os::receive_message(channel.near.get());
+    if (process && answer && *answer && (*answer)->kind == begun) {
+        std::vector<std::string> warnings;
+        std::string& text = (*answer)->text;
+        for (std::size_t end = text.find('\n'); end != std::string::npos; end = text.find('\n')) {
+            warnings.push_back(text.substr(0, end));
+            text.erase(0, end + 1);
+        }
+        return StartedRelay(*process, std::move(channel.near), std::move(warnings));
+    }
+    ::kill(child, SIGKILL);
+    while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    if (!answer || !*answer)
+        return os::fail(os::Code::Internal, "the container's process on the host has died");
+    const std::string& text = (*answer)->text;
+    const std::size_t blank = text.find(' ');
+    return os::fail(static_cast<os::Code>(std::atoi(text.c_str())), text.substr(blank + 1));
+}
+
+os::Result<void> StartedRelay::commit() {
+    return os::send_message(channel_.get(), go_on);
+}
+
+} // namespace pod

@@ -1,0 +1,42 @@
+// Starting a relay: a process that first does something with the agent, says how that went, and
+// then stands for the program.
+#pragma once
+
+#include <functional>
+
+#include "tools/pod/pod.hpp"
+#include "tools/pod/relay.hpp"
+
+namespace pod {
+
+struct RelayStart {
+    RelayConfig relay;
+    std::string console_socket; // with relay.terminal: the terminal's other side goes there
+    std::vector<std::string> cgroups;
+    // In the new process, before anything else is done. Its strings are warnings.
+    std::function<os::Result<std::vector<std::string>>(AgentLink&)> begin;
+    // Undoes it, if whoever started the relay dies before commit().
+    std::function<void(AgentLink&)> abandon;
+};
+
+// A relay that has begun and waits to be told to go on.
+class StartedRelay {
+public:
+    static os::Result<StartedRelay> start(const Pod& pod, const RelayStart& what);
+    StartedRelay(StartedRelay&&) noexcept = default;
+    StartedRelay& operator=(StartedRelay&&) noexcept = default;
+
+    const ProcessId& process() const { return process_; }
+    const std::vector<std::string>& warnings() const { return warnings_; }
+    // From here on it lives for itself. Without it, it undoes what it began, and ends.
+    os::Result<void> commit();
+
+private:
+    StartedRelay(ProcessId process, os::UniqueFd channel, std::vector<std::string> warnings)
+        : process_(process), channel_(std::move(channel)), warnings_(std::move(warnings)) {}
+    ProcessId process_;
+    os::UniqueFd channel_;
+    std::vector<std::string> warnings_;
+};
+
+} // namespace pod

@@ -1,0 +1,181 @@
+#include "tools/pod/vm_process.hpp"
+
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <fcntl.h>
+#include <sched.h>
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "agent/os/files.hpp"
+#include "tools/pod/host_cgroup.hpp"
+#include "tools/pod/mount_namespace.hpp"
+#include "tools/pod/state_files.hpp"
+
+namespace pod {
+
+namespace {
+
+os::Result<std::string> own_program() {
+    char path[PATH_MAX];
+    const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
+    if (length <= 0)
+        return os::fail_errno(errno, "read /proc/self/exe");
+    return std::string(path, static_cast<std::size_t>(length));
+}
+
+// Beside the caller, which may be the shim; installed, or in the build tree.
+os::Result<std::string> find_beside(std::initializer_list<const char*> places, const char* what) {
+    TRY(const std::string own, own_program());
+    const std::string folder = own.substr(0, own.rfind('/'));
+    for (const char* place : places) {
+        const std::string candidate = folder + place;
+        char resolved[PATH_MAX];
+        if (::access(candidate.c_str(), R_OK) == 0 &&
+            ::realpath(candidate.c_str(), resolved) != nullptr)
+            return std::string(resolved);
+    }
+    return os::fail(os::Code::NotFound, what, " is neither beside ", own,
+                    " nor where it is installed; build or install joey again");
+}
+
+os::Result<void> set_up_streams(const std::string& directory) {
+    const os::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const os::UniqueFd log(
+        ::open((directory + "/log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    if (!null || !log)
+        return os::fail_errno(errno, "open the VM's log");
+    if (::dup2(null.get(), STDIN_FILENO) < 0 || ::dup2(log.get(), STDOUT_FILENO) < 0 ||
+        ::dup2(log.get(), STDERR_FILENO) < 0)
+        return os::fail_errno(errno, "set up the VM's streams");
+    return {};
+}
+
+void reset_signals() {
+    for (int number = 1; number < NSIG; ++number)
+        std::signal(number, SIG_DFL);
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+}
+
+os::Result<void> join_network(const std::string& path) {
+    if (path.empty())
+        return {};
+    const os::UniqueFd place(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!place || ::setns(place.get(), CLONE_NEWNET) != 0)
+        return os::fail_errno(errno, "network namespace ", path);
+    return {};
+}
+
+std::vector<std::string> command_line(const std::string& joey, const std::string& agent,
+                                      const VmConfig& config) {
+    std::vector<std::string> out = {joey, "do", "--rootfs", config.directory + "/root", "--volume",
+                                    os::text(config.directory, "/share:", guest_share), "--volume",
+                                    os::text(agent, ":", guest_agent, ":ro"),
+                                    // Relative: a socket's name has 107 bytes at most.
+                                    "--vsock", "vsock", "--privilege", config.privilege, "--cwd",
+                                    "/", "--hostname", "localhost"};
+    if (config.cpus) {
+        out.emplace_back("--cpus");
+        out.push_back(std::to_string(*config.cpus));
+    }
+    if (!config.memory.empty()) {
+        out.emplace_back("--memory");
+        out.push_back(config.memory);
+    }
+    for (const char* word : {"--", guest_agent, "--listen"})
+        out.emplace_back(word);
+    out.push_back(os::text("vsock:", agent_port));
+    return out;
+}
+
+// What becomes the VM. Returns only if that fails.
+os::Result<void> become_vm(const VmConfig& config, const std::string& joey,
+                           const std::string& agent) {
+    const auto self = ProcessId::of(::getpid());
+    if (!self)
+        return os::fail(os::Code::Internal, "/proc does not show this process");
+    TRY(write_whole(config.directory + "/vm.json", to_text(self->to_json())));
+    join_cgroups(config.cgroups);
+    TRY(set_up_streams(config.directory));
+    TRY(join_network(config.network_namespace));
+    const std::string needed[] = {config.directory + "/share",
+                                  joey,
+                                  agent,
+                                  "/dev/kvm",
+                                  "/proc",
+                                  "/usr/lib",
+                                  "/lib",
+                                  "/lib64",
+                                  "/etc"};
+    TRY(enter_private_mounts(needed));
+    if (::chdir(config.directory.c_str()) != 0)
+        return os::fail_errno(errno, "enter ", config.directory);
+    reset_signals();
+    ::umask(022);
+    const std::vector<std::string> words = command_line(joey, agent, config);
+    std::vector<char*> arguments;
+    arguments.reserve(words.size() + 1);
+    for (const std::string& word : words)
+        arguments.push_back(const_cast<char*>(word.c_str()));
+    arguments.push_back(nullptr);
+    // What the agent gets, and no more.
+    char path[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    std::array<char*, 2> environment = {path, nullptr};
+    ::execve(joey.c_str(), arguments.data(), environment.data());
+    return os::fail_errno(errno, "run ", joey);
+}
+
+} // namespace
+
+os::Result<std::string> find_agent() {
+    return find_beside({"/joey-agent", "/../../agent/joey-agent", "/../lib/joey/joey-agent"},
+                       "the agent (joey-agent)");
+}
+
+os::Result<ProcessId> start_vm(const VmConfig& config) {
+    TRY(const std::string agent, find_agent());
+    TRY(const std::string joey, find_beside({"/joey", "/../joey/joey"}, "joey"));
+    std::array<int, 2> ends{-1, -1};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+        return os::fail_errno(errno, "make a pipe");
+    os::UniqueFd report(ends[0]);
+    os::UniqueFd failure(ends[1]);
+    // Twice: the VM is nobody's child but init's, or the next subreaper's.
+    const pid_t between = ::fork();
+    if (between == 0) {
+        ::setsid();
+        if (::fork() == 0) {
+            os::close_all_but({failure.get()});
+            const auto why = become_vm(config, joey, agent);
+            const std::string& text = why.error().message;
+            static_cast<void>(!::write(failure.get(), text.data(), text.size()));
+        }
+        ::_exit(0);
+    }
+    if (between < 0)
+        return os::fail_errno(errno, "fork");
+    while (::waitpid(between, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    failure.reset();
+    std::string why;
+    char piece[512];
+    for (;;) {
+        const ssize_t got = ::read(report.get(), piece, sizeof piece);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            break;
+        why.append(piece, static_cast<std::size_t>(got));
+    }
+    if (!why.empty())
+        return os::fail(os::Code::Internal, "start the VM: ", why);
+    TRY(const Json record, read_json(config.directory + "/vm.json"));
+    return ProcessId::from_json(record);
+}
+
+} // namespace pod

@@ -1,0 +1,34 @@
+// The process of a pod's VM: a joey of its own, detached, in a mount namespace of its own.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/pod/process_id.hpp"
+
+namespace pod {
+
+struct VmConfig {
+    std::string directory;        // the pod's; holds root/ and share/
+    std::optional<unsigned> cpus; // those of joey do, if absent
+    std::string memory;           // the same, if empty
+    std::string privilege = "auto";
+    std::string network_namespace;    // a path; empty: the caller's
+    std::vector<std::string> cgroups; // directories that the process joins
+};
+
+// The names in the guest.
+inline constexpr const char* guest_share = "/share";
+inline constexpr const char* guest_agent = "/joey-agent";
+inline constexpr unsigned agent_port = 1024;
+
+// The agent's program, beside joey or where it was built or installed.
+os::Result<std::string> find_agent();
+
+// Starts it. Its identity is in DIRECTORY/vm.json before it is anything else than a copy of the
+// caller, so that it is found by whoever cleans up.
+os::Result<ProcessId> start_vm(const VmConfig& config);
+
+} // namespace pod
