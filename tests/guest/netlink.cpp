@@ -19,9 +19,6 @@
 
 namespace {
 
-const sockaddr* general(const sockaddr_nl& address) {
-    return reinterpret_cast<const sockaddr*>(&address);
-}
 sockaddr* general(sockaddr_nl& address) {
     return reinterpret_cast<sockaddr*>(&address);
 }
@@ -92,13 +89,13 @@ struct Message {
     // The data of an attribute that comes `after` bytes into the message; empty: not there.
     std::vector<char> attribute(size_t after, uint16_t type) const {
         for (size_t at = after; at + sizeof(rtattr) <= data.size();) {
-            rtattr header{};
-            std::memcpy(&header, data.data() + at, sizeof header);
-            CHECK(header.rta_len >= sizeof header && at + header.rta_len <= data.size());
-            if ((header.rta_type & NLA_TYPE_MASK) == type)
-                return {data.begin() + static_cast<long>(at + sizeof header),
-                        data.begin() + static_cast<long>(at + header.rta_len)};
-            at += RTA_ALIGN(header.rta_len);
+            rtattr found{};
+            std::memcpy(&found, data.data() + at, sizeof found);
+            CHECK(found.rta_len >= sizeof found && at + found.rta_len <= data.size());
+            if ((found.rta_type & NLA_TYPE_MASK) == type)
+                return {data.begin() + static_cast<long>(at + sizeof found),
+                        data.begin() + static_cast<long>(at + found.rta_len)};
+            at += RTA_ALIGN(found.rta_len);
         }
         return {};
     }

@@ -1,5 +1,6 @@
 """A machine in QEMU's emulation whose Linux has a genuine kvm_amd, for hosts without /dev/kvm and for ring0 mode."""
 
+import ctypes
 import glob
 import os
 import re
@@ -10,7 +11,14 @@ import subprocess
 import tempfile
 import threading
 
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+
+
+def end_with_parent():
+    """In a child before its program starts: no emulation outlives whoever asked for it, however that one ends."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Unavailable(Exception):
@@ -143,11 +151,12 @@ def boot(folder, vmlinuz, image, on_output, cpus, memory_mib, seconds):
         "-object", f"memory-backend-memfd,id=ram,size={memory_mib}M,share=on", "-machine", "memory-backend=ram",
         "-chardev", f"socket,id=fs,path={socket}", "-device", "vhost-user-fs-pci,chardev=fs,tag=host,queue-size=1024")
     server = subprocess.Popen([VIRTIOFSD, "-f", f"--socket-path={socket}", "-o", "source=/,cache=always,sandbox=chroot,xattr,log_level=err"],
-                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=end_with_parent)
     machine = timer = None
     try:
         wait_for(socket, server)
-        machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                                   preexec_fn=end_with_parent)
         timer = threading.Timer(seconds, lambda: os.killpg(machine.pid, signal.SIGKILL))
         timer.start()
         with open(output + ".out", "rb", buffering=0) as stream:
