@@ -27,7 +27,7 @@ LAYERS = {
     "agent/ttrpc": ["agent/ttrpc", "agent/os", "base"],
     "agent/protocol": ["agent/protocol", "base"],
     "agent": ["agent", "base"],
-    "tools": ["tools", "vmm", "virtio", "boot", "agent/protocol", "agent/ttrpc", "agent/os", "base"],
+    "tools": ["tools", "vmm", "virtio", "boot", "agent/protocol", "agent/ttrpc", "agent/spec", "agent/os", "base"],
     "tests": ["tests", "tools", "vmm", "virtio", "boot", "guestkernel", "agent", "base"],
 }
 KERNEL_HEADERS = set("array bit compare concepts cstddef cstdint limits new optional span string_view tuple "

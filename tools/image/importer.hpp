@@ -1,0 +1,35 @@
+// Importing: from a file, a directory or a stream to images in the store.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent/os/error.hpp"
+#include "tools/image/bytes.hpp"
+#include "tools/image/store.hpp"
+
+namespace image {
+
+struct ImportOptions {
+    std::string input; // a file, a directory, or "-" for stdin
+    // What the image is called instead of what the input says. Empty: as the input says, or after
+    // the file.
+    std::vector<std::string> names;
+    std::optional<std::string> only;  // of several images, the one with this name
+    std::optional<Platform> platform; // nothing: this machine's
+    Limits limits;
+    Progress* progress = nullptr; // null: nobody wants to know
+};
+
+struct Imported {
+    Digest id;
+    std::vector<Reference> names;
+    bool is_new = false;
+    TreeFacts facts;       // of what was unpacked; zeros: its root directory was there
+    bool runs_here = true; // its platform is this machine's
+};
+
+os::Result<std::vector<Imported>> import(const Store& store, const ImportOptions& options);
+
+} // namespace image
