@@ -18,9 +18,9 @@ def main():
                         help="only cases whose name has WORD in it")
     parser.add_argument("groups", nargs="+", metavar="GROUP", help="a file cases_GROUP.py")
     options = parser.parse_args()
-    for group in options.groups:
-        importlib.import_module(f"cases_{group}")
-    return harness.main(options.long, options.only)
+    groups = [importlib.import_module(f"cases_{group}") for group in options.groups]
+    needs_kvm = any(getattr(group, "NEEDS_KVM", True) for group in groups)
+    return harness.main(options.long, options.only, needs_kvm)
 
 
 if __name__ == "__main__":

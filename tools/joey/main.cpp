@@ -1,8 +1,10 @@
 // joey: runs programs in micro-VMs.
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 #include <x86intrin.h>
 
+#include "tools/joey/image_command.hpp"
 #include "tools/joey/options.hpp"
 #include "tools/joey/outcome.hpp"
 #include "tools/joey/reporter.hpp"
@@ -23,6 +25,10 @@ int main(int argc, char** argv) {
     const std::span<char* const> arguments(argv + 1, static_cast<std::size_t>(argc - 1));
     if (joey::runtime::is_runtime_command(arguments))
         return joey::runtime::run_command(arguments);
+    if (!arguments.empty() && std::string_view(arguments.front()) == "image") {
+        auto status = joey::run_image_command(arguments.subspan(1));
+        return status ? *status : report(status.error());
+    }
     auto command = joey::parse_command_line(arguments);
     if (!command)
         return report(command.error());

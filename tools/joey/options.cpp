@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "boot/protocol/layout.hpp"
+#include "tools/joey/sizes.hpp"
 #include "virtio/backend/vsock/broker.hpp"
 #include "virtio/device/vsock/vsock.hpp"
 
@@ -18,6 +19,7 @@ namespace po = boost::program_options;
 
 constexpr std::string_view usage_text =
     "usage: joey do [OPTIONS] [--] CMD [ARG...]\n"
+    "       joey image COMMAND    (see 'joey image help')\n"
     "       joey help | joey --version\n"
     "\n"
     "joey do runs CMD in a fresh micro-VM. Its root directory is this machine's, shared read-only\n"
@@ -137,32 +139,6 @@ std::optional<T> parse_number(std::string_view text) {
     if (text.empty() || error != std::errc() || end != text.data() + text.size())
         return std::nullopt;
     return value;
-}
-
-// 4096, 64K, 512M, 2G, 2GiB: powers of 1024.
-std::optional<std::uint64_t> parse_size(std::string_view text) {
-    const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
-    const auto number = parse_number<std::uint64_t>(text.substr(0, digits));
-    std::string_view unit = text.substr(digits);
-    for (const std::string_view suffix : {"iB", "B"}) {
-        if (unit.size() > suffix.size() && unit.ends_with(suffix)) {
-            unit.remove_suffix(suffix.size());
-            break;
-        }
-    }
-    if (!number || unit.size() > 1)
-        return std::nullopt;
-    unsigned shift = 0;
-    if (!unit.empty()) {
-        constexpr std::string_view units = "kmgt";
-        const std::size_t which = units.find(static_cast<char>(unit[0] | 0x20));
-        if (which == std::string_view::npos)
-            return std::nullopt;
-        shift = static_cast<unsigned>(10 * (which + 1));
-    }
-    if (*number > (UINT64_MAX >> shift))
-        return std::nullopt;
-    return *number << shift;
 }
 
 Outcome<unsigned> interpret_cpus(const std::string& text) {

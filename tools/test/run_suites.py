@@ -23,6 +23,8 @@ NEED_KVM = {"integration", "long"}
 PATIENCE = 10
 # Programs that are not run there, since they would take hours: they count as skipped, and the last line says so.
 TOO_LONG_IN_EMULATION = {"programs", "resources"}
+# Programs of those suites that start no VM.
+NO_VM = {"images"}
 
 
 def emulated(suite):
@@ -233,7 +235,8 @@ def main():
             for name in left_out:
                 say(f"{suite}: {name}: skipped: it needs a /dev/kvm of this machine's own")
             skipped += len(left_out)
-            tests = [in_emulation(test, options.top) for test in tests if test["name"] not in left_out]
+            tests = [test if test["name"] in NO_VM else in_emulation(test, options.top)
+                     for test in tests if test["name"] not in left_out]
         jobs = len(os.sched_getaffinity(0)) if suite in PARALLEL else 1
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             for outcome in pool.map(lambda test: run_test(test, suite), tests):

@@ -1,0 +1,14 @@
+// `joey image ...`: the store of images, from the command line.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "tools/joey/outcome.hpp"
+
+namespace joey {
+
+// The words after `joey image`; the exit status.
+Outcome<int> run_image_command(std::span<char* const> arguments);
+
+} // namespace joey

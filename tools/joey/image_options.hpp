@@ -1,0 +1,45 @@
+// The command line of `joey image`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tools/joey/outcome.hpp"
+
+namespace joey {
+
+struct ImageOptions {
+    enum class Verb : std::uint8_t {
+        Help,
+        Import,
+        List,
+        Remove,
+        Inspect,
+        Tag,
+        Prune,
+        Export,
+    };
+    Verb verb = Verb::Help;
+    std::string help; // with Help: the text
+    std::vector<std::string> words;
+
+    std::string store; // empty: the usual place
+    std::vector<std::string> names;
+    std::optional<std::string> only;
+    std::optional<std::string> platform;
+    std::optional<std::uint64_t> max_size;
+    std::string output; // a file; empty: stdout
+    bool json = false;
+    bool quiet = false;
+    bool digests = false;
+    bool force = false;
+    bool all = false;
+};
+
+// The words after `joey image`.
+Outcome<ImageOptions> parse_image_options(std::span<const std::string> words);
+
+} // namespace joey

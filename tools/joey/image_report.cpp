@@ -1,0 +1,173 @@
+#include "tools/joey/image_report.hpp"
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include <fmt/format.h>
+
+namespace joey {
+namespace {
+
+using nlohmann::json;
+
+// What hostile images say must not drive the terminal.
+std::string printable(std::string_view text) {
+    std::string out(text);
+    for (char& c : out)
+        c = static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+    return out;
+}
+
+std::string dump(const json& value, int indent = -1) {
+    return value.dump(indent, ' ', false, json::error_handler_t::replace);
+}
+
+struct Row {
+    std::string repository = "<none>";
+    std::string tag = "<none>";
+    const image::Image* image = nullptr;
+};
+
+// A line for each name, as Docker has it.
+std::vector<Row> make_rows(const image::ImageList& list, const ListStyle& style) {
+    std::vector<Row> rows;
+    for (const image::Image& image : list.images) {
+        for (const image::Reference& name : image.names) {
+            const std::string repository = name.familiar_repository();
+            if (style.only.empty() || style.only == repository || style.only == name.familiar() ||
+                style.only == name.full())
+                rows.push_back({repository, name.tag(), &image});
+        }
+        if (image.names.empty() && style.only.empty())
+            rows.push_back({.image = &image});
+    }
+    return rows;
+}
+
+std::string make_table(const std::vector<std::vector<std::string>>& rows) {
+    std::vector<std::size_t> widths(rows.front().size());
+    for (const auto& row : rows) {
+        for (std::size_t i = 0; i < row.size(); ++i)
+            widths[i] = std::max(widths[i], row[i].size());
+    }
+    std::string out;
+    for (const auto& row : rows) {
+        std::string line;
+        for (std::size_t i = 0; i < row.size(); ++i)
+            line += fmt::format("{:<{}}   ", row[i], widths[i]);
+        line.erase(line.find_last_not_of(' ') + 1);
+        out += line + "\n";
+    }
+    return out;
+}
+
+std::string row_json(const Row& row, std::int64_t now) {
+    const image::Image& image = *row.image;
+    return dump({{"Repository", row.repository},
+                 {"Tag", row.tag},
+                 {"ID", image.id.text()},
+                 {"Digest", image.manifest_descriptor.digest.text()},
+                 {"Platform", image.config.platform.text()},
+                 {"CreatedAt", image.config.created},
+                 {"CreatedSince", time_since(image.config.created, now)},
+                 {"Size", image::human_size(image.unpacked_bytes)},
+                 {"Bytes", image.unpacked_bytes}}) +
+           "\n";
+}
+
+} // namespace
+
+std::string time_since(std::string_view rfc3339, std::int64_t now) {
+    tm parts{};
+    const std::string text(rfc3339.substr(0, 40));
+    const char* rest = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &parts);
+    if (rest == nullptr)
+        return "-";
+    // Fractions and zones change nothing that "weeks ago" could show.
+    const std::int64_t seconds = now - static_cast<std::int64_t>(::timegm(&parts));
+    struct Unit {
+        std::int64_t seconds;
+        std::string_view name;
+    };
+    constexpr std::array units = {
+        Unit{365 * 86400, "year"}, Unit{30 * 86400, "month"}, Unit{7 * 86400, "week"},
+        Unit{86400, "day"},        Unit{3600, "hour"},        Unit{60, "minute"},
+    };
+    for (const Unit& unit : units) {
+        if (const std::int64_t count = seconds / unit.seconds; count >= 1)
+            return fmt::format("{} {}{} ago", count, unit.name, count == 1 ? "" : "s");
+    }
+    return "just now";
+}
+
+std::string describe_list(const image::ImageList& list, const ListStyle& style, std::int64_t now) {
+    const std::vector<Row> rows = make_rows(list, style);
+    std::string out;
+    if (style.quiet) {
+        const image::Image* last = nullptr;
+        for (const Row& row : rows) {
+            if (row.image != last)
+                out += row.image->id.short_id() + "\n";
+            last = row.image;
+        }
+        return out;
+    }
+    if (style.json) {
+        for (const Row& row : rows)
+            out += row_json(row, now);
+        return out;
+    }
+    std::vector<std::vector<std::string>> cells = {
+        {"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}};
+    if (style.digests)
+        cells.front().insert(cells.front().begin() + 2, "DIGEST");
+    for (const Row& row : rows) {
+        const image::Image& image = *row.image;
+        cells.push_back({row.repository, row.tag, image.id.short_id(),
+                         time_since(image.config.created, now),
+                         image::human_size(image.unpacked_bytes)});
+        if (style.digests)
+            cells.back().insert(cells.back().begin() + 2, image.manifest_descriptor.digest.text());
+    }
+    return make_table(cells);
+}
+
+os::Result<std::string> describe_image(const image::Store& store, const image::Image& image) {
+    TRY(const std::string config_text, store.read_document(image.id));
+    json config = json::parse(config_text, nullptr, false);
+    if (!config.is_object())
+        return os::fail(os::Code::Internal, "image ", image.id.short_id(), " is damaged");
+    json names = json::array();
+    json digests = json::array();
+    for (const image::Reference& name : image.names) {
+        names.push_back(name.familiar());
+        digests.push_back(name.familiar_repository() + "@" +
+                          image.manifest_descriptor.digest.text());
+    }
+    json layers = json::array();
+    for (const image::Digest& diff_id : image.config.diff_ids)
+        layers.push_back(diff_id.text());
+    const auto part = [&config](const char* name) {
+        return config.contains(name) ? config[name] : json();
+    };
+    const std::string root =
+        store.path() + "/" + image::rootfs_path(image::chain_id(image.config.diff_ids)) + "/fs";
+    const json out = {{"Id", image.id.text()},
+                      {"RepoTags", names},
+                      {"RepoDigests", digests},
+                      {"Created", printable(image.config.created)},
+                      {"Author", image.config.author},
+                      {"Architecture", image.config.platform.architecture},
+                      {"Os", image.config.platform.os},
+                      {"Variant", image.config.platform.variant},
+                      {"Size", image.unpacked_bytes},
+                      {"Config", part("config")},
+                      {"History", part("history")},
+                      {"RootFS", {{"Type", "layers"}, {"Layers", layers}, {"Path", root}}}};
+    return dump(out, 4);
+}
+
+} // namespace joey

@@ -1,0 +1,27 @@
+// Images as people and scripts are shown them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "tools/image/store.hpp"
+
+namespace joey {
+
+struct ListStyle {
+    bool json = false;
+    bool quiet = false;
+    bool digests = false;
+    std::string only; // a repository or a name; empty: all
+};
+
+// Lines, each with its end. `now`: seconds since 1970.
+std::string describe_list(const image::ImageList& list, const ListStyle& style, std::int64_t now);
+// An element of what `joey image inspect` prints.
+os::Result<std::string> describe_image(const image::Store& store, const image::Image& image);
+
+// "3 weeks ago" of "2024-01-02T03:04:05Z"; "-" if it is no time.
+std::string time_since(std::string_view rfc3339, std::int64_t now);
+
+} // namespace joey
