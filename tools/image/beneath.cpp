@@ -191,53 +191,77 @@ os::Result<std::optional<std::string>> read_in_root(int root, const std::string&
 base::Result<std::vector<std::string>, int> list_names(int directory) {
     TRY(std::vector<Listed> found, list(directory));
     std::vector<std::string> names;
+    names.reserve(found.size());
     for (Listed& entry : found)
         names.push_back(std::move(entry.name));
     return names;
 }
 
-base::Result<void, int> walk_beneath(int directory, const std::string& name,
-                                     const WalkVisitor& visit) {
-    TRY(const std::uint64_t outer, ino_of(directory));
-    TRY(const bool is_directory, is_directory_at(directory, name));
-    if (!is_directory)
-        return visit({directory, outer, name, false});
-    TRY(os::UniqueFd here, open_directory(directory, name.c_str()));
-    std::vector<Level> levels;
-    TRY(Level first, enter(here.get(), name));
-    levels.push_back(std::move(first));
-    for (;;) {
-        Level& level = levels.back();
-        if (level.left.empty()) {
-            const bool last = levels.size() == 1;
-            // Up by "..": a descriptor per level would run out in a deep tree.
-            os::UniqueFd up;
-            if (!last) {
-                TRY(up, open_directory(here.get(), ".."));
+namespace {
+
+class Walk {
+public:
+    Walk(int directory, const WalkVisitor& visit) : directory_(directory), visit_(visit) {}
+
+    base::Result<void, int> run(const std::string& name) {
+        TRY(outer_, ino_of(directory_));
+        TRY(const bool is_directory, is_directory_at(directory_, name));
+        if (!is_directory)
+            return visit_({directory_, outer_, name, false});
+        TRY(here_, open_directory(directory_, name.c_str()));
+        TRY(Level first, enter(here_.get(), name));
+        levels_.push_back(std::move(first));
+        while (!levels_.empty()) {
+            if (levels_.back().left.empty()) {
+                TRY(leave());
+            } else {
+                TRY(take_next());
             }
-            const Level done = std::move(level);
-            levels.pop_back();
-            if (last)
-                return visit({directory, outer, done.name, true});
-            here = std::move(up);
-            TRY(visit({here.get(), levels.back().ino, done.name, true}));
-            continue;
         }
+        return {};
+    }
+
+private:
+    base::Result<void, int> take_next() {
+        Level& level = levels_.back();
         Listed next = std::move(level.left.back());
         level.left.pop_back();
         bool down = next.type == DT_DIR;
         if (next.type == DT_UNKNOWN) {
-            TRY(down, is_directory_at(here.get(), next.name));
+            TRY(down, is_directory_at(here_.get(), next.name));
         }
-        if (!down) {
-            TRY(visit({here.get(), level.ino, next.name, false}));
-            continue;
-        }
-        TRY(os::UniqueFd child, open_directory(here.get(), next.name.c_str()));
-        here = std::move(child);
-        TRY(Level deeper, enter(here.get(), std::move(next.name)));
-        levels.push_back(std::move(deeper));
+        if (!down)
+            return visit_({here_.get(), level.ino, next.name, false});
+        TRY(os::UniqueFd child, open_directory(here_.get(), next.name.c_str()));
+        here_ = std::move(child);
+        TRY(Level deeper, enter(here_.get(), std::move(next.name)));
+        levels_.push_back(std::move(deeper));
+        return {};
     }
+
+    base::Result<void, int> leave() {
+        const Level done = std::move(levels_.back());
+        levels_.pop_back();
+        if (levels_.empty())
+            return visit_({directory_, outer_, done.name, true});
+        // Up by "..": a descriptor per level would run out in a deep tree.
+        TRY(os::UniqueFd up, open_directory(here_.get(), ".."));
+        here_ = std::move(up);
+        return visit_({here_.get(), levels_.back().ino, done.name, true});
+    }
+
+    const int directory_;
+    const WalkVisitor& visit_;
+    std::uint64_t outer_ = 0;
+    os::UniqueFd here_;
+    std::vector<Level> levels_;
+};
+
+} // namespace
+
+base::Result<void, int> walk_beneath(int directory, const std::string& name,
+                                     const WalkVisitor& visit) {
+    return Walk(directory, visit).run(name);
 }
 
 base::Result<void, int> remove_tree(int directory, const std::string& name) {
