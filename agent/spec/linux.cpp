@@ -202,8 +202,9 @@ std::string_view namespace_name(int flag) {
     return found == namespace_names.end() ? std::string_view() : found->name;
 }
 
-os::Result<Linux> read_linux(const JsonView& view) {
-    Linux out;
+namespace {
+
+os::Result<void> read_isolation(const JsonView& view, Linux& out) {
     TRY(out.namespaces, read_namespaces(view));
     TRY(out.uid_mappings, read_mappings(view, "uidMappings"));
     TRY(out.gid_mappings, read_mappings(view, "gidMappings"));
@@ -212,6 +213,14 @@ os::Result<Linux> read_linux(const JsonView& view) {
     TRY(view.read("maskedPaths", out.masked_paths));
     TRY(view.read("readonlyPaths", out.readonly_paths));
     TRY(view.read("sysctl", out.sysctls));
+    return {};
+}
+
+} // namespace
+
+os::Result<Linux> read_linux(const JsonView& view) {
+    Linux out;
+    TRY(read_isolation(view, out));
     TRY(read_propagation(view, out));
     TRY(read_personality(view, out));
     TRY(refuse_what_is_not_here(view));
