@@ -348,6 +348,10 @@ IoOutcome send(Task& task, IoRequest& request) {
     const IoEntry& entry = request.entry;
     if ((entry.priority & ~poll_first) != 0)
         return IoOutcome::done(-EINVAL);
+    if ((entry.op_flags & msg_waitall) != 0 && task.refuses_sleep) {
+        request.watched = 0; // not a part of it: a worker waits for room
+        return IoOutcome::again();
+    }
     const u32 flags = entry.op_flags | msg_nosignal;
     const auto sent = [&]() -> Result<long> {
         if (entry.opcode == IORING_OP_SENDMSG)

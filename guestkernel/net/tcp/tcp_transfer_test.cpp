@@ -167,3 +167,33 @@ TEST_CASE("a thousand short connections in a row leave only TIME-WAIT behind, an
     CHECK(host.tcp().time_wait_count() == 0);
     CHECK(Table::get().size() == 0);
 }
+
+// By name only: the figures of docs, and what a profiler is pointed at.
+TEST_CASE("a gigabyte arrives whole through two percent of loss and reordering", "[.long]") {
+    memory();
+    net::testing::Pair net(1, 1500, net::feature_fragments);
+    for (auto& side : net.link.quality) {
+        side.delay_ns = 5 * ms;
+        side.jitter_ns = 3 * ms;
+        side.loss_per_million = 20'000;
+    }
+    const u64 took = transfer(net, 1'000'000'000, 1, 20'000 * second);
+    WARN(took / ms << " ms of the link's time, " << 1'000'000'000ull / (took / ms) << " KB/s");
+}
+
+TEST_CASE("round trips of one byte over the loopback", "[.profile]") {
+    memory();
+    Machine machine;
+    Host host(machine, address_a);
+    Server server(host, 80);
+    Program client = Program::open(host, net::IpAddress::loopback(false), 80);
+    net::run_backlog();
+    REQUIRE(server.pending());
+    Program other = server.accept();
+    for (int i = 0; i < 100'000; i++) {
+        (void)client.send("x", 1);
+        REQUIRE(other.receive().size() == 1);
+        (void)other.send("y", 1);
+        REQUIRE(client.receive().size() == 1);
+    }
+}
