@@ -16,6 +16,7 @@ constexpr std::size_t ipv6_length = 4, ipv6_hop_limit = 7, ipv6_source = 8, ipv6
                       ipv6_header = 40;
 constexpr std::size_t tcp_sequence = 4, tcp_acknowledgement = 8, tcp_offset = 12, tcp_flags = 13,
                       tcp_sum = 16, tcp_header = 20;
+constexpr std::size_t udp_length = 4, udp_sum = 6, udp_header = 8;
 constexpr unsigned tcp_syn = 0x02, tcp_rst = 0x04, tcp_ack = 0x10;
 constexpr std::uint8_t icmpv6_echo_request = 128;
 constexpr std::uint16_t dns_port = 53;
@@ -189,6 +190,52 @@ LoopbackGuard::Flow* LoopbackGuard::find(std::uint8_t ip_version, std::uint16_t 
                flow.guest_port == guest_port;
     });
     return found != flows_.end() ? &*found : nullptr;
+}
+
+std::optional<std::vector<std::byte>> with_gateway_source(std::span<const std::byte> frame,
+                                                          const UserNetConfig& config) {
+    const PacketLayout layout = layout_of(frame);
+    if (layout.payload == 0 || !carries(layout, IPPROTO_UDP))
+        return std::nullopt;
+    const bool v4 = layout.ip_version == 4;
+    const std::size_t source = layout.network + (v4 ? ipv4_source : ipv6_source);
+    if (v4) {
+        if (byte_at(frame, source) != 127)
+            return std::nullopt;
+    } else {
+        const in6_addr from = address6_at(frame, source);
+        if (!IN6_IS_ADDR_LOOPBACK(&from))
+            return std::nullopt;
+    }
+    std::vector<std::byte> changed(frame.begin(), frame.end());
+    const std::span<std::byte> header =
+        std::span(changed).subspan(layout.network, std::size_t{layout.transport} - layout.network);
+    const std::size_t address = v4 ? sizeof(in_addr) : sizeof(in6_addr);
+    if (v4) {
+        const in_addr gateway = config.address4(UserNetConfig::gateway);
+        std::memcpy(changed.data() + source, &gateway, sizeof gateway);
+        put_word(header, ipv4_sum, 0);
+        const std::uint16_t sum = internet_checksum(header);
+        std::memcpy(header.data() + ipv4_sum, &sum, sizeof sum);
+    } else {
+        const in6_addr gateway = UserNetConfig::address6(UserNetConfig::gateway);
+        std::memcpy(changed.data() + source, &gateway, sizeof gateway);
+    }
+    // What the datagram has beyond its own length is none of it.
+    const std::span<std::byte> rest = std::span(changed).subspan(layout.transport);
+    const std::size_t length =
+        std::clamp<std::size_t>(word_at(rest, udp_length), udp_header, rest.size());
+    const std::span<std::byte> datagram = rest.first(length);
+    put_word(datagram, udp_sum, 0);
+    const std::uint64_t pseudo =
+        std::uint64_t{htons(IPPROTO_UDP)} + htons(static_cast<std::uint16_t>(length)) +
+        static_cast<std::uint16_t>(
+            ~internet_checksum(std::span(changed).subspan(source, 2 * address)));
+    std::uint16_t sum = internet_checksum(datagram, pseudo);
+    if (sum == 0)
+        sum = 0xffff; // RFC 768: 0 is none
+    std::memcpy(datagram.data() + udp_sum, &sum, sizeof sum);
+    return changed;
 }
 
 std::optional<std::vector<std::byte>> refusal(std::span<const std::byte> frame) {

@@ -47,6 +47,12 @@ private:
     std::array<Flow, 256> flows_{}; // the one seen longest ago makes room
 };
 
+// A datagram to the guest that still has a loopback address as its source, with the gateway's in
+// its place; nothing if it has another. libslirp puts the gateway's there, but for a client of a
+// published UDP port only if the guest's last answer did not go elsewhere.
+std::optional<std::vector<std::byte>> with_gateway_source(std::span<const std::byte> frame,
+                                                          const UserNetConfig& config);
+
 // "Connection refused": the answer to a frame that begins a TCP connection. Nothing: it is none.
 std::optional<std::vector<std::byte>> refusal(std::span<const std::byte> frame);
 

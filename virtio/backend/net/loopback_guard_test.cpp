@@ -172,6 +172,30 @@ TEST_CASE("loopback guard: of many clients the ones seen last are known") {
     CHECK(guard.judge(udp(guest4, 53, "10.0.2.2", 10000), 2000) == Verdict::Drop);
 }
 
+TEST_CASE("loopback guard: a datagram of a client on this machine comes from the gateway") {
+    const auto check = [](const char* loopback, const char* guest, const char* gateway,
+                          std::size_t ip) {
+        const auto changed = with_gateway_source(udp(loopback, 40000, guest, 53), {});
+        REQUIRE(changed);
+        Bytes expected = udp(gateway, 40000, guest, 53);
+        REQUIRE(changed->size() == expected.size());
+        const std::size_t addresses = ip == 20 ? 8 : 32;
+        CHECK(Bytes(changed->begin() + static_cast<long>(14 + ip - addresses),
+                    changed->begin() + static_cast<long>(14 + ip + 6)) ==
+              Bytes(expected.begin() + static_cast<long>(14 + ip - addresses),
+                    expected.begin() + static_cast<long>(14 + ip + 6)));
+        const std::uint32_t pseudo =
+            ones_sum(*changed, 14 + ip - addresses, 14 + ip, IPPROTO_UDP + 8);
+        CHECK(ones_sum(*changed, 14 + ip, changed->size(), pseudo) == 0xffff);
+        CHECK((ip == 40 || ones_sum(*changed, 14, 14 + ip, 0) == 0xffff));
+    };
+    check("127.0.0.1", guest4, "10.0.2.2", 20);
+    check("::1", guest6, "fd6a:6f65:7900::2", 40);
+    CHECK_FALSE(with_gateway_source(udp("192.0.2.1", 1, guest4, 2), {}));
+    CHECK_FALSE(with_gateway_source(udp("2001:db8::1", 1, guest6, 2), {}));
+    CHECK_FALSE(with_gateway_source({}, {}));
+}
+
 TEST_CASE("loopback guard: a refusal is a reset that the guest's TCP believes") {
     const auto check = [](const char* guest, const char* gateway, std::size_t ip) {
         const auto answer = refusal(tcp(gateway, 80, syn));

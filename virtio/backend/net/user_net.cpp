@@ -125,7 +125,10 @@ struct UserNet::Callbacks {
 
     static ssize_t send_packet(const void* buffer, size_t length, void* opaque) {
         UserNet& net = self(opaque);
-        const std::span frame(static_cast<const std::byte*>(buffer), length);
+        std::span frame(static_cast<const std::byte*>(buffer), length);
+        const auto changed = with_gateway_source(frame, net.config_);
+        if (changed)
+            frame = *changed;
         if (!net.config_.host_loopback)
             net.guard_.delivered(frame, now_ms());
         net.to_guest(frame);
