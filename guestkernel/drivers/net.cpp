@@ -20,6 +20,7 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/drivers/virtio_mmio.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/route.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/sched/work.hpp"
@@ -433,7 +434,11 @@ Result<void> add_address(net::Stack& stack, net::Interface& interface,
     if (given.version == 4 && given.prefix < 31)
         address.broadcast = net::IpAddress::v4(
             static_cast<u32>(address.address.v4_value() | (~u64{0} >> 32 >> given.prefix)));
-    return stack.add_address(interface, address);
+    TRY(stack.add_address(interface, address));
+    // Others ask for it there; without, they find the machine only when it has spoken to them.
+    if (address.address.is_v6())
+        TRY(stack.join_group(interface, net::solicited_node(address.address)));
+    return {};
 }
 
 Result<void> add_boot_route(net::Stack& stack, net::Interface& interface,
