@@ -439,13 +439,14 @@ void not_sent_low_water() {
 }
 
 void fast_open() {
+    // As it comes, a system asks for cookies and gives none; where it can be told to, it gives
+    // them.
     const int control = open("/proc/sys/net/ipv4/tcp_fastopen", O_RDWR);
-    if (control < 0) {
-        std::puts("tcp_options: without /proc/sys/net/ipv4/tcp_fastopen no server of fast open");
-        return;
+    const bool serves = control >= 0;
+    if (serves) {
+        CHECK(write(control, "3", 1) == 1);
+        close(control);
     }
-    CHECK(write(control, "3", 1) == 1);
-    close(control);
     const int listener = stream();
     const sockaddr_in any = address4("127.0.0.1", 0);
     CHECK(bind(listener, general(any), sizeof any) == 0);
@@ -462,7 +463,7 @@ void fast_open() {
         CHECK(receive_exactly(server, 5) == "early");
         send_all(server, "yes");
         CHECK(receive_exactly(client, 3) == "yes");
-        CHECK(((info_of(client).tcpi_options & TCPI_OPT_SYN_DATA) != 0) == (i > 0));
+        CHECK(((info_of(client).tcpi_options & TCPI_OPT_SYN_DATA) != 0) == (serves && i > 0));
         CHECK_FAILS(sendto(client, "x", 1, MSG_FASTOPEN, general(to), sizeof to), EISCONN);
         close(client);
         CHECK(recv(server, &byte, 1, 0) == 0);
