@@ -129,6 +129,7 @@ DatagramSocketFile::DatagramSocketFile(Ref<Inode> inode, u32 flags, int family, 
       endpoint_(std::move(endpoint)) {
     options_.receive_buffer = stack().settings.receive_buffer_default;
     options_.send_buffer = stack().settings.send_buffer_default;
+    endpoint_->inode_number = inode_->number();
     buffers_changed();
 }
 

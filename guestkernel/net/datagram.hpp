@@ -54,6 +54,7 @@ public:
     SpinLock lock{LockRank::Socket};
     base::Atomic<int> error{0};
     base::Atomic<u32> dropped{0};
+    u64 inode_number = 0; // of its file
     volatile u32 receive_buffer = 212992;
     volatile u32 shutdown = 0; // shut_*
     volatile bool closed = false;

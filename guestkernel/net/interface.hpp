@@ -112,6 +112,8 @@ public:
         Ref<Stack> stack;
     };
     virtual Linked linked();
+    // One of its ports came, went or changed. Must not sleep.
+    virtual void port_changed() {}
     // Whether it may go to another network namespace, and goes with its own's end.
     virtual bool movable() const { return true; }
     // Leaves the stack for good, called once; breaks what refers to it. May sleep.

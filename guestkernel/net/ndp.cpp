@@ -495,9 +495,8 @@ u64 AddressTimer::run_interface(Interface& interface) {
     {
         SpinGuard guard(stack_.lock);
         for (InterfaceAddress& own : interface.addresses) {
-            if (own.address.is_v4())
-                continue;
-            if ((own.flags & IFA_F_TENTATIVE) != 0 && (own.flags & IFA_F_DADFAILED) == 0) {
+            if (own.address.is_v6() && (own.flags & IFA_F_TENTATIVE) != 0 &&
+                (own.flags & IFA_F_DADFAILED) == 0) {
                 if (own.updated > now) {
                     next = own.updated < next ? own.updated : next;
                 } else if (own.probes_left > 0) {
@@ -539,7 +538,8 @@ u64 AddressTimer::run_interface(Interface& interface) {
         return now;
     }
     if (has_ended) {
-        stack_.leave_group(interface, solicited_node(ended));
+        if (ended.is_v6())
+            stack_.leave_group(interface, solicited_node(ended));
         (void)stack_.remove_address(interface, ended, ended_length);
         return now;
     }

@@ -45,6 +45,15 @@ void notify_change(Stack& stack, const Change& change) {
     }
     if (const ChangeListener told = listener.load(base::Order::Acquire))
         told(stack, change);
+    if (change.kind != ChangeKind::InterfaceChanged)
+        return;
+    Ref<Interface> master;
+    {
+        SpinGuard guard(stack.lock);
+        master = Ref<Interface>::share(change.interface->master);
+    }
+    if (master)
+        master->port_changed();
 }
 
 Stack::Stack(const StackClock& stack_clock, UserNamespace* owner)

@@ -1,19 +1,19 @@
 // netlink(7) and rtnetlink(7): the sockets themselves, and what getifaddrs(3) needs of them. In a
 // network namespace of its own.
 #include <cstdint>
+#include <ifaddrs.h>
+#include <poll.h>
+#include <sched.h>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #include <arpa/inet.h>
-#include <ifaddrs.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
-#include <poll.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "tests/guest/check.hpp"
 
@@ -63,9 +63,7 @@ struct Builder {
         append(data, length);
         return *this;
     }
-    Builder& number(uint16_t type, uint32_t value) {
-        return attribute(type, &value, sizeof value);
-    }
+    Builder& number(uint16_t type, uint32_t value) { return attribute(type, &value, sizeof value); }
     Builder& text(uint16_t type, const char* value) {
         return attribute(type, value, std::strlen(value) + 1);
     }

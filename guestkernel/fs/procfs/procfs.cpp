@@ -3,7 +3,7 @@
 #include <linux/magic.h>
 
 #include "guestkernel/fs/mode.hpp"
-#include "guestkernel/fs/procfs/subject.hpp"
+#include "guestkernel/fs/procfs/net_files.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/namespaces/namespace_file.hpp"
 
@@ -76,11 +76,6 @@ constexpr TableEntry namespace_entries[] = {
     namespace_entry<NamespaceKind::Time, true>("time_for_children"),
     namespace_entry<NamespaceKind::User>("user"),
     namespace_entry<NamespaceKind::Uts>("uts"),
-};
-
-// Networks: unix sockets are the only ones there are.
-constexpr TableEntry net_entries[] = {
-    {.name = "unix", .mode = for_all, .show = show_net_unix},
 };
 
 // --- /proc/PID and /proc/PID/task/TID

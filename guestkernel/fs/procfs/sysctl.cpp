@@ -4,7 +4,7 @@
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/mode.hpp"
-#include "guestkernel/fs/procfs/subject.hpp"
+#include "guestkernel/fs/procfs/net_files.hpp"
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
@@ -286,13 +286,6 @@ constexpr TableEntry fs_entries[] = {
     {.name = "suid_dumpable", .mode = read_only, .text = "0\n"},
 };
 
-constexpr TableEntry core_entries[] = {
-    {.name = "somaxconn", .mode = read_only, .text = "4096\n"},
-};
-constexpr TableEntry net_entries[] = {
-    {.name = "core", .mode = directory, .children = core_entries},
-};
-
 // user.max_*_namespaces: those of the reader's user namespace (namespaces(7)).
 UserNamespace* own_space() {
     const Credentials* who = current_task().credentials.get();
@@ -330,7 +323,7 @@ constexpr TableEntry user_entries[] = {
 constinit const TableEntry sysctl_entries[5] = {
     {.name = "fs", .mode = directory, .children = fs_entries},
     {.name = "kernel", .mode = directory, .children = kernel_entries},
-    {.name = "net", .mode = directory, .children = net_entries},
+    {.name = "net", .mode = directory, .children = net_sysctl_entries},
     {.name = "user", .mode = directory, .children = user_entries},
     {.name = "vm", .mode = directory, .children = vm_entries},
 };

@@ -24,6 +24,7 @@ public:
     Result<void> set_mac(const MacAddress& mac) override;
     Result<void> set_mtu(u32 mtu) override;
     void detached() override;
+    void port_changed() override;
     std::string_view kind() const override { return "bridge"; }
     std::string_view driver() const override { return "bridge"; }
 
@@ -31,8 +32,6 @@ public:
     Result<void> add_port(Stack& stack, Interface& port);
     void remove_port(Stack& stack, Interface& port);
     Ref<BridgePort> port_of(const Interface& interface);
-    // A port, or something of it that counts here, changed.
-    void port_changed();
     BridgeTable table;
 
 private:

@@ -56,6 +56,7 @@ public:
     // Copies the first one for a peek: at most `bytes` of its data; null: nothing is there.
     QueuedMessage* peek(usize bytes);
     bool has_data() const { return head_ != nullptr; }
+    u64 queued_bytes() const { return queued_bytes_; }
     bool has_room() const { return queued_bytes_ <= receive_buffer; }
     u32 next_length();
     void set_error(int error);

@@ -1,0 +1,157 @@
+// /proc/net and /proc/sys/net: proc(5), ip(7), tcp(7). In a network namespace of its own.
+#include <fstream>
+#include <sched.h>
+#include <sstream>
+#include <string>
+#include <unistd.h>
+
+#include <arpa/inet.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "tests/guest/check.hpp"
+
+namespace {
+
+std::string text_of(const std::string& path) {
+    std::ifstream file(path);
+    CHECK(file.good());
+    std::ostringstream out;
+    out << file.rdbuf();
+    return out.str();
+}
+
+int store(const std::string& path, const std::string& text) {
+    std::ofstream file(path);
+    CHECK(file.good());
+    file << text;
+    file.flush();
+    return file.good() ? 0 : -1;
+}
+
+// Whether a line has all of these.
+bool has_line(const std::string& text, const std::string& first, const std::string& second = "") {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);)
+        if (line.find(first) != std::string::npos && line.find(second) != std::string::npos)
+            return true;
+    return false;
+}
+
+void own_network() {
+    CHECK(unshare(CLONE_NEWNET) == 0);
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    ifreq request{};
+    std::strcpy(request.ifr_name, "lo");
+    request.ifr_flags = IFF_UP;
+    CHECK(ioctl(fd, SIOCSIFFLAGS, &request) == 0);
+    close(fd);
+}
+
+sockaddr_in loopback(int port) {
+    sockaddr_in out{};
+    out.sin_family = AF_INET;
+    out.sin_port = htons(static_cast<uint16_t>(port));
+    out.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return out;
+}
+
+std::string inode_of(int fd) {
+    struct stat info {};
+    CHECK(fstat(fd, &info) == 0);
+    return " " + std::to_string(info.st_ino) + " ";
+}
+
+void interfaces() {
+    const std::string dev = text_of("/proc/net/dev");
+    CHECK(has_line(dev, "Inter-|   Receive"));
+    CHECK(has_line(dev, "    lo:"));
+    CHECK(has_line(text_of("/proc/self/net/if_inet6"), "00000000000000000000000000000001 01 80 10 "
+                                                       "80       lo"));
+    CHECK(has_line(text_of("/proc/net/route"), "Iface\tDestination\tGateway"));
+    CHECK(has_line(text_of("/proc/net/arp"), "IP address       HW type"));
+}
+
+void sockets() {
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    const sockaddr_in at = loopback(4711);
+    CHECK(bind(listener, reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    CHECK(listen(listener, 5) == 0);
+    // 4711 is 1267 in hexadecimal; 0A is LISTEN.
+    CHECK(has_line(text_of("/proc/net/tcp"), "0100007F:1267 00000000:0000 0A", inode_of(listener)));
+    const int client = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(client, reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+    CHECK(has_line(text_of("/proc/net/tcp"), " 0100007F:1267 01 ", inode_of(client)));
+    // One waits to be accepted.
+    CHECK(has_line(text_of("/proc/net/tcp"), " 0A 00000000:00000001 "));
+    const int datagrams = socket(AF_INET, SOCK_DGRAM, 0);
+    const sockaddr_in port = loopback(4712);
+    CHECK(bind(datagrams, reinterpret_cast<const sockaddr*>(&port), sizeof port) == 0);
+    CHECK(
+        has_line(text_of("/proc/net/udp"), "0100007F:1268 00000000:0000 07", inode_of(datagrams)));
+    const int raw = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+    CHECK(has_line(text_of("/proc/net/raw"), "00000000:0001 00000000:0000 07", inode_of(raw)));
+    const int other = socket(AF_INET6, SOCK_STREAM, 0);
+    CHECK(bind(other, reinterpret_cast<const sockaddr*>(&port), sizeof port) == -1);
+    CHECK(listen(other, 1) == 0);
+    CHECK(has_line(text_of("/proc/net/tcp6"), "00000000000000000000000000000000:", " 0A "));
+    CHECK(has_line(text_of("/proc/net/sockstat"), "UDP: inuse 1"));
+    CHECK(has_line(text_of("/proc/net/snmp"), "Tcp: 1 200 120000 -1 1 1 "));
+    for (const int fd : {listener, client, datagrams, raw, other})
+        close(fd);
+}
+
+void settings() {
+    const std::string ipv4 = "/proc/sys/net/ipv4/";
+    CHECK(text_of(ipv4 + "ip_forward") == "0\n");
+    CHECK(store(ipv4 + "ip_forward", "1\n") == 0);
+    CHECK(text_of(ipv4 + "conf/all/forwarding") == "1\n");
+    CHECK(store(ipv4 + "ip_forward", "0") == 0);
+    CHECK(text_of(ipv4 + "ip_local_port_range") == "32768\t60999\n");
+    CHECK(store(ipv4 + "ip_local_port_range", "40000 40009") == 0);
+    CHECK(text_of(ipv4 + "ip_local_port_range") == "40000\t40009\n");
+    CHECK(store(ipv4 + "ip_local_port_range", "5 4") == -1);
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    const sockaddr_in to = loopback(9);
+    CHECK(connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0);
+    sockaddr_in own{};
+    socklen_t length = sizeof own;
+    CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0);
+    CHECK(ntohs(own.sin_port) >= 40000 && ntohs(own.sin_port) <= 40009);
+    close(fd);
+    CHECK(text_of(ipv4 + "ip_unprivileged_port_start") == "1024\n");
+    CHECK(store(ipv4 + "ip_unprivileged_port_start", "80") == 0);
+    CHECK(text_of(ipv4 + "ip_unprivileged_port_start") == "80\n");
+    CHECK(store(ipv4 + "ip_default_ttl", "256") == -1);
+    CHECK(store(ipv4 + "tcp_syn_retries", "3") == 0 && text_of(ipv4 + "tcp_syn_retries") == "3\n");
+    CHECK(store(ipv4 + "ping_group_range", "0 100") == 0);
+    CHECK(text_of(ipv4 + "ping_group_range") == "0\t100\n");
+    CHECK(text_of("/proc/sys/net/core/somaxconn") == "4096\n");
+    CHECK(store("/proc/sys/net/core/somaxconn", "-1") == -1);
+}
+
+// What is there belongs to the namespace: another one has its own.
+void namespaces() {
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    const sockaddr_in port = loopback(4713);
+    CHECK(bind(fd, reinterpret_cast<const sockaddr*>(&port), sizeof port) == 0);
+    CHECK(has_line(text_of("/proc/net/udp"), "0100007F:1269"));
+    CHECK(unshare(CLONE_NEWNET) == 0);
+    CHECK(!has_line(text_of("/proc/self/net/udp"), "0100007F:1269"));
+    CHECK(text_of("/proc/sys/net/ipv4/ip_unprivileged_port_start") == "1024\n");
+    close(fd);
+}
+
+} // namespace
+
+int main() {
+    own_network();
+    interfaces();
+    sockets();
+    settings();
+    namespaces();
+    return 0;
+}
