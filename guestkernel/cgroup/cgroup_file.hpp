@@ -30,6 +30,9 @@ bool cgroup_file_present(Cgroup& group, const CgroupFileType& type);
 Result<Ref<Inode>> cgroup_file_inode(Cgroup& group, std::string_view name);
 // Forgets the inodes of controllers' files (all bits: of every file).
 void drop_cgroup_files(Cgroup& group, u32 controllers);
+void drop_pressure_files(Cgroup& group);
+// cgroup.pressure: whether its *.pressure files are there.
+bool pressure_shown(Cgroup& group);
 // Whoever polls or watches the file of this event hears of it.
 void tell_cgroup_file(Cgroup& group, CgroupEvent event);
 // The group of a directory's inode; null: it is something else.

@@ -172,6 +172,8 @@ i32 find_cgroup_file(std::string_view name) {
 bool cgroup_file_present(Cgroup& group, const CgroupFileType& type) {
     if (type.where == (group.is_root() ? CgroupFileType::NotInRoot : CgroupFileType::RootOnly))
         return false;
+    if (type.pressure != 0 && !pressure_shown(group))
+        return false;
     return type.controller == 0 || (group.controllers() & type.controller) != 0;
 }
 
@@ -203,10 +205,12 @@ Result<Ref<Inode>> cgroup_file_inode(Cgroup& group, std::string_view name) {
     return Ref<Inode>(std::move(node));
 }
 
-void drop_cgroup_files(Cgroup& group, u32 controllers) {
+namespace {
+
+template <typename Chosen>
+void drop_files(Cgroup& group, Chosen&& chosen) {
     for (usize i = 0; i < group.files.size(); i++) {
-        if (!group.files[i] ||
-            (controllers != ~0u && (cgroup_file_type(i).controller & controllers) == 0))
+        if (!group.files[i] || !chosen(cgroup_file_type(i)))
             continue;
         Ref<Inode> gone;
         {
@@ -217,6 +221,18 @@ void drop_cgroup_files(Cgroup& group, u32 controllers) {
         node.events.fetch_add(1);
         node.changed.wake_all(POLLERR | POLLPRI);
     }
+}
+
+} // namespace
+
+void drop_cgroup_files(Cgroup& group, u32 controllers) {
+    drop_files(group, [&](const CgroupFileType& type) {
+        return controllers == ~0u || (type.controller & controllers) != 0;
+    });
+}
+
+void drop_pressure_files(Cgroup& group) {
+    drop_files(group, [](const CgroupFileType& type) { return type.pressure != 0; });
 }
 
 void tell_cgroup_file(Cgroup& group, CgroupEvent event) {

@@ -153,6 +153,43 @@ List show_memory_stat(TextBuilder& out, Cgroup& group) {
     return {};
 }
 
+// All memory is node 0's.
+List show_numa_stat(TextBuilder& out, Cgroup& group) {
+    TextBuilder all;
+    TRY(show_memory_stat(all, group));
+    std::string_view text = all.view();
+    while (!text.empty()) {
+        const std::string_view line = text.substr(0, text.find('\n'));
+        text.remove_prefix(line.size() + 1);
+        const usize blank = line.find(' ');
+        static constexpr std::string_view by_node[] = {"anon",
+                                                       "file",
+                                                       "kernel_stack",
+                                                       "pagetables",
+                                                       "sec_pagetables",
+                                                       "shmem",
+                                                       "file_mapped",
+                                                       "file_dirty",
+                                                       "file_writeback",
+                                                       "swapcached",
+                                                       "inactive_anon",
+                                                       "active_anon",
+                                                       "inactive_file",
+                                                       "active_file",
+                                                       "unevictable",
+                                                       "slab_reclaimable",
+                                                       "slab_unreclaimable"};
+        for (const std::string_view name : by_node)
+            if (line.substr(0, blank) == name) {
+                out.append(name);
+                out.append(" N0=");
+                out.append(line.substr(blank + 1));
+                out.append("\n");
+            }
+    }
+    return {};
+}
+
 // There is no swap: nothing is ever there, and limits limit nothing.
 List show_nothing(TextBuilder& out, Cgroup&) {
     out.append("0\n");
@@ -199,6 +236,7 @@ constexpr CgroupFileType memory_table[] = {
     MEMORY_WRITE("memory.low", show_figure<&MemoryGroup::low>, store_figure<&MemoryGroup::low>),
     MEMORY_WRITE("memory.max", show_figure<&MemoryGroup::max>, store_max),
     MEMORY_WRITE("memory.min", show_figure<&MemoryGroup::min>, store_figure<&MemoryGroup::min>),
+    {.name = "memory.numa_stat", .mode = 0444, .controller = memory_bit, .show = show_numa_stat},
     MEMORY_WRITE("memory.oom.group", show_oom_group, store_oom_group),
     MEMORY_READ("memory.peak", show_figure<&MemoryGroup::peak>),
     {.name = "memory.reclaim",

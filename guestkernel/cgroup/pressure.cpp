@@ -55,6 +55,7 @@ struct Kind {
 struct PressureGroup {
     SpinLock lock{LockRank::Leaf};
     Kind kinds[pressure_kinds];
+    base::Atomic<bool> hidden{false}; // cgroup.pressure
 };
 
 struct PressureTrigger {
@@ -280,7 +281,27 @@ Result<void> show_one(TextBuilder& out, Cgroup& group) {
     return {};
 }
 
+Result<void> show_shown(TextBuilder& out, Cgroup& group) {
+    out.append(figures(&group).hidden.load() ? "0\n" : "1\n");
+    return {};
+}
+
+// What is hidden is not watched any more; its files come back as new ones.
+Result<void> store_shown(Cgroup& group, std::string_view text) {
+    if (text != "0" && text != "1")
+        return fail(text.size() == 1 && text[0] >= '2' && text[0] <= '9' ? ERANGE : EINVAL);
+    figures(&group).hidden.store(text == "0");
+    if (text == "0")
+        drop_pressure_files(group);
+    return {};
+}
+
 constexpr CgroupFileType pressure_table[] = {
+    {.name = "cgroup.pressure",
+     .mode = 0644,
+     .show = show_shown,
+     .store = store_shown,
+     .where = CgroupFileType::NotInRoot},
     {.name = "cpu.pressure", .mode = 0644, .show = show_one<PressureKind::Cpu>, .pressure = 3},
     {.name = "io.pressure", .mode = 0644, .show = show_one<PressureKind::Io>, .pressure = 1},
     {.name = "memory.pressure",
@@ -290,6 +311,10 @@ constexpr CgroupFileType pressure_table[] = {
 };
 
 } // namespace
+
+bool pressure_shown(Cgroup& group) {
+    return group.is_root() || group.pressure == nullptr || !group.pressure->hidden.load();
+}
 
 std::span<const CgroupFileType> pressure_files() {
     return pressure_table;

@@ -418,6 +418,15 @@ void test_pressure() {
     }
     const std::string a = make("a");
     CHECK(has(slurp(a + "/memory.pressure"), "full avg10=0.00 avg60=0.00 avg300=0.00 total=0"));
+    // They can be hidden, group by group.
+    CHECK(slurp(a + "/cgroup.pressure") == "1\n");
+    CHECK(put(a + "/cgroup.pressure", "0") == 0);
+    CHECK(slurp(a + "/cgroup.pressure") == "0\n");
+    CHECK_FAILS(access((a + "/memory.pressure").c_str(), F_OK), ENOENT);
+    CHECK_FAILS(put(a + "/cgroup.pressure", "x"), EINVAL);
+    CHECK_FAILS(put(a + "/cgroup.pressure", "2"), ERANGE);
+    CHECK(put(a + "/cgroup.pressure", "1") == 0);
+    CHECK(access((a + "/memory.pressure").c_str(), F_OK) == 0);
     const int fd = open((a + "/memory.pressure").c_str(), O_RDWR | O_CLOEXEC);
     CHECK(fd >= 0);
     const auto ask = [fd](const char* text) { return write(fd, text, strlen(text)); };
