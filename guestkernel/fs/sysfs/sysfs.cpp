@@ -84,6 +84,9 @@ constexpr TableEntry topology_entries[] = {
     {.name = "core_cpus_list", .mode = file, .show = show_core_id},
     {.name = "core_siblings", .mode = file, .show = show_package_mask},
     {.name = "core_siblings_list", .mode = file, .show = show_all_cpus},
+    {.name = "die_cpus", .mode = file, .show = show_package_mask},
+    {.name = "die_cpus_list", .mode = file, .show = show_all_cpus},
+    {.name = "die_id", .mode = file, .text = "0\n"},
     {.name = "package_cpus", .mode = file, .show = show_package_mask},
     {.name = "package_cpus_list", .mode = file, .show = show_all_cpus},
     {.name = "physical_package_id", .mode = file, .text = "0\n"},
@@ -211,12 +214,18 @@ TableContext with_cpu(TableContext of, i32 number) {
 }
 constexpr TableNumbers cpu_numbers = {"cpu", next_cpu, cpu_exists, with_cpu, &cpu_entry};
 
+constexpr TableEntry smt_entries[] = {
+    {.name = "active", .mode = file, .text = "0\n"},
+    {.name = "control", .mode = file, .text = "notsupported\n"},
+};
 constexpr TableEntry cpus_entries[] = {
+    {.name = "isolated", .mode = file, .text = "\n"},
     {.name = "kernel_max", .mode = file, .text = "63\n"},
     {.name = "offline", .mode = file, .text = "\n"},
     {.name = "online", .mode = file, .show = show_online},
     {.name = "possible", .mode = file, .show = show_all_cpus},
     {.name = "present", .mode = file, .show = show_all_cpus},
+    {.name = "smt", .mode = directory, .children = smt_entries},
 };
 Result<void> show_node_meminfo(TextBuilder& out, const TableContext&) {
     const MemoryStats m = memory_stats();
@@ -247,11 +256,21 @@ constexpr TableEntry node0_entries[] = {
 };
 constexpr TableEntry node_entries[] = {
     {.name = "has_cpu", .mode = file, .text = "0\n"},
+    {.name = "has_memory", .mode = file, .text = "0\n"},
+    {.name = "has_normal_memory", .mode = file, .text = "0\n"},
     {.name = "node0", .mode = directory, .children = node0_entries},
     {.name = "online", .mode = file, .text = "0\n"},
     {.name = "possible", .mode = file, .text = "0\n"},
 };
+constexpr TableEntry clock_entries[] = {
+    {.name = "available_clocksource", .mode = file, .text = "tsc \n"},
+    {.name = "current_clocksource", .mode = file, .text = "tsc\n"},
+};
+constexpr TableEntry clocks_entries[] = {
+    {.name = "clocksource0", .mode = directory, .children = clock_entries},
+};
 constexpr TableEntry system_entries[] = {
+    {.name = "clocksource", .mode = directory, .children = clocks_entries},
     {.name = "cpu", .mode = directory, .children = cpus_entries, .numbers = &cpu_numbers},
     {.name = "node", .mode = directory, .children = node_entries},
 };
@@ -262,6 +281,7 @@ constexpr TableEntry devices_entries[] = {
 constexpr TableEntry huge_page_entries[] = {
     {.name = "defrag", .mode = file, .text = "always defer defer+madvise madvise [never]\n"},
     {.name = "enabled", .mode = file, .text = "always madvise [never]\n"},
+    {.name = "hpage_pmd_size", .mode = file, .text = "2097152\n"},
     {.name = "shmem_enabled",
      .mode = file,
      .text = "always within_size advise [never] deny force\n"},
@@ -271,7 +291,16 @@ constexpr TableEntry mm_entries[] = {
     {.name = "hugepages", .mode = directory},
     {.name = "transparent_hugepage", .mode = directory, .children = huge_page_entries},
 };
+// What of a delegated group's files its new owner may be given (cgroups(7)).
+constexpr TableEntry cgroup_entries[] = {
+    {.name = "delegate",
+     .mode = file,
+     .text = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\nmemory.oom.group\n"
+             "memory.reclaim\n"},
+    {.name = "features", .mode = file, .text = "nsdelegate\n"},
+};
 constexpr TableEntry kernel_entries[] = {
+    {.name = "cgroup", .mode = directory, .children = cgroup_entries},
     {.name = "mm", .mode = directory, .children = mm_entries},
 };
 constexpr TableEntry fs_entries[] = {
@@ -281,11 +310,18 @@ constexpr TableEntry class_entries[] = {
     {.name = "net", .mode = directory},
 };
 
+constexpr TableEntry dev_entries[] = {
+    {.name = "block", .mode = directory},
+    {.name = "char", .mode = directory},
+};
+
 constexpr TableEntry root_children[] = {
     {.name = "block", .mode = directory},
     {.name = "bus", .mode = directory},
     {.name = "class", .mode = directory, .children = class_entries},
+    {.name = "dev", .mode = directory, .children = dev_entries},
     {.name = "devices", .mode = directory, .children = devices_entries},
+    {.name = "firmware", .mode = directory},
     {.name = "fs", .mode = directory, .children = fs_entries},
     {.name = "kernel", .mode = directory, .children = kernel_entries},
     {.name = "module", .mode = directory},
