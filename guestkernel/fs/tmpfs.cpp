@@ -80,13 +80,25 @@ bool parse_option(std::string_view option, TmpfsSuperblock::Options& out) {
     if (name == "mode" || name == "uid" || name == "gid") {
         if (!parse_number(value, name == "mode" ? 8 : 10, number, rest) || !rest.empty())
             return false;
-        (name == "mode" ? out.mode : name == "uid" ? out.uid : out.gid) = static_cast<u32>(number);
-        return true;
+        if (number > ~u32{0})
+            return false;
+        if (name == "mode") {
+            out.mode = static_cast<u32>(number) & mode_permissions;
+            return true;
+        }
+        // Numbers of who mounts it.
+        const Credentials* who = current_credentials();
+        const u32 id = to_global_id(who == nullptr ? nullptr : who->user_ns.get(), name == "gid",
+                                    static_cast<u32>(number));
+        (name == "uid" ? out.uid : out.gid) = id;
+        return id != ~u32{0};
     }
-    // Accepted without effect: there are no huge pages, no swap and no NUMA here, and numbers have
-    // 64 bits.
-    return name == "huge" || name == "inode64" || name == "inode32" || name == "noswap" ||
-           name == "mpol" || name.empty();
+    // Without effect: there are no huge pages, no swap and no NUMA here, and numbers have 64 bits.
+    if (name == "huge")
+        return value == "never" || value == "always" || value == "within_size" || value == "advise";
+    if (name == "mpol")
+        return !value.empty();
+    return option.empty() || option == "inode64" || option == "inode32" || option == "noswap";
 }
 
 Result<void> parse_options(std::string_view options, TmpfsSuperblock::Options& out) {
