@@ -14,6 +14,8 @@ struct ClockParameters {
     i64 realtime_offset;
 };
 ClockParameters clock_parameters();
+// Moves CLOCK_REALTIME a little.
+void slew_realtime_ns(i64 by);
 void run_timers(); // Softirq::Timers, on the running CPU
 
 } // namespace kernel

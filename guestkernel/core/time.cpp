@@ -59,6 +59,10 @@ void set_realtime_ns(i64 now) {
     clock.realtime_offset.store(now - static_cast<i64>(monotonic_ns()));
 }
 
+void slew_realtime_ns(i64 by) {
+    clock.realtime_offset.fetch_add(by);
+}
+
 // A pairing heap by deadline. A node's `left_` is its first child, `right_` its next sibling,
 // `parent_` the previous sibling or, for a first child, the parent.
 class TimerQueue {

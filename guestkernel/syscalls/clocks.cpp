@@ -5,6 +5,7 @@
 #include <linux/times.h>
 #include <linux/timex.h>
 
+#include "guestkernel/core/clock_discipline.hpp"
 #include "guestkernel/core/vdso.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/event_files.hpp"
@@ -123,23 +124,11 @@ void set_clock(i64 now_ns) {
     wall_clock_was_set();
 }
 
-// The clock is the host's, steered there: programs may look.
-Result<long> read_timex(u64 address) {
-    TRY(const ::__kernel_timex given, UserPtr<const ::__kernel_timex>(address).copy_in());
-    if (given.modes != 0 && given.modes != ADJ_OFFSET_SS_READ)
-        return fail(EPERM);
-    ::__kernel_timex out = {};
-    const auto now = static_cast<u64>(realtime_ns());
-    out.status = STA_UNSYNC;
-    out.maxerror = out.esterror = 16'000'000;
-    out.constant = 2;
-    out.precision = 1;
-    out.tolerance = 32'768'000;
-    out.tick = 10'000;
-    out.time.tv_sec = static_cast<i64>(now / nanoseconds_per_second);
-    out.time.tv_usec = static_cast<i64>(now % nanoseconds_per_second / 1000);
-    TRY(UserPtr<::__kernel_timex>(address).copy_out(out));
-    return TIME_ERROR;
+Result<long> steer_clock(u64 address) {
+    TRY(::__kernel_timex timex, UserPtr<::__kernel_timex>(address).copy_in());
+    TRY(const int answer, discipline_clock(timex, capable(CAP_SYS_TIME)));
+    TRY(UserPtr<::__kernel_timex>(address).copy_out(timex));
+    return answer;
 }
 
 } // namespace
@@ -196,11 +185,11 @@ Result<long> sys_clock_settime(Task&, i32 clock, u64 time) {
 Result<long> sys_clock_adjtime(Task&, i32 clock, u64 timex) {
     if (clock != CLOCK_REALTIME)
         return fail(clock_now_ns(clock) ? EOPNOTSUPP : EINVAL);
-    return read_timex(timex);
+    return steer_clock(timex);
 }
 
 Result<long> sys_adjtimex(Task&, u64 timex) {
-    return read_timex(timex);
+    return steer_clock(timex);
 }
 
 Result<long> sys_gettimeofday(Task&, u64 time, u64 zone) {

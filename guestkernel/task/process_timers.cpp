@@ -5,6 +5,7 @@
 #include <linux/signal.h>
 #include <linux/time.h>
 
+#include "guestkernel/core/clock_discipline.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/process.hpp"
@@ -508,8 +509,9 @@ Result<u64> clock_now_ns(i32 clock) {
     case CLOCK_REALTIME:
     case CLOCK_REALTIME_COARSE:
     case CLOCK_REALTIME_ALARM:
-    case CLOCK_TAI:
         return static_cast<u64>(realtime_ns());
+    case CLOCK_TAI:
+        return static_cast<u64>(realtime_ns() + tai_offset() * i64{nanoseconds_per_second});
     case CLOCK_MONOTONIC:
     case CLOCK_MONOTONIC_RAW:
     case CLOCK_MONOTONIC_COARSE:
@@ -528,7 +530,8 @@ Result<u64> clock_now_ns(i32 clock) {
 u64 to_monotonic_deadline(i32 clock, u64 value_ns) {
     if (clock != CLOCK_REALTIME && clock != CLOCK_TAI && clock != CLOCK_REALTIME_ALARM)
         return without_clock_offset(clock, value_ns);
-    const auto now = static_cast<u64>(realtime_ns());
+    const i64 tai = clock == CLOCK_TAI ? tai_offset() * i64{nanoseconds_per_second} : 0;
+    const auto now = static_cast<u64>(realtime_ns() + tai);
     const u64 monotonic = monotonic_ns();
     return value_ns > now ? saturating_add(monotonic, value_ns - now) : monotonic;
 }

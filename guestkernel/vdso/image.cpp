@@ -49,6 +49,8 @@ const VdsoImage& vdso_image() {
 }
 
 void update_vdso_clock() {
+    static constinit SpinLock lock{LockRank::Leaf};
+    SpinGuard guard(lock); // two at once would show each other's halves
     const ClockParameters now = clock_parameters();
     __atomic_fetch_add(&data->sequence, 1, __ATOMIC_SEQ_CST);
     data->base_tsc = now.base_tsc;

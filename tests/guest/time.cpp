@@ -3,6 +3,7 @@
 // clock_getcpuclockid(3).
 #include <csignal>
 #include <ctime>
+#include <functional>
 #include <initializer_list>
 #include <poll.h>
 #include <pthread.h>
@@ -43,6 +44,76 @@ void burn(long ns) {
     while (now(CLOCK_THREAD_CPUTIME_ID) < end)
         for (int i = 0; i < 1000; ++i)
             asm volatile("");
+}
+
+// adjtimex(2): what is asked for is kept and shown; all that is changed is changed back. Where not
+// even root may (a container without CAP_SYS_TIME) all of it is refused.
+void steering() {
+    const auto adjust = [](unsigned modes, const std::function<void(timex&)>& fill) {
+        timex wanted = {};
+        wanted.modes = modes;
+        fill(wanted);
+        errno = 0;
+        const int answer = adjtimex(&wanted);
+        if (answer < 0)
+            wanted.status = -errno;
+        return wanted;
+    };
+    const timex before = adjust(0, [](timex&) {});
+    timex after = adjust(ADJ_ESTERROR, [](timex& t) { t.esterror = 12345; });
+    timex bad = adjust(ADJ_TICK, [](timex& t) { t.tick = 5; });
+    if (after.status == -EPERM) {
+        CHECK(bad.status == -EPERM);
+        return;
+    }
+    CHECK(after.status >= 0 && after.esterror == 12345);
+    CHECK(bad.status == -EINVAL);
+    bad = adjust(ADJ_SETOFFSET, [](timex& t) { t.time.tv_usec = 1'000'000; });
+    CHECK(bad.status == -EINVAL);
+    bad = adjust(ADJ_SETOFFSET | ADJ_NANO, [](timex& t) { t.time.tv_usec = 1'000'000'000; });
+    CHECK(bad.status == -EINVAL);
+    bad = adjust(0x8000, [](timex&) {});
+    CHECK(bad.status == -EINVAL);
+    CHECK(adjust(ADJ_MAXERROR, [](timex& t) { t.maxerror = 77; }).maxerror == 77);
+    after = adjust(ADJ_STATUS, [&](timex& t) { t.status = STA_PLL | STA_UNSYNC; });
+    CHECK((after.status & (STA_PLL | STA_UNSYNC)) == (STA_PLL | STA_UNSYNC));
+    // A constant counts four more in microseconds, and no more than ten.
+    after = adjust(ADJ_TIMECONST | ADJ_MICRO, [](timex& t) { t.constant = 3; });
+    CHECK(after.constant == 7);
+    after = adjust(ADJ_TIMECONST | ADJ_NANO, [](timex& t) { t.constant = 3; });
+    CHECK(after.constant == 3 && (after.status & STA_NANO) != 0);
+    CHECK(after.time.tv_usec < 1'000'000'000);
+    after = adjust(ADJ_FREQUENCY, [](timex& t) { t.freq = 600L << 16; });
+    CHECK(after.freq == 500L << 16 && after.tolerance == 500L << 16);
+    after = adjust(ADJ_FREQUENCY, [&](timex& t) { t.freq = before.freq; });
+    CHECK(after.freq == before.freq);
+    after = adjust(ADJ_TAI, [](timex& t) { t.constant = 37; });
+    CHECK(after.tai == 37);
+    const long wall = now(CLOCK_REALTIME), atomic = now(CLOCK_TAI);
+    CHECK(atomic - wall >= 37 * second && atomic - wall < 40 * second);
+    // adjtime(3): what was left of the last one.
+    after = adjust(ADJ_OFFSET_SINGLESHOT, [](timex& t) { t.offset = 1000; });
+    after = adjust(ADJ_OFFSET_SS_READ, [](timex&) {});
+    CHECK(after.offset > 0 && after.offset <= 1000);
+    after = adjust(ADJ_OFFSET_SINGLESHOT, [](timex& t) { t.offset = 0; });
+    // A step, and back; a small one, since others live by this clock.
+    const long first = now(CLOCK_REALTIME) - now(CLOCK_MONOTONIC);
+    after = adjust(ADJ_SETOFFSET | ADJ_NANO, [](timex& t) { t.time.tv_usec = 3'000'000; });
+    CHECK(now(CLOCK_REALTIME) - now(CLOCK_MONOTONIC) > first + 2'500'000 - millisecond);
+    after = adjust(ADJ_SETOFFSET | ADJ_NANO, [](timex& t) {
+        t.time.tv_sec = -1;
+        t.time.tv_usec = second - 3'000'000;
+    });
+    const unsigned unit = (before.status & STA_NANO) != 0 ? ADJ_NANO : ADJ_MICRO;
+    after = adjust(ADJ_STATUS | ADJ_ESTERROR | ADJ_MAXERROR | ADJ_TAI | unit, [&](timex& t) {
+        t.status = before.status;
+        t.esterror = before.esterror;
+        t.maxerror = before.maxerror;
+        t.constant = before.tai;
+    });
+    after = adjust(ADJ_TIMECONST | ADJ_NANO, [&](timex& t) { t.constant = before.constant; });
+    after = adjust(unit, [](timex&) {});
+    CHECK(after.constant == before.constant && after.tai == before.tai);
 }
 
 void clocks() {
@@ -116,6 +187,7 @@ void clocks() {
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     timex state = {};
     CHECK(adjtimex(&state) >= 0 && state.tick >= 9000 && state.tick <= 11000);
+    steering();
     CHECK(state.time.tv_sec >= seconds);
     state = {};
     CHECK(syscall(SYS_clock_adjtime, CLOCK_REALTIME, &state) >= 0);
