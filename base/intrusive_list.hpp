@@ -57,6 +57,10 @@ public:
     void remove(T& item) { (item.*Node).unlink(); }
     T* next(T& item) { return (item.*Node).next == &head_ ? nullptr : owner((item.*Node).next); }
 
+    T* previous(T& item) {
+        return (item.*Node).prev == &head_ ? nullptr : owner((item.*Node).prev);
+    }
+
     class Iterator {
     public:
         explicit Iterator(ListNode* at) : at_(at) {}

@@ -44,7 +44,8 @@ Result<Ref<Inode>> create_entry(PathWalker& walker, u32 kind, Make&& make) {
         TRY(made, make(directory, walker.last_name()));
         TRY(DentryCache::insert(parent, walker.last_name(), made));
     }
-    notify_event(directory, IN_CREATE | (is_directory ? u32{IN_ISDIR} : 0u), walker.last_name());
+    notify_entry(parent, IN_CREATE | (is_directory ? u32{IN_ISDIR} : 0u), walker.last_name(),
+                 made.get());
     return made;
 }
 
@@ -191,7 +192,7 @@ Result<void> remove_file(int directory, std::string_view name) {
         DentryCache::remove(*child);
     }
     notify_event(*inode, IN_ATTRIB, {});
-    notify_event(holder, IN_DELETE, walker.last_name());
+    notify_entry(parent, IN_DELETE, walker.last_name(), inode.get());
     return {};
 }
 
@@ -221,7 +222,7 @@ Result<void> remove_directory(int directory, std::string_view name) {
         DentryCache::remove(*child);
     }
     notify_event(*inode, IN_DELETE_SELF | IN_ISDIR, {});
-    notify_event(holder, IN_DELETE | IN_ISDIR, walker.last_name());
+    notify_entry(parent, IN_DELETE | IN_ISDIR, walker.last_name(), inode.get());
     return {};
 }
 

@@ -8,14 +8,20 @@
 
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/locks.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/notify.hpp"
+#include "guestkernel/fs/open_files.hpp"
 
 namespace kernel {
 
+constinit base::Atomic<u32> open_files{0};
+
 File::File(Path path, Ref<Inode> inode, u32 flags)
-    : flags_(flags), path_(std::move(path)), inode_(std::move(inode)) {}
+    : flags_(flags), path_(std::move(path)), inode_(std::move(inode)) {
+    open_files.fetch_add(1, base::Order::Relaxed);
+}
 
 void File::last_reference() {
     if (epoll_items != nullptr)
@@ -26,15 +32,21 @@ void File::last_reference() {
 }
 
 File::~File() {
+    open_files.fetch_sub(1, base::Order::Relaxed);
     if (path_ && (flags_ & O_PATH) == 0)
-        notify_path(path_, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
+        notify_file(*this, writable() ? IN_CLOSE_WRITE : IN_CLOSE_NOWRITE);
     if (inode_ && inode_->file_locks != nullptr)
         release_file_locks(*this);
-    if (claim == Claim::Write) {
+    if (inode_ && inode_->leases != nullptr)
+        release_leases(*this);
+    if (claim == Claim::Read) {
+        inode_->read_count.fetch_sub(1);
+    } else if (claim == Claim::Write) {
         inode_->write_count.fetch_sub(1);
         path_.mount()->writers.fetch_sub(1);
     } else if (claim == Claim::DenyWrite) {
         inode_->write_count.fetch_add(1);
+        inode_->read_count.fetch_sub(1);
     }
 }
 
@@ -138,6 +150,10 @@ Result<void> File::set_status_flags(u32 flags) {
 
 bool File::describe(String&) {
     return false;
+}
+
+Result<void> File::describe_state(String&) {
+    return {};
 }
 
 } // namespace kernel

@@ -68,6 +68,8 @@ public:
     // What /proc/PID/fd shows for files without a path ("pipe:[12]", "anon_inode:[eventpoll]",
     // ...). False: use the path.
     virtual bool describe(String& out);
+    // The lines of its own in /proc/PID/fdinfo.
+    virtual Result<void> describe_state(String& out);
     virtual const char* type_name() const { return "file"; } // identifies subclasses: as<T>()
 
     u32 flags() const { return flags_; }
@@ -87,8 +89,10 @@ public:
     // Where the last O_APPEND write ended, set by write(): the caller's new position.
     u64 append_end = 0;
     // What open() claimed and the destructor gives back (fs/open.cpp).
-    enum class Claim : u8 { None, Write, DenyWrite };
+    enum class Claim : u8 { None, Read, Write, DenyWrite };
     Claim claim = Claim::None;
+    // Nobody hears of what is done with it: fanotify's own files.
+    bool silent = false;
 
 protected:
     void

@@ -2,6 +2,7 @@
 
 #include <linux/errno.h>
 
+#include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/lib/hash_map.hpp"
@@ -33,7 +34,9 @@ bool has_type(const Superblock& superblock, std::string_view type) {
     return superblock.type() == type;
 }
 
-bool lasting(const Superblock& superblock) {
+} // namespace
+
+bool has_file_handles(const Superblock& superblock) {
     for (const std::string_view type :
          {"tmpfs", "overlay", "virtiofs", "cgroup2", "sysfs", "devtmpfs"})
         if (has_type(superblock, type))
@@ -41,14 +44,32 @@ bool lasting(const Superblock& superblock) {
     return false;
 }
 
-} // namespace
+FileHandle encode_file_handle(const Inode& inode) {
+    FileHandle out;
+    out.words[0] = inode.number();
+    if (has_type(*inode.superblock(), "cgroup2")) {
+        out.type = type_kernfs;
+        out.bytes = sizeof out.words[0];
+    } else {
+        out.type = type_numbers;
+        out.bytes = sizeof out.words;
+        out.words[1] = inode.superblock()->device_number;
+    }
+    return out;
+}
 
 Result<FileHandle> make_file_handle(const Path& path) {
     Dentry& dentry = *path.dentry();
-    const Superblock& superblock = dentry.superblock();
-    if (!lasting(superblock))
+    if (!has_file_handles(dentry.superblock()))
         return fail(EOPNOTSUPP);
-    const u64 device = superblock.device_number;
+    TRY(remember_file_handle(dentry));
+    return encode_file_handle(*dentry.inode());
+}
+
+Result<void> remember_file_handle(Dentry& dentry) {
+    if (dentry.handle != nullptr)
+        return {};
+    const u64 device = dentry.superblock().device_number;
     const u64 number = dentry.inode()->number();
     TRY(Owned<HandleEntry> fresh, make_owned<HandleEntry>());
     fresh->device = device;
@@ -69,18 +90,20 @@ Result<FileHandle> make_file_handle(const Path& path) {
         }
         dentry.handle = found;
     }
-    FileHandle out;
-    if (has_type(superblock, "cgroup2")) {
-        out.type = type_kernfs;
-        out.bytes = sizeof number;
-        out.words[0] = number;
-    } else {
-        out.type = type_numbers;
-        out.bytes = sizeof out.words;
-        out.words[0] = number;
-        out.words[1] = device;
+    return {};
+}
+
+Result<void> describe_file_handle(const FileHandle& handle, String& out) {
+    char text[64];
+    TRY(out.append({text, log::format(text, sizeof text,
+                                      "fhandle-bytes:{x} fhandle-type:{x} f_handle:", handle.bytes,
+                                      handle.type)}));
+    for (u32 i = 0; i < handle.bytes; i++) {
+        const u64 byte = handle.words[i / 8] >> (i % 8 * 8) & 0xff;
+        const char digits[] = {"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]};
+        TRY(out.append({digits, sizeof digits}));
     }
-    return out;
+    return out.append("\n");
 }
 
 Result<Path> find_file_handle(const Path& where, const FileHandle& handle) {

@@ -15,6 +15,13 @@ struct FileHandle {
 
 // EOPNOTSUPP where files have no lasting identity (procfs, pipes, ...).
 Result<FileHandle> make_file_handle(const Path& path);
+// The same in parts: whether the file system's files have handles, how an inode's reads, and that
+// it shall be found by this name from now on.
+bool has_file_handles(const Superblock& superblock);
+FileHandle encode_file_handle(const Inode& inode);
+Result<void> remember_file_handle(Dentry& dentry);
+// "fhandle-bytes:8 fhandle-type:1 f_handle:..." with its newline, as in fdinfo.
+Result<void> describe_file_handle(const FileHandle& handle, String& out);
 // ESTALE. Requires: the caller may search anywhere (CAP_DAC_READ_SEARCH).
 Result<Path> find_file_handle(const Path& where, const FileHandle& handle);
 void forget_file_handle(Dentry& dentry); // it dies

@@ -5,6 +5,7 @@
 
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/locks.hpp"
+#include "guestkernel/fs/notify.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -17,6 +18,8 @@ Result<void> close_file(const FileTable& table, Ref<File> file) {
     auto flushed = file->flush();
     if (Inode* inode = file->inode(); inode != nullptr && inode->file_locks != nullptr)
         release_posix_locks(*inode, &table);
+    if (Inode* inode = file->inode(); inode != nullptr && inode->watches != nullptr)
+        end_directory_notice(*file, &table);
     return flushed;
 }
 

@@ -4,8 +4,10 @@
 
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/acl.hpp"
+#include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/locks.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/notify.hpp"
 
 namespace kernel {
 
@@ -26,6 +28,10 @@ TimeSpec current_time() {
 
 Superblock::Superblock() : device_number(allocate_device_number()) {}
 
+Superblock::~Superblock() {
+    forget_notify_target(this);
+}
+
 Inode::Inode(Superblock* superblock, u64 number, u32 mode)
     : mode_(mode), superblock_(superblock), number_(number) {}
 
@@ -37,6 +43,7 @@ Inode::~Inode() {
     if (watches != nullptr)
         free_inode_watches(watches);
     free_lock_state(file_locks);
+    free_lease_state(leases);
 }
 
 Result<Attributes> Inode::attributes() {

@@ -55,6 +55,7 @@ enum class AclKind : u8 { Access, Default }; // who may use it; what is created 
 
 class Superblock : public RefCounted {
 public:
+    ~Superblock() override;
     virtual Ref<Inode> root() = 0;
     virtual Result<FileSystemStats> stats() = 0;
     virtual Result<void> sync() { return {}; }
@@ -172,12 +173,14 @@ public:
     // Files open for writing, or, when negative, those that forbid it (a program that is running:
     // ETXTBSY).
     base::Atomic<i32> write_count{0};
+    base::Atomic<i32> read_count{0}; // regular files: open for reading only, programs that run too
 
     // State that other subsystems hang here, created on demand and destroyed with the inode.
     struct FifoState* fifo = nullptr;       // ipc/pipe.cpp
     struct LockState* file_locks = nullptr; // fs/locks.cpp: flock, POSIX and OFD locks
+    struct LeaseState* leases = nullptr;    // fs/leases.cpp
     struct SocketBinding* socket = nullptr; // ipc/unix_socket.cpp: a bound Unix socket
-    struct InodeWatches* watches = nullptr; // inotify
+    struct InodeWatches* watches = nullptr; // inotify, dnotify, fanotify
 
 protected:
     Ref<Superblock>

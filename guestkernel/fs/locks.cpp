@@ -26,12 +26,15 @@ struct LockState {
     HeldLock* records = nullptr; // POSIX and OFD; one owner's do not overlap
     WaitQueue waiters;
     base::Atomic<u32> generation{0}; // changes whenever a lock goes away or gets weaker
+    const Inode* inode = nullptr;
+    base::ListNode all_node;
 };
 
 namespace {
 
 // One for all inodes: these locks are rare and short, and deadlocks are looked for across files.
 constinit Mutex locks_mutex;
+constinit base::IntrusiveList<LockState, &LockState::all_node> all_states;
 
 // Who waits for whom (POSIX locks only): an entry per sleeping task, on its stack.
 struct Blocked {
@@ -86,6 +89,8 @@ Result<LockState*> state_of(Inode& inode) {
         auto* fresh = new (std::nothrow) LockState;
         if (fresh == nullptr)
             return fail(ENOMEM);
+        fresh->inode = &inode;
+        all_states.push_back(*fresh);
         inode.file_locks = fresh;
     }
     return inode.file_locks;
@@ -226,6 +231,7 @@ Result<void> lock_whole_file(File& file, LockType type, bool wait) {
                 return fail(ENOLCK);
             fresh->owner = &file;
             fresh->lock.type = type;
+            fresh->lock.pid = current_pid();
             fresh->next = state->whole;
             state->whole = fresh;
             return {};
@@ -303,7 +309,25 @@ void release_file_locks(File& file) {
 }
 
 void free_lock_state(LockState* state) {
+    if (state == nullptr)
+        return;
+    {
+        MutexGuard guard(locks_mutex);
+        state->all_node.unlink();
+    }
     delete state;
+}
+
+void each_file_lock(void (*tell)(const LockView& lock, void* context), void* context) {
+    MutexGuard guard(locks_mutex);
+    for (LockState& state : all_states) {
+        for (const HeldLock* held = state.records; held != nullptr; held = held->next)
+            tell({held->of_file ? LockView::Kind::OfFile : LockView::Kind::Posix, held->owner,
+                  state.inode, held->lock},
+                 context);
+        for (const HeldLock* held = state.whole; held != nullptr; held = held->next)
+            tell({LockView::Kind::Whole, held->owner, state.inode, held->lock}, context);
+    }
 }
 
 } // namespace kernel

@@ -35,4 +35,13 @@ void release_posix_locks(Inode& inode, const FileTable* owner);
 void release_file_locks(File& file);
 void free_lock_state(LockState* state); // null is fine
 
+// For /proc/locks and fdinfo: calls `tell` for each lock that is held.
+struct LockView {
+    enum class Kind : u8 { Posix, OfFile, Whole } kind;
+    const void* owner; // the file table, or the file
+    const Inode* inode;
+    RecordLock lock;
+};
+void each_file_lock(void (*tell)(const LockView& lock, void* context), void* context);
+
 } // namespace kernel

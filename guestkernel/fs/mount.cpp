@@ -5,6 +5,7 @@
 #include <linux/mount.h>
 
 #include "guestkernel/fs/file_table.hpp"
+#include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/lib/hash_map.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
@@ -45,6 +46,7 @@ Mount::Mount(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags)
 }
 
 Mount::~Mount() {
+    forget_notify_target(this);
     root_ = nullptr;
     if (superblock_->mount_count.fetch_sub(1) == 1) {
         if (!superblock_->sync()) {

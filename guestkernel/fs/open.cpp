@@ -2,12 +2,14 @@
 #include "guestkernel/fs/open.hpp"
 
 #include <linux/errno.h>
+#include <linux/fanotify.h>
 #include <linux/fcntl.h>
 #include <linux/inotify.h>
 #include <linux/mount.h>
 
 #include "guestkernel/fs/attributes.hpp"
 #include "guestkernel/fs/landlock.hpp"
+#include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/permission.hpp"
@@ -103,9 +105,58 @@ Result<Ref<File>> open_inode(const Path& path, u32 flags) {
     }
 }
 
+// That a regular file is open counts on the inode and on the mount, from before it is.
+class OpenClaim {
+public:
+    OpenClaim(const Path& path, u32 flags) : path_(path), inode_(*path.dentry()->inode()) {
+        const u32 may = access_bits(flags);
+        if (inode_.is_regular())
+            kind_ = (may & may_write) != 0 ? File::Claim::Write : File::Claim::Read;
+        if ((flags & O_ACCMODE) == O_ACCMODE && kind_ == File::Claim::Read)
+            kind_ = File::Claim::None;
+    }
+    ~OpenClaim() {
+        if (!taken_)
+            return;
+        if (kind_ == File::Claim::Write) {
+            inode_.write_count.fetch_sub(1);
+            path_.mount()->writers.fetch_sub(1);
+        } else {
+            inode_.read_count.fetch_sub(1);
+        }
+    }
+    OpenClaim(const OpenClaim&) = delete;
+    OpenClaim& operator=(const OpenClaim&) = delete;
+    Result<void> take() {
+        if (kind_ == File::Claim::None)
+            return {};
+        if (kind_ == File::Claim::Write) {
+            TRY(claim_write(inode_));
+            path_.mount()->writers.fetch_add(1);
+        } else {
+            inode_.read_count.fetch_add(1);
+        }
+        taken_ = true;
+        return {};
+    }
+    // What the file system opened in its place looks after itself.
+    void give_to(File& file) {
+        if (!taken_ || file.inode() != &inode_ || !(file.path() == path_))
+            return;
+        file.claim = kind_;
+        taken_ = false;
+    }
+
+private:
+    const Path& path_;
+    Inode& inode_;
+    File::Claim kind_ = File::Claim::None;
+    bool taken_ = false;
+};
+
 } // namespace
 
-Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created) {
+Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created, bool silent) {
     if ((flags & O_PATH) != 0) {
         TRY(Ref<PathFile> place,
             make_ref<PathFile>(path, Ref<Inode>::share(path.dentry()->inode()),
@@ -116,30 +167,20 @@ Result<Ref<File>> open_checked(const Path& path, u32 flags, bool created) {
     if (!created)
         TRY(check_open(path, flags));
     TRY(landlock_check(path, landlock_access(inode, flags)));
-    const bool writes = inode.is_regular() && (access_bits(flags) & may_write) != 0;
-    if (writes) {
-        TRY(claim_write(inode));
-        path.mount()->writers.fetch_add(1);
-    }
-    auto release_claim = [&] {
-        if (writes) {
-            inode.write_count.fetch_sub(1);
-            path.mount()->writers.fetch_sub(1);
-        }
-    };
+    OpenClaim claim(path, flags);
+    TRY(claim.take());
+    if (inode.is_regular())
+        TRY(break_leases(inode, (access_bits(flags) & may_write) != 0, (flags & O_NONBLOCK) == 0));
+    if (!silent)
+        TRY(ask_to_use(path, FAN_OPEN_PERM));
     auto opened = open_inode(path, flags);
-    if (!opened) {
-        release_claim();
+    if (!opened)
         return opened;
-    }
-    if (writes && (*opened)->path() == path && (*opened)->inode() == &inode)
-        (*opened)->claim = File::Claim::Write;
-    else
-        release_claim(); // the file system opened something else in its place, which looks after
-                         // itself
+    (*opened)->silent = silent;
+    claim.give_to(**opened);
+    notify_file(**opened, IN_OPEN);
     if ((flags & O_TRUNC) != 0 && inode.is_regular() && !created)
         TRY(truncate_path(path, 0));
-    notify_path(path, IN_OPEN);
     return opened;
 }
 
@@ -269,7 +310,7 @@ Result<Ref<File>> open_walk(PathWalker& walker, u32 flags, u32 mode) {
         return fail(ENOTDIR);
     if (created)
         if (Ref<Dentry> parent = path.dentry()->parent_ref())
-            notify_event(*parent->inode(), IN_CREATE, path.dentry()->name());
+            notify_entry(*parent, IN_CREATE, path.dentry()->name(), path.dentry()->inode());
     return open_checked(path, flags, created);
 }
 
@@ -292,16 +333,22 @@ Result<Ref<File>> open_for_exec(int directory, std::string_view name, u32 at_fla
     TRY(check_permission(inode, may_exec));
     TRY(landlock_check(path, landlock_execute | landlock_read_file));
     TRY(claim_deny_write(inode));
-    auto opened = inode.open(path, O_RDONLY | O_LARGEFILE);
-    if (!opened) {
-        inode.write_count.fetch_add(1);
-        return opened;
-    }
-    if ((*opened)->inode() == &inode)
+    inode.read_count.fetch_add(1);
+    const auto open_program = [&]() -> Result<Ref<File>> {
+        TRY(break_leases(inode, false, true));
+        TRY(ask_to_use(path, FAN_OPEN_EXEC_PERM));
+        TRY(ask_to_use(path, FAN_OPEN_PERM));
+        return inode.open(path, O_RDONLY | O_LARGEFILE);
+    };
+    auto opened = open_program();
+    if (opened && (*opened)->inode() == &inode) {
         (*opened)->claim = File::Claim::DenyWrite;
-    else
+    } else {
         inode.write_count.fetch_add(1);
-    notify_path(path, IN_OPEN);
+        inode.read_count.fetch_sub(1);
+    }
+    if (opened)
+        notify_path(path, IN_OPEN | FAN_OPEN_EXEC);
     return opened;
 }
 

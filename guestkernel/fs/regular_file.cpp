@@ -1,5 +1,6 @@
 // RegularFile: read, write and map by way of the page cache.
 #include <linux/errno.h>
+#include <linux/fanotify.h>
 #include <linux/fcntl.h>
 #include <linux/fs.h>
 #include <linux/inotify.h>
@@ -32,6 +33,8 @@ Result<usize> RegularFile::read(IoBuffer& out, u64 offset) {
     PageCache* cache = inode_->page_cache();
     if (cache == nullptr)
         return fail(EINVAL);
+    if (!silent && path_)
+        TRY(ask_to_use(path_, FAN_ACCESS_PERM));
     const u64 size = inode_->file_size();
     if (offset >= size)
         return usize{0};
@@ -61,7 +64,7 @@ Result<usize> RegularFile::read(IoBuffer& out, u64 offset) {
     }
     if (done != 0) {
         note_read(*this);
-        notify_path(path_, IN_ACCESS);
+        notify_file(*this, IN_ACCESS);
     }
     return done;
 }
@@ -123,7 +126,7 @@ Result<usize> RegularFile::write(IoBuffer& in, u64 offset) {
     }
     if ((flags_ & (O_SYNC | O_DSYNC)) != 0)
         TRY(sync((flags_ & __O_SYNC) == 0));
-    notify_path(path_, IN_MODIFY);
+    notify_file(*this, IN_MODIFY);
     return done;
 }
 
@@ -154,7 +157,7 @@ Result<void> RegularFile::sync(bool) {
 
 Result<void> RegularFile::truncate(u64 size) {
     TRY(truncate_inode(*inode_, size));
-    notify_path(path_, IN_MODIFY);
+    notify_file(*this, IN_MODIFY);
     return {};
 }
 

@@ -1,5 +1,6 @@
 // rename(2): two directories at once.
 #include <linux/errno.h>
+#include <linux/fanotify.h>
 #include <linux/fs.h>
 #include <linux/inotify.h>
 
@@ -128,8 +129,16 @@ Result<bool> rename_locked(const Names& names, Dentry& source, Dentry& target, u
 void notify_rename(const Names& names, Inode& moved, Inode* other, u32 flags) {
     const u32 cookie = next_cookie.fetch_add(1, base::Order::Relaxed);
     const u32 kind = moved.is_directory() ? u32{IN_ISDIR} : 0u;
-    notify_event(*names.old_parent.inode(), IN_MOVED_FROM | kind, names.old_name, cookie);
-    notify_event(*names.new_parent.inode(), IN_MOVED_TO | kind, names.new_name, cookie);
+    notify_rename_pair({.mask = FAN_RENAME | kind,
+                        .name = names.old_name,
+                        .directory = names.old_parent.inode(),
+                        .directory_place = &names.old_parent,
+                        .object = &moved,
+                        .entry = true,
+                        .new_directory = &names.new_parent,
+                        .new_name = names.new_name});
+    notify_entry(names.old_parent, IN_MOVED_FROM | kind, names.old_name, &moved, cookie);
+    notify_entry(names.new_parent, IN_MOVED_TO | kind, names.new_name, &moved, cookie);
     notify_event(moved, IN_MOVE_SELF, {});
     if (other != nullptr && (flags & RENAME_EXCHANGE) == 0)
         notify_event(*other, IN_ATTRIB, {});

@@ -6,6 +6,7 @@
 #include <linux/errno.h>
 #include <linux/eventpoll.h>
 
+#include "guestkernel/fs/fdinfo.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 
@@ -328,6 +329,34 @@ Result<Ref<File>> make_epoll_file() {
     constexpr u32 read_write = 2;
     TRY(Ref<EpollFile> file, make_ref<EpollFile>(std::move(inode), read_write));
     return Ref<File>(std::move(file));
+}
+
+Result<Ref<File>> EpollFile::target(int fd, u32 index) {
+    MutexGuard guard(epoll_mutex());
+    for (EpollItem* item = items_; item != nullptr; item = item->next)
+        if (item->fd == fd && index-- == 0 && item->file->try_add_ref())
+            return Ref<File>::adopt(item->file);
+    return fail(ENOENT);
+}
+
+Result<void> EpollFile::describe_state(String& out) {
+    MutexGuard guard(epoll_mutex());
+    for (const EpollItem* item = items_; item != nullptr; item = item->next) {
+        const Inode* inode = item->file->inode();
+        TRY(out.append("tfd: "));
+        TRY(append_padded(out, static_cast<u32>(item->fd), 10, 8, ' '));
+        TRY(out.append(" events: "));
+        TRY(append_padded(out, item->events, 16, 8, ' '));
+        TRY(out.append(" data: "));
+        TRY(append_padded(out, item->data, 16, 16, ' '));
+        TRY(append_line(out, "  pos:{} ino:{x} sdev:{x}\n", item->file->position(),
+                        inode == nullptr ? u64{0} : inode->number(),
+                        inode == nullptr || inode->superblock() == nullptr
+                            ? u64{0}
+                            : inode->superblock()->device_number));
+    }
+    guard.unlock();
+    return {};
 }
 
 } // namespace kernel

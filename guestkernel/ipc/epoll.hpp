@@ -19,6 +19,9 @@ public:
     Result<void> modify(int fd, File& file, u32 events, u64 data);
     Result<void> remove(int fd, File& file);
 
+    // A file that is watched: the one at `index` of those that were added by that number. ENOENT.
+    Result<Ref<File>> target(int fd, u32 index);
+
     struct Ready {
         u32 events;
         u64 data;
@@ -27,6 +30,7 @@ public:
     // none; 0: does not sleep) has passed, or a signal comes (EINTR).
     Result<usize> wait(std::span<Ready> out, u64 deadline_ns);
     u32 poll(PollTable* table) override;
+    Result<void> describe_state(String& out) override;
     u32 poll_locked(); // the same for who has the mutex of all epoll files
 
 private:

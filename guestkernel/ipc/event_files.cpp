@@ -4,6 +4,7 @@
 #include <linux/signalfd.h>
 #include <linux/time.h>
 
+#include "guestkernel/fs/fdinfo.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
@@ -304,6 +305,36 @@ Result<Ref<File>> make_signal_file(u64 mask, u32 flags) {
     TRY(Ref<Inode> inode, make_anonymous_inode(private_mode));
     TRY(Ref<SignalFile> file, make_ref<SignalFile>(std::move(inode), flags, mask));
     return Ref<File>(std::move(file));
+}
+
+Result<void> EventFile::describe_state(String& out) {
+    TRY(out.append("eventfd-count: "));
+    TRY(append_padded(out, count_, 16, 16, ' '));
+    return append_line(out, "\neventfd-id: {}\neventfd-semaphore: {}\n", inode()->number(),
+                       semaphore_ ? 1 : 0);
+}
+
+Result<void> TimerFile::describe_state(String& out) {
+    const Setting setting = get();
+    u64 ticks = 0;
+    {
+        SpinGuard guard(lock_);
+        const u64 now = monotonic_ns();
+        if (deadline_ != 0 && now >= deadline_)
+            ticks = interval_ == 0 ? 1 : 1 + (now - deadline_) / interval_;
+    }
+    const u32 flags = (wall_deadline_ != 0 ? 1u : 0u) | (cancel_on_set_ ? 2u : 0u);
+    TRY(append_line(out, "clockid: {}\nticks: {}\nsettime flags: 0{}\n", clock_, ticks, flags));
+    TRY(append_line(out, "it_value: ({}, {})\n", setting.first / nanoseconds_per_second,
+                    setting.first % nanoseconds_per_second));
+    return append_line(out, "it_interval: ({}, {})\n", setting.interval / nanoseconds_per_second,
+                       setting.interval % nanoseconds_per_second);
+}
+
+Result<void> SignalFile::describe_state(String& out) {
+    TRY(out.append("sigmask:\t"));
+    TRY(append_padded(out, mask_.load(), 16, 16, '0'));
+    return out.append("\n");
 }
 
 } // namespace kernel

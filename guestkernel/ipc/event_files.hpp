@@ -22,6 +22,7 @@ public:
     Result<usize> read(IoBuffer& out, u64) override;
     Result<usize> write(IoBuffer& in, u64) override;
     u32 poll(PollTable* table) override;
+    Result<void> describe_state(String& out) override;
     // Adds without waiting, as far as the counter goes: the kernel's own notifications.
     void signal(u64 count);
 
@@ -40,6 +41,7 @@ public:
     const char* type_name() const override { return file_type; }
     Result<usize> read(IoBuffer& out, u64) override;
     u32 poll(PollTable* table) override;
+    Result<void> describe_state(String& out) override;
 
     struct Setting { // nanoseconds; `first` relative to now, 0: disarmed
         u64 interval, first;
@@ -77,6 +79,7 @@ public:
     const char* type_name() const override { return file_type; }
     Result<usize> read(IoBuffer& out, u64) override;
     u32 poll(PollTable* table) override;
+    Result<void> describe_state(String& out) override;
     void set_mask(u64 mask) { mask_.store(mask); }
 
 private:

@@ -13,7 +13,8 @@ namespace {
 
 constexpr int sigio = 29, sigurg = 23;
 // si_code of a file's signal (sigaction(2)).
-constexpr i32 code_in = 1, code_out = 2, code_error = 4, code_urgent = 5, code_hang_up = 6;
+constexpr i32 code_in = 1, code_out = 2, code_message = 3, code_error = 4, code_urgent = 5,
+              code_hang_up = 6;
 
 } // namespace
 
@@ -75,6 +76,18 @@ void FileOwner::get(Kind& kind, i32& number) {
     MutexGuard guard(mutex_);
     kind = kind_;
     number = number_;
+}
+
+Result<void> FileOwner::set_if_none() {
+    Kind kind = Kind::Process;
+    i32 number = 0;
+    get(kind, number);
+    return number != 0 ? Result<void>() : set(Kind::Process, current_pid());
+}
+
+void FileOwner::forget() {
+    (void)set(Kind::Process, 0); // cannot fail
+    signal_ = 0;
 }
 
 Result<void> FileOwner::arm(File& file, int fd) {
@@ -144,8 +157,26 @@ void FileOwner::tell_urgent() {
 }
 
 void FileOwner::tell(u32 events) {
+    {
+        MutexGuard guard(mutex_);
+        if (!armed_)
+            return;
+    }
+    const i32 code = (events & poll_in) != 0    ? code_in
+                     : (events & poll_out) != 0 ? code_out
+                     : (events & poll_pri) != 0 ? code_urgent
+                     : (events & poll_hup) != 0 ? code_hang_up
+                                                : code_error;
+    send(code, events, fd_);
+}
+
+void FileOwner::tell_message(int fd) {
+    send(code_message, poll_in | poll_rdnorm | poll_msg, fd);
+}
+
+void FileOwner::send(i32 code, i64 band, int fd) {
     MutexGuard guard(mutex_);
-    if (!armed_ || !permitted_)
+    if (!permitted_)
         return;
     const Ref<Process> process = process_;
     const Ref<Task> task = task_;
@@ -160,22 +191,18 @@ void FileOwner::tell(u32 events) {
     if (number != 0) {
         info = {};
         info.signo = number;
-        info.code = (events & poll_in) != 0    ? code_in
-                    : (events & poll_out) != 0 ? code_out
-                    : (events & poll_pri) != 0 ? code_urgent
-                    : (events & poll_hup) != 0 ? code_hang_up
-                                               : code_error;
-        info.poll.band = events;
-        info.poll.fd = fd_;
+        info.code = code;
+        info.poll.band = band;
+        info.poll.fd = fd;
     }
-    const auto send = [&](const SignalInfo& what) {
+    const auto deliver_info = [&](const SignalInfo& what) {
         return task      ? send_signal_info(*task, SignalTarget::Thread, what)
                : process ? send_signal_info(*process, what)
                          : Result<void>();
     };
     // fcntl(2), F_SETSIG: when the queue of real-time signals is full, SIGIO instead.
-    if (!send(info) && number != 0)
-        (void)send(kernel_signal(sigio));
+    if (!deliver_info(info) && number != 0)
+        (void)deliver_info(kernel_signal(sigio));
 }
 
 } // namespace kernel

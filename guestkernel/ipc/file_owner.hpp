@@ -19,6 +19,9 @@ public:
     // no signal will come.
     Result<void> set(Kind kind, i32 number);
     void get(Kind& kind, i32& number);
+    // The running process, unless there is one: who takes a lease hears of its end.
+    Result<void> set_if_none();
+    void forget();                                    // nobody, and SIGIO again
     void set_signal(int signal) { signal_ = signal; } // zero: SIGIO without more
     int signal() const { return signal_; }
     // O_ASYNC: from now on, telling of it as `fd`; or no longer.
@@ -26,6 +29,9 @@ public:
     void disarm();
     // Urgent data came: SIGURG for the owner, armed or not. Any spin lock may be held.
     static void tell_urgent(File& file);
+    // Sends the signal now, about `fd`: a lease is broken, a directory changed (POLL_MSG). May
+    // sleep.
+    void tell_message(int fd);
 
 private:
     template <typename T, typename... A>
@@ -36,6 +42,7 @@ private:
     void tell(u32 events);
     void tell_urgent();
     void start_delivery();
+    void send(i32 code, i64 band, int fd);
 
     Mutex mutex_; // who it is, and whether it is armed
     Kind kind_ = Kind::Process;

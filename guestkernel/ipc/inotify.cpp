@@ -3,7 +3,10 @@
 #include <linux/errno.h>
 #include <linux/inotify.h>
 
+#include "guestkernel/fs/fdinfo.hpp"
+#include "guestkernel/fs/file_handle.hpp"
 #include "guestkernel/fs/notify.hpp"
+#include "guestkernel/ipc/inode_watches.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/user_copy.hpp"
@@ -11,18 +14,13 @@
 
 namespace kernel {
 
-// The watches of one inode. Once made it stays until the inode ends, so that the notification hook
-// may look at the pointer without the mutex.
-struct InodeWatches {
-    base::IntrusiveList<InotifyWatch, &InotifyWatch::inode_node> list;
-};
-
 namespace {
 
 constexpr u32 max_watches = 1u << 20; // fs.inotify.max_user_watches, for all users together
 constexpr u32 fionread = 0x541b;
 
 constinit Mutex watches_mutex;
+constinit u32 inotify_watches = 0; // in all
 
 usize padded_name(std::string_view name) {
     if (name.empty())
@@ -37,8 +35,6 @@ bool same(InotifyFile::Event& event, i32 watch, u32 mask, std::string_view name)
            (name.empty() || event.name()[name.size()] == 0);
 }
 
-void listen(Inode& inode, u32 mask, u32 cookie, std::string_view name);
-
 } // namespace
 
 // Takes a watch off its lists. Requires: the mutex. What is left of it is the caller's to delete,
@@ -49,6 +45,7 @@ void end_watch(InotifyWatch& watch, bool tell) {
     watch.owner->watch_count_--;
     watch.inode_node.unlink();
     watch.owner_node.unlink();
+    inotify_watches--;
     notify_watches.fetch_sub(1);
 }
 
@@ -73,7 +70,7 @@ void tell_watches(Inode& inode, u32 mask, u32 cookie, std::string_view name, boo
     usize place_count = 0;
     EndedWatches ended;
     MutexGuard guard(watches_mutex);
-    auto& list = inode.watches->list;
+    auto& list = inode.watches->inotify;
     for (InotifyWatch* watch = list.front(); watch != nullptr;) {
         InotifyWatch* following = list.next(*watch);
         const bool wanted =
@@ -93,29 +90,32 @@ void tell_watches(Inode& inode, u32 mask, u32 cookie, std::string_view name, boo
 void listen(Inode& inode, u32 mask, u32 cookie, std::string_view name) {
     if (inode.watches == nullptr)
         return;
-    // Without a link left, the inode shall go when its last file closes; then its watches are told.
-    bool unlinked = false;
-    if ((mask & IN_ATTRIB) != 0 && name.empty()) {
-        const auto attributes = inode.attributes();
-        unlinked = !attributes || attributes->links == 0;
-    }
+    const bool unlinked = (mask & IN_ATTRIB) != 0 && name.empty() && is_unlinked(inode);
     tell_watches(inode, mask, cookie, name, unlinked);
 }
 
 } // namespace
 
-void free_inode_watches(InodeWatches* watches) {
-    {
-        EndedWatches ended;
-        MutexGuard guard(watches_mutex);
-        while (InotifyWatch* watch = watches->list.front()) {
-            if ((watch->mask & IN_DELETE_SELF) != 0)
-                watch->owner->queue_event(watch->number, IN_DELETE_SELF, 0, {});
-            end_watch(*watch, true);
-            ended.add(*watch);
-        }
+void tell_inotify(const NotifyEvent& event) {
+    const u32 mask = event.mask & (u32{IN_ALL_EVENTS} | IN_ISDIR | IN_EXCL_UNLINK);
+    if ((mask & IN_ALL_EVENTS) == 0)
+        return;
+    if (event.directory != nullptr)
+        listen(*event.directory, mask, event.cookie, event.name);
+    if (event.object != nullptr && !event.entry)
+        listen(*event.object, mask & ~u32{IN_EXCL_UNLINK}, event.cookie, {});
+}
+
+void end_inotify_watches(InodeWatches& watches) {
+    EndedWatches ended;
+    MutexGuard guard(watches_mutex);
+    while (InotifyWatch* watch = watches.inotify.front()) {
+        if ((watch->mask & IN_DELETE_SELF) != 0)
+            watch->owner->queue_event(watch->number, IN_DELETE_SELF, 0, {});
+        end_watch(*watch, true);
+        ended.add(*watch);
     }
-    delete watches;
+    guard.unlock();
 }
 
 InotifyFile::~InotifyFile() {
@@ -136,13 +136,11 @@ InotifyFile::~InotifyFile() {
 
 Result<i32> InotifyFile::add_watch(const Path& path, u32 mask) {
     TRY(Owned<InotifyWatch> watch, make_owned<InotifyWatch>());
-    TRY(Owned<InodeWatches> fresh, make_owned<InodeWatches>());
     Inode& inode = *path.dentry()->inode();
+    TRY(InodeWatches * all, watches_of(inode));
     const u32 kept = mask & (u32{IN_ALL_EVENTS} | IN_ONESHOT | IN_EXCL_UNLINK);
     MutexGuard guard(watches_mutex);
-    if (inode.watches == nullptr)
-        inode.watches = fresh.leak();
-    for (InotifyWatch& old : inode.watches->list) {
+    for (InotifyWatch& old : all->inotify) {
         if (old.owner != this)
             continue;
         if ((mask & IN_MASK_CREATE) != 0)
@@ -150,7 +148,7 @@ Result<i32> InotifyFile::add_watch(const Path& path, u32 mask) {
         old.mask = (mask & IN_MASK_ADD) != 0 ? old.mask | kept : kept;
         return old.number;
     }
-    if (notify_watches.load() >= max_watches || last_number_ == 0x7fff'ffff)
+    if (inotify_watches >= max_watches || last_number_ == 0x7fff'ffff)
         return fail(ENOSPC);
     watch->owner = this;
     watch->inode = &inode;
@@ -159,8 +157,9 @@ Result<i32> InotifyFile::add_watch(const Path& path, u32 mask) {
     watch->mask = kept;
     watch_count_++;
     const i32 number = watch->number;
-    inode.watches->list.push_back(*watch);
+    all->inotify.push_back(*watch);
     watches.push_back(*watch.leak());
+    inotify_watches++;
     notify_watches.fetch_add(1);
     return number;
 }
@@ -287,8 +286,20 @@ bool InotifyFile::describe(String& out) {
     return out.append("anon_inode:inotify").has_value();
 }
 
+Result<void> InotifyFile::describe_state(String& out) {
+    MutexGuard guard(watches_mutex);
+    for (InotifyWatch& watch : watches) {
+        const Inode& inode = *watch.inode;
+        TRY(append_line(out, "inotify wd:{x} ino:{x} sdev:{x} mask:{x} ignored_mask:0 ",
+                        static_cast<u32>(watch.number), inode.number(),
+                        inode.superblock()->device_number, watch.mask));
+        TRY(describe_file_handle(encode_file_handle(inode), out));
+    }
+    guard.unlock();
+    return {};
+}
+
 Result<Ref<File>> make_inotify_file(u32 flags) {
-    set_notify_listener(listen);
     TRY(Ref<Inode> inode, make_anonymous_inode(0600));
     TRY(Ref<InotifyFile> file, make_ref<InotifyFile>(std::move(inode), flags));
     return Ref<File>(std::move(file));

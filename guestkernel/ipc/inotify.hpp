@@ -32,6 +32,7 @@ public:
     u32 poll(PollTable* table) override;
     Result<long> ioctl(u32 command, u64 argument) override;
     bool describe(String& out) override;
+    Result<void> describe_state(String& out) override;
 
     Result<i32> add_watch(const Path& path, u32 mask);
     Result<void> remove_watch(i32 number);

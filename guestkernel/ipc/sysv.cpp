@@ -17,7 +17,9 @@ constexpr unsigned cap_ipc_owner = 15, cap_sys_admin = 21;
 } // namespace
 
 IpcNamespace::IpcNamespace(Ref<UserNamespace> owner, bool counted)
-    : Namespace(NamespaceKind::Ipc, std::move(owner), counted) {}
+    : Namespace(NamespaceKind::Ipc, std::move(owner), counted) {
+    segments.most.store(4096); // SHMMNI
+}
 
 IpcNamespace::~IpcNamespace() {
     free_mqueue_instance(queues.load());
@@ -79,7 +81,7 @@ Result<i32> SysvTable::insert(Ref<SysvObject> object, i32 key, u32 mode) {
     usize index = 0;
     while (index < slots_.size() && slots_[index].object)
         index++;
-    if (index == limit)
+    if (index >= limit || static_cast<u32>(count()) >= most.load())
         return fail(ENOSPC);
     if (index == slots_.size())
         TRY(slots_.emplace_back());

@@ -23,7 +23,8 @@ struct SysvObject : RefCounted {
 
 class SysvTable {
 public:
-    static constexpr usize limit = 32000; // of objects of one kind
+    static constexpr u32 limit = 32000; // of objects of one kind, in any case
+    base::Atomic<u32> most{limit};      // ... as the namespace has it
     Mutex mutex;
 
     // --- Requires: mutex.
@@ -55,11 +56,20 @@ private:
 
 struct MqueueInstance;
 
+// kernel.msgmax and its like: what one namespace may have.
+struct SysvLimits {
+    static constexpr u64 unlimited = ~u64{0} - (u64{1} << 24); // as good as none
+    base::Atomic<u64> segment_bytes{unlimited}, segment_pages{unlimited};
+    base::Atomic<u32> message_bytes{8192}, queue_bytes{16384};
+    base::Atomic<u32> set_size{32000}, semaphores{1'024'000'000}, operations{500};
+};
+
 // ipc_namespaces(7): identifiers and queues of its own.
 struct IpcNamespace : Namespace {
     IpcNamespace(Ref<UserNamespace> owner, bool counted);
     ~IpcNamespace() override;
     SysvTable semaphores, messages, segments;
+    SysvLimits limits;
     base::Atomic<MqueueInstance*> queues{nullptr}; // ipc/mqueue.cpp
 };
 IpcNamespace& current_ipc_namespace();
@@ -96,6 +106,21 @@ Result<long> sysv_get(SysvTable& table, i32 key, u32 flags, Fits&& fits, Make&& 
 // Shared memory that was removed goes with its last attachment: looks whether some has none any
 // more.
 void sweep_removed_segments();
+
+// For kcmp(2): whether operations with SEM_UNDO of the process are yet to be taken back.
+bool has_semaphore_undo(i32 pid);
+// /proc/sysvipc: calls for each object of the running task's namespace, with the table's mutex
+// held.
+struct SysvView {
+    const SysvObject& object;
+    u64 bytes = 0, count = 0, resident = 0; // of a queue, a set, a segment; messages, semaphores,
+                                            // attachments
+    i32 first_pid = 0, last_pid = 0;
+    i64 times[3] = {};
+};
+void each_message_queue(void (*tell)(const SysvView& view, void* context), void* context);
+void each_semaphore_set(void (*tell)(const SysvView& view, void* context), void* context);
+void each_segment(void (*tell)(const SysvView& view, void* context), void* context);
 
 // The end of a process: what its operations with SEM_UNDO added is taken back.
 void undo_semaphores(i32 pid);

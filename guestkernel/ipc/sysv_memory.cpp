@@ -18,8 +18,7 @@ namespace {
 constexpr u32 may_read = 0444, may_write = 0222;
 constexpr std::string_view segment_prefix = "SYSV"; // as /proc/PID/maps shows them
 
-constexpr u32 removed_mode = 01000;                  // SHM_DEST: removed, but attached
-constexpr u64 most_bytes = ~u64{0} - (u64{1} << 24); // SHMMAX, SHMALL: as good as none
+constexpr u32 removed_mode = 01000; // SHM_DEST: removed, but attached
 
 struct Segment : SysvObject {
     Ref<File> file;
@@ -93,8 +92,15 @@ Result<long> sys_shmget(Task&, int key, u64 size, u32 flags) {
         return {};
     };
     const auto make = [&]() -> Result<Ref<SysvObject>> {
-        if (size == 0 || size > user_max)
+        const SysvLimits& limits = current_ipc_namespace().limits;
+        if (size == 0 || size > user_max || size > limits.segment_bytes.load())
             return fail(EINVAL);
+        u64 pages = page_up(size) >> page_shift;
+        table().for_each([&](SysvObject& object) {
+            pages += page_up(static_cast<Segment&>(object).size) >> page_shift;
+        });
+        if (pages > limits.segment_pages.load())
+            return fail(ENOSPC);
         char name[16];
         constexpr char digits[] = "0123456789abcdef";
         usize length = segment_prefix.copy(name, segment_prefix.size());
@@ -231,9 +237,11 @@ Result<long> stat_segment(const Segment& segment, u64 argument, long answer) {
 // IPC_INFO and SHM_INFO, what ipcs(1) shows; the answer is the last place in use.
 Result<long> tell_limits(u64 argument) {
     shminfo64 info{};
-    info.shmmax = info.shmall = most_bytes;
+    const SysvLimits& limits = current_ipc_namespace().limits;
+    info.shmmax = limits.segment_bytes.load();
+    info.shmall = limits.segment_pages.load();
     info.shmmin = 1;
-    info.shmmni = info.shmseg = SysvTable::limit;
+    info.shmmni = info.shmseg = table().most.load();
     TRY(copy_out_bytes(argument, &info, sizeof info));
     return table().last_index();
 }
@@ -294,6 +302,25 @@ Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
     default:
         return fail(EINVAL);
     }
+}
+
+void each_segment(void (*tell)(const SysvView& view, void* context), void* context) {
+    sweep_removed_segments();
+    MutexGuard guard(table().mutex);
+    table().for_each([&](SysvObject& object) {
+        const auto& segment = static_cast<Segment&>(object);
+        u64 resident = 0;
+        if (auto cache = segment.file->mapping(PROT_READ, MAP_SHARED))
+            resident = (*cache)->resident_pages() * page_size;
+        tell({object,
+              segment.size,
+              segment.attachments(),
+              resident,
+              segment.creator,
+              segment.last_pid,
+              {segment.attach_time, segment.detach_time, segment.change_time}},
+             context);
+    });
 }
 
 } // namespace kernel

@@ -10,8 +10,6 @@ namespace kernel {
 
 namespace {
 
-constexpr u64 largest_message = 8192;   // MSGMAX
-constexpr u64 default_capacity = 16384; // MSGMNB
 constexpr u32 may_read = 0444, may_write = 0222;
 constexpr unsigned cap_sys_resource = 24;
 
@@ -30,7 +28,7 @@ struct MessageQueue : SysvObject {
     }
     Message* first = nullptr;
     Message* last = nullptr;
-    u64 bytes = 0, messages = 0, capacity = default_capacity;
+    u64 bytes = 0, messages = 0, capacity = 0;
     i64 send_time = 0, receive_time = 0, change_time = 0;
     i32 last_sender = 0, last_receiver = 0;
     volatile u32 sends = 0, receives = 0; // what waiters watch
@@ -89,7 +87,8 @@ Result<void> copy_message_out(u64 to, const Message& message, u64 bytes) {
 Result<long> change_queue(MessageQueue& queue, u64 argument) {
     msqid64_ds wanted{};
     TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
-    if (wanted.msg_qbytes > default_capacity && !capable(cap_sys_resource))
+    if (wanted.msg_qbytes > current_ipc_namespace().limits.queue_bytes.load() &&
+        !capable(cap_sys_resource))
         return fail(EPERM);
     TRY(set_sysv_permissions(queue, wanted.msg_perm));
     queue.capacity = wanted.msg_qbytes;
@@ -124,9 +123,10 @@ Result<long> copy_message(i32 id, u64 text, u64 bytes, i64 place, u32 flags) {
 // IPC_INFO: limits; MSG_INFO: some fields tell of use instead. The answer is the last place in use.
 Result<long> tell_info(u64 argument, bool use) {
     msginfo info{};
-    info.msgmax = largest_message;
-    info.msgmnb = default_capacity;
-    info.msgmni = SysvTable::limit;
+    const SysvLimits& limits = current_ipc_namespace().limits;
+    info.msgmax = static_cast<int>(limits.message_bytes.load());
+    info.msgmnb = static_cast<int>(limits.queue_bytes.load());
+    info.msgmni = static_cast<int>(table().most.load());
     info.msgssz = MSGSSZ;
     info.msgseg = MSGSEG;
     info.msgpool = use ? table().count() : MSGPOOL;
@@ -163,13 +163,14 @@ Result<long> sys_msgget(Task&, int key, u32 flags) {
     const auto make = []() -> Result<Ref<SysvObject>> {
         TRY(Ref<MessageQueue> queue, make_ref<MessageQueue>());
         queue->change_time = sysv_time();
+        queue->capacity = current_ipc_namespace().limits.queue_bytes.load();
         return Ref<SysvObject>(std::move(queue));
     };
     return sysv_get(table(), key, flags, fits, make);
 }
 
 Result<long> sys_msgsnd(Task&, int id, u64 text, u64 bytes, u32 flags) {
-    if (bytes > largest_message || id < 0)
+    if (bytes > current_ipc_namespace().limits.message_bytes.load() || id < 0)
         return fail(EINVAL);
     TRY(Owned<Message> message, make_owned<Message>());
     TRY(message->type, UserPtr<i64>(text).copy_in());
@@ -277,6 +278,21 @@ Result<long> sys_msgctl(Task&, int id, int command, u64 argument) {
     default:
         return fail(EINVAL);
     }
+}
+
+void each_message_queue(void (*tell)(const SysvView& view, void* context), void* context) {
+    MutexGuard guard(table().mutex);
+    table().for_each([&](SysvObject& object) {
+        const auto& queue = static_cast<MessageQueue&>(object);
+        tell({object,
+              queue.bytes,
+              queue.messages,
+              0,
+              queue.last_sender,
+              queue.last_receiver,
+              {queue.send_time, queue.receive_time, queue.change_time}},
+             context);
+    });
 }
 
 } // namespace kernel

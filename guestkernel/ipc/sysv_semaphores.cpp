@@ -10,9 +10,7 @@ namespace kernel {
 
 namespace {
 
-constexpr int most_semaphores = 32000; // SEMMSL
-constexpr u32 most_operations = 500;   // SEMOPM
-constexpr int largest_value = 32767;   // SEMVMX
+constexpr int largest_value = 32767; // SEMVMX
 constexpr u32 may_read = 0444, may_write = 0222;
 
 struct Semaphore {
@@ -157,10 +155,11 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
 // IPC_INFO: limits; SEM_INFO: two fields tell of use instead. The answer is the last place in use.
 Result<long> tell_info(u64 argument, bool use) {
     seminfo info{};
-    info.semmni = SysvTable::limit;
-    info.semmsl = most_semaphores;
-    info.semmns = info.semmap = info.semmnu = info.semmni * info.semmsl;
-    info.semopm = info.semume = most_operations;
+    const SysvLimits& limits = current_ipc_namespace().limits;
+    info.semmni = static_cast<int>(table().most.load());
+    info.semmsl = static_cast<int>(limits.set_size.load());
+    info.semmns = info.semmap = info.semmnu = static_cast<int>(limits.semaphores.load());
+    info.semopm = info.semume = static_cast<int>(limits.operations.load());
     info.semvmx = largest_value;
     info.semusz = use ? table().count() : SEMUSZ;
     info.semaem = use ? 0 : SEMAEM;
@@ -245,7 +244,7 @@ Result<long> transfer_all(SemaphoreSet& set, u64 array, bool get) {
 } // namespace
 
 Result<long> sys_semget(Task&, int key, int count, u32 flags) {
-    if (count < 0 || count > most_semaphores)
+    if (count < 0 || static_cast<u32>(count) > current_ipc_namespace().limits.set_size.load())
         return fail(EINVAL);
     const auto fits = [&](SysvObject& object) -> Result<void> {
         if (static_cast<usize>(count) > static_cast<SemaphoreSet&>(object).semaphores.size())
@@ -255,6 +254,12 @@ Result<long> sys_semget(Task&, int key, int count, u32 flags) {
     const auto make = [&]() -> Result<Ref<SysvObject>> {
         if (count == 0)
             return fail(EINVAL);
+        u64 all = static_cast<u64>(count);
+        table().for_each([&](SysvObject& object) {
+            all += static_cast<SemaphoreSet&>(object).semaphores.size();
+        });
+        if (all > current_ipc_namespace().limits.semaphores.load())
+            return fail(ENOSPC);
         TRY(Ref<SemaphoreSet> set, make_ref<SemaphoreSet>());
         TRY(set->semaphores.resize(static_cast<usize>(count)));
         set->change_time = sysv_time();
@@ -266,7 +271,7 @@ Result<long> sys_semget(Task&, int key, int count, u32 flags) {
 Result<long> sys_semtimedop(Task&, int id, u64 operations, u32 count, u64 timeout) {
     if (count == 0 || id < 0)
         return fail(EINVAL);
-    if (count > most_operations)
+    if (count > current_ipc_namespace().limits.operations.load())
         return fail(E2BIG);
     TRY(const u64 deadline, copy_in_timeout(timeout));
     Vector<sembuf> list;
@@ -356,6 +361,28 @@ void undo_semaphores(i32 pid) {
         }
         if (any)
             changed(set);
+    });
+}
+
+bool has_semaphore_undo(i32 pid) {
+    if (!undo_used.load(base::Order::Relaxed))
+        return false;
+    bool any = false;
+    MutexGuard guard(table().mutex);
+    table().for_each([&](SysvObject& object) {
+        for (const Undo& entry : static_cast<SemaphoreSet&>(object).undo)
+            any = any || entry.pid == pid;
+    });
+    guard.unlock();
+    return any;
+}
+
+void each_semaphore_set(void (*tell)(const SysvView& view, void* context), void* context) {
+    MutexGuard guard(table().mutex);
+    table().for_each([&](SysvObject& object) {
+        const auto& set = static_cast<SemaphoreSet&>(object);
+        tell({object, 0, set.semaphores.size(), 0, 0, 0, {set.operation_time, set.change_time, 0}},
+             context);
     });
 }
 

@@ -3,6 +3,7 @@
 #include <linux/fcntl.h>
 
 #include "guestkernel/fs/attributes.hpp"
+#include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
@@ -192,7 +193,9 @@ Result<long> sys_truncate(Task&, u64 name, i64 size) {
         return fail(EINVAL);
     TRY(check_access(path, may_write));
     TRY(claim_write(inode));
-    auto done = truncate_path(path, static_cast<u64>(size));
+    auto done = restartable(break_leases(inode, true, true));
+    if (done)
+        done = truncate_path(path, static_cast<u64>(size));
     inode.write_count.fetch_sub(1);
     TRY(std::move(done));
     return 0;

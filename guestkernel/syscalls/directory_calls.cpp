@@ -1,11 +1,13 @@
 #include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/fanotify.h>
 #include <linux/fcntl.h>
 #include <linux/fs.h>
 
 #include "guestkernel/fs/directory_ops.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
+#include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
@@ -67,6 +69,8 @@ Result<long> read_entries(Task& task, int fd, u64 out, u32 size, bool old_layout
         if (const Dentry* dentry = file->path().dentry(); dentry != nullptr && dentry->deleted())
             return fail(ENOENT);
         MutexGuard guard(file->position_mutex());
+        if (!file->silent)
+            TRY(ask_to_use(file->path(), FAN_ACCESS_PERM));
         auto next = file->read_directory(packer, file->position());
         if (!next && packer.used() == 0)
             return fail(next.error().code);
@@ -75,6 +79,7 @@ Result<long> read_entries(Task& task, int fd, u64 out, u32 size, bool old_layout
         TRY(copy_out_bytes(out, buffer, packer.used()));
         if (next)
             file->set_position(*next);
+        notify_file(*file, FAN_ACCESS);
         return static_cast<long>(packer.used());
     };
     auto result = restartable(run());

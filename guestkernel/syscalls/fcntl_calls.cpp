@@ -6,10 +6,12 @@
 #include <linux/resource.h>
 
 #include "guestkernel/fs/attributes.hpp"
+#include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/locks.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
+#include "guestkernel/ipc/dnotify.hpp"
 #include "guestkernel/ipc/file_owner.hpp"
 #include "guestkernel/ipc/pipe.hpp"
 #include "guestkernel/namespaces/pid_namespace.hpp"
@@ -19,6 +21,23 @@
 namespace kernel {
 
 namespace {
+
+Result<LockType> to_lock_type(u64 type) {
+    switch (type) {
+    case F_RDLCK:
+        return LockType::Shared;
+    case F_WRLCK:
+        return LockType::Exclusive;
+    case F_UNLCK:
+        return LockType::None;
+    default:
+        return fail(EINVAL);
+    }
+}
+
+i16 from_lock_type(LockType type) {
+    return type == LockType::None ? F_UNLCK : type == LockType::Shared ? F_RDLCK : F_WRLCK;
+}
 
 // struct flock to an absolute range. `l_len` may be negative: the bytes before the start
 // (fcntl(2)).
@@ -58,19 +77,7 @@ Result<RecordLock> to_range(File& file, const flock& wanted) {
     lock.start = static_cast<u64>(start);
     lock.end = static_cast<u64>(end);
     lock.pid = current_pid();
-    switch (wanted.l_type) {
-    case F_RDLCK:
-        lock.type = LockType::Shared;
-        break;
-    case F_WRLCK:
-        lock.type = LockType::Exclusive;
-        break;
-    case F_UNLCK:
-        lock.type = LockType::None;
-        break;
-    default:
-        return fail(EINVAL);
-    }
+    TRY(lock.type, to_lock_type(static_cast<u64>(wanted.l_type)));
     return lock;
 }
 
@@ -89,10 +96,8 @@ Result<long> record_lock(Task& task, int fd, File& file, u32 command, u64 argume
         if (lock.type == LockType::None)
             return fail(EINVAL);
         TRY(const RecordLock found, test_records(file, owner, lock));
-        if (found.type == LockType::None) {
-            wanted.l_type = F_UNLCK;
-        } else {
-            wanted.l_type = found.type == LockType::Shared ? F_RDLCK : F_WRLCK;
+        wanted.l_type = from_lock_type(found.type);
+        if (found.type != LockType::None) {
             wanted.l_whence = SEEK_SET;
             wanted.l_start = static_cast<i64>(found.start);
             wanted.l_len =
@@ -268,11 +273,15 @@ Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
     case F_GETOWN_EX:
         return owner(*file, command, argument);
     case F_GETLEASE:
-        return F_UNLCK;
-    case F_SETLEASE:
-        // Nobody can hold one, so none can be given up; getting one is refused as by file systems
-        // without leases.
-        return argument == F_UNLCK ? fail(EAGAIN) : fail(EINVAL);
+        return from_lock_type(lease_type(*file));
+    case F_SETLEASE: {
+        TRY(const LockType type, to_lock_type(argument));
+        TRY(set_lease(*file, fd, type));
+        return 0;
+    }
+    case F_NOTIFY:
+        TRY(watch_directory(task, fd, std::move(file), static_cast<u32>(argument)));
+        return 0;
     case F_GETPIPE_SZ:
         return pipe_size(*file);
     case F_SETPIPE_SZ:

@@ -1,4 +1,4 @@
-// Handlers: sockets, inotify, splice.
+// Handlers: sockets, inotify, fanotify, splice.
 #pragma once
 
 #include "guestkernel/syscalls/syscall.hpp"
@@ -51,6 +51,8 @@ Result<long> sys_inotify_init(Task& task);
 Result<long> sys_inotify_init1(Task& task, int flags);
 Result<long> sys_inotify_add_watch(Task& task, int fd, u64 path, u32 mask);
 Result<long> sys_inotify_rm_watch(Task& task, int fd, int watch);
+Result<long> sys_fanotify_init(Task& task, u32 flags, u32 event_flags);
+Result<long> sys_fanotify_mark(Task& task, int fd, u32 flags, u64 mask, int directory, u64 path);
 
 Result<long> sys_splice(Task& task, int in_fd, u64 in_offset, int out_fd, u64 out_offset, u64 count,
                         u32 flags);

@@ -223,8 +223,9 @@ Result<long> copy_statfs(Inode& inode, const Mount* mount, u64 address) {
     out.f_bavail = from.available_blocks;
     out.f_files = from.files;
     out.f_ffree = from.free_files;
-    out.f_fsid.val[0] = static_cast<int>(from.fsid);
-    out.f_fsid.val[1] = static_cast<int>(from.fsid >> 32);
+    const u64 identity = from.fsid != 0 ? from.fsid : inode.superblock()->device_number;
+    out.f_fsid.val[0] = static_cast<int>(identity);
+    out.f_fsid.val[1] = static_cast<int>(identity >> 32);
     out.f_namelen = static_cast<long>(from.name_max);
     out.f_frsize = static_cast<long>(from.block_size);
     out.f_flags = static_cast<long>(statfs_flags(mount));

@@ -426,4 +426,25 @@ void keys_on_exec(Task& task) {
     guard.unlock();
 }
 
+Result<void> list_keys(Vector<i32>& serials) {
+    usize room = 0;
+    {
+        SpinGuard guard(table_lock);
+        by_serial.for_each([&](KeyObject&) { room++; });
+    }
+    TRY(serials.reserve(room));
+    SpinGuard guard(table_lock);
+    by_serial.for_each([&](KeyObject& key) {
+        if (serials.size() < room)
+            (void)serials.push_back(key.serial); // there is room
+    });
+    return {};
+}
+
+void each_key_user(void (*tell)(const KeyQuota& user, void* context), void* context) {
+    for (const KeyQuota* user = quotas; user != nullptr; user = user->next)
+        if (user->keys != 0)
+            tell(*user, context);
+}
+
 } // namespace kernel

@@ -88,6 +88,10 @@ Result<void> unlink_key(KeyObject& ring, KeyObject& key);               // ENOEN
 Result<Ref<KeyObject>> join_session(Task& task, std::string_view name); // empty: a fresh one
 Result<Ref<KeyObject>> persistent_ring(u32 uid);
 
+// For /proc/keys and key-users: the serial numbers of all keys; calls for each user that has some.
+Result<void> list_keys(Vector<i32>& serials);
+void each_key_user(void (*tell)(const KeyQuota& user, void* context), void* context);
+
 void keys_on_exec(Task& task); // its thread and process rings end
 
 } // namespace kernel

@@ -4,7 +4,9 @@
 #include <linux/fcntl.h>
 #include <linux/poll.h>
 
+#include "guestkernel/fs/fdinfo.hpp"
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -25,6 +27,23 @@ u32 PidFile::poll(PollTable* table) {
 
 bool PidFile::describe(String& out) {
     return static_cast<bool>(out.append("anon_inode:[pidfd]"));
+}
+
+// -1: it has ended; 0: the reader's namespace does not show it.
+Result<void> PidFile::describe_state(String& out) {
+    bool ended = false;
+    {
+        SpinGuard guard(process_tree_lock());
+        ended = process_->state == ProcessState::Reaped;
+    }
+    if (ended)
+        return out.append("Pid:\t-1\nNSpid:\t-1\n");
+    TRY(append_line(out, "Pid:\t{}\nNSpid:", visible_pid(process_->pid)));
+    Vector<i32> numbers;
+    TRY(numbers_below(current_pid_namespace(), process_->pid, numbers));
+    for (const i32 number : numbers)
+        TRY(append_line(out, "\t{}", number));
+    return out.append("\n");
 }
 
 Result<Ref<File>> make_pidfd(Ref<Process> process, u32 flags) {

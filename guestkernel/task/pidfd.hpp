@@ -15,6 +15,7 @@ public:
     u32 poll(PollTable* table) override;
     bool is_stream() const override { return true; }
     bool describe(String& out) override;
+    Result<void> describe_state(String& out) override;
     const char* type_name() const override { return file_type; }
     Process& process() const { return *process_; }
 

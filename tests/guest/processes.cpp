@@ -12,6 +12,7 @@
 
 #include <linux/kcmp.h>
 #include <linux/sched.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -751,6 +752,21 @@ void comparisons() {
     const long backward = syscall(SYS_kcmp, child, own, KCMP_VM, 0, 0);
     CHECK(forward + backward == 3);
     CHECK_FAILS(syscall(SYS_kcmp, own, child, 99, 0, 0), EINVAL);
+    CHECK(syscall(SYS_kcmp, own, own, KCMP_IO, 0, 0) == 0);
+    CHECK(syscall(SYS_kcmp, own, own, KCMP_SYSVSEM, 0, 0) == 0);
+    // A file that an epoll file watches, by the number that it had then.
+    const int watcher = epoll_create1(0);
+    epoll_event none{};
+    CHECK(epoll_ctl(watcher, EPOLL_CTL_ADD, hold[0], &none) == 0);
+    kcmp_epoll_slot slot{static_cast<unsigned>(watcher), static_cast<unsigned>(hold[0]), 0};
+    CHECK(syscall(SYS_kcmp, own, own, KCMP_EPOLL_TFD, hold[0], &slot) == 0);
+    CHECK(syscall(SYS_kcmp, own, own, KCMP_EPOLL_TFD, hold[1], &slot) > 0);
+    slot.toff = 1;
+    CHECK_FAILS(syscall(SYS_kcmp, own, own, KCMP_EPOLL_TFD, hold[0], &slot), ENOENT);
+    slot = {static_cast<unsigned>(hold[0]), static_cast<unsigned>(hold[0]), 0};
+    CHECK_FAILS(syscall(SYS_kcmp, own, own, KCMP_EPOLL_TFD, hold[0], &slot), EINVAL);
+    CHECK_FAILS(syscall(SYS_kcmp, own, own, KCMP_EPOLL_TFD, hold[0], 16), EFAULT);
+    close(watcher);
     CHECK_FAILS(syscall(SYS_kcmp, own, 0x3fffffff, KCMP_VM, 0, 0), ESRCH);
     CHECK_FAILS(syscall(SYS_kcmp, own, own, KCMP_FILE, 9999, 0), EBADF);
     close(hold[1]);

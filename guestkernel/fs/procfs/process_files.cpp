@@ -435,7 +435,8 @@ Result<void> show_fdinfo(TextBuilder& out, const TableContext& of) {
     TRY(const Ref<File> file, subject_file(of));
     TRY(const Ref<Task> task, subject_task(of));
     u32 flags = file->flags();
-    if (const Ref<FileTable> files = files_of(*task))
+    const Ref<FileTable> files = files_of(*task);
+    if (files)
         if (auto closes = files->close_on_exec(of.fd); closes && *closes)
             flags |= O_CLOEXEC;
     out.print("pos:\t{}\nflags:\t0", file->position());
@@ -443,6 +444,10 @@ Result<void> show_fdinfo(TextBuilder& out, const TableContext& of) {
     const Mount* mount = file->path().mount();
     out.print("\nmnt_id:\t{}\nino:\t{}\n", mount == nullptr ? 0u : mount->id(),
               file->inode() == nullptr ? u64{0} : file->inode()->number());
+    show_locks_of(out, of, *file, files.get());
+    String state;
+    TRY(file->describe_state(state));
+    out.append(state.view());
     return {};
 }
 

@@ -78,11 +78,26 @@ constexpr TableEntry namespace_entries[] = {
     namespace_entry<NamespaceKind::Uts>("uts"),
 };
 
+// No security module labels processes: there is nothing to read, and nothing may be asked for.
+constexpr TableEntry attribute(std::string_view name, u32 mode) {
+    return {
+        .name = name,
+        .mode = mode_regular | mode,
+        .show = [](TextBuilder&, const TableContext&) -> Result<void> { return fail(EINVAL); },
+        .store = [](std::string_view, const TableContext&) -> Result<void> { return fail(EINVAL); },
+        .owner = owned};
+}
+constexpr TableEntry attribute_entries[] = {
+    attribute("current", 0666),   attribute("exec", 0666), attribute("fscreate", 0666),
+    attribute("keycreate", 0666), attribute("prev", 0444), attribute("sockcreate", 0666),
+};
+
 // --- /proc/PID and /proc/PID/task/TID
 // --------------------------------------------------------------
 
 #define COMMON_ENTRIES                                                                             \
-    {.name = "auxv", .mode = for_owner, .show = show_auxv, .owner = owned},                        \
+    {.name = "attr", .mode = directory, .children = attribute_entries, .owner = owned},            \
+        {.name = "auxv", .mode = for_owner, .show = show_auxv, .owner = owned},                    \
         {.name = "cgroup", .mode = for_all, .show = show_cgroup, .owner = owned},                  \
         {.name = "cmdline", .mode = for_all, .show = show_cmdline, .owner = owned},                \
         {.name = "comm",                                                                           \
@@ -241,7 +256,10 @@ constinit const TableEntry root_children[] = {
     {.name = "execdomains", .mode = for_all, .text = "0-0\tLinux           \t[kernel]\n"},
     {.name = "filesystems", .mode = for_all, .show = show_filesystems},
     {.name = "interrupts", .mode = for_all, .show = show_interrupts},
+    {.name = "key-users", .mode = for_all, .show = show_key_users},
+    {.name = "keys", .mode = for_all, .show = show_keys},
     {.name = "loadavg", .mode = for_all, .show = show_loadavg},
+    {.name = "locks", .mode = for_all, .show = show_locks},
     {.name = "meminfo", .mode = for_all, .show = show_meminfo},
     {.name = "misc", .mode = for_all, .text = "258 vsock\n229 fuse\n"},
     {.name = "modules", .mode = for_all, .text = ""},
@@ -256,6 +274,7 @@ constinit const TableEntry root_children[] = {
      .mode = for_all,
      .text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"},
     {.name = "sys", .mode = directory, .children = sysctl_entries},
+    {.name = "sysvipc", .mode = directory, .children = sysvipc_entries},
     {.name = "sysrq-trigger", .mode = mode_regular | 0200, .store = store_sysrq},
     {.name = "thread-self", .mode = symlink, .link = link_thread_self},
     {.name = "tty", .mode = directory, .children = tty_entries},

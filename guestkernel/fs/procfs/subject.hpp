@@ -69,6 +69,11 @@ PROC_FILE(show_syscall)
 PROC_FILE(show_children)
 PROC_FILE(show_timer_slack)
 PROC_FILE(show_oom_adj)
+// lock_files.cpp
+PROC_FILE(show_locks)
+// ipc_files.cpp
+PROC_FILE(show_keys)
+PROC_FILE(show_key_users)
 // machine_files.cpp
 PROC_FILE(show_zoneinfo)
 PROC_FILE(show_buddyinfo)
@@ -87,13 +92,16 @@ PROC_FILE(show_pid_max)
 PROC_FILE(show_threads_max)
 PROC_FILE(show_boot_id)
 PROC_FILE(show_uuid)
-PROC_FILE(show_file_nr)
 // namespace_files.cpp
 PROC_FILE(show_uid_map)
 PROC_FILE(show_gid_map)
 PROC_FILE(show_setgroups)
 PROC_FILE(show_timens_offsets)
 #undef PROC_FILE
+
+// What of them is held by a file, or through it by a table.
+void show_locks_of(TextBuilder& out, const TableContext& of, const File& file,
+                   const FileTable* table);
 
 Result<void> store_comm(std::string_view text, const TableContext& of);
 Result<void> store_oom_score_adj(std::string_view text, const TableContext& of);
@@ -118,6 +126,7 @@ Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
                               const TableContext& of);
 
 extern const TableEntry sysctl_entries[5];   // /proc/sys
+extern const TableEntry sysvipc_entries[3];  // /proc/sysvipc
 extern const TableEntry pressure_entries[3]; // /proc/pressure
 
 inline constexpr u64 clock_ticks = 100; // USER_HZ

@@ -3,8 +3,12 @@
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/dentry.hpp"
+#include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/open_files.hpp"
 #include "guestkernel/fs/procfs/net_files.hpp"
+#include "guestkernel/ipc/fanotify_internal.hpp"
+#include "guestkernel/ipc/sysv.hpp"
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
@@ -14,6 +18,20 @@
 
 namespace kernel::procfs {
 namespace {
+
+// A number that may take all 64 bits.
+Result<u64> parse_unsigned(std::string_view text) {
+    while (!text.empty() && (text.back() == '\n' || text.back() == ' ' || text.back() == '\t'))
+        text.remove_suffix(1);
+    while (!text.empty() && (text.front() == ' ' || text.front() == '\t'))
+        text.remove_prefix(1);
+    u64 value = 0;
+    for (const char c : text)
+        if (c < '0' || c > '9' || __builtin_mul_overflow(value, u64{10}, &value) ||
+            __builtin_add_overflow(value, static_cast<u64>(c - '0'), &value))
+            return fail(22); // EINVAL
+    return text.empty() ? Result<u64>(fail(22)) : Result<u64>(value);
+}
 
 constexpr u32 read_only = mode_regular | 0444;
 constexpr u32 read_write = mode_regular | 0644;
@@ -138,6 +156,7 @@ constexpr TableEntry random_entries[] = {
     {.name = "boot_id", .mode = read_only, .show = show_boot_id},
     {.name = "entropy_avail", .mode = read_only, .text = "256\n"},
     {.name = "poolsize", .mode = read_only, .text = "256\n"},
+    {.name = "urandom_min_reseed_secs", .mode = read_only, .text = "60\n"},
     {.name = "uuid", .mode = read_only, .show = show_uuid},
 };
 
@@ -183,7 +202,74 @@ constexpr TableEntry seccomp_entries[] = {
     {.name = "actions_avail",
      .mode = read_only,
      .text = "kill_process kill_thread trap errno user_notif trace log allow\n"},
+    {.name = "actions_logged",
+     .mode = read_only,
+     .text = "kill_process kill_thread trap errno user_notif trace log\n"},
 };
+
+// kernel.shmmax and its like: of the running task's namespace.
+template <auto Member>
+constexpr TableEntry ipc_limit(std::string_view name) {
+    return {.name = name,
+            .mode = read_write,
+            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
+                out.print("{}\n", (current_ipc_namespace().limits.*Member).load());
+                return {};
+            },
+            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+                using Number = decltype((current_ipc_namespace().limits.*Member).load());
+                constexpr u64 most = sizeof(Number) == sizeof(u64) ? ~u64{0} : 0x7fff'ffff;
+                TRY(const u64 number, parse_unsigned(text));
+                if (number > most)
+                    return fail(22); // EINVAL
+                (current_ipc_namespace().limits.*Member).store(static_cast<Number>(number));
+                return {};
+            }};
+}
+template <auto Table>
+constexpr TableEntry ipc_count(std::string_view name) {
+    return {.name = name,
+            .mode = read_write,
+            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
+                out.print("{}\n", (current_ipc_namespace().*Table).most.load());
+                return {};
+            },
+            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+                TRY(const u64 number, parse_unsigned(text));
+                if (number > SysvTable::limit)
+                    return fail(22); // EINVAL
+                (current_ipc_namespace().*Table).most.store(static_cast<u32>(number));
+                return {};
+            }};
+}
+
+// SEMMSL, SEMMNS, SEMOPM, SEMMNI.
+Result<void> show_sem(TextBuilder& out, const TableContext&) {
+    const IpcNamespace& space = current_ipc_namespace();
+    out.print("{}\t{}\t{}\t{}\n", space.limits.set_size.load(), space.limits.semaphores.load(),
+              space.limits.operations.load(), space.semaphores.most.load());
+    return {};
+}
+Result<void> store_sem(std::string_view text, const TableContext&) {
+    IpcNamespace& space = current_ipc_namespace();
+    constexpr std::string_view blanks = " \t\n";
+    base::Atomic<u32>* const fields[] = {&space.limits.set_size, &space.limits.semaphores,
+                                         &space.limits.operations, &space.semaphores.most};
+    static constexpr u64 most[] = {65536, 0x7fff'ffff, 65536, SysvTable::limit};
+    for (usize i = 0; i < 4; i++) {
+        const usize start = text.find_first_not_of(blanks);
+        if (start == std::string_view::npos)
+            return {}; // the others stay
+        text.remove_prefix(start);
+        const std::string_view word = text.substr(0, text.find_first_of(blanks));
+        TRY(const u64 number, parse_unsigned(word));
+        if (number > most[i])
+            return fail(22); // EINVAL
+        fields[i]->store(static_cast<u32>(number));
+        text.remove_prefix(word.size());
+    }
+    return {};
+}
 
 constexpr TableEntry kernel_entries[] = {
     {.name = "arch", .mode = read_only, .text = "x86_64\n"},
@@ -204,6 +290,14 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "io_uring_group", .mode = read_only, .text = "-1\n"},
     {.name = "keys", .mode = directory, .children = key_entries},
     {.name = "kptr_restrict", .mode = read_only, .text = "0\n"},
+    {.name = "kexec_load_disabled", .mode = read_only, .text = "1\n"},
+    {.name = "modules_disabled", .mode = read_only, .text = "1\n"},
+    {.name = "msg_next_id", .mode = read_only, .text = "-1\n"},
+    ipc_limit<&SysvLimits::message_bytes>("msgmax"),
+    ipc_limit<&SysvLimits::queue_bytes>("msgmnb"),
+    ipc_count<&IpcNamespace::messages>("msgmni"),
+    {.name = "nmi_watchdog", .mode = read_only, .text = "0\n"},
+    {.name = "numa_balancing", .mode = read_only, .text = "0\n"},
     {.name = "ns_last_pid", .mode = read_only, .show = show_last_pid},
     {.name = "ngroups_max", .mode = read_only, .text = "65536\n"},
     {.name = "osrelease", .mode = read_only, .show = show_osrelease},
@@ -218,22 +312,45 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "pty", .mode = directory, .children = pty_entries},
     {.name = "random", .mode = directory, .children = random_entries},
     {.name = "randomize_va_space", .mode = read_only, .text = "2\n"},
+    {.name = "sched_rt_period_us", .mode = read_only, .text = "1000000\n"},
     {.name = "sched_rt_runtime_us", .mode = read_only, .text = "-1\n"},
     {.name = "seccomp", .mode = directory, .children = seccomp_entries},
+    {.name = "sem", .mode = read_write, .show = show_sem, .store = store_sem},
+    {.name = "sem_next_id", .mode = read_only, .text = "-1\n"},
+    {.name = "shm_next_id", .mode = read_only, .text = "-1\n"},
+    {.name = "shm_rmid_forced", .mode = read_only, .text = "0\n"},
+    ipc_limit<&SysvLimits::segment_pages>("shmall"),
+    ipc_limit<&SysvLimits::segment_bytes>("shmmax"),
+    ipc_count<&IpcNamespace::segments>("shmmni"),
+    {.name = "soft_watchdog", .mode = read_only, .text = "0\n"},
     {.name = "sysctl_writes_strict", .mode = read_only, .text = "1\n"},
     {.name = "tainted", .mode = read_only, .text = "0\n"},
     {.name = "threads-max", .mode = read_only, .show = show_threads_max},
+    {.name = "unprivileged_bpf_disabled", .mode = read_only, .text = "2\n"},
     {.name = "version", .mode = read_only, .show = show_uts_version},
+    {.name = "watchdog", .mode = read_only, .text = "0\n"},
 };
 
 constexpr TableEntry vm_entries[] = {
+    {.name = "admin_reserve_kbytes", .mode = read_only, .text = "0\n"},
+    {.name = "compact_unevictable_allowed", .mode = read_only, .text = "1\n"},
     {.name = "dirty_background_bytes", .mode = read_only, .text = "0\n"},
     {.name = "dirty_background_ratio", .mode = read_only, .text = "10\n"},
     {.name = "dirty_bytes", .mode = read_only, .text = "0\n"},
     {.name = "dirty_expire_centisecs", .mode = read_only, .text = "3000\n"},
     {.name = "dirty_ratio", .mode = read_only, .text = "20\n"},
     {.name = "dirty_writeback_centisecs", .mode = read_only, .text = "500\n"},
+    {.name = "dirtytime_expire_seconds", .mode = read_only, .text = "43200\n"},
     {.name = "drop_caches", .mode = mode_regular | 0200, .store = store_drop_caches},
+    {.name = "hugetlb_shm_group", .mode = read_only, .text = "0\n"},
+    {.name = "laptop_mode", .mode = read_only, .text = "0\n"},
+    {.name = "legacy_va_layout", .mode = read_only, .text = "0\n"},
+    {.name = "memfd_noexec", .mode = read_only, .text = "0\n"},
+    {.name = "mmap_rnd_bits", .mode = read_only, .text = "28\n"},
+    {.name = "nr_hugepages_mempolicy", .mode = read_only, .text = "0\n"},
+    {.name = "numa_stat", .mode = read_only, .text = "1\n"},
+    {.name = "oom_dump_tasks", .mode = read_only, .text = "0\n"},
+    {.name = "page-cluster", .mode = read_only, .text = "3\n"},
     {.name = "nr_overcommit_hugepages", .mode = read_only, .text = "0\n"},
     {.name = "oom_kill_allocating_task", .mode = read_only, .text = "0\n"},
     {.name = "overcommit_kbytes", .mode = read_only, .text = "0\n"},
@@ -246,13 +363,19 @@ constexpr TableEntry vm_entries[] = {
      .mode = read_only,
      .text = "1\n"}, // nothing is refused beforehand
     {.name = "overcommit_ratio", .mode = read_only, .text = "50\n"},
+    {.name = "stat_interval", .mode = read_only, .text = "1\n"},
     {.name = "swappiness", .mode = read_only, .text = "0\n"},
+    {.name = "unprivileged_userfaultfd", .mode = read_only, .text = "0\n"},
+    {.name = "user_reserve_kbytes", .mode = read_only, .text = "0\n"},
+    {.name = "vfs_cache_pressure", .mode = read_only, .text = "100\n"},
+    {.name = "watermark_scale_factor", .mode = read_only, .text = "10\n"},
+    {.name = "zone_reclaim_mode", .mode = read_only, .text = "0\n"},
 };
 
 constexpr TableEntry inotify_entries[] = {
     {.name = "max_queued_events", .mode = read_only, .text = "16384\n"},
     {.name = "max_user_instances", .mode = read_only, .text = "128\n"},
-    {.name = "max_user_watches", .mode = read_only, .text = "65536\n"},
+    {.name = "max_user_watches", .mode = read_only, .text = "1048576\n"},
 };
 
 constexpr TableEntry mqueue_entries[] = {
@@ -263,22 +386,74 @@ constexpr TableEntry mqueue_entries[] = {
     {.name = "queues_max", .mode = read_only, .text = "256\n"},
 };
 
+// Open files, none of which wait to be used again, and how many there may be.
+Result<void> show_file_nr(TextBuilder& out, const TableContext&) {
+    out.print("{}\t0\t{}\n", open_files.load(), memory_stats().total * (page_size / 1024) / 10);
+    return {};
+}
+// Every name that is remembered keeps an inode.
+Result<void> show_inode_nr(TextBuilder& out, const TableContext&) {
+    out.print("{}\t0\n", DentryCache::count());
+    return {};
+}
+Result<void> show_inode_state(TextBuilder& out, const TableContext&) {
+    out.print("{}\t0\t0\t0\t0\t0\t0\n", DentryCache::count());
+    return {};
+}
+constexpr TableEntry epoll_entries[] = {
+    {.name = "max_user_watches", .mode = read_only, .text = "1048576\n"},
+};
+
 Result<void> show_dentry_state(TextBuilder& out, const TableContext&) {
     const usize names = DentryCache::count();
     out.print("{}\t{}\t45\t0\t0\t0\n", names, names);
     return {};
 }
 
+// A number that a program may set, and that something obeys.
+template <base::Atomic<u32>& Value, u32 Most = 0x7fff'ffff>
+constexpr TableEntry setting(std::string_view name) {
+    return {.name = name,
+            .mode = read_write,
+            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
+                out.print("{}\n", Value.load());
+                return {};
+            },
+            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+                TRY(const i64 number, parse_number(text));
+                if (number < 0 || number > i64{Most})
+                    return fail(22); // EINVAL
+                Value.store(static_cast<u32>(number));
+                return {};
+            }};
+}
+constexpr TableEntry fanotify_entries[] = {
+    setting<fanotify_limits.events>("max_queued_events"),
+    setting<fanotify_limits.groups>("max_user_groups"),
+    setting<fanotify_limits.marks>("max_user_marks"),
+};
+
 constexpr TableEntry fs_entries[] = {
+    {.name = "aio-max-nr", .mode = read_only, .text = "65536\n"},
     {.name = "dentry-state", .mode = read_only, .show = show_dentry_state},
+    {.name = "dir-notify-enable", .mode = read_only, .text = "1\n"},
+    {.name = "epoll", .mode = directory, .children = epoll_entries},
+    {.name = "fanotify", .mode = directory, .children = fanotify_entries},
     {.name = "file-max", .mode = read_only, .show = show_file_max},
+    {.name = "file-nr", .mode = read_only, .show = show_file_nr},
+    {.name = "inode-nr", .mode = read_only, .show = show_inode_nr},
+    {.name = "inode-state", .mode = read_only, .show = show_inode_state},
     {.name = "inotify", .mode = directory, .children = inotify_entries},
+    setting<lease_break_seconds>("lease-break-time"),
+    setting<leases_enabled, 1>("leases-enable"),
     {.name = "mqueue", .mode = directory, .children = mqueue_entries},
     {.name = "mount-max", .mode = read_only, .text = "16384\n"},
     {.name = "nr_open", .mode = read_only, .text = "1048576\n"},
     {.name = "overflowgid", .mode = read_only, .text = "65534\n"},
     {.name = "overflowuid", .mode = read_only, .text = "65534\n"},
     {.name = "pipe-max-size", .mode = read_only, .text = "1048576\n"},
+    {.name = "pipe-user-pages-hard", .mode = read_only, .text = "0\n"},
+    {.name = "pipe-user-pages-soft", .mode = read_only, .text = "0\n"},
     {.name = "protected_fifos", .mode = read_only, .text = "0\n"},
     {.name = "protected_hardlinks", .mode = read_only, .text = "0\n"},
     {.name = "protected_regular", .mode = read_only, .text = "0\n"},
@@ -308,6 +483,10 @@ constexpr TableEntry namespace_limit(std::string_view name) {
             }};
 }
 constexpr TableEntry user_entries[] = {
+    setting<fanotify_limits.groups>("max_fanotify_groups"),
+    setting<fanotify_limits.marks>("max_fanotify_marks"),
+    {.name = "max_inotify_instances", .mode = read_only, .text = "128\n"},
+    {.name = "max_inotify_watches", .mode = read_only, .text = "1048576\n"},
     namespace_limit<NamespaceKind::Cgroup>("max_cgroup_namespaces"),
     namespace_limit<NamespaceKind::Ipc>("max_ipc_namespaces"),
     namespace_limit<NamespaceKind::Mount>("max_mnt_namespaces"),

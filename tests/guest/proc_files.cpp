@@ -1,0 +1,231 @@
+// Files of /proc that tell of IPC objects, keys and descriptors, and sysctls that are obeyed.
+#include <csignal>
+#include <cstdint>
+#include <sched.h>
+#include <sstream>
+#include <vector>
+
+#include <linux/keyctl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/ipc.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+
+#include "tests/guest/file_support.hpp"
+
+namespace {
+
+std::vector<std::string> words(const std::string& line) {
+    std::istringstream in(line);
+    std::vector<std::string> out;
+    for (std::string word; in >> word;)
+        out.push_back(word);
+    return out;
+}
+
+std::vector<std::string> lines(const std::string& text) {
+    std::istringstream in(text);
+    std::vector<std::string> out;
+    for (std::string line; std::getline(in, line);)
+        out.push_back(line);
+    return out;
+}
+
+bool has(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
+
+std::string info_of(int fd) {
+    return contents_of("/proc/self/fdinfo/" + std::to_string(fd));
+}
+
+// The row of a table under whose header the column `id_column` has that number.
+std::vector<std::string> row_of(const std::string& file, int id) {
+    for (const std::string& line : lines(contents_of(file))) {
+        const std::vector<std::string> row = words(line);
+        if (row.size() > 1 && row[1] == std::to_string(id))
+            return row;
+    }
+    return {};
+}
+
+void ipc_tables() {
+    const int queue = msgget(IPC_PRIVATE, 0600 | IPC_CREAT);
+    const int set = semget(IPC_PRIVATE, 3, 0640 | IPC_CREAT);
+    const int segment = shmget(0x1234abc, 5000, 0644 | IPC_CREAT);
+    CHECK(queue >= 0 && set >= 0 && segment >= 0);
+    struct {
+        long type;
+        char text[5];
+    } message{1, "four"};
+    CHECK(msgsnd(queue, &message, 5, 0) == 0);
+    const std::string pid = std::to_string(getpid());
+    std::vector<std::string> row = row_of("/proc/sysvipc/msg", queue);
+    CHECK(row.size() == 14 && row[0] == "0" && row[2] == "600" && row[3] == "5" && row[4] == "1");
+    CHECK(row[5] == pid && row[6] == "0" && row[7] == std::to_string(getuid()));
+    row = row_of("/proc/sysvipc/sem", set);
+    CHECK(row.size() == 10 && row[2] == "640" && row[3] == "3" && row[9] != "0");
+    void* at = shmat(segment, nullptr, 0);
+    *static_cast<char*>(at) = 1;
+    row = row_of("/proc/sysvipc/shm", segment);
+    CHECK(row.size() == 16 && row[0] == std::to_string(0x1234abc) && row[2] == "644");
+    CHECK(row[3] == "5000" && row[4] == pid && row[5] == pid && row[6] == "1");
+    CHECK(row[14] == "4096" && row[15] == "0");
+    CHECK(shmdt(at) == 0);
+    CHECK(shmctl(segment, IPC_RMID, nullptr) == 0 && semctl(set, 0, IPC_RMID) == 0);
+    CHECK(msgctl(queue, IPC_RMID, nullptr) == 0);
+    CHECK(row_of("/proc/sysvipc/shm", segment).empty());
+    const auto header = lines(contents_of("/proc/sysvipc/shm")).front();
+    CHECK(header ==
+          "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  "
+          "cuid  cgid      atime      dtime      ctime                   rss             "
+          "     swap");
+}
+
+// In a namespace of their own, so that nobody else is limited.
+void ipc_limits() {
+    in_child([] {
+        CHECK(unshare(CLONE_NEWIPC) == 0);
+        const std::string directory = "/proc/sys/kernel/";
+        CHECK(contents_of(directory + "msgmax") == "8192\n");
+        CHECK(contents_of(directory + "shmmni") == "4096\n");
+        CHECK(contents_of(directory + "shmmax") == "18446744073692774399\n");
+        CHECK(contents_of(directory + "sem") == "32000\t1024000000\t500\t32000\n");
+        make_file(directory + "shmmax", "8192\n");
+        CHECK(contents_of(directory + "shmmax") == "8192\n");
+        CHECK_FAILS(shmget(IPC_PRIVATE, 8193, 0600), EINVAL);
+        CHECK(shmget(IPC_PRIVATE, 8192, 0600) >= 0);
+        make_file(directory + "shmall", "2\n");
+        CHECK_FAILS(shmget(IPC_PRIVATE, 4096, 0600), ENOSPC);
+        make_file(directory + "shmall", "100\n");
+        make_file(directory + "shmmni", "2\n");
+        CHECK(shmget(IPC_PRIVATE, 4096, 0600) >= 0);
+        CHECK_FAILS(shmget(IPC_PRIVATE, 4096, 0600), ENOSPC);
+        make_file(directory + "msgmax", "10\n");
+        make_file(directory + "msgmnb", "20\n");
+        make_file(directory + "msgmni", "1\n");
+        const int queue = msgget(IPC_PRIVATE, 0600);
+        CHECK(queue >= 0);
+        CHECK_FAILS(msgget(IPC_PRIVATE, 0600), ENOSPC);
+        struct {
+            long type;
+            char text[30];
+        } message{1, ""};
+        CHECK_FAILS(msgsnd(queue, &message, 11, 0), EINVAL);
+        CHECK(msgsnd(queue, &message, 10, IPC_NOWAIT) == 0);
+        CHECK(msgsnd(queue, &message, 10, IPC_NOWAIT) == 0);
+        CHECK_FAILS(msgsnd(queue, &message, 10, IPC_NOWAIT), EAGAIN);
+        make_file(directory + "sem", "4 6 2 2\n");
+        CHECK(contents_of(directory + "sem") == "4\t6\t2\t2\n");
+        CHECK_FAILS(semget(IPC_PRIVATE, 5, 0600), EINVAL);
+        const int set = semget(IPC_PRIVATE, 4, 0600);
+        CHECK(set >= 0);
+        CHECK_FAILS(semget(IPC_PRIVATE, 3, 0600), ENOSPC); // seven semaphores
+        sembuf three[3] = {{0, 1, 0}, {1, 1, 0}, {2, 1, 0}};
+        CHECK_FAILS(semop(set, three, 3), E2BIG);
+        CHECK(semop(set, three, 2) == 0);
+        const int bad = open((directory + "shmmax").c_str(), O_WRONLY);
+        CHECK_FAILS(write(bad, "words", 5), EINVAL);
+    });
+    CHECK(contents_of("/proc/sys/kernel/msgmax") != "10\n");
+}
+
+void keys() {
+    const long key =
+        syscall(SYS_add_key, "user", "joey-proc-test", "payload", 7, KEY_SPEC_PROCESS_KEYRING);
+    if (key < 0) { // a kernel without keys has no files about them either
+        CHECK(errno == ENOSYS && access("/proc/keys", F_OK) != 0);
+        return;
+    }
+    char number[24];
+    std::snprintf(number, sizeof number, "%08lx", static_cast<unsigned long>(key));
+    std::vector<std::string> found;
+    for (const std::string& line : lines(contents_of("/proc/keys")))
+        if (line.rfind(number, 0) == 0)
+            found = words(line);
+    CHECK(found.size() == 10);
+    CHECK(found[1] == "I--Q---" && found[3] == "perm" && found[4] == "3f010000");
+    CHECK(found[5] == std::to_string(getuid()) && found[7] == "user");
+    CHECK(found[8] == "joey-proc-test:" && found[9] == "7");
+    bool own = false;
+    for (const std::string& line : lines(contents_of("/proc/key-users")))
+        own = own || words(line)[0] == std::to_string(getuid()) + ":";
+    CHECK(own);
+}
+
+void descriptors(const ScratchDirectory& dir) {
+    const int counter = eventfd(0x2a, EFD_SEMAPHORE);
+    std::string info = info_of(counter);
+    CHECK(has(info, "pos:\t0\nflags:\t02\n") && has(info, "eventfd-count:               2a\n"));
+    const int watcher = epoll_create1(0);
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = 0xabcdef;
+    CHECK(epoll_ctl(watcher, EPOLL_CTL_ADD, counter, &event) == 0);
+    info = info_of(watcher);
+    char line[100];
+    std::snprintf(line, sizeof line,
+                  "tfd: %8d events:       19 data:           abcdef  pos:0 ino:", counter);
+    CHECK(has(info, line));
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    const int signals = signalfd(-1, &set, 0);
+    CHECK(has(info_of(signals), "sigmask:\t0000000000000200\n"));
+    const int timer = timerfd_create(CLOCK_MONOTONIC, 0);
+    const itimerspec setting{{3, 5}, {1000, 0}};
+    CHECK(timerfd_settime(timer, 0, &setting, nullptr) == 0);
+    info = info_of(timer);
+    CHECK(has(info, "clockid: 1\nticks: 0\nsettime flags: 0"));
+    CHECK(has(info, "it_value: (999, ") && has(info, "it_interval: (3, 5)\n"));
+    const int watches = inotify_init1(0);
+    const int watch = inotify_add_watch(watches, dir.name().c_str(), IN_CREATE);
+    std::snprintf(line, sizeof line, "inotify wd:%x ino:%lx sdev:", watch,
+                  static_cast<unsigned long>(stat_of(dir.name()).st_ino));
+    info = info_of(watches);
+    CHECK(has(info, line) && has(info, " mask:100 ignored_mask:0 fhandle-bytes:"));
+    const int process = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
+    CHECK(has(info_of(process), "Pid:\t" + std::to_string(getpid()) + "\nNSpid:\t"));
+    for (const int fd : {counter, watcher, signals, timer, watches, process})
+        close(fd);
+}
+
+void machine_files() {
+    const std::vector<std::string> open_now = words(contents_of("/proc/sys/fs/file-nr"));
+    CHECK(open_now.size() == 3 && std::stoul(open_now[0]) > 0 && open_now[1] == "0");
+    CHECK(words(contents_of("/proc/sys/fs/inode-nr")).size() == 2);
+    CHECK(words(contents_of("/proc/sys/fs/inode-state")).size() == 7);
+    CHECK(words(contents_of("/proc/sys/fs/dentry-state")).size() == 6);
+    for (const char* name :
+         {"fs/aio-max-nr", "fs/epoll/max_user_watches", "fs/pipe-user-pages-soft",
+          "kernel/numa_balancing", "kernel/sched_rt_period_us", "user/max_inotify_watches",
+          "user/max_fanotify_marks", "vm/zone_reclaim_mode", "vm/vfs_cache_pressure",
+          "vm/laptop_mode", "vm/stat_interval", "vm/page-cluster"}) {
+        const std::string value = contents_of(std::string("/proc/sys/") + name);
+        CHECK(std::stoll(value) >= 0 && value.back() == '\n');
+    }
+    // No security module: nothing to read and nothing to set.
+    const int label = open("/proc/self/attr/current", O_RDWR);
+    CHECK(label >= 0);
+    char text[100];
+    CHECK(read(label, text, sizeof text) > 0 || errno == EINVAL);
+    close(label);
+}
+
+} // namespace
+
+int main() {
+    umask(022);
+    const ScratchDirectory dir("/dev/shm");
+    ipc_tables();
+    ipc_limits();
+    keys();
+    descriptors(dir);
+    machine_files();
+}
