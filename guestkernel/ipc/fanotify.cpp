@@ -107,6 +107,12 @@ Result<void> give_record(const Record& record, u64 file_system, IoBuffer& out) {
     return copied == length ? Result<void>() : Result<void>(fail(EFAULT));
 }
 
+// Nobody can be told of it any more, not even its parent.
+bool has_gone(const Process& process) {
+    SpinGuard guard(process_tree_lock());
+    return process.state == ProcessState::Reaped;
+}
+
 } // namespace
 
 FanotifyFile::FanotifyFile(Ref<Inode> inode, u32 flags, u32 mode, u32 event_flags, bool trusted,
@@ -175,31 +181,22 @@ void FanotifyFile::note_overflow() {
     waiters_.wake_all(poll_in | poll_rdnorm);
 }
 
-Result<void> FanotifyFile::ask(Ref<FanotifyEvent> event) {
+void FanotifyFile::pose(Ref<FanotifyEvent> event) {
     {
         SpinGuard guard(lock_);
         queued_ = queued_ + 1;
         bytes_ += length_of(*event);
-        events_.push_back(*Ref<FanotifyEvent>(event).leak());
+        events_.push_back(*event.leak());
     }
     waiters_.wake_all(poll_in | poll_rdnorm);
+}
+
+Result<void> FanotifyFile::await_answer(FanotifyEvent& event) {
     const WaitOutcome outcome = wait_until(
-        event->answered, [&] { return event->answer != 0; }, no_deadline, TaskState::Killable);
-    if (outcome == WaitOutcome::Interrupted) {
-        Ref<FanotifyEvent> held;
-        SpinGuard guard(lock_);
-        if (event->answer == 0 && event->node.linked()) {
-            if (event->fd < 0) { // nobody has read it
-                queued_ = queued_ - 1;
-                bytes_ -= length_of(*event);
-            }
-            event->node.unlink();
-            held = Ref<FanotifyEvent>::adopt(event.get());
-        }
-        guard.unlock();
-        return fail(EINTR);
-    }
-    return (event->answer & FAN_ALLOW) != 0 ? Result<void>() : Result<void>(fail(EPERM));
+        event.answered, [&] { return event.answer != 0; }, no_deadline, TaskState::Killable);
+    if (outcome == WaitOutcome::Interrupted)
+        return fail(EINTR); // whatever the listener says of it now
+    return (event.answer & FAN_ALLOW) != 0 ? Result<void>() : Result<void>(fail(EPERM));
 }
 
 usize FanotifyFile::length_of(const FanotifyEvent& event) const {
@@ -263,7 +260,7 @@ Result<usize> FanotifyFile::give(FanotifyEvent& event, IoBuffer& out) {
             if (fd >= 0)
                 (void)current_task().files->close(fd);
     };
-    if (event.process && head.pid != 0) {
+    if (event.process && head.pid != 0 && !has_gone(*event.process)) {
         auto pidfd = make_pidfd(event.process, 0);
         auto fd = pidfd ? current_task().files->install(std::move(*pidfd), true)
                         : Result<int>(fail(pidfd.error().code));

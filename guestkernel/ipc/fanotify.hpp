@@ -57,8 +57,10 @@ public:
 
     void queue(Ref<FanotifyEvent> event);
     void note_overflow();
-    // Waits for the listener. EPERM, EINTR.
-    Result<void> ask(Ref<FanotifyEvent> event);
+    // A question; then, without holding the group, which may be closed meanwhile, its answer:
+    // EPERM, EINTR.
+    void pose(Ref<FanotifyEvent> event);
+    static Result<void> await_answer(FanotifyEvent& event);
 
     // --- under the mutex of all marks
     base::IntrusiveList<FanotifyMark, &FanotifyMark::group_node> marks;

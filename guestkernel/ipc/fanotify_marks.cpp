@@ -272,8 +272,11 @@ Result<void> ask_fanotify(const NotifyEvent& event) {
     // Those that come before others change a file's contents are asked first.
     for (const u32 level : {FAN_CLASS_PRE_CONTENT, FAN_CLASS_CONTENT})
         for (Question& question : all)
-            if ((question.group->mode() & FAN_ALL_CLASS_BITS) == level)
-                TRY(question.group->ask(question.event));
+            if (question.group && (question.group->mode() & FAN_ALL_CLASS_BITS) == level) {
+                question.group->pose(question.event);
+                question.group = nullptr;
+                TRY(FanotifyFile::await_answer(*question.event));
+            }
     return {};
 }
 
