@@ -17,6 +17,7 @@ import time
 HOST, GUEST = "10.9.0.1", "10.9.0.2"
 TAP = "tap0"
 READY_SECONDS = 120  # that a server may take to come up
+CLIENT_SECONDS = 120  # that a client may take
 
 
 class Server:
@@ -94,12 +95,14 @@ def first_answer(argv, figure, patience):
     """The client's figure. Until the server is up the client fails, and is started again."""
     deadline = time.monotonic() + patience
     while True:
-        found = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
-        with contextlib.suppress(ValueError, KeyError, StopIteration):
+        complaint = f"no answer in {CLIENT_SECONDS} s"
+        with contextlib.suppress(ValueError, KeyError, StopIteration, subprocess.TimeoutExpired):
+            found = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CLIENT_SECONDS)
+            complaint = found.stderr.strip() or found.stdout.strip()[-300:]
             if found.returncode == 0:
                 return figure(found.stdout)
         if time.monotonic() > deadline:
-            print(f"# {shlex.join(argv)}: {found.stderr.strip() or found.stdout.strip()[-300:]}", file=sys.stderr)
+            print(f"# {shlex.join(argv)}: {complaint}", file=sys.stderr)
             return None
         time.sleep(0.2)
 
@@ -117,12 +120,14 @@ def inside(server, joey, times):
               "do n=$((n+1)); sleep 0.2; done; cat /tmp/figure")
     figures = []
     for _ in range(times):
-        found = subprocess.run([*joey, "--net", "none", "--", "sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True,
-                               text=True, timeout=600)
+        said = f"no end in {READY_SECONDS + CLIENT_SECONDS} s"
         try:
+            found = subprocess.run([*joey, "--net", "none", "--", "sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True,
+                                   text=True, timeout=READY_SECONDS + CLIENT_SECONDS)
+            said = f"{found.stdout[-200:]} {found.stderr[-300:]}"
             figures.append(server.figure(found.stdout))
-        except (ValueError, KeyError, StopIteration):
-            print(f"# {client}: {found.stdout[-200:]} {found.stderr[-300:]}", file=sys.stderr)
+        except (ValueError, KeyError, StopIteration, subprocess.TimeoutExpired):
+            print(f"# {client}: {said}", file=sys.stderr)
             return None
     return statistics.median(figures)
 
