@@ -58,8 +58,8 @@ int ask(const char* address, const char* port) {
     const int fd = no_delay(socket(AF_INET, SOCK_STREAM, 0));
     if (connect(fd, reinterpret_cast<const sockaddr*>(&where), sizeof where) != 0)
         die("connect");
-    constexpr int turns = 200;
-    bench::report(15, turns, [fd] {
+    constexpr int turns = 100;
+    bench::report(7, turns, [fd] {
         char byte = 'x';
         for (int i = 0; i < turns; ++i) {
             if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1)
