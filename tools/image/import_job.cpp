@@ -128,6 +128,7 @@ os::Result<std::vector<Reference>> ImportJob::given_names() const {
 // Of several images, the wanted one.
 os::Result<void> ImportJob::select(std::vector<Candidate>& candidates) const {
     std::vector<std::vector<Reference>> all;
+    all.reserve(candidates.size());
     for (const Candidate& candidate : candidates)
         all.push_back(candidate.names);
     if (options_.only) {
@@ -150,6 +151,7 @@ os::Result<void> ImportJob::name(std::vector<Candidate>& candidates) const {
     TRY(const std::vector<Reference> given, given_names());
     if (!given.empty() && candidates.size() > 1) {
         std::vector<std::vector<Reference>> all;
+        all.reserve(candidates.size());
         for (const Candidate& candidate : candidates)
             all.push_back(candidate.names);
         return os::fail(os::Code::InvalidArgument, "--name: ", options_.input, " has ",
@@ -399,12 +401,8 @@ os::Result<std::vector<Imported>> ImportJob::import_images(Source& source) {
     return commit();
 }
 
-os::Result<std::vector<Imported>> ImportJob::import_rootfs(ByteSource& bytes) {
-    const std::string what = options_.input == "-" ? "stdin" : options_.input;
-    if (options_.only)
-        return os::fail(os::Code::InvalidArgument, "--only: ", what,
-                        " is the archive of one root directory");
-    // The file as it is becomes the layer, unless only few could read it.
+// The file as it is becomes the layer, unless only few could read it.
+os::Result<Descriptor> ImportJob::take_rootfs(ByteSource& bytes, const std::string& what) {
     TRY(os::UniqueFd to, staging_.create("incoming"));
     TRY(Blob blob, copy_to(bytes, to.get(), options_.limits.input_bytes, what));
     TRY(Compression compression, compression_of(to.get()));
@@ -421,9 +419,17 @@ os::Result<std::vector<Imported>> ImportJob::import_rootfs(ByteSource& bytes) {
     } else {
         TRY(staging_.adopt_blob("incoming", blob.digest));
     }
-    const Descriptor layer{layer_type(compression), blob.digest, blob.size, std::nullopt, {}};
+    return Descriptor{layer_type(compression), blob.digest, blob.size, std::nullopt, {}};
+}
+
+os::Result<std::vector<Imported>> ImportJob::import_rootfs(ByteSource& bytes) {
+    const std::string what = options_.input == "-" ? "stdin" : options_.input;
+    if (options_.only)
+        return os::fail(os::Code::InvalidArgument, "--only: ", what,
+                        " is the archive of one root directory");
+    TRY(const Descriptor layer, take_rootfs(bytes, what));
     TreeFacts facts;
-    const Descriptor none{std::string(media_type::oci_config), blob.digest, 0, std::nullopt, {}};
+    const Descriptor none{std::string(media_type::oci_config), layer.digest, 0, std::nullopt, {}};
     TRY(const std::vector<Digest> diff_ids, unpack(Manifest{none, {layer}}, nullptr, facts));
     if (facts.entries == 0)
         return os::fail(os::Code::InvalidArgument, what,

@@ -48,6 +48,7 @@ private:
                            std::vector<Reference> names, const TreeFacts& facts);
     os::Result<std::vector<Imported>> commit();
     os::Result<Manifest> take_layers(Source& source, const Candidate& candidate);
+    os::Result<Descriptor> take_rootfs(ByteSource& bytes, const std::string& what);
     os::Result<void> check_platform(const ImageConfig& config) const;
     Platform platform() const { return options_.platform.value_or(Platform{}); }
     std::optional<std::string> file_stem() const;

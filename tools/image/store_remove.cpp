@@ -89,6 +89,7 @@ os::Result<void> Store::collect_blobs(const std::vector<Digest>& wanted, Collect
 
 os::Result<void> Store::collect_rootfs(const std::vector<Digest>& wanted, Collected& out) const {
     std::vector<std::string> kept;
+    kept.reserve(wanted.size());
     for (const Digest& chain : wanted)
         kept.push_back(rootfs_path(chain).substr(sizeof "rootfs/" - 1));
     std::sort(kept.begin(), kept.end());
