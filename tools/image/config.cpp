@@ -82,6 +82,19 @@ os::Result<void> read_set(const JsonView& view, std::string_view name,
     return {};
 }
 
+os::Result<void> read_ports(const JsonView& view, ImageConfig& config) {
+    std::vector<std::string> ports;
+    TRY(read_set(view, "ExposedPorts", ports));
+    for (const std::string& text : ports) {
+        const auto port = parse_exposed_port(text);
+        if (!port)
+            return view.wrong("ExposedPorts has '", text.substr(0, 80),
+                              "'; a port looks like 80/tcp");
+        config.exposed_ports.push_back(*port);
+    }
+    return {};
+}
+
 os::Result<void> read_run_part(const JsonView& view, ImageConfig& config) {
     TRY(view.read("User", config.user));
     TRY(view.read("Entrypoint", config.entrypoint));
@@ -94,15 +107,7 @@ os::Result<void> read_run_part(const JsonView& view, ImageConfig& config) {
     }
     TRY(view.read("WorkingDir", config.working_directory));
     TRY(read_set(view, "Volumes", config.volumes));
-    std::vector<std::string> ports;
-    TRY(read_set(view, "ExposedPorts", ports));
-    for (const std::string& text : ports) {
-        const auto port = parse_exposed_port(text);
-        if (!port)
-            return view.wrong("ExposedPorts has '", text.substr(0, 80),
-                              "'; a port looks like 80/tcp");
-        config.exposed_ports.push_back(*port);
-    }
+    TRY(read_ports(view, config));
     TRY(view.read("StopSignal", config.stop_signal));
     TRY(view.read("Labels", config.labels));
     TRY(const JsonView healthcheck, view.member("Healthcheck"));
