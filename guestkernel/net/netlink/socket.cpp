@@ -415,7 +415,16 @@ Result<usize> NetlinkSocketFile::get_option(int level, int name, std::span<u8> o
     return sizeof value;
 }
 
+namespace {
+
+// Programs among themselves: the kernel takes no part.
+constexpr Protocol user_protocol = {
+    .number = NETLINK_USERSOCK, .groups = 32, .anybody_sends = true};
+
+} // namespace
+
 void start_netlink() {
+    register_protocol(user_protocol);
     register_socket_family(netlink_family);
     start_route_protocol();
     register_links();
