@@ -4,7 +4,6 @@
 #include <linux/personality.h>
 #include <linux/random.h>
 #include <linux/sysinfo.h>
-#include <linux/personality.h>
 #include <linux/utsname.h>
 
 #include "guestkernel/core/random.hpp"
