@@ -124,7 +124,7 @@ Result<void> show_if_inet6(TextBuilder& out, const TableContext& of) {
 void hex4(TextBuilder& out, const net::IpAddress& address) { // as it stands in memory
     u32 word = 0;
     __builtin_memcpy(&word, address.wire(), sizeof word);
-    out.hex(word, 8);
+    out.hex_upper(word, 8);
 }
 
 constexpr u32 route_up = 1, route_gateway = 2, route_host = 4, route_reject = 0x200;
@@ -145,7 +145,7 @@ void print_route4(TextBuilder& out, const net::Route& route) {
                       (hop != nullptr && hop->has_gateway() ? route_gateway : 0) |
                       (route.length == 32 ? route_host : 0);
     out.append("\t");
-    out.hex(flags, 4);
+    out.hex_upper(flags, 4);
     out.print("\t0\t0\t{}\t", route.metric);
     hex4(out, net::IpAddress::v4(route.length == 0 ? 0 : ~u32{0} << (32 - route.length)));
     out.print("\t{}\t{}\t0", route.advertised_mss != 0 ? route.advertised_mss + 40 : 0, 0);

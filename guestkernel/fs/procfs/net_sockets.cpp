@@ -23,11 +23,13 @@ void print_address(TextBuilder& out, const IpAddress& address, bool v6, u16 port
     for (usize at = 0; at < (v6 ? 16u : 4u); at += 4) {
         u32 word = 0;
         __builtin_memcpy(&word, bytes + at, sizeof word);
-        out.hex(word, 8);
+        out.hex_upper(word, 8);
     }
     out.append(":");
-    out.hex(port, 4);
+    out.hex_upper(port, 4);
 }
+
+constexpr u32 tcp_listen = 10;
 
 u64 ticks(u64 ns) {
     return ns / (nanoseconds_per_second / clock_ticks);
@@ -45,17 +47,17 @@ void print_common(TextBuilder& out, usize index, unsigned index_width, const Soc
     out.append(" ");
     print_address(out, record.peer, record.v6, record.peer_port);
     out.append(" ");
-    out.hex(record.state, 2);
+    out.hex_upper(record.state, 2);
     out.append(" ");
-    out.hex(record.sent, 8);
+    out.hex_upper(record.state == tcp_listen ? 0 : record.sent, 8); // a listener's is its limit
     out.append(":");
-    out.hex(record.received, 8);
+    out.hex_upper(record.received, 8);
     out.append(" ");
-    out.hex(record.timer, 2);
+    out.hex_upper(record.timer, 2);
     out.append(":");
-    out.hex(ticks(record.timer_left_ns), 8);
+    out.hex_upper(ticks(record.timer_left_ns), 8);
     out.append(" ");
-    out.hex(record.retransmits, 8);
+    out.hex_upper(record.retransmits, 8);
     out.append(" ");
     out.number(shown_uid(record), 5);
     out.append(" ");
@@ -78,7 +80,7 @@ Result<void> list(TextBuilder& out, const TableContext& of, List take, bool v6, 
         out.number(record.references);
         out.append(" 0000000000000000");
         if (tcp) {
-            out.append(" 100 0 0 10 -1");
+            out.append(record.state == tcp_listen ? " 100 0 0 10 0" : " 100 0 0 10 -1");
             out.pad_to(out.size() - start, v6 ? 0 : 149);
         } else {
             out.append(" ");

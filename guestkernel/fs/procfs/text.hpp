@@ -23,6 +23,8 @@ public:
     }
     void number(u64 value, unsigned width = 0, char fill = ' ') { digits(value, 10, width, fill); }
     void hex(u64 value, unsigned width = 0, char fill = '0') { digits(value, 16, width, fill); }
+    // As most of /proc/net has it.
+    void hex_upper(u64 value, unsigned width) { digits(value, 16, width, '0', "0123456789ABCDEF"); }
     void octal(u64 value, unsigned width = 0) { digits(value, 8, width, '0'); }
     void text(std::string_view value, unsigned width) { // padded on the right
         append(value);
@@ -61,11 +63,12 @@ public:
     Vector<char>& bytes() { return data_; }
 
 private:
-    void digits(u64 value, unsigned base, unsigned width, char fill) {
+    void digits(u64 value, unsigned base, unsigned width, char fill,
+                const char* names = "0123456789abcdef") {
         char reversed[64];
         usize count = 0;
         do {
-            reversed[count++] = "0123456789abcdef"[value % base];
+            reversed[count++] = names[value % base];
             value /= base;
         } while (value != 0);
         while (count < width && count < sizeof reversed)

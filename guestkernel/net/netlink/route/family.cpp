@@ -41,6 +41,8 @@ struct Active {
 constinit Active active;
 
 Result<void> receive(Request& request) {
+    if (request.type() > RTM_MAX)
+        return fail(EOPNOTSUPP);
     if (request.payload().empty())
         return {}; // not even a family: as if nothing had been asked
     const u16 first = static_cast<u16>(request.type() & ~3u);
