@@ -18,17 +18,25 @@ namespace {
 
 constexpr const char* usage =
     "usage: joey-agent [--listen unix:PATH | vsock:PORT | fd:NUMBER] [--cgroup-root DIRECTORY]\n"
-    "As pid 1 it mounts what a system needs first, and powers the machine off at its end.\n";
+    "                  [--first]\n"
+    "As pid 1, or with --first as the first program of a kernel that has its own pid 1, it mounts "
+    "what\n"
+    "a system needs. As pid 1 it powers the machine off at its end.\n";
 
 struct Options {
     std::string listen = "vsock:1024";
     std::string cgroup_root = "/sys/fs/cgroup";
+    bool first = false;
 };
 
 os::Result<Options> read_options(int argc, char** argv) {
     Options out;
     for (int i = 1; i < argc; ++i) {
         const std::string_view name = argv[i];
+        if (name == "--first") {
+            out.first = true;
+            continue;
+        }
         if (name != "--listen" && name != "--cgroup-root")
             return os::fail(os::Code::InvalidArgument, "unknown argument ", name, "\n", usage);
         if (i + 1 == argc)
@@ -59,11 +67,10 @@ os::Result<void> run(int argc, char** argv) {
     TRY(const Options options, read_options(argc, argv));
     const bool is_init = getpid() == 1;
     TRY(startup::protect_own_program(argv));
-    if (is_init) {
+    if (is_init || options.first)
         TRY(startup::set_up_system());
-    } else if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) {
+    if (!is_init && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
         return os::fail_errno(errno, "become the reaper of what containers leave behind");
-    }
     signal(SIGPIPE, SIG_IGN);
     return serve(options, is_init);
 }

@@ -1,5 +1,6 @@
 #include "tools/pod/agent_link.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -70,25 +71,27 @@ os::Result<std::unique_ptr<AgentLink>> AgentLink::connect(os::EventLoop& loop,
     if (!place)
         return os::fail_errno(errno, "the pod's directory ", directory);
     const auto deadline = Clock::now() + limit;
-    constexpr std::chrono::milliseconds between(2);
+    // More and more seldom: the VM needs the CPU for its start.
+    std::chrono::milliseconds between(2);
+    constexpr std::chrono::milliseconds longest_between(64);
+    // A request that meets a driver which is just starting is lost: then another one is made.
+    constexpr std::chrono::seconds attempt(3);
     for (;;) {
         auto socket = reach_socket(place.get());
         if (socket) {
-            const auto connected = ask_for_port(socket->get(), deadline);
+            const auto connected =
+                ask_for_port(socket->get(), std::min(deadline, Clock::now() + attempt));
             if (connected) {
                 TRY(auto client, ttrpc::Client::start(loop, std::move(*socket)));
                 return std::unique_ptr<AgentLink>(new AgentLink(std::move(client)));
             }
-            if (connected.error().code == os::Code::DeadlineExceeded)
-                return base::Failure(connected.error());
         }
         // A VM that has just been started has no socket yet, then no agent.
+        between = std::min(2 * between, longest_between);
         if (vm.wait_for_end(between))
-            return os::fail(os::Code::Unavailable, "the pod's VM has ended; its log is ", directory,
-                            "/log");
+            return os::fail(os::Code::Unavailable, "the pod's VM has ended");
         if (Clock::now() >= deadline)
-            return os::fail(os::Code::DeadlineExceeded,
-                            "the pod's agent does not answer; the VM's log is ", directory, "/log");
+            return os::fail(os::Code::DeadlineExceeded, "the pod's agent does not answer");
     }
 }
 

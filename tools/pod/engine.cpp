@@ -58,10 +58,10 @@ os::Result<Json> read_config(const std::string& bundle) {
 os::Result<void> check_console(bool terminal, const std::string& socket, bool detached) {
     if (terminal && detached && socket.empty())
         return os::fail(os::Code::InvalidArgument,
-                        "cannot allocate tty if runc will detach without setting console socket");
+                        "cannot allocate tty if joey will detach without setting console socket");
     if (!terminal && !socket.empty())
         return os::fail(os::Code::InvalidArgument,
-                        "cannot use console socket if runc will not detach or allocate tty");
+                        "cannot use console socket if joey will not detach or allocate tty");
     return {};
 }
 
@@ -182,8 +182,8 @@ os::Result<void> Engine::join_pod(Creation& creation, GuestConfig& guest, Link& 
     return {};
 }
 
-os::Result<void> Engine::build(Creation& creation, const Json& config,
-                               const CreateOptions& options) {
+// What the record says of the configuration alone.
+void Engine::describe(Creation& creation, const Json& config, const CreateOptions& options) {
     ContainerRecord& record = creation.record;
     record.bundle = options.bundle;
     record.created = timestamp();
@@ -191,10 +191,13 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
     record.annotations = string_map_of(config, "annotations");
     if (const Json* hooks = find(config, "hooks"); hooks != nullptr && hooks->is_object())
         record.hooks = *hooks;
-    record.process_template = config["process"];
+    record.process_template = *find(config, "process");
     record.terminal = bool_of(record.process_template, "terminal");
-    TRY(GuestConfig guest, make_guest_config(config, options.bundle));
-    record.rootfs = guest.sources.front().path;
+}
+
+os::Result<void> Engine::enter_pod(Creation& creation, const Json& config,
+                                   GuestConfig& guest) const {
+    ContainerRecord& record = creation.record;
     if (const Json* linux_part = find(config, "linux")) {
         TRY(record.cgroups, make_cgroups(string_of(*linux_part, "cgroupsPath")));
     }
@@ -207,13 +210,15 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
         TRY(creation.pod, Pod::open(root_, record.pod));
     }
     TRY(share_sources(creation, guest));
-    {
-        Link link;
-        TRY(link.loop, os::EventLoop::create());
-        TRY(link.agent, creation.pod->connect(*link.loop));
-        TRY(join_pod(creation, guest, link));
-    }
+    Link link;
+    TRY(link.loop, os::EventLoop::create());
+    TRY(link.agent, creation.pod->connect(*link.loop));
+    return join_pod(creation, guest, link);
+}
 
+os::Result<void> Engine::start_relay(Creation& creation, const GuestConfig& guest,
+                                     const CreateOptions& options) const {
+    const ContainerRecord& record = creation.record;
     RelayStart what;
     what.relay.container = record.id;
     what.relay.terminal = record.terminal;
@@ -240,8 +245,18 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
         static_cast<void>(agent.call<proto::WaitResponse>("Delete", all).has_value());
     };
     TRY(creation.relay, StartedRelay::start(*creation.pod, what));
-    record.process = creation.relay->process();
+    creation.record.process = creation.relay->process();
+    return {};
+}
 
+os::Result<void> Engine::build(Creation& creation, const Json& config,
+                               const CreateOptions& options) {
+    describe(creation, config, options);
+    TRY(GuestConfig guest, make_guest_config(config, options.bundle));
+    ContainerRecord& record = creation.record;
+    record.rootfs = guest.sources.front().path;
+    TRY(enter_pod(creation, config, guest));
+    TRY(start_relay(creation, guest, options));
     const std::string state = to_text(state_json(record, "creating", record.process.pid));
     creation.has_poststop = true;
     for (const char* kind : {"prestart", "createRuntime", "createContainer"})

@@ -77,6 +77,10 @@ private:
     os::Result<Link> connect(const std::string& pod) const;
     os::Result<Lock> lock(const std::string& id) const;
     os::Result<void> build(Creation& creation, const Json& config, const CreateOptions& options);
+    static void describe(Creation& creation, const Json& config, const CreateOptions& options);
+    os::Result<void> enter_pod(Creation& creation, const Json& config, GuestConfig& guest) const;
+    os::Result<void> start_relay(Creation& creation, const GuestConfig& guest,
+                                 const CreateOptions& options) const;
     os::Result<void> join_pod(Creation& creation, GuestConfig& guest, Link& link) const;
     os::Result<void> share_sources(Creation& creation, GuestConfig& guest) const;
     void undo(Creation& creation);

@@ -51,8 +51,8 @@ os::Result<void> Engine::start(const std::string& id) {
     }
     // The specification: what poststart hooks say is logged and no failure; runc has it otherwise,
     // and stops the container. It is followed.
-    const auto hooked = run_hooks(record.hooks, "poststart",
-                                  to_text(state_json(record, "running", record.process.pid)));
+    auto hooked = run_hooks(record.hooks, "poststart",
+                            to_text(state_json(record, "running", record.process.pid)));
     if (!hooked) {
         static_cast<void>(kill(id, SIGKILL, false).has_value());
         return hooked;
@@ -113,11 +113,70 @@ os::Result<void> Engine::remove(const std::string& id, bool force) {
     }
     if (!record.process.wait_for_end(patience))
         static_cast<void>(record.process.kill_and_wait(patience));
-    const auto hooked =
-        run_hooks(record.hooks, "poststop", to_text(state_json(record, "stopped", 0)));
+    auto hooked = run_hooks(record.hooks, "poststop", to_text(state_json(record, "stopped", 0)));
     clean_up(record);
     return hooked;
 }
+
+namespace {
+
+// The process in the guest, started; its streams wait to be served.
+os::Result<void> begin_exec(AgentLink& agent, const RelayConfig& relay, const Json& process) {
+    proto::ExecRequest request;
+    request.set_container_id(relay.container);
+    request.set_exec_id(relay.exec);
+    request.set_process(to_text(process));
+    request.mutable_streams()->set_input(true);
+    request.mutable_streams()->set_output(true);
+    request.mutable_streams()->set_error(true);
+    TRY(agent.call<proto::ExecResponse>("Exec", request));
+    proto::StartRequest start;
+    start.set_container_id(relay.container);
+    start.set_exec_id(relay.exec);
+    TRY(agent.call<proto::StartResponse>("Start", start));
+    return {};
+}
+
+void forget_exec(AgentLink& agent, const RelayConfig& relay) {
+    proto::DeleteRequest request;
+    request.set_container_id(relay.container);
+    request.set_exec_id(relay.exec);
+    request.set_force(true);
+    static_cast<void>(agent.call<proto::WaitResponse>("Delete", request).has_value());
+}
+
+os::Result<void> write_pid(const std::string& path, pid_t pid) {
+    return path.empty() ? os::Result<void>() : write_whole(path, std::to_string(pid));
+}
+
+// In this process, until it has ended.
+os::Result<int> exec_here(const Pod& pod, RelayConfig config, const ExecOptions& options,
+                          const Json& process) {
+    TRY(const auto loop, os::EventLoop::create());
+    TRY(const auto agent, pod.connect(*loop));
+    os::UniqueFd terminal;
+    if (config.terminal && !options.console_socket.empty()) {
+        TRY(terminal, open_console(options.console_socket));
+        config.streams = {terminal.get(), terminal.get(), terminal.get()};
+    }
+    Relay relay(*loop, *agent, config);
+    TRY(relay.prepare());
+    TRY(begin_exec(*agent, config, process));
+    TRY(write_pid(options.pid_file, ::getpid()));
+    const int status = relay.run();
+    if (relay.all_delivered())
+        forget_exec(*agent, config);
+    return status;
+}
+
+os::Result<int> exec_apart(const Pod& pod, const RelayStart& what, const ExecOptions& options) {
+    TRY(StartedRelay relay, StartedRelay::start(pod, what));
+    TRY(write_pid(options.pid_file, relay.process().pid));
+    TRY(relay.commit());
+    return 0;
+}
+
+} // namespace
 
 os::Result<int> Engine::exec(const ExecOptions& options) {
     TRY(const ContainerState now, state(options.container));
@@ -129,63 +188,23 @@ os::Result<int> Engine::exec(const ExecOptions& options) {
     Json process = options.process;
     std::vector<std::string> warnings;
     make_guest_process(process, warnings);
-    const std::string exec_id = fresh_exec_id();
     RelayStart what;
     what.relay.container = options.container;
-    what.relay.exec = exec_id;
+    what.relay.exec = fresh_exec_id();
     what.relay.terminal = bool_of(process, "terminal");
     what.console_socket = options.console_socket;
     what.cgroups = now.record.cgroups;
-    if (what.relay.terminal && options.detach && options.console_socket.empty())
+    if (!options.detach)
+        return exec_here(pod, what.relay, options, process);
+    if (what.relay.terminal && options.console_socket.empty())
         return os::fail(os::Code::InvalidArgument,
-                        "cannot allocate tty if runc will detach without setting console socket");
-    const auto begin = [&](AgentLink& agent) -> os::Result<std::vector<std::string>> {
-        proto::ExecRequest request;
-        request.set_container_id(options.container);
-        request.set_exec_id(exec_id);
-        request.set_process(to_text(process));
-        request.mutable_streams()->set_input(true);
-        request.mutable_streams()->set_output(true);
-        request.mutable_streams()->set_error(true);
-        TRY(agent.call<proto::ExecResponse>("Exec", request));
-        proto::StartRequest start;
-        start.set_container_id(options.container);
-        start.set_exec_id(exec_id);
-        TRY(agent.call<proto::StartResponse>("Start", start));
-        return std::vector<std::string>();
+                        "cannot allocate tty if joey will detach without setting console socket");
+    what.begin = [&](AgentLink& agent) -> os::Result<std::vector<std::string>> {
+        TRY(begin_exec(agent, what.relay, process));
+        return warnings;
     };
-    const auto forget = [&](AgentLink& agent) {
-        proto::DeleteRequest request;
-        request.set_container_id(options.container);
-        request.set_exec_id(exec_id);
-        request.set_force(true);
-        static_cast<void>(agent.call<proto::WaitResponse>("Delete", request).has_value());
-    };
-    if (!options.detach) {
-        TRY(const auto loop, os::EventLoop::create());
-        TRY(const auto agent, pod.connect(*loop));
-        RelayConfig config = what.relay;
-        os::UniqueFd terminal;
-        if (config.terminal && !options.console_socket.empty()) {
-            TRY(terminal, open_console(options.console_socket));
-            config.streams = {terminal.get(), terminal.get(), terminal.get()};
-        }
-        Relay relay(*loop, *agent, config);
-        TRY(relay.prepare());
-        TRY(begin(*agent));
-        if (!options.pid_file.empty())
-            TRY(write_whole(options.pid_file, std::to_string(::getpid())));
-        const int status = relay.run();
-        forget(*agent);
-        return status;
-    }
-    what.begin = begin;
-    what.abandon = forget;
-    TRY(StartedRelay relay, StartedRelay::start(pod, what));
-    if (!options.pid_file.empty())
-        TRY(write_whole(options.pid_file, std::to_string(relay.process().pid)));
-    TRY(relay.commit());
-    return 0;
+    what.abandon = [&](AgentLink& agent) { forget_exec(agent, what.relay); };
+    return exec_apart(pod, what, options);
 }
 
 os::Result<void> Engine::pause(const std::string& id) {

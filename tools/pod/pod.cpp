@@ -14,7 +14,7 @@ namespace pod {
 
 namespace {
 
-constexpr std::chrono::seconds patience_for_boot(60);
+constexpr std::chrono::seconds patience_for_boot(120);
 constexpr std::chrono::seconds patience_for_end(10);
 
 // No name is used twice in a share, so that nothing the guest remembers of it is ever wrong.
@@ -48,6 +48,22 @@ os::Result<void> make_place(const std::string& path, bool directory) {
 void remove_place(const std::string& path) {
     if (::rmdir(path.c_str()) != 0 && errno == ENOTDIR)
         ::unlink(path.c_str());
+}
+
+// The log goes with the pod; what it ends with may say why.
+std::string end_of(const std::string& path) {
+    constexpr off_t most = 600;
+    const os::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat about {};
+    if (!file || ::fstat(file.get(), &about) != 0)
+        return {};
+    std::string text(static_cast<std::size_t>(std::min(about.st_size, most)), '\0');
+    const ssize_t got = ::pread(file.get(), text.data(), text.size(),
+                                about.st_size - static_cast<off_t>(text.size()));
+    text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    while (text.ends_with('\n'))
+        text.pop_back();
+    return text;
 }
 
 ProcessId vm_of(const std::string& directory) {
@@ -93,10 +109,13 @@ os::Result<Pod> Pod::open(const StateRoot& root, const std::string& id) {
 }
 
 os::Result<std::unique_ptr<AgentLink>> Pod::connect(os::EventLoop& loop) const {
-    if (!is_running())
-        return os::fail(os::Code::Unavailable, "the VM of pod ", id_, " has ended; its log is ",
-                        directory_, "/log");
-    return AgentLink::connect(loop, directory_, vm_, patience_for_boot);
+    auto link = is_running() ? AgentLink::connect(loop, directory_, vm_, patience_for_boot)
+                             : os::fail(os::Code::Unavailable, "the VM of pod ", id_, " has ended");
+    if (link)
+        return link;
+    const std::string said = end_of(directory_ + "/log");
+    return os::fail(link.error().code, link.error().message,
+                    said.empty() ? "" : "; its last words: ", said);
 }
 
 os::Result<Shared> Pod::share(const StateRoot& root, const std::string& source, bool recursive,

@@ -37,6 +37,8 @@ public:
     // Until the program has ended and what it wrote has been delivered; its status, as a shell has
     // it. A program that is left behind with the streams open is served by a copy of this process.
     int run();
+    // Whether all of its output has come.
+    bool all_delivered() const;
 
 private:
     struct Output;
@@ -45,7 +47,6 @@ private:
     template <typename Request>
     Request addressed() const;
     void open_streams();
-    bool all_delivered() const;
     void record_exit() const;
     void send_signal(std::uint32_t number);
     void send_size();

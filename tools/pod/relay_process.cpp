@@ -74,7 +74,11 @@ os::Result<Begun> begin(const Pod& pod, const RelayStart& what) {
         for (int fd = 0; fd < 3; ++fd)
             ::dup2(null.get(), fd);
     }
-    ::_exit(started->relay->run());
+    const int status = started->relay->run();
+    // A container is somebody's to delete, a process that was executed in it is not.
+    if (!what.relay.exec.empty() && started->relay->all_delivered())
+        what.abandon(*started->agent);
+    ::_exit(status);
 }
 
 } // namespace

@@ -15,7 +15,8 @@ struct RelayStart {
     std::vector<std::string> cgroups;
     // In the new process, before anything else is done. Its strings are warnings.
     std::function<os::Result<std::vector<std::string>>(AgentLink&)> begin;
-    // Undoes it, if whoever started the relay dies before commit().
+    // Undoes it, if whoever started the relay dies before commit(); for an executed process, also
+    // at its end.
     std::function<void(AgentLink&)> abandon;
 };
 

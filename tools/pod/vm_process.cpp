@@ -87,7 +87,7 @@ std::vector<std::string> command_line(const std::string& joey, const std::string
         out.emplace_back("--memory");
         out.push_back(config.memory);
     }
-    for (const char* word : {"--", guest_agent, "--listen"})
+    for (const char* word : {"--", guest_agent, "--first", "--listen"})
         out.emplace_back(word);
     out.push_back(os::text("vsock:", agent_port));
     return out;
