@@ -486,6 +486,9 @@ Result<Ref<net::Interface>> open_net_device(const VirtioSlot& slot, net::Stack& 
     TRY(stack.attach(Ref<net::Interface>(device)));
     arch::register_device_interrupt(
         slot.vector, [](void* self) { static_cast<NetDevice*>(self)->serve(); }, device.get());
+    // What the link brought since the queues were there interrupted nobody, and what comes after it
+    // would not either before it is taken.
+    device->serve();
     device->add_ref(); // the interrupt's: it lives as long as the machine
     return Ref<net::Interface>(std::move(device));
 }

@@ -227,14 +227,16 @@ Result<void> start(const VirtioSlot& slot) {
         fill_locked();
         for (virtio_vsock_event& event : vsock->shared->happened)
             post_event_locked(event);
-        (void)vsock->receive.enable_interrupts();
-        (void)vsock->events.enable_interrupts();
     }
-    arch::register_device_interrupt(slot.vector, on_interrupt, nullptr);
     // A CID has 32 bits; the field has room for more (virtio 1.2, 5.10.4).
     attach_vsock_device(driver, vsock->device.config32(0));
+    arch::register_device_interrupt(slot.vector, on_interrupt, nullptr);
     vsock->receive.notify();
     vsock->events.notify();
+    // The host may have been knocking since the queues were there, when nobody listened to
+    // interrupts: what came is taken now, and interrupts are asked for from here on.
+    receive_packets();
+    serve_events();
     return {};
 }
 

@@ -35,6 +35,9 @@ u64 memory_group_kind(const MemoryGroup&, FrameKind) {
     return 0;
 }
 
+// Never made; UBSan asks for the type's name where it is used.
+Cgroup::~Cgroup() = default;
+
 Mutex& hierarchy_mutex() {
     static Mutex mutex;
     return mutex;
