@@ -2,6 +2,7 @@
 #include <asm/errno.h>
 
 #include "guestkernel/cgroup/cgroup.hpp"
+#include "guestkernel/cgroup/cpu_group.hpp"
 #include "guestkernel/cgroup/cpuset.hpp"
 #include "guestkernel/cgroup/io.hpp"
 #include "guestkernel/cgroup/pressure.hpp"
@@ -36,6 +37,7 @@ u64 memory_group_kind(const MemoryGroup&, FrameKind) {
 }
 
 // Never made; UBSan asks for the type's name where it is used.
+CpuGroup::~CpuGroup() = default;
 Cgroup::~Cgroup() = default;
 
 Mutex& hierarchy_mutex() {
