@@ -20,6 +20,9 @@ namespace po = boost::program_options;
 constexpr std::string_view usage_text =
     "usage: joey do [OPTIONS] [--] CMD [ARG...]\n"
     "       joey image COMMAND    (see 'joey image help')\n"
+    "       joey "
+    "create|start|state|kill|delete|exec|ps|pause|resume|update|events|list|spec|features\n"
+    "                             (an OCI runtime's commands, with runc's options)\n"
     "       joey help | joey --version\n"
     "\n"
     "joey do runs CMD in a fresh micro-VM. Its root directory is this machine's, shared read-only\n"
