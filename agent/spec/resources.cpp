@@ -83,16 +83,13 @@ os::Result<void> read_cpu_weight(const JsonView& cpu, Settings& out) {
     return {};
 }
 
-os::Result<void> read_cpu(const JsonView& cpu, Settings& out) {
-    TRY(read_cpu_weight(cpu, out));
+os::Result<void> read_cpu_bandwidth(const JsonView& cpu, Settings& out) {
     std::optional<std::int64_t> quota;
     std::optional<std::uint64_t> period;
     std::optional<std::uint64_t> burst;
-    std::optional<std::int64_t> idle;
     TRY(cpu.read("quota", quota));
     TRY(cpu.read("period", period));
     TRY(cpu.read("burst", burst));
-    TRY(cpu.read("idle", idle));
     TRY(const JsonView quota_view, cpu.member(quota ? "quota" : "period"));
     if (quota.value_or(0) != 0 || period.value_or(0) != 0) {
         const std::uint64_t every = period.value_or(0) != 0 ? *period : 100'000;
@@ -109,6 +106,14 @@ os::Result<void> read_cpu(const JsonView& cpu, Settings& out) {
         TRY(const JsonView view, cpu.member("burst"));
         out.add("cpu.max.burst", std::to_string(*burst), view);
     }
+    return {};
+}
+
+os::Result<void> read_cpu(const JsonView& cpu, Settings& out) {
+    TRY(read_cpu_weight(cpu, out));
+    TRY(read_cpu_bandwidth(cpu, out));
+    std::optional<std::int64_t> idle;
+    TRY(cpu.read("idle", idle));
     if (idle) {
         TRY(const JsonView view, cpu.member("idle"));
         out.add("cpu.idle", std::to_string(*idle), view);
@@ -146,7 +151,7 @@ os::Result<std::string> convert_weight(const JsonView& view, std::uint32_t weigh
     return std::to_string(1 + (weight - 10) * 9999 / 990);
 }
 
-os::Result<void> read_block_io(const JsonView& io, Settings& out) {
+os::Result<void> read_io_weights(const JsonView& io, Settings& out) {
     std::uint32_t weight = 0;
     TRY(io.read("weight", weight));
     if (weight != 0) {
@@ -163,8 +168,13 @@ os::Result<void> read_block_io(const JsonView& io, Settings& out) {
         if (device_weight == 0)
             continue;
         TRY(const std::string value, convert_weight(item, device_weight));
-        out.add("io.weight", number + " " + value, item);
+        out.add("io.weight", os::text(number, " ", value), item);
     }
+    return {};
+}
+
+os::Result<void> read_block_io(const JsonView& io, Settings& out) {
+    TRY(read_io_weights(io, out));
     constexpr std::array throttles = {std::pair("throttleReadBpsDevice", "rbps"),
                                       std::pair("throttleWriteBpsDevice", "wbps"),
                                       std::pair("throttleReadIOPSDevice", "riops"),
@@ -197,8 +207,7 @@ os::Result<void> read_unified(const JsonView& resources, Settings& out) {
     return {};
 }
 
-os::Result<void> read_pids(const JsonView& resources, Settings& out) {
-    TRY(const JsonView pids, resources.member("pids"));
+os::Result<void> read_pids(const JsonView& pids, Settings& out) {
     TRY(const auto limit, read_int(pids, "limit"));
     TRY(const JsonView limit_view, pids.member("limit"));
     if (limit.value_or(0) != 0)
@@ -206,8 +215,8 @@ os::Result<void> read_pids(const JsonView& resources, Settings& out) {
     return {};
 }
 
-// Anything but "all devices are allowed" asks for a BPF program, which this kernel does not run.
-os::Result<bool> restricts_devices(const JsonView& devices) {
+// Anything but "all devices are allowed" restricts.
+os::Result<void> read_devices(const JsonView& devices, Settings& out) {
     TRY(const std::vector<JsonView> items, devices.items());
     bool restricts = false;
     for (const JsonView& item : items) {
@@ -215,36 +224,45 @@ os::Result<bool> restricts_devices(const JsonView& devices) {
         TRY(item.read("allow", allow));
         restricts |= !allow;
     }
-    return restricts;
+    if (restricts)
+        out.warn(devices,
+                 "device rules are not enforced; what a device node reaches is this VM's own");
+    return {};
 }
+
+os::Result<void> read_network(const JsonView& network, Settings& out) {
+    if (network.exists())
+        out.warn(network, "control groups version 2 do not have it");
+    return {};
+}
+
+os::Result<void> refuse(const JsonView& member, Settings&) {
+    if (!member.exists())
+        return {};
+    return member.wrong("is not supported: the kernel has no such controller");
+}
+
+constexpr std::array<std::pair<const char*, os::Result<void> (*)(const JsonView&, Settings&)>, 8>
+    parts = {{{"memory", read_memory},
+              {"cpu", read_cpu},
+              {"pids", read_pids},
+              {"blockIO", read_block_io},
+              {"devices", read_devices},
+              {"network", read_network},
+              {"hugepageLimits", refuse},
+              {"rdma", refuse}}};
 
 } // namespace
 
 os::Result<Resources> read_resources(const JsonView& view) {
     Resources resources;
     Settings out(resources);
-    TRY(const JsonView memory, view.member("memory"));
-    TRY(const JsonView cpu, view.member("cpu"));
-    TRY(const JsonView io, view.member("blockIO"));
-    TRY(const JsonView devices, view.member("devices"));
-    TRY(const JsonView network, view.member("network"));
-    TRY(read_memory(memory, out));
-    TRY(read_cpu(cpu, out));
-    TRY(read_pids(view, out));
-    TRY(read_block_io(io, out));
-    TRY(read_unified(view, out));
-    TRY(const bool restricts, restricts_devices(devices));
-    if (restricts)
-        out.warn(devices,
-                 "device rules are not enforced; what a device node reaches is this VM's own");
-    if (network.exists())
-        out.warn(network, "control groups version 2 do not have it");
-    for (const char* name : {"hugepageLimits", "rdma"}) {
+    for (const auto& [name, read] : parts) {
         TRY(const JsonView member, view.member(name));
-        if (!member.exists())
-            continue;
-        return member.wrong("is not supported: the kernel has no such controller");
+        TRY(read(member, out));
     }
+    // Last: what it names outranks what was converted.
+    TRY(read_unified(view, out));
     return resources;
 }
 

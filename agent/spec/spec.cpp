@@ -53,6 +53,23 @@ os::Result<void> read_root(const JsonView& document, const std::string& bundle, 
     return {};
 }
 
+os::Result<void> refuse_other_systems(const JsonView& root) {
+    for (const char* other : {"windows", "solaris", "vm", "zos"}) {
+        TRY(const JsonView member, root.member(other));
+        if (member.exists())
+            return member.wrong("this is no configuration for Linux");
+    }
+    return {};
+}
+
+os::Result<void> read_linux_parts(const JsonView& root, Spec& out) {
+    TRY(const JsonView hooks, root.member("hooks"));
+    TRY(out.hooks, read_hooks(hooks));
+    TRY(const JsonView linux_view, root.member("linux"));
+    TRY(out.linux_part, read_linux(linux_view));
+    return {};
+}
+
 } // namespace
 
 os::Result<Hooks> read_hooks(const JsonView& view) {
@@ -84,15 +101,8 @@ os::Result<Spec> parse_spec(std::string_view config, const std::string& bundle) 
     }
     TRY(const JsonView mounts, root.member("mounts"));
     TRY(out.mounts, read_mounts(mounts, bundle));
-    TRY(const JsonView hooks, root.member("hooks"));
-    TRY(out.hooks, read_hooks(hooks));
-    TRY(const JsonView linux_view, root.member("linux"));
-    TRY(out.linux_part, read_linux(linux_view));
-    for (const char* other : {"windows", "solaris", "vm", "zos"}) {
-        TRY(const JsonView member, root.member(other));
-        if (member.exists())
-            return member.wrong("this is no configuration for Linux");
-    }
+    TRY(read_linux_parts(root, out));
+    TRY(refuse_other_systems(root));
     TRY(validate(out));
     out.warnings = out.linux_part.resources.warnings;
     return out;

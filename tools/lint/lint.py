@@ -169,8 +169,7 @@ def check_tidy(build, everything):
         path = os.path.relpath(os.path.realpath(os.path.join(entry["directory"], entry["file"])), TOP)
         if path not in known or is_test(path) or (path.startswith("guestkernel/") and "-ffreestanding" in entry["command"]):
             continue
-        # Pods and images are still to be gone through: with --all.
-        if path.startswith(("guestkernel/", "tools/pod/", "tools/image/", "tools/joey/runtime/", "tools/joey/image_")) and not everything:
+        if path.startswith("guestkernel/") and not everything:
             continue
         # Clang 14 does not know these of GCC's.
         entry["command"] = re.sub(r" -fno-tree-loop-distribute-patterns| -Wno-maybe-uninitialized| -Wno-restrict", "", entry["command"])

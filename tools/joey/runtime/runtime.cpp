@@ -51,7 +51,7 @@ std::string absolute(const std::string& path) {
     if (path.starts_with('/'))
         return path;
     char* here = ::getcwd(nullptr, 0);
-    const std::string out = os::text(here != nullptr ? here : "", "/", path);
+    std::string out = os::text(here != nullptr ? here : "", "/", path);
     std::free(here);
     return out;
 }
