@@ -8,6 +8,7 @@
 #include <linux/sched.h>
 
 #include "agent/container/builder_parts.hpp"
+#include "agent/container/device_program.hpp"
 #include "agent/container/init.hpp"
 
 namespace container {
@@ -63,6 +64,7 @@ os::Result<void> Builder::prepare() {
         TRY(filter_, compile_filter(*plan_.common.seccomp));
     }
     TRY(plan_.cgroup->apply(part_.resources.settings));
+    TRY(apply_device_rules(plan_.cgroup->directory(), part_.resources.devices));
     TRY(trees_, take_trees(*plan_.spec, plan_.cgroup->directory()));
     TRY(named_, open_named(part_));
     TRY(sync_, os::make_channel());

@@ -9,6 +9,8 @@
 #include <sys/epoll.h>
 #include <sys/inotify.h>
 
+#include "agent/container/device_program.hpp"
+
 namespace service {
 
 namespace {
@@ -218,7 +220,8 @@ os::Result<void> Container::resume() {
 os::Result<void> Container::update(const spec::Resources& resources) const {
     if (!process_->exists() || !is_ready())
         return os::fail(os::Code::FailedPrecondition, "the container ", id_, " is not running");
-    return cgroup_.apply(resources.settings);
+    TRY(cgroup_.apply(resources.settings));
+    return container::apply_device_rules(cgroup_.directory(), resources.devices);
 }
 
 void Container::watch_memory() {

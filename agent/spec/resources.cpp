@@ -2,7 +2,10 @@
 // version 2.
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
+
+#include <linux/bpf.h>
 
 #include "agent/spec/parts.hpp"
 
@@ -19,6 +22,8 @@ public:
     void warn(const JsonView& view, const char* what) {
         out_.warnings.push_back(os::text(view.path(), ": ", what));
     }
+
+    void add(const DeviceRule& rule) { out_.devices.push_back(rule); }
 
 private:
     Resources& out_;
@@ -215,18 +220,58 @@ os::Result<void> read_pids(const JsonView& pids, Settings& out) {
     return {};
 }
 
-// Anything but "all devices are allowed" restricts.
+// -1, which engines write too, is as absent.
+os::Result<std::optional<std::uint32_t>> read_rule_number(const JsonView& rule,
+                                                          std::string_view name) {
+    std::optional<std::uint32_t> out;
+    TRY(const JsonView member, rule.member(name));
+    if (!member.exists())
+        return out;
+    TRY(const std::int64_t number, member.as_int(-1, std::numeric_limits<std::int32_t>::max()));
+    if (number >= 0)
+        out = static_cast<std::uint32_t>(number);
+    return out;
+}
+
+os::Result<std::uint32_t> read_accesses(const JsonView& rule) {
+    std::string text;
+    TRY(rule.read("access", text));
+    constexpr std::array<std::pair<char, std::uint32_t>, 3> letters = {
+        {{'r', BPF_DEVCG_ACC_READ}, {'w', BPF_DEVCG_ACC_WRITE}, {'m', BPF_DEVCG_ACC_MKNOD}}};
+    std::uint32_t out = 0;
+    for (const char letter : text.empty() ? std::string("rwm") : text) {
+        const auto* found = std::find_if(letters.begin(), letters.end(),
+                                         [letter](const auto& it) { return it.first == letter; });
+        if (found == letters.end()) {
+            TRY(const JsonView member, rule.member("access"));
+            return member.wrong(quote(text), " must be made of r, w and m");
+        }
+        out |= found->second;
+    }
+    return out;
+}
+
+constexpr std::size_t most_device_rules = 512; // far below what a program may have instructions for
+
 os::Result<void> read_devices(const JsonView& devices, Settings& out) {
     TRY(const std::vector<JsonView> items, devices.items());
-    bool restricts = false;
+    if (items.size() > most_device_rules)
+        return devices.wrong("more than ", most_device_rules, " rules");
     for (const JsonView& item : items) {
-        bool allow = false;
-        TRY(item.read("allow", allow));
-        restricts |= !allow;
+        DeviceRule rule;
+        std::string type;
+        TRY(item.read("allow", rule.allow));
+        TRY(item.read("type", type));
+        if (type.size() > 1 || (type.size() == 1 && !strchr("acb", type[0]))) {
+            TRY(const JsonView member, item.member("type"));
+            return member.wrong(quote(type), " must be \"a\", \"c\" or \"b\"");
+        }
+        rule.type = type.empty() ? 'a' : type[0];
+        TRY(rule.major, read_rule_number(item, "major"));
+        TRY(rule.minor, read_rule_number(item, "minor"));
+        TRY(rule.accesses, read_accesses(item));
+        out.add(rule);
     }
-    if (restricts)
-        out.warn(devices,
-                 "device rules are not enforced; what a device node reaches is this VM's own");
     return {};
 }
 

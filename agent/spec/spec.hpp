@@ -122,8 +122,18 @@ struct CgroupSetting {
     std::string name;  // "linux.resources.memory.limit"
 };
 
+// A line of linux.resources.devices; the last one that speaks of an access decides it.
+struct DeviceRule {
+    bool allow = false;
+    char type = 'a';                    // 'c', 'b'; 'a': both
+    std::optional<std::uint32_t> major; // none: any
+    std::optional<std::uint32_t> minor;
+    std::uint32_t accesses = 0; // BPF_DEVCG_ACC_*
+};
+
 struct Resources {
     std::vector<CgroupSetting> settings;
+    std::vector<DeviceRule> devices;
     std::vector<std::string> warnings;
 };
 

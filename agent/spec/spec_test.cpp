@@ -210,6 +210,30 @@ TEST_CASE("limits of block devices become files of version 2") {
           "linux.resources.blockIO.weight: must lie between 10 and 1000");
 }
 
+TEST_CASE("rules for devices are read with their defaults") {
+    const auto rules = [](const char* text) {
+        const auto read = spec::parse_resources(os::text(R"({"devices": )", text, "}"));
+        return read ? read->devices : std::vector<spec::DeviceRule>();
+    };
+    const auto read = rules(R"([{"allow": false}, {"allow": true, "type": "c", "major": 1,
+                                "minor": -1, "access": "rm"}])");
+    REQUIRE(read.size() == 2);
+    CHECK_FALSE(read[0].allow);
+    CHECK(read[0].type == 'a');
+    CHECK_FALSE(read[0].major);
+    CHECK(read[0].accesses == 7);
+    CHECK(read[1].allow);
+    CHECK(read[1].major == 1U);
+    CHECK_FALSE(read[1].minor);
+    CHECK(read[1].accesses == 3);
+    CHECK(setting(R"({"devices": [{"allow": true, "type": "p"}]})", "") ==
+          R"(linux.resources.devices[0].type: "p" must be "a", "c" or "b")");
+    CHECK(setting(R"({"devices": [{"allow": true, "access": "x"}]})", "") ==
+          R"(linux.resources.devices[0].access: "x" must be made of r, w and m)");
+    CHECK(setting(R"({"devices": [{"allow": true, "major": 4294967296}]})", "")
+              .starts_with("linux.resources.devices[0].major: "));
+}
+
 TEST_CASE("unified settings name files of controllers only") {
     CHECK(setting(R"({"unified": {"memory.high": "1000"}})", "memory.high") == "1000");
     CHECK(setting(R"({"unified": {"cgroup.procs": "1"}})", "") ==

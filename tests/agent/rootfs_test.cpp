@@ -75,6 +75,41 @@ TEST_CASE("devices of the configuration are made with mode and owner") {
     CHECK(outcome.out == "character special file 660 7:8 1:3\nfifo 600 0:0 0:0\n");
 }
 
+// Which ways of opening a node of 10:229 the rules leave.
+std::string ways_with_rules(const char* rules) {
+    const char* script = "(: < /dev/mine) && echo r; (: > /dev/mine) && echo w; (: <> /dev/mine) "
+                         "&& echo rw; (: <> /dev/null) && echo null";
+    return run_script(script, os::text(R"({"linux": {
+        "devices": [{"path": "/dev/mine", "type": "c", "major": 10, "minor": 229}],
+        "resources": {"devices": )",
+                                       rules, "}}}"))
+        .out;
+}
+
+TEST_CASE("rules for devices are enforced, the last one first") {
+    CHECK(ways_with_rules("[]") == "r\nw\nrw\nnull\n");
+    CHECK(ways_with_rules(R"([{"allow": false, "access": "rwm"}])") == "null\n");
+    CHECK(ways_with_rules(R"([{"allow": false}, {"allow": true, "type": "a"}])") ==
+          "r\nw\nrw\nnull\n");
+    const auto after_denial = [](const char* more) {
+        return ways_with_rules(
+            os::text(R"([{"allow": false, "access": "rwm"}, )", more, "]").c_str());
+    };
+    CHECK(
+        after_denial(R"({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "r"})") ==
+        "r\nnull\n");
+    CHECK(after_denial(R"({"allow": true, "type": "c", "major": 10, "minor": -1})") ==
+          "r\nw\nrw\nnull\n");
+    CHECK(after_denial(R"({"allow": true, "type": "b", "major": 10, "minor": 229})") == "null\n");
+    CHECK(after_denial(R"({"allow": true, "major": 10, "minor": 229})") == "r\nw\nrw\nnull\n");
+    CHECK(after_denial(R"({"allow": true, "type": "c", "major": 10, "access": "rw"},
+                          {"allow": false, "type": "c", "minor": 229, "access": "w"})") ==
+          "r\nnull\n");
+    CHECK(after_denial(R"({"allow": true, "type": "c", "major": 10, "access": "r"},
+                          {"allow": true, "type": "c", "minor": 229, "access": "w"})") ==
+          "r\nw\nrw\nnull\n");
+}
+
 TEST_CASE("a bind mount shows the outside, writable or not") {
     const Outside outside;
     const Outcome writable =
