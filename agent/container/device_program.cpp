@@ -181,8 +181,8 @@ std::vector<bpf_insn> compile_device_rules(const std::vector<spec::DeviceRule>& 
     }
     if (otherwise && deciding.empty())
         return {};
-    for (spec::DeviceRule& rule : promised())
-        deciding.push_back(std::move(rule));
+    for (const spec::DeviceRule& rule : promised())
+        deciding.push_back(rule);
 
     Assembler code;
     code.load(accesses, offsetof(bpf_cgroup_dev_ctx, access_type));
