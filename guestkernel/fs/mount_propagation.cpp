@@ -180,4 +180,24 @@ Result<void> MountTree::collect_unmounts(Mount& top, Vector<Mount*>& out) {
     return {};
 }
 
+Result<void> MountTree::share_group(const Path& from, const Path& with) {
+    MutexGuard guard(mount_mutex());
+    Mount& source = *from.mount();
+    Mount& target = *with.mount();
+    if (from.dentry() != &source.root() || with.dentry() != &target.root() ||
+        source.space() == nullptr || target.space() == nullptr)
+        return fail(EINVAL);
+    // The same file system, of which the target shows no more; it is in no group so far.
+    if (&source.superblock() != &target.superblock() || target.peer_group_ != 0 ||
+        target.master_group_ != 0 || (source.peer_group_ == 0 && source.master_group_ == 0) ||
+        !is_descendant(target.root(), source.root()) || has_locked_children(source, target.root()))
+        return fail(EINVAL);
+    target.peer_group_ = source.peer_group_;
+    target.master_group_ = source.master_group_;
+    target.unbindable_ = false;
+    join_groups(target);
+    guard.unlock();
+    return {};
+}
+
 } // namespace kernel

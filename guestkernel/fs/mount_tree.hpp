@@ -83,6 +83,8 @@ public:
     static Result<Ref<MountNamespace>> alone(Ref<Mount> mount);
     // move_mount(2): from the tree or from an anonymous namespace.
     static Result<void> move_from(const Path& from, const Path& where);
+    // MOVE_MOUNT_SET_GROUP: the second mount takes part in what the first one hears and tells.
+    static Result<void> share_group(const Path& from, const Path& with);
     static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags,
                                    std::string_view source);
     // Whether a full view of such a file system is there already (proc and sysfs in user

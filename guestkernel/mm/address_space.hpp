@@ -1,6 +1,8 @@
 // A user address space: its mappings (Vma), its page tables and what happens at a fault.
 #pragma once
 
+#include <span>
+
 #include "base/atomic.hpp"
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/core/types.hpp"
@@ -32,7 +34,15 @@ struct MappingInfo {
     Ref<File> file;
     const char* name;
     u64 resident_pages, dirty_pages, shared_pages;
-    Ref<RefCounted> name_holder; // keeps `name`
+    u64 proportional_bytes;                          // each page divided by how many map it
+    bool no_dump, no_fork, wiped_on_fork, at_random; // madvise(2)
+    Ref<RefCounted> name_holder;                     // keeps `name`
+};
+
+// What /proc/PID/pagemap tells of a page.
+struct PageView {
+    u64 frame = 0; // number of the frame; 0: not there
+    bool of_file = false, alone = false;
 };
 
 class AddressSpace : public RefCounted {
@@ -97,6 +107,10 @@ public:
     // Calls back for each mapping in address order; may sleep; false from the callback ends it.
     void for_each_mapping(bool (*callback)(const MappingInfo&, void*), void* context,
                           bool count_pages);
+
+    // From `start` on, page by page.
+    void view_pages(VirtAddr start, std::span<PageView> out);
+    void reset_peak(); // VmHWM starts from what is resident now
 
     PhysAddr root_table() const { return root_; }
     // CPUs that work in this space and must be told of changed translations; kept by the scheduler

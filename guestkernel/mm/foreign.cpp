@@ -97,6 +97,13 @@ Result<AddressSpace::FutexKey> AddressSpace::futex_key(VirtAddr address, bool sh
 
 namespace {
 
+// How many page tables name the page, as far as that is known.
+u32 sharers_of(u64 entry, const Frame& frame) {
+    const u32 count = (entry & pte_private) != 0 ? frame.refs.load(base::Order::Relaxed)
+                                                 : frame.map_count.load(base::Order::Relaxed);
+    return count == 0 ? 1 : count;
+}
+
 void count_mapping(AddressSpaceImpl& impl, const Vma& vma, MappingInfo& info) {
     SpinGuard guard(impl.table.lock());
     impl.table.for_each_leaf(vma.start, vma.end, [&](const LeafRange& leaf) {
@@ -111,10 +118,9 @@ void count_mapping(AddressSpaceImpl& impl, const Vma& vma, MappingInfo& info) {
             if ((entry & pte_private) != 0 ||
                 (frame->flags.load(base::Order::Relaxed) & frame_dirty) != 0)
                 info.dirty_pages++;
-            const bool alone = (entry & pte_private) != 0
-                                   ? frame->refs.load(base::Order::Relaxed) == 1
-                                   : frame->map_count.load(base::Order::Relaxed) == 1;
-            if (!alone)
+            const u32 sharers = sharers_of(entry, *frame);
+            info.proportional_bytes += page_size / sharers;
+            if (sharers != 1)
                 info.shared_pages++;
         }
     });
@@ -140,6 +146,10 @@ void AddressSpace::for_each_mapping(bool (*callback)(const MappingInfo&, void*),
                          ((vma->flags & vma_locked) != 0 ? u32{MAP_LOCKED} : 0) |
                          ((vma->flags & vma_no_reserve) != 0 ? u32{MAP_NORESERVE} : 0) |
                          (vma->file ? 0 : u32{MAP_ANONYMOUS});
+            info.no_dump = (vma->flags & vma_dont_dump) != 0;
+            info.no_fork = (vma->flags & vma_dont_fork) != 0;
+            info.wiped_on_fork = (vma->flags & vma_wipe_on_fork) != 0;
+            info.at_random = (vma->flags & vma_random) != 0;
             info.offset = vma->file ? vma->offset : 0;
             info.file = vma->file;
             info.name = vma->name;
@@ -157,6 +167,28 @@ void AddressSpace::for_each_mapping(bool (*callback)(const MappingInfo&, void*),
         if (!callback(info, context))
             return;
     }
+}
+
+void AddressSpace::view_pages(VirtAddr start, std::span<PageView> out) {
+    SharedGuard guard(impl_->mutex);
+    SpinGuard table(impl_->table.lock());
+    for (usize i = 0; i < out.size(); i++) {
+        const u64 at = start.raw() + i * page_size;
+        const u64* entry = at < user_max ? impl_->table.find(at) : nullptr;
+        out[i] = {};
+        if (entry == nullptr || *entry == 0)
+            continue;
+        const Frame* frame = frame_of(*entry);
+        out[i].frame = pte_frame(*entry) >> page_shift;
+        out[i].of_file = (*entry & pte_private) == 0;
+        out[i].alone = frame != nullptr && sharers_of(*entry, *frame) == 1;
+    }
+}
+
+void AddressSpace::reset_peak() {
+    SpinGuard table(impl_->table.lock());
+    impl_->peak_resident =
+        impl_->resident_anonymous + impl_->resident_file + impl_->resident_shared;
 }
 
 AddressSpace::Usage AddressSpace::usage() const {

@@ -346,8 +346,17 @@ Result<long> sys_move_mount(Task&, int from_directory, u64 from_name, int to_dir
     lookup = (flags & MOVE_MOUNT_T_SYMLINKS) != 0 ? u32{lookup_follow} : 0u;
     lookup |= (flags & MOVE_MOUNT_T_EMPTY_PATH) != 0 ? u32{lookup_empty_path} : 0u;
     TRY(Path to, lookup_for(to_directory, to_name, lookup));
-    if ((flags & MOVE_MOUNT_SET_GROUP) != 0)
-        return fail(EINVAL);
+    if ((flags & MOVE_MOUNT_SET_GROUP) != 0) {
+        for (const Path* place : {&from, &to}) {
+            const MountNamespace* space = place->mount()->space();
+            if (space == nullptr)
+                return fail(EINVAL);
+            if (!capable_over(space->owner(), 21)) // CAP_SYS_ADMIN
+                return fail(EPERM);
+        }
+        TRY(MountTree::share_group(from, to));
+        return 0;
+    }
     TRY(require_own(to));
     const MountNamespace* home = from.mount()->space();
     if (home == nullptr || (!home->anonymous() && home != current_mount_namespace()))

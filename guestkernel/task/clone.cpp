@@ -222,6 +222,7 @@ Result<Ref<Process>> copy_process(const CloneRequest& request, const Task& child
     process->exit_signal = request.exit_signal;
     process->oom_score_adj = parent.oom_score_adj;
     process->dumpable = parent.dumpable;
+    process->core_filter = parent.core_filter;
     process->huge_pages_disabled = parent.huge_pages_disabled;
     process->parent_task = current_task().tid;
     return process;

@@ -77,6 +77,7 @@ public:
     int parent_death_signal = 0; // PR_SET_PDEATHSIG
     i32 parent_task = 0;         // the thread that forked it: its end sends parent_death_signal
     bool dumpable = true;
+    u32 core_filter = 0x33;                             // /proc/PID/coredump_filter
     bool huge_pages_disabled = false;                   // PR_SET_THP_DISABLE: kept and shown
     base::IntrusiveList<Tracee, &Tracee::node> tracees; // of its threads; holds references
     Tracee* ended_leader = nullptr; // the first thread has ended, its tracer does not know yet

@@ -165,7 +165,8 @@ Result<Ref<File>> open_core(std::string_view name) {
 struct Segment {
     u64 start, end;
     u32 protection;
-    u64 stored; // bytes of it that are in the file
+    u64 stored;           // bytes of it that are in the file
+    bool refused = false; // MADV_DONTDUMP
 };
 
 struct Layout {
@@ -184,23 +185,39 @@ bool is_vdso(const MappingInfo& mapping) {
     return mapping.name != nullptr && std::string_view(mapping.name) == "[vdso]";
 }
 
-// core(5), coredump_filter with its default: private memory and what was changed of files, the
-// headers of ELF files, no unchanged contents of files.
-u64 stored_bytes(const MappingInfo& mapping) {
+// Bits of coredump_filter: core(5).
+constexpr u32 core_private_anonymous = 1, core_shared_anonymous = 2, core_private_files = 4,
+              core_shared_files = 8, core_elf_headers = 16;
+
+// By default: private memory and what was changed of files, the headers of ELF files, no unchanged
+// contents of files.
+u64 stored_bytes(const MappingInfo& mapping, u32 filter) {
     const u64 size = mapping.end.raw() - mapping.start.raw();
     if (is_vdso(mapping))
         return size; // unwinders go through it
-    if (!mapping.file)
-        return mapping.protection == PROT_NONE && mapping.resident_pages == 0 ? 0 : size;
-    if ((mapping.flags & MAP_SHARED) == 0 && mapping.dirty_pages != 0)
+    if (mapping.no_dump)
+        return 0;
+    const bool shared = (mapping.flags & MAP_SHARED) != 0;
+    if (!mapping.file) {
+        const bool wanted =
+            (filter & (shared ? core_shared_anonymous : core_private_anonymous)) != 0;
+        const bool untouched = mapping.protection == PROT_NONE && mapping.resident_pages == 0;
+        return wanted && !untouched ? size : 0;
+    }
+    if (shared) { // memory without a name counts as anonymous
+        const auto attributes = mapping.file->inode()->attributes();
+        const bool nameless = attributes && attributes->links == 0;
+        return (filter & (nameless ? core_shared_anonymous : core_shared_files)) != 0 ? size : 0;
+    }
+    if ((filter & core_private_anonymous) != 0 && mapping.dirty_pages != 0)
         return size;
-    return 0;
+    return (filter & core_private_files) != 0 ? size : 0;
 }
 
 bool note_mapping(const MappingInfo& mapping, void* context) {
     auto& layout = *static_cast<Layout*>(context);
     const Segment segment = {mapping.start.raw(), mapping.end.raw(), mapping.protection,
-                             stored_bytes(mapping)};
+                             stored_bytes(mapping, current_process().core_filter), mapping.no_dump};
     layout.failed = layout.failed || !layout.segments.push_back(segment).has_value();
     if (mapping.file && !is_vdso(mapping))
         layout.failed = layout.failed || !layout.files.add(mapping).has_value();
@@ -277,7 +294,8 @@ Result<void> write_core(CoreFile& out, const SignalInfo& info) {
     if (layout.failed || layout.segments.size() > most_segments)
         return fail(ENOMEM);
     for (Segment& segment : layout.segments)
-        if (segment.stored == 0 && (segment.protection & PROT_READ) != 0 &&
+        if (segment.stored == 0 && !segment.refused && (segment.protection & PROT_READ) != 0 &&
+            (task.process->core_filter & core_elf_headers) != 0 &&
             is_elf_header(space, segment.start))
             segment.stored = page_size;
     auto* buffer = static_cast<u8*>(kmalloc(page_size));

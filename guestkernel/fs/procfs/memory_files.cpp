@@ -64,7 +64,8 @@ void show_mapping(TextBuilder& out, const MappingInfo& mapping) {
 }
 
 struct Sums {
-    u64 size = 0, resident = 0, dirty = 0, shared = 0, anonymous = 0;
+    u64 size = 0, resident = 0, dirty = 0, shared = 0, anonymous = 0, locked = 0;
+    u64 proportional = 0; // bytes
     u64 first = 0, last = 0;
 };
 
@@ -78,9 +79,9 @@ void show_sums(TextBuilder& out, const Sums& sums, bool with_size) {
     const u64 own = sums.resident - sums.shared;
     const u64 own_dirty = sums.dirty < own ? sums.dirty : own;
     out.kilobytes("Rss:", label, sums.resident);
-    // How many share a page is not known here; half of what is shared is the least that it can
-    // mean.
-    out.kilobytes("Pss:", label, own + sums.shared / 2);
+    out.text("Pss:", label);
+    out.number(sums.proportional / 1024, 8);
+    out.append(" kB\n");
     out.kilobytes("Pss_Dirty:", label, own_dirty);
     out.kilobytes("Shared_Clean:", label, sums.shared);
     out.kilobytes("Shared_Dirty:", label, 0);
@@ -88,10 +89,10 @@ void show_sums(TextBuilder& out, const Sums& sums, bool with_size) {
     out.kilobytes("Private_Dirty:", label, own_dirty);
     out.kilobytes("Referenced:", label, sums.resident);
     out.kilobytes("Anonymous:", label, sums.anonymous);
-    for (const char* absent :
-         {"LazyFree:", "AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:", "Shared_Hugetlb:",
-          "Private_Hugetlb:", "Swap:", "SwapPss:", "Locked:"})
+    for (const char* absent : {"LazyFree:", "AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:",
+                               "Shared_Hugetlb:", "Private_Hugetlb:", "Swap:", "SwapPss:"})
         out.kilobytes(absent, label, 0);
+    out.kilobytes("Locked:", label, sums.locked);
 }
 
 Sums sums_of(const MappingInfo& mapping) {
@@ -102,6 +103,9 @@ Sums sums_of(const MappingInfo& mapping) {
     sums.shared = mapping.shared_pages < sums.resident ? mapping.shared_pages : sums.resident;
     if (!mapping.file)
         sums.anonymous = sums.resident;
+    sums.proportional = mapping.proportional_bytes;
+    if ((mapping.flags & MAP_LOCKED) != 0)
+        sums.locked = sums.proportional / page_size;
     return sums;
 }
 
@@ -121,8 +125,16 @@ bool smaps_lines(const MappingInfo& mapping, void* context) {
     flag((mapping.protection & PROT_WRITE) != 0, " wr");
     flag((mapping.protection & PROT_EXEC) != 0, " ex");
     flag((mapping.flags & MAP_SHARED) != 0, " sh");
+    out.append(" mr mw me");
+    flag((mapping.flags & MAP_SHARED) != 0, " ms");
     flag((mapping.flags & MAP_GROWSDOWN) != 0, " gd");
-    out.append(" mr mw me \n");
+    flag((mapping.flags & MAP_LOCKED) != 0, " lo");
+    flag(mapping.at_random, " rr");
+    flag(mapping.no_fork, " dc");
+    flag((mapping.flags & MAP_NORESERVE) != 0, " nr");
+    flag(mapping.wiped_on_fork, " wf");
+    flag(mapping.no_dump, " dd");
+    out.append(" \n");
     return !out.failed();
 }
 
@@ -136,6 +148,8 @@ bool add_sums(const MappingInfo& mapping, void* context) {
     total.dirty += sums.dirty;
     total.shared += sums.shared;
     total.anonymous += sums.anonymous;
+    total.locked += sums.locked;
+    total.proportional += sums.proportional;
     return true;
 }
 

@@ -99,11 +99,20 @@ constexpr TableEntry attribute_entries[] = {
     {.name = "attr", .mode = directory, .children = attribute_entries, .owner = owned},            \
         {.name = "auxv", .mode = for_owner, .show = show_auxv, .owner = owned},                    \
         {.name = "cgroup", .mode = for_all, .show = show_cgroup, .owner = owned},                  \
+        {.name = "clear_refs",                                                                     \
+         .mode = mode_regular | 0200,                                                              \
+         .store = store_clear_refs,                                                                \
+         .owner = owned},                                                                          \
         {.name = "cmdline", .mode = for_all, .show = show_cmdline, .owner = owned},                \
         {.name = "comm",                                                                           \
          .mode = mode_regular | 0644,                                                              \
          .show = show_comm,                                                                        \
          .store = store_comm,                                                                      \
+         .owner = owned},                                                                          \
+        {.name = "coredump_filter",                                                                \
+         .mode = mode_regular | 0644,                                                              \
+         .show = show_core_filter,                                                                 \
+         .store = store_core_filter,                                                               \
          .owner = owned},                                                                          \
         {.name = "cpuset", .mode = for_all, .show = show_cpuset, .owner = owned},                  \
         {.name = "cwd", .mode = symlink, .link = link_cwd, .magic = follow_cwd, .owner = owned},   \
@@ -148,6 +157,7 @@ constexpr TableEntry attribute_entries[] = {
          .show = show_oom_score_adj,                                                               \
          .store = store_oom_score_adj,                                                             \
          .owner = owned},                                                                          \
+        {.name = "pagemap", .mode = for_owner, .open = open_page_map, .owner = owned},             \
         {.name = "personality", .mode = for_owner, .show = show_personality, .owner = owned},      \
         {.name = "root",                                                                           \
          .mode = symlink,                                                                          \

@@ -47,6 +47,8 @@ PROC_FILE(show_maps)
 PROC_FILE(show_smaps)
 PROC_FILE(show_smaps_rollup)
 PROC_FILE(show_numa_maps)
+// page_files.cpp
+PROC_FILE(show_core_filter)
 // mount_files.cpp
 PROC_FILE(show_mounts)
 PROC_FILE(show_mountinfo)
@@ -103,6 +105,11 @@ PROC_FILE(show_timens_offsets)
 void show_locks_of(TextBuilder& out, const TableContext& of, const File& file,
                    const FileTable* table);
 
+Result<void> store_clear_refs(std::string_view text, const TableContext& of);
+Result<void> store_core_filter(std::string_view text, const TableContext& of);
+// /proc/PID/pagemap.
+Result<Ref<File>> open_page_map(const Path& path, Ref<Inode> inode, u32 flags,
+                                const TableContext& of);
 Result<void> store_comm(std::string_view text, const TableContext& of);
 Result<void> store_oom_score_adj(std::string_view text, const TableContext& of);
 Result<void> store_sysrq(std::string_view text, const TableContext& of);
