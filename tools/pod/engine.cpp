@@ -28,14 +28,15 @@ constexpr PodAnnotations pod_annotations[] = {
     {"io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"},
 };
 
-os::Result<VmConfig> vm_config_of(const Json& config) {
+os::Result<VmConfig> vm_config_of(const Json& config, const VmConfig& defaults) {
     const auto annotations = string_map_of(config, "annotations");
     const auto value = [&](const char* name) {
         const auto found = annotations.find(name);
         return found == annotations.end() ? std::string() : found->second;
     };
-    VmConfig out;
-    out.memory = value("io.joey.memory");
+    VmConfig out = defaults;
+    if (const std::string memory = value("io.joey.memory"); !memory.empty())
+        out.memory = memory;
     if (const std::string privilege = value("io.joey.privilege"); !privilege.empty())
         out.privilege = privilege;
     if (const std::string cpus = value("io.joey.vcpus"); !cpus.empty()) {
@@ -143,7 +144,8 @@ os::Result<std::vector<std::string>> Engine::create(const CreateOptions& options
         return os::fail(os::Code::AlreadyExists, "container with given ID already exists");
     Creation creation;
     creation.record.id = options.id;
-    creation.record.pod = pod_of(config, options.id);
+    creation.record.pod = options.pod.empty() ? pod_of(config, options.id) : options.pod;
+    TRY(check_id(creation.record.pod));
     creation.owns_pod = creation.record.pod == options.id;
     const auto built = build(creation, config, options);
     if (!built) {
@@ -195,14 +197,14 @@ void Engine::describe(Creation& creation, const Json& config, const CreateOption
     record.terminal = bool_of(record.process_template, "terminal");
 }
 
-os::Result<void> Engine::enter_pod(Creation& creation, const Json& config,
-                                   GuestConfig& guest) const {
+os::Result<void> Engine::enter_pod(Creation& creation, const Json& config, GuestConfig& guest,
+                                   const VmConfig& defaults) const {
     ContainerRecord& record = creation.record;
     if (const Json* linux_part = find(config, "linux")) {
         TRY(record.cgroups, make_cgroups(string_of(*linux_part, "cgroupsPath")));
     }
     if (creation.owns_pod) {
-        TRY(VmConfig vm, vm_config_of(config));
+        TRY(VmConfig vm, vm_config_of(config, defaults));
         vm.network_namespace = guest.network_namespace;
         vm.cgroups = record.cgroups;
         TRY(creation.pod, Pod::start(root_, record.pod, vm));
@@ -255,7 +257,7 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
     TRY(GuestConfig guest, make_guest_config(config, options.bundle));
     ContainerRecord& record = creation.record;
     record.rootfs = guest.sources.front().path;
-    TRY(enter_pod(creation, config, guest));
+    TRY(enter_pod(creation, config, guest, options.vm));
     TRY(start_relay(creation, guest, options));
     const std::string state = to_text(state_json(record, "creating", record.process.pid));
     creation.has_poststop = true;

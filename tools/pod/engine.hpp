@@ -32,10 +32,13 @@ struct CreateOptions {
     std::string bundle;         // absolute
     std::string console_socket; // with process.terminal
     std::string pid_file;
+    std::string pod; // empty: as the configuration's annotations say
+    VmConfig vm;     // what the annotations leave open; only of a pod's first container
 };
 
 struct ExecOptions {
     std::string container;
+    std::string exec_id; // the agent's name for the process; empty: one that was never used
     Json process;
     std::string console_socket;
     std::string pid_file;
@@ -78,7 +81,8 @@ private:
     os::Result<Lock> lock(const std::string& id) const;
     os::Result<void> build(Creation& creation, const Json& config, const CreateOptions& options);
     static void describe(Creation& creation, const Json& config, const CreateOptions& options);
-    os::Result<void> enter_pod(Creation& creation, const Json& config, GuestConfig& guest) const;
+    os::Result<void> enter_pod(Creation& creation, const Json& config, GuestConfig& guest,
+                               const VmConfig& defaults) const;
     os::Result<void> start_relay(Creation& creation, const GuestConfig& guest,
                                  const CreateOptions& options) const;
     os::Result<void> join_pod(Creation& creation, GuestConfig& guest, Link& link) const;

@@ -190,7 +190,7 @@ os::Result<int> Engine::exec(const ExecOptions& options) {
     make_guest_process(process, warnings);
     RelayStart what;
     what.relay.container = options.container;
-    what.relay.exec = fresh_exec_id();
+    what.relay.exec = options.exec_id.empty() ? fresh_exec_id() : options.exec_id;
     what.relay.terminal = bool_of(process, "terminal");
     what.console_socket = options.console_socket;
     what.cgroups = now.record.cgroups;
