@@ -45,12 +45,18 @@ bool owned(Word& word) {
     return (word & FUTEX_TID_MASK) == static_cast<unsigned>(self());
 }
 
-// The priority of a thread as proc(5) shows it: -1 - N of real-time priority N, else 20 + nice.
-int priority_of(pid_t thread) {
+// /proc/PID/stat, proc(5), from its third field, the state, on.
+std::string stat_of(pid_t thread) {
     std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
     std::string text;
     std::getline(file, text);
     text.erase(0, text.rfind(')') + 2);
+    return text;
+}
+
+// The priority of a thread: -1 - N of real-time priority N, else 20 + nice.
+int priority_of(pid_t thread) {
+    std::string text = stat_of(thread);
     for (int field = 3; field < 18; field++)
         text.erase(0, text.find(' ') + 1);
     return std::stoi(text);
@@ -93,17 +99,20 @@ void boosts() {
     lock(word);
     std::vector<std::thread> threads;
     for (const int priority : {10, 20, 15}) {
-        threads.emplace_back([&word, priority] {
+        std::atomic<pid_t> waiter{0};
+        threads.emplace_back([&word, &waiter, priority] {
             become(priority);
+            waiter = self();
             lock(word);
             CHECK(owned(word));
             note(priority);
             unlock(word);
         });
+        until([&] { return waiter != 0 && stat_of(waiter).starts_with('S'); });
+        // The third has nothing to lend.
         until_priority(self(), priority == 15 ? -21 : -1 - priority);
     }
-    usleep(2000); // the third changes nothing that can be seen
-    until([&] { return (word & FUTEX_WAITERS) != 0; });
+    CHECK((word & FUTEX_WAITERS) != 0);
     CHECK(owned(word));
     sched_param own;
     CHECK(sched_getparam(0, &own) == 0 && own.sched_priority == 0); // its own is what it was
