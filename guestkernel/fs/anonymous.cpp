@@ -3,11 +3,10 @@
 #include <linux/magic.h>
 #include <linux/mount.h>
 
+#include "guestkernel/fs/internal_mount.hpp"
 #include "guestkernel/fs/mode.hpp"
-#include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/vfs.hpp"
-#include "guestkernel/sched/mutex.hpp"
 
 namespace kernel {
 
@@ -40,54 +39,17 @@ private:
     TimeSpec created_;
 };
 
-class AnonymousSuperblock : public Superblock {
-public:
-    Ref<Inode> root() override { return root_; }
-    Result<FileSystemStats> stats() override {
-        FileSystemStats out{};
-        out.type = PIPEFS_MAGIC;
-        out.block_size = page_size;
-        out.name_max = Dentry::name_limit;
-        return out;
-    }
-    const char* type() const override { return "anon_inodefs"; }
-    Ref<Inode> root_;
-};
-
-struct Anonymous {
-    Ref<AnonymousSuperblock> superblock;
-    Ref<Mount> mount; // never attached
-    base::Atomic<u64> next_number{2};
-};
-
-constinit Mutex creation;
-constinit base::Atomic<Anonymous*> instance{nullptr};
-
-Result<Anonymous*> anonymous() {
-    if (Anonymous* made = instance.load(base::Order::Acquire))
-        return made;
-    MutexGuard guard(creation);
-    if (Anonymous* made = instance.load(base::Order::Acquire))
-        return made;
-    TRY(Owned<Anonymous> fresh, make_owned<Anonymous>());
-    TRY(fresh->superblock, make_ref<AnonymousSuperblock>());
-    Superblock* superblock = fresh->superblock.get();
-    TRY(Ref<Inode> root, make_ref<AnonymousInode>(superblock, u64{1}, u32{mode_directory | 0555}));
-    fresh->superblock->root_ = root;
-    TRY(Ref<Dentry> dentry, Dentry::make_root(*superblock, std::move(root)));
-    TRY(fresh->mount, make_ref<Mount>(fresh->superblock, std::move(dentry),
-                                      u32{MS_NOSUID | MS_NODEV | MS_NOEXEC}));
-    instance.store(fresh.get(), base::Order::Release);
-    return fresh.leak();
-}
+constinit InternalMount home{[] { return make_nameless_superblock("anon_inodefs", PIPEFS_MAGIC); },
+                             MS_NOSUID | MS_NODEV | MS_NOEXEC};
+constinit base::Atomic<u64> next_number{2}; // the root is 1
 
 } // namespace
 
 Result<Ref<Inode>> make_anonymous_inode(u32 mode) {
-    TRY(Anonymous * home, anonymous());
+    TRY(const Ref<Mount> mount, home.get());
     TRY(Ref<Inode> inode,
-        make_ref<AnonymousInode>(home->superblock.get(),
-                                 home->next_number.fetch_add(1, base::Order::Relaxed), mode));
+        make_ref<AnonymousInode>(&mount->superblock(),
+                                 next_number.fetch_add(1, base::Order::Relaxed), mode));
     inode->uid_ = current_fsuid();
     inode->gid_ = current_fsgid();
     return inode;
@@ -98,14 +60,14 @@ Result<Path> path_of(File& file) {
         return file.path();
     if (file.inode() == nullptr)
         return fail(EBADF);
-    TRY(Anonymous * home, anonymous());
+    TRY(const Ref<Mount> mount, home.get());
     String name;
     if (!file.describe(name))
         TRY(name.append(file.type_name()));
     std::string_view text = name.view().substr(0, Dentry::name_limit);
-    TRY(Ref<Dentry> dentry, DentryCache::make_unhashed(home->mount->root(), text,
-                                                       Ref<Inode>::share(file.inode()), false));
-    return Path(home->mount, std::move(dentry));
+    TRY(Ref<Dentry> dentry,
+        DentryCache::make_unhashed(mount->root(), text, Ref<Inode>::share(file.inode()), false));
+    return Path(mount, std::move(dentry));
 }
 
 } // namespace kernel

@@ -9,8 +9,8 @@
 
 #include "guestkernel/fs/attributes.hpp"
 #include "guestkernel/fs/dentry.hpp"
+#include "guestkernel/fs/internal_mount.hpp"
 #include "guestkernel/fs/mode.hpp"
-#include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/fs/vfs.hpp"
@@ -174,45 +174,29 @@ Result<Ref<PageCache>> TmpfsRegularFile::mapping(u32 protection, u32 map_flags) 
 
 namespace {
 
-struct MemoryStore {
-    Ref<TmpfsSuperblock> superblock;
-    Ref<Mount> mount; // never attached
-};
-constinit Mutex store_creation;
-constinit base::Atomic<MemoryStore*> store{nullptr};
-
-Result<MemoryStore*> memory_store() {
-    if (MemoryStore* made = store.load(base::Order::Acquire))
-        return made;
-    MutexGuard guard(store_creation);
-    if (MemoryStore* made = store.load(base::Order::Acquire))
-        return made;
-    TRY(Owned<MemoryStore> fresh, make_owned<MemoryStore>());
-    TRY(fresh->superblock, make_tmpfs_superblock("nr_blocks=0", "tmpfs"));
-    TRY(Ref<Dentry> root, Dentry::make_root(*fresh->superblock, fresh->superblock->root()));
-    TRY(fresh->mount,
-        make_ref<Mount>(fresh->superblock, std::move(root), u32{MS_NOSUID | MS_NODEV}));
-    store.store(fresh.get(), base::Order::Release);
-    return fresh.leak();
+Result<Ref<Superblock>> make_memory_store() {
+    TRY(Ref<Superblock> out, make_tmpfs_superblock("nr_blocks=0", "tmpfs"));
+    return out;
 }
+constinit InternalMount memory_files{make_memory_store, MS_NOSUID | MS_NODEV};
 
 } // namespace
 
 // `flags`: MFD_ALLOW_SEALING as memfd_create(2) has them; the descriptor's are the caller's
 // business.
 Result<Ref<File>> make_shared_memory_file(std::string_view name, u64 size, u32 flags) {
-    TRY(MemoryStore * home, memory_store());
+    TRY(const Ref<Mount> mount, memory_files.get());
+    auto& superblock = static_cast<TmpfsSuperblock&>(mount->superblock());
     const u32 mode = mode_regular | 0777u;
-    TRY(Ref<TmpfsFile> inode,
-        TmpfsFile::make(*home->superblock, mode, current_fsuid(), current_fsgid()));
+    TRY(Ref<TmpfsFile> inode, TmpfsFile::make(superblock, mode, current_fsuid(), current_fsgid()));
     inode->change_links(-1);
     if ((flags & (MFD_ALLOW_SEALING)) != 0)
         inode->set_seals(0);
     TRY(inode->extend(size));
     TRY(Ref<Dentry> dentry,
-        DentryCache::make_unhashed(home->mount->root(), name.substr(0, Dentry::name_limit),
+        DentryCache::make_unhashed(mount->root(), name.substr(0, Dentry::name_limit),
                                    Ref<Inode>(inode), true));
-    return inode->open(Path(home->mount, std::move(dentry)), O_RDWR | O_LARGEFILE);
+    return inode->open(Path(mount, std::move(dentry)), O_RDWR | O_LARGEFILE);
 }
 
 } // namespace kernel

@@ -7,35 +7,6 @@
 
 namespace kernel {
 
-PollWaiters::~PollWaiters() {
-    for (usize i = 0; i < used_; i++)
-        inline_[i].queue->remove(inline_[i].waiter);
-    while (more_ != nullptr) {
-        Entry* entry = more_;
-        more_ = entry->next;
-        entry->queue->remove(entry->waiter);
-        delete entry;
-    }
-}
-
-void PollWaiters::watch(WaitQueue& queue) {
-    Entry* entry = nullptr;
-    if (used_ < inline_entries) {
-        entry = &inline_[used_++];
-    } else {
-        entry = new (std::nothrow) Entry();
-        if (entry == nullptr) {
-            out_of_memory_ = true;
-            return;
-        }
-        entry->next = more_;
-        more_ = entry;
-    }
-    entry->queue = &queue;
-    init_waiter(entry->waiter);
-    queue.add(entry->waiter);
-}
-
 namespace {
 
 usize look(std::span<PollItem> items, PollTable* table) {

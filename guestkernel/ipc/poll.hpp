@@ -2,6 +2,7 @@
 #pragma once
 
 #include "guestkernel/fs/file.hpp"
+#include "guestkernel/ipc/queue_entries.hpp"
 #include "guestkernel/lib/vector.hpp"
 
 namespace kernel {
@@ -10,21 +11,13 @@ namespace kernel {
 // exists.
 class PollWaiters final : public PollTable {
 public:
-    PollWaiters() = default;
-    ~PollWaiters() override;
-    void watch(WaitQueue& queue) override;
+    void watch(WaitQueue& queue) override {
+        out_of_memory_ |= !entries_.enter(queue, [](Waiter& waiter) { init_waiter(waiter); });
+    }
     bool out_of_memory() const { return out_of_memory_; }
 
 private:
-    struct Entry {
-        Waiter waiter;
-        WaitQueue* queue = nullptr;
-        Entry* next = nullptr;
-    };
-    static constexpr usize inline_entries = 8;
-    Entry inline_[inline_entries];
-    usize used_ = 0;
-    Entry* more_ = nullptr;
+    QueueEntries<8> entries_;
     bool out_of_memory_ = false;
 };
 

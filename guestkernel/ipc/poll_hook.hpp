@@ -3,6 +3,7 @@
 #pragma once
 
 #include "guestkernel/fs/file.hpp"
+#include "guestkernel/ipc/queue_entries.hpp"
 
 namespace kernel {
 
@@ -12,24 +13,20 @@ public:
     // that takes locks.
     PollHook(Waiter::WakeFunction function, void* context)
         : function_(function), context_(context) {}
-    ~PollHook() override { disarm(); }
-    void watch(WaitQueue& queue) override;
+    void watch(WaitQueue& queue) override {
+        failed_ |= !entries_.enter(queue, [this](Waiter& waiter) {
+            waiter.function = function_;
+            waiter.context = context_;
+        });
+    }
     // Ensures: the function does not run and will not be called.
-    void disarm();
+    void disarm() { entries_.leave_all(); }
     bool failed() const { return failed_; } // a queue could not be watched: ENOMEM
 
 private:
-    struct Entry {
-        Waiter waiter;
-        WaitQueue* queue = nullptr;
-        Entry* next = nullptr;
-    };
-    static constexpr usize inline_entries = 2;
     Waiter::WakeFunction function_;
     void* context_;
-    Entry inline_[inline_entries];
-    usize used_ = 0;
-    Entry* more_ = nullptr;
+    QueueEntries<2> entries_;
     bool failed_ = false;
 };
 

@@ -9,6 +9,7 @@
 
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/dentry.hpp"
+#include "guestkernel/fs/internal_mount.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount_tree.hpp"
 #include "guestkernel/fs/open.hpp"
@@ -48,45 +49,8 @@ public:
     Namespace& space() const { return static_cast<NamespaceInode&>(*inode()).space(); }
 };
 
-class NamespaceSuperblock final : public Superblock {
-public:
-    Ref<Inode> root() override { return root_; }
-    Result<FileSystemStats> stats() override {
-        FileSystemStats out{};
-        out.type = NSFS_MAGIC;
-        out.block_size = page_size;
-        out.name_max = Dentry::name_limit;
-        return out;
-    }
-    const char* type() const override { return "nsfs"; }
-    Ref<Inode> root_;
-};
-
-struct Home {
-    Ref<NamespaceSuperblock> superblock;
-    Ref<Mount> mount; // never attached
-};
-
-constinit Mutex creation;
-constinit base::Atomic<Home*> instance{nullptr};
-
-Result<Home*> home() {
-    if (Home* made = instance.load(base::Order::Acquire))
-        return made;
-    MutexGuard guard(creation);
-    if (Home* made = instance.load(base::Order::Acquire))
-        return made;
-    TRY(Owned<Home> fresh, make_owned<Home>());
-    TRY(fresh->superblock, make_ref<NamespaceSuperblock>());
-    Superblock* superblock = fresh->superblock.get();
-    TRY(Ref<Inode> root, make_ref<Inode>(superblock, u64{1}, u32{mode_directory | 0555}));
-    fresh->superblock->root_ = root;
-    TRY(Ref<Dentry> dentry, Dentry::make_root(*superblock, std::move(root)));
-    TRY(fresh->mount, make_ref<Mount>(fresh->superblock, std::move(dentry),
-                                      u32{MS_NOSUID | MS_NODEV | MS_NOEXEC}));
-    instance.store(fresh.get(), base::Order::Release);
-    return fresh.leak();
-}
+constinit InternalMount home{[] { return make_nameless_superblock("nsfs", NSFS_MAGIC); },
+                             MS_NOSUID | MS_NODEV | MS_NOEXEC};
 
 Result<long> install(Ref<Namespace> space) {
     TRY(Path path, path_of_namespace(std::move(space)));
@@ -152,15 +116,15 @@ Namespace* namespace_of_file(File& file) {
 }
 
 Result<Path> path_of_namespace(Ref<Namespace> space) {
-    TRY(Home * at, home());
+    TRY(const Ref<Mount> mount, home.get());
     char name[40];
     const usize length =
         log::format(name, sizeof name, "{}:[{}]", namespace_name(space->kind()), space->number());
     TRY(Ref<NamespaceInode> inode,
-        make_ref<NamespaceInode>(at->superblock.get(), std::move(space)));
-    TRY(Ref<Dentry> dentry, DentryCache::make_unhashed(at->mount->root(), {name, length},
+        make_ref<NamespaceInode>(&mount->superblock(), std::move(space)));
+    TRY(Ref<Dentry> dentry, DentryCache::make_unhashed(mount->root(), {name, length},
                                                        Ref<Inode>(std::move(inode)), false));
-    return Path(at->mount, std::move(dentry));
+    return Path(mount, std::move(dentry));
 }
 
 Ref<Namespace> namespace_of_task(Task& task, NamespaceKind kind, bool for_children) {

@@ -7,9 +7,8 @@
 #include <unistd.h>
 
 #include <sys/stat.h>
-#include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 // Arguments that can never be right are what these tests are about.
 #pragma GCC diagnostic ignored "-Wpragmas"
@@ -75,21 +74,6 @@ inline struct stat stat_of(const std::string& name) {
     struct stat out {};
     CHECK(lstat(name.c_str(), &out) == 0);
     return out;
-}
-
-// Runs it in a process of its own, which must end well.
-inline void in_child(const std::function<void()>& work) {
-    std::fflush(nullptr);
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        work();
-        std::fflush(nullptr);
-        _exit(0);
-    }
-    int status = -1;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(status == 0);
 }
 
 inline bool is_root() {

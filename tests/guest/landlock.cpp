@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -56,19 +56,6 @@ void enforce(long ruleset) {
     CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
     CHECK(restrict_self(ruleset, 0) == 0);
     close(static_cast<int>(ruleset));
-}
-
-template <typename F>
-void in_child(F&& function) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        function();
-        _exit(0);
-    }
-    int status = -1;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 void touch(const std::string& path) {

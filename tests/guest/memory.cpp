@@ -15,7 +15,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -67,22 +67,6 @@ int read_signal(const volatile char* at) {
 }
 int write_signal(volatile char* at) {
     return signal_of([at] { *at = 1; });
-}
-
-template <typename F>
-void in_child(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        std::fprintf(stderr, "child status %x\n", status);
-        std::exit(1);
-    }
 }
 
 int temporary_file(size_t bytes) {

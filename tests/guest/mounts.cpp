@@ -16,44 +16,13 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/file_support.hpp"
 
 namespace {
 
-template <typename F>
-void in_child(F&& body) {
-    std::fflush(nullptr);
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
-std::string read_file(const std::string& name) {
-    const int fd = open(name.c_str(), O_RDONLY | O_CLOEXEC);
-    CHECK(fd >= 0);
-    std::string out;
-    char piece[4096];
-    for (ssize_t got = 0; (got = read(fd, piece, sizeof piece)) > 0;)
-        out.append(piece, static_cast<size_t>(got));
-    close(fd);
-    return out;
-}
-
-void make_file(const std::string& name) {
-    const int fd = open(name.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
-    CHECK(fd >= 0);
-    close(fd);
-}
-
 // The last line of mountinfo about a place, from its options on; empty: none.
 std::string info(const std::string& place) {
-    const std::string all = read_file("/proc/self/mountinfo");
+    const std::string all = contents_of("/proc/self/mountinfo");
     std::string found;
     for (size_t at = 0; at < all.size();) {
         const size_t end = all.find('\n', at);
@@ -365,7 +334,7 @@ void roots() {
         CHECK(umount2(".", MNT_DETACH) == 0);
         CHECK(chdir("/") == 0);
         CHECK(access("/proc/self/status", F_OK) == 0 && access("/usr", F_OK) != 0);
-        CHECK(has(read_file("/proc/self/mountinfo"), " - tmpfs root "));
+        CHECK(has(contents_of("/proc/self/mountinfo"), " - tmpfs root "));
     });
 }
 
@@ -438,7 +407,7 @@ void special_file_systems() {
         CHECK(poll(&watch, 1, 0) == 0);
         CHECK(umount("c") == 0);
         CHECK(poll(&watch, 1, 0) == 1 && (watch.revents & (POLLERR | POLLPRI)) != 0);
-        CHECK(has(read_file("/proc/self/mountstats"), "device sysfs mounted on /tmp/b"));
+        CHECK(has(contents_of("/proc/self/mountstats"), "device sysfs mounted on /tmp/b"));
     });
 }
 

@@ -25,35 +25,9 @@
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/file_support.hpp"
 
 namespace {
-
-// The case in a process of its own; its checks end it with 1.
-template <typename F>
-void in_child(F&& body) {
-    std::fflush(nullptr);
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
-std::string read_file(const std::string& name) {
-    const int fd = open(name.c_str(), O_RDONLY | O_CLOEXEC);
-    CHECK(fd >= 0);
-    std::string out;
-    char piece[4096];
-    for (ssize_t got = 0; (got = read(fd, piece, sizeof piece)) > 0;)
-        out.append(piece, static_cast<size_t>(got));
-    close(fd);
-    return out;
-}
 
 // 0 or an errno.
 int write_file(const std::string& name, const std::string& text) {
@@ -173,7 +147,7 @@ void uts() {
         CHECK(setdomainname("bush", 4) == 0);
         CHECK(uname(&names) == 0);
         CHECK(std::strcmp(names.nodename, "pouch") == 0);
-        CHECK(read_file("/proc/sys/kernel/hostname") == "pouch\n");
+        CHECK(contents_of("/proc/sys/kernel/hostname") == "pouch\n");
         const int inner = open_ns("uts");
         CHECK(setns(outer, CLONE_NEWUTS) == 0);
         CHECK(uname(&names) == 0 && std::strcmp(names.nodename, before.nodename) == 0);
@@ -245,7 +219,7 @@ void user_maps() {
         // Not mapped: everybody is nobody, with all capabilities.
         CHECK(getuid() == 65534 && getgid() == 65534);
         CHECK(effective(CAP_SYS_ADMIN));
-        CHECK(read_file("/proc/self/uid_map").empty());
+        CHECK(contents_of("/proc/self/uid_map").empty());
         CHECK_FAILS(setuid(0), EINVAL);
         CHECK(write_file("/proc/self/uid_map", "0 1001 1\n") == EPERM); // another's id
         CHECK(write_file("/proc/self/uid_map", "0 1000 2\n") == EPERM);
@@ -255,13 +229,13 @@ void user_maps() {
         CHECK(write_file("/proc/self/uid_map", "0 1000 1\n") == 0);
         CHECK(write_file("/proc/self/uid_map", "0 1000 1\n") == EPERM); // once
         CHECK(write_file("/proc/self/gid_map", "0 1000 1\n") == EPERM); // setgroups first
-        CHECK(read_file("/proc/self/setgroups") == "allow\n");
+        CHECK(contents_of("/proc/self/setgroups") == "allow\n");
         CHECK(write_file("/proc/self/setgroups", "perhaps") == EINVAL);
         CHECK(write_file("/proc/self/setgroups", "deny") == 0);
-        CHECK(read_file("/proc/self/setgroups") == "deny\n");
+        CHECK(contents_of("/proc/self/setgroups") == "deny\n");
         CHECK(write_file("/proc/self/setgroups", "allow") == EPERM);
         CHECK(write_file("/proc/self/gid_map", "0 1000 1\n") == 0);
-        CHECK(read_file("/proc/self/uid_map") == "         0       1000          1\n");
+        CHECK(contents_of("/proc/self/uid_map") == "         0       1000          1\n");
         CHECK(getuid() == 0 && geteuid() == 0 && getgid() == 0);
         const gid_t group = 0;
         CHECK_FAILS(syscall(SYS_setgroups, 1, &group), EPERM);
@@ -280,7 +254,7 @@ void user_maps() {
             CHECK(unshare(CLONE_NEWUSER) == 0);
             CHECK(write_file("/proc/self/uid_map", "5 0 1\n") == 0);
             CHECK(getuid() == 5);
-            CHECK(read_file("/proc/self/uid_map") == "         5          0          1\n");
+            CHECK(contents_of("/proc/self/uid_map") == "         5          0          1\n");
         });
     });
 }
@@ -307,7 +281,7 @@ void map_by_parent() {
     const std::string base = "/proc/" + std::to_string(child);
     CHECK(write_file(base + "/uid_map", "0 0 1\n1 100001 9\n") == 0);
     CHECK(write_file(base + "/gid_map", "0 0 1\n1 100001 9\n") == 0);
-    CHECK(read_file(base + "/uid_map") ==
+    CHECK(contents_of(base + "/uid_map") ==
           "         0          0          1\n         1     100001          9\n");
     CHECK(write(mapped[1], "x", 1) == 1);
     int status = 0;
@@ -456,11 +430,11 @@ void pid_views() {
             CHECK(mount("proc", "/proc", "proc", 0, nullptr) == 0);
             CHECK(link_of("/proc/self") == "1");
             CHECK(access("/proc/2", F_OK) == -1 && errno == ENOENT);
-            const std::string status = read_file("/proc/self/status");
+            const std::string status = contents_of("/proc/self/status");
             CHECK(status.find("\nPid:\t1\n") != std::string::npos);
             CHECK(status.find("\nPPid:\t0\n") != std::string::npos);
             CHECK(status.find("\nNSpid:\t1\n") != std::string::npos);
-            CHECK(read_file("/proc/self/stat").substr(0, 3) == "1 (");
+            CHECK(contents_of("/proc/self/stat").substr(0, 3) == "1 (");
             // A thread-directed signal, and its sender's number.
             sigset_t set;
             sigemptyset(&set);
@@ -505,7 +479,7 @@ void pid_views() {
         ucred sender{};
         std::memcpy(&sender, CMSG_DATA(head), sizeof sender);
         CHECK(sender.pid == init);
-        const std::string status = read_file("/proc/" + std::to_string(init) + "/status");
+        const std::string status = contents_of("/proc/" + std::to_string(init) + "/status");
         CHECK(status.find("\nNSpid:\t" + std::to_string(init) + "\t1\n") != std::string::npos);
         // Into it by its pidfd: the children are there, the caller stays.
         const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, init, 0));
@@ -553,13 +527,13 @@ void times() {
         CHECK(write_file("/proc/self/timens_offsets", "boottime 5000 5") == 0);
         CHECK(write_file("/proc/self/timens_offsets", "realtime 1 0") == EINVAL);
         CHECK(write_file("/proc/self/timens_offsets", "monotonic -99999999999 0") == ERANGE);
-        const std::string offsets = read_file("/proc/self/timens_offsets");
+        const std::string offsets = contents_of("/proc/self/timens_offsets");
         CHECK(offsets.find("monotonic") == 0 && offsets.find("1000") != std::string::npos);
         CHECK(now_s(CLOCK_MONOTONIC) < before + 900); // not its own
         in_child([&] {
             CHECK(now_s(CLOCK_MONOTONIC) >= before + 1000);
             CHECK(now_s(CLOCK_BOOTTIME) >= booted + 5000);
-            CHECK(std::strtoll(read_file("/proc/uptime").c_str(), nullptr, 10) >= booted + 5000);
+            CHECK(std::strtoll(contents_of("/proc/uptime").c_str(), nullptr, 10) >= booted + 5000);
             timespec soon{};
             CHECK(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &soon) == 0);
             soon.tv_nsec += 1'000'000;

@@ -14,7 +14,7 @@
 #include <sys/ucontext.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -45,19 +45,6 @@ bool take_over() {
         (void)rseq_call(record, sizeof(Record), RSEQ_FLAG_UNREGISTER, signature);
     }
     return rseq_call(&own, sizeof own, 0, signature) == 0;
-}
-
-template <typename F>
-int status_of(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    return status;
 }
 
 void registration() {

@@ -20,7 +20,7 @@
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -34,28 +34,6 @@ struct sched_attr {
     unsigned sched_util_min, sched_util_max;
 };
 constexpr unsigned SCHED_ATTR_SIZE_VER0 = 48;
-
-template <typename F>
-int status_of(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    return status;
-}
-
-template <typename F>
-void in_child(F&& body) {
-    const int status = status_of(body);
-    if (status != 0) {
-        std::fprintf(stderr, "child status %x\n", status);
-        std::exit(1);
-    }
-}
 
 long set_attributes(pid_t pid, sched_attr& attributes) {
     attributes.size = sizeof attributes;

@@ -19,7 +19,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -72,29 +72,6 @@ bool is_pending(int signal) {
     sigset_t set;
     CHECK(sigpending(&set) == 0);
     return sigismember(&set, signal) == 1;
-}
-
-// Runs `body` in a child; its wait status.
-template <typename F>
-int status_of(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    return status;
-}
-
-template <typename F>
-void in_child(F&& body) {
-    const int status = status_of(body);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        std::fprintf(stderr, "child status %x\n", status);
-        std::exit(1);
-    }
 }
 
 void sigaction_arguments() {

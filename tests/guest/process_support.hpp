@@ -1,0 +1,34 @@
+// What the guest tests that make processes share.
+#pragma once
+
+#include <unistd.h>
+
+#include <sys/wait.h>
+
+#include "tests/guest/check.hpp"
+
+// Runs `body` in a child, which then ends with 0; its wait status.
+template <typename F>
+int status_of(F&& body) {
+    std::fflush(nullptr);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        body();
+        std::fflush(nullptr);
+        _exit(0);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    return status;
+}
+
+// Runs it in a process of its own, which must end well.
+template <typename F>
+void in_child(F&& body) {
+    const int status = status_of(body);
+    if (status != 0) {
+        std::fprintf(stderr, "child status %x\n", status);
+        std::exit(1);
+    }
+}
