@@ -174,7 +174,7 @@ def check_tidy(build, everything):
         # Clang 14 does not know these of GCC's.
         entry["command"] = re.sub(r" -fno-tree-loop-distribute-patterns| -Wno-maybe-uninitialized| -Wno-restrict", "", entry["command"])
         # Headers that protoc made lie below the build directory: nobody's to mend.
-        entry["command"] = re.sub(r" -I(\.|agent/protocol|agent/ttrpc)(?= )", r" -isystem \1", entry["command"])
+        entry["command"] = re.sub(r" -I(\.|agent/protocol|agent/ttrpc|tools/containerd-shim-joey-v2/protocol)(?= )", r" -isystem \1", entry["command"])
         chosen.setdefault(path, entry)
     database = os.path.join(build, "tidy")
     os.makedirs(database, exist_ok=True)

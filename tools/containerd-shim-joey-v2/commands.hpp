@@ -1,0 +1,19 @@
+// What the program does: start, delete, and the service itself.
+#pragma once
+
+#include <string>
+
+#include "tools/containerd-shim-joey-v2/command_line.hpp"
+
+namespace shim {
+
+// The address of the pod's shim, which runs then.
+os::Result<std::string> start(const CommandLine& line);
+// The answer for containerd, a DeleteResponse.
+os::Result<std::string> clean_up(const CommandLine& line);
+// Until containerd asks for the end.
+os::Result<void> serve(const CommandLine& line);
+// What `-info` prints: containerd 2's RuntimeInfo.
+std::string runtime_info();
+
+} // namespace shim

@@ -1,0 +1,105 @@
+#include "tools/containerd-shim-joey-v2/engine_work.hpp"
+
+#include <cstdlib>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "agent/os/files.hpp"
+#include "tools/containerd-shim-joey-v2/rootfs.hpp"
+
+namespace shim {
+
+namespace {
+
+pod::Engine engine_at(const std::string& root) {
+    return pod::Engine(pod::StateRoot(root));
+}
+
+pod::VmConfig vm_of(const Settings& settings) {
+    pod::VmConfig out;
+    out.cpus = settings.vcpus;
+    out.memory = settings.memory;
+    out.privilege = settings.privilege;
+    return out;
+}
+
+// The shim has containerd's protection from the host's OOM killer; a pod has what it was given.
+void set_oom_score(const pod::Json& config) {
+    const pod::Json* process = pod::find(config, "process");
+    const std::int64_t score = process == nullptr ? 0 : pod::int_of(*process, "oomScoreAdj");
+    static_cast<void>(
+        os::write_file(AT_FDCWD, "/proc/self/oom_score_adj", std::to_string(score)).has_value());
+}
+
+os::Result<Created> create_mounted(const std::string& root, const CreateWork& work) {
+    pod::Engine engine = engine_at(root);
+    pod::CreateOptions options{.id = work.id, .bundle = work.bundle};
+    options.console_socket = work.console_socket;
+    options.pod = work.pod;
+    options.vm = vm_of(work.settings);
+    Created out;
+    TRY(out.warnings, engine.create(options));
+    TRY(const pod::ContainerState state, engine.state(work.id));
+    out.pid = state.record.process.pid;
+    return out;
+}
+
+} // namespace
+
+std::string state_root(const std::string& name_space) {
+    return "/run/containerd/joey/" + name_space;
+}
+
+std::string Created::to_text() const {
+    return pod::to_text(pod::Json{{"pid", pid}, {"warnings", warnings}});
+}
+
+os::Result<Created> Created::parse(const std::string& text) {
+    TRY(const pod::Json value, pod::parse_object(text, "a worker's answer"));
+    Created out;
+    out.pid = static_cast<pid_t>(pod::int_of(value, "pid"));
+    out.warnings = pod::strings_of(value, "warnings");
+    return out;
+}
+
+os::Result<std::string> create(const std::string& root, const CreateWork& work) {
+    TRY(const pod::Json config, pod::read_json(work.bundle + "/config.json"));
+    TRY(work.settings.check(pod::string_map_of(config, "annotations")));
+    set_oom_score(config);
+    MountCalls calls;
+    const std::string rootfs = work.bundle + "/rootfs";
+    TRY(mount_rootfs(calls, work.mounts, rootfs));
+    const auto created = create_mounted(root, work);
+    if (created)
+        return created->to_text();
+    if (!work.mounts.empty())
+        static_cast<void>(unmount_rootfs(calls, rootfs).has_value());
+    return base::Failure(created.error());
+}
+
+os::Result<std::string> execute(const std::string& root, const ExecWork& work) {
+    const std::string pid_file = os::text(work.bundle, "/", work.agent_id, ".pid");
+    pod::ExecOptions options;
+    options.container = work.id;
+    options.exec_id = work.agent_id;
+    options.process = work.spec;
+    options.console_socket = work.console_socket;
+    options.pid_file = pid_file;
+    options.detach = true;
+    TRY(engine_at(root).exec(options));
+    auto pid = os::read_file(AT_FDCWD, pid_file.c_str());
+    ::unlink(pid_file.c_str());
+    return pid;
+}
+
+os::Result<std::string> remove(const std::string& root, const std::string& id,
+                               const std::string& rootfs) {
+    const auto removed = engine_at(root).remove(id, true);
+    MountCalls calls;
+    TRY(unmount_rootfs(calls, rootfs));
+    if (!removed)
+        return base::Failure(removed.error());
+    return std::string();
+}
+
+} // namespace shim

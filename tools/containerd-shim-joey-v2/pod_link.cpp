@@ -1,0 +1,52 @@
+#include "tools/containerd-shim-joey-v2/pod_link.hpp"
+
+#include <algorithm>
+#include <set>
+
+namespace shim {
+
+void PodLink::connect(const pod::StateRoot& root, const std::string& pod) {
+    constexpr std::chrono::seconds patience(5);
+    const auto found = pod::Pod::open(root, pod);
+    if (!found)
+        return;
+    vm_ = found->vm();
+    seen_ = 0;
+    auto agent = pod::AgentLink::connect(loop_, found->directory(), vm_, patience);
+    if (!agent) {
+        log_.warning(os::text("the pod's agent: ", agent.error().message));
+        return;
+    }
+    agent_ = std::move(*agent);
+    ask_for_events();
+}
+
+void PodLink::ask_for_events() {
+    pod::proto::NextEventsRequest request;
+    request.set_after(seen_);
+    agent_->call_later<pod::proto::NextEventsResponse>(
+        "NextEvents", request,
+        [this, alive = alive_](const os::Result<pod::proto::NextEventsResponse>& answer) {
+            if (!*alive || !answer)
+                return;
+            take(*answer);
+            // A guest that always has something to say is not listened to all the time.
+            constexpr std::chrono::milliseconds pause(20);
+            loop_.after(pause, [this, alive] {
+                if (*alive && is_open())
+                    ask_for_events();
+            });
+        });
+}
+
+void PodLink::take(const pod::proto::NextEventsResponse& answer) {
+    std::set<std::string> said;
+    for (const pod::proto::Event& event : answer.events()) {
+        seen_ = std::max(seen_, event.number());
+        if (event.kind() == pod::proto::Event::OOM && said.insert(event.container_id()).second &&
+            oom_)
+            oom_(event.container_id());
+    }
+}
+
+} // namespace shim

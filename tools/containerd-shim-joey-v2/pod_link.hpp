@@ -1,0 +1,57 @@
+// PodLink: the shim's own connection to the agent in its pod's VM: signals, statistics and what
+// happens inside. The guest is not trusted: it can waste its own pod's time only.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "tools/containerd-shim-joey-v2/log.hpp"
+#include "tools/pod/pod.hpp"
+
+namespace shim {
+
+class PodLink {
+public:
+    PodLink(os::EventLoop& loop, const Log& log) : loop_(loop), log_(log) {}
+    ~PodLink() { *alive_ = false; }
+    PodLink(const PodLink&) = delete;
+    PodLink& operator=(const PodLink&) = delete;
+
+    // A container's processes were ended by its kernel for want of memory.
+    void on_oom(std::function<void(const std::string& container)> action) {
+        oom_ = std::move(action);
+    }
+    // Waits a few seconds at most.
+    void connect(const pod::StateRoot& root, const std::string& pod);
+    bool is_open() const { return agent_ && agent_->client().is_open(); }
+    const pod::ProcessId& vm() const { return vm_; }
+
+    // `answered` is called from the loop, within `limit`.
+    template <typename Response, typename Request, typename Function>
+    void call(const char* method, const Request& request, std::chrono::nanoseconds limit,
+              Function answered) {
+        if (!is_open()) {
+            loop_.defer([answered] {
+                answered(os::Result<Response>(
+                    os::fail(os::Code::Unavailable, "the pod's VM has ended")));
+            });
+            return;
+        }
+        agent_->client().call<Response>("joey.agent.v1.Agent", method, request, limit, answered);
+    }
+
+private:
+    void ask_for_events();
+    void take(const pod::proto::NextEventsResponse& answer);
+
+    os::EventLoop& loop_;
+    const Log& log_;
+    std::unique_ptr<pod::AgentLink> agent_;
+    pod::ProcessId vm_;
+    std::uint64_t seen_ = 0;
+    std::function<void(const std::string&)> oom_;
+    std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+} // namespace shim

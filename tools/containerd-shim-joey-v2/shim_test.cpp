@@ -1,0 +1,556 @@
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <catch2/catch.hpp>
+
+#include "agent/ttrpc/server.hpp"
+#include "tools/containerd-shim-joey-v2/address.hpp"
+#include "tools/containerd-shim-joey-v2/command_line.hpp"
+#include "tools/containerd-shim-joey-v2/grouping.hpp"
+#include "tools/containerd-shim-joey-v2/log.hpp"
+#include "tools/containerd-shim-joey-v2/metrics.hpp"
+#include "tools/containerd-shim-joey-v2/options.hpp"
+#include "tools/containerd-shim-joey-v2/protocol/forward.pb.h"
+#include "tools/containerd-shim-joey-v2/protocol/metrics.pb.h"
+#include "tools/containerd-shim-joey-v2/protocol/runc_options.pb.h"
+#include "tools/containerd-shim-joey-v2/protocol/runtime_options.pb.h"
+#include "tools/containerd-shim-joey-v2/publisher.hpp"
+#include "tools/containerd-shim-joey-v2/rootfs.hpp"
+#include "tools/containerd-shim-joey-v2/settings.hpp"
+#include "tools/containerd-shim-joey-v2/stdio.hpp"
+#include "tools/containerd-shim-joey-v2/topics.hpp"
+#include "tools/containerd-shim-joey-v2/workers.hpp"
+
+namespace {
+
+class Folder {
+public:
+    Folder() { REQUIRE(::mkdtemp(path_) != nullptr); }
+    ~Folder() { REQUIRE(std::system(("rm -rf " + path()).c_str()) == 0); }
+    Folder(const Folder&) = delete;
+    Folder& operator=(const Folder&) = delete;
+    std::string path() const { return path_; }
+    std::string operator/(const char* name) const { return path() + "/" + name; }
+    std::string with(const char* name, const std::string& text) const {
+        const os::UniqueFd file(::open((*this / name).c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+        REQUIRE(::write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()));
+        return *this / name;
+    }
+
+private:
+    char path_[32] = "/tmp/joey-shim-XXXXXX";
+};
+
+os::Result<shim::CommandLine> parse(std::vector<std::string> words) {
+    std::vector<char*> arguments;
+    for (std::string& word : words)
+        arguments.push_back(word.data());
+    return shim::CommandLine::parse(arguments);
+}
+
+bool until(os::EventLoop& loop, const std::function<bool()>& there) {
+    const auto end = os::EventLoop::Clock::now() + std::chrono::seconds(20);
+    while (!there() && os::EventLoop::Clock::now() < end)
+        loop.run_once(std::chrono::milliseconds(50));
+    return there();
+}
+
+std::string error_of(const os::Result<shim::Settings>& result) {
+    REQUIRE_FALSE(result);
+    return result.error().message;
+}
+
+} // namespace
+
+TEST_CASE("the words of containerd's call are understood", "[shim]") {
+    const auto line = parse({"-namespace", "k8s.io", "-address", "/run/c.sock", "-publish-binary",
+                             "/usr/bin/containerd", "-id", "abc", "-debug", "start"});
+    REQUIRE(line);
+    CHECK(line->name_space == "k8s.io");
+    CHECK(line->address == "/run/c.sock");
+    CHECK(line->publish_binary == "/usr/bin/containerd");
+    CHECK(line->id == "abc");
+    CHECK(line->action == "start");
+    CHECK(line->debug);
+    CHECK(parse({"--namespace=a", "--id=b", "-bundle", "/x", "delete"})->bundle == "/x");
+    CHECK(parse({"-v"})->version);
+    CHECK(parse({"-info"})->info);
+    CHECK(parse({"--help"})->help);
+}
+
+TEST_CASE("a call that makes no sense is refused with a reason", "[shim]") {
+    CHECK(parse({"-id", "a", "start"}).error().message == "-namespace is missing");
+    CHECK(parse({"-namespace", "n", "start"}).error().message == "-id is missing");
+    CHECK(parse({"-namespace", "../n", "-id", "a", "start"}).error().message ==
+          "-namespace ../n is no valid name");
+    CHECK_FALSE(parse({"-namespace", "..", "-id", "a", "start"}));
+    CHECK_FALSE(parse({"-namespace", "n", "-id", "a/b", "start"}));
+    CHECK_FALSE(parse({"-namespace", "n", "-id", "a", "stop"}));
+    CHECK_FALSE(parse({"-nonesuch"}));
+}
+
+TEST_CASE("containers of a pod share a shim", "[shim]") {
+    CHECK(*shim::group_of({}, "own") == "own");
+    CHECK(*shim::group_of({{"io.kubernetes.cri.sandbox-id", "pod"},
+                           {"io.kubernetes.cri.container-type", "container"}},
+                          "own") == "pod");
+    CHECK(*shim::group_of({{"io.containerd.runc.v2.group", "g"}}, "own") == "g");
+    CHECK(*shim::group_of({{"io.containerd.runc.v2.group", ""}}, "own") == "own");
+    CHECK_FALSE(shim::group_of({{"io.kubernetes.cri.sandbox-id", "../../x"}}, "own"));
+}
+
+TEST_CASE("the group is read from the bundle, whatever is in it", "[shim]") {
+    const Folder folder;
+    CHECK_FALSE(shim::group_of_bundle(folder.path(), "own"));
+    folder.with("config.json", R"({"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}})");
+    CHECK(*shim::group_of_bundle(folder.path(), "own") == "pod");
+    folder.with("config.json", R"({"annotations": 7})");
+    CHECK(*shim::group_of_bundle(folder.path(), "own") == "own");
+    folder.with("config.json", "[");
+    CHECK_FALSE(shim::group_of_bundle(folder.path(), "own"));
+}
+
+TEST_CASE("a group has one address, and no two have the same", "[shim]") {
+    const auto address = [](const char* name_space, const char* group) {
+        return shim::socket_address("/run/s", "/run/c.sock", name_space, group);
+    };
+    CHECK(address("n", "g") == address("n", "g"));
+    CHECK(address("n", "g") != address("n", "h"));
+    CHECK(address("m", "g") != address("n", "g"));
+    CHECK(address("n", "g").size() == std::string("unix:///run/s/").size() + 64);
+    CHECK(shim::path_of(address("n", "g")).starts_with("/run/s/"));
+    CHECK(shim::path_of("tcp://x").empty());
+}
+
+TEST_CASE("the socket is root's alone, and one that nobody answers on is told from one in use",
+          "[shim]") {
+    const Folder folder;
+    const std::string address = "unix://" + (folder / "s/one");
+    CHECK_FALSE(shim::can_connect(address));
+    auto socket = shim::listen_at(address);
+    REQUIRE(socket);
+    struct stat about {};
+    REQUIRE(::stat((folder / "s/one").c_str(), &about) == 0);
+    CHECK((about.st_mode & 0777) == 0600);
+    CHECK(shim::can_connect(address));
+    CHECK(shim::listen_at(address).error().code == os::Code::AlreadyExists);
+    socket->reset();
+    CHECK_FALSE(shim::can_connect(address));
+    shim::remove_socket(address);
+    CHECK(shim::listen_at(address));
+}
+
+TEST_CASE("mount options are flags and data", "[shim]") {
+    const auto overlay = shim::parse_options({"index=off", "ro", "nosuid", "lowerdir=/a:/b"});
+    CHECK(overlay.flags == (MS_RDONLY | MS_NOSUID));
+    CHECK(overlay.data == "index=off,lowerdir=/a:/b");
+    CHECK(shim::parse_options({"rbind", "ro", "rw"}).flags == (MS_BIND | MS_REC));
+    CHECK(shim::parse_options({"loop"}).loop);
+    CHECK(shim::parse_options({}).data.empty());
+}
+
+TEST_CASE("an overlay with many layers fits into a page", "[shim]") {
+    const auto shorter =
+        shim::shorten_layers("upperdir=/u,lowerdir=/s/1/fs:/s/12/fs:/s/3/fs,index=off");
+    CHECK(shorter.directory == "/s/");
+    CHECK(shorter.data == "upperdir=/u,lowerdir=1/fs:12/fs:3/fs,index=off");
+    CHECK(shim::shorten_layers("lowerdir=/a:/b").directory.empty());
+    CHECK(shim::shorten_layers("lowerdir=a:b").directory.empty());
+    CHECK(shim::shorten_layers("size=1").data == "size=1");
+    CHECK(shim::shorten_layers("lowerdir=").directory.empty());
+}
+
+namespace {
+
+// Records what is asked for, and fails at the call of a number.
+class Calls : public shim::MountCalls {
+public:
+    std::vector<std::string> made;
+    int fails_at = -1;
+    int mounted = 0;
+
+    int mount(const std::string& directory, const std::string& source, const std::string& target,
+              const std::string& type, unsigned long flags, const std::string& data) override {
+        made.push_back(
+            os::text(directory, "|", source, "|", target, "|", type, "|", flags, "|", data));
+        if (static_cast<int>(made.size()) == fails_at) {
+            errno = EPERM;
+            return -1;
+        }
+        mounted += (flags & MS_REMOUNT) == 0 ? 1 : 0;
+        return 0;
+    }
+    int unmount(const std::string& /*target*/, int /*flags*/) override {
+        if (mounted == 0) {
+            errno = EINVAL;
+            return -1;
+        }
+        --mounted;
+        return 0;
+    }
+};
+
+shim::Mount mount_of(const char* type, const char* source, std::vector<std::string> options) {
+    shim::Mount out;
+    out.set_type(type);
+    out.set_source(source);
+    for (std::string& option : options)
+        out.add_options(std::move(option));
+    return out;
+}
+
+} // namespace
+
+TEST_CASE("the root directory is mounted as the snapshotter says", "[shim]") {
+    const Folder folder;
+    const std::string target = folder / "rootfs";
+    Calls calls;
+    REQUIRE(shim::mount_rootfs(calls,
+                               {mount_of("overlay", "overlay", {"lowerdir=/a"}),
+                                mount_of("bind", "/from", {"rbind", "ro"})},
+                               target));
+    REQUIRE(calls.made.size() == 3);
+    CHECK(calls.made[0] == os::text("|overlay|", target, "|overlay|0|lowerdir=/a"));
+    CHECK(calls.made[1] == os::text("|/from|", target, "||", MS_BIND | MS_REC, "|"));
+    CHECK(calls.made[2] ==
+          os::text("||", target, "||", MS_BIND | MS_REC | MS_RDONLY | MS_REMOUNT, "|"));
+    CHECK(calls.mounted == 2);
+    CHECK(shim::unmount_rootfs(calls, target));
+    CHECK(calls.mounted == 0);
+}
+
+TEST_CASE("of a root directory that cannot be mounted whole, nothing stays", "[shim]") {
+    const Folder folder;
+    for (int fails_at = 1; fails_at <= 3; ++fails_at) {
+        Calls calls;
+        calls.fails_at = fails_at;
+        const auto result = shim::mount_rootfs(calls,
+                                               {mount_of("overlay", "overlay", {"lowerdir=/a"}),
+                                                mount_of("bind", "/from", {"bind", "ro"})},
+                                               folder / "rootfs");
+        CHECK_FALSE(result);
+        CHECK(calls.mounted == 0);
+    }
+    Calls calls;
+    CHECK_FALSE(shim::mount_rootfs(calls, {mount_of("ext4", "/image", {"loop"})}, folder / "r"));
+    shim::Mount outside = mount_of("tmpfs", "tmpfs", {});
+    outside.set_target("/../../etc");
+    CHECK_FALSE(shim::mount_rootfs(calls, {outside}, folder / "r"));
+    CHECK(calls.made.empty());
+}
+
+TEST_CASE("streams go to fifos, files and programs", "[shim]") {
+    using Kind = shim::StreamTarget::Kind;
+    CHECK(shim::StreamTarget::parse("")->kind == Kind::None);
+    CHECK(shim::StreamTarget::parse("/run/fifo/1")->kind == Kind::Path);
+    CHECK(shim::StreamTarget::parse("fifo:///run/fifo/1")->path == "/run/fifo/1");
+    const auto file = shim::StreamTarget::parse("file:///var/log/a%20b");
+    CHECK(file->kind == Kind::File);
+    CHECK(file->path == "/var/log/a b");
+    const auto program = shim::StreamTarget::parse("binary:///bin/logger?tag=a+b&flag&x=%2f");
+    CHECK(program->kind == Kind::Program);
+    CHECK(program->path == "/bin/logger");
+    CHECK(program->arguments == std::vector<std::string>{"tag", "a b", "flag", "", "x", "/"});
+    CHECK_FALSE(shim::StreamTarget::parse("binary://relative"));
+    CHECK_FALSE(shim::StreamTarget::parse("ftp:///x"));
+}
+
+TEST_CASE("output waits in the fifo while nobody reads, input does not end before it is closed",
+          "[shim]") {
+    const Folder folder;
+    for (const char* name : {"in", "out"})
+        REQUIRE(::mkfifo((folder / name).c_str(), 0600) == 0);
+    auto stdio = shim::Stdio::open({folder / "in", folder / "out", "", false}, {"c", "n"});
+    REQUIRE(stdio);
+    const auto ends = (*stdio)->ends();
+    CHECK(ends[2] == -1);
+    REQUIRE(::write(ends[1], "out", 3) == 3);
+    char byte = 0;
+    CHECK(::read(ends[0], &byte, 1) == -1); // EAGAIN, no end
+    const os::UniqueFd reader(::open((folder / "out").c_str(), O_RDONLY | O_NONBLOCK));
+    char text[4] = {};
+    CHECK(::read(reader.get(), text, 3) == 3);
+    CHECK(std::string(text) == "out");
+    (*stdio)->close_input();
+    CHECK(::read(ends[0], &byte, 1) == 0);
+    (*stdio)->ended();
+    CHECK(::read(reader.get(), text, 3) == 0);
+}
+
+TEST_CASE("a program that logs gets both streams and says when it is ready", "[shim]") {
+    const Folder folder;
+    const std::string script =
+        folder.with("logger", "#!/bin/sh\nexec 5>&-\n{ echo $CONTAINER_NAMESPACE/$CONTAINER_ID $1 "
+                              "$2; cat <&3; cat <&4; } >" +
+                                  (folder / "log") + "\n");
+    REQUIRE(::chmod(script.c_str(), 0700) == 0);
+    auto stdio = shim::Stdio::open({"", "binary://" + script + "?a=b", "", false}, {"c", "n"});
+    REQUIRE(stdio);
+    REQUIRE((*stdio)->logger() > 0);
+    REQUIRE(::write((*stdio)->ends()[1], "one\n", 4) == 4);
+    REQUIRE(::write((*stdio)->ends()[2], "two\n", 4) == 4);
+    const pid_t logger = (*stdio)->logger();
+    (*stdio)->ended();
+    REQUIRE(::waitpid(logger, nullptr, 0) == logger);
+    char text[64] = {};
+    const os::UniqueFd log(::open((folder / "log").c_str(), O_RDONLY));
+    REQUIRE(::read(log.get(), text, sizeof text - 1) > 0);
+    CHECK(std::string(text) == "n/c a b\none\ntwo\n");
+    CHECK_FALSE(shim::Stdio::open({"", "binary:///nonesuch", "", false}, {"c", "n"}));
+}
+
+TEST_CASE("settings are read, and what is wrong is named with its line", "[shim]") {
+    const auto settings =
+        shim::Settings::parse("[vm]\nvcpus = 2\nmemory = \"512M\"\nprivilege = \"ring3\"\n"
+                              "[limits]\nvcpus = 4\nmemory = \"2G\"\n",
+                              "file");
+    REQUIRE(settings);
+    CHECK(settings->vcpus == 2u);
+    CHECK(settings->memory == "512M");
+    CHECK(settings->privilege == "ring3");
+    CHECK(settings->most_vcpus == 4u);
+    CHECK(settings->most_memory == std::uint64_t{2} << 30);
+    CHECK(shim::Settings::parse("", "file")->memory.empty());
+    CHECK(error_of(shim::Settings::parse("[vm]\nvcpu = 2\n", "file")) ==
+          "file, line 2: vcpu is no known setting");
+    CHECK(error_of(shim::Settings::parse("[vm]\nvcpus = \"two\"\n", "file")) ==
+          "file, line 2: vcpus is no number");
+    CHECK(error_of(shim::Settings::parse("[vm]\nvcpus = 0\n", "file")) ==
+          "file, line 2: vcpus: 0 is no number of CPUs (1 to 64)");
+    CHECK(error_of(shim::Settings::parse("[vm]\nmemory = \"1X\"\n", "file")) ==
+          "file, line 2: memory: 1X is no amount of memory, as 512M or 2G");
+    CHECK(error_of(shim::Settings::parse("vm = 1\n", "file")) == "file: vm is no table");
+    CHECK(error_of(shim::Settings::parse("[vm\n", "file")).starts_with("file, line 1: "));
+    CHECK_FALSE(shim::Settings::load("/nonesuch/config.toml"));
+}
+
+TEST_CASE("annotations ask for no more than is allowed", "[shim]") {
+    shim::Settings settings;
+    settings.most_vcpus = 2;
+    settings.most_memory = std::uint64_t{1} << 30;
+    CHECK(settings.check({{"io.joey.vcpus", "2"}, {"io.joey.memory", "1G"}, {"other", "x"}}));
+    CHECK_FALSE(settings.check({{"io.joey.vcpus", "3"}}));
+    CHECK_FALSE(settings.check({{"io.joey.vcpus", "-1"}}));
+    CHECK_FALSE(settings.check({{"io.joey.vcpus", "1x"}}));
+    CHECK_FALSE(settings.check({{"io.joey.memory", "2G"}}));
+    CHECK_FALSE(settings.check({{"io.joey.memory", "99999999999G"}}));
+    CHECK_FALSE(settings.check({{"io.joey.privilege", "ring1"}}));
+    settings.annotations = false;
+    CHECK_FALSE(settings.check({{"io.joey.vcpus", "1"}}));
+    CHECK(settings.check({{"other", "x"}}));
+}
+
+TEST_CASE("runtime options: runc's are accepted, a file is named by the general ones", "[shim]") {
+    const Folder folder;
+    const shim::Log log;
+    containerd::runc::v1::Options runc;
+    runc.set_systemd_cgroup(true);
+    runc.set_binary_name("/usr/bin/other");
+    runc.set_shim_cgroup("/group");
+    CHECK(shim::settings_of(shim::any_of(runc), log));
+    CHECK(*shim::cgroup_of(shim::any_of(runc)) == "/group");
+    runtimeoptions::v1::Options general;
+    general.set_config_path(folder.with("config.toml", "[vm]\nvcpus = 3\n"));
+    CHECK(shim::settings_of(shim::any_of(general), log)->vcpus == 3u);
+    wellknown::Any broken = shim::any_of(general);
+    broken.set_value("\xff\xff");
+    CHECK_FALSE(shim::settings_of(broken, log));
+    CHECK(shim::settings_of({}, log));
+}
+
+TEST_CASE("a line of the log is one of logrus's", "[shim]") {
+    CHECK(shim::Log::line("T", "info", "a \"b\"\nc", "n", 7) ==
+          "time=\"T\" level=info msg=\"a \\\"b\\\"\\nc\" namespace=n pid=7 "
+          "runtime=io.containerd.joey.v2\n");
+}
+
+TEST_CASE("figures are those of control groups of version 2", "[shim]") {
+    joey::agent::v1::StatsResponse stats;
+    stats.mutable_cpu()->set_usage_usec(5);
+    stats.mutable_memory()->set_usage(6);
+    (*stats.mutable_memory()->mutable_stat())["anon"] = 7;
+    (*stats.mutable_memory()->mutable_events())["oom_kill"] = 8;
+    stats.mutable_pids()->set_limit(~std::uint64_t{0});
+    const auto any = shim::metrics_of(stats);
+    CHECK(any.type_url() == "io.containerd.cgroups.v2.Metrics");
+    io::containerd::cgroups::v2::Metrics metrics;
+    REQUIRE(metrics.ParseFromString(any.value()));
+    CHECK(metrics.cpu().usage_usec() == 5);
+    CHECK(metrics.memory().usage() == 6);
+    CHECK(metrics.memory().anon() == 7);
+    CHECK(metrics.memory_events().oom_kill() == 8);
+    CHECK(metrics.pids().limit() == 0);
+}
+
+namespace {
+
+namespace forward = ::containerd::services::events::ttrpc::v1;
+
+// containerd, as far as events go.
+class Receiver {
+public:
+    Receiver(os::EventLoop& loop, const std::string& path) : server_(loop) {
+        server_.handle<forward::ForwardRequest, wellknown::Empty>(
+            "containerd.services.events.ttrpc.v1.Events", "Forward",
+            [this](const forward::ForwardRequest& request,
+                   const ttrpc::Reply<wellknown::Empty>& reply) {
+                if (refuse) {
+                    reply(os::fail(os::Code::InvalidArgument, "no"));
+                    ++refused;
+                    return;
+                }
+                topics.push_back(request.envelope().topic());
+                last = request.envelope();
+                reply(wellknown::Empty());
+            });
+        auto socket = shim::listen_at("unix://" + path);
+        REQUIRE(socket);
+        REQUIRE(server_.listen(std::move(*socket)));
+    }
+    std::vector<std::string> topics;
+    forward::Envelope last;
+    bool refuse = false;
+    int refused = 0;
+
+private:
+    ttrpc::Server server_;
+};
+
+shim::events::TaskStart start_event() {
+    shim::events::TaskStart out;
+    out.set_container_id("c");
+    out.set_pid(7);
+    return out;
+}
+
+const shim::Publisher::Fallback no_fallback = [](const std::string&, const std::string&,
+                                                 const shim::Publisher::Done& done) {
+    done(os::fail(os::Code::Unavailable, "none"));
+};
+
+} // namespace
+
+TEST_CASE("events arrive in their order, those of a time without containerd too", "[shim]") {
+    const Folder folder;
+    const auto loop = *os::EventLoop::create();
+    const shim::Log log;
+    shim::Publisher publisher(*loop, {folder / "sock", "n"}, no_fallback, log);
+    publisher.publish(shim::topic::create, shim::events::TaskCreate());
+    publisher.publish(shim::topic::start, start_event());
+    loop->run_once(std::chrono::milliseconds(0));
+    CHECK(publisher.waiting() == 2);
+    auto receiver = std::make_unique<Receiver>(*loop, folder / "sock");
+    CHECK(until(*loop, [&] { return receiver->topics.size() == 2; }));
+    CHECK(receiver->topics == std::vector<std::string>{"/tasks/create", "/tasks/start"});
+    CHECK(receiver->last.namespace_() == "n");
+    CHECK(receiver->last.event().type_url() == "containerd.events.TaskStart");
+    CHECK(receiver->last.timestamp().seconds() > 0);
+    // It goes and comes again.
+    receiver.reset();
+    ::unlink((folder / "sock").c_str());
+    publisher.publish(shim::topic::exit, shim::events::TaskExit());
+    loop->run_once(std::chrono::milliseconds(50));
+    receiver = std::make_unique<Receiver>(*loop, folder / "sock");
+    bool idle = false;
+    publisher.when_idle(std::chrono::seconds(20), [&] { idle = true; });
+    CHECK(until(*loop, [&] { return idle; }));
+    CHECK(receiver->topics == std::vector<std::string>{"/tasks/exit"});
+}
+
+TEST_CASE("the queue of events has a bound, and an event that is refused does not stop the others",
+          "[shim]") {
+    const Folder folder;
+    const auto loop = *os::EventLoop::create();
+    const shim::Log log;
+    shim::Publisher publisher(*loop, {folder / "sock", "n"}, no_fallback, log);
+    for (std::size_t i = 0; i < shim::Publisher::most_waiting + 10; ++i)
+        publisher.publish(shim::topic::start, start_event());
+    CHECK(publisher.waiting() == shim::Publisher::most_waiting);
+    Receiver receiver(*loop, folder / "sock");
+    receiver.refuse = true;
+    CHECK(until(*loop, [&] { return receiver.refused == 5; }));
+    receiver.refuse = false;
+    CHECK(until(*loop, [&] { return publisher.waiting() == 0; }));
+    CHECK(receiver.topics.size() == shim::Publisher::most_waiting - 1);
+}
+
+TEST_CASE("without a socket, events go another way", "[shim]") {
+    const auto loop = *os::EventLoop::create();
+    const shim::Log log;
+    std::vector<std::string> seen;
+    shim::Publisher publisher(
+        *loop, {"", "n"},
+        [&](const std::string& topic, const std::string& event, const shim::Publisher::Done& done) {
+            wellknown::Any any;
+            REQUIRE(any.ParseFromString(event));
+            seen.push_back(topic + " " + any.type_url());
+            loop->defer([done] { done(std::string()); });
+        },
+        log);
+    publisher.publish(shim::topic::start, start_event());
+    publisher.publish(shim::topic::exit, shim::events::TaskExit());
+    CHECK(until(*loop, [&] { return publisher.waiting() == 0; }));
+    CHECK(seen == std::vector<std::string>{"/tasks/start containerd.events.TaskStart",
+                                           "/tasks/exit containerd.events.TaskExit"});
+}
+
+TEST_CASE("a worker's answer comes back, its error, and its death", "[shim]") {
+    const auto loop = *os::EventLoop::create();
+    const auto reaper = *shim::Reaper::start(*loop);
+    shim::Workers workers(*loop, *reaper);
+    std::vector<std::string> said;
+    const auto note = [&](const os::Result<std::string>& answer) {
+        said.push_back(
+            answer ? "ok " + *answer
+                   : os::text(static_cast<int>(answer.error().code), " ", answer.error().message));
+    };
+    const std::string large(300'000, 'x');
+    workers.run([&]() -> os::Result<std::string> { return large; }, note);
+    REQUIRE(until(*loop, [&] { return said.size() == 1; }));
+    CHECK(said[0] == "ok " + large);
+    workers.run([]() -> os::Result<std::string> { return os::fail(os::Code::NotFound, "a b"); },
+                note);
+    REQUIRE(until(*loop, [&] { return said.size() == 2; }));
+    CHECK(said[1] == "5 a b");
+    workers.run(
+        []() -> os::Result<std::string> {
+            ::raise(SIGKILL);
+            return std::string();
+        },
+        note);
+    REQUIRE(until(*loop, [&] { return said.size() == 3; }));
+    CHECK(said[2] == "13 a process of the shim has died at its work");
+    shim::reset_signals();
+}
+
+TEST_CASE("what a worker leaves behind is this process's to reap, however soon it ends", "[shim]") {
+    const auto loop = *os::EventLoop::create();
+    const auto reaper = *shim::Reaper::start(*loop);
+    shim::Workers workers(*loop, *reaper);
+    for (const bool early : {true, false}) {
+        int status = -1;
+        workers.run(
+            [early]() -> os::Result<std::string> {
+                const pid_t child = ::fork();
+                if (child == 0) {
+                    ::usleep(early ? 0 : 100'000);
+                    ::_exit(42);
+                }
+                return std::to_string(child);
+            },
+            [&](const os::Result<std::string>& answer) {
+                REQUIRE(answer);
+                reaper->expect(std::atoi(answer->c_str()), [&](int said) { status = said; });
+            });
+        CHECK(until(*loop, [&] { return status != -1; }));
+        CHECK(status == 42);
+    }
+    shim::reset_signals();
+}
