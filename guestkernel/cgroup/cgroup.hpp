@@ -159,6 +159,11 @@ Result<void> check_cgroup_entry(Cgroup& from, Cgroup& to);
 // "/a/b", seen from `root` (null: the real root): "/../x" when it lies outside.
 Result<void> append_cgroup_path(String& out, const Cgroup& group, const Cgroup* root = nullptr);
 
+// What is seen of the group by the running task, in its cgroup namespace.
+Result<void> append_visible_path(String& out, const Cgroup& group);
+// The same for the group whose directory a mount shows.
+Result<void> append_shown_group(String& out, Inode& directory);
+
 // --- hold.cpp
 // On the way to user mode: sleeps while the task's group is frozen or out of CPU time.
 void hold_by_cgroup(Task& task);
@@ -175,8 +180,7 @@ void recheck_frozen();
 Result<void> start_cgroup_notifier();
 
 class Superblock;
+// Seen from the running task's cgroup namespace: its root is the namespace's.
 Result<Ref<Superblock>> make_cgroupfs();
-// The same file system with another group as its root, for a cgroup namespace.
-Result<Ref<Superblock>> make_cgroupfs_at(Ref<Cgroup> root);
 
 } // namespace kernel

@@ -19,6 +19,9 @@ struct CgroupFileType {
     enum Where : u8 { Everywhere, NotInRoot, RootOnly } where = Everywhere;
     // A write sets a trigger on the open file instead (*.pressure).
     u8 pressure = 0; // 1 + PressureKind
+    // A figure that grows: a write starts it anew for this open file. In pages.
+    u64 (*restart)(Cgroup& group) = nullptr;
+    u64 (*since_restart)(Cgroup& group) = nullptr; // by whichever file it was
 };
 
 usize cgroup_file_count();

@@ -14,6 +14,7 @@
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/notify.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 
 namespace kernel {
 
@@ -96,6 +97,12 @@ public:
 
 } // namespace
 
+// An open file that was written to for a figure to start anew.
+struct Restarted {
+    base::ListNode node;
+    u64 highest = 0; // before the last time that another file did so
+};
+
 class CgroupFileNode final : public CgroupInode {
 public:
     CgroupFileNode(Ref<Cgroup> group, const CgroupFileType& of)
@@ -105,6 +112,7 @@ public:
     const CgroupFileType& type;
     base::Atomic<u64> events{1};
     WaitQueue changed;
+    base::IntrusiveList<Restarted, &Restarted::node> restarted; // hierarchy_mutex()
 };
 
 namespace {
@@ -116,6 +124,10 @@ public:
     ~CgroupOpenFile() override {
         if (trigger_ != nullptr)
             free_pressure_trigger(trigger_);
+        if (node().type.restart == nullptr)
+            return;
+        MutexGuard hierarchy(hierarchy_mutex());
+        restarted_.node.unlink();
     }
     const char* type_name() const override { return "cgroup"; }
     Result<usize> read(IoBuffer& out, u64 offset) override;
@@ -130,6 +142,8 @@ private:
     TextBuilder text_;
     base::Atomic<u64> seen_;
     PressureTrigger* trigger_ = nullptr; // set once
+    Restarted restarted_;                // hierarchy_mutex()
+    void restart();
 };
 
 // The group's own directory inode is made with it and stays as long as it is in the tree.
@@ -381,7 +395,13 @@ Result<usize> CgroupOpenFile::read(IoBuffer& out, u64 offset) {
         MutexGuard hierarchy(hierarchy_mutex());
         if (node().group().dead || !cgroup_file_present(node().group(), type))
             return fail(ENODEV);
-        TRY(type.show(text_, node().group()));
+        if (restarted_.node.linked()) {
+            const u64 late = type.since_restart(node().group());
+            text_.print("{}\n",
+                        page_size * (late > restarted_.highest ? late : restarted_.highest));
+        } else {
+            TRY(type.show(text_, node().group()));
+        }
         if (text_.failed())
             return fail(ENOMEM);
         made_ = true;
@@ -396,9 +416,22 @@ Result<usize> CgroupOpenFile::read(IoBuffer& out, u64 offset) {
     return done;
 }
 
+// The others keep what they have seen so far.
+void CgroupOpenFile::restart() {
+    const CgroupFileType& type = node().type;
+    Cgroup& group = node().group();
+    const u64 late = type.since_restart(group);
+    for (Restarted& other : node().restarted)
+        if (late > other.highest)
+            other.highest = late;
+    restarted_.highest = type.restart(group);
+    if (!restarted_.node.linked())
+        node().restarted.push_back(restarted_);
+}
+
 Result<usize> CgroupOpenFile::write(IoBuffer& in, u64) {
     const CgroupFileType& type = node().type;
-    if (type.store == nullptr && type.pressure == 0)
+    if (type.store == nullptr && type.pressure == 0 && type.restart == nullptr)
         return fail(EINVAL);
     const usize length = in.remaining();
     if (length > largest_write)
@@ -420,7 +453,10 @@ Result<usize> CgroupOpenFile::write(IoBuffer& in, u64) {
                                             strip(view)));
         return length;
     }
-    TRY(type.store(group, strip(view)));
+    if (type.restart != nullptr)
+        restart();
+    else
+        TRY(type.store(group, strip(view)));
     return length;
 }
 
@@ -435,17 +471,9 @@ u32 CgroupOpenFile::poll(PollTable* table) {
 
 } // namespace
 
-Result<Ref<Superblock>> make_cgroupfs_at(Ref<Cgroup> root) {
-    if (root->is_root())
-        return make_cgroupfs();
-    MutexGuard guard(hierarchy_mutex());
-    if (root->dead)
-        return fail(ENODEV);
-    TRY(auto fs, make_ref<CgroupSuperblock>(root->directory));
-    return Ref<Superblock>(std::move(fs));
-}
+namespace {
 
-Result<Ref<Superblock>> make_cgroupfs() {
+Result<Ref<Superblock>> whole_hierarchy() {
     TRY(init_root_cgroup());
     MutexGuard guard(hierarchy_mutex());
     if (the_superblock != nullptr)
@@ -460,6 +488,33 @@ Result<Ref<Superblock>> make_cgroupfs() {
     static_cast<CgroupDirectory&>(*root_cgroup().directory).adopt(**fs);
     the_superblock = Ref<CgroupSuperblock>(*fs).leak(); // for good
     return Ref<Superblock>(std::move(*fs));
+}
+
+} // namespace
+
+Result<Ref<Superblock>> make_cgroupfs() {
+    TRY(Ref<Superblock> whole, whole_hierarchy());
+    const Namespaces* own = current_namespaces();
+    const Ref<Cgroup> root = own == nullptr ? Ref<Cgroup>() : own->cgroup->root;
+    if (!root)
+        return whole;
+    MutexGuard guard(hierarchy_mutex());
+    if (root->dead)
+        return fail(ENODEV);
+    TRY(auto fs, make_ref<CgroupSuperblock>(root->directory));
+    fs->device_number = whole->device_number;
+    return Ref<Superblock>(std::move(fs));
+}
+
+Result<void> append_shown_group(String& out, Inode& directory) {
+    if (const Cgroup* group = cgroup_of_inode(directory))
+        return append_visible_path(out, *group);
+    // One file of a group, bound to somewhere.
+    const auto& file = static_cast<CgroupFileNode&>(directory);
+    TRY(append_visible_path(out, file.group()));
+    if (!out.view().ends_with('/'))
+        TRY(out.append("/"));
+    return out.append(file.type.name);
 }
 
 } // namespace kernel

@@ -4,6 +4,7 @@
 #include "guestkernel/cgroup/cgroup_file.hpp"
 #include "guestkernel/cgroup/controllers.hpp"
 #include "guestkernel/fs/procfs/table_fs.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -119,8 +120,8 @@ List show_procs(TextBuilder& out, Cgroup& group) {
                 for (Task& task : process->tasks)
                     member = member || &object_of_locked(task).domain() == &group;
         }
-        if (member)
-            out.print("{}\n", pid);
+        if (member) // 0: it has no number in the reader's pid namespace
+            out.print("{}\n", visible_pid(pid));
     }
     return {};
 }
@@ -138,7 +139,7 @@ List show_threads(TextBuilder& out, Cgroup& group) {
                     member = &object_of_locked(*task) == &group;
             }
             if (member)
-                out.print("{}\n", tid);
+                out.print("{}\n", visible_pid(tid));
         }
     }
     return {};
@@ -150,7 +151,7 @@ Result<Ref<Task>> named_task(std::string_view text) {
         return fail(EINVAL);
     if (number == 0)
         return Ref<Task>::share(&current_task());
-    Ref<Task> task = find_task(static_cast<i32>(number));
+    Ref<Task> task = find_task(global_pid(static_cast<i32>(number)));
     if (!task || task->process == nullptr)
         return fail(ESRCH);
     return task;

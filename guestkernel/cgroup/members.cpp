@@ -8,6 +8,7 @@
 #include "guestkernel/cgroup/pids.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/permission.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/sched/run_queue.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -240,6 +241,11 @@ Result<void> append_cgroup_path(String& out, const Cgroup& group, const Cgroup* 
         TRY(out.append(chain[i - 1]->name.view()));
     }
     return {};
+}
+
+Result<void> append_visible_path(String& out, const Cgroup& group) {
+    const Namespaces* own = current_namespaces();
+    return append_cgroup_path(out, group, own == nullptr ? nullptr : own->cgroup->root.get());
 }
 
 } // namespace kernel

@@ -190,7 +190,17 @@ List show_numa_stat(TextBuilder& out, Cgroup& group) {
     return {};
 }
 
+u64 restart_memory_peak(Cgroup& group) {
+    return restart_peak(*group.memory);
+}
+u64 late_memory_peak(Cgroup& group) {
+    return group.memory->late_peak;
+}
+
 // There is no swap: nothing is ever there, and limits limit nothing.
+List restart_nothing(Cgroup&, std::string_view) {
+    return {};
+}
 List show_nothing(TextBuilder& out, Cgroup&) {
     out.append("0\n");
     return {};
@@ -238,7 +248,13 @@ constexpr CgroupFileType memory_table[] = {
     MEMORY_WRITE("memory.min", show_figure<&MemoryGroup::min>, store_figure<&MemoryGroup::min>),
     {.name = "memory.numa_stat", .mode = 0444, .controller = memory_bit, .show = show_numa_stat},
     MEMORY_WRITE("memory.oom.group", show_oom_group, store_oom_group),
-    MEMORY_READ("memory.peak", show_figure<&MemoryGroup::peak>),
+    {.name = "memory.peak",
+     .mode = 0644,
+     .controller = memory_bit,
+     .show = show_figure<&MemoryGroup::peak>,
+     .where = not_in_root,
+     .restart = restart_memory_peak,
+     .since_restart = late_memory_peak},
     {.name = "memory.reclaim",
      .mode = 0200,
      .controller = memory_bit,
@@ -249,7 +265,7 @@ constexpr CgroupFileType memory_table[] = {
     MEMORY_READ("memory.swap.events", show_swap_events),
     MEMORY_WRITE("memory.swap.high", show_swap_max, store_swap_limit),
     MEMORY_WRITE("memory.swap.max", show_swap_max, store_swap_limit),
-    MEMORY_READ("memory.swap.peak", show_nothing),
+    MEMORY_WRITE("memory.swap.peak", show_nothing, restart_nothing),
 };
 #undef MEMORY_READ
 #undef MEMORY_WRITE

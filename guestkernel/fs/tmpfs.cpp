@@ -56,49 +56,67 @@ bool parse_size(std::string_view text, u64& bytes) {
     return true;
 }
 
-bool parse_option(std::string_view option, TmpfsSuperblock::Options& out) {
-    usize equals = 0;
-    while (equals < option.size() && option[equals] != '=')
-        equals++;
-    const std::string_view name = option.substr(0, equals);
+enum class OptionFault : u8 { None, Unknown, Value };
+
+constexpr OptionFault unless(bool right) {
+    return right ? OptionFault::None : OptionFault::Value;
+}
+
+std::string_view option_name(std::string_view option) {
+    return option.substr(0, option.find('='));
+}
+
+OptionFault parse_option(std::string_view option, TmpfsSuperblock::Options& out) {
+    const std::string_view name = option_name(option);
     const std::string_view value =
-        equals < option.size() ? option.substr(equals + 1) : std::string_view();
+        name.size() < option.size() ? option.substr(name.size() + 1) : std::string_view();
     u64 number = 0;
     std::string_view rest;
     if (name == "size") {
         if (!parse_size(value, number))
-            return false;
+            return OptionFault::Value;
         out.max_pages = page_up(number) >> page_shift;
-        return true;
+        return OptionFault::None;
     }
     if (name == "nr_blocks" || name == "nr_inodes") {
         if (!parse_size(value, number))
-            return false;
+            return OptionFault::Value;
         (name == "nr_blocks" ? out.max_pages : out.max_inodes) = number;
-        return true;
+        return OptionFault::None;
     }
     if (name == "mode" || name == "uid" || name == "gid") {
         if (!parse_number(value, name == "mode" ? 8 : 10, number, rest) || !rest.empty())
-            return false;
+            return OptionFault::Value;
         if (number > ~u32{0})
-            return false;
+            return OptionFault::Value;
         if (name == "mode") {
             out.mode = static_cast<u32>(number) & mode_permissions;
-            return true;
+            return OptionFault::None;
         }
         // Numbers of who mounts it.
         const Credentials* who = current_credentials();
         const u32 id = to_global_id(who == nullptr ? nullptr : who->user_ns.get(), name == "gid",
                                     static_cast<u32>(number));
         (name == "uid" ? out.uid : out.gid) = id;
-        return id != ~u32{0};
+        return unless(id != ~u32{0});
     }
     // Without effect: there are no huge pages, no swap and no NUMA here, and numbers have 64 bits.
     if (name == "huge")
-        return value == "never" || value == "always" || value == "within_size" || value == "advise";
+        return unless(value == "never" || value == "always" || value == "within_size" ||
+                      value == "advise");
     if (name == "mpol")
-        return !value.empty();
-    return option.empty() || option == "inode64" || option == "inode32" || option == "noswap";
+        return unless(!value.empty());
+    const bool known =
+        option.empty() || option == "inode64" || option == "inode32" || option == "noswap";
+    return known ? OptionFault::None : OptionFault::Unknown;
+}
+
+Result<void> complain(OptionFault fault, std::string_view option, String& complaint) {
+    TRY(complaint.append(fault == OptionFault::Unknown ? "tmpfs: Unknown parameter '"
+                                                       : "tmpfs: Bad value for '"));
+    TRY(complaint.append(option_name(option)));
+    TRY(complaint.append("'"));
+    return fail(option_error);
 }
 
 Result<void> parse_options(std::string_view options, TmpfsSuperblock::Options& out) {
@@ -106,8 +124,13 @@ Result<void> parse_options(std::string_view options, TmpfsSuperblock::Options& o
         usize end = 0;
         while (end < options.size() && options[end] != ',')
             end++;
-        if (!parse_option(options.substr(0, end), out))
-            return fail(option_error);
+        const std::string_view option = options.substr(0, end);
+        if (const OptionFault fault = parse_option(option, out); fault != OptionFault::None) {
+            String complaint;
+            auto failed = complain(fault, option, complaint);
+            log::info("{}", complaint.view());
+            return failed;
+        }
         options = end < options.size() ? options.substr(end + 1) : std::string_view();
     }
     return {};
@@ -127,6 +150,12 @@ Result<Ref<TmpfsSuperblock>> make_superblock(TmpfsSuperblock::Options parsed,
 }
 
 } // namespace
+
+Result<void> check_tmpfs_option(std::string_view option, String& complaint) {
+    TmpfsSuperblock::Options ignored;
+    const OptionFault fault = parse_option(option, ignored);
+    return fault == OptionFault::None ? Result<void>() : complain(fault, option, complaint);
+}
 
 Result<Ref<TmpfsSuperblock>> make_tmpfs_superblock(std::string_view options, const char* type) {
     return make_superblock({}, options, type);

@@ -204,6 +204,8 @@ protected:
 };
 
 Result<Ref<TmpfsSuperblock>> make_tmpfs_superblock(std::string_view options, const char* type);
+// "name=value" or "name". EINVAL, and says what is wrong with it.
+Result<void> check_tmpfs_option(std::string_view option, String& complaint);
 // Its root belongs to these, unless the options say otherwise.
 Result<Ref<Superblock>> make_owned_tmpfs(std::string_view options, u32 uid, u32 gid);
 

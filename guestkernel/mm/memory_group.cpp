@@ -34,6 +34,8 @@ void add(MemoryGroup* group, u64 pages) {
         group->usage += pages;
         if (group->usage > group->peak)
             group->peak = group->usage;
+        if (group->usage > group->late_peak)
+            group->late_peak = group->usage;
     }
 }
 
@@ -142,6 +144,12 @@ u64 memory_group_kind(const MemoryGroup& group, FrameKind kind) {
             of != nullptr && of->is_below(group))
             pages += stock.kinds[index];
     return pages > 0 ? static_cast<u64>(pages) : 0;
+}
+
+u64 restart_peak(MemoryGroup& group) {
+    SpinGuard guard(charge_lock);
+    group.late_peak = group.usage;
+    return group.usage;
 }
 
 void note_memory_event(MemoryGroup& group, MemoryEvent event) {

@@ -33,6 +33,7 @@ struct MemoryGroup {
     Cgroup* cgroup = nullptr;      // while it is online
     u32 children = 0;              // those with charges of their own after their end included
     u64 usage = 0, peak = 0;       // pages, with those of the groups below
+    u64 late_peak = 0;             // since memory.peak was last written to
     u64 min = 0, low = 0, high = no_page_limit, max = no_page_limit;
     i64 kinds[frame_kinds] = {};
     MemoryEvents events, local_events;
@@ -54,6 +55,8 @@ u64 memory_group_kind(const MemoryGroup& group, FrameKind kind);
 
 enum MemoryEvent : u8 { EventLow, EventHigh, EventMax, EventOom, EventOomKill, EventOomGroupKill };
 void note_memory_event(MemoryGroup& group, MemoryEvent event);
+// `late_peak` starts from the usage, which is returned.
+u64 restart_peak(MemoryGroup& group);
 
 // Gives up page cache that the group pays for; returns how many pages. May sleep.
 usize reclaim_memory_group(MemoryGroup& group, usize wanted);

@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/sched.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/namespaces/user_namespace.hpp"
 #include "guestkernel/net/stack.hpp"
 
@@ -57,6 +58,7 @@ Result<void> NetNamespace::start() {
 }
 CgroupNamespace::CgroupNamespace(Ref<UserNamespace> owner, bool counted)
     : Namespace(NamespaceKind::Cgroup, std::move(owner), counted) {}
+CgroupNamespace::~CgroupNamespace() = default;
 TimeNamespace::TimeNamespace(Ref<UserNamespace> owner, bool counted)
     : Namespace(NamespaceKind::Time, std::move(owner), counted) {}
 

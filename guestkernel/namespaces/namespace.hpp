@@ -10,6 +10,7 @@
 
 namespace kernel {
 
+class Cgroup;
 class UserNamespace;
 namespace net {
 class Stack;
@@ -58,10 +59,12 @@ public:
     Ref<net::Stack> stack;
 };
 
-// A view of the cgroup tree: its root is where the maker stood. The path is the cgroup layer's.
+// A view of the cgroup tree: its root is where the maker stood.
 class CgroupNamespace : public Namespace {
 public:
     CgroupNamespace(Ref<UserNamespace> owner, bool counted);
+    ~CgroupNamespace() override;
+    Ref<Cgroup> root; // null: the hierarchy's; fixed before anybody knows the namespace
 };
 
 // Offsets of CLOCK_MONOTONIC and CLOCK_BOOTTIME (time_namespaces(7)); fixed once a process is in

@@ -5,6 +5,7 @@
 #include <linux/sched.h>
 #include <linux/time.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/fs/mount_tree.hpp"
 #include "guestkernel/ipc/sysv.hpp"
@@ -97,6 +98,8 @@ Result<Ref<Namespaces>> unshare_namespaces(const Namespaces& from, u32 flags,
     }
     if ((flags & CLONE_NEWCGROUP) != 0) {
         TRY(fresh->cgroup, make_counted<CgroupNamespace>(NamespaceKind::Cgroup, owner));
+        SpinGuard tree(process_tree_lock());
+        fresh->cgroup->root = current_task().cgroup;
     }
     if ((flags & CLONE_NEWPID) != 0) {
         if (from.pid_for_children.get() != current_task().process->pid_namespace.get())

@@ -7,6 +7,7 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/file_table.hpp"
+#include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/mount_helpers.hpp"
 #include "guestkernel/syscalls/namespace_calls.hpp"
@@ -40,8 +41,8 @@ public:
     bool describe(String& out) override {
         return static_cast<bool>(out.append("anon_inode:[fscontext]"));
     }
-    // The log of messages: there are none.
-    Result<usize> read(IoBuffer&, u64) override { return fail(ENODATA); }
+    // The oldest message that has not been read: what was wrong with a parameter.
+    Result<usize> read(IoBuffer& out, u64 offset) override;
 
     enum class Phase : u8 { Parameters, Made, Mounted, Failed, Reconfigure };
     Mutex mutex;
@@ -58,20 +59,58 @@ public:
     Result<void> reconfigure();
 
 private:
+    static constexpr usize most_messages = 8;
     Result<void> add_option(std::string_view name, std::string_view value, bool with_value);
+    Result<void> check_option(std::string_view option);
+    Vector<String> messages_; // without more memory the newest are lost
 };
+
+Result<usize> ConfigFile::read(IoBuffer& out, u64) {
+    MutexGuard guard(mutex);
+    if (messages_.empty())
+        return fail(ENODATA);
+    const std::string_view oldest = messages_[0].view();
+    if (out.remaining() < oldest.size())
+        return fail(EMSGSIZE);
+    const usize done = out.copy_out(oldest.data(), oldest.size());
+    if (done < oldest.size())
+        return fail(EFAULT);
+    messages_.erase(0);
+    return done;
+}
+
+Result<void> ConfigFile::check_option(std::string_view option) {
+    const std::string_view made = picked.mount() == nullptr
+                                      ? type.view()
+                                      : std::string_view(picked.mount()->superblock().type());
+    if (made != "tmpfs")
+        return {};
+    String message;
+    TRY(message.append("e "));
+    auto fine = check_tmpfs_option(option, message);
+    if (fine)
+        return fine;
+    if (messages_.size() == most_messages)
+        messages_.erase(0);
+    if (message.push_back('\n'))
+        (void)messages_.push_back(std::move(message));
+    return fine;
+}
 
 Result<void> ConfigFile::add_option(std::string_view name, std::string_view value,
                                     bool with_value) {
     if (options.size() + name.size() + value.size() + 2 > longest_options)
         return fail(E2BIG);
+    String option;
+    TRY(option.append(name));
+    if (with_value) {
+        TRY(option.push_back('='));
+        TRY(option.append(value));
+    }
+    TRY(check_option(option.view()));
     if (!options.empty())
         TRY(options.push_back(','));
-    TRY(options.append(name));
-    if (!with_value)
-        return {};
-    TRY(options.push_back('='));
-    return options.append(value);
+    return options.append(option.view());
 }
 
 Result<void> ConfigFile::set_flag(std::string_view name) {

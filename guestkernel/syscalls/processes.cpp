@@ -9,8 +9,10 @@
 #include <linux/signal.h>
 #include <linux/wait.h>
 
+#include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/syscalls/file_helpers.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
 #include "guestkernel/syscalls/usage_values.hpp"
@@ -311,7 +313,11 @@ Result<long> sys_pidfd_open(Task& task, i32 pid, u32 flags) {
 Result<long> sys_pidfd_send_signal(Task&, int fd, int signal, u64 info, u32 flags) {
     if (flags != 0)
         return fail(EINVAL);
-    TRY(Ref<Process> process, process_of_pidfd(fd));
+    // From the time before pidfd_open(2): /proc/PID stands for a process too.
+    TRY(Ref<File> file, usable_file(current_task(), fd));
+    TRY(Ref<Process> process, file_as<PidFile>(*file) != nullptr
+                                  ? process_of_pidfd(fd)
+                                  : procfs::process_of_directory(*file));
     if (signal < 0 || signal > signal_count)
         return fail(EINVAL);
     Ref<Task> target;

@@ -377,6 +377,58 @@ void test_delegation() {
     remove_group(b);
 }
 
+// --- namespaces (cgroup_namespaces(7)) ----------------------------------------------------------
+
+// In namespaces of all three kinds: numbers of processes and groups are those that are seen there.
+void look_from_inside(const std::string& group, pid_t parent) {
+    CHECK(unshare(CLONE_NEWCGROUP) == 0);
+    CHECK(slurp("/proc/self/cgroup") == "0::/\n" || has(slurp("/proc/self/cgroup"), "\n0::/\n"));
+    // Who is above the root, or beside it.
+    CHECK(in_group(parent, "0::/../.."));
+    CHECK(unshare(CLONE_NEWNS | CLONE_NEWPID) == 0);
+    CHECK(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    const pid_t inner = fork();
+    CHECK(inner >= 0);
+    if (inner > 0) {
+        const int status = wait_for(inner);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        return;
+    }
+    CHECK(getpid() == 1);
+    CHECK(mount("proc", "/proc", "proc", 0, nullptr) == 0);
+    CHECK(mount("cgroup2", "/mnt", "cgroup2", 0, nullptr) == 0);
+    CHECK(has(slurp("/proc/self/mountinfo"), " / /mnt "));
+    // The process outside of the namespace of numbers has none here.
+    const std::string members = slurp("/mnt/cgroup.procs");
+    CHECK(members == "0\n1\n" || members == "1\n0\n");
+    CHECK(mkdir("/mnt/x", 0755) == 0 && mkdir("/mnt/x/y", 0755) == 0);
+    CHECK(access((group + "/x/y").c_str(), F_OK) == 0);
+    CHECK_FAILS(put("/mnt/x/y/cgroup.procs", std::to_string(parent)), ESRCH);
+    CHECK(put("/mnt/x/y/cgroup.procs", "1") == 0);
+    CHECK(slurp("/mnt/x/y/cgroup.procs") == "1\n" && slurp("/mnt/x/y/cgroup.threads") == "1\n");
+    CHECK(in_group(1, "0::/x/y"));
+    CHECK(slurp("/mnt/cgroup.procs") == "0\n");
+    CHECK(slurp("/mnt/cgroup.type") == "domain\n"); // it is no hierarchy's root
+    CHECK(put("/mnt/cgroup.procs", "0") == 0);
+    CHECK(in_group(1, "0::/"));
+    CHECK(rmdir("/mnt/x/y") == 0);
+    CHECK(access((group + "/x/y").c_str(), F_OK) != 0);
+    // Another namespace below: its root is the group that its maker is in.
+    CHECK(put("/mnt/x/cgroup.procs", "1") == 0);
+    CHECK(unshare(CLONE_NEWCGROUP) == 0 && in_group(1, "0::/"));
+    CHECK(has(slurp("/proc/self/mountinfo"), " /.. /mnt "));
+    CHECK(put("/mnt/cgroup.procs", "1") == 0 && in_group(1, "0::/.."));
+    CHECK(rmdir("/mnt/x") == 0);
+    _exit(0);
+}
+
+void test_namespaces() {
+    const std::string a = make("a");
+    const pid_t self = getpid();
+    CHECK(wait_for(spawn(a, [&] { look_from_inside(a, self); })) == 0);
+    remove_group(a);
+}
+
 // --- pressure -----------------------------------------------------------------------------------
 
 void test_pressure() {
@@ -446,6 +498,7 @@ int main() {
     test_kill();
     test_events();
     test_delegation();
+    test_namespaces();
     test_pressure();
     CHECK(rmdir((base + "/run").c_str()) == 0);
     CHECK(rmdir(base.c_str()) == 0);

@@ -113,6 +113,28 @@ void new_file_system() {
     CHECK(umount2("b", 0) == 0);
 }
 
+// fsopen(2): what is wrong with a parameter can be read.
+void complaints() {
+    const int context = fsopen("tmpfs", 0);
+    char text[128];
+    CHECK_FAILS(read(context, text, sizeof text), ENODATA);
+    CHECK_FAILS(fsconfig(context, FSCONFIG_SET_STRING, "nonsense", "1", 0), EINVAL);
+    CHECK_FAILS(fsconfig(context, FSCONFIG_SET_STRING, "mode", "9", 0), EINVAL);
+    CHECK(fsconfig(context, FSCONFIG_SET_STRING, "size", "1m", 0) == 0);
+    CHECK_FAILS(fsconfig(context, FSCONFIG_SET_FLAG, "size", nullptr, 0), EINVAL);
+    for (const std::string expected :
+         {"e tmpfs: Unknown parameter 'nonsense'\n", "e tmpfs: Bad value for 'mode'\n",
+          "e tmpfs: Bad value for 'size'\n"})
+        CHECK(read(context, text, sizeof text) == static_cast<ssize_t>(expected.size()) &&
+              expected.compare(0, expected.size(), text, expected.size()) == 0);
+    CHECK_FAILS(read(context, text, sizeof text), ENODATA);
+    CHECK_FAILS(fsconfig(context, FSCONFIG_SET_FLAG, "other", nullptr, 0), EINVAL);
+    CHECK_FAILS(read(context, text, 5), EMSGSIZE);
+    // The context is as good as before.
+    CHECK(fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0);
+    close(context);
+}
+
 void never_attached() {
     const int context = fsopen("tmpfs", 0);
     CHECK(fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0);
@@ -237,6 +259,7 @@ int main() {
         return 0;
     }
     in_child(new_file_system);
+    in_child(complaints);
     in_child(never_attached);
     in_child(change_by_pick);
     in_child(trees);

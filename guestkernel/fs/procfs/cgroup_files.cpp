@@ -19,10 +19,7 @@ Result<void> show_cgroup(TextBuilder& out, const TableContext& of) {
         group = task ? (*task)->cgroup : process->zombie_group;
     }
     String path;
-    if (group)
-        TRY(append_cgroup_path(path, *group));
-    else
-        TRY(path.append("/"));
+    TRY(append_visible_path(path, group ? *group : root_cgroup()));
     out.append("0::");
     out.append(path.view());
     out.append(group && group->dead ? " (deleted)\n" : "\n");

@@ -2,6 +2,7 @@
 #include <linux/errno.h>
 #include <linux/poll.h>
 
+#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
@@ -24,6 +25,12 @@ Result<String> place_of(const Mount& mount, const Path& root) {
 
 // The directory of the file system that a mount shows: not its root for a bind mount.
 Result<String> shown_part(const Mount& mount) {
+    if (std::string_view(mount.superblock().type()) == "cgroup2" &&
+        mount.root().inode() != nullptr) {
+        String group; // cgroup_namespaces(7): as seen from the reader's own root
+        TRY(append_shown_group(group, *mount.root().inode()));
+        return group;
+    }
     Vector<String> parts;
     for (Ref<Dentry> at = Ref<Dentry>::share(&mount.root()); at && !at->is_root();
          at = at->parent_ref()) {

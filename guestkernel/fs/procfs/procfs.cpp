@@ -231,6 +231,21 @@ constexpr TableEntry process_entry = {
 constexpr TableNumbers process_numbers = {"", next_process, process_exists, with_process,
                                           &process_entry};
 
+} // namespace
+
+Result<Ref<Process>> process_of_directory(File& file) {
+    const Inode* inode = file.inode();
+    if (inode == nullptr || !inode->is_directory() || inode->superblock() == nullptr ||
+        std::string_view(inode->superblock()->type()) != "proc")
+        return fail(EBADF);
+    const auto& node = static_cast<const TableNode&>(*inode);
+    if (&node.entry() != &process_entry)
+        return fail(EBADF);
+    return subject_process(node.context());
+}
+
+namespace {
+
 // --- /proc ---------------------------------------------------------------------------------------
 
 // Those that speak of the reader are links to its own directory, as on Linux.

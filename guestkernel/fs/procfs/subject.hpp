@@ -14,6 +14,9 @@ Result<Ref<Process>> subject_process(const TableContext& of);
 Result<Ref<AddressSpace>> subject_memory(const TableContext& of);
 Result<Ref<File>> subject_file(const TableContext& of);
 
+// The process whose directory (/proc/PID) is open: EBADF for anything else, ESRCH.
+Result<Ref<Process>> process_of_directory(File& file);
+
 bool process_exists(const TableContext& of);
 bool thread_exists(const TableContext& of);
 bool descriptor_exists(const TableContext& of);
