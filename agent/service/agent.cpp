@@ -418,21 +418,35 @@ void Agent::next_events(const proto::NextEventsRequest& request,
 }
 
 void Agent::shutdown(const Reply<proto::Empty>& reply) {
-    // Every container first, one after the other, each with its poststop hooks.
+    end_containers([this, reply] {
+        reply(proto::Empty());
+        stop();
+    });
+}
+
+void Agent::shut_down() {
+    end_containers([this] { stop(); });
+}
+
+void Agent::stop() {
+    ended_ = true;
+    loop_.defer([this] { loop_.stop(); });
+}
+
+// Every container, one after the other, each with its poststop hooks.
+void Agent::end_containers(const std::function<void()>& done) {
     if (!containers_.empty()) {
         const auto container = containers_.begin()->second;
         const std::string id = container->id();
-        container->remove(true, [this, id, reply](const os::Result<void>&) {
+        container->remove(true, [this, id, done](const os::Result<void>&) {
             // One that cannot be removed must not keep the machine on.
             containers_.erase(id);
-            shutdown(reply);
+            end_containers(done);
         });
         return;
     }
     sync();
-    reply(proto::Empty());
-    ended_ = true;
-    loop_.defer([this] { loop_.stop(); });
+    done();
 }
 
 } // namespace service

@@ -24,7 +24,9 @@ public:
     Agent& operator=(const Agent&) = delete;
 
     void register_methods(ttrpc::Server& server);
-    // Set once Shutdown has been carried out.
+    // What Shutdown does, without a client.
+    void shut_down();
+    // Set once that has been carried out.
     bool has_ended() const { return ended_; }
 
 private:
@@ -56,6 +58,8 @@ private:
     void next_events(const proto::NextEventsRequest& request,
                      const Reply<proto::NextEventsResponse>& reply);
     void shutdown(const Reply<proto::Empty>& reply);
+    void end_containers(const std::function<void()>& done);
+    void stop();
 
     os::Result<ContainerRef> find(const std::string& container_id) const;
     os::Result<std::shared_ptr<Process>> find(const std::string& container_id,

@@ -5,145 +5,15 @@ import ctypes
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import time
 
-from harness import JOEY, PATIENCE, Failed, case, equal, holds, run, scratch, short
+from harness import JOEY, PATIENCE, case, equal, holds
+from oci_runtime import in_mode, in_pod, refused, runtime, vm_of
 
-BUSYBOX = "/bin/busybox"
-APPLETS = ("sh cat echo ls id sleep true false uname mount grep hostname touch stat ps env kill head nc pwd test tty stty "
-           "seq wc mkdir rm cut readlink sync").split()
 PR_SET_CHILD_SUBREAPER = 36
-
-
-def make_bundle(path, args, patch=None, rootfs=None):
-    """A bundle with a busybox root; `patch` changes the configuration that `joey spec` writes."""
-    os.makedirs(path)
-    root = os.path.join(path, "rootfs")
-    if rootfs is None:
-        for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "data"):
-            os.makedirs(os.path.join(root, name))
-        shutil.copy(BUSYBOX, os.path.join(root, "bin/busybox"))
-        for applet in APPLETS:
-            os.symlink("busybox", os.path.join(root, "bin", applet))
-        with open(os.path.join(root, "etc/passwd"), "w", encoding="utf-8") as file:
-            file.write("root:x:0:0:root:/root:/bin/sh\n")
-    made = run([JOEY, "spec", "--bundle", path])
-    equal("status of spec", 0, made.status)
-    place = os.path.join(path, "config.json")
-    with open(place, encoding="utf-8") as file:
-        config = json.load(file)
-    config["process"]["terminal"] = False
-    config["process"]["args"] = ["sh", "-c", args] if isinstance(args, str) else args
-    config["root"]["readonly"] = False
-    config["annotations"] = {"io.joey.memory": "256M", "io.joey.vcpus": "1"}
-    if rootfs is not None:
-        config["root"]["path"] = rootfs
-    if patch is not None:
-        patch(config)
-    with open(place, "w", encoding="utf-8") as file:
-        json.dump(config, file)
-    return path
-
-
-class Runtime:
-    """joey with a state directory of its own."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.root = os.path.join(directory, "state")
-
-    def run(self, *words, options=(), timeout=90, **extra):
-        return run([JOEY, "--root", self.root, *options, *words], timeout=timeout, **extra)
-
-    def must(self, *words, **extra):
-        done = self.run(*words, **extra)
-        equal(f"status of {' '.join(words)}: {short(done.err)}", 0, done.status)
-        return done
-
-    def bundle(self, name, args, patch=None, rootfs=None):
-        return make_bundle(os.path.join(self.directory, name), args, patch, rootfs)
-
-    def create(self, name, bundle, *options, out=None):
-        """Creates it with its output in a file, as an engine that logs does."""
-        target = out or os.path.join(self.directory, name + ".out")
-        with open(target, "ab") as file, open(os.devnull, "rb") as null:
-            process = subprocess.Popen([JOEY, "--root", self.root, "create", "--bundle", bundle, *options, name],
-                                       stdin=null, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-            try:
-                status = process.wait(90 * PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise Failed(f"create {name} still runs; {short(self.output(name))}") from None
-        equal(f"status of create: {short(self.output(name))}", 0, status)
-
-    def output(self, name):
-        with open(os.path.join(self.directory, name + ".out"), "rb") as file:
-            return file.read()
-
-    def state(self, name):
-        return json.loads(self.must("state", name).out)
-
-    def until(self, name, status, seconds=60):
-        deadline = time.monotonic() + seconds * PATIENCE
-        while True:
-            found = self.state(name)["status"]
-            if found == status:
-                return
-            holds(f"{name} becomes {status}", time.monotonic() < deadline, f"it is {found}")
-            time.sleep(0.05)
-
-    def until_output(self, name, text, seconds=60):
-        deadline = time.monotonic() + seconds * PATIENCE
-        while text not in self.output(name):
-            holds(f"{name} says {text!r}", time.monotonic() < deadline, self.output(name))
-            time.sleep(0.05)
-
-    def processes(self):
-        """Those of this state directory: VMs and relays."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-                if any(self.root.encode() in word for word in words) and int(pid) != os.getpid():
-                    found.append(int(pid))
-        return found
-
-    def nothing_is_left(self):
-        deadline = time.monotonic() + 30 * PATIENCE
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        equal("processes left behind", [], [open(f"/proc/{pid}/cmdline", "rb").read() for pid in self.processes()])
-        for kind in ("containers", "pods"):
-            place = os.path.join(self.root, kind)
-            equal(f"{kind} left behind", [], os.listdir(place) if os.path.exists(place) else [])
-        with open("/proc/self/mountinfo", encoding="utf-8") as file:
-            equal("mounts left behind", [], [line for line in file if self.root in line])
-
-
-@contextlib.contextmanager
-def runtime():
-    with scratch() as directory:
-        one = Runtime(str(directory))
-        try:
-            yield one
-        finally:
-            for kind in ("containers", "pods"):
-                place = os.path.join(one.root, kind)
-                for name in os.listdir(place) if os.path.exists(place) else []:
-                    one.run("delete", "--force", name)
-            for pid in one.processes():
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-
-
-def refused(done, message, status=1):
-    equal("status", status, done.status)
-    holds(f"stderr says {message!r}", message.lower().encode() in done.err.lower(), done.err)
 
 
 @case("oci: a container's life: create, start, state, kill, delete, with output on the creator's stdout")
@@ -333,17 +203,6 @@ def hooks():
         joey.nothing_is_left()
 
 
-def in_pod(kind, pod):
-    def patch(config):
-        config["annotations"].update({"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": pod})
-        if kind == "container":
-            for namespace in config["linux"]["namespaces"]:
-                if namespace["type"] in ("ipc", "uts", "network"):
-                    namespace["path"] = "/proc/1/ns/" + namespace["type"].replace("network", "net")
-            config.pop("hostname", None)
-    return patch
-
-
 @case("oci: two containers of one pod share its VM, its network and its host name, and no files")
 def a_pod():
     with runtime() as joey:
@@ -398,11 +257,6 @@ def console():
         joey.nothing_is_left()
 
 
-def vm_of(joey, pod):
-    with open(os.path.join(joey.root, "pods", pod, "vm.json"), encoding="utf-8") as file:
-        return json.load(file)["pid"]
-
-
 @case("oci: kill -9 of the VM, of the relay, of create: the container is stopped, delete removes all of it")
 def deaths():
     with runtime() as joey:
@@ -455,3 +309,29 @@ def documents():
         holds("namespaces", "mount" in features["linux"]["namespaces"])
         bundle = joey.bundle("b", "true")
         refused(joey.run("spec", "--bundle", bundle), "exists. Remove it first")
+
+
+@case("oci: the privilege mode is the annotation's before the flag's, and a wrong one is refused")
+def privilege():
+    with runtime() as joey:
+        def patch(config):
+            config["annotations"]["io.joey.privilege"] = "ring9"
+        refused(joey.run("create", "--bundle", joey.bundle("a", "true", patch), "one"), "ring9")
+        refused(joey.run("create", "--bundle", joey.bundle("b", "true", without_privilege), "one", options=["--privilege", "ring8"]), "ring8")
+        joey.nothing_is_left()
+
+
+def without_privilege(config):
+    del config["annotations"]["io.joey.privilege"]
+
+
+# ring3 works on every KVM; what `auto` is here, the cases above have tested.
+def also_in_ring3(function, what):
+    @case(f"oci, ring3: {what}")
+    def in_ring3():
+        with in_mode("ring3"):
+            function()
+
+
+for one, words in ((a_life, "a container's life"), (executes, "exec"), (a_pod, "two containers of one pod"), (limits, "update and events")):
+    also_in_ring3(one, words)

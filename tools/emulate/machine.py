@@ -81,8 +81,11 @@ def qemu(vmlinuz, image, cpus, memory_mib, *more):
 
 
 INIT = r"""#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /lower /over /root
+/bin/busybox mkdir -p /proc /sys /dev /lower /over /root /sbin
 /bin/busybox --install -s /bin
+# What the kernel asks for by itself: the modules are in the other root.
+printf '#!/bin/busybox sh\nexec /bin/chroot /root /sbin/modprobe "$@"\n' >/sbin/modprobe
+chmod 755 /sbin/modprobe
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

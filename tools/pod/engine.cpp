@@ -49,6 +49,20 @@ os::Result<VmConfig> vm_config_of(const Json& config, const VmConfig& defaults) 
     return out;
 }
 
+VmNetwork network_of(const GuestConfig& guest) {
+    if (!guest.own_network)
+        return VmNetwork::Host;
+    if (guest.network_namespace.empty())
+        return VmNetwork::None;
+    struct stat wanted {};
+    struct stat own {};
+    // Engines also write the host's namespace by its name.
+    const bool is_own = ::stat(guest.network_namespace.c_str(), &wanted) == 0 &&
+                        ::stat("/proc/self/ns/net", &own) == 0 && wanted.st_ino == own.st_ino &&
+                        wanted.st_dev == own.st_dev;
+    return is_own ? VmNetwork::Host : VmNetwork::Pod;
+}
+
 os::Result<Json> read_config(const std::string& bundle) {
     const std::string path = bundle + "/config.json";
     if (!exists(path))
@@ -105,6 +119,16 @@ Json state_json(const ContainerRecord& record, std::string_view status, pid_t pi
     return out;
 }
 
+namespace {
+
+void set_streams(proto::Streams& wanted, const std::optional<StreamFds>& streams) {
+    wanted.set_input(!streams || (*streams)[0] >= 0);
+    wanted.set_output(!streams || (*streams)[1] >= 0);
+    wanted.set_error(!streams || (*streams)[2] >= 0);
+}
+
+} // namespace
+
 struct Engine::Creation {
     ContainerRecord record;
     std::optional<Pod> pod;
@@ -128,24 +152,36 @@ os::Result<Lock> Engine::lock(const std::string& id) const {
     return Lock::take(root_.container(id) + "/lock");
 }
 
+// The name for a new container, with its lock.
+os::Result<Lock> Engine::claim(const std::string& id) {
+    const std::string directory = root_.container(id);
+    for (;;) {
+        TRY(make_directories(directory));
+        TRY(Lock held, Lock::take(directory + "/lock"));
+        if (exists(directory + "/record.json"))
+            return os::fail(os::Code::AlreadyExists, "container with given ID already exists");
+        if (!exists(directory + "/begun.json"))
+            return held;
+        // What a creation left that did not live to its end; the lock's file goes with it.
+        clean_up_begun(id);
+    }
+}
+
 os::Result<std::vector<std::string>> Engine::create(const CreateOptions& options) {
     TRY(check_id(options.id));
     TRY(const Json config, read_config(options.bundle));
     const Json* process = find(config, "process");
     if (process == nullptr || !process->is_object())
         return os::fail(os::Code::InvalidArgument, "process property must not be empty");
-    TRY(check_console(bool_of(*process, "terminal"), options.console_socket, true));
+    TRY(check_console(bool_of(*process, "terminal"), options.console_socket,
+                      !options.streams.has_value()));
+    if (!options.pod.empty())
+        TRY(check_id(options.pod));
     TRY(root_.make());
-    const std::string directory = root_.container(options.id);
-    TRY(make_directories(directory));
-    TRY(const Lock held, Lock::take(directory + "/lock"));
-    // A directory without a record is what a creation left that did not live to its end.
-    if (exists(directory + "/record.json"))
-        return os::fail(os::Code::AlreadyExists, "container with given ID already exists");
+    TRY(const Lock held, claim(options.id));
     Creation creation;
     creation.record.id = options.id;
     creation.record.pod = options.pod.empty() ? pod_of(config, options.id) : options.pod;
-    TRY(check_id(creation.record.pod));
     creation.owns_pod = creation.record.pod == options.id;
     const auto built = build(creation, config, options);
     if (!built) {
@@ -158,10 +194,14 @@ os::Result<std::vector<std::string>> Engine::create(const CreateOptions& options
 os::Result<void> Engine::share_sources(Creation& creation, GuestConfig& guest) const {
     TRY(const Lock held, creation.pod->lock());
     for (const GuestConfig::Source& source : guest.sources) {
-        TRY(Shared shared, creation.pod->share(root_, source.path, source.recursive,
-                                               source.read_only, source.is_root));
-        guest.place(source, guest_path(shared));
-        creation.record.shared.push_back(std::move(shared));
+        TRY(const Pod::Place place,
+            creation.pod->place_for(root_, source.path, source.read_only, source.is_root));
+        guest.place(source, guest_path(place.shared));
+        creation.record.shared.push_back(place.shared);
+        if (!place.fresh)
+            continue;
+        TRY(creation.record.store_begun(root_));
+        TRY(creation.pod->share(place.shared, source.path, source.recursive));
     }
     return {};
 }
@@ -198,14 +238,17 @@ void Engine::describe(Creation& creation, const Json& config, const CreateOption
 }
 
 os::Result<void> Engine::enter_pod(Creation& creation, const Json& config, GuestConfig& guest,
-                                   const VmConfig& defaults) const {
+                                   const CreateOptions& options) const {
     ContainerRecord& record = creation.record;
     if (const Json* linux_part = find(config, "linux")) {
-        TRY(record.cgroups, make_cgroups(string_of(*linux_part, "cgroupsPath")));
+        TRY(record.cgroups, cgroup_places(string_of(*linux_part, "cgroupsPath")));
     }
+    TRY(record.store_begun(root_));
+    TRY(make_cgroups(record.cgroups));
     if (creation.owns_pod) {
-        TRY(VmConfig vm, vm_config_of(config, defaults));
+        TRY(VmConfig vm, vm_config_of(config, options.vm));
         vm.network_namespace = guest.network_namespace;
+        vm.network = network_of(guest);
         vm.cgroups = record.cgroups;
         TRY(creation.pod, Pod::start(root_, record.pod, vm));
     } else {
@@ -231,9 +274,8 @@ os::Result<void> Engine::start_relay(Creation& creation, const GuestConfig& gues
     request.set_container_id(record.id);
     request.set_bundle("/run"); // all paths of the configuration are absolute by now
     request.set_spec(to_text(guest.spec));
-    request.mutable_streams()->set_input(true);
-    request.mutable_streams()->set_output(true);
-    request.mutable_streams()->set_error(true);
+    what.streams = options.streams;
+    set_streams(*request.mutable_streams(), options.streams);
     what.begin = [&](AgentLink& agent) -> os::Result<std::vector<std::string>> {
         TRY(const auto created, agent.call<proto::CreateResponse>("Create", request));
         std::vector<std::string> warnings = guest.warnings;
@@ -257,7 +299,7 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
     TRY(GuestConfig guest, make_guest_config(config, options.bundle));
     ContainerRecord& record = creation.record;
     record.rootfs = guest.sources.front().path;
-    TRY(enter_pod(creation, config, guest, options.vm));
+    TRY(enter_pod(creation, config, guest, options));
     TRY(start_relay(creation, guest, options));
     const std::string state = to_text(state_json(record, "creating", record.process.pid));
     creation.has_poststop = true;
@@ -266,6 +308,7 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
     if (!options.pid_file.empty())
         TRY(write_whole(options.pid_file, std::to_string(record.process.pid)));
     TRY(record.store(root_));
+    ::unlink((root_.container(record.id) + "/begun.json").c_str());
     return creation.relay->commit();
 }
 
@@ -296,6 +339,20 @@ void Engine::clean_up(const ContainerRecord& record) {
     }
     remove_cgroups(record.cgroups);
     static_cast<void>(remove_tree(root_.container(record.id)).has_value());
+}
+
+// Takes away what a creation left that did not live to its end. Requires: the container's lock.
+void Engine::clean_up_begun(const std::string& id) {
+    auto begun = ContainerRecord::load_begun(root_, id);
+    if (!begun) {
+        ContainerRecord unknown; // a pod of its own, if anything
+        unknown.id = id;
+        unknown.pod = id;
+        return clean_up(unknown);
+    }
+    if (begun->pod != begun->id)
+        forget_in_guest(*begun);
+    clean_up(*begun);
 }
 
 os::Result<ContainerState> Engine::state(const std::string& id) const {

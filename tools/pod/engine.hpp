@@ -5,9 +5,13 @@
 //     TRY(engine.create({.id = "web", .bundle = "/bundles/web"}));
 //     TRY(engine.start("web"));
 //
+// No thread is made and a fork is made for each relay: the caller has one thread.
+//
 // Locks: create, start, remove, pause, resume and update hold the container's; see records.hpp.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,22 +31,61 @@ struct ContainerState {
     std::optional<ExitRecord> exit;
 };
 
+// Descriptors for a program's stdin, stdout and stderr, -1 for /dev/null. Its relay has copies of
+// them, and closes them with its end; the caller may close his own at once. A fifo is opened by the
+// caller: for stdin with O_RDONLY | O_NONBLOCK (end of file counts when its last writer has gone),
+// for the others with O_RDWR if nobody may be reading yet. With process.terminal and no console
+// socket, the first two carry what the terminal does: then its size is set by resize().
+using StreamFds = std::array<int, 3>;
+
 struct CreateOptions {
     std::string id;
     std::string bundle;         // absolute
     std::string console_socket; // with process.terminal
     std::string pid_file;
-    std::string pod; // empty: as the configuration's annotations say
-    VmConfig vm;     // what the annotations leave open; only of a pod's first container
+    std::string pod; // whose VM it goes to; empty: as the annotations say (pod_of())
+    std::optional<StreamFds> streams; // absent: this process's own
+    // For a pod's first container: cpus, memory and privilege where no annotation (io.joey.vcpus,
+    // io.joey.memory, io.joey.privilege) says them, and options. The rest is the engine's.
+    VmConfig vm;
 };
 
 struct ExecOptions {
     std::string container;
-    std::string exec_id; // the agent's name for the process; empty: one that was never used
+    // The agent's name for the process; empty: one that was never used. With `detach`, process(),
+    // wait(), kill_process(), resize() and close_input() know it by this name until
+    // remove_process().
+    std::string exec_id;
     Json process;
     std::string console_socket;
     std::string pid_file;
     bool detach = false;
+    std::optional<StreamFds> streams; // absent: this process's own
+};
+
+// A container's first process, or one that was executed in it, with a name.
+struct ProcessState {
+    std::string exec_id; // empty: the first
+    ProcessId process;   // its relay
+    bool terminal = false;
+    bool running = false; // or waiting for its start
+    std::optional<ExitRecord> exit;
+};
+
+struct PodState {
+    std::string id;
+    ProcessId vm;
+    bool running = false;
+    std::string log;                     // a file: the guest's console and the VMM's messages
+    std::vector<std::string> containers; // that have a record
+};
+
+// What a pod's VM costs the host.
+struct VmStats {
+    std::uint64_t user_ns = 0;
+    std::uint64_t system_ns = 0;
+    std::uint64_t memory = 0; // resident bytes
+    std::uint64_t threads = 0;
 };
 
 class Engine {
@@ -61,11 +104,39 @@ public:
     os::Result<void> resume(const std::string& id);
     os::Result<void> update(const std::string& id, const Json& resources);
 
+    // Processes by container and name; an empty name is the container's first.
+    os::Result<ProcessState> process(const std::string& container,
+                                     const std::string& exec_id) const;
+    std::vector<ProcessState> executed(const std::string& container) const;
+    // Until it has ended; DeadlineExceeded at the limit. To wait for many: pidfd_open(2) of
+    // ProcessState::process, then this. A relay that was killed leaves 137.
+    os::Result<ExitRecord> wait(const std::string& container, const std::string& exec_id,
+                                std::optional<std::chrono::milliseconds> limit = {}) const;
+    os::Result<void> kill_process(const std::string& container, const std::string& exec_id,
+                                  int signal);
+    os::Result<void> resize(const std::string& container, const std::string& exec_id, unsigned rows,
+                            unsigned columns);
+    // What is in its standard input by now is the last of it.
+    os::Result<void> close_input(const std::string& container, const std::string& exec_id);
+    // Forgets an executed process, and kills it first if it runs. How it ended.
+    os::Result<ExitRecord> remove_process(const std::string& container, const std::string& exec_id);
+
     os::Result<ContainerState> state(const std::string& id) const;
     std::vector<ContainerState> list() const;
     // Pids in the guest.
     os::Result<std::vector<std::uint32_t>> processes(const std::string& id);
     os::Result<proto::StatsResponse> stats(const std::string& id);
+
+    // Pods, also those whose caller or VM has been killed.
+    std::vector<PodState> pods() const;
+    os::Result<PodState> pod(const std::string& id) const;
+    os::Result<VmStats> vm_stats(const std::string& pod) const;
+    // Ends a pod's containers and its VM and takes away all there is of them, in whatever state
+    // they are; no error if there is none.
+    os::Result<void> remove_pod(const std::string& id);
+    // The agent, on the caller's loop: for what is not asked and answered at once. call_later()
+    // with "NextEvents" waits for the pod's next events, OOM among them.
+    os::Result<std::unique_ptr<AgentLink>> agent(const std::string& pod, os::EventLoop& loop) const;
 
     const StateRoot& root() const { return root_; }
 
@@ -79,16 +150,19 @@ private:
 
     os::Result<Link> connect(const std::string& pod) const;
     os::Result<Lock> lock(const std::string& id) const;
+    os::Result<Lock> claim(const std::string& id);
     os::Result<void> build(Creation& creation, const Json& config, const CreateOptions& options);
     static void describe(Creation& creation, const Json& config, const CreateOptions& options);
     os::Result<void> enter_pod(Creation& creation, const Json& config, GuestConfig& guest,
-                               const VmConfig& defaults) const;
+                               const CreateOptions& options) const;
     os::Result<void> start_relay(Creation& creation, const GuestConfig& guest,
                                  const CreateOptions& options) const;
     os::Result<void> join_pod(Creation& creation, GuestConfig& guest, Link& link) const;
     os::Result<void> share_sources(Creation& creation, GuestConfig& guest) const;
     void undo(Creation& creation);
     void clean_up(const ContainerRecord& record);
+    void clean_up_begun(const std::string& id);
+    void forget_in_guest(const ContainerRecord& record) const;
     os::Result<ContainerRecord> running(const std::string& id, const char* refusal) const;
 
     StateRoot root_;

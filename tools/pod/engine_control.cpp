@@ -1,14 +1,9 @@
 // What is done with a container that is there.
 #include <algorithm>
-#include <array>
 #include <csignal>
-
-#include <sys/random.h>
 
 #include "tools/pod/engine.hpp"
 #include "tools/pod/hooks.hpp"
-#include "tools/pod/host_cgroup.hpp"
-#include "tools/pod/relay_process.hpp"
 
 namespace pod {
 
@@ -20,12 +15,6 @@ proto::ContainerRequest of(const std::string& id) {
     proto::ContainerRequest request;
     request.set_container_id(id);
     return request;
-}
-
-std::string fresh_exec_id() {
-    std::uint64_t number = 0;
-    static_cast<void>(::getrandom(&number, sizeof number, 0) == 0);
-    return os::text("exec-", number);
 }
 
 } // namespace
@@ -73,6 +62,26 @@ os::Result<void> Engine::kill(const std::string& id, int signal, bool all) {
     return {};
 }
 
+void Engine::forget_in_guest(const ContainerRecord& record) const {
+    const auto link = connect(record.pod);
+    if (!link)
+        return; // nor is there a guest that would have it
+    proto::DeleteRequest request;
+    request.set_container_id(record.id);
+    request.set_force(true);
+    static_cast<void>(link->agent->call<proto::WaitResponse>("Delete", request).has_value());
+}
+
+namespace {
+
+// It ends by itself when its program has; one that does not is ended.
+void end_relay(const ProcessId& process) {
+    if (!process.wait_for_end(patience))
+        static_cast<void>(process.kill_and_wait(patience));
+}
+
+} // namespace
+
 os::Result<void> Engine::remove(const std::string& id, bool force) {
     TRY(check_id(id));
     if (force && !exists(root_.container(id)) && !exists(root_.pod(id)))
@@ -88,10 +97,7 @@ os::Result<void> Engine::remove(const std::string& id, bool force) {
     if (!now && !force)
         return base::Failure(now.error());
     if (!now) {
-        ContainerRecord left;
-        left.id = id;
-        left.pod = id;
-        clean_up(left);
+        clean_up_begun(id);
         return {};
     }
     const ContainerRecord& record = now->record;
@@ -100,111 +106,16 @@ os::Result<void> Engine::remove(const std::string& id, bool force) {
         return os::fail(os::Code::FailedPrecondition, "cannot delete container ", id,
                         " that is not stopped: ", name_of(now->status));
     // In the guest, unless the VM goes with it.
-    if (record.pod != record.id) {
-        if (const auto link = connect(record.pod)) {
-            proto::DeleteRequest request;
-            request.set_container_id(id);
-            request.set_force(true);
-            static_cast<void>(
-                link->agent->call<proto::WaitResponse>("Delete", request).has_value());
-        }
-    } else if (const auto pod = Pod::open(root_, record.pod)) {
+    if (record.pod != record.id)
+        forget_in_guest(record);
+    else if (const auto pod = Pod::open(root_, record.pod))
         pod->remove();
-    }
-    if (!record.process.wait_for_end(patience))
-        static_cast<void>(record.process.kill_and_wait(patience));
+    end_relay(record.process);
+    for (const ProcessState& one : executed(id))
+        end_relay(one.process);
     auto hooked = run_hooks(record.hooks, "poststop", to_text(state_json(record, "stopped", 0)));
     clean_up(record);
     return hooked;
-}
-
-namespace {
-
-// The process in the guest, started; its streams wait to be served.
-os::Result<void> begin_exec(AgentLink& agent, const RelayConfig& relay, const Json& process) {
-    proto::ExecRequest request;
-    request.set_container_id(relay.container);
-    request.set_exec_id(relay.exec);
-    request.set_process(to_text(process));
-    request.mutable_streams()->set_input(true);
-    request.mutable_streams()->set_output(true);
-    request.mutable_streams()->set_error(true);
-    TRY(agent.call<proto::ExecResponse>("Exec", request));
-    proto::StartRequest start;
-    start.set_container_id(relay.container);
-    start.set_exec_id(relay.exec);
-    TRY(agent.call<proto::StartResponse>("Start", start));
-    return {};
-}
-
-void forget_exec(AgentLink& agent, const RelayConfig& relay) {
-    proto::DeleteRequest request;
-    request.set_container_id(relay.container);
-    request.set_exec_id(relay.exec);
-    request.set_force(true);
-    static_cast<void>(agent.call<proto::WaitResponse>("Delete", request).has_value());
-}
-
-os::Result<void> write_pid(const std::string& path, pid_t pid) {
-    return path.empty() ? os::Result<void>() : write_whole(path, std::to_string(pid));
-}
-
-// In this process, until it has ended.
-os::Result<int> exec_here(const Pod& pod, RelayConfig config, const ExecOptions& options,
-                          const Json& process) {
-    TRY(const auto loop, os::EventLoop::create());
-    TRY(const auto agent, pod.connect(*loop));
-    os::UniqueFd terminal;
-    if (config.terminal && !options.console_socket.empty()) {
-        TRY(terminal, open_console(options.console_socket));
-        config.streams = {terminal.get(), terminal.get(), terminal.get()};
-    }
-    Relay relay(*loop, *agent, config);
-    TRY(relay.prepare());
-    TRY(begin_exec(*agent, config, process));
-    TRY(write_pid(options.pid_file, ::getpid()));
-    const int status = relay.run();
-    if (relay.all_delivered())
-        forget_exec(*agent, config);
-    return status;
-}
-
-os::Result<int> exec_apart(const Pod& pod, const RelayStart& what, const ExecOptions& options) {
-    TRY(StartedRelay relay, StartedRelay::start(pod, what));
-    TRY(write_pid(options.pid_file, relay.process().pid));
-    TRY(relay.commit());
-    return 0;
-}
-
-} // namespace
-
-os::Result<int> Engine::exec(const ExecOptions& options) {
-    TRY(const ContainerState now, state(options.container));
-    if (now.status == ContainerStatus::Stopped)
-        return os::fail(os::Code::FailedPrecondition, "cannot exec in a stopped container");
-    if (now.status == ContainerStatus::Paused)
-        return os::fail(os::Code::FailedPrecondition, "cannot exec in a paused container");
-    TRY(const Pod pod, Pod::open(root_, now.record.pod));
-    Json process = options.process;
-    std::vector<std::string> warnings;
-    make_guest_process(process, warnings);
-    RelayStart what;
-    what.relay.container = options.container;
-    what.relay.exec = options.exec_id.empty() ? fresh_exec_id() : options.exec_id;
-    what.relay.terminal = bool_of(process, "terminal");
-    what.console_socket = options.console_socket;
-    what.cgroups = now.record.cgroups;
-    if (!options.detach)
-        return exec_here(pod, what.relay, options, process);
-    if (what.relay.terminal && options.console_socket.empty())
-        return os::fail(os::Code::InvalidArgument,
-                        "cannot allocate tty if joey will detach without setting console socket");
-    what.begin = [&](AgentLink& agent) -> os::Result<std::vector<std::string>> {
-        TRY(begin_exec(agent, what.relay, process));
-        return warnings;
-    };
-    what.abandon = [&](AgentLink& agent) { forget_exec(agent, what.relay); };
-    return exec_apart(pod, what, options);
 }
 
 os::Result<void> Engine::pause(const std::string& id) {

@@ -38,6 +38,7 @@ void translate_namespaces(Json& linux_part, GuestConfig& out) {
         const std::string path = string_of(item, "path");
         // The pod's network is the VM's.
         if (type == "network") {
+            out.own_network = true;
             out.network_namespace = path;
             continue;
         }

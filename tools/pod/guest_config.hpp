@@ -33,7 +33,8 @@ struct GuestConfig {
     std::vector<Source> sources;                    // the root first
     std::map<std::string, std::string> pod_sysctls; // of the network, which is the pod's
     std::vector<std::string> pod_namespaces; // kinds to be shared with the pod's first container
-    std::string network_namespace;           // on the host
+    bool own_network = false;                // the configuration names a namespace for it
+    std::string network_namespace;           // on the host; empty: a new one
     std::vector<std::string> warnings;
 
     // `path`: where the guest finds the source.

@@ -83,27 +83,13 @@ std::string relative_path(std::string_view path) {
     return std::string(path);
 }
 
-os::Result<void> make_below(const std::string& mount, const std::string& path,
-                            std::vector<std::string>& made) {
-    std::string at = mount;
-    for (const std::string_view part : split(path, '/')) {
-        if (part.empty())
-            continue;
-        at += os::text("/", part);
-        if (::mkdir(at.c_str(), 0755) != 0 && errno != EEXIST)
-            return os::fail_errno(errno, "make the control group ", at);
-    }
-    made.push_back(at);
-    return {};
-}
-
 } // namespace
 
-os::Result<std::vector<std::string>> make_cgroups(std::string_view path) {
-    std::vector<std::string> made;
+os::Result<std::vector<std::string>> cgroup_places(std::string_view path) {
+    std::vector<std::string> places;
     const std::string wanted = relative_path(path);
     if (wanted.empty())
-        return made;
+        return places;
     if (os::text("/", wanted, "/").find("/../") != std::string::npos)
         return os::fail(os::Code::InvalidArgument, "linux.cgroupsPath must be free of \"..\"");
     const auto groups = own_groups();
@@ -114,9 +100,27 @@ os::Result<std::vector<std::string>> make_cgroups(std::string_view path) {
             continue;
         const std::string full =
             wanted[0] == '/' ? wanted : os::text(own_group(groups, in), "/", wanted);
-        TRY(make_below(in.mount, full, made));
+        std::string at = in.mount;
+        for (const std::string_view part : split(full, '/')) {
+            if (!part.empty())
+                at += os::text("/", part);
+        }
+        places.push_back(at);
     }
-    return made;
+    return places;
+}
+
+os::Result<void> make_cgroups(const std::vector<std::string>& directories) {
+    for (const std::string& directory : directories) {
+        for (std::size_t end = directory.find('/', 1);; end = directory.find('/', end + 1)) {
+            const std::string part = directory.substr(0, end);
+            if (::mkdir(part.c_str(), 0755) != 0 && errno != EEXIST && errno != EROFS)
+                return os::fail_errno(errno, "make the control group ", part);
+            if (end == std::string::npos)
+                break;
+        }
+    }
+    return {};
 }
 
 void join_cgroups(const std::vector<std::string>& directories) {

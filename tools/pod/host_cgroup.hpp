@@ -10,10 +10,11 @@
 
 namespace pod {
 
-// Makes the group in every hierarchy that is mounted here; the result are its directories.
+// The group's directory in every hierarchy that is mounted here.
 // `path` is linux.cgroupsPath: absolute, or relative to this process's own group, or systemd's
 // "slice:prefix:name", for which the scope's directory is made.
-os::Result<std::vector<std::string>> make_cgroups(std::string_view path);
+os::Result<std::vector<std::string>> cgroup_places(std::string_view path);
+os::Result<void> make_cgroups(const std::vector<std::string>& directories);
 void join_cgroups(const std::vector<std::string>& directories);
 // Once their processes have gone.
 void remove_cgroups(const std::vector<std::string>& directories);

@@ -118,8 +118,8 @@ os::Result<std::unique_ptr<AgentLink>> Pod::connect(os::EventLoop& loop) const {
                     said.empty() ? "" : "; its last words: ", said);
 }
 
-os::Result<Shared> Pod::share(const StateRoot& root, const std::string& source, bool recursive,
-                              bool read_only, bool alone) const {
+os::Result<Pod::Place> Pod::place_for(const StateRoot& root, const std::string& source,
+                                      bool read_only, bool alone) const {
     struct stat about {};
     if (::stat(source.c_str(), &about) != 0)
         return os::fail_errno(errno, source);
@@ -136,18 +136,25 @@ os::Result<Shared> Pod::share(const StateRoot& root, const std::string& source, 
                        one.read_only == read_only;
             });
         if (same != record->shared.end())
-            return *same;
+            return Place{*same, false};
     }
-    TRY(const os::UniqueFd tree, copy_of_mount(source, recursive, read_only));
-    Shared out{fresh_name(), about.st_dev, about.st_ino, read_only};
-    const std::string place = directory_ + "/share/" + out.name;
+    return Place{{fresh_name(), about.st_dev, about.st_ino, read_only}, true};
+}
+
+os::Result<void> Pod::share(const Shared& shared, const std::string& source, bool recursive) const {
+    TRY(const os::UniqueFd tree, copy_of_mount(source, recursive, shared.read_only));
+    // What is shown is what was copied, whatever the name leads to by now.
+    struct stat about {};
+    if (::fstat(tree.get(), &about) != 0)
+        return os::fail_errno(errno, source);
+    const std::string place = directory_ + "/share/" + shared.name;
     TRY(make_place(place, S_ISDIR(about.st_mode)));
     const auto mounted = mount_for(vm_, tree.get(), place);
     if (!mounted) {
         remove_place(place);
         return base::Failure(mounted.error());
     }
-    return out;
+    return {};
 }
 
 void Pod::unshare(const StateRoot& root, const std::vector<Shared>& shared,

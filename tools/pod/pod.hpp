@@ -23,11 +23,16 @@ public:
     bool is_running() const { return vm_.is_alive(); }
     os::Result<std::unique_ptr<AgentLink>> connect(os::EventLoop& loop) const;
 
-    // Shows a directory or file of the host to the guest, while it runs; the name is to be put
-    // behind guest_share. What is shown already is shown once: then all see the same.
-    // Requires: the pod's lock.
-    os::Result<Shared> share(const StateRoot& root, const std::string& source, bool recursive,
-                             bool read_only, bool alone) const;
+    // Where a directory or file of the host will be in the share; what is shown already is shown
+    // once, unless it is to be `alone`: then all see the same. Requires: the pod's lock.
+    struct Place {
+        Shared shared;
+        bool fresh = false; // share() is still to be called
+    };
+    os::Result<Place> place_for(const StateRoot& root, const std::string& source, bool read_only,
+                                bool alone) const;
+    // Shows it to the guest, while that runs. Requires: the pod's lock.
+    os::Result<void> share(const Shared& shared, const std::string& source, bool recursive) const;
     // Takes away what none of the pod's other containers uses. Requires: the pod's lock.
     void unshare(const StateRoot& root, const std::vector<Shared>& shared,
                  const std::string& except) const;

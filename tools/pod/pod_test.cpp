@@ -1,5 +1,6 @@
 // Records, locks, processes that may be gone, and configurations in the guest's terms: everything
 // that needs no VM.
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 #include "tools/pod/guest_config.hpp"
 #include "tools/pod/hooks.hpp"
 #include "tools/pod/records.hpp"
+#include "tools/pod/vm_log.hpp"
 
 using namespace pod;
 
@@ -295,4 +297,64 @@ TEST_CASE("a hook that takes too long is killed") {
     const auto failed = run_hooks(hooks, "prestart", "");
     REQUIRE_FALSE(failed);
     CHECK(failed.error().code == os::Code::DeadlineExceeded);
+}
+
+TEST_CASE("a VM's log has a bound, and its end is the end of what was said") {
+    const Scratch scratch;
+    std::array<int, 2> ends{-1, -1};
+    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
+    const pid_t talker = ::fork();
+    if (talker == 0) {
+        const std::string piece(8192, 'x');
+        for (int i = 0; i < 400; ++i)
+            static_cast<void>(!::write(ends[1], piece.data(), piece.size()));
+        static_cast<void>(!::write(ends[1], "the end", 7));
+        ::_exit(0);
+    }
+    ::close(ends[1]);
+    auto log = VmLog::open(scratch.path());
+    REQUIRE(log);
+    log->keep(ends[0]);
+    ::close(ends[0]);
+    ::waitpid(talker, nullptr, 0);
+    constexpr std::size_t most = 8u << 20;
+    const auto now = os::read_file(AT_FDCWD, (scratch / "log").c_str(), most);
+    const auto before = os::read_file(AT_FDCWD, (scratch / "log.1").c_str(), most);
+    REQUIRE(now);
+    REQUIRE(before);
+    CHECK(now->ends_with("xthe end"));
+    CHECK(now->size() <= static_cast<std::size_t>(VmLog::largest));
+    CHECK(before->size() <= static_cast<std::size_t>(VmLog::largest));
+    CHECK(names_in(scratch.path()).size() == 2);
+}
+
+TEST_CASE("a named process's record and end are found until they are removed") {
+    const Scratch scratch;
+    const StateRoot root(scratch.path());
+    REQUIRE(make_directories(root.container("one")));
+    REQUIRE(ExecRecord{"worker.2", {12, 34}, true}.store(root, "one"));
+    REQUIRE(ExitRecord{137, 5, true}.store(ExecRecord::exit_path(root, "one", "worker.2")));
+    CHECK(ExecRecord::names(root, "one") == std::vector<std::string>{"worker.2"});
+    const auto found = ExecRecord::load(root, "one", "worker.2");
+    REQUIRE(found);
+    CHECK(found->process.pid == 12);
+    CHECK(found->terminal);
+    const auto exit = ExitRecord::load(ExecRecord::exit_path(root, "one", "worker.2"));
+    REQUIRE(exit);
+    CHECK((exit->status == 137 && exit->at == 5 && exit->oom_killed));
+    CHECK_FALSE(ExecRecord::load(root, "one", "../one/exec-worker.2"));
+    ExecRecord::remove(root, "one", "worker.2");
+    CHECK(names_in(root.container("one")).empty());
+}
+
+TEST_CASE("where a configuration wants its network") {
+    CHECK_FALSE(guest_of(R"({"root": {"path": "r"}, "linux": {}})").own_network);
+    const GuestConfig fresh =
+        guest_of(R"({"root": {"path": "r"}, "linux": {"namespaces": [{"type": "network"}]}})");
+    CHECK(fresh.own_network);
+    CHECK(fresh.network_namespace.empty());
+    const GuestConfig joined = guest_of(
+        R"({"root": {"path": "r"}, "linux": {"namespaces": [{"type": "network", "path": "/n"}]}})");
+    CHECK(joined.own_network);
+    CHECK(joined.network_namespace == "/n");
 }

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <ctime>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "agent/os/files.hpp"
 
@@ -86,14 +87,32 @@ std::string ContainerRecord::to_text() const {
                              {"processTemplate", process_template}});
 }
 
-os::Result<ContainerRecord> ContainerRecord::load(const StateRoot& root, const std::string& id) {
+namespace {
+
+os::Result<ContainerRecord> load_from(const StateRoot& root, const std::string& id,
+                                      const char* name) {
     TRY(check_id(id));
-    const std::string path = root.container(id) + "/record.json";
+    const std::string path = root.container(id) + name;
     constexpr std::size_t most = 16u << 20;
     const auto text = os::read_file(AT_FDCWD, path.c_str(), most);
     if (!text)
         return os::fail(os::Code::NotFound, "container does not exist");
-    return parse(*text, path);
+    return ContainerRecord::parse(*text, path);
+}
+
+} // namespace
+
+os::Result<ContainerRecord> ContainerRecord::load(const StateRoot& root, const std::string& id) {
+    return load_from(root, id, "/record.json");
+}
+
+os::Result<ContainerRecord> ContainerRecord::load_begun(const StateRoot& root,
+                                                        const std::string& id) {
+    return load_from(root, id, "/begun.json");
+}
+
+os::Result<void> ContainerRecord::store_begun(const StateRoot& root) const {
+    return write_whole(root.container(id) + "/begun.json", to_text());
 }
 
 os::Result<void> ContainerRecord::store(const StateRoot& root) const {
@@ -107,11 +126,66 @@ std::optional<ExitRecord> ExitRecord::load(const std::string& path) {
     const std::int64_t status = int_of(*value, "status");
     if (status < 0 || status > 255)
         return std::nullopt;
-    return ExitRecord{static_cast<int>(status), int_of(*value, "at")};
+    return ExitRecord{static_cast<int>(status), int_of(*value, "at"), bool_of(*value, "oomKilled")};
 }
 
 os::Result<void> ExitRecord::store(const std::string& path) const {
-    return write_whole(path, to_text(Json{{"status", status}, {"at", at}}));
+    return write_whole(path,
+                       to_text(Json{{"status", status}, {"at", at}, {"oomKilled", oom_killed}}));
+}
+
+namespace {
+
+constexpr std::string_view exec_prefix = "exec-";
+constexpr std::string_view exec_suffix = ".json";
+constexpr std::string_view exec_exit_suffix = ".exit.json";
+
+} // namespace
+
+std::string ExecRecord::path(const StateRoot& root, const std::string& container,
+                             const std::string& exec) {
+    return os::text(root.container(container), "/", exec_prefix, exec, exec_suffix);
+}
+
+std::string ExecRecord::exit_path(const StateRoot& root, const std::string& container,
+                                  const std::string& exec) {
+    return os::text(root.container(container), "/", exec_prefix, exec, exec_exit_suffix);
+}
+
+os::Result<ExecRecord> ExecRecord::load(const StateRoot& root, const std::string& container,
+                                        const std::string& exec) {
+    TRY(check_id(container));
+    TRY(check_id(exec));
+    const auto value = read_json(path(root, container, exec));
+    if (!value)
+        return os::fail(os::Code::NotFound, "there is no process ", exec, " in container ",
+                        container);
+    return ExecRecord{exec, ProcessId::from_json(object_of(*value, "process")),
+                      bool_of(*value, "terminal")};
+}
+
+std::vector<std::string> ExecRecord::names(const StateRoot& root, const std::string& container) {
+    std::vector<std::string> out;
+    for (const std::string& name : names_in(root.container(container))) {
+        const std::string_view view = name;
+        if (view.starts_with(exec_prefix) && view.ends_with(exec_suffix) &&
+            !view.ends_with(exec_exit_suffix))
+            out.emplace_back(view.substr(exec_prefix.size(),
+                                         view.size() - exec_prefix.size() - exec_suffix.size()));
+    }
+    return out;
+}
+
+os::Result<void> ExecRecord::store(const StateRoot& root, const std::string& container) const {
+    return write_whole(path(root, container, exec),
+                       to_text(Json{{"process", process.to_json()}, {"terminal", terminal}}));
+}
+
+void ExecRecord::remove(const StateRoot& root, const std::string& container,
+                        const std::string& exec) {
+    // The record last: without it, nobody would look for the other.
+    ::unlink(exit_path(root, container, exec).c_str());
+    ::unlink(path(root, container, exec).c_str());
 }
 
 std::string timestamp() {

@@ -1,8 +1,11 @@
 // What is known of pods and containers on the host, as files. Everything that a later command needs
 // is here, for the command that made them is gone by then.
 //
-//   ROOT/containers/ID/   record.json  lock  exit.json  exec-N.json
-//   ROOT/pods/ID/         record.json  lock  vm.json  log  vsock  root/  share/
+//   ROOT/containers/ID/   record.json  lock  exit.json  begun.json  exec-NAME.json
+//   exec-NAME.exit.json ROOT/pods/ID/         lock  vm.json  log  vsock  root/  share/
+//
+// begun.json is the record of a container that is being created: what is made for it is written
+// there before it is made, so that whoever finds it without a record.json can take everything away.
 //
 // Locks: a container's before its pod's. Who only reads or signals takes none: hooks, which run
 // under a lock, may.
@@ -60,18 +63,40 @@ struct ContainerRecord {
     Json process_template = Json::object(); // process of the configuration: what exec begins with
 
     static os::Result<ContainerRecord> load(const StateRoot& root, const std::string& id);
+    // Of one whose creation has not lived to its end.
+    static os::Result<ContainerRecord> load_begun(const StateRoot& root, const std::string& id);
     static os::Result<ContainerRecord> parse(std::string_view text, const std::string& what);
     std::string to_text() const;
     os::Result<void> store(const StateRoot& root) const;
+    os::Result<void> store_begun(const StateRoot& root) const;
 };
 
 // How a process of a container ended; its relay writes it.
 struct ExitRecord {
-    int status = 0; // as a shell has it: 128 + signal
-    std::int64_t at = 0;
+    int status = 0;          // as a shell has it: 128 + signal
+    std::int64_t at = 0;     // nanoseconds since 1970
+    bool oom_killed = false; // a process of its container was ended for want of memory
 
     static std::optional<ExitRecord> load(const std::string& path);
     os::Result<void> store(const std::string& path) const;
+};
+
+// One more process in a container, which its caller gave a name: until remove_exec().
+struct ExecRecord {
+    std::string exec;
+    ProcessId process; // the relay
+    bool terminal = false;
+
+    static std::string path(const StateRoot& root, const std::string& container,
+                            const std::string& exec);
+    static std::string exit_path(const StateRoot& root, const std::string& container,
+                                 const std::string& exec);
+    static os::Result<ExecRecord> load(const StateRoot& root, const std::string& container,
+                                       const std::string& exec);
+    static std::vector<std::string> names(const StateRoot& root, const std::string& container);
+    os::Result<void> store(const StateRoot& root, const std::string& container) const;
+    static void remove(const StateRoot& root, const std::string& container,
+                       const std::string& exec);
 };
 
 // Now, as RFC 3339 has it.

@@ -38,6 +38,10 @@ bool is_ready(int fd, short events) {
 
 } // namespace
 
+int close_input_signal() {
+    return SIGRTMIN + 2;
+}
+
 int status_of(const proto::ExitStatus& exit) {
     return static_cast<int>(exit.code() & 0xff);
 }
@@ -69,7 +73,7 @@ public:
         if (stopped_)
             return;
         if (!is_ready(fd_, POLLIN))
-            return wait();
+            return finishing_ ? end() : wait();
         std::string data(largest_input, '\0');
         const ssize_t got = ::read(fd_, data.data(), data.size());
         if (got < 0 && (errno == EINTR || errno == EAGAIN))
@@ -91,20 +95,34 @@ public:
         stopped_ = true;
         relay_.loop_.forget(fd_);
     }
+    // After what is there already.
+    void finish() {
+        finishing_ = true;
+        if (!waiting_ || stopped_)
+            return; // what is on its way comes back to read()
+        stop_waiting();
+        read();
+    }
 
 private:
     void wait() {
         const auto watched = relay_.loop_.watch(fd_, EPOLLIN, [this](std::uint32_t) {
-            relay_.loop_.forget(fd_);
+            stop_waiting();
             read();
         });
+        waiting_ = watched.has_value();
         if (!watched)
             end();
     }
 
+    void stop_waiting() {
+        waiting_ = false;
+        relay_.loop_.forget(fd_);
+    }
+
     void end() {
         stopped_ = true;
-        if (relay_.config_.terminal) {
+        if (relay_.is_on_terminal()) {
             relay_.send_signal(SIGHUP); // the other side of the terminal is gone
             return;
         }
@@ -116,6 +134,8 @@ private:
     Relay& relay_;
     int fd_;
     bool stopped_ = false;
+    bool waiting_ = false;
+    bool finishing_ = false;
 };
 
 struct Relay::Saved {
@@ -141,13 +161,14 @@ os::Result<void> Relay::prepare() {
     for (const int number : forwarded)
         ::sigaddset(&set, number);
     ::sigaddset(&set, SIGWINCH);
+    ::sigaddset(&set, close_input_signal());
     if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0)
         return os::fail_errno(errno, "block signals");
     std::signal(SIGPIPE, SIG_IGN);
     signals_ = os::UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     if (!signals_)
         return os::fail_errno(errno, "make a signalfd");
-    if (!config_.terminal)
+    if (!is_on_terminal())
         return {};
     if (config_.take_terminal)
         ::ioctl(config_.streams[0], TIOCSCTTY, 0);
@@ -171,7 +192,7 @@ void Relay::send_signal(std::uint32_t number) {
 
 void Relay::send_size() {
     winsize size{};
-    if (!config_.terminal || ::ioctl(config_.streams[0], TIOCGWINSZ, &size) != 0 ||
+    if (!is_on_terminal() || ::ioctl(config_.streams[0], TIOCGWINSZ, &size) != 0 ||
         (size.ws_row == 0 && size.ws_col == 0))
         return;
     auto request = addressed<proto::ResizeTerminalRequest>();
@@ -181,11 +202,18 @@ void Relay::send_size() {
                                     [](const os::Result<proto::Empty>&) {});
 }
 
+void Relay::close_input() {
+    if (input_)
+        input_->finish();
+}
+
 void Relay::take_signals() {
     signalfd_siginfo info{};
     while (::read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
         if (info.ssi_signo == SIGWINCH)
             send_size();
+        else if (info.ssi_signo == static_cast<std::uint32_t>(close_input_signal()))
+            close_input();
         else
             send_signal(info.ssi_signo);
     }
@@ -239,6 +267,7 @@ void Relay::wait_for_exit() {
                                                exited_ = true;
                                                status_ =
                                                    answer ? status_of(answer->exit()) : lost_status;
+                                               oom_killed_ = answer && answer->exit().oom_killed();
                                            });
 }
 
@@ -252,6 +281,8 @@ void Relay::open_streams() {
         if (config_.terminal) {
             if (i == 1)
                 continue;
+        }
+        if (is_on_terminal()) {
             // Apart: input and output of one descriptor cannot both be watched.
             terminal_out_ = os::UniqueFd(::fcntl(config_.streams[0], F_DUPFD_CLOEXEC, 3));
             fd = terminal_out_.get();
@@ -277,7 +308,7 @@ void Relay::record_exit() const {
     timespec now{};
     ::clock_gettime(CLOCK_REALTIME, &now);
     // Where it cannot be written, the status of this process still says it.
-    static_cast<void>(ExitRecord{status_, now.tv_sec * 1'000'000'000 + now.tv_nsec}
+    static_cast<void>(ExitRecord{status_, now.tv_sec * 1'000'000'000 + now.tv_nsec, oom_killed_}
                           .store(config_.exit_record)
                           .has_value());
 }

@@ -22,6 +22,9 @@ struct RelayConfig {
     bool terminal = false;
     // The terminal becomes this process's own, so that its size can be followed.
     bool take_terminal = false;
+    // With `terminal`: the streams are none themselves (pipes, fifos); the first two carry what the
+    // program's terminal does, and its size comes from elsewhere.
+    bool over_streams = false;
     std::string exit_record; // where the status goes; empty: nowhere
 };
 
@@ -50,8 +53,10 @@ private:
     void record_exit() const;
     void send_signal(std::uint32_t number);
     void send_size();
+    void close_input();
     void read_more(const std::shared_ptr<Output>& output);
     void deliver(const std::shared_ptr<Output>& output);
+    bool is_on_terminal() const { return config_.terminal && !config_.over_streams; }
     void take_signals();
     void wait_for_exit();
     void restore_terminal();
@@ -66,8 +71,12 @@ private:
     struct Saved;
     std::unique_ptr<Saved> saved_; // of the terminal
     bool exited_ = false;
+    bool oom_killed_ = false;
     int status_ = 0;
 };
+
+// Sent to a relay: what is in its standard input now is the last of it.
+int close_input_signal();
 
 // What the agent says about an end, as a shell has it.
 int status_of(const proto::ExitStatus& exit);

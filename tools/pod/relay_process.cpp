@@ -36,6 +36,11 @@ os::Result<Begun> begin(const Pod& pod, const RelayStart& what) {
         config.streams = {out.terminal.get(), out.terminal.get(), out.terminal.get()};
         config.take_terminal = true;
     }
+    if (what.streams && out.terminal.get() < 0) {
+        for (std::size_t i = 0; i < config.streams.size(); ++i)
+            config.streams[i] = (*what.streams)[i] >= 0 ? static_cast<int>(i) : -1;
+        config.over_streams = config.terminal;
+    }
     TRY(out.loop, os::EventLoop::create());
     TRY(out.agent, pod.connect(*out.loop));
     out.relay = std::make_unique<Relay>(*out.loop, *out.agent, config);
@@ -44,9 +49,32 @@ os::Result<Begun> begin(const Pod& pod, const RelayStart& what) {
     return out;
 }
 
+// The given descriptors become 0, 1 and 2; they may be among these themselves, in any order.
+bool take_streams(const std::array<int, 3>& streams) {
+    constexpr int first_free = 3;
+    os::UniqueFd opened(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const os::UniqueFd null(::fcntl(opened.get(), F_DUPFD_CLOEXEC, first_free));
+    opened.reset();
+    std::array<os::UniqueFd, 3> copies;
+    for (std::size_t i = 0; i < streams.size(); ++i) {
+        const int from = streams[i] >= 0 ? streams[i] : null.get();
+        copies[i] = os::UniqueFd(::fcntl(from, F_DUPFD_CLOEXEC, first_free));
+    }
+    for (std::size_t i = 0; i < streams.size(); ++i) {
+        if (!copies[i] || ::dup2(copies[i].get(), static_cast<int>(i)) < 0)
+            return false;
+    }
+    return true;
+}
+
 [[noreturn]] void be_relay(const Pod& pod, const RelayStart& what, int channel) {
     ::setsid();
     ::prctl(PR_SET_NAME, "joey-relay", 0, 0, 0);
+    // Above the streams, wherever the caller had it.
+    constexpr int first_free = 3;
+    channel = ::fcntl(channel, F_DUPFD_CLOEXEC, first_free);
+    if (channel < 0 || (what.streams && !take_streams(*what.streams)))
+        ::_exit(1);
     os::close_all_but({channel});
     if (::chdir("/") != 0)
         ::_exit(1);

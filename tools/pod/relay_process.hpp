@@ -2,7 +2,9 @@
 // then stands for the program.
 #pragma once
 
+#include <array>
 #include <functional>
+#include <optional>
 
 #include "tools/pod/pod.hpp"
 #include "tools/pod/relay.hpp"
@@ -12,6 +14,8 @@ namespace pod {
 struct RelayStart {
     RelayConfig relay;
     std::string console_socket; // with relay.terminal: the terminal's other side goes there
+    // Descriptors of the caller for the streams, -1 for none; absent: the caller's own 0, 1 and 2.
+    std::optional<std::array<int, 3>> streams;
     std::vector<std::string> cgroups;
     // In the new process, before anything else is done. Its strings are warnings.
     std::function<os::Result<std::vector<std::string>>(AgentLink&)> begin;

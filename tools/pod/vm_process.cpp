@@ -1,5 +1,6 @@
 #include "tools/pod/vm_process.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -7,13 +8,16 @@
 #include <fcntl.h>
 #include <sched.h>
 
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "agent/os/files.hpp"
 #include "tools/pod/host_cgroup.hpp"
+#include "tools/pod/interface.hpp"
 #include "tools/pod/mount_namespace.hpp"
 #include "tools/pod/state_files.hpp"
+#include "tools/pod/vm_log.hpp"
 
 namespace pod {
 
@@ -42,16 +46,35 @@ os::Result<std::string> find_beside(std::initializer_list<const char*> places, c
                     " nor where it is installed; build or install joey again");
 }
 
-os::Result<void> set_up_streams(const std::string& directory) {
+os::Result<void> set_up_streams(int log) {
     const os::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    const os::UniqueFd log(
-        ::open((directory + "/log").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    if (!null || !log)
-        return os::fail_errno(errno, "open the VM's log");
-    if (::dup2(null.get(), STDIN_FILENO) < 0 || ::dup2(log.get(), STDOUT_FILENO) < 0 ||
-        ::dup2(log.get(), STDERR_FILENO) < 0)
+    if (!null || ::dup2(null.get(), STDIN_FILENO) < 0 || ::dup2(log, STDOUT_FILENO) < 0 ||
+        ::dup2(log, STDERR_FILENO) < 0)
         return os::fail_errno(errno, "set up the VM's streams");
     return {};
+}
+
+// The process that keeps the VM's log; the result is where that one writes.
+os::Result<os::UniqueFd> start_log(const std::string& directory, os::UniqueFd& report) {
+    TRY(VmLog log, VmLog::open(directory));
+    std::array<int, 2> ends{-1, -1};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+        return os::fail_errno(errno, "make a pipe");
+    os::UniqueFd read_end(ends[0]);
+    os::UniqueFd write_end(ends[1]);
+    const pid_t keeper = ::fork();
+    if (keeper < 0)
+        return os::fail_errno(errno, "fork");
+    if (keeper > 0)
+        return write_end;
+    write_end.reset();
+    report.reset();
+    ::prctl(PR_SET_NAME, "joey-log", 0, 0, 0);
+    const os::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    for (int fd = 0; fd < 3; ++fd)
+        ::dup2(null.get(), fd);
+    log.keep(read_end.get());
+    ::_exit(0);
 }
 
 void reset_signals() {
@@ -71,8 +94,48 @@ os::Result<void> join_network(const std::string& path) {
     return {};
 }
 
+// The words that tell the VM and the agent of the network; the descriptors have to stay open.
+struct NetworkWords {
+    std::vector<std::string> vm;
+    std::vector<std::string> agent;
+    std::vector<os::UniqueFd> tap;
+};
+
+unsigned queues_for(const VmConfig& config) {
+    constexpr unsigned most = 4;
+    cpu_set_t usable;
+    CPU_ZERO(&usable);
+    const bool known = ::sched_getaffinity(0, sizeof usable, &usable) == 0;
+    return std::min(config.cpus.value_or(known ? static_cast<unsigned>(CPU_COUNT(&usable)) : 1),
+                    most);
+}
+
+// Requires: the pod's network namespace was joined.
+os::Result<NetworkWords> make_network(const VmConfig& config) {
+    NetworkWords out;
+    const bool is_given =
+        std::any_of(config.options.begin(), config.options.end(),
+                    [](const std::string& word) { return word.starts_with("--net"); });
+    if (is_given || config.network == VmNetwork::Host)
+        return out;
+    if (config.network == VmNetwork::Pod) {
+        TRY(const auto found, find_interface());
+        if (found) {
+            TRY(out.tap, join_tap(*found, queues_for(config)));
+            out.vm = vm_words(*found, out.tap);
+            out.agent = agent_words(*found);
+            // The VM inherits them.
+            for (const os::UniqueFd& queue : out.tap)
+                ::fcntl(queue.get(), F_SETFD, 0);
+            return out;
+        }
+    }
+    out.vm = {"--net", "none"};
+    return out;
+}
+
 std::vector<std::string> command_line(const std::string& joey, const std::string& agent,
-                                      const VmConfig& config) {
+                                      const VmConfig& config, const NetworkWords& network) {
     std::vector<std::string> out = {joey, "do", "--rootfs", config.directory + "/root", "--volume",
                                     os::text(config.directory, "/share:", guest_share), "--volume",
                                     os::text(agent, ":", guest_agent, ":ro"),
@@ -87,22 +150,26 @@ std::vector<std::string> command_line(const std::string& joey, const std::string
         out.emplace_back("--memory");
         out.push_back(config.memory);
     }
+    out.insert(out.end(), network.vm.begin(), network.vm.end());
+    out.insert(out.end(), config.options.begin(), config.options.end());
     for (const char* word : {"--", guest_agent, "--first", "--listen"})
         out.emplace_back(word);
     out.push_back(os::text("vsock:", agent_port));
+    out.insert(out.end(), network.agent.begin(), network.agent.end());
     return out;
 }
 
 // What becomes the VM. Returns only if that fails.
 os::Result<void> become_vm(const VmConfig& config, const std::string& joey,
-                           const std::string& agent) {
+                           const std::string& agent, int log) {
     const auto self = ProcessId::of(::getpid());
     if (!self)
         return os::fail(os::Code::Internal, "/proc does not show this process");
     TRY(write_whole(config.directory + "/vm.json", to_text(self->to_json())));
     join_cgroups(config.cgroups);
-    TRY(set_up_streams(config.directory));
+    TRY(set_up_streams(log));
     TRY(join_network(config.network_namespace));
+    TRY(const NetworkWords network, make_network(config));
     const std::string needed[] = {config.directory + "/share",
                                   joey,
                                   agent,
@@ -117,7 +184,7 @@ os::Result<void> become_vm(const VmConfig& config, const std::string& joey,
         return os::fail_errno(errno, "enter ", config.directory);
     reset_signals();
     ::umask(022);
-    const std::vector<std::string> words = command_line(joey, agent, config);
+    const std::vector<std::string> words = command_line(joey, agent, config, network);
     std::vector<char*> arguments;
     arguments.reserve(words.size() + 1);
     for (const std::string& word : words)
@@ -149,12 +216,18 @@ os::Result<ProcessId> start_vm(const VmConfig& config) {
     const pid_t between = ::fork();
     if (between == 0) {
         ::setsid();
-        if (::fork() == 0) {
-            os::close_all_but({failure.get()});
-            const auto why = become_vm(config, joey, agent);
-            const std::string& text = why.error().message;
-            static_cast<void>(!::write(failure.get(), text.data(), text.size()));
-        }
+        const auto say = [&failure](const std::string& why) {
+            static_cast<void>(!::write(failure.get(), why.data(), why.size()));
+            ::_exit(1);
+        };
+        // The report's end is this process's and the VM's alone, and nothing of the caller stays
+        // open in what outlives him.
+        os::close_all_but({failure.get()});
+        const auto log = start_log(config.directory, failure);
+        if (!log)
+            say(log.error().message);
+        if (::fork() == 0)
+            say(become_vm(config, joey, agent, log->get()).error().message);
         ::_exit(0);
     }
     if (between < 0)

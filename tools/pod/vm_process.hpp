@@ -10,13 +10,22 @@
 
 namespace pod {
 
+// Where the guest's network interface leads.
+enum class VmNetwork : std::uint8_t {
+    Host, // by user-mode networking: the configuration wants the host's network
+    None, // there is loopback only
+    Pod,  // to the interface that is in the pod's network namespace
+};
+
 struct VmConfig {
     std::string directory;        // the pod's; holds root/ and share/
     std::optional<unsigned> cpus; // those of joey do, if absent
     std::string memory;           // the same, if empty
     std::string privilege = "auto";
-    std::string network_namespace;    // a path; empty: the caller's
-    std::vector<std::string> cgroups; // directories that the process joins
+    VmNetwork network = VmNetwork::Host; // unless the options have a --net
+    std::string network_namespace;       // a path; empty: the caller's
+    std::vector<std::string> options;    // more options for joey do
+    std::vector<std::string> cgroups;    // directories that the process joins
 };
 
 // The names in the guest.

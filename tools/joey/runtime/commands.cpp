@@ -92,7 +92,9 @@ os::Result<int> create(Invocation& call) {
     if (flags.value("preserve-fds", "0") != "0")
         return os::fail(os::Code::InvalidArgument,
                         "--preserve-fds: a descriptor of the host cannot be one of the VM");
-    pod::CreateOptions options{.id = id, .bundle = {}, .console_socket = {}, .pid_file = {}};
+    pod::CreateOptions options{.id = id};
+    if (!call.privilege.empty())
+        options.vm.privilege = call.privilege;
     TRY(options.bundle, resolve(flags.value("bundle", ".")));
     options.console_socket = flags.value("console-socket");
     options.pid_file = flags.value("pid-file");

@@ -31,6 +31,8 @@ constexpr std::array global_flags = {
     Flag{"systemd-cgroup", "", false},
     Flag{"rootless", "", true},
     Flag{"criu", "", true},
+    // joey's own.
+    Flag{"privilege", "", true},
 };
 
 const Known* find_command(const std::string& name) {
@@ -76,7 +78,11 @@ int run_command(std::span<char* const> arguments) {
         return 1;
     }
     pod::Engine engine{pod::StateRoot(absolute(flags->value("root", default_root())))};
-    Invocation call{command->name, {flags->rest().begin() + 1, flags->rest().end()}, engine, *log};
+    Invocation call{command->name,
+                    {flags->rest().begin() + 1, flags->rest().end()},
+                    engine,
+                    *log,
+                    flags->value("privilege")};
     const auto status = command->run(call);
     if (status)
         return *status;

@@ -21,6 +21,7 @@ struct Invocation {
     std::vector<std::string> words; // after the name
     pod::Engine& engine;
     const Log& log;
+    std::string privilege; // --privilege; empty: as joey do chooses it
 };
 // The exit status; an error is logged, and is status 1.
 using Command = os::Result<int> (*)(Invocation&);
