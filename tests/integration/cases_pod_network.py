@@ -108,7 +108,7 @@ def cni_bridge():
         mac = next(link["mac"] for link in results[0]["interfaces"] if link.get("sandbox"))
         tool("ip", "-n", "one", "neigh", "add", "10.88.7.99", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent")
         for name, path in (("one", one), ("two", two)):
-            started(joey, name, "echo up; exec busybox nc -lk -p 7000 -e echo hello from " + name, path)
+            started(joey, name, "echo up; exec busybox nc -ll -p 7000 -e echo hello from " + name, path)
         shown = inside(joey, "one", "busybox", "ip", "addr", "show", "eth0")
         for address in first:
             holds(f"address {address}", f" {address} " in shown, shown)
@@ -125,7 +125,7 @@ def cni_bridge():
             joey.must("delete", "--force", name)
         holds("no TAP stays", "joey" not in tool("ip", "-n", "one", "link", "show"))
         # The namespace can have another pod, as after a pod's restart.
-        started(joey, "again", "echo up; exec busybox nc -lk -p 7000 -e echo hello again", one)
+        started(joey, "again", "echo up; exec busybox nc -ll -p 7000 -e echo hello again", one)
         equal("from the host", b"hello again\n", ask(first[0].split("/")[0], 7000))
         joey.must("delete", "--force", "again")
         for name, path in (("one", one), ("two", two)):
@@ -141,7 +141,7 @@ def cni_portmap():
         mapping = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True,
                    "runtimeConfig": {"portMappings": [{"hostPort": 7777, "containerPort": 7000, "protocol": "tcp"}]}}
         plugin("portmap", "ADD", mapping, one, "one", result)
-        started(joey, "one", "echo up; exec busybox nc -lk -p 7000 -e echo mapped", one)
+        started(joey, "one", "echo up; exec busybox nc -ll -p 7000 -e echo mapped", one)
         tool("ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
         equal("by the host's address", b"mapped\n", ask("192.0.2.1", 7777))
         joey.must("delete", "--force", "one")
@@ -156,7 +156,7 @@ def cni_ptp():
         config = {"type": "ptp", "ipam": {"type": "host-local", "dataDir": os.path.join(joey.directory, "ipam"),
                                           "ranges": [[{"subnet": "10.89.7.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
         result = plugin("ptp", "ADD", config, one, "one")
-        started(joey, "one", "echo up; exec busybox nc -lk -p 7000 -e echo direct", one)
+        started(joey, "one", "echo up; exec busybox nc -ll -p 7000 -e echo direct", one)
         equal("from the host", b"direct\n", ask(result["ips"][0]["address"].split("/")[0], 7000))
         routes = inside(joey, "one", "busybox", "ip", "route")
         holds("the gateway's own route", re.search(r"10\.89\.7\.1 dev eth0", routes), routes)

@@ -127,10 +127,8 @@ os::Result<int> pods(Engine& engine, const Words&) {
 
 os::Result<int> vm_stats(Engine& engine, const Words& words) {
     TRY(const pod::VmStats stats, engine.vm_stats(words.at(0)));
-    std::printf("%llu %llu %llu\n",
-                static_cast<unsigned long long>(stats.user_ns + stats.system_ns),
-                static_cast<unsigned long long>(stats.memory),
-                static_cast<unsigned long long>(stats.threads));
+    std::printf("%s %s %s\n", std::to_string(stats.user_ns + stats.system_ns).c_str(),
+                std::to_string(stats.memory).c_str(), std::to_string(stats.threads).c_str());
     return 0;
 }
 
