@@ -244,7 +244,7 @@ os::Result<void> Engine::enter_pod(Creation& creation, const Json& config, Guest
         TRY(record.cgroups, cgroup_places(string_of(*linux_part, "cgroupsPath")));
     }
     TRY(record.store_begun(root_));
-    TRY(make_cgroups(record.cgroups));
+    TRY(make_cgroups_at(record.cgroups));
     if (creation.owns_pod) {
         TRY(VmConfig vm, vm_config_of(config, options.vm));
         vm.network_namespace = guest.network_namespace;

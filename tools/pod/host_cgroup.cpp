@@ -110,7 +110,7 @@ os::Result<std::vector<std::string>> cgroup_places(std::string_view path) {
     return places;
 }
 
-os::Result<void> make_cgroups(const std::vector<std::string>& directories) {
+os::Result<void> make_cgroups_at(const std::vector<std::string>& directories) {
     for (const std::string& directory : directories) {
         for (std::size_t end = directory.find('/', 1);; end = directory.find('/', end + 1)) {
             const std::string part = directory.substr(0, end);
@@ -121,6 +121,12 @@ os::Result<void> make_cgroups(const std::vector<std::string>& directories) {
         }
     }
     return {};
+}
+
+os::Result<std::vector<std::string>> make_cgroups(std::string_view path) {
+    TRY(std::vector<std::string> places, cgroup_places(path));
+    TRY(make_cgroups_at(places));
+    return places;
 }
 
 void join_cgroups(const std::vector<std::string>& directories) {

@@ -14,7 +14,9 @@ namespace pod {
 // `path` is linux.cgroupsPath: absolute, or relative to this process's own group, or systemd's
 // "slice:prefix:name", for which the scope's directory is made.
 os::Result<std::vector<std::string>> cgroup_places(std::string_view path);
-os::Result<void> make_cgroups(const std::vector<std::string>& directories);
+os::Result<void> make_cgroups_at(const std::vector<std::string>& directories);
+// Both; the result are the directories.
+os::Result<std::vector<std::string>> make_cgroups(std::string_view path);
 void join_cgroups(const std::vector<std::string>& directories);
 // Once their processes have gone.
 void remove_cgroups(const std::vector<std::string>& directories);
