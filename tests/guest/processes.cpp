@@ -260,10 +260,10 @@ void process_descriptors() {
     CHECK_FAILS(syscall(SYS_pidfd_open, child, 1), EINVAL);
     // Its directory in /proc stands for it as well, and nothing else there does.
     const std::string place = "/proc/" + std::to_string(child);
-    const int directory = open(place.c_str(), O_RDONLY | O_DIRECTORY);
-    CHECK(directory >= 0);
-    CHECK(syscall(SYS_pidfd_send_signal, directory, 0, nullptr, 0) == 0);
-    CHECK_FAILS(syscall(SYS_pidfd_getfd, directory, hold[0], 0), EBADF);
+    const int process_directory = open(place.c_str(), O_RDONLY | O_DIRECTORY);
+    CHECK(process_directory >= 0);
+    CHECK(syscall(SYS_pidfd_send_signal, process_directory, 0, nullptr, 0) == 0);
+    CHECK_FAILS(syscall(SYS_pidfd_getfd, process_directory, hold[0], 0), EBADF);
     for (const auto& [name, flags] :
          {std::pair{"", O_PATH}, {"/task", O_RDONLY}, {"/..", O_RDONLY}}) {
         const int other = open((place + name).c_str(), flags | O_DIRECTORY);
@@ -290,9 +290,9 @@ void process_descriptors() {
     CHECK(waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) == 0);
     CHECK(info.si_pid == child && info.si_status == 33 && info.si_code == CLD_EXITED);
     CHECK_FAILS(syscall(SYS_pidfd_send_signal, pidfd, 0, nullptr, 0), ESRCH);
-    CHECK_FAILS(syscall(SYS_pidfd_send_signal, directory, 0, nullptr, 0), ESRCH);
+    CHECK_FAILS(syscall(SYS_pidfd_send_signal, process_directory, 0, nullptr, 0), ESRCH);
     CHECK_FAILS(syscall(SYS_pidfd_getfd, pidfd, 0, 0), ESRCH);
-    close(directory);
+    close(process_directory);
     CHECK_FAILS(waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED),
                 ECHILD);
     close(pidfd);
