@@ -85,6 +85,7 @@ Result<void> waited(WaitOutcome outcome, u64 deadline) {
 namespace {
 constinit SpinLock all_lock{LockRank::WaitQueue};
 constinit base::IntrusiveList<UnixEndpoint, &UnixEndpoint::all_node> all_endpoints;
+constinit u64 last_serial = 0; // under all_lock
 } // namespace
 
 void for_each_unix_endpoint(void (*visit)(const UnixEndpoint& endpoint, void* context),
@@ -96,9 +97,25 @@ void for_each_unix_endpoint(void (*visit)(const UnixEndpoint& endpoint, void* co
         visit(endpoint, context);
 }
 
+usize hold_unix_endpoints(u64& after, Ref<UnixEndpoint>* out, usize capacity) {
+    usize count = 0;
+    SpinGuard guard(all_lock);
+    for (UnixEndpoint& endpoint : all_endpoints) {
+        if (count == capacity)
+            break;
+        if (endpoint.serial <= after || !endpoint.try_add_ref())
+            continue;
+        out[count++] = Ref<UnixEndpoint>::adopt(&endpoint);
+        after = endpoint.serial;
+    }
+    return count;
+}
+
 UnixEndpoint::UnixEndpoint(int socket_type)
     : type(socket_type), net(Ref<NetNamespace>::share(current_net_namespace())) {
+    uid = current_socket_credentials().uid;
     SpinGuard guard(all_lock);
+    serial = ++last_serial;
     all_endpoints.push_back(*this);
 }
 

@@ -68,6 +68,8 @@ public:
     const Ref<NetNamespace> net; // where its abstract names count; null: unit tests
     u64 inode_number = 0;        // of its file, once it has one
     base::ListNode all_node;
+    u64 serial = 0;    // in the order they were made
+    u32 uid = ~u32{0}; // of the maker
     volatile UnixState state = UnixState::Unconnected;
     volatile u32 shutdown = 0; // shut_*
     volatile bool dead = false;
@@ -107,6 +109,9 @@ SpinLock& unix_lock();
 // Every endpoint, for /proc/net/unix. `visit` runs under locks and must not sleep.
 void for_each_unix_endpoint(void (*visit)(const UnixEndpoint& endpoint, void* context),
                             void* context);
+
+// Holds up to `capacity` that were made after `after`, which moves on.
+usize hold_unix_endpoints(u64& after, Ref<UnixEndpoint>* out, usize capacity);
 
 class UnixSocketFile final : public SocketFile {
 public:

@@ -112,6 +112,7 @@ void DatagramEndpoint::close() {
     {
         SpinGuard guard(lock);
         closed = true;
+        file = nullptr;
         waiting = std::move(queue_);
         errors_left = std::move(errors_);
         queued_ = 0;
@@ -130,6 +131,7 @@ DatagramSocketFile::DatagramSocketFile(Ref<Inode> inode, u32 flags, int family, 
     options_.receive_buffer = stack().settings.receive_buffer_default;
     options_.send_buffer = stack().settings.send_buffer_default;
     endpoint_->inode_number = inode_->number();
+    endpoint_->file = this; // nobody else knows of the endpoint yet
     buffers_changed();
 }
 

@@ -1,7 +1,8 @@
 // What sockets that send and receive whole packets share (UDP, raw, ping): the queue of what came,
 // the queue of errors, what is on its way out.
 //
-// Locks: one spin lock of rank Socket. Receivers take a packet out under it and copy it afterwards,
+// Locks: one spin lock of rank Socket; of packet sockets, which get what others send while those
+// hold locks, of rank Leaf. Receivers take a packet out under it and copy it afterwards,
 // without any lock.
 #pragma once
 
@@ -34,7 +35,8 @@ inline constexpr u8 origin_local = 1, origin_icmp = 2, origin_icmp6 = 3;
 
 class DatagramEndpoint : public RefCounted {
 public:
-    explicit DatagramEndpoint(Ref<Stack> stack) : stack_(std::move(stack)) {}
+    explicit DatagramEndpoint(Ref<Stack> stack, LockRank rank = LockRank::Socket)
+        : lock(rank), stack_(std::move(stack)) {}
     // Takes the packet: from its data on it is what the program gets. False: no room; dropped.
     bool enqueue(PacketPtr packet, const DatagramInfo& info);
     void report(PacketPtr quoted, const ErrorInfo& error); // on the error queue
@@ -51,7 +53,8 @@ public:
     bool has_data() const { return queued_ != 0; }
     bool has_errors() const { return errors_queued_ != 0; }
 
-    SpinLock lock{LockRank::Socket};
+    SpinLock lock;
+    const InetSocketFile* file = nullptr; // under the lock; null once it closes
     base::Atomic<int> error{0};
     base::Atomic<u32> dropped{0};
     u64 inode_number = 0; // of its file

@@ -74,6 +74,7 @@ public:
     Stack& stack() const { return *stack_; }
     const Ref<NetNamespace>& network_namespace() const { return space_; }
     const IpOptions& ip_options() const { return ip_; }
+    i32 priority() const { return options_.priority; }
 
     // The levels SOL_SOCKET (what the family-independent part passes on), IPPROTO_IP and
     // IPPROTO_IPV6; derived classes try their own levels first. option_changed() follows.

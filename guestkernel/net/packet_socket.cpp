@@ -44,12 +44,17 @@ static_assert(sizeof(LinkAddress) == address_bytes);
 
 class PacketEndpoint final : public DatagramEndpoint, public PacketTap {
 public:
-    explicit PacketEndpoint(Ref<Stack> stack) : DatagramEndpoint(std::move(stack)) {}
+    explicit PacketEndpoint(Ref<Stack> stack)
+        : DatagramEndpoint(std::move(stack), LockRank::Leaf) {}
     bool try_hold() override { return try_add_ref(); }
     void let_go() override { release(); }
     void deliver(Interface& on, const Packet& packet, u32 link_bytes, PacketKind kind) override;
 
-    bool cooked = false; // SOCK_DGRAM: without the link header
+    void describe(PacketSocketRecord& out) const override;
+
+    bool cooked = false;                               // SOCK_DGRAM: without the link header
+    u32 uid = 0;                                       // of the maker
+    volatile bool attached = false, auxiliary = false; // PACKET_AUXDATA
     volatile bool ignore_outgoing = false;
     base::Atomic<u32> seen{0}, lost{0}; // PACKET_STATISTICS
 };
@@ -108,6 +113,22 @@ void PacketEndpoint::deliver(Interface& on, const Packet& packet, u32 link_bytes
         lost.fetch_add(1);
 }
 
+void PacketEndpoint::describe(PacketSocketRecord& out) const {
+    out.inode = inode_number;
+    out.type = cooked ? socket_datagram : socket_raw;
+    out.protocol = PacketTap::protocol;
+    out.interface = PacketTap::interface;
+    out.attached = attached;
+    out.auxiliary = auxiliary;
+    out.uid = uid;
+    out.references = ref_count();
+    out.drops = lost.load();
+    out.receive_memory = static_cast<u32>(queued_bytes);
+    out.receive_buffer = receive_buffer;
+    out.send_memory = static_cast<u32>(sent_.load());
+    out.send_buffer = send_buffer_;
+}
+
 class PacketSocketFile final : public DatagramSocketFile {
 public:
     PacketSocketFile(Ref<Inode> inode, u32 flags, int type, int protocol, Ref<NetNamespace> space,
@@ -132,8 +153,6 @@ private:
     Result<void> change_membership(u32 interface, u16 kind, bool join);
     void count_watch(Interface& interface, bool all_multicast, bool add);
     Mutex bind_mutex_;
-    bool auxiliary_ = false; // PACKET_AUXDATA
-    bool attached_ = false;
     Vector<Watched> watched_; // under bind_mutex_
 };
 
@@ -142,9 +161,12 @@ PacketSocketFile::PacketSocketFile(Ref<Inode> inode, u32 flags, int type, int pr
     : DatagramSocketFile(std::move(inode), flags, family_packet, type, protocol, std::move(space),
                          std::move(endpoint_of)) {
     endpoint().cooked = type == socket_datagram;
+    endpoint().uid = current_socket_credentials().uid;
+    stack().taps().enroll(endpoint());
 }
 
 PacketSocketFile::~PacketSocketFile() {
+    stack().taps().expel(endpoint());
     attach(0, 0);
     for (const Watched& watched : watched_)
         if (const Ref<Interface> interface = stack().interface(watched.interface))
@@ -170,10 +192,10 @@ void PacketSocketFile::count_taps(u32 index, bool add) {
 
 void PacketSocketFile::attach(u32 interface, u16 protocol) {
     PacketEndpoint& own = endpoint();
-    if (attached_) {
+    if (own.attached) {
         stack().taps().remove(own);
         count_taps(own.PacketTap::interface, false);
-        attached_ = false;
+        own.attached = false;
     }
     own.PacketTap::interface = interface;
     own.PacketTap::protocol = protocol;
@@ -181,7 +203,7 @@ void PacketSocketFile::attach(u32 interface, u16 protocol) {
         return;
     stack().taps().add(own);
     count_taps(interface, true);
-    attached_ = true;
+    own.attached = true;
 }
 
 Result<void> PacketSocketFile::bind(const SocketAddress& address) {
@@ -292,7 +314,7 @@ Result<usize> PacketSocketFile::receive(IoBuffer& out, ReceiveRequest& request) 
     none.source = none.destination = IpAddress();
     if (request.wants_control) {
         add_control(*packet, none, request);
-        if (auxiliary_) {
+        if (endpoint().auxiliary) {
             tpacket_auxdata value{};
             value.tp_status = TP_STATUS_USER | (info.partial ? TP_STATUS_CSUMNOTREADY : 0) |
                               (info.verified ? TP_STATUS_CSUM_VALID : 0) |
@@ -364,7 +386,7 @@ Result<void> PacketSocketFile::set_option(int level, int name, std::span<const u
     __builtin_memcpy(&number, value.data(), sizeof number);
     switch (name) {
     case PACKET_AUXDATA:
-        auxiliary_ = number != 0;
+        endpoint().auxiliary = number != 0;
         return {};
     case PACKET_IGNORE_OUTGOING:
         if (number < 0 || number > 1)
@@ -391,7 +413,7 @@ Result<usize> PacketSocketFile::get_option(int level, int name, std::span<u8> ou
         return put(values, sizeof values);
     }
     case PACKET_AUXDATA: {
-        const int value = auxiliary_ ? 1 : 0;
+        const int value = endpoint().auxiliary ? 1 : 0;
         return put(&value, sizeof value);
     }
     case PACKET_IGNORE_OUTGOING: {

@@ -15,6 +15,30 @@ void PacketTaps::remove(PacketTap& tap) {
         tap.node_.unlink();
 }
 
+void PacketTaps::enroll(PacketTap& tap) {
+    SpinGuard guard(lock_);
+    tap.serial_ = ++last_serial_;
+    sockets_.push_back(tap);
+}
+
+void PacketTaps::expel(PacketTap& tap) {
+    SpinGuard guard(lock_);
+    if (tap.socket_node_.linked())
+        tap.socket_node_.unlink();
+}
+
+bool PacketTaps::next_socket(u64& after, PacketSocketRecord& out) {
+    SpinGuard guard(lock_);
+    for (const PacketTap& tap : sockets_) {
+        if (tap.serial_ <= after)
+            continue;
+        after = tap.serial_;
+        tap.describe(out);
+        return true;
+    }
+    return false;
+}
+
 void PacketTaps::deliver(Interface& interface, const Packet& packet, PacketKind kind) {
     // A looped packet was seen when it was sent, and so was one of the loopback interface: there
     // both directions are shown, as in Linux.

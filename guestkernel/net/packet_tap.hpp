@@ -6,6 +6,17 @@
 
 namespace kernel::net {
 
+// What /proc/net/packet and sock_diag show of a packet socket.
+struct PacketSocketRecord {
+    u64 inode = 0;
+    int type = 0;
+    u16 protocol = 0;
+    u32 interface = 0;
+    bool attached = false, auxiliary = false;
+    u32 uid = 0, references = 0, drops = 0;
+    u32 receive_memory = 0, receive_buffer = 0, send_memory = 0, send_buffer = 0;
+};
+
 class PacketTap {
 public:
     virtual ~PacketTap() = default;
@@ -15,11 +26,13 @@ public:
     // locks below Socket may be held by whoever sends.
     virtual void deliver(Interface& interface, const Packet& packet, u32 link_bytes,
                          PacketKind kind) = 0;
-    u32 interface = 0; // 0: all
-    u16 protocol = 0;  // ETH_P_ALL: both directions
+    virtual void describe(PacketSocketRecord& out) const = 0; // under the list's lock
+    u32 interface = 0;                                        // 0: all
+    u16 protocol = 0;                                         // ETH_P_ALL: both directions
 private:
     friend class PacketTaps;
-    base::ListNode node_;
+    base::ListNode node_, socket_node_;
+    u64 serial_ = 0;
 };
 
 class PacketTaps {
@@ -30,9 +43,17 @@ public:
     // `packet`: to be sent, with its link header; or received, with the link header taken off.
     void deliver(Interface& interface, const Packet& packet, PacketKind kind);
 
+    // --- all sockets, whether they are attached to an interface or not
+    void enroll(PacketTap& tap);
+    void expel(PacketTap& tap);
+    // The first that was enrolled after `after`, which moves on; false: no more.
+    bool next_socket(u64& after, PacketSocketRecord& out);
+
 private:
     SpinLock lock_{LockRank::Leaf};
     base::IntrusiveList<PacketTap, &PacketTap::node_> taps_;
+    base::IntrusiveList<PacketTap, &PacketTap::socket_node_> sockets_;
+    u64 last_serial_ = 0;
 };
 
 } // namespace kernel::net

@@ -232,11 +232,15 @@ usize PortTable::find_all(const Key& key, PortOwner** out, usize capacity) {
 }
 
 void PortTable::for_each(void (*visit)(PortOwner& owner, void* context), void* context) {
-    for (usize i = 0; i < buckets; i++) {
-        SpinGuard guard(buckets_[i].lock);
-        for (PortOwner& owner : buckets_[i].owners)
-            visit(owner, context);
-    }
+    for (usize i = 0; i < buckets; i++)
+        for_each_in(i, visit, context);
+}
+
+void PortTable::for_each_in(usize index, void (*visit)(PortOwner& owner, void* context),
+                            void* context) {
+    SpinGuard guard(buckets_[index].lock);
+    for (PortOwner& owner : buckets_[index].owners)
+        visit(owner, context);
 }
 
 } // namespace kernel::net

@@ -84,6 +84,8 @@ public:
     usize find_all(const Key& key, PortOwner** out, usize capacity);
     // Visits all owners; under locks, must not sleep.
     void for_each(void (*visit)(PortOwner& owner, void* context), void* context);
+    // Likewise those of one bucket, for whoever goes through them in steps.
+    void for_each_in(usize index, void (*visit)(PortOwner& owner, void* context), void* context);
 
 private:
     struct Bucket;

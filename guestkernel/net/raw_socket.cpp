@@ -32,6 +32,7 @@ Result<Ref<SocketFile>> make(Ref<NetNamespace> space, int family, int type, int 
     endpoint->v6 = family == family_inet6;
     endpoint->local = endpoint->peer = IpAddress::any(endpoint->v6);
     endpoint->ping = ping;
+    endpoint->uid = current_socket_credentials().uid;
     TRY(Ref<RawSocketFile> file,
         make_ref<RawSocketFile>(std::move(inode), flags, family, type, protocol, std::move(space),
                                 std::move(endpoint)));
@@ -85,9 +86,8 @@ void RawSocketEndpoint::deliver(PacketPtr packet, const IpInfo& info) {
         if (!packet->pull(transport))
             return;
     }
-    if (v6 && !ping && (protocol == proto_icmpv6 || checksum_at >= 0) &&
-        packet->checksum_state == ChecksumState::None && !packet->local &&
-        !verify_checksum(*packet, info, packet->length()))
+    if (v6 && !ping && checksum_at >= 0 && packet->checksum_state == ChecksumState::None &&
+        !packet->local && !verify_checksum(*packet, info, packet->length()))
         return;
     if (filter.present()) {
         const Ref<SocketFilter> program = filter.get();
@@ -349,7 +349,8 @@ Result<void> RawSocketFile::set_option(int level, int name, std::span<const u8> 
         if (value.size() < sizeof at)
             return fail(EINVAL);
         __builtin_memcpy(&at, value.data(), sizeof at);
-        if (protocol() == IPPROTO_ICMPV6 || (at > 0 && (at & 1) != 0))
+        // RFC 3542, 3.1: of ICMPv6 the sum is the kernel's; Linux lets SOL_RAW change it.
+        if ((protocol() == IPPROTO_ICMPV6 && level == IPPROTO_IPV6) || (at > 0 && (at & 1) != 0))
             return fail(EINVAL);
         own.checksum_at = at < 0 ? -1 : at;
         return {};

@@ -15,6 +15,7 @@ public:
     void notify(const IcmpNotice& notice) override;
 
     bool ping = false;
+    u32 uid = 0;                        // of the maker
     volatile u16 identifier = 0;        // of a ping socket, host order
     volatile bool wants_errors = false; // IP_RECVERR
     volatile bool connected = false;

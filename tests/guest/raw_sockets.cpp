@@ -117,6 +117,40 @@ void ping6_by_raw_socket() {
     close(fd);
 }
 
+// RFC 3542, 3.1: the sum of ICMPv6 is the kernel's; at SOL_RAW Linux lets programs say otherwise.
+void checksum_of_icmp6() {
+    constexpr int level_raw = 255; // SOL_RAW
+    const int fd = socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
+    CHECK(fd >= 0);
+    int at = -5;
+    socklen_t length = sizeof at;
+    CHECK(getsockopt(fd, level_raw, IPV6_CHECKSUM, &at, &length) == 0 && at == 2);
+    CHECK_FAILS(setsockopt(fd, IPPROTO_IPV6, IPV6_CHECKSUM, &at, sizeof at), EINVAL);
+    at = 3; // sums stand at even places
+    CHECK_FAILS(setsockopt(fd, level_raw, IPV6_CHECKSUM, &at, sizeof at), EINVAL);
+    at = 4;
+    CHECK(setsockopt(fd, level_raw, IPV6_CHECKSUM, &at, sizeof at) == 0);
+    at = -1;
+    CHECK(setsockopt(fd, level_raw, IPV6_CHECKSUM, &at, sizeof at) == 0);
+    at = 9;
+    CHECK(getsockopt(fd, level_raw, IPV6_CHECKSUM, &at, &length) == 0 && at == -1);
+    icmp6_hdr echo{};
+    echo.icmp6_type = ICMP6_ECHO_REQUEST;
+    sockaddr_in6 to{};
+    to.sin6_family = AF_INET6;
+    to.sin6_addr = in6addr_loopback;
+    at = 2;
+    CHECK(setsockopt(fd, level_raw, IPV6_CHECKSUM, &at, sizeof at) == 0);
+    echo.icmp6_id = htons(7);
+    CHECK(sendto(fd, &echo, sizeof echo, 0, general(to), sizeof to) == sizeof echo);
+    icmp6_hdr answer{};
+    do
+        CHECK(recv(fd, &answer, sizeof answer, 0) == sizeof answer);
+    while (answer.icmp6_type != ICMP6_ECHO_REPLY);
+    CHECK(answer.icmp6_id == htons(7));
+    close(fd);
+}
+
 // A UDP datagram whose IP header the program made.
 void own_header() {
     const int server = socket(AF_INET, SOCK_DGRAM, 0);
@@ -233,14 +267,48 @@ void cooked_frames() {
     close(fd);
 }
 
+// A stream sends while it holds its own locks; whoever watches the link gets its copies all the
+// same, in both directions.
+void frames_of_a_stream() {
+    const int watcher = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0);
+    CHECK(watcher >= 0);
+    const sockaddr_ll link = loopback_link(ETH_P_ALL);
+    CHECK(bind(watcher, general(link), sizeof link) == 0);
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    const sockaddr_in where = address4(INADDR_LOOPBACK, 4713);
+    CHECK(bind(listener, general(where), sizeof where) == 0 && listen(listener, 1) == 0);
+    const int client = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(client, general(where), sizeof where) == 0);
+    const int served = accept(listener, nullptr, nullptr);
+    CHECK(served >= 0);
+    constexpr char text[] = "watched";
+    CHECK(send(client, text, sizeof text, 0) == sizeof text);
+    char got[sizeof text];
+    CHECK(recv(served, got, sizeof got, MSG_WAITALL) == sizeof got);
+    close(client);
+    CHECK(recv(served, got, sizeof got, 0) == 0);
+    close(served);
+    close(listener);
+    int with_data = 0;
+    uint8_t frame[256];
+    for (ssize_t length; (length = recv(watcher, frame, sizeof frame, 0)) > 0;)
+        if (length >= 14 + 20 + 20 && frame[14 + 9] == IPPROTO_TCP &&
+            std::memcmp(frame + length - sizeof text, text, sizeof text) == 0)
+            with_data++;
+    CHECK(with_data == 2);
+    close(watcher);
+}
+
 } // namespace
 
 int main() {
     own_network();
     ping_by_raw_socket();
     ping6_by_raw_socket();
+    checksum_of_icmp6();
     own_header();
     frames();
     cooked_frames();
+    frames_of_a_stream();
     return 0;
 }

@@ -73,14 +73,18 @@ Result<void> list(TextBuilder& out, const TableContext& of, List take, bool v6, 
             continue;
         const usize start = out.size();
         print_common(out, index++, tcp || take == net::list_raw ? 4 : 5, record);
-        out.number(0, 8); // timeouts
+        out.number(record.probes, 8);
         out.append(" ");
         out.number(record.inode);
         out.append(" ");
         out.number(record.references);
         out.append(" 0000000000000000");
         if (tcp) {
-            out.append(record.state == tcp_listen ? " 100 0 0 10 0" : " 100 0 0 10 -1");
+            if (record.whole) {
+                out.print(" {} {} {} {} ", ticks(record.retransmit_timeout),
+                          ticks(record.ack_timeout), record.quick, record.window);
+                out.print("{}", record.threshold);
+            }
             out.pad_to(out.size() - start, v6 ? 0 : 149);
         } else {
             out.append(" ");

@@ -151,6 +151,7 @@ Result<void> Endpoint::join(u32 group) {
     if (protocol_.join != nullptr)
         TRY(protocol_.join(*this, group));
     groups_[group / 64].fetch_or(u64{1} << group % 64);
+    joined_once = true;
     return {};
 }
 

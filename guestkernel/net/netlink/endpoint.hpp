@@ -72,6 +72,9 @@ public:
     // Who opened it: null in unit tests, which may do anything.
     Ref<const Credentials> opener;
     u64 inode_number = 0;
+    int socket_type = socket_raw;
+    volatile u32 send_buffer = 212992;
+    volatile bool joined_once = false; // it has had groups
     base::Atomic<int> error{0};
     base::Atomic<u32> drops{0};
     volatile u32 receive_buffer = 212992;

@@ -15,6 +15,7 @@
 #include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/net/link/links.hpp"
+#include "guestkernel/net/netlink/diag/diag.hpp"
 #include "guestkernel/net/netlink/route/family.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -64,6 +65,7 @@ Result<Ref<SocketFile>> create(int type, int protocol, u32 flags) {
         make_ref<Endpoint>(Ref<Stack>::share(&stack_of(space.get())), *known));
     endpoint->opener = current_task().credentials;
     endpoint->inode_number = inode->number();
+    endpoint->socket_type = type;
     TRY(Ref<NetlinkSocketFile> file,
         make_ref<NetlinkSocketFile>(std::move(inode), flags, type, std::move(space),
                                     std::move(endpoint)));
@@ -89,6 +91,7 @@ NetlinkSocketFile::~NetlinkSocketFile() {
 
 void NetlinkSocketFile::buffers_changed() {
     endpoint_->receive_buffer = options_.receive_buffer;
+    endpoint_->send_buffer = options_.send_buffer;
 }
 
 bool NetlinkSocketFile::may_administer() const {
@@ -427,6 +430,7 @@ void start_netlink() {
     register_protocol(user_protocol);
     register_socket_family(netlink_family);
     start_route_protocol();
+    start_sock_diag();
     register_links();
 }
 

@@ -132,13 +132,17 @@ void Connection::start(const Birth& birth) {
 
 // --- sending
 
+u32 Connection::send_memory() const {
+    return buffer_.bytes() + range_cost * sent_.count();
+}
+
 u32 Connection::send_space() const {
-    const u32 used = buffer_.bytes() + range_cost * sent_.count();
+    const u32 used = send_memory();
     return used < send_limit_ ? send_limit_ - used : 0;
 }
 
 bool Connection::writable() const {
-    const u32 used = buffer_.bytes() + range_cost * sent_.count();
+    const u32 used = send_memory();
     if (send_limit_ <= used || send_limit_ - used < used / 2)
         return false;
     const u32 low =

@@ -170,6 +170,7 @@ public:
     u32 receive_limit() const { return receive_limit_; }
     u32 current_mss() const { return mss_; }
 
+    u32 send_memory() const; // what is in the buffer, and keeping track of it, costs
     u32 unacknowledged() const { return buffer_.bytes() + (fin_sent_ ? 1 : 0); }
     u32 unsent() const { return write_end_.since(send_next_unsent()); }
     u64 next_deadline(Deadline& which) const;

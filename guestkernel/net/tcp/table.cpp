@@ -107,16 +107,19 @@ bool Table::remove(Entry& entry) {
 }
 
 void Table::for_each(void (*visit)(Entry& entry, void* context), void* context) {
+    for (usize i = 0; i < bucket_count; i++)
+        for_each_in(i, visit, context);
+}
+
+void Table::for_each_in(usize index, void (*visit)(Entry& entry, void* context), void* context) {
     if (buckets_.load(base::Order::Acquire) == nullptr)
         return;
-    for (usize i = 0; i < bucket_count; i++) {
-        Bucket& where = bucket(i);
-        if (__atomic_load_n(&where.first, __ATOMIC_RELAXED) == nullptr)
-            continue;
-        SpinGuard guard(where.lock);
-        for (Entry* entry = where.first; entry != nullptr; entry = entry->next_)
-            visit(*entry, context);
-    }
+    Bucket& where = bucket(index);
+    if (__atomic_load_n(&where.first, __ATOMIC_RELAXED) == nullptr)
+        return;
+    SpinGuard guard(where.lock);
+    for (Entry* entry = where.first; entry != nullptr; entry = entry->next_)
+        visit(*entry, context);
 }
 
 } // namespace kernel::tcp

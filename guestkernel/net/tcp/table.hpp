@@ -50,10 +50,12 @@ public:
     bool remove(Entry& entry);
     // Visits what is there, bucket by bucket, under locks; nothing sleeps.
     void for_each(void (*visit)(Entry& entry, void* context), void* context);
+    // Likewise one bucket, for whoever goes through them in steps.
+    static constexpr usize bucket_count = 8192;
+    void for_each_in(usize index, void (*visit)(Entry& entry, void* context), void* context);
     u32 size() const { return size_.load(base::Order::Relaxed); }
 
 private:
-    static constexpr usize bucket_count = 8192;
     struct Bucket {
         SpinLock lock{LockRank::NetTable};
         Entry* first = nullptr;

@@ -16,6 +16,46 @@ u32 milli(u64 since, u64 now) {
 }
 } // namespace
 
+void TcpInfo::describe(net::SocketRecord& out) const {
+    const Connection& own = connection_;
+    out.state = static_cast<u8>(own.state_);
+    out.congestion = algorithm_name(own.options.algorithm);
+    out.receive_buffer = own.receive_limit_;
+    out.send_buffer = own.send_limit_;
+    out.receive_memory = own.queued_memory_.load() + own.out_of_order_.memory();
+    out.retransmit_timeout = own.rtt_.timeout();
+    const u32 mss = own.mss_ == 0 ? 1 : own.mss_;
+    out.window = (own.congestion_.window() + mss - 1) / mss;
+    if (own.state_ == State::Listen) {
+        if (own.listener) {
+            out.sent = own.listener->backlog;
+            out.received = own.listener->pending_count();
+        }
+        out.threshold = static_cast<i32>(own.options.fast_open_backlog);
+        return;
+    }
+    out.sent = own.unacknowledged();
+    out.received = own.readable();
+    out.send_memory = own.send_memory();
+    out.shutdown =
+        static_cast<u8>((own.read_shut_ || own.fin_received_ ? 1 : 0) | (own.fin_queued_ ? 2 : 0));
+    out.ack_timeout = own.ack_timeout_;
+    out.quick = u32{own.quick_acks_} << 1 | (own.interactive_ ? 1 : 0);
+    if (own.congestion_.threshold() != Congestion::unlimited)
+        out.threshold = static_cast<i32>((own.congestion_.threshold() + mss - 1) / mss);
+    out.retransmits = own.retransmissions_;
+    out.probes = own.probes_;
+    Deadline which{};
+    const u64 due = own.next_deadline(which);
+    if (due == no_deadline || which == Deadline::DelayedAck)
+        return;
+    out.timer = which == Deadline::Persist                               ? 4
+                : which == Deadline::Keepalive || which == Deadline::End ? 2
+                                                                         : 1;
+    const u64 now = own.tcp_.now();
+    out.timer_left_ns = due > now ? due - now : 0;
+}
+
 void TcpInfo::fill(struct ::tcp_info& out) const {
     const Connection& own = connection_;
     const u64 now = own.tcp_.now();
