@@ -127,7 +127,8 @@ public:
         if (node().type.restart == nullptr)
             return;
         MutexGuard hierarchy(hierarchy_mutex());
-        restarted_.node.unlink();
+        if (restarted_.node.linked())
+            restarted_.node.unlink();
     }
     const char* type_name() const override { return "cgroup"; }
     Result<usize> read(IoBuffer& out, u64 offset) override;
