@@ -470,10 +470,6 @@ u32 CgroupOpenFile::poll(PollTable* table) {
     return ready_always | (news ? u32{POLLERR | POLLPRI} : 0u);
 }
 
-} // namespace
-
-namespace {
-
 Result<Ref<Superblock>> whole_hierarchy() {
     TRY(init_root_cgroup());
     MutexGuard guard(hierarchy_mutex());
