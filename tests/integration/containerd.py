@@ -1,5 +1,6 @@
 """A containerd of the tests' own, with everything it has beneath one directory, and an image to run."""
 
+import atexit
 import contextlib
 import gzip
 import hashlib
@@ -10,9 +11,10 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 
-from harness import JOEY, PATIENCE, Failed, equal, holds, run, scratch, short
+from harness import JOEY, PATIENCE, Failed, equal, holds, run, short
 
 BUSYBOX = "/bin/busybox"
 APPLETS = ("sh cat echo ls id sleep true false uname mount grep touch stat ps env kill head tty stty seq wc mkdir rm dd tail "
@@ -176,9 +178,26 @@ class Containerd:
             return json.load(file)["pid"]
 
     def remove(self, name):
-        self.ctr("tasks", "kill", "--signal", "SIGKILL", name)
+        """Whatever it does."""
         self.ctr("tasks", "delete", "--force", name)
         self.must("containers", "delete", name)
+
+    @contextlib.contextmanager
+    def events(self):
+        """A function that gives what has happened so far: (topic, details)."""
+        path = f"{self.directory}/events"
+        with open(path, "wb") as out:
+            process = subprocess.Popen(self.argv("events"), stdout=out, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+                                       start_new_session=True)
+        try:
+            def seen():
+                with open(path, encoding="utf-8") as file:
+                    return [(words[5], json.loads(words[6])) for words in
+                            (line.rstrip("\n").split(" ", 6) for line in file if line.endswith("\n")) if len(words) == 7]
+            yield seen
+        finally:
+            process.kill()
+            process.wait()
 
 
 def of_joey():
@@ -214,26 +233,53 @@ def nothing_is_left(one):
     equal("left behind", [], leftovers())
 
 
-@contextlib.contextmanager
-def containerd(snapshotter="native", **extra):
-    """Runs, has the image, and leaves nothing."""
+# ---- one for all cases ----------------------------------------------------------------------------
+
+RUNNING = {}  # by snapshotter: to start one and to import an image takes its time
+
+
+def begin(snapshotter, **extra):
     if os.geteuid() != 0 or shutil.which("containerd") is None:
         raise Failed("containerd is run by root, from Debian's package containerd; ./test.sh installs it")
-    with scratch() as directory:
-        # In memory: layers over layers need a file system that takes them.
-        equal("mount", 0, run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory]).status)
-        one = Containerd(directory, snapshotter, **extra)
-        try:
+    directory = tempfile.mkdtemp(prefix="joey-ctd-")
+    # In memory: layers over layers need a file system that takes them.
+    equal("mount", 0, run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory]).status)
+    one = Containerd(directory, snapshotter, **extra)
+    atexit.register(end, one)
+    one.start()
+    one.import_image()
+    return one
+
+
+def end(one):
+    with contextlib.suppress(Exception):
+        one.stop(signal.SIGKILL)
+    for pid in of_joey():
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        mounts = [line.split()[4] for line in file if line.split()[4].startswith(one.directory)]
+    for place in reversed(mounts):
+        run(["umount", "-l", place])
+    shutil.rmtree(f"{STATE}/{one.name_space}", ignore_errors=True)
+    shutil.rmtree(one.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def containerd(snapshotter="native", **extra):
+    """Runs, has the image; the case leaves nothing behind."""
+    one = RUNNING.get(snapshotter)
+    if one is None:
+        one = RUNNING[snapshotter] = begin(snapshotter, **extra)
+    try:
+        yield one
+        nothing_is_left(one)
+    finally:
+        if one.process is None:
             one.start()
-            one.import_image()
-            yield one
-        finally:
-            one.stop(signal.SIGKILL)
-            for pid in of_joey():
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-            with open("/proc/self/mountinfo", encoding="utf-8") as file:
-                mounts = [line.split()[4] for line in file if line.split()[4].startswith(directory)]
-            for place in reversed(mounts):
-                run(["umount", "-l", place])
-            shutil.rmtree(f"{STATE}/{one.name_space}", ignore_errors=True)
+        for name in one.ctr("containers", "ls", "--quiet").out.decode().split():
+            with contextlib.suppress(Failed):
+                one.remove(name)
+        for pid in of_joey():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)

@@ -44,6 +44,19 @@ os::Result<Created> create_mounted(const std::string& root, const CreateWork& wo
     return out;
 }
 
+// Nobody else is in the pod, and containerd has removed the bundle of the one it began with.
+bool is_forgotten(const pod::StateRoot& state, const std::string& pod) {
+    const auto first = pod::ContainerRecord::load(state, pod);
+    if (!first || pod::exists(first->bundle))
+        return false;
+    for (const std::string& id : state.containers()) {
+        const auto other = pod::ContainerRecord::load(state, id);
+        if (id != pod && other && other->pod == pod)
+            return false;
+    }
+    return true;
+}
+
 } // namespace
 
 std::string state_root(const std::string& name_space) {
@@ -94,11 +107,22 @@ os::Result<std::string> execute(const std::string& root, const ExecWork& work) {
 
 os::Result<std::string> remove(const std::string& root, const std::string& id,
                                const std::string& rootfs) {
-    const auto removed = engine_at(root).remove(id, true);
+    const pod::StateRoot state(root);
+    pod::Engine engine(state);
+    const auto record = pod::ContainerRecord::load(state, id);
+    const auto removed = engine.remove(id, true);
     MountCalls calls;
     TRY(unmount_rootfs(calls, rootfs));
     if (!removed)
         return base::Failure(removed.error());
+    if (record && record->pod != id && is_forgotten(state, record->pod))
+        TRY(engine.remove(record->pod, true));
+    return std::string();
+}
+
+os::Result<std::string> forget(const std::string& rootfs) {
+    MountCalls calls;
+    TRY(unmount_rootfs(calls, rootfs));
     return std::string();
 }
 

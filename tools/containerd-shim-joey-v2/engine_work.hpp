@@ -40,8 +40,13 @@ struct ExecWork {
 };
 os::Result<std::string> execute(const std::string& root, const ExecWork& work);
 
-// Whatever its state: the container ends, and nothing of it stays.
+// Whatever its state: the container ends, and nothing of it stays. Neither does a pod whose first
+// container was forgotten before it, see forget().
 os::Result<std::string> remove(const std::string& root, const std::string& id,
                                const std::string& rootfs);
+
+// A pod's first container, which has ended, when others live on: the VM, which is known by its
+// name, stays for them.
+os::Result<std::string> forget(const std::string& rootfs);
 
 } // namespace shim
