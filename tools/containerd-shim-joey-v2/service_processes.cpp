@@ -28,6 +28,8 @@ os::Result<std::string> Service::open_streams(const Task& task, const ProcessRef
     TRY(process->stdio, Stdio::open(process->streams, {task.id, name_space_}));
     if (const pid_t logger = process->stdio->logger(); logger != 0)
         parts_.reaper.expect(logger, [](int) {});
+    if (process->input_closed)
+        process->stdio->close_input();
     if (!process->streams.terminal)
         return std::string();
     const auto ends = process->stdio->ends();
@@ -268,8 +270,11 @@ void Service::close_io(const api::CloseIORequest& request, const Reply<Empty>& r
         reply(base::Failure(found.error()));
         return;
     }
-    if (request.stdin() && found->process->stdio)
-        found->process->stdio->close_input();
+    if (request.stdin()) {
+        found->process->input_closed = true;
+        if (found->process->stdio)
+            found->process->stdio->close_input();
+    }
     reply(Empty());
 }
 

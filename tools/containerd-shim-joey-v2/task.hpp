@@ -27,7 +27,8 @@ struct Process {
     pid_t pid = 0; // its relay's
     int exit_status = 0;
     std::int64_t exited_at = 0;
-    bool ended_early = false; // while it was being started: told afterwards
+    bool input_closed = false; // before there was one
+    bool ended_early = false;  // while it was being started: told afterwards
     std::vector<std::function<void(const Process&)>> waiting;
     std::function<void()> after_drain;
 
