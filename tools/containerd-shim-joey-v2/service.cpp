@@ -214,6 +214,15 @@ void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteR
     process->console.reset();
     end_logger(parts_.loop, parts_.reaper, *process);
     task->execs.erase(process->exec_id);
+    if (!process->agent_id.empty()) {
+        // The agent keeps it until it is told; one that is gone already is no matter.
+        pod::proto::DeleteRequest forgotten;
+        forgotten.set_container_id(task->id);
+        forgotten.set_exec_id(process->agent_id);
+        forgotten.set_force(true);
+        link_.call<pod::proto::WaitResponse>("Delete", forgotten, patience_for_output,
+                                             [](const os::Result<pod::proto::WaitResponse>&) {});
+    }
     removed(*task, *process, reply);
 }
 
