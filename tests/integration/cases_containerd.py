@@ -1,4 +1,6 @@
-"""The shim with the real containerd: `ctr run --runtime io.containerd.joey.v2` and what belongs to it."""
+"""The shim with the real containerd: `ctr run --runtime io.containerd.joey.v2` and what belongs to it.
+
+Most of it takes minutes where /dev/kvm is emulated: --long."""
 
 import contextlib
 import os
@@ -18,13 +20,18 @@ def until(what, condition, seconds=60):
         time.sleep(0.1)
 
 
-@case("containerd: ctr run: output, errors, input, status, the image's environment")
+@case("containerd: ctr run: output, errors, status, the image's environment")
 def runs():
     with containerd() as one:
         done = one.run("first", "sh", "-c", "echo out; echo err >&2; echo $FROM_IMAGE; exit 7")
         equal("output", b"out\nyes\n", done.out)
         holds("errors", b"err\n" in done.err, done.err)
         equal("status", 7, done.status)
+
+
+@case("containerd: ctr run: input, and a program that is not there", long=True)
+def input_comes():
+    with containerd() as one:
         # What comes before ctr has its task is never closed by ctr, whatever the runtime: so it comes later.
         process = subprocess.Popen(one.argv(*one.run_words("second", "sh", "-c", "echo ready; wc -c", options=("--rm",))),
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -36,7 +43,7 @@ def runs():
         holds("a program that is not there is an error", done.status != 0 and b"nonesuch" in done.err, done.err)
 
 
-@case("containerd: ctr run -t: a terminal, its size, keys, status")
+@case("containerd: ctr run -t: a terminal, its size, keys, status", long=True)
 def terminal():
     with containerd() as one:
         with Terminal(one.argv(*one.run_words("one", "sh", options=("--rm", "--tty"))), columns=91, rows=33) as screen:
@@ -56,7 +63,7 @@ def terminal():
             equal("status", 5, screen.end(60))
 
 
-@case("containerd: a task in the background: exec, ps, metrics, pause, kill, delete")
+@case("containerd: a task in the background: exec, ps, metrics, pause, kill, delete", long=True)
 def background():
     with containerd() as one, one.events() as events:
         one.run_in_background("one", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 1; done")
@@ -100,7 +107,7 @@ def background():
         equal("how it ended", ("one", 3), (exits[-1]["id"], exits[-1]["exit_status"]))
 
 
-@case("containerd: a memory limit bites, and is reported as OOM")
+@case("containerd: a memory limit bites, and is reported as OOM", long=True)
 def out_of_memory():
     with containerd() as one, one.events() as events:
         done = one.run("one", "sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1; echo $?",
@@ -110,7 +117,7 @@ def out_of_memory():
                                                             if topic == "/tasks/oom"])
 
 
-@case("containerd: user, read-only root, volumes, host name, limits of processes")
+@case("containerd: user, read-only root, volumes", long=True)
 def configurations():
     with containerd() as one:
         equal("user", b"1234:1235\n", one.run("u", "sh", "-c", "echo $(id -u):$(id -g)", options=("--rm", "--user", "1234:1235")).out)
@@ -128,7 +135,7 @@ def configurations():
             equal("on the host", "new\n", file.read())
 
 
-@case("containerd: layers of an overlay; what a container writes is its own")
+@case("containerd: layers of an overlay; what a container writes is its own", long=True)
 def overlays():
     with containerd("overlayfs") as one:
         equal("first", b"done\n", one.run("one", "sh", "-c", "echo x >/bin/new; rm /etc/passwd; echo done").out)
@@ -136,7 +143,7 @@ def overlays():
               one.run("two", "sh", "-c", "a=no b=no; [ -e /bin/new ] && a=yes; [ -e /etc/passwd ] && b=yes; echo $a $b").out)
 
 
-@case("containerd: output to a file and to a program that logs")
+@case("containerd: output to a file and to a program that logs", long=True)
 def logs():
     with containerd() as one:
         place = os.path.join(one.directory, "logs/of/one")
@@ -156,7 +163,7 @@ def logs():
             equal("logged", b"joeytest two a b\nout\nerr\n", file.read())
 
 
-@case("containerd: containers of one pod share a shim and a VM")
+@case("containerd: containers of one pod share a shim and a VM", long=True)
 def pods():
     with containerd() as one:
         def of_pod(kind):
@@ -185,7 +192,7 @@ def pods():
         one.remove("second")
 
 
-@case("containerd: kill -9 of the shim: containerd hears of the end, and nothing stays")
+@case("containerd: kill -9 of the shim: containerd hears of the end, and nothing stays", long=True)
 def shim_dies():
     with containerd() as one, one.events() as events:
         one.run_in_background("one", "sleep", "1000")
@@ -209,7 +216,7 @@ def shim_dies():
             nothing_is_left(one)
 
 
-@case("containerd: kill -9 of the VM: the task ends with 137, and nothing stays")
+@case("containerd: kill -9 of the VM: the task ends with 137, and nothing stays", long=True)
 def vm_dies():
     with containerd() as one:
         one.run_in_background("one", "sleep", "1000")
@@ -219,7 +226,7 @@ def vm_dies():
         one.must("containers", "delete", "one")
 
 
-@case("containerd: kill -9 of containerd: tasks go on, and so does what is said of them")
+@case("containerd: kill -9 of containerd: tasks go on, and so does what is said of them", long=True)
 def containerd_dies():
     with containerd() as one:
         one.run_in_background("one", "sh", "-c", "while [ ! -e /tmp/end ]; do sleep 1; done; exit 6")
