@@ -29,7 +29,7 @@ def runs():
         equal("status", 7, done.status)
 
 
-@case("containerd: ctr run: input, and a program that is not there", long=True)
+@case("containerd: ctr run: input, and a program that is not there")
 def input_comes():
     with containerd() as one:
         # What comes before ctr has its task is never closed by ctr, whatever the runtime: so it comes later.
