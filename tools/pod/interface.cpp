@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <fcntl.h>
 
@@ -187,12 +188,11 @@ os::Result<void> redirect(os::Rtnetlink& netlink, int from, int to) {
     os::NetlinkRequest filter(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, where);
     filter.add_text(TCA_KIND, "u32");
     const std::size_t options = filter.open(TCA_OPTIONS);
-    // A selector and one key of zeros: everything matches.
-    std::array<std::byte, sizeof(tc_u32_sel) + sizeof(tc_u32_key)> all{};
-    tc_u32_sel selector{};
-    selector.flags = TC_U32_TERMINAL;
-    selector.nkeys = 1;
-    std::memcpy(all.data(), &selector, sizeof selector);
+    // A selector and one key of zeros: everything matches. The selector ends with an array of no
+    // size, which is no C++: it is written by its fields' places.
+    std::array<unsigned char, sizeof(tc_u32_sel) + sizeof(tc_u32_key)> all{};
+    all[offsetof(tc_u32_sel, flags)] = TC_U32_TERMINAL;
+    all[offsetof(tc_u32_sel, nkeys)] = 1;
     filter.add(TCA_U32_SEL, all);
     const std::size_t actions = filter.open(TCA_U32_ACT);
     const std::size_t first = filter.open(1);
