@@ -12,6 +12,8 @@ void ipv6_input(Stack& stack, PacketPtr packet);
 // For this stack: the packet begins with the transport header. Goes to raw sockets, then to the
 // protocol. False: nobody wants this protocol.
 bool deliver_transport(Stack& stack, PacketPtr& packet, const IpInfo& info);
+// The whole packet once all of its fragments are there, with its header in `header`; null: not yet.
+PacketPtr ipv4_reassemble(Stack& stack, PacketPtr packet, Ipv4Header& header);
 void ipv4_deliver(Stack& stack, PacketPtr packet, const Ipv4Header& header);
 void forward(Stack& stack, PacketPtr packet, const IpAddress& source, const IpAddress& destination);
 

@@ -102,8 +102,8 @@ u32 largest_piece(const Packet& packet) {
 Result<void> finish_output(Stack& stack, Flow& flow, PacketPtr packet, bool whole) {
     const bool v6 = flow.destination.is_v6();
     if (stack.hooked(HookPoint::PostRouting)) {
-        const HookContext context{HookPoint::PostRouting, v6, nullptr, flow.path.interface.get(),
-                                  &flow};
+        const HookContext context{HookPoint::PostRouting, v6, packet->ingress,
+                                  flow.path.interface.get(), &flow};
         if (!stack.run_hook(context, packet))
             return {};
     }
@@ -128,6 +128,35 @@ Result<void> finish_output(Stack& stack, Flow& flow, PacketPtr packet, bool whol
         TRY(link_output(stack, flow.path, std::move(piece), flow.destination));
     return {};
 }
+
+namespace {
+
+IpAddress destination_of(const Packet& packet, bool v6) {
+    u8 bytes[16] = {};
+    (void)packet.copy_out(v6 ? offsetof(Ipv6Header, destination)
+                             : offsetof(Ipv4Header, destination),
+                          bytes, v6 ? 16 : 4);
+    return IpAddress::from_wire(v6, bytes);
+}
+
+// Whether a hook changed what routes are found by.
+bool sent_elsewhere(const Flow& flow, const Packet& packet) {
+    return packet.mark != flow.mark ||
+           !(destination_of(packet, flow.destination.is_v6()) == flow.destination);
+}
+
+// The sender's flow stays as it is: its next packet goes through the hooks again.
+Result<void> output_elsewhere(Stack& stack, const Flow& flow, PacketPtr packet) {
+    Flow other = flow;
+    other.destination = destination_of(*packet, flow.destination.is_v6());
+    other.mark = packet->mark;
+    other.any_source = true;
+    other.path = {};
+    TRY(resolve(stack, other));
+    return finish_output(stack, other, std::move(packet), other.dont_fragment);
+}
+
+} // namespace
 
 Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet) {
     const bool v6 = flow.destination.is_v6();
@@ -157,7 +186,9 @@ Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet) {
         const HookContext context{HookPoint::Output, v6, nullptr, flow.path.interface.get(), &flow};
         if (!stack.run_hook(context, packet))
             return {};
-        TRY(resolve(stack, flow)); // the hook may have sent it elsewhere
+        if (sent_elsewhere(flow, *packet))
+            return output_elsewhere(stack, flow, std::move(packet));
+        TRY(resolve(stack, flow));
     }
     return finish_output(stack, flow, std::move(packet), flow.dont_fragment);
 }

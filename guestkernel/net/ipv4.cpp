@@ -149,26 +149,33 @@ void ipv4_input(Stack& stack, PacketPtr packet) {
         ipv4_deliver(stack, std::move(packet), header);
 }
 
+PacketPtr ipv4_reassemble(Stack& stack, PacketPtr packet, Ipv4Header& header) {
+    const u16 word = header.fragment.get();
+    Reassembly::Piece piece;
+    piece.source = IpAddress::v4(header.source.get());
+    piece.destination = IpAddress::v4(header.destination.get());
+    piece.id = header.id.get();
+    piece.protocol = header.protocol;
+    piece.offset = (word & Ipv4Header::offset_mask) * 8u;
+    piece.more = (word & Ipv4Header::more_fragments) != 0;
+    piece.header_bytes = header.header_bytes();
+    piece.traffic_class = header.traffic_class;
+    packet = stack.reassembly().add(std::move(packet), piece);
+    if (!packet || !packet->read(0, header))
+        return {};
+    header.fragment.set(0);
+    header.total_length.set(static_cast<u16>(packet->length()));
+    (void)packet->write(0, header);
+    set_header_checksum(*packet, header.header_bytes());
+    return packet;
+}
+
 void ipv4_deliver(Stack& stack, PacketPtr packet, const Ipv4Header& received) {
     Ipv4Header header = received;
     if (header.is_fragment()) {
-        const u16 word = header.fragment.get();
-        Reassembly::Piece piece;
-        piece.source = IpAddress::v4(header.source.get());
-        piece.destination = IpAddress::v4(header.destination.get());
-        piece.id = header.id.get();
-        piece.protocol = header.protocol;
-        piece.offset = (word & Ipv4Header::offset_mask) * 8u;
-        piece.more = (word & Ipv4Header::more_fragments) != 0;
-        piece.header_bytes = header.header_bytes();
-        piece.traffic_class = header.traffic_class;
-        packet = stack.reassembly().add(std::move(packet), piece);
-        if (!packet || !packet->read(0, header))
+        packet = ipv4_reassemble(stack, std::move(packet), header);
+        if (!packet)
             return;
-        header.fragment.set(0);
-        header.total_length.set(static_cast<u16>(packet->length()));
-        (void)packet->write(0, header);
-        set_header_checksum(*packet, header.header_bytes());
     }
     if (stack.hooked(HookPoint::Input)) {
         const HookContext context{HookPoint::Input, false, packet->ingress, nullptr, nullptr};

@@ -226,6 +226,8 @@ void Packet::copy_state(const Packet& from) {
     local = from.local;
     looped = from.looped;
     segment_size = from.segment_size;
+    tracking = from.tracking;
+    connection = from.connection;
     __builtin_memcpy(scratch_, from.scratch_, sizeof scratch_);
 }
 

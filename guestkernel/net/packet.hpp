@@ -200,9 +200,15 @@ public:
     bool segments_have_ecn = false; // VIRTIO_NET_HDR_GSO_ECN
     PacketKind kind = PacketKind::Host;
     u8 priority = 0;
-    bool local = false;   // made here for an address of this very stack: needs no route
-    bool looped = false;  // our own packet to a group, come back
-    u16 segment_size = 0; // payload bytes of each, if segmentation
+    bool local = false;         // made here for an address of this very stack: needs no route
+    bool looped = false;        // our own packet to a group, come back
+    u16 segment_size = 0;       // payload bytes of each, if segmentation
+    u8 tracking = 0;            // the filter's: how the packet stands to its connection
+    Ref<RefCounted> connection; // that the filter found it to be of
+    void forget_connection() {
+        connection = nullptr;
+        tracking = 0;
+    }
     // Bookkeeping of the layer that has the packet now (TCP: sequence numbers).
     template <typename T>
     T& scratch() {

@@ -59,7 +59,9 @@ void notify_change(Stack& stack, const Change& change) {
 Stack::Stack(const StackClock& stack_clock, UserNamespace* owner)
     : clock(stack_clock), owner_(owner) {}
 
-Stack::~Stack() = default;
+Stack::~Stack() {
+    delete filter.load();
+}
 
 Result<Ref<Stack>> Stack::make(const StackClock& clock, UserNamespace* owner) {
     Stack* raw = new (std::nothrow) Stack(clock, owner);

@@ -67,7 +67,7 @@ struct HookContext {
     bool v6;
     Interface* in; // null where there is none
     Interface* out;
-    Flow* flow; // of packets sent here: a hook that changes addresses clears its path
+    Flow* flow; // of packets sent or forwarded here: the way that was found
 };
 enum class HookVerdict : u8 { Accept, Drop, Stolen };
 // The packet begins with its network header. Soft-interrupt or sender's context; no sleeping. On
@@ -121,6 +121,8 @@ public:
     base::Atomic<u32> change_sequence{1};
     // Of the network namespaces that this one knows by numbers (netlink's business).
     Owned<StackPart> namespace_numbers;
+    // Netfilter's, made when a program first asks for it, deleted with the stack.
+    base::Atomic<StackPart*> filter{nullptr};
     u64 now() const { return clock.now(); }
     UserNamespace* owner() const { return owner_; }
 

@@ -40,6 +40,7 @@ bool VethInterface::start_transmit(unsigned, PacketPtr& packet) {
     // What it meant on this side it does not mean on the other.
     packet->local = packet->looped = false;
     packet->mark = 0;
+    packet->forget_connection();
     packet->priority = 0;
     packet->timestamp = 0;
     packet->release_charge();

@@ -13,6 +13,7 @@
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/namespaces/pid_namespace.hpp"
+#include "guestkernel/net/filter/protocol.hpp"
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/net/link/links.hpp"
 #include "guestkernel/net/netlink/diag/diag.hpp"
@@ -432,6 +433,7 @@ void start_netlink() {
     start_route_protocol();
     start_sock_diag();
     register_links();
+    filter::start_filter();
 }
 
 } // namespace kernel::net::netlink
