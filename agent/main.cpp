@@ -1,7 +1,10 @@
 // joey-agent: pid 1 of a pod's guest, or an ordinary process on a Linux host.
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
+#include <sched.h>
 #include <string>
 #include <string_view>
 #include <unistd.h>
@@ -11,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
+#include <sys/wait.h>
 
 #include "agent/service/agent.hpp"
 #include "agent/startup/listen.hpp"
@@ -23,9 +27,10 @@ namespace {
 constexpr const char* usage =
     "usage: joey-agent [--listen unix:PATH | vsock:PORT | fd:NUMBER] [--cgroup-root DIRECTORY]\n"
     "                  [--first] [--neighbour ADDRESS=MAC]...\n"
-    "As pid 1, or with --first as the first program of a kernel that has its own pid 1, it mounts "
-    "what\n"
-    "a system needs. As pid 1 it powers the machine off at its end.\n";
+    "As pid 1 it mounts what a system needs, and powers the machine off at its end. With --first, "
+    "as "
+    "the\n"
+    "first program of a kernel that has its own pid 1, it becomes pid 1 of a pid namespace.\n";
 
 struct Options {
     std::string listen = "vsock:1024";
@@ -57,11 +62,13 @@ os::Result<Options> read_options(int argc, char** argv) {
     return out;
 }
 
+constexpr std::array end_signals = {SIGTERM, SIGINT, SIGPWR};
+
 // Blocks those that end a service; its end is to be an orderly one.
 os::Result<os::UniqueFd> take_end_signals() {
     sigset_t set;
     sigemptyset(&set);
-    for (const int number : {SIGTERM, SIGINT, SIGPWR})
+    for (const int number : end_signals)
         sigaddset(&set, number);
     if (sigprocmask(SIG_BLOCK, &set, nullptr) != 0)
         return os::fail_errno(errno, "block SIGTERM");
@@ -91,13 +98,47 @@ os::Result<void> serve(const Options& options, bool is_init) {
     return {};
 }
 
+// What is left of the agent's first process when it has made another one the first of a new pid
+// namespace: there, no container can end it, not even one that sees its processes, and with it all
+// of them end. The exit status of this one is what the VM's process on the host gets.
+pid_t passed_on_to = -1;
+
+int stand_by(pid_t agent) {
+    passed_on_to = agent;
+    for (const int number : end_signals)
+        signal(number, [](int which) { kill(passed_on_to, which); });
+    int status = 0;
+    while (waitpid(agent, &status, 0) < 0 && errno == EINTR)
+        continue;
+    if (!WIFSIGNALED(status))
+        return WEXITSTATUS(status);
+    constexpr int signal_base = 128;
+    std::fprintf(stderr, "joey-agent: signal %d (%s) has ended the agent, and the pod with it\n",
+                 WTERMSIG(status), strsignal(WTERMSIG(status)));
+    return signal_base + WTERMSIG(status);
+}
+
+// Goes on in a process that is the first of a pid namespace. Only that one returns.
+os::Result<void> become_first() {
+    if (unshare(CLONE_NEWPID) != 0)
+        return os::fail_errno(errno, "make a pid namespace");
+    const pid_t agent = fork();
+    if (agent < 0)
+        return os::fail_errno(errno, "fork");
+    if (agent > 0)
+        _exit(stand_by(agent));
+    return {};
+}
+
 os::Result<void> run(int argc, char** argv) {
     TRY(const Options options, read_options(argc, argv));
     const bool is_init = getpid() == 1;
     TRY(startup::protect_own_program(argv));
+    if (options.first && !is_init)
+        TRY(become_first());
     if (options.first || is_init)
-        TRY(startup::set_up_system());
-    if (!is_init && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
+        TRY(startup::set_up_system(!is_init));
+    else if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
         return os::fail_errno(errno, "become the reaper of what containers leave behind");
     for (const std::string& neighbour : options.neighbours)
         TRY(startup::add_neighbour(neighbour));
@@ -108,10 +149,11 @@ os::Result<void> run(int argc, char** argv) {
 } // namespace
 
 int main(int argc, char** argv) {
+    const bool is_machine_init = getpid() == 1;
     const auto result = run(argc, argv);
     if (!result)
         std::fprintf(stderr, "joey-agent: %s\n", result.error().message.c_str());
-    if (getpid() == 1) {
+    if (is_machine_init) {
         sync();
         reboot(RB_POWER_OFF);
     }

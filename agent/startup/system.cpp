@@ -50,7 +50,10 @@ bool is_there(const SystemMount& wanted) {
 
 } // namespace
 
-os::Result<void> set_up_system() {
+os::Result<void> set_up_system(bool new_pids) {
+    // The one that is there shows another pid namespace's processes.
+    if (new_pids)
+        umount2("/proc", MNT_DETACH);
     for (const SystemMount& wanted : mounts) {
         if (is_there(wanted))
             continue;

@@ -5,7 +5,8 @@
 namespace startup {
 
 // What pid 1 of a guest finds missing: proc, sysfs, devices, terminals, shared memory, /run,
-// control groups. What is mounted already stays.
-os::Result<void> set_up_system();
+// control groups. What is mounted already stays, but for a proc of another pid namespace
+// (`new_pids`).
+os::Result<void> set_up_system(bool new_pids);
 
 } // namespace startup
