@@ -234,9 +234,8 @@ Result<void> start(const VirtioSlot& slot) {
     vsock->receive.notify();
     vsock->events.notify();
     // The host may have been knocking since the queues were there, when nobody listened to
-    // interrupts: what came is taken now, and interrupts are asked for from here on.
-    receive_packets();
-    serve_events();
+    // interrupts: what came is taken and answered now, and interrupts are asked for from here on.
+    on_interrupt(nullptr);
     return {};
 }
 

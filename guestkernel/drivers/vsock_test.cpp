@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <fcntl.h>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unistd.h>
@@ -37,7 +38,14 @@ static BootConfig test_config;
 const BootConfig& boot_config() {
     return test_config;
 }
-void arch::register_device_interrupt(u8, void (*)(void*), void*) {}
+// Nobody hears what interrupts before.
+static bool handler_registered = false;
+static std::function<void()> before_registration;
+void arch::register_device_interrupt(u8, void (*)(void*), void*) {
+    if (before_registration)
+        before_registration();
+    handler_registered = true;
+}
 
 namespace log {
 // Weak: the hosted machine may come to have a log of its own.
@@ -59,7 +67,7 @@ constexpr u32 host_port = 900;
 constexpr u32 nonblock = socket_nonblock;
 
 struct Interrupt final : virtio::InterruptSink {
-    void signal() override { raised = true; }
+    void signal() override { raised = raised || handler_registered; }
     bool raised = false;
 };
 
@@ -74,7 +82,13 @@ SocketAddress address(u32 cid, u32 port) {
 }
 
 struct Machine {
-    Machine() {
+    // `meanwhile`: called when the queues are there and nobody hears interrupts yet.
+    explicit Machine(std::function<void(Machine&)> meanwhile = {}) {
+        handler_registered = false;
+        before_registration = [this, meanwhile = std::move(meanwhile)] {
+            if (meanwhile)
+                meanwhile(*this);
+        };
         ::signal(SIGPIPE, SIG_IGN);
         // Once: what the kernel makes on demand stays.
         static const bool ready = [] {
@@ -111,6 +125,7 @@ struct Machine {
         test_config.devices[0] = {register_page, 0xe4};
         test_config.device_count = 1;
         REQUIRE(init_vsock_device());
+        before_registration = {};
         run();
     }
     ~Machine() {
@@ -304,6 +319,27 @@ TEST_CASE("vsock device: the host connects to a listener of the guest") {
     machine.run();
     CHECK(port == 0);
     CHECK(at_end(second.get()));
+}
+
+TEST_CASE(
+    "vsock device: whoever knocks while the driver starts is answered, not left to an interrupt "
+    "that nobody heard") {
+    int ends[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    const virtio::UniqueFd program(ends[0]);
+    bool answered = false;
+    Machine machine([&](Machine& at) {
+        at.backend.connect_to_guest(4711, virtio::VsockType::Stream, virtio::UniqueFd(ends[1]),
+                                    [&](u32) { answered = true; });
+        at.loop.settle();
+    });
+    CHECK(answered); // nobody listens there: it is refused
+    CHECK(at_end(program.get()));
+    // And the next ones interrupt.
+    const Ref<SocketFile> file = machine.connect_to_host();
+    CHECK(put(*file, "hello") == 5);
+    machine.run();
+    CHECK(read_some(machine.program()) == "hello");
 }
 
 TEST_CASE("vsock device: a program of the host that dies is seen by the guest") {
