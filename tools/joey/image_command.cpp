@@ -223,4 +223,11 @@ Outcome<int> run_image_command(std::span<char* const> arguments) {
     return run(options);
 }
 
+Outcome<int> run_images_command(std::span<char* const> arguments) {
+    std::vector<std::string> words = {"ls"};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    TRY(const ImageOptions options, parse_image_options(words));
+    return run(options);
+}
+
 } // namespace joey

@@ -10,5 +10,7 @@ namespace joey {
 
 // The words after `joey image`; the exit status.
 Outcome<int> run_image_command(std::span<char* const> arguments);
+// Those after `joey images`, which is `joey image ls`.
+Outcome<int> run_images_command(std::span<char* const> arguments);
 
 } // namespace joey

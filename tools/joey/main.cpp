@@ -4,6 +4,7 @@
 #include <string_view>
 #include <x86intrin.h>
 
+#include "tools/joey/containers/people.hpp"
 #include "tools/joey/image_command.hpp"
 #include "tools/joey/options.hpp"
 #include "tools/joey/outcome.hpp"
@@ -23,10 +24,17 @@ int report(const joey::UserError& error) {
 int main(int argc, char** argv) {
     const std::uint64_t start_tsc = __rdtsc();
     const std::span<char* const> arguments(argv + 1, static_cast<std::size_t>(argc - 1));
+    // Some of their names are the runtime's too.
+    if (joey::containers::is_command(arguments))
+        return joey::containers::run_command(arguments);
     if (joey::runtime::is_runtime_command(arguments))
         return joey::runtime::run_command(arguments);
     if (!arguments.empty() && std::string_view(arguments.front()) == "image") {
         auto status = joey::run_image_command(arguments.subspan(1));
+        return status ? *status : report(status.error());
+    }
+    if (!arguments.empty() && std::string_view(arguments.front()) == "images") {
+        auto status = joey::run_images_command(arguments.subspan(1));
         return status ? *status : report(status.error());
     }
     auto command = joey::parse_command_line(arguments);

@@ -70,6 +70,23 @@ std::uint32_t free_network() {
     return network;
 }
 
+virtio::UserNetConfig user_config(const NetworkOptions& options, const virtio::MacAddress& mac) {
+    virtio::UserNetConfig config;
+    config.network = free_network();
+    config.guest_mac = mac;
+    if (options.mtu)
+        config.mtu = *options.mtu;
+    return config;
+}
+
+void add_user_addresses(const virtio::UserNetConfig& config, boot::GuestNetwork& guest) {
+    using Config = virtio::UserNetConfig;
+    guest.addresses = {address_of(config.address4(Config::guest4), 4, Config::prefix4),
+                       address_of(Config::address6(Config::guest6), 6, Config::prefix6)};
+    guest.routes = {default_route(address_of(config.address4(Config::gateway), 4, 32)),
+                    default_route(address_of(Config::address6(Config::gateway), 6, 128))};
+}
+
 // What the guest's resolv.conf takes from the host's (resolv.conf(5)).
 struct HostResolver {
     std::string search; // the line with domains for names without a dot
@@ -90,6 +107,37 @@ HostResolver host_resolver() {
         at = end + 1;
     }
     return found;
+}
+
+// `user`: of user-mode networking, or null.
+void add_files(const NetworkOptions& options, const virtio::UserNetConfig* user,
+               const std::string& rootfs, const std::string& hostname, boot::GuestNetwork& guest) {
+    using Config = virtio::UserNetConfig;
+    const HostResolver host = host_resolver();
+    std::vector<boot::NetworkAddress> resolvers = options.dns;
+    if (resolvers.empty() && user != nullptr) {
+        // Each leads to the host's first one of its kind.
+        if (host.ipv4 || !host.ipv6)
+            resolvers.push_back(address_of(user->address4(Config::resolver), 4, 32));
+        if (host.ipv6)
+            resolvers.push_back(address_of(Config::address6(Config::resolver), 6, 128));
+    }
+    // Without any, the root's own file stays: on a TAP it may well be right.
+    for (const boot::NetworkAddress& resolver : resolvers)
+        guest.resolv_conf += fmt::format("nameserver {}\n", to_text(resolver));
+    if (!guest.resolv_conf.empty())
+        guest.resolv_conf = host.search + guest.resolv_conf;
+
+    // What the root knows, and the machine's own name.
+    constexpr std::size_t most = std::size_t{256} << 10;
+    guest.hosts = read_text_file_in(rootfs, "etc/hosts", most)
+                      .value_or("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
+    if (!guest.hosts.ends_with('\n'))
+        guest.hosts += '\n';
+    for (const boot::NetworkAddress& address : guest.addresses)
+        guest.hosts += fmt::format("{}\t{}\n", to_text(address), hostname);
+    if (guest.addresses.empty())
+        guest.hosts += fmt::format("127.0.1.1\t{}\n", hostname);
 }
 
 } // namespace
@@ -133,12 +181,7 @@ Outcome<void> Network::open_tap(const NetworkOptions& options, unsigned cpus) {
 }
 
 Outcome<void> Network::open_user(const NetworkOptions& options) {
-    using Config = virtio::UserNetConfig;
-    Config config;
-    config.network = free_network();
-    config.guest_mac = device_options_.mac;
-    if (options.mtu)
-        config.mtu = *options.mtu;
+    const virtio::UserNetConfig config = user_config(options, device_options_.mac);
     device_options_.mtu = config.mtu;
     auto made = virtio::UserNet::create(config);
     if (!made)
@@ -150,41 +193,23 @@ Outcome<void> Network::open_user(const NetworkOptions& options) {
             return fail(
                 fmt::format("--publish {}: {}", published.text, std::strerror(done.error().code)));
     }
-    guest_.addresses = {address_of(config.address4(Config::guest4), 4, Config::prefix4),
-                        address_of(Config::address6(Config::guest6), 6, Config::prefix6)};
-    guest_.routes = {default_route(address_of(config.address4(Config::gateway), 4, 32)),
-                     default_route(address_of(Config::address6(Config::gateway), 6, 128))};
+    add_user_addresses(config, guest_);
     return {};
 }
 
 void Network::make_files(const NetworkOptions& options, const std::string& rootfs,
                          const std::string& hostname) {
-    using Config = virtio::UserNetConfig;
-    const HostResolver host = host_resolver();
-    std::vector<boot::NetworkAddress> resolvers = options.dns;
-    if (resolvers.empty() && user_) {
-        // Each leads to the host's first one of its kind.
-        if (host.ipv4 || !host.ipv6)
-            resolvers.push_back(address_of(user_->config().address4(Config::resolver), 4, 32));
-        if (host.ipv6)
-            resolvers.push_back(address_of(Config::address6(Config::resolver), 6, 128));
-    }
-    // Without any, the root's own file stays: on a TAP it may well be right.
-    for (const boot::NetworkAddress& resolver : resolvers)
-        guest_.resolv_conf += fmt::format("nameserver {}\n", to_text(resolver));
-    if (!guest_.resolv_conf.empty())
-        guest_.resolv_conf = host.search + guest_.resolv_conf;
+    const virtio::UserNetConfig* user = user_ ? &user_->config() : nullptr;
+    add_files(options, user, rootfs, hostname, guest_);
+}
 
-    // What the root knows, and the machine's own name.
-    constexpr std::size_t most = std::size_t{256} << 10;
-    guest_.hosts = read_text_file_in(rootfs, "etc/hosts", most)
-                       .value_or("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
-    if (!guest_.hosts.ends_with('\n'))
-        guest_.hosts += '\n';
-    for (const boot::NetworkAddress& address : guest_.addresses)
-        guest_.hosts += fmt::format("{}\t{}\n", to_text(address), hostname);
-    if (guest_.addresses.empty())
-        guest_.hosts += fmt::format("127.0.1.1\t{}\n", hostname);
+boot::GuestNetwork plan_user_network(const NetworkOptions& options, const std::string& rootfs,
+                                     const std::string& hostname) {
+    boot::GuestNetwork guest;
+    const virtio::UserNetConfig config = user_config(options, {});
+    add_user_addresses(config, guest);
+    add_files(options, &config, rootfs, hostname, guest);
+    return guest;
 }
 
 Outcome<virtio::Device*> Network::connect(vmm::Vm& vm) {

@@ -44,4 +44,9 @@ private:
     std::unique_ptr<virtio::Net> device_;
 };
 
+// What a guest with user-mode networking is told, where nothing is opened for it yet. `rootfs` may
+// be empty.
+boot::GuestNetwork plan_user_network(const NetworkOptions& options, const std::string& rootfs,
+                                     const std::string& hostname);
+
 } // namespace joey

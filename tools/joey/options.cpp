@@ -19,7 +19,10 @@ namespace po = boost::program_options;
 
 constexpr std::string_view usage_text =
     "usage: joey do [OPTIONS] [--] CMD [ARG...]\n"
-    "       joey image COMMAND    (see 'joey image help')\n"
+    "       joey run|start|stop|restart|kill|rm|pause|unpause|wait|exec|attach|ps|logs|stats|top|\n"
+    "            inspect|cp|events    (containers; see 'joey COMMAND --help')\n"
+    "       joey image COMMAND | joey images    (see 'joey image help')\n"
+    "       joey completion bash|zsh|fish\n"
     "       joey "
     "create|start|state|kill|delete|exec|ps|pause|resume|update|events|list|spec|features\n"
     "                             (an OCI runtime's commands, with runc's options)\n"

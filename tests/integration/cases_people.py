@@ -1,0 +1,513 @@
+"""joey's commands for people: what a user of Docker types, with each container in a VM."""
+
+import contextlib
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+from archives import add, docker_save, make_tar, write_layout
+from harness import JOEY, PATIENCE, Terminal, case, equal, holds, run, short
+
+BUSYBOX = "/bin/busybox"
+APPLETS = ("sh cat echo ls id sleep true false uname mount grep hostname touch stat ps env kill head nc pwd test tty stty seq wc "
+           "mkdir rm cut sync trap dd httpd wget").split()
+
+SMALL = ["--vm-memory", "256M", "--vm-cpus", "1"]
+
+
+def busybox_layer():
+    def fill(archive):
+        for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "data", "home"):
+            add(archive, name, type=b"5", mode=0o1777 if name == "tmp" else 0o755)
+        with open(BUSYBOX, "rb") as file:
+            add(archive, "bin/busybox", file.read(), mode=0o755)
+        for applet in APPLETS:
+            add(archive, f"bin/{applet}", type=b"2", linkname="busybox")
+        add(archive, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/home:/bin/sh\n", mode=0o644)
+        add(archive, "etc/group", b"root:x:0:\nweb:x:34:\nextra:x:77:web\n", mode=0o644)
+        add(archive, "data/seed", b"from the image\n", mode=0o644)
+        add(archive, "bin/plain", b"not a program", mode=0o644)
+    return make_tar(fill)
+
+
+class People:
+    """joey with state and images of its own."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.root = os.path.join(directory, "state")
+        self.store = os.path.join(directory, "store")
+        self.options = ["--root", self.root, "--store", self.store]
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def image(self, name="box:1", **config):
+        config.setdefault("Env", ["PATH=/bin"])
+        save = docker_save([name], [busybox_layer()], **config)
+        done = run([JOEY, "image", "import", "--store", self.store, "-"], stdin=save)
+        equal(f"import: {short(done.err)}", 0, done.status)
+        return name
+
+    def do(self, *words, timeout=120, **extra):
+        return run([JOEY, *self.options, *words], timeout=timeout, **extra)
+
+    def must(self, *words, **extra):
+        done = self.do(*words, **extra)
+        equal(f"status of {' '.join(words)[:200]}: {short(done.err)}", 0, done.status)
+        return done.out.decode(errors="replace")
+
+    def run(self, *words, **extra):
+        return self.do("run", *SMALL, *words, **extra)
+
+    def start(self, *words):
+        return self.must("run", "-d", *SMALL, *words).strip()
+
+    def terminal(self, *words, **extra):
+        return Terminal([JOEY, *self.options, *words], **extra)
+
+    def inspect(self, name):
+        return json.loads(self.must("inspect", name))[0]
+
+    def until(self, what, test, seconds=60):
+        deadline = time.monotonic() + seconds * PATIENCE
+        while not test():
+            holds(what, time.monotonic() < deadline, self.do("ps", "-a").out)
+            time.sleep(0.05)
+
+    def until_state(self, name, state):
+        self.until(f"{name} is {state}", lambda: self.inspect(name)["State"]["Status"] == state)
+
+    def until_log(self, name, text):
+        self.until(f"{name} says {text!r}", lambda: text in self.must("logs", name))
+
+    def processes(self):
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+                if any(self.directory.encode() in word for word in words) and int(pid) != os.getpid():
+                    found.append(int(pid))
+        return found
+
+    def nothing_is_left(self):
+        deadline = time.monotonic() + 30 * PATIENCE
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        equal("processes left behind", [], [open(f"/proc/{pid}/cmdline", "rb").read() for pid in self.processes()])
+        for kind in ("containers", "pods"):
+            place = os.path.join(self.root, kind)
+            equal(f"{kind} left behind", [], os.listdir(place) if os.path.exists(place) else [])
+        data = os.path.join(self.root, "people")
+        left = [name for name in os.listdir(data) if len(name) == 64] if os.path.exists(data) else []
+        equal("containers left behind", [], left)
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            equal("mounts left behind", [], [line for line in file if self.directory in line])
+
+
+@contextlib.contextmanager
+def people():
+    # Where an overlay can be made: /tmp may be on one already.
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="joey-people-", dir=place) as directory:
+        one = People(directory)
+        try:
+            yield one
+        finally:
+            for name in one.do("ps", "-aq").out.decode().split():
+                one.do("rm", "-f", name)
+            for pid in one.processes():
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def refused(done, message, status):
+    equal(f"status; stderr {short(done.err)}", status, done.status)
+    holds(f"stderr says {message!r}", message.lower().encode() in done.err.lower(), done.err)
+
+
+@case("people: run --rm: output, streams, input, statuses as Docker has them; nothing is left")
+def run_and_statuses():
+    with people() as joey:
+        joey.image()
+        done = joey.run("--rm", "box:1", "sh", "-c", "echo out; echo err >&2; exit 7")
+        equal("status, stdout, stderr", (7, b"out\n", b"err\n"), (done.status, done.out, done.err))
+        done = joey.run("--rm", "-i", "box:1", "sh", "-c", "cat; kill -9 $$", stdin=b"some words\n")
+        equal("status and stdout", (137, b"some words\n"), (done.status, done.out))
+        refused(joey.run("--rm", "box:1", "nonesuch"), "nonesuch", 127)
+        refused(joey.run("--rm", "box:1", "/bin/plain"), "permission denied", 126)
+        refused(joey.run("--rm", "nothing:9", "true"), "nothing", 125)
+        refused(joey.run("--frobnicate", "box:1"), "--frobnicate", 125)
+        refused(joey.run("--rm", "--name", "a b", "box:1", "true"), "name", 125)
+        equal("no container", "", joey.must("ps", "-aq"))
+        joey.nothing_is_left()
+
+
+@case("people: a container in the background: ps, logs, exec, inspect, stop, start, rm")
+def background():
+    with people() as joey:
+        joey.image()
+        ident = joey.start("--name", "web", "--label", "tier=front", "box:1", "sh", "-c",
+                           "echo up; trap 'echo bye; exit 3' TERM; while :; do sleep 0.1; done")
+        holds("an ID", re.fullmatch("[0-9a-f]{64}", ident), ident)
+        joey.until_log("web", "up\n")
+        table = joey.must("ps")
+        holds("a line of ps", re.search(rf"{ident[:12]} +box:1 +\"sh -c .*\" .* Up .* +web\n", table), table)
+        equal("ps -q", ident[:12], joey.must("ps", "-q", "--filter", "label=tier=front").strip())
+        equal("another label", "", joey.must("ps", "-q", "--filter", "label=tier=back"))
+        row = json.loads(joey.must("ps", "--format", "json", "--no-trunc"))
+        equal("as JSON", (ident, "web", "running"), (row["ID"], row["Names"], row["State"]))
+        refused(joey.run("--name", "web", "box:1", "true"), "already in use", 125)
+        equal("exec", "33 34 77\n", joey.must("exec", "-u", "web", "web", "sh", "-c", "echo $(id -u) $(id -G)"))
+        equal("exec: input", b"abc", joey.do("exec", "-i", "web", "cat", stdin=b"abc").out)
+        equal("exec: no input without -i", b"", joey.do("exec", "web", "cat", stdin=b"abc").out)
+        equal("exec: status", 5, joey.do("exec", ident[:5], "sh", "-c", "exit 5").status)
+        equal("exec: not found", 127, joey.do("exec", "web", "nonesuch").status)
+        equal("exec: variables and place", "b /tmp\n",
+              joey.must("exec", "-e", "A=b", "-w", "/tmp", "web", "sh", "-c", "echo $A $(pwd)"))
+        refused(joey.do("rm", "web"), "is running", 1)
+        equal("stop", "web\n", joey.must("stop", "web"))
+        state = joey.inspect("web")["State"]
+        equal("state", ("exited", 3), (state["Status"], state["ExitCode"]))
+        equal("log", "up\nbye\n", joey.must("logs", "web"))
+        equal("ps without -a", "", joey.must("ps", "-q"))
+        holds("ps -a", "Exited (3)" in joey.must("ps", "-a"))
+        refused(joey.do("exec", "web", "true"), "not running", 1)
+        joey.must("start", "web")
+        joey.until_state("web", "running")
+        equal("tail", "up\n", joey.must("logs", "-n", "1", "web"))
+        equal("rm -f", "web\n", joey.must("rm", "-f", "web"))
+        refused(joey.do("logs", "web"), "no such container", 1)
+        joey.nothing_is_left()
+
+
+@case("people: what an image says about itself is done, and what the command line says instead")
+def image_config():
+    with people() as joey:
+        joey.image("conf:1", Entrypoint=["/bin/echo", "entry"], Cmd=["cmd"], Env=["PATH=/bin", "A=image"], WorkingDir="/data",
+                   User="web", Labels={"from": "image"}, Volumes={"/data": {}}, StopSignal="SIGUSR1", ExposedPorts={"80/tcp": {}})
+        equal("entrypoint and command", b"entry cmd\n", joey.run("--rm", "conf:1").out)
+        equal("arguments instead", b"entry x y\n", joey.run("--rm", "conf:1", "x", "y").out)
+        done = joey.run("--rm", "--entrypoint", "sh", "-e", "B=mine", "-h", "box", "conf:1", "-c",
+                        "echo $A $B $(pwd) $(id -u):$(id -g) $(hostname) $HOME $(cat seed)")
+        equal("environment, place, user", b"image mine /data 33:34 box /home from the image\n", done.out)
+        done = joey.run("--rm", "--entrypoint", "sh", "-u", "0", "-w", "/tmp", "conf:1", "-c", "id -u; pwd")
+        equal("user and place instead", b"0\n/tmp\n", done.out)
+        joey.start("--name", "c", "--entrypoint", "sh", "conf:1", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.1; done")
+        joey.until_log("c", "up")
+        facts = joey.inspect("c")
+        equal("label", "image", facts["Config"]["Labels"]["from"])
+        holds("port", "80/tcp" in facts["NetworkSettings"]["Ports"], facts["NetworkSettings"])
+        joey.must("stop", "c")
+        equal("the stop signal was the image's", 9, joey.inspect("c")["State"]["ExitCode"])
+        joey.must("rm", "c")
+        joey.nothing_is_left()
+
+
+@case("people: what a container may do: capabilities, seccomp, masks, read-only root, limits")
+def security():
+    with people() as joey:
+        joey.image()
+        script = ("grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; mount -t tmpfs x /tmp 2>/dev/null || echo no mount; "
+                  "cat /proc/kcore 2>/dev/null | wc -c; echo x > /proc/sysrq-trigger 2>/dev/null || echo no sysrq")
+        said = joey.run("--rm", "box:1", "sh", "-c", script).out.decode()
+        holds("the usual capabilities", "00000000a80425fb" in said, said)
+        holds("a filter", re.search(r"Seccomp:\s+2", said), said)
+        holds("no mount, no kcore, no sysrq", "no mount\n0\nno sysrq\n" in said, said)
+        said = joey.run("--rm", "--cap-drop", "ALL", "--cap-add", "chown", "--security-opt", "no-new-privileges", "box:1",
+                        "sh", "-c", script).out.decode()
+        holds("one capability", re.search(r"CapEff:\s+0000000000000001", said), said)
+        holds("no new privileges", re.search(r"NoNewPrivs:\s+1", said), said)
+        said = joey.run("--rm", "--privileged", "box:1", "sh", "-c", script).out.decode()
+        holds("privileged", "no mount" not in said and re.search(r"Seccomp:\s+0", said), said)
+        profile = joey.path("profile.json")
+        with open(profile, "w", encoding="utf-8") as file:
+            json.dump({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}, file)
+        refused(joey.run("--rm", "--security-opt", f"seccomp={profile}", "box:1", "mkdir", "/tmp/x"), "not permitted", 1)
+        said = joey.run("--rm", "--read-only", "--tmpfs", "/tmp:size=1m", "--ulimit", "nofile=99:100", "--pids-limit", "50", "-m", "64m",
+                        "--sysctl", "kernel.msgmax=9999", "box:1", "sh", "-c",
+                        "touch /x 2>/dev/null || echo read-only; touch /tmp/x && echo memory; ulimit -n; cat /proc/sys/kernel/msgmax; "
+                        "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max").out
+        equal("limits", b"read-only\nmemory\n99\n9999\n67108864\n50\n", said)
+        joey.nothing_is_left()
+
+
+@case("people: volumes: of the host, by name with the image's content, read-only; a layer of its own")
+def volumes():
+    with people() as joey:
+        joey.image()
+        host = joey.path("host")
+        done = joey.run("--rm", "-v", f"{host}:/h", "-v", "kept:/data", "--mount", f"type=bind,src={joey.directory},dst=/ro,readonly", "box:1",
+                        "sh", "-c", "echo made > /h/file; cat /data/seed; echo more > /data/more; touch /ro/x 2>/dev/null || echo refused; sync")
+        equal(f"output; {short(done.err)}", b"from the image\nrefused\n", done.out)
+        with open(os.path.join(host, "file"), encoding="utf-8") as file:
+            equal("on the host", "made\n", file.read())
+        equal("kept", b"from the image\nmore\n", joey.run("--rm", "-v", "kept:/data:ro", "box:1", "cat", "/data/seed", "/data/more").out)
+        # What a container writes is its own, and stays with it.
+        joey.run("--name", "one", "box:1", "sh", "-c", "echo changed > /data/seed; sync")
+        equal("the image is as it was", b"from the image\n", joey.run("--rm", "box:1", "cat", "/data/seed").out)
+        joey.must("cp", "one:/data/seed", joey.path("seed"))
+        with open(joey.path("seed"), encoding="utf-8") as file:
+            equal("in its layer", "changed\n", file.read())
+        joey.must("rm", "one")
+        joey.nothing_is_left()
+
+
+@case("people: -it: a terminal, its size, Ctrl-C, detach keys and attach again")
+def terminals():
+    with people() as joey:
+        joey.image()
+        with joey.terminal("run", *SMALL, "-it", "--name", "t", "box:1", "sh", columns=91, rows=33) as terminal:
+            terminal.expect(r"# ", timeout=90)
+            terminal.send("stty size\n")
+            terminal.expect(r"33 91\r")
+            terminal.resize(70, 20)
+            os.kill(terminal.process.pid, signal.SIGWINCH)
+            terminal.send("sleep 0.5; stty size\n")
+            terminal.expect(r"20 70\r")
+            terminal.send("sleep 1000\n")
+            time.sleep(0.5 * PATIENCE)
+            terminal.send("\x03")
+            terminal.send("echo status $?\n")
+            terminal.expect(r"status 130")
+            terminal.send("\x10\x11")
+            terminal.expect("escape sequence")
+            equal("status after detaching", 0, terminal.end())
+        joey.until_state("t", "running")
+        with joey.terminal("attach", "t") as terminal:
+            terminal.send("\n")
+            terminal.expect("# ")
+            terminal.send("exit 4\n")
+            equal("status", 4, terminal.end())
+        equal("status kept", 4, joey.inspect("t")["State"]["ExitCode"])
+        joey.must("rm", "t")
+        joey.nothing_is_left()
+
+
+@case("people: signals sent to the command reach the program; kill and wait")
+def signals():
+    with people() as joey:
+        joey.image()
+        process = subprocess.Popen([JOEY, *joey.options, "run", *SMALL, "--name", "s", "box:1", "sh", "-c",
+                                    "trap 'echo caught; exit 6' TERM; echo up; while :; do sleep 0.1; done"],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+        joey.until("it runs", lambda: joey.do("logs", "s").out == b"up\n")
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60 * PATIENCE)
+        equal("output and status", (b"up\ncaught\n", 6), (out, process.returncode))
+        joey.must("rm", "s")
+        joey.start("--name", "k", "box:1", "sleep", "1000")
+        waiter = subprocess.Popen([JOEY, *joey.options, "wait", "k"], stdout=subprocess.PIPE)
+        joey.must("kill", "k")
+        out, _ = waiter.communicate(timeout=60 * PATIENCE)
+        equal("wait", b"137\n", out)
+        refused(joey.do("kill", "k"), "not running", 1)
+        joey.must("rm", "k")
+        joey.nothing_is_left()
+
+
+@case("people: restart policies: on-failure ends after its number; always until it is stopped")
+def restarts():
+    with people() as joey:
+        joey.image()
+        joey.start("--name", "f", "--restart", "on-failure:2", "box:1", "sh", "-c", "echo run; exit 3")
+        joey.until_state("f", "exited")
+        facts = joey.inspect("f")
+        equal("restarts and status", (2, 3), (facts["RestartCount"], facts["State"]["ExitCode"]))
+        equal("runs", "run\n" * 3, joey.must("logs", "f"))
+        joey.start("--name", "a", "--restart", "always", "box:1", "sh", "-c", "echo run; sleep 0.1")
+        joey.until("it was started again", lambda: joey.must("logs", "a").count("run") >= 2)
+        joey.must("stop", "-t", "5", "a")
+        equal("state", "exited", joey.inspect("a")["State"]["Status"])
+        refused(joey.run("--rm", "--restart", "always", "box:1", "true"), "--rm and --restart", 125)
+        joey.must("rm", "f", "a")
+        joey.nothing_is_left()
+
+
+@case("people: health: starting, healthy, unhealthy")
+def health():
+    with people() as joey:
+        joey.image()
+        joey.start("--name", "h", "--health-cmd", "echo checked; test -e /tmp/well", "--health-interval", "300ms", "--health-retries", "2",
+                   "box:1", "sh", "-c", "touch /tmp/well; exec sleep 1000")
+        joey.until("healthy", lambda: joey.inspect("h")["State"]["Health"]["Status"] == "healthy")
+        holds("ps tells", "(healthy)" in joey.must("ps"))
+        joey.must("exec", "h", "rm", "/tmp/well")
+        joey.until("unhealthy", lambda: joey.inspect("h")["State"]["Health"]["Status"] == "unhealthy")
+        log = joey.inspect("h")["State"]["Health"]["Log"]
+        equal("what it said", (1, "checked\n"), (log[-1]["ExitCode"], log[-1]["Output"]))
+        joey.must("rm", "-f", "h")
+        joey.nothing_is_left()
+
+
+@case("people: logs: streams, times, rotation, --follow; a terminal is not driven by them")
+def logs():
+    with people() as joey:
+        joey.image()
+        joey.start("--name", "l", "--log-opt", "max-size=20k", "--log-opt", "max-file=3", "box:1", "sh", "-c",
+                   "echo error >&2; seq 1 2000; sleep 2; printf '\\033]0;title\\007end\\n'")
+        followed = joey.do("logs", "-f", "-n", "3", "l").out
+        equal("followed to its end", b"\x1b]0;title\x07end\n", followed.splitlines(True)[-1])
+        directory = os.path.dirname(joey.inspect("l")["LogPath"])
+        files = sorted(os.listdir(directory))
+        equal("files", ["container.log", "container.log.1", "container.log.2"], files)
+        holds("none is larger", all(os.path.getsize(os.path.join(directory, name)) <= 20 * 1024 for name in files))
+        lines = joey.must("logs", "l").splitlines()
+        equal("the last lines, in order", [str(n) for n in range(1990, 2001)], lines[-12:-1])
+        holds("times", re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z \d+\n", joey.must("logs", "-t", "-n", "2", "l")))
+        equal("none from an hour ago", "", joey.must("logs", "--until", "1h", "l"))
+        with joey.terminal("logs", "-n", "1", "l") as terminal:
+            terminal.expect(r"\^\[\]0;title\^Gend")
+        joey.must("rm", "l")
+        joey.nothing_is_left()
+
+
+@case("people: cp in both directions, directories, archives; hostile links lead nowhere")
+def copies():
+    with people() as joey:
+        joey.image()
+        joey.start("--name", "c", "box:1", "sh", "-c",
+                   "mkdir -p /data/d/e; echo one > /data/d/e/f; busybox ln -s /etc/passwd /data/link; busybox ln -s /../../.. /data/up; sync; "
+                   "echo ready; exec sleep 1000")
+        joey.until_log("c", "ready")
+        joey.must("cp", "c:/data/d", joey.path("out"))
+        with open(joey.path("out/e/f"), encoding="utf-8") as file:
+            equal("a directory came out", "one\n", file.read())
+        with open(joey.path("mine"), "w", encoding="utf-8") as file:
+            file.write("mine\n")
+        joey.must("cp", joey.path("mine"), "c:/data/d/")
+        equal("a file came in", "mine\n", joey.must("exec", "c", "cat", "/data/d/mine"))
+        joey.must("cp", joey.path("out"), "c:/data/new")
+        equal("a directory came in", "one\n", joey.must("exec", "c", "cat", "/data/new/e/f"))
+        tar = joey.do("cp", "c:/data/d", "-").out
+        joey.must("exec", "c", "mkdir", "/data/again")
+        equal("an archive goes in", 0, joey.do("cp", "-", "c:/data/again", stdin=tar).status)
+        equal("what was in it", "one\n", joey.must("exec", "c", "cat", "/data/again/d/e/f"))
+        joey.must("cp", "-L", "c:/data/link", joey.path("passwd"))
+        with open(joey.path("passwd"), encoding="utf-8") as file:
+            holds("the link led to the container's own", "web:x:33" in file.read())
+        # A link that a program of the container planted does not lead to the host's files.
+        os.mkdir(joey.path("precious"))
+        joey.must("exec", "c", "sh", "-c", f"busybox ln -s {joey.path('precious')} /data/trap")
+        refused(joey.do("cp", joey.path("mine"), "c:/data/trap/x"), "", 1)
+        equal("untouched", [], os.listdir(joey.path("precious")))
+        evil = make_tar(lambda archive: add(archive, "../../../../../../.." + joey.path("precious/y"), b"evil"))
+        holds("refused", joey.do("cp", "-", "c:/data", stdin=evil).status != 0)
+        equal("untouched", [], os.listdir(joey.path("precious")))
+        refused(joey.do("cp", "c:/nonesuch", joey.directory), "nonesuch", 1)
+        joey.must("rm", "-f", "c")
+        joey.nothing_is_left()
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@case("people: a published port; a pod's containers share a network; --net none has none")
+def networks():
+    with people() as joey:
+        joey.image()
+        port = free_port()
+        joey.start("--name", "n", "-p", f"127.0.0.1:{port}:8080", "box:1", "sh", "-c",
+                   "while :; do echo served | nc -l -p 8080; done")
+        holds("ps shows it", f"127.0.0.1:{port}->8080/tcp" in joey.must("ps"))
+
+        def served():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+                return peer.recv(100) == b"served\n"
+            return False
+        joey.until("it serves", served)
+        joey.must("rm", "-f", "n")
+        joey.start("--pod", "p", "--name", "p1", "box:1", "sh", "-c", "while :; do echo pod | nc -l -p 99; done")
+        done = joey.run("--rm", "--pod", "p", "box:1", "sh", "-c", "for i in 1 2 3 4 5; do nc 127.0.0.1 99 </dev/null && break; sleep 1; done")
+        equal(f"from the other container; {short(done.err)}", b"pod\n", done.out)
+        joey.must("rm", "-f", "p1")
+        done = joey.run("--rm", "--net", "none", "box:1", "sh", "-c", "cat /proc/net/dev | wc -l; hostname; cat /etc/hosts")
+        holds("one interface and its headings", done.out.startswith(b"3\n"), done.out)
+        joey.nothing_is_left()
+
+
+@case("people: pause, unpause, stats, top, events")
+def watching():
+    with people() as joey:
+        joey.image()
+        since = str(int(time.time()) - 1)
+        joey.start("--name", "w", "box:1", "sh", "-c", "while :; do :; done")
+        joey.must("pause", "w")
+        equal("paused", "paused", joey.inspect("w")["State"]["Status"])
+        refused(joey.do("exec", "w", "true"), "paused", 1)
+        joey.must("unpause", "w")
+        row = json.loads(joey.must("stats", "--no-stream", "--format", "json", "w"))
+        holds("it uses the CPU", float(row["CPUPerc"].rstrip("%")) > 5, row)
+        holds("top", "while" in joey.must("top", "w"))
+        joey.must("rm", "-f", "w")
+        actions = [json.loads(line)["Action"] for line in
+                   joey.must("events", "--since", since, "--until", "0s", "--format", "json", "--filter", "container=w").splitlines()]
+        equal("events", ["create", "start", "pause", "unpause", "die", "destroy"], actions)
+        joey.nothing_is_left()
+
+
+@case("people: what is killed outright is found: the monitor, the VM; rm -f removes all")
+def killed():
+    with people() as joey:
+        joey.image()
+        joey.start("--name", "m", "box:1", "sleep", "1000")
+        ident = joey.inspect("m")["Id"]
+        with open(os.path.join(joey.root, "people", ident, "condition.json"), encoding="utf-8") as file:
+            os.kill(json.load(file)["monitor"]["pid"], signal.SIGKILL)
+        joey.until("ps tells", lambda: "Exited (137)" in joey.must("ps", "-a"))
+        joey.until("its VM is gone", lambda: not joey.processes())
+        joey.must("start", "m")
+        equal("it runs again", "running", joey.inspect("m")["State"]["Status"])
+        with open(os.path.join(joey.root, "pods", ident, "vm.json"), encoding="utf-8") as file:
+            os.kill(json.load(file)["pid"], signal.SIGKILL)
+        joey.until_state("m", "exited")
+        equal("status", 137, joey.inspect("m")["State"]["ExitCode"])
+        joey.must("rm", "-f", "m")
+        joey.nothing_is_left()
+
+
+@case("people: images by path: an OCI layout, an archive; a directory by --rootfs; --init reaps")
+def sources():
+    with people() as joey:
+        write_layout(joey.path("layout"), "1", [busybox_layer()])
+        equal("a layout", b"hi\n", joey.run("--rm", joey.path("layout"), "/bin/echo", "hi").out)
+        with open(joey.path("save.tar.gz"), "wb") as file:
+            file.write(gzip.compress(docker_save(["saved:2"], [busybox_layer()], Cmd=["/bin/echo", "saved"])))
+        equal("an archive", b"saved\n", joey.run("--rm", "docker-archive:" + joey.path("save.tar.gz")).out)
+        holds("images lists it", "saved" in run([JOEY, "images", "--store", joey.store]).out.decode())
+        root = joey.path("root")
+        os.makedirs(root + "/bin")
+        shutil.copy(BUSYBOX, root + "/bin/busybox")
+        done = joey.run("--rm", "--init", "--rootfs", root, "/bin/busybox", "sh", "-c",
+                        "busybox ps; busybox touch /made; busybox sync; exit 5")
+        equal(f"status; {short(done.err)}", 5, done.status)
+        holds("init comes first", re.search(rb"1 .*init", done.out), done.out)
+        holds("written to the directory itself", os.path.exists(root + "/made"))
+        joey.nothing_is_left()
+
+
+@case("people: completion and help are made from the options")
+def completion():
+    for shell in ("bash", "zsh", "fish"):
+        done = run([JOEY, "completion", shell])
+        equal("status", 0, done.status)
+        for word in (b"run", b"exec", b"health-interval", b"no-trunc", b"follow"):
+            holds(f"{shell} completes {word}", word in done.out)
+    script = run([JOEY, "completion", "bash"]).out
+    check = script + b"\nCOMP_WORDS=(joey run --he); COMP_CWORD=2; _joey; echo ${COMPREPLY[@]}\n"
+    holds("bash takes it", b"--health-cmd --health-interval" in run(["bash"], stdin=check).out)
+    text = run([JOEY, "run", "--help"])
+    equal("status", 0, text.status)
+    holds("an option is explained", b"--restart POLICY" in text.out)
+    refused(run([JOEY, "completion", "tcsh"]), "fish", 1)

@@ -1,0 +1,177 @@
+// Every command for people, with its options: what parsing, help, completion and the manual go by.
+#include <algorithm>
+#include <array>
+
+#include "tools/joey/containers/commands.hpp"
+
+namespace joey::containers {
+
+namespace {
+
+// clang-format off
+constexpr auto nothing = Takes::Nothing;
+constexpr auto value = Takes::Value;
+constexpr auto values = Takes::Values;
+
+constexpr Option run_options[] = {
+    {"add-host", '\0', values, "NAME:ADDRESS", "a line for /etc/hosts"},
+    {"attach", 'a', values, "STREAM", "attach to stdin, stdout or stderr only", Offer::Words, "stdin stdout stderr"},
+    {"cap-add", '\0', values, "CAP", "grant a capability, or ALL"},
+    {"cap-drop", '\0', values, "CAP", "take a capability away, or ALL"},
+    {"cidfile", '\0', value, "FILE", "write the ID to a new file", Offer::Files},
+    {"cpu-shares", '\0', value, "N", "weight among containers of one pod"},
+    {"cpus", '\0', value, "N", "limit of CPU time, such as 1.5"},
+    {"cpuset-cpus", '\0', value, "LIST", "CPUs of the VM to run on, such as 0-1"},
+    {"detach", 'd', nothing, "", "leave it in the background, and print its ID"},
+    {"detach-keys", '\0', value, "KEYS", "keys that detach; default: ctrl-p,ctrl-q"},
+    {"dns", '\0', values, "ADDRESS", "a name server of its own"},
+    {"entrypoint", '\0', value, "PROGRAM", "instead of the image's"},
+    {"env", 'e', values, "NAME[=VALUE]", "a variable; without a value, the caller's"},
+    {"env-file", '\0', values, "FILE", "variables from a file", Offer::Files},
+    {"expose", '\0', values, "PORT", "say that a port is listened on"},
+    {"health-cmd", '\0', value, "LINE", "a shell line that checks whether it does its work"},
+    {"health-interval", '\0', value, "TIME", "time between checks; default: 30s"},
+    {"health-retries", '\0', value, "N", "failures in a row that make it unhealthy; default: 3"},
+    {"health-start-period", '\0', value, "TIME", "time in which failures do not count"},
+    {"health-timeout", '\0', value, "TIME", "longest time of a check; default: 30s"},
+    {"hostname", 'h', value, "NAME", "its host name; default: its ID"},
+    {"init", '\0', nothing, "", "a first process that reaps and passes signals on"},
+    {"interactive", 'i', nothing, "", "keep stdin open"},
+    {"label", 'l', values, "NAME[=VALUE]", "a label"},
+    {"label-file", '\0', values, "FILE", "labels from a file", Offer::Files},
+    {"log-driver", '\0', value, "DRIVER", "json-file or none", Offer::Words, "json-file none"},
+    {"log-opt", '\0', values, "NAME=VALUE", "max-size (default: 64m) and max-file (default: 2) of its log"},
+    {"memory", 'm', value, "SIZE", "limit of memory, such as 512m"},
+    {"mount", '\0', values, "SPEC", "type=bind|volume|tmpfs,source=...,target=...[,readonly]"},
+    {"name", '\0', value, "NAME", "its name; default: one is made up"},
+    {"net", '\0', value, "KIND", "user (the default) or none", Offer::Words, "user none"},
+    {"network", '\0', value, "KIND", "the same as --net", Offer::Words, "user none"},
+    {"no-healthcheck", '\0', nothing, "", "without the image's check"},
+    {"oom-score-adj", '\0', value, "N", "who is ended first when memory is short"},
+    {"pids-limit", '\0', value, "N", "limit of processes and threads"},
+    {"pod", '\0', value, "NAME", "share a VM and its network with the containers of that pod"},
+    {"privilege", '\0', value, "MODE", "where the guest's kernel runs: auto, ring0, ring3", Offer::Words, "auto ring0 ring3"},
+    {"privileged", '\0', nothing, "", "all capabilities, no filter of system calls, nothing masked"},
+    {"publish", 'p', values, "[[ADDRESS:]PORT:]PORT[/udp]", "a port of this machine leads to one of the container"},
+    {"publish-all", 'P', nothing, "", "free ports lead to all exposed ones"},
+    {"read-only", '\0', nothing, "", "a root directory that cannot be written to"},
+    {"restart", '\0', value, "POLICY", "no, on-failure[:N], always, unless-stopped", Offer::Words, "no on-failure always unless-stopped"},
+    {"rm", '\0', nothing, "", "remove it when it ends"},
+    {"rootfs", '\0', value, "DIR", "this directory is the root, not an image's", Offer::Files},
+    {"security-opt", '\0', values, "OPTION", "seccomp=FILE, seccomp=unconfined, no-new-privileges"},
+    {"shm-size", '\0', value, "SIZE", "of /dev/shm; default: 64m"},
+    {"sig-proxy", '\0', nothing, "on", "pass signals on to it; on by default"},
+    {"stop-signal", '\0', value, "SIGNAL", "what asks it to end"},
+    {"stop-timeout", '\0', value, "SECONDS", "time it has to end; default: 10"},
+    {"sysctl", '\0', values, "NAME=VALUE", "a kernel parameter"},
+    {"tmpfs", '\0', values, "DIR[:OPTIONS]", "memory mounted there"},
+    {"tty", 't', nothing, "", "give it a terminal"},
+    {"ulimit", '\0', values, "NAME=SOFT[:HARD]", "a resource limit, such as nofile=1024"},
+    {"user", 'u', value, "USER[:GROUP]", "by name in the image, or by number"},
+    {"vm-cpus", '\0', value, "N", "virtual CPUs of its VM"},
+    {"vm-memory", '\0', value, "SIZE", "memory of its VM"},
+    {"volume", 'v', values, "[SOURCE:]DIR[:ro]", "a directory of this machine, or a volume by name"},
+    {"workdir", 'w', value, "DIR", "where it runs"},
+};
+constexpr Option keys = {"detach-keys", '\0', value, "KEYS", "keys that detach; default: ctrl-p,ctrl-q"};
+constexpr Option start_options[] = {
+    {"attach", 'a', nothing, "", "show its output, and end with its status"},
+    keys,
+    {"interactive", 'i', nothing, "", "attach to its stdin too"},
+};
+constexpr Option attach_options[] = {
+    keys,
+    {"no-stdin", '\0', nothing, "", "only watch"},
+    {"sig-proxy", '\0', nothing, "on", "pass signals on to it; on by default"},
+};
+constexpr Option exec_options[] = {
+    {"detach", 'd', nothing, "", "leave it in the background"},
+    {"env", 'e', values, "NAME[=VALUE]", "a variable"},
+    {"interactive", 'i', nothing, "", "keep stdin open"},
+    {"privileged", '\0', nothing, "", "with all capabilities"},
+    {"tty", 't', nothing, "", "give it a terminal"},
+    {"user", 'u', value, "USER[:GROUP]", "by name in the container, or by number"},
+    {"workdir", 'w', value, "DIR", "where it runs"},
+};
+constexpr Option filter = {"filter", 'f', values, "NAME=VALUE", "only what fits"};
+constexpr Option format = {"format", '\0', value, "FORMAT", "table or json", Offer::Words, "table json"};
+constexpr Option ps_options[] = {
+    {"all", 'a', nothing, "", "those that do not run, too"},
+    filter,
+    format,
+    {"last", 'n', value, "N", "the last N that were made"},
+    {"latest", 'l', nothing, "", "the last one that was made"},
+    {"no-trunc", '\0', nothing, "", "whole IDs and commands"},
+    {"quiet", 'q', nothing, "", "IDs only"},
+};
+constexpr Option logs_options[] = {
+    {"follow", 'f', nothing, "", "go on as it writes"},
+    {"since", '\0', value, "TIME", "from then on: a date, or how long ago, such as 10m"},
+    {"tail", 'n', value, "N", "the last N lines"},
+    {"timestamps", 't', nothing, "", "when each line was written"},
+    {"until", '\0', value, "TIME", "up to then"},
+};
+constexpr Option stop_options[] = {
+    {"signal", 's', value, "SIGNAL", "instead of its stop signal"},
+    {"time", 't', value, "SECONDS", "before it is killed; -1: never"},
+};
+constexpr Option kill_options[] = {{"signal", 's', value, "SIGNAL", "default: KILL"}};
+constexpr Option rm_options[] = {
+    {"force", 'f', nothing, "", "kill it first, if it runs"},
+    {"volumes", 'v', nothing, "", "volumes without a name, too; these always go with it"},
+};
+constexpr Option stats_options[] = {
+    format,
+    {"no-stream", '\0', nothing, "", "once"},
+};
+constexpr Option inspect_options[] = {{"format", 'f', value, "FORMAT", "json"}};
+constexpr Option events_options[] = {
+    filter,
+    {"format", '\0', value, "FORMAT", "json: one object a line", Offer::Words, "json"},
+    {"since", '\0', value, "TIME", "from then on"},
+    {"until", '\0', value, "TIME", "up to then, and no longer"},
+};
+constexpr Option cp_options[] = {
+    {"archive", 'a', nothing, "", "keep owners"},
+    {"follow-link", 'L', nothing, "", "if the source is a symbolic link, what it leads to"},
+};
+
+constexpr auto containers = Offer::Containers;
+constexpr unsigned many = ~0U;
+constexpr Command commands[] = {
+    {"run", "IMAGE [COMMAND] [ARG...]", "Make a container of an image (or --rootfs DIR), and run a command in it.", run_options, 0, many, true, Offer::Images, run},
+    {"start", "CONTAINER...", "Start containers that have ended.", start_options, 1, many, false, containers, start},
+    {"attach", "CONTAINER", "Attach to the streams of a container that runs.", attach_options, 1, 1, false, containers, attach},
+    {"exec", "CONTAINER COMMAND [ARG...]", "Run a command in a container that runs.", exec_options, 2, many, true, containers, exec},
+    {"ps", "", "List containers.", ps_options, 0, 0, false, Offer::Nothing, ps},
+    {"logs", "CONTAINER", "Print what a container has written.", logs_options, 1, 1, false, containers, logs},
+    {"stop", "CONTAINER...", "Ask containers to end, and kill those that do not.", stop_options, 1, many, false, containers, stop},
+    {"restart", "CONTAINER...", "Stop containers, and start them again.", stop_options, 1, many, false, containers, restart},
+    {"kill", "CONTAINER...", "Send containers a signal.", kill_options, 1, many, false, containers, kill},
+    {"rm", "CONTAINER...", "Remove containers.", rm_options, 1, many, false, containers, remove},
+    {"pause", "CONTAINER...", "Let containers stand still.", {}, 1, many, false, containers, pause},
+    {"unpause", "CONTAINER...", "Let paused containers go on.", {}, 1, many, false, containers, unpause},
+    {"resume", "CONTAINER...", "The same as unpause.", {}, 1, many, false, containers, unpause},
+    {"wait", "CONTAINER...", "Wait until containers end, and print their statuses.", {}, 1, many, false, containers, wait},
+    {"stats", "[CONTAINER...]", "Show what containers use.", stats_options, 0, many, false, containers, stats},
+    {"top", "CONTAINER [PS-OPTIONS]", "List a container's processes.", {}, 1, many, true, containers, top},
+    {"inspect", "CONTAINER...", "Print all that is known of containers, as JSON.", inspect_options, 1, many, false, containers, inspect},
+    {"cp", "CONTAINER:PATH PATH|- or PATH|- CONTAINER:PATH", "Copy files between a container and this machine; -: a tar archive.", cp_options, 2, 2, false, Offer::Files, cp},
+    {"events", "", "Print what happens to containers, as it happens.", events_options, 0, 0, false, Offer::Nothing, events},
+    {"completion", "bash|zsh|fish", "Print a script that teaches a shell these commands.", {}, 1, 1, false, Offer::Words, completion},
+};
+// clang-format on
+
+} // namespace
+
+std::span<const Command> all_commands() {
+    return commands;
+}
+
+const Command* find_command(std::string_view name) {
+    const auto* found = std::find_if(std::begin(commands), std::end(commands),
+                                     [&](const Command& one) { return name == one.name; });
+    return found == std::end(commands) ? nullptr : found;
+}
+
+} // namespace joey::containers

@@ -1,0 +1,45 @@
+// The commands for people. Their table is command_table.cpp; what each does is in files by theme.
+#pragma once
+
+#include <span>
+
+#include "tools/joey/containers/session.hpp"
+
+namespace joey::containers {
+
+std::span<const Command> all_commands();
+const Command* find_command(std::string_view name);
+
+// run_command.cpp
+os::Result<int> run(Session& session, const Arguments& arguments);
+os::Result<int> start(Session& session, const Arguments& arguments);
+os::Result<int> attach(Session& session, const Arguments& arguments);
+// life_commands.cpp
+os::Result<int> stop(Session& session, const Arguments& arguments);
+os::Result<int> restart(Session& session, const Arguments& arguments);
+os::Result<int> kill(Session& session, const Arguments& arguments);
+os::Result<int> remove(Session& session, const Arguments& arguments);
+os::Result<int> pause(Session& session, const Arguments& arguments);
+os::Result<int> unpause(Session& session, const Arguments& arguments);
+os::Result<int> wait(Session& session, const Arguments& arguments);
+// exec_command.cpp
+os::Result<int> exec(Session& session, const Arguments& arguments);
+os::Result<int> top(Session& session, const Arguments& arguments);
+// ps_command.cpp
+os::Result<int> ps(Session& session, const Arguments& arguments);
+// inspect_command.cpp
+os::Result<int> inspect(Session& session, const Arguments& arguments);
+// logs_command.cpp
+os::Result<int> logs(Session& session, const Arguments& arguments);
+os::Result<int> events(Session& session, const Arguments& arguments);
+// stats_command.cpp
+os::Result<int> stats(Session& session, const Arguments& arguments);
+// cp_command.cpp
+os::Result<int> cp(Session& session, const Arguments& arguments);
+// completion.cpp
+os::Result<int> completion(Session& session, const Arguments& arguments);
+
+// The root directory of a container, as the host sees it, running or not: without volumes.
+os::Result<os::UniqueFd> open_root(Registry& registry, const Container& container);
+
+} // namespace joey::containers

@@ -1,0 +1,337 @@
+// What people type and what is kept on disk: parsing and state.
+#include <cstdlib>
+#include <fcntl.h>
+#include <fstream>
+
+#include <sys/stat.h>
+
+#include <catch2/catch.hpp>
+
+#include "tools/image/testing/archive_maker.hpp"
+#include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/copy.hpp"
+#include "tools/joey/containers/log_file.hpp"
+#include "tools/joey/containers/run_request.hpp"
+#include "tools/joey/containers/security.hpp"
+#include "tools/joey/containers/table.hpp"
+#include "tools/joey/containers/watcher.hpp"
+
+using namespace joey::containers;
+using image::testing::ScratchFolder;
+
+namespace {
+
+os::Result<Arguments> parse(const char* command, const std::vector<std::string>& words) {
+    return Arguments::parse(*find_command(command), words);
+}
+
+bool has(const std::vector<std::string>& list, const std::string& wanted) {
+    return std::find(list.begin(), list.end(), wanted) != list.end();
+}
+
+Container a_container(const std::string& name) {
+    Container out;
+    out.id = fresh_id();
+    out.name = name;
+    out.created = "2024-05-01T10:00:00Z";
+    return out;
+}
+
+} // namespace
+
+TEST_CASE("options are taken as Docker's users type them, and the command's own are left alone") {
+    const auto run = parse("run", {"-itd", "-p8080:80", "-e", "A=b", "--env=C=d", "--rm=false",
+                                   "image", "ls", "-l", "--rm"});
+    REQUIRE(run.has_value());
+    CHECK(run->has("interactive"));
+    CHECK(run->has("tty"));
+    CHECK(run->has("detach"));
+    CHECK_FALSE(run->has("rm"));
+    CHECK(run->values("env") == std::vector<std::string>{"A=b", "C=d"});
+    CHECK(run->value("publish") == "8080:80");
+    CHECK(run->words() == std::vector<std::string>{"image", "ls", "-l", "--rm"});
+    CHECK(parse("run", {"-h", "name", "x"})->value("hostname") == "name");
+    CHECK(parse("rm", {"a", "-f", "b"})->words() == std::vector<std::string>{"a", "b"});
+    CHECK(parse("logs", {"-h"})->wants_help());
+    CHECK(parse("attach", {"--sig-proxy=false", "x"})->value("sig-proxy") == "false");
+}
+
+TEST_CASE("wrong options are refused with the way to help") {
+    for (const std::vector<std::string>& words : {std::vector<std::string>{"--nonsense", "x"},
+                                                  {"-Z", "x"},
+                                                  {"x", "y"},
+                                                  {},
+                                                  {"--tail"},
+                                                  {"--follow=maybe", "x"}}) {
+        const auto wrong = parse("logs", words);
+        REQUIRE_FALSE(wrong.has_value());
+        CHECK(wrong.error().message.find("joey logs --help") != std::string::npos);
+    }
+}
+
+TEST_CASE("every command's help names each of its options, and no option is there twice") {
+    for (const Command& command : all_commands()) {
+        const std::string help = help_of(command);
+        for (const Option& option : command.options) {
+            CHECK(help.find(std::string("--") + option.name) != std::string::npos);
+            const auto same = [&](const Option& other) {
+                return std::string_view(other.name) == option.name ||
+                       (option.letter != '\0' && other.letter == option.letter);
+            };
+            CHECK(std::count_if(command.options.begin(), command.options.end(), same) == 1);
+        }
+    }
+}
+
+TEST_CASE("restart policies: what is taken, and when each starts again") {
+    CHECK_FALSE(RestartPolicy::parse("no")->restarts(1, 0));
+    CHECK(RestartPolicy::parse("always")->restarts(0, 1000));
+    CHECK(RestartPolicy::parse("on-failure")->restarts(1, 1000));
+    CHECK_FALSE(RestartPolicy::parse("on-failure")->restarts(0, 0));
+    const auto twice = RestartPolicy::parse("on-failure:2");
+    CHECK(twice->restarts(1, 1));
+    CHECK_FALSE(twice->restarts(1, 2));
+    CHECK(twice->text() == "on-failure:2");
+    for (const char* wrong : {"", "sometimes", "always:3", "on-failure:x", "on-failure:-1"})
+        CHECK_FALSE(RestartPolicy::parse(wrong).has_value());
+}
+
+TEST_CASE("names and IDs") {
+    CHECK(check_name("web-1.a_b").has_value());
+    for (const char* wrong : {"", "a", "-web", "a/b", "a b", "..", "a\n"})
+        CHECK_FALSE(check_name(wrong).has_value());
+    CHECK(fresh_id().size() == 64);
+    CHECK(check_name(fresh_name()).has_value());
+}
+
+TEST_CASE("a container's records come back as they were written") {
+    Container one = a_container("web");
+    one.labels = {{"a", "b\n\x01"}};
+    one.restart = *RestartPolicy::parse("on-failure:3");
+    one.health.command = {"/bin/sh", "-c", "true"};
+    one.log.files = 7;
+    one.published = {"0.0.0.0:80->80/tcp"};
+    const auto again = Container::parse(one.to_text(), "test");
+    REQUIRE(again.has_value());
+    CHECK(again->to_text() == one.to_text());
+    Condition now;
+    now.phase = Phase::Restarting;
+    now.status = 3;
+    now.restarts = 2;
+    now.health.status = "healthy";
+    const auto condition = Condition::parse(now.to_text(), "test");
+    REQUIRE(condition.has_value());
+    CHECK(condition->to_text() == now.to_text());
+    for (const char* wrong :
+         {"", "[]", "{}", R"({"id":"../x","name":"ab"})", R"({"phase":"odd"})"}) {
+        CHECK_FALSE(Container::parse(wrong, "test").has_value());
+        CHECK_FALSE(Condition::parse(wrong, "test").has_value());
+    }
+}
+
+TEST_CASE("the registry: names are taken once, found by name, ID and its beginning") {
+    const ScratchFolder folder;
+    Registry registry(folder / "data", pod::StateRoot(folder / "run"));
+    Container one = a_container("one");
+    REQUIRE(registry.add(one).has_value());
+    Container other = a_container("one");
+    const auto taken = registry.add(other);
+    REQUIRE_FALSE(taken.has_value());
+    CHECK(taken.error().code == os::Code::AlreadyExists);
+    Container nameless = a_container("");
+    REQUIRE(registry.add(nameless).has_value());
+    CHECK_FALSE(nameless.name.empty());
+    CHECK(registry.find("one")->id == one.id);
+    CHECK(registry.find(one.id)->id == one.id);
+    CHECK(registry.find(one.id.substr(0, 20))->id == one.id);
+    CHECK(registry.find("nobody").error().code == os::Code::NotFound);
+    CHECK(registry.find("").error().code == os::Code::NotFound);
+    // Whose monitor is gone has ended, whatever is written.
+    Condition running;
+    running.phase = Phase::Running;
+    running.boot = boot_id();
+    running.monitor = {1U << 22, 1};
+    registry.store(one, running);
+    CHECK(registry.condition(one).phase == Phase::Exited);
+    CHECK(registry.condition(one).status == 137);
+    registry.set_stopped(one, true);
+    CHECK(registry.is_stopped(one));
+    registry.set_stopped(one, false);
+    CHECK_FALSE(registry.is_stopped(one));
+    REQUIRE(registry.drop(one).has_value());
+    CHECK_FALSE(registry.has("one"));
+    CHECK(registry.list().size() == 1);
+}
+
+TEST_CASE("a log: lines, pieces of lines, files put aside, read in order") {
+    const ScratchFolder folder;
+    LogLimits limits;
+    limits.file_bytes = 1000;
+    limits.files = 3;
+    LogWriter writer(folder.path(), limits);
+    writer.write(Stream::Out, "be");
+    writer.write(Stream::Error, "error\n");
+    writer.write(Stream::Out, "gin\n");
+    for (int i = 0; i < 30; ++i)
+        writer.write(Stream::Out, "line " + std::to_string(i) + "\n");
+    writer.write(Stream::Out, "end");
+    writer.finish();
+    std::vector<std::string> lines;
+    LogReader reader(folder.path());
+    reader.read([&](const LogLine& line) { lines.push_back(line.text); });
+    REQUIRE(lines.size() > 10);
+    CHECK(lines.back() == "end");
+    CHECK(lines[lines.size() - 2] == "line 29\n");
+    CHECK(lines[lines.size() - 12] == "line 19\n");
+    CHECK_FALSE(pod::exists(folder / "container.log.3"));
+    // More comes, over a change of files.
+    for (int i = 0; i < 10; ++i)
+        writer.write(Stream::Error, std::string(200, 'x') + "\n");
+    lines.clear();
+    reader.read([&](const LogLine& line) { lines.push_back(line.text); });
+    CHECK_FALSE(lines.empty());
+    CHECK_FALSE(parse_log_line("{\"log\":\"x\"").has_value());
+    CHECK_FALSE(parse_log_line("{\"log\":1,\"stream\":\"x\"}").has_value());
+}
+
+TEST_CASE("a line without an end is cut in pieces of 16 KiB") {
+    const ScratchFolder folder;
+    LogWriter writer(folder.path(), {});
+    writer.write(Stream::Out, std::string(40'000, 'a'));
+    writer.finish();
+    std::vector<std::size_t> sizes;
+    LogReader(folder.path()).read([&](const LogLine& line) { sizes.push_back(line.text.size()); });
+    CHECK(sizes == std::vector<std::size_t>{16384, 16384, 7232});
+}
+
+TEST_CASE("times and lengths of time") {
+    constexpr std::int64_t second = 1'000'000'000;
+    CHECK(*parse_duration("1h2m3s") == 3723 * second);
+    CHECK(*parse_duration("1.5s") == 1'500'000'000);
+    CHECK(*parse_duration("300ms") == 300'000'000);
+    CHECK(*parse_duration("0") == 0);
+    for (const char* wrong :
+         {"", "5", "s", "5x", "-5s", "99999999999999999999h", "9999999h9999999h"})
+        CHECK_FALSE(parse_duration(wrong).has_value());
+    CHECK(nanoseconds_of("1970-01-01T00:00:01.25Z") == 1'250'000'000);
+    CHECK(nanoseconds_of("1970-01-01T02:00:00+02:00") == 0);
+    CHECK(*parse_time("12.5") == 12'500'000'000);
+    CHECK(*parse_time("1970-01-02T00:00:00Z") == 86400 * second);
+    CHECK_FALSE(parse_time("yesterday").has_value());
+    CHECK(length_of_time(0) == "Less than a second");
+    CHECK(length_of_time(90 * second) == "About a minute");
+    CHECK(length_of_time(7200 * second) == "2 hours");
+    CHECK(size_in_binary(1536) == "1.5KiB");
+}
+
+TEST_CASE("detach keys are found however they come, and what only begins like them goes on") {
+    CHECK(*parse_keys("ctrl-p,ctrl-q") == "\x10\x11");
+    CHECK(*parse_keys("a,ctrl-]") == "a\x1d");
+    CHECK_FALSE(parse_keys("ctrl-p,F1").has_value());
+    KeyFinder keys("\x10\x11");
+    CHECK(keys.pass("ab\x10") == "ab");
+    CHECK(keys.pass("c") == "\x10"
+                            "c");
+    CHECK(keys.pass("\x10\x10") == "\x10");
+    CHECK_FALSE(keys.found());
+    CHECK(keys.pass("\x11"
+                    "after") == "");
+    CHECK(keys.found());
+}
+
+TEST_CASE("volumes, mounts and tmpfs") {
+    const auto bind = parse_volume("/a:/b:ro");
+    REQUIRE(bind.has_value());
+    CHECK(bind->kind == Volume::Kind::Bind);
+    CHECK(bind->read_only);
+    CHECK(parse_volume("name:/b")->kind == Volume::Kind::Named);
+    CHECK(parse_volume("/b")->kind == Volume::Kind::Own);
+    for (const char* wrong :
+         {"", ":/b", "/a:b", "/a:/", "/a:/b:odd", "a b:/c", "/a:/b:ro:x", "../..:/"})
+        CHECK_FALSE(parse_volume(wrong).has_value());
+    const auto mount = parse_mount("type=bind,source=/a,target=/b,readonly");
+    REQUIRE(mount.has_value());
+    CHECK((mount->source == "/a" && mount->read_only));
+    CHECK(parse_mount("type=tmpfs,dst=/t,tmpfs-size=1m")->options == "size=1m");
+    for (const char* wrong :
+         {"", "type=bind,target=/b", "type=odd,target=/b", "target=b", "x=y,target=/b"})
+        CHECK_FALSE(parse_mount(wrong).has_value());
+    CHECK(parse_tmpfs("/t:size=1m")->options == "size=1m");
+}
+
+TEST_CASE("published ports, with addresses, ranges and protocols") {
+    const auto one = parse_ports("127.0.0.1:8080:80/udp");
+    REQUIRE((one.has_value() && one->size() == 1));
+    CHECK(one->front().address == "127.0.0.1");
+    CHECK(one->front().host == 8080);
+    CHECK(one->front().guest == 80);
+    CHECK(one->front().protocol == "udp");
+    CHECK(parse_ports("80")->front().host == 0);
+    CHECK(parse_ports("[::1]:1:2")->front().address == "[::1]");
+    const auto range = parse_ports("8000-8002:9000-9002");
+    REQUIRE((range.has_value() && range->size() == 3));
+    CHECK(range->back().guest == 9002);
+    for (const char* wrong : {"", "x", "0", "1:2:3:4:", "80/icmp", "1-2:1", "70000", "5-3"})
+        CHECK_FALSE(parse_ports(wrong).has_value());
+}
+
+TEST_CASE("capabilities: the usual ones, added, dropped, all") {
+    CHECK(capabilities({}, {})->size() == 14);
+    CHECK(*capabilities({"chown"}, {"ALL"}) == std::vector<std::string>{"CAP_CHOWN"});
+    CHECK(has(*capabilities({"CAP_SYS_ADMIN"}, {}), "CAP_SYS_ADMIN"));
+    CHECK_FALSE(has(*capabilities({}, {"mknod"}), "CAP_MKNOD"));
+    CHECK(capabilities({"all"}, {"mknod"})->size() == 40);
+    CHECK_FALSE(capabilities({"CAP_FLY"}, {}).has_value());
+}
+
+TEST_CASE("the usual filter allows namespaces to nobody but CAP_SYS_ADMIN") {
+    const auto names = [](const pod::Json& profile) {
+        std::vector<std::string> out;
+        for (const pod::Json& rule : profile["syscalls"]) {
+            if (!rule.contains("args") && rule["action"] == "SCMP_ACT_ALLOW")
+                for (const pod::Json& name : rule["names"])
+                    out.push_back(name);
+        }
+        return out;
+    };
+    const auto usual = names(usual_seccomp(*capabilities({}, {})));
+    CHECK(has(usual, "openat"));
+    for (const char* call : {"mount", "unshare", "setns", "clone", "clone3", "bpf", "kexec_load",
+                             "io_uring_setup", "add_key", "keyctl", "userfaultfd", "swapon"})
+        CHECK_FALSE(has(usual, call));
+    CHECK(has(names(usual_seccomp(all_capabilities())), "mount"));
+    std::vector<std::string> sorted = usual;
+    std::sort(sorted.begin(), sorted.end());
+    CHECK(std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end());
+}
+
+TEST_CASE("copies stay in their directory, whatever links lie there") {
+    const ScratchFolder folder;
+    for (const char* name : {"inside", "outside", "inside/d", "inside/d/e"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("outside/secret", "untouched");
+    folder.write("inside/d/e/f", "content");
+    folder.write("mine", "mine");
+    REQUIRE(::symlink((folder / "outside").c_str(), (folder / "inside/out").c_str()) == 0);
+    REQUIRE(::symlink("../../../../../..", (folder / "inside/up").c_str()) == 0);
+    const os::UniqueFd root(::open((folder / "inside").c_str(), O_RDONLY | O_DIRECTORY));
+
+    REQUIRE(copy_to_host(root.get(), "/d", false, folder / "copy", false).has_value());
+    CHECK(folder.read("copy/e/f") == "content");
+    REQUIRE(copy_from_host(folder / "mine", false, root.get(), "/d", true, false).has_value());
+    CHECK(folder.read("inside/d/mine") == "mine");
+    // A link is a link, and resolved in the root.
+    CHECK_FALSE(
+        copy_from_host(folder / "mine", false, root.get(), "/out/new", false, false).has_value());
+    REQUIRE(
+        copy_from_host(folder / "mine", false, root.get(), "/up/new", false, false).has_value());
+    CHECK(folder.read("inside/new") == "mine");
+    REQUIRE(copy_to_host(root.get(), "/out", false, folder / "link", false).has_value());
+    struct stat about {};
+    REQUIRE(::lstat((folder / "link").c_str(), &about) == 0);
+    CHECK(S_ISLNK(about.st_mode));
+    CHECK_FALSE(
+        copy_to_host(root.get(), "/out/secret", false, folder / "stolen", false).has_value());
+    CHECK_FALSE(copy_to_host(root.get(), "/out", true, folder / "stolen", false).has_value());
+    CHECK(folder.read("outside/secret") == "untouched");
+}

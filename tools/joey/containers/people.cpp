@@ -1,0 +1,180 @@
+#include "tools/joey/containers/people.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <unistd.h>
+
+#include "tools/image/store.hpp"
+#include "tools/joey/containers/commands.hpp"
+#include "tools/joey/outcome.hpp"
+
+namespace joey::containers {
+
+namespace {
+
+constexpr const char* usual_root = "/run/joey";
+constexpr const char* usual_data = "/var/lib/joey/containers";
+
+struct Words {
+    std::string root;
+    std::string data;
+    std::string store;
+    std::vector<std::string> rest; // the command first
+    bool all_known = true;
+};
+
+Words read_words(std::span<char* const> arguments) {
+    Words out;
+    std::size_t at = 0;
+    for (; at < arguments.size(); ++at) {
+        const std::string_view word = arguments[at];
+        if (!word.starts_with("--"))
+            break;
+        const std::size_t equals = std::min(word.find('='), word.size());
+        const std::string_view name = word.substr(2, equals - 2);
+        std::string* value = name == "root"        ? &out.root
+                             : name == "data-root" ? &out.data
+                             : name == "store"     ? &out.store
+                                                   : nullptr;
+        if (value == nullptr) {
+            out.all_known = false;
+            return out;
+        }
+        if (equals < word.size())
+            *value = word.substr(equals + 1);
+        else if (at + 1 < arguments.size())
+            *value = arguments[++at];
+    }
+    for (; at < arguments.size(); ++at)
+        out.rest.emplace_back(arguments[at]);
+    return out;
+}
+
+std::string absolute(const std::string& path) {
+    if (path.starts_with('/'))
+        return path;
+    char* here = ::getcwd(nullptr, 0);
+    std::string out = os::text(here != nullptr ? here : "", "/", path);
+    std::free(here);
+    return out;
+}
+
+std::string data_of(const Words& words) {
+    if (!words.data.empty())
+        return absolute(words.data);
+    return words.root.empty() ? usual_data : absolute(words.root) + "/people";
+}
+
+std::string root_of(const Words& words) {
+    return words.root.empty() ? usual_root : absolute(words.root);
+}
+
+// Names that the runtime has too, and of these those that mean all containers without an argument.
+constexpr std::array<std::string_view, 7> shared_names = {"exec",   "kill",  "pause", "resume",
+                                                          "events", "start", "ps"};
+bool lists_without_argument(std::string_view name) {
+    return name == "ps" || name == "events";
+}
+
+// Options that only the runtime has.
+bool is_for_engines(const std::string& word) {
+    constexpr std::array<std::string_view, 5> options = {"--pid-file", "--console-socket",
+                                                         "--process", "--preserve-fds", "--all"};
+    return std::any_of(options.begin(), options.end(),
+                       [&](std::string_view option) { return word.starts_with(option); });
+}
+
+bool is_ours(const Words& words, const Command& command) {
+    const std::vector<std::string> rest(words.rest.begin() + 1, words.rest.end());
+    Command loose = command;
+    loose.least = 0;
+    loose.most = ~0U;
+    const auto arguments = Arguments::parse(loose, rest);
+    if (arguments && arguments->wants_help())
+        return true;
+    if (lists_without_argument(command.name))
+        return arguments && arguments->words().empty();
+    const bool is_default = words.root.empty();
+    // With a mistake, they are whose options they look like.
+    if (!arguments || arguments->words().empty())
+        return is_default && std::none_of(rest.begin(), rest.end(), is_for_engines);
+    const pod::StateRoot root(root_of(words));
+    const Registry registry(data_of(words), root);
+    const std::string& container = arguments->words().front();
+    if (registry.has(container))
+        return true;
+    return is_default && !(pod::check_id(container) && pod::exists(root.container(container)));
+}
+
+} // namespace
+
+bool is_command(std::span<char* const> arguments) {
+    const Words words = read_words(arguments);
+    if (!words.all_known || words.rest.empty())
+        return false;
+    const Command* command = find_command(words.rest.front());
+    if (command == nullptr)
+        return false;
+    const bool shared = std::find(shared_names.begin(), shared_names.end(), words.rest.front()) !=
+                        shared_names.end();
+    return !shared || is_ours(words, *command);
+}
+
+int run_command(std::span<char* const> arguments) {
+    const Words words = read_words(arguments);
+    // Requires: is_command(), so that it is there.
+    const Command* command = find_command(words.rest.front());
+    const auto parsed = Arguments::parse(
+        *command, std::vector<std::string>(words.rest.begin() + 1, words.rest.end()));
+    const bool runs = command->run == run;
+    const auto failed = [&](const os::Error& error) {
+        complain(printable(error.message));
+        return runs ? exit_joey_failed : 1;
+    };
+    if (!parsed)
+        return failed(parsed.error());
+    if (parsed->wants_help()) {
+        const auto shown = print(help_of(*command));
+        return shown ? 0 : failed(shown.error());
+    }
+    if (::geteuid() != 0 && command->run != completion)
+        return failed({os::Code::PermissionDenied,
+                       os::text(command->name, ": containers need root's rights (mounts, network "
+                                               "namespaces); 'joey do' needs none")});
+    std::string store = words.store;
+    if (store.empty()) {
+        auto usual = image::Store::default_path();
+        if (!usual)
+            return failed(usual.error());
+        store = std::move(*usual);
+    }
+    Session session{Registry(data_of(words), pod::StateRoot(root_of(words))), absolute(store)};
+    const auto status = command->run(session, *parsed);
+    return status ? *status : failed(status.error());
+}
+
+os::Result<int> print(std::string_view text) {
+    if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+        return os::fail(os::Code::Internal, "cannot write to stdout");
+    return 0;
+}
+
+void complain(std::string_view text) {
+    const std::string line = os::text("joey: ", text, "\n");
+    static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+}
+
+std::string printable(std::string_view text) {
+    std::string out(text);
+    for (char& c : out) {
+        const auto byte = static_cast<unsigned char>(c);
+        c = byte < 0x20 || byte == 0x7f ? ' ' : c;
+    }
+    while (out.ends_with(' '))
+        out.pop_back();
+    return out;
+}
+
+} // namespace joey::containers

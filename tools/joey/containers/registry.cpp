@@ -1,0 +1,229 @@
+#include "tools/joey/containers/registry.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <ctime>
+#include <fcntl.h>
+
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "agent/os/files.hpp"
+#include "tools/image/beneath.hpp"
+
+namespace joey::containers {
+
+namespace {
+
+constexpr std::size_t most_bytes = 4U << 20;
+constexpr off_t most_events = 4 << 20;
+
+bool is_hexadecimal(std::string_view text) {
+    return text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+} // namespace
+
+std::vector<Container> Registry::list() const {
+    std::vector<Container> out;
+    for (const std::string& id : pod::names_in(data_)) {
+        const std::string path = os::text(data_, "/", id, "/container.json");
+        const auto text = os::read_file(AT_FDCWD, path.c_str(), most_bytes);
+        // Without the file: one that is being made or removed just now.
+        auto one = text ? Container::parse(*text, path) : os::fail(os::Code::NotFound, id);
+        if (one && one->id == id)
+            out.push_back(std::move(*one));
+    }
+    std::sort(out.begin(), out.end(),
+              [](const Container& a, const Container& b) { return a.created > b.created; });
+    return out;
+}
+
+os::Result<Container> Registry::find(const std::string& word) const {
+    std::vector<Container> all = list();
+    std::vector<Container*> fitting;
+    for (Container& one : all) {
+        if (one.id == word || one.name == word)
+            return std::move(one);
+        if (!word.empty() && is_hexadecimal(word) && one.id.starts_with(word))
+            fitting.push_back(&one);
+    }
+    if (fitting.size() == 1)
+        return std::move(*fitting.front());
+    if (fitting.empty())
+        return os::fail(os::Code::NotFound, "No such container: ", word.substr(0, 200));
+    return os::fail(os::Code::InvalidArgument, "several containers begin with ", word,
+                    "; give more of the ID");
+}
+
+os::Result<void> Registry::add(Container& container) {
+    TRY(pod::make_directories(data_));
+    TRY(const pod::Lock held, pod::Lock::take(data_ + "/lock"));
+    const std::vector<Container> all = list();
+    const auto holder = [&all](const std::string& name) {
+        return std::find_if(all.begin(), all.end(),
+                            [&](const Container& one) { return one.name == name; });
+    };
+    if (!container.name.empty()) {
+        TRY(check_name(container.name));
+        if (const auto other = holder(container.name); other != all.end())
+            return os::fail(os::Code::AlreadyExists, "the name '", container.name,
+                            "' is already in use by container ", other->short_id(),
+                            "; remove that with 'joey rm', or choose another name");
+    } else {
+        container.name = fresh_name();
+        for (unsigned number = 2; holder(container.name) != all.end(); ++number)
+            container.name = os::text(fresh_name(), "_", number);
+    }
+    const std::string place = directory(container);
+    TRY(pod::make_directories(place + "/log"));
+    store(container, {});
+    // Last: with this file, there is the container.
+    return pod::write_whole(place + "/container.json", container.to_text());
+}
+
+os::Result<void> Registry::drop(const Container& container) const {
+    const os::UniqueFd data(::open(data_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!data)
+        return os::fail_errno(errno, data_);
+    {
+        TRY(const pod::Lock held, pod::Lock::take(data_ + "/lock"));
+        // First: without this file, there is no container, whatever becomes of the rest.
+        const std::string record = directory(container) + "/container.json";
+        if (::unlink(record.c_str()) != 0 && errno != ENOENT)
+            return os::fail_errno(errno, record);
+    }
+    if (!container.layer.empty() && !container.layer.starts_with(directory(container) + "/")) {
+        const std::size_t slash = container.layer.rfind('/');
+        const std::string folder = container.layer.substr(0, slash);
+        const os::UniqueFd place(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (place)
+            static_cast<void>(
+                image::remove_tree(place.get(), container.layer.substr(slash + 1)).has_value());
+    }
+    const auto removed = image::remove_tree(data.get(), container.id);
+    if (!removed)
+        return os::fail_errno(removed.error(), "remove ", directory(container));
+    return {};
+}
+
+os::Result<pod::Lock> Registry::lock(const Container& container) const {
+    if (!pod::exists(directory(container) + "/container.json"))
+        return os::fail(os::Code::NotFound, "No such container: ", container.name);
+    return pod::Lock::take(directory(container) + "/lock");
+}
+
+std::optional<Condition> Registry::read_condition(const Container& container) const {
+    const std::string path = directory(container) + "/condition.json";
+    const auto text = os::read_file(AT_FDCWD, path.c_str(), most_bytes);
+    if (!text)
+        return std::nullopt;
+    auto condition = Condition::parse(*text, path);
+    if (!condition)
+        return std::nullopt;
+    return std::move(*condition);
+}
+
+namespace {
+
+bool is_lost(const Condition& condition) {
+    return condition.is_live() && (condition.boot != boot_id() || !condition.monitor.is_alive());
+}
+
+} // namespace
+
+Condition Registry::peek(const Container& container) const {
+    Condition now = read_condition(container).value_or(Condition());
+    if (is_lost(now))
+        now.phase = Phase::Exited;
+    return now;
+}
+
+Condition Registry::condition(const Container& container) {
+    const auto known = read_condition(container);
+    if (!known)
+        return {};
+    Condition now = *known;
+    if (!now.is_live())
+        return now;
+    if (is_lost(now))
+        return clear_away(container);
+    if (now.phase == Phase::Running) {
+        const auto state = engine_.state(container.id);
+        if (state && state->status == pod::ContainerStatus::Paused)
+            now.phase = Phase::Paused;
+    }
+    return now;
+}
+
+// Whoever killed the monitor left the container's VM behind, or it ended with the host.
+Condition Registry::clear_away(const Container& container) {
+    constexpr int killed = 137;
+    const auto held = lock(container);
+    auto now = read_condition(container);
+    if (!now)
+        return {};
+    // Another may have been faster.
+    if (!is_lost(*now))
+        return *now;
+    static_cast<void>(engine_.remove(container.id, true).has_value());
+    now->phase = Phase::Exited;
+    now->status = killed;
+    now->error = "its monitor was killed";
+    now->finished = pod::timestamp();
+    now->health.status.clear();
+    store(container, *now);
+    note(container, "die", {{"exitCode", std::to_string(killed)}});
+    return *now;
+}
+
+void Registry::store(const Container& container, const Condition& condition) const {
+    // If it cannot be written, the last one stands; the next change tries again.
+    static_cast<void>(
+        pod::write_whole(directory(container) + "/condition.json", condition.to_text())
+            .has_value());
+}
+
+void Registry::set_stopped(const Container& container, bool stopped) const {
+    const std::string path = directory(container) + "/stop";
+    if (stopped)
+        os::UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    else
+        ::unlink(path.c_str());
+}
+
+bool Registry::is_stopped(const Container& container) const {
+    return pod::exists(directory(container) + "/stop");
+}
+
+void Registry::note(const Container& container, std::string_view action,
+                    const std::map<std::string, std::string>& attributes) const {
+    pod::Json all = container.labels;
+    for (const auto& [name, value] : attributes)
+        all[name] = value;
+    all["name"] = container.name;
+    all["image"] = container.image;
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    const std::string line =
+        pod::to_text(pod::Json{{"Type", "container"},
+                               {"Action", action},
+                               {"Actor", {{"ID", container.id}, {"Attributes", all}}},
+                               {"time", now.tv_sec},
+                               {"timeNano", now.tv_sec * 1'000'000'000 + now.tv_nsec}}) +
+        "\n";
+    const std::string path = data_ + "/events.jsonl";
+    const os::UniqueFd file(
+        ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!file || ::flock(file.get(), LOCK_EX) != 0)
+        return;
+    // One write: lines of several commands do not mix. Full, it begins again; one that is behind is
+    // kept.
+    struct stat about {};
+    if (::fstat(file.get(), &about) == 0 && about.st_size > most_events)
+        static_cast<void>(std::rename(path.c_str(), (path + ".1").c_str()));
+    static_cast<void>(!::write(file.get(), line.data(), line.size()));
+}
+
+} // namespace joey::containers

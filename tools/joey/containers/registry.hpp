@@ -1,0 +1,64 @@
+// Registry: the containers of this machine for people, on disk.
+//
+//   DATA/lock              held while a name is taken or given up
+//   DATA/events.jsonl      what happened
+//   DATA/ID/               container.json  condition.json  config.json (the bundle's)  lock  stop
+//                          attach (a socket)  log/  layer/  root/  volumes/  hosts ...
+//
+// Locks: a container's `lock` is held by who starts or removes it; after it, DATA/lock for a
+// moment.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/joey/containers/container.hpp"
+#include "tools/pod/engine.hpp"
+
+namespace joey::containers {
+
+class Registry {
+public:
+    Registry(std::string data, pod::StateRoot root)
+        : data_(std::move(data)), engine_(std::move(root)) {}
+
+    const std::string& path() const { return data_; }
+    pod::Engine& engine() { return engine_; }
+    const pod::Engine& engine() const { return engine_; }
+    std::string directory(const Container& container) const { return data_ + "/" + container.id; }
+
+    std::vector<Container> list() const;
+    // By ID, by name, by the beginning of an ID.
+    os::Result<Container> find(const std::string& word) const;
+    bool has(const std::string& word) const { return find(word).has_value(); }
+
+    // Makes the container's directory, under a name that is free: a generated one if it has none.
+    os::Result<void> add(Container& container);
+    // Its files; it must have ended. Nothing of the engine's.
+    os::Result<void> drop(const Container& container) const;
+    os::Result<pod::Lock> lock(const Container& container) const;
+
+    // How it is doing. Of one whose monitor was killed, what is left is cleared away first.
+    Condition condition(const Container& container);
+    // The same, with nothing done about it: for who has the container's lock.
+    Condition peek(const Container& container) const;
+    void store(const Container& container, const Condition& condition) const;
+
+    // Somebody wants it to end for good: no policy starts it again.
+    void set_stopped(const Container& container, bool stopped) const;
+    bool is_stopped(const Container& container) const;
+
+    // Adds a line to the events.
+    void note(const Container& container, std::string_view action,
+              const std::map<std::string, std::string>& attributes = {}) const;
+
+private:
+    std::optional<Condition> read_condition(const Container& container) const;
+    Condition clear_away(const Container& container);
+
+    std::string data_;
+    pod::Engine engine_;
+};
+
+} // namespace joey::containers

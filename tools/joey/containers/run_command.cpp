@@ -1,0 +1,140 @@
+// run, start, attach: a container begins, and somebody watches it.
+#include <csignal>
+#include <functional>
+#include <unistd.h>
+
+#include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/layer.hpp"
+#include "tools/joey/containers/run_request.hpp"
+#include "tools/joey/containers/watcher.hpp"
+
+namespace joey::containers {
+
+namespace {
+
+// On disk: from here on, it is a container.
+os::Result<void> make_container(Session& session, RunRequest& request) {
+    Container& container = request.container;
+    Registry& registry = session.registry;
+    TRY(registry.add(container));
+    const std::string directory = registry.directory(container);
+    if (request.base.id.empty()) {
+        container.root = request.base.root;
+    } else {
+        TRY(prepare_layer(container, directory, request.base.root));
+    }
+    TRY(place_volumes(session, request, directory));
+    request.config["root"]["path"] = container.root;
+    TRY(pod::write_whole(directory + "/config.json", pod::to_text(request.config)));
+    TRY(pod::write_whole(directory + "/container.json", container.to_text()));
+    registry.note(container, "create");
+    return {};
+}
+
+// Until somebody watches: then they are the program's.
+void hold_signals() {
+    sigset_t set;
+    ::sigemptyset(&set);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT})
+        ::sigaddset(&set, number);
+    ::sigprocmask(SIG_BLOCK, &set, nullptr);
+}
+
+os::Result<int> begin(Session& session, const Container& container, const Start& how,
+                      const std::function<os::Result<int>(os::UniqueFd)>& then) {
+    os::UniqueFd socket;
+    // What a monitor that was killed has left goes before the lock is taken.
+    static_cast<void>(session.registry.condition(container));
+    if (how.wants != 0)
+        hold_signals();
+    {
+        TRY(const pod::Lock held, session.registry.lock(container));
+        if (session.registry.peek(container).is_live())
+            return os::fail(os::Code::FailedPrecondition, "container ", container.name,
+                            " is running already");
+        TRY(socket, start_monitor(session.registry, container, how));
+        TRY(const std::optional<int> failed, await_start(socket.get()));
+        if (failed)
+            return *failed;
+    }
+    return then(std::move(socket));
+}
+
+os::Result<void> write_id(const Arguments& arguments, const Container& container) {
+    const std::string path = arguments.value("cidfile");
+    if (path.empty())
+        return {};
+    if (pod::exists(path))
+        return os::fail(os::Code::AlreadyExists, "--cidfile ", path, ": is there already");
+    return pod::write_whole(path, container.id);
+}
+
+} // namespace
+
+os::Result<int> run(Session& session, const Arguments& arguments) {
+    TRY(RunRequest request, read_run_request(session, arguments));
+    const Container& container = request.container;
+    if (container.terminal && container.open_stdin && !request.detach &&
+        ::isatty(STDIN_FILENO) != 1)
+        return os::fail(os::Code::InvalidArgument,
+                        "run: the input device is not a TTY; leave -t out, or -i");
+    TRY(write_id(arguments, container));
+    const auto made = make_container(session, request);
+    if (!made) {
+        if (made.error().code != os::Code::AlreadyExists)
+            static_cast<void>(session.registry.drop(container).has_value());
+        return base::Failure(made.error());
+    }
+    const Start how{request.wants, request.detach ? Size{} : own_size()};
+    return begin(session, container, how, [&](os::UniqueFd socket) -> os::Result<int> {
+        if (request.detach)
+            return print(container.id + "\n");
+        const WatchOptions options{container.open_stdin, container.terminal, request.proxy_signals,
+                                   request.detach_keys};
+        return watch(session.registry, container, std::move(socket), options);
+    });
+}
+
+os::Result<int> start(Session& session, const Arguments& arguments) {
+    const bool attached = arguments.has("attach") || arguments.has("interactive");
+    if (attached && arguments.words().size() > 1)
+        return os::fail(os::Code::InvalidArgument, "start: only one container can be attached to");
+    int result = 0;
+    const int status = for_each_container(
+        session, arguments.words(),
+        [&](const Container& container, const std::string& word) -> os::Result<void> {
+            const bool input = arguments.has("interactive") && container.open_stdin;
+            const unsigned wants =
+                attached ? (input ? wants_input : 0U) | wants_output | wants_errors : 0U;
+            TRY(result, begin(session, container, {wants, attached ? own_size() : Size{}},
+                              [&](os::UniqueFd socket) -> os::Result<int> {
+                                  if (!attached)
+                                      return print(word + "\n");
+                                  return watch(session.registry, container, std::move(socket),
+                                               {input, container.terminal, true,
+                                                arguments.value("detach-keys", "ctrl-p,ctrl-q")});
+                              }));
+            return {};
+        });
+    return status != 0 ? status : result;
+}
+
+os::Result<int> attach(Session& session, const Arguments& arguments) {
+    TRY(const Container container, session.registry.find(arguments.words().front()));
+    const Condition now = session.registry.condition(container);
+    if (now.phase == Phase::Paused)
+        return os::fail(os::Code::FailedPrecondition, "container ", container.name,
+                        " is paused; 'joey unpause' it first");
+    if (!now.is_live())
+        return os::fail(os::Code::FailedPrecondition, "container ", container.name,
+                        " is not running");
+    TRY(os::UniqueFd socket, connect_in(session.registry.directory(container)));
+    const bool input = container.open_stdin && !arguments.has("no-stdin");
+    const char wants = static_cast<char>((input ? wants_input : 0U) | wants_output | wants_errors);
+    tell(socket.get(), Word::Hello, std::string_view(&wants, 1), true);
+    return watch(session.registry, container, std::move(socket),
+                 {input, container.terminal, arguments.value("sig-proxy", "true") == "true",
+                  arguments.value("detach-keys", "ctrl-p,ctrl-q")});
+}
+
+} // namespace joey::containers

@@ -1,0 +1,57 @@
+// RunRequest: a container that somebody wants, from the words of `joey run`.
+#pragma once
+
+#include "tools/image/process.hpp"
+#include "tools/joey/containers/attachment.hpp"
+#include "tools/joey/containers/base.hpp"
+#include "tools/joey/containers/session.hpp"
+
+namespace joey::containers {
+
+struct Volume {
+    enum class Kind : std::uint8_t { Bind, Named, Own, Memory };
+    Kind kind = Kind::Bind;
+    std::string source; // a path, or a name
+    std::string target;
+    bool read_only = false;
+    bool make_source = false; // a directory, if it is missing
+    std::string options;      // of Memory: "size=64m,mode=1777"
+};
+
+struct RunRequest {
+    Container container; // without what only its place on disk gives
+    Base base;
+    image::ProcessDescription process;
+    std::vector<Volume> volumes;
+    pod::Json config; // the OCI configuration, without root and volumes
+    bool detach = false;
+    unsigned wants = 0;
+    std::string detach_keys;
+    bool proxy_signals = true;
+};
+
+os::Result<RunRequest> read_run_request(const Session& session, const Arguments& arguments);
+
+// Parts of it.
+// volumes.cpp: "SOURCE:TARGET[:ro]", "type=bind,source=...", "/tmp:size=64m".
+os::Result<Volume> parse_volume(std::string_view text);
+os::Result<Volume> parse_mount(std::string_view text);
+os::Result<Volume> parse_tmpfs(std::string_view text);
+os::Result<std::vector<Volume>> read_volumes(const Arguments& arguments,
+                                             const image::ProcessDescription& process);
+// Makes their places in the container's directory; adds them to the configuration.
+os::Result<void> place_volumes(const Session& session, RunRequest& request,
+                               const std::string& directory);
+// ports.cpp: "8080:80", "127.0.0.1:53:53/udp", "8000-8010:9000-9010", "80".
+struct Port {
+    std::string address = "0.0.0.0";
+    std::uint16_t host = 0; // 0: any that is free
+    std::uint16_t guest = 0;
+    std::string protocol = "tcp";
+};
+os::Result<std::vector<Port>> parse_ports(std::string_view text);
+os::Result<void> add_ports(const Arguments& arguments, RunRequest& request);
+// oci_config.cpp
+os::Result<void> make_config(const Arguments& arguments, RunRequest& request);
+
+} // namespace joey::containers
