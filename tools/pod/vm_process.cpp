@@ -24,11 +24,16 @@ namespace pod {
 namespace {
 
 os::Result<std::string> own_program() {
-    char path[PATH_MAX];
-    const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
-    if (length <= 0)
-        return os::fail_errno(errno, "read /proc/self/exe");
-    return std::string(path, static_cast<std::size_t>(length));
+    // Once: when this process has gone to another mount namespace, in a chroot the kernel calls its
+    // program by a name that leads nowhere.
+    static const std::string known = [] {
+        char path[PATH_MAX];
+        const ssize_t length = ::readlink("/proc/self/exe", path, sizeof path);
+        return std::string(path, length > 0 ? static_cast<std::size_t>(length) : 0);
+    }();
+    if (known.empty())
+        return os::fail(os::Code::Internal, "/proc does not show this process's program");
+    return known;
 }
 
 // Beside the caller, which may be the shim; installed, or in the build tree.

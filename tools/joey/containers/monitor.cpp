@@ -20,6 +20,7 @@
 #include "tools/joey/containers/pod_network.hpp"
 #include "tools/joey/containers/program.hpp"
 #include "tools/joey/outcome.hpp"
+#include "tools/pod/vm_process.hpp"
 
 namespace joey::containers {
 
@@ -134,6 +135,8 @@ os::Result<void> Monitor::prepare() {
         TRY(const image::Image image, store.find(container_.image_id));
         TRY(image_root_, store.use(image));
     }
+    // Before: where programs are is known by this one's place.
+    TRY(pod::find_agent());
     TRY(enter_own_mounts());
     return mount_root(container_);
 }
@@ -201,6 +204,10 @@ void Monitor::run_until_end() {
     now_.status = *program_->status();
     now_.health.status.clear();
     log_.finish();
+    const auto state = registry_.engine().state(container_.id);
+    now_.out_of_memory = state && state->exit && state->exit->oom_killed;
+    if (now_.out_of_memory)
+        registry_.note(container_, "oom");
     registry_.note(container_, "die", {{"exitCode", std::to_string(now_.status)}});
 }
 
