@@ -140,7 +140,7 @@ def run_and_statuses():
         joey.image()
         done = joey.run("--rm", "box:1", "sh", "-c", "echo out; echo err >&2; exit 7")
         equal("status, stdout, stderr", (7, b"out\n", b"err\n"), (done.status, done.out, done.err))
-        done = joey.run("--rm", "-i", "box:1", "sh", "-c", "cat; kill -9 $$", stdin=b"some words\n")
+        done = joey.run("--rm", "-i", "box:1", "sh", "-c", "cat; sh -c 'kill -9 $$'; exit $?", stdin=b"some words\n")
         equal("status and stdout", (137, b"some words\n"), (done.status, done.out))
         refused(joey.run("--rm", "box:1", "nonesuch"), "nonesuch", 127)
         refused(joey.run("--rm", "box:1", "/bin/plain"), "permission denied", 126)
@@ -201,14 +201,14 @@ def image_config():
         equal("environment, place, user", b"image mine /data 33:34 box /home from the image\n", done.out)
         done = joey.run("--rm", "--entrypoint", "sh", "-u", "0", "-w", "/tmp", "conf:1", "-c", "id -u; pwd")
         equal("user and place instead", b"0\n/tmp\n", done.out)
-        joey.start("--name", "c", "--entrypoint", "sh", "conf:1", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.1; done")
-        joey.until_log("c", "up")
-        facts = joey.inspect("c")
+        joey.start("--name", "c1", "--entrypoint", "sh", "conf:1", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.1; done")
+        joey.until_log("c1", "up")
+        facts = joey.inspect("c1")
         equal("label", "image", facts["Config"]["Labels"]["from"])
         holds("port", "80/tcp" in facts["NetworkSettings"]["Ports"], facts["NetworkSettings"])
-        joey.must("stop", "c")
-        equal("the stop signal was the image's", 9, joey.inspect("c")["State"]["ExitCode"])
-        joey.must("rm", "c")
+        joey.must("stop", "c1")
+        equal("the stop signal was the image's", 9, joey.inspect("c1")["State"]["ExitCode"])
+        joey.must("rm", "c1")
         joey.nothing_is_left()
 
 
@@ -265,7 +265,7 @@ def volumes():
 def terminals():
     with people() as joey:
         joey.image()
-        with joey.terminal("run", *SMALL, "-it", "--name", "t", "box:1", "sh", columns=91, rows=33) as terminal:
+        with joey.terminal("run", *SMALL, "-it", "--name", "t1", "box:1", "sh", columns=91, rows=33) as terminal:
             terminal.expect(r"# ", timeout=90)
             terminal.send("stty size\n")
             terminal.expect(r"33 91\r")
@@ -273,22 +273,22 @@ def terminals():
             os.kill(terminal.process.pid, signal.SIGWINCH)
             terminal.send("sleep 0.5; stty size\n")
             terminal.expect(r"20 70\r")
-            terminal.send("sleep 1000\n")
-            time.sleep(0.5 * PATIENCE)
+            terminal.send("echo now it'' sleeps; sleep 1000\n")
+            terminal.expect("now it sleeps")
             terminal.send("\x03")
             terminal.send("echo status $?\n")
             terminal.expect(r"status 130")
             terminal.send("\x10\x11")
             terminal.expect("escape sequence")
             equal("status after detaching", 0, terminal.end())
-        joey.until_state("t", "running")
-        with joey.terminal("attach", "t") as terminal:
+        joey.until_state("t1", "running")
+        with joey.terminal("attach", "t1") as terminal:
             terminal.send("\n")
             terminal.expect("# ")
             terminal.send("exit 4\n")
             equal("status", 4, terminal.end())
-        equal("status kept", 4, joey.inspect("t")["State"]["ExitCode"])
-        joey.must("rm", "t")
+        equal("status kept", 4, joey.inspect("t1")["State"]["ExitCode"])
+        joey.must("rm", "t1")
         joey.nothing_is_left()
 
 
@@ -296,21 +296,21 @@ def terminals():
 def signals():
     with people() as joey:
         joey.image()
-        process = subprocess.Popen([JOEY, *joey.options, "run", *SMALL, "--name", "s", "box:1", "sh", "-c",
+        process = subprocess.Popen([JOEY, *joey.options, "run", *SMALL, "--name", "s1", "box:1", "sh", "-c",
                                     "trap 'echo caught; exit 6' TERM; echo up; while :; do sleep 0.1; done"],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
-        joey.until("it runs", lambda: joey.do("logs", "s").out == b"up\n")
+        joey.until("it runs", lambda: joey.do("logs", "s1").out == b"up\n")
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=60 * PATIENCE)
         equal("output and status", (b"up\ncaught\n", 6), (out, process.returncode))
-        joey.must("rm", "s")
-        joey.start("--name", "k", "box:1", "sleep", "1000")
-        waiter = subprocess.Popen([JOEY, *joey.options, "wait", "k"], stdout=subprocess.PIPE)
-        joey.must("kill", "k")
+        joey.must("rm", "s1")
+        joey.start("--name", "k1", "box:1", "sleep", "1000")
+        waiter = subprocess.Popen([JOEY, *joey.options, "wait", "k1"], stdout=subprocess.PIPE)
+        joey.must("kill", "k1")
         out, _ = waiter.communicate(timeout=60 * PATIENCE)
         equal("wait", b"137\n", out)
-        refused(joey.do("kill", "k"), "not running", 1)
-        joey.must("rm", "k")
+        refused(joey.do("kill", "k1"), "not running", 1)
+        joey.must("rm", "k1")
         joey.nothing_is_left()
 
 
@@ -318,17 +318,17 @@ def signals():
 def restarts():
     with people() as joey:
         joey.image()
-        joey.start("--name", "f", "--restart", "on-failure:2", "box:1", "sh", "-c", "echo run; exit 3")
-        joey.until_state("f", "exited")
-        facts = joey.inspect("f")
+        joey.start("--name", "f1", "--restart", "on-failure:2", "box:1", "sh", "-c", "echo run; exit 3")
+        joey.until_state("f1", "exited")
+        facts = joey.inspect("f1")
         equal("restarts and status", (2, 3), (facts["RestartCount"], facts["State"]["ExitCode"]))
-        equal("runs", "run\n" * 3, joey.must("logs", "f"))
-        joey.start("--name", "a", "--restart", "always", "box:1", "sh", "-c", "echo run; sleep 0.1")
-        joey.until("it was started again", lambda: joey.must("logs", "a").count("run") >= 2)
-        joey.must("stop", "-t", "5", "a")
-        equal("state", "exited", joey.inspect("a")["State"]["Status"])
+        equal("runs", "run\n" * 3, joey.must("logs", "f1"))
+        joey.start("--name", "a1", "--restart", "always", "box:1", "sh", "-c", "echo run; sleep 0.1")
+        joey.until("it was started again", lambda: joey.must("logs", "a1").count("run") >= 2)
+        joey.must("stop", "-t", "5", "a1")
+        equal("state", "exited", joey.inspect("a1")["State"]["Status"])
         refused(joey.run("--rm", "--restart", "always", "box:1", "true"), "--rm and --restart", 125)
-        joey.must("rm", "f", "a")
+        joey.must("rm", "f1", "a1")
         joey.nothing_is_left()
 
 
@@ -336,15 +336,15 @@ def restarts():
 def health():
     with people() as joey:
         joey.image()
-        joey.start("--name", "h", "--health-cmd", "echo checked; test -e /tmp/well", "--health-interval", "300ms", "--health-retries", "2",
+        joey.start("--name", "h1", "--health-cmd", "echo checked; test -e /tmp/well", "--health-interval", "300ms", "--health-retries", "2",
                    "box:1", "sh", "-c", "touch /tmp/well; exec sleep 1000")
-        joey.until("healthy", lambda: joey.inspect("h")["State"]["Health"]["Status"] == "healthy")
+        joey.until("healthy", lambda: joey.inspect("h1")["State"]["Health"]["Status"] == "healthy")
         holds("ps tells", "(healthy)" in joey.must("ps"))
-        joey.must("exec", "h", "rm", "/tmp/well")
-        joey.until("unhealthy", lambda: joey.inspect("h")["State"]["Health"]["Status"] == "unhealthy")
-        log = joey.inspect("h")["State"]["Health"]["Log"]
+        joey.must("exec", "h1", "rm", "/tmp/well")
+        joey.until("unhealthy", lambda: joey.inspect("h1")["State"]["Health"]["Status"] == "unhealthy")
+        log = joey.inspect("h1")["State"]["Health"]["Log"]
         equal("what it said", (1, "checked\n"), (log[-1]["ExitCode"], log[-1]["Output"]))
-        joey.must("rm", "-f", "h")
+        joey.must("rm", "-f", "h1")
         joey.nothing_is_left()
 
 
@@ -352,21 +352,21 @@ def health():
 def logs():
     with people() as joey:
         joey.image()
-        joey.start("--name", "l", "--log-opt", "max-size=20k", "--log-opt", "max-file=3", "box:1", "sh", "-c",
+        joey.start("--name", "l1", "--log-opt", "max-size=20k", "--log-opt", "max-file=3", "box:1", "sh", "-c",
                    "echo error >&2; seq 1 2000; sleep 2; printf '\\033]0;title\\007end\\n'")
-        followed = joey.do("logs", "-f", "-n", "3", "l").out
+        followed = joey.do("logs", "-f", "-n", "3", "l1").out
         equal("followed to its end", b"\x1b]0;title\x07end\n", followed.splitlines(True)[-1])
-        directory = os.path.dirname(joey.inspect("l")["LogPath"])
+        directory = os.path.dirname(joey.inspect("l1")["LogPath"])
         files = sorted(os.listdir(directory))
         equal("files", ["container.log", "container.log.1", "container.log.2"], files)
         holds("none is larger", all(os.path.getsize(os.path.join(directory, name)) <= 20 * 1024 for name in files))
-        lines = joey.must("logs", "l").splitlines()
+        lines = joey.must("logs", "l1").splitlines()
         equal("the last lines, in order", [str(n) for n in range(1990, 2001)], lines[-12:-1])
-        holds("times", re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z \d+\n", joey.must("logs", "-t", "-n", "2", "l")))
-        equal("none from an hour ago", "", joey.must("logs", "--until", "1h", "l"))
-        with joey.terminal("logs", "-n", "1", "l") as terminal:
+        holds("times", re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z \d+\n", joey.must("logs", "-t", "-n", "2", "l1")))
+        equal("none from an hour ago", "", joey.must("logs", "--until", "1h", "l1"))
+        with joey.terminal("logs", "-n", "1", "l1") as terminal:
             terminal.expect(r"\^\[\]0;title\^Gend")
-        joey.must("rm", "l")
+        joey.must("rm", "l1")
         joey.nothing_is_left()
 
 
@@ -374,36 +374,36 @@ def logs():
 def copies():
     with people() as joey:
         joey.image()
-        joey.start("--name", "c", "box:1", "sh", "-c",
+        joey.start("--name", "c1", "box:1", "sh", "-c",
                    "mkdir -p /data/d/e; echo one > /data/d/e/f; busybox ln -s /etc/passwd /data/link; busybox ln -s /../../.. /data/up; sync; "
                    "echo ready; exec sleep 1000")
-        joey.until_log("c", "ready")
-        joey.must("cp", "c:/data/d", joey.path("out"))
+        joey.until_log("c1", "ready")
+        joey.must("cp", "c1:/data/d", joey.path("out"))
         with open(joey.path("out/e/f"), encoding="utf-8") as file:
             equal("a directory came out", "one\n", file.read())
         with open(joey.path("mine"), "w", encoding="utf-8") as file:
             file.write("mine\n")
-        joey.must("cp", joey.path("mine"), "c:/data/d/")
-        equal("a file came in", "mine\n", joey.must("exec", "c", "cat", "/data/d/mine"))
-        joey.must("cp", joey.path("out"), "c:/data/new")
-        equal("a directory came in", "one\n", joey.must("exec", "c", "cat", "/data/new/e/f"))
-        tar = joey.do("cp", "c:/data/d", "-").out
-        joey.must("exec", "c", "mkdir", "/data/again")
-        equal("an archive goes in", 0, joey.do("cp", "-", "c:/data/again", stdin=tar).status)
-        equal("what was in it", "one\n", joey.must("exec", "c", "cat", "/data/again/d/e/f"))
-        joey.must("cp", "-L", "c:/data/link", joey.path("passwd"))
+        joey.must("cp", joey.path("mine"), "c1:/data/d/")
+        equal("a file came in", "mine\n", joey.must("exec", "c1", "cat", "/data/d/mine"))
+        joey.must("cp", joey.path("out"), "c1:/data/new")
+        equal("a directory came in", "one\n", joey.must("exec", "c1", "cat", "/data/new/e/f"))
+        tar = joey.do("cp", "c1:/data/d", "-").out
+        joey.must("exec", "c1", "mkdir", "/data/again")
+        equal("an archive goes in", 0, joey.do("cp", "-", "c1:/data/again", stdin=tar).status)
+        equal("what was in it", "one\n", joey.must("exec", "c1", "cat", "/data/again/d/e/f"))
+        joey.must("cp", "-L", "c1:/data/link", joey.path("passwd"))
         with open(joey.path("passwd"), encoding="utf-8") as file:
             holds("the link led to the container's own", "web:x:33" in file.read())
         # A link that a program of the container planted does not lead to the host's files.
         os.mkdir(joey.path("precious"))
-        joey.must("exec", "c", "sh", "-c", f"busybox ln -s {joey.path('precious')} /data/trap")
-        refused(joey.do("cp", joey.path("mine"), "c:/data/trap/x"), "", 1)
+        joey.must("exec", "c1", "sh", "-c", f"busybox ln -s {joey.path('precious')} /data/trap")
+        refused(joey.do("cp", joey.path("mine"), "c1:/data/trap/x"), "", 1)
         equal("untouched", [], os.listdir(joey.path("precious")))
         evil = make_tar(lambda archive: add(archive, "../../../../../../.." + joey.path("precious/y"), b"evil"))
-        holds("refused", joey.do("cp", "-", "c:/data", stdin=evil).status != 0)
+        holds("refused", joey.do("cp", "-", "c1:/data", stdin=evil).status != 0)
         equal("untouched", [], os.listdir(joey.path("precious")))
-        refused(joey.do("cp", "c:/nonesuch", joey.directory), "nonesuch", 1)
-        joey.must("rm", "-f", "c")
+        refused(joey.do("cp", "c1:/nonesuch", joey.directory), "nonesuch", 1)
+        joey.must("rm", "-f", "c1")
         joey.nothing_is_left()
 
 
@@ -418,7 +418,7 @@ def networks():
     with people() as joey:
         joey.image()
         port = free_port()
-        joey.start("--name", "n", "-p", f"127.0.0.1:{port}:8080", "box:1", "sh", "-c",
+        joey.start("--name", "n1", "-p", f"127.0.0.1:{port}:8080", "box:1", "sh", "-c",
                    "while :; do echo served | nc -l -p 8080; done")
         holds("ps shows it", f"127.0.0.1:{port}->8080/tcp" in joey.must("ps"))
 
@@ -427,9 +427,9 @@ def networks():
                 return peer.recv(100) == b"served\n"
             return False
         joey.until("it serves", served)
-        joey.must("rm", "-f", "n")
-        joey.start("--pod", "p", "--name", "p1", "box:1", "sh", "-c", "while :; do echo pod | nc -l -p 99; done")
-        done = joey.run("--rm", "--pod", "p", "box:1", "sh", "-c", "for i in 1 2 3 4 5; do nc 127.0.0.1 99 </dev/null && break; sleep 1; done")
+        joey.must("rm", "-f", "n1")
+        joey.start("--pod", "p1", "--name", "p1", "box:1", "sh", "-c", "while :; do echo pod | nc -l -p 99; done")
+        done = joey.run("--rm", "--pod", "p1", "box:1", "sh", "-c", "for i in 1 2 3 4 5; do nc 127.0.0.1 99 </dev/null && break; sleep 1; done")
         equal(f"from the other container; {short(done.err)}", b"pod\n", done.out)
         joey.must("rm", "-f", "p1")
         done = joey.run("--rm", "--net", "none", "box:1", "sh", "-c", "cat /proc/net/dev | wc -l; hostname; cat /etc/hosts")
@@ -442,17 +442,17 @@ def watching():
     with people() as joey:
         joey.image()
         since = str(int(time.time()) - 1)
-        joey.start("--name", "w", "box:1", "sh", "-c", "while :; do :; done")
-        joey.must("pause", "w")
-        equal("paused", "paused", joey.inspect("w")["State"]["Status"])
-        refused(joey.do("exec", "w", "true"), "paused", 1)
-        joey.must("unpause", "w")
-        row = json.loads(joey.must("stats", "--no-stream", "--format", "json", "w"))
+        joey.start("--name", "w1", "box:1", "sh", "-c", "while :; do :; done")
+        joey.must("pause", "w1")
+        equal("paused", "paused", joey.inspect("w1")["State"]["Status"])
+        refused(joey.do("exec", "w1", "true"), "paused", 1)
+        joey.must("unpause", "w1")
+        row = json.loads(joey.must("stats", "--no-stream", "--format", "json", "w1"))
         holds("it uses the CPU", float(row["CPUPerc"].rstrip("%")) > 5, row)
-        holds("top", "while" in joey.must("top", "w"))
-        joey.must("rm", "-f", "w")
+        holds("top", "while" in joey.must("top", "w1"))
+        joey.must("rm", "-f", "w1")
         actions = [json.loads(line)["Action"] for line in
-                   joey.must("events", "--since", since, "--until", "0s", "--format", "json", "--filter", "container=w").splitlines()]
+                   joey.must("events", "--since", since, "--until", "0s", "--format", "json", "--filter", "container=w1").splitlines()]
         equal("events", ["create", "start", "pause", "unpause", "die", "destroy"], actions)
         joey.nothing_is_left()
 
@@ -461,19 +461,19 @@ def watching():
 def killed():
     with people() as joey:
         joey.image()
-        joey.start("--name", "m", "box:1", "sleep", "1000")
-        ident = joey.inspect("m")["Id"]
+        joey.start("--name", "m1", "box:1", "sleep", "1000")
+        ident = joey.inspect("m1")["Id"]
         with open(os.path.join(joey.root, "people", ident, "condition.json"), encoding="utf-8") as file:
             os.kill(json.load(file)["monitor"]["pid"], signal.SIGKILL)
         joey.until("ps tells", lambda: "Exited (137)" in joey.must("ps", "-a"))
         joey.until("its VM is gone", lambda: not joey.processes())
-        joey.must("start", "m")
-        equal("it runs again", "running", joey.inspect("m")["State"]["Status"])
+        joey.must("start", "m1")
+        equal("it runs again", "running", joey.inspect("m1")["State"]["Status"])
         with open(os.path.join(joey.root, "pods", ident, "vm.json"), encoding="utf-8") as file:
             os.kill(json.load(file)["pid"], signal.SIGKILL)
-        joey.until_state("m", "exited")
-        equal("status", 137, joey.inspect("m")["State"]["ExitCode"])
-        joey.must("rm", "-f", "m")
+        joey.until_state("m1", "exited")
+        equal("status", 137, joey.inspect("m1")["State"]["ExitCode"])
+        joey.must("rm", "-f", "m1")
         joey.nothing_is_left()
 
 
