@@ -360,7 +360,7 @@ private:
                 ::openat(from.get(), below.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
             if (!next)
                 continue; // gone meanwhile
-            TRY(add(next.get(), name + "/" + below, depth + 1));
+            TRY(add(next.get(), os::text(name, "/", below), depth + 1));
         }
         return {};
     }

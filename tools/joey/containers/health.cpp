@@ -25,69 +25,95 @@ struct Answer {
     std::string output;
 };
 
-// In the container, within the time. In a process of its own: a guest that does not answer keeps
-// nobody but this one waiting.
+// One run of the health check's program in the container.
+class Probe {
+public:
+    Probe(pod::AgentLink& agent, os::EventLoop& loop, const Container& container)
+        : agent_(agent), loop_(loop), container_(container),
+          name_(os::text("health-", ::getpid())) {}
+
+    os::Result<void> start(pod::Json process) {
+        process["args"] = container_.health.command;
+        process["terminal"] = false;
+        auto exec = about_it<proto::ExecRequest>();
+        exec.set_process(pod::to_text(process));
+        exec.mutable_streams()->set_output(true);
+        TRY(agent_.call<proto::ExecResponse>("Exec", exec));
+        TRY(agent_.call<proto::StartResponse>("Start", about_it<proto::StartRequest>()));
+        return {};
+    }
+
+    // Its status and what it wrote, within the time.
+    Answer wait() {
+        agent_.call_later<proto::WaitResponse>(
+            "Wait", about_it<proto::ProcessRequest>(),
+            [this](const os::Result<proto::WaitResponse>& said) {
+                answer_.status = said ? static_cast<int>(said->exit().code() & 0xff) : 1;
+                ended_ = true;
+            });
+        read();
+        bool late = false;
+        loop_.after(std::chrono::nanoseconds(container_.health.timeout_ns),
+                    [&late] { late = true; });
+        while (!late && !(ended_ && silent_))
+            loop_.run_once(std::chrono::milliseconds(-1));
+        if (!ended_)
+            answer_ = {timed_out, os::text("Health check exceeded timeout (",
+                                           container_.health.timeout_ns / 1'000'000, " ms)")};
+        return answer_;
+    }
+
+    void remove() {
+        auto request = about_it<proto::DeleteRequest>();
+        request.set_force(true);
+        static_cast<void>(agent_.call<proto::WaitResponse>("Delete", request).has_value());
+    }
+
+private:
+    template <typename Request>
+    Request about_it() const {
+        Request out;
+        out.set_container_id(container_.id);
+        out.set_exec_id(name_);
+        return out;
+    }
+
+    void read() {
+        auto request = about_it<proto::ReadOutputRequest>();
+        request.set_offset(received_);
+        agent_.call_later<proto::ReadOutputResponse>(
+            "ReadOutput", request, [this](const os::Result<proto::ReadOutputResponse>& said) {
+                if (!said || said->data().empty()) {
+                    silent_ = true;
+                    return;
+                }
+                received_ += said->data().size();
+                const std::size_t room = most_output - answer_.output.size();
+                answer_.output += said->data().substr(0, room);
+                read();
+            });
+    }
+
+    pod::AgentLink& agent_;
+    os::EventLoop& loop_;
+    const Container& container_;
+    const std::string name_;
+    Answer answer_;
+    std::uint64_t received_ = 0;
+    bool ended_ = false;
+    bool silent_ = false;
+};
+
+// In a process of its own: a guest that does not answer keeps nobody but this one waiting.
 os::Result<Answer> ask(Registry& registry, const Container& container) {
     TRY(const pod::ContainerState state, registry.engine().state(container.id));
     TRY(const pod::Pod pod, pod::Pod::open(registry.engine().root(), state.record.pod));
     TRY(const auto loop, os::EventLoop::create());
     TRY(const auto agent, pod.connect(*loop));
-    pod::Json process = state.record.process_template;
-    process["args"] = container.health.command;
-    process["terminal"] = false;
-    proto::ExecRequest exec;
-    exec.set_container_id(container.id);
-    exec.set_exec_id(os::text("health-", ::getpid()));
-    exec.set_process(pod::to_text(process));
-    exec.mutable_streams()->set_output(true);
-    TRY(agent->call<proto::ExecResponse>("Exec", exec));
-    proto::StartRequest start;
-    start.set_container_id(container.id);
-    start.set_exec_id(exec.exec_id());
-    TRY(agent->call<proto::StartResponse>("Start", start));
-
-    Answer answer;
-    bool ended = false;
-    bool late = false;
-    proto::ProcessRequest wait;
-    wait.set_container_id(container.id);
-    wait.set_exec_id(exec.exec_id());
-    agent->call_later<proto::WaitResponse>(
-        "Wait", wait, [&](const os::Result<proto::WaitResponse>& said) {
-            answer.status = said ? static_cast<int>(said->exit().code() & 0xff) : 1;
-            ended = true;
-        });
-    std::uint64_t received = 0;
-    bool silent = false;
-    std::function<void()> read = [&] {
-        proto::ReadOutputRequest request;
-        request.set_container_id(container.id);
-        request.set_exec_id(exec.exec_id());
-        request.set_offset(received);
-        agent->call_later<proto::ReadOutputResponse>(
-            "ReadOutput", request, [&](const os::Result<proto::ReadOutputResponse>& said) {
-                if (!said || said->data().empty()) {
-                    silent = true;
-                    return;
-                }
-                received += said->data().size();
-                const std::size_t room = most_output - answer.output.size();
-                answer.output += said->data().substr(0, room);
-                read();
-            });
-    };
-    read();
-    loop->after(std::chrono::nanoseconds(container.health.timeout_ns), [&late] { late = true; });
-    while (!late && !(ended && silent))
-        loop->run_once(std::chrono::milliseconds(-1));
-    if (!ended)
-        answer = {timed_out, os::text("Health check exceeded timeout (",
-                                      container.health.timeout_ns / 1'000'000, " ms)")};
-    proto::DeleteRequest remove;
-    remove.set_container_id(container.id);
-    remove.set_exec_id(exec.exec_id());
-    remove.set_force(true);
-    static_cast<void>(agent->call<proto::WaitResponse>("Delete", remove).has_value());
+    Probe probe(*agent, *loop, container);
+    TRY(probe.start(state.record.process_template));
+    Answer answer = probe.wait();
+    probe.remove();
     return answer;
 }
 

@@ -197,13 +197,15 @@ os::Result<int> unpause(Session& session, const Arguments& arguments) {
 
 namespace {
 
+constexpr char no_flags = 0;
+
 // The status of the next end, or of the last one; with --rm, only its monitor can still tell.
 int wait_for_end(Registry& registry, const Container& container) {
     if (!registry.condition(container).is_live())
         return registry.condition(container).status;
     const auto socket = connect_in(registry.directory(container));
     if (socket)
-        tell(socket->get(), Word::Hello, std::string_view("", 1), true);
+        tell(socket->get(), Word::Hello, std::string_view(&no_flags, 1), true);
     while (socket) {
         const auto heard = hear(socket->get(), true);
         if (!heard || !*heard)

@@ -128,10 +128,16 @@ os::Result<int> logs(Session& session, const Arguments& arguments) {
 
 namespace {
 
-bool fits_event(const Json& event, const std::vector<std::string>& filters) {
+// Whom the event is about; a line that somebody has changed may not say.
+const Json& actor_of(const Json& event) {
+    static const Json nobody = Json::object();
     const Json* actor = pod::find(event, "Actor");
-    const auto attributes = actor != nullptr ? pod::string_map_of(*actor, "Attributes")
-                                             : std::map<std::string, std::string>();
+    return actor != nullptr ? *actor : nobody;
+}
+
+bool fits_event(const Json& event, const std::vector<std::string>& filters) {
+    const Json& actor = actor_of(event);
+    const auto attributes = pod::string_map_of(actor, "Attributes");
     const auto attribute = [&](const std::string& name) {
         const auto found = attributes.find(name);
         return found == attributes.end() ? std::string() : found->second;
@@ -145,7 +151,7 @@ bool fits_event(const Json& event, const std::vector<std::string>& filters) {
         const bool fits =
             name == "event" ? action.substr(0, action.find(':')) == value
             : name == "container"
-                ? attribute("name") == value || pod::string_of(*actor, "ID").starts_with(value)
+                ? attribute("name") == value || pod::string_of(actor, "ID").starts_with(value)
             : name == "image" ? attribute("image") == value
             : name == "type"  ? pod::string_of(event, "Type") == value
             : name == "label" ? attributes.contains(value.substr(0, cut)) &&
@@ -159,10 +165,10 @@ bool fits_event(const Json& event, const std::vector<std::string>& filters) {
 }
 
 std::string event_line(const Json& event) {
-    const Json* actor = pod::find(event, "Actor");
+    const Json& actor = actor_of(event);
     std::string attributes;
-    for (const auto& [name, value] : pod::string_map_of(*actor, "Attributes"))
-        attributes += (attributes.empty() ? "" : ", ") + name + "=" + value;
+    for (const auto& [name, value] : pod::string_map_of(actor, "Attributes"))
+        attributes += os::text(attributes.empty() ? "" : ", ", name, "=", value);
     const std::time_t seconds = pod::int_of(event, "time");
     tm parts{};
     ::gmtime_r(&seconds, &parts);
@@ -170,7 +176,7 @@ std::string event_line(const Json& event) {
     std::strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &parts);
     return printable(fmt::format("{}.{:09}Z container {} {} ({})", date,
                                  pod::int_of(event, "timeNano") % 1'000'000'000,
-                                 pod::string_of(event, "Action"), pod::string_of(*actor, "ID"),
+                                 pod::string_of(event, "Action"), pod::string_of(actor, "ID"),
                                  attributes)) +
            "\n";
 }
