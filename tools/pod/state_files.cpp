@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <dirent.h>
 #include <fcntl.h>
+#include <filesystem>
 
 #include <linux/openat2.h>
 #include <sys/file.h>
@@ -101,6 +102,12 @@ os::Result<Json> read_json(const std::string& path) {
     constexpr std::size_t most = 16u << 20;
     TRY(const std::string text, os::read_file(AT_FDCWD, path.c_str(), most));
     return parse_object(text, path);
+}
+
+std::string absolute_path(const std::string& path) {
+    std::error_code unknown;
+    const std::filesystem::path out = std::filesystem::absolute(path, unknown);
+    return unknown ? path : out.string();
 }
 
 os::Result<void> make_directories(const std::string& path) {

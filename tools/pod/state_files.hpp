@@ -18,6 +18,9 @@ os::Result<void> check_id(std::string_view id);
 os::Result<void> write_whole(const std::string& path, std::string_view text);
 os::Result<Json> read_json(const std::string& path);
 
+// Seen from where this is run.
+std::string absolute_path(const std::string& path);
+
 // Makes the directory and those above it, for this user only.
 os::Result<void> make_directories(const std::string& path);
 // Removes a directory and what is in it. It does not go into what is mounted there, and a directory

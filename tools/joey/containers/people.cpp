@@ -52,23 +52,14 @@ Words read_words(std::span<char* const> arguments) {
     return out;
 }
 
-std::string absolute(const std::string& path) {
-    if (path.starts_with('/'))
-        return path;
-    char* here = ::getcwd(nullptr, 0);
-    std::string out = os::text(here != nullptr ? here : "", "/", path);
-    std::free(here);
-    return out;
-}
-
 std::string data_of(const Words& words) {
     if (!words.data.empty())
-        return absolute(words.data);
-    return words.root.empty() ? usual_data : absolute(words.root) + "/people";
+        return pod::absolute_path(words.data);
+    return words.root.empty() ? usual_data : pod::absolute_path(words.root) + "/people";
 }
 
 std::string root_of(const Words& words) {
-    return words.root.empty() ? usual_root : absolute(words.root);
+    return words.root.empty() ? usual_root : pod::absolute_path(words.root);
 }
 
 // Names that the runtime has too, and of these those that mean all containers without an argument.
@@ -150,7 +141,8 @@ int run_command(std::span<char* const> arguments) {
             return failed(usual.error());
         store = std::move(*usual);
     }
-    Session session{Registry(data_of(words), pod::StateRoot(root_of(words))), absolute(store)};
+    Session session{Registry(data_of(words), pod::StateRoot(root_of(words))),
+                    pod::absolute_path(store)};
     const auto status = command->run(session, *parsed);
     return status ? *status : failed(status.error());
 }

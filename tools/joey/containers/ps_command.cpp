@@ -90,7 +90,7 @@ std::string image_of(const Container& container) {
 std::string labels_of(const Container& container) {
     std::string out;
     for (const auto& [name, value] : container.labels)
-        out += (out.empty() ? "" : ",") + name + "=" + value;
+        out += os::text(out.empty() ? "" : ",", name, "=", value);
     return out;
 }
 

@@ -197,32 +197,17 @@ os::Result<void> read_network(const Arguments& arguments, Container& out) {
     return {};
 }
 
-} // namespace
-
-os::Result<RunRequest> read_run_request(const Session& session, const Arguments& arguments) {
-    RunRequest out;
-    Container& container = out.container;
-    TRY(read_identity(session, arguments, container));
-    TRY(read_network(arguments, container));
-    const bool has_directory = arguments.has("rootfs");
-    if (has_directory) {
-        TRY(out.base, use_directory(arguments.value("rootfs")));
-    } else if (arguments.words().empty()) {
+// The first word, or --rootfs.
+os::Result<Base> find_base(const Session& session, const Arguments& arguments) {
+    if (arguments.has("rootfs"))
+        return use_directory(arguments.value("rootfs"));
+    if (arguments.words().empty())
         return os::fail(os::Code::InvalidArgument,
                         "run: say which image, or --rootfs DIR; see 'joey run --help'");
-    } else {
-        TRY(out.base, find_image(session.store, arguments.words().front()));
-    }
-    container.image = out.base.name;
-    container.image_id = out.base.id;
-    const std::size_t first_word = has_directory ? 0 : 1;
-    TRY(const image::Overrides overrides, read_overrides(arguments, container, first_word));
-    TRY(out.process, image::describe_process(out.base.config, overrides, out.base.directory.get()));
-    container.command = out.process.args;
-    container.stop_signal = out.process.stop_signal;
-    for (const auto& [name, value] : out.base.config.labels)
-        container.labels.try_emplace(name, value);
-    TRY(read_health(arguments, out));
+    return find_image(session.store, arguments.words().front());
+}
+
+void read_attachment(const Arguments& arguments, RunRequest& out) {
     out.detach = arguments.has("detach");
     const std::vector<std::string> attached = arguments.values("attach");
     const auto wants = [&](const char* stream) {
@@ -230,8 +215,29 @@ os::Result<RunRequest> read_run_request(const Session& session, const Arguments&
                std::find(attached.begin(), attached.end(), stream) != attached.end();
     };
     if (!out.detach)
-        out.wants = (container.open_stdin && wants("stdin") ? wants_input : 0U) |
+        out.wants = (out.container.open_stdin && wants("stdin") ? wants_input : 0U) |
                     (wants("stdout") ? wants_output : 0U) | (wants("stderr") ? wants_errors : 0U);
+}
+
+} // namespace
+
+os::Result<RunRequest> read_run_request(const Session& session, const Arguments& arguments) {
+    RunRequest out;
+    Container& container = out.container;
+    TRY(read_identity(session, arguments, container));
+    TRY(read_network(arguments, container));
+    TRY(out.base, find_base(session, arguments));
+    container.image = out.base.name;
+    container.image_id = out.base.id;
+    const std::size_t first_word = arguments.has("rootfs") ? 0 : 1;
+    TRY(const image::Overrides overrides, read_overrides(arguments, container, first_word));
+    TRY(out.process, image::describe_process(out.base.config, overrides, out.base.directory.get()));
+    container.command = out.process.args;
+    container.stop_signal = out.process.stop_signal;
+    for (const auto& [name, value] : out.base.config.labels)
+        container.labels.try_emplace(name, value);
+    TRY(read_health(arguments, out));
+    read_attachment(arguments, out);
     out.detach_keys = arguments.value("detach-keys", "ctrl-p,ctrl-q");
     out.proxy_signals = arguments.value("sig-proxy", "true") == "true";
     TRY(add_ports(arguments, out));

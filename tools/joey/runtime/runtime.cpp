@@ -49,15 +49,6 @@ std::string default_root() {
     return "/run/joey";
 }
 
-std::string absolute(const std::string& path) {
-    if (path.starts_with('/'))
-        return path;
-    char* here = ::getcwd(nullptr, 0);
-    std::string out = os::text(here != nullptr ? here : "", "/", path);
-    std::free(here);
-    return out;
-}
-
 } // namespace
 
 bool is_runtime_command(std::span<char* const> arguments) {
@@ -77,7 +68,7 @@ int run_command(std::span<char* const> arguments) {
         std::fprintf(stderr, "joey: %s\n", log.error().message.c_str());
         return 1;
     }
-    pod::Engine engine{pod::StateRoot(absolute(flags->value("root", default_root())))};
+    pod::Engine engine{pod::StateRoot(pod::absolute_path(flags->value("root", default_root())))};
     Invocation call{command->name,
                     {flags->rest().begin() + 1, flags->rest().end()},
                     engine,
