@@ -84,11 +84,10 @@ Connections::Connections(Stack& stack)
 Connections::~Connections() {
     timer_.cancel();
     for (usize i = 0; i < bucket_count_; i++)
-        while (End* end = table_[i]) {
-            table_[i] = end->next;
-            // Each is there twice; the reference is the original direction's.
-            if (end->direction == 0)
-                end->connection->release();
+        while (table_[i] != nullptr) {
+            Connection& connection = *table_[i]->connection; // there twice, and one reference
+            unlink(connection);
+            connection.release();
         }
     ::operator delete(static_cast<void*>(table_));
 }
