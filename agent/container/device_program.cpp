@@ -79,7 +79,7 @@ std::vector<spec::DeviceRule> promised() {
         allow('c', 5, 2, all),   // /dev/ptmx
         allow('c', 136, {}, all) // /dev/pts
     };
-    for (const std::uint32_t minor : {3, 5, 7, 8, 9}) // null, zero, full, random, urandom
+    for (const std::uint32_t minor : {3U, 5U, 7U, 8U, 9U}) // null, zero, full, random, urandom
         out.push_back(allow('c', 1, minor, all));
     return out;
 }
