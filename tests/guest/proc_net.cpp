@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/network_support.hpp"
 
 namespace {
 
@@ -39,16 +39,6 @@ bool has_line(const std::string& text, const std::string& first, const std::stri
         if (line.find(first) != std::string::npos && line.find(second) != std::string::npos)
             return true;
     return false;
-}
-
-void own_network() {
-    CHECK(unshare(CLONE_NEWNET) == 0);
-    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
-    ifreq request{};
-    std::strcpy(request.ifr_name, "lo");
-    request.ifr_flags = IFF_UP;
-    CHECK(ioctl(fd, SIOCSIFFLAGS, &request) == 0);
-    close(fd);
 }
 
 sockaddr_in loopback(int port) {

@@ -17,7 +17,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/network_support.hpp"
 
 namespace {
 
@@ -32,17 +32,6 @@ sockaddr_in address4(uint32_t address, int port) {
 template <typename A>
 const sockaddr* general(const A& address) {
     return reinterpret_cast<const sockaddr*>(&address);
-}
-
-void own_network() {
-    if (unshare(CLONE_NEWNET) != 0)
-        CHECK(unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0);
-    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
-    ifreq request{};
-    std::strcpy(request.ifr_name, "lo");
-    request.ifr_flags = IFF_UP;
-    CHECK(ioctl(fd, SIOCSIFFLAGS, &request) == 0);
-    close(fd);
 }
 
 uint16_t sum_of(const void* data, size_t bytes) {

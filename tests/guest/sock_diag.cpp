@@ -26,23 +26,13 @@
 
 #include "tests/guest/check.hpp"
 #include "tests/guest/netlink_support.hpp"
+#include "tests/guest/network_support.hpp"
 
 namespace {
 
 constexpr uint16_t by_family = SOCK_DIAG_BY_FAMILY;
 constexpr unsigned established = 1, closed = 7, listening = 10;
 constexpr size_t after_inet = sizeof(inet_diag_msg), after_unix = sizeof(unix_diag_msg);
-
-void own_network() {
-    if (unshare(CLONE_NEWNET) != 0)
-        CHECK(unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0);
-    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
-    ifreq request{};
-    std::strcpy(request.ifr_name, "lo");
-    request.ifr_flags = IFF_UP;
-    CHECK(ioctl(fd, SIOCSIFFLAGS, &request) == 0);
-    close(fd);
-}
 
 uint64_t inode_of(int fd) {
     struct stat about {};

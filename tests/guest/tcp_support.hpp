@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/network_support.hpp"
 
 namespace tcp_tests {
 
@@ -202,24 +202,6 @@ inline std::string pattern(size_t bytes, unsigned seed = 1) {
         byte = static_cast<char>(seed >> 16);
     }
     return out;
-}
-
-inline void loopback_up() {
-    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
-    CHECK(fd >= 0);
-    ifreq request{};
-    std::strcpy(request.ifr_name, "lo");
-    CHECK(ioctl(fd, SIOCGIFFLAGS, &request) == 0);
-    request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
-    CHECK(ioctl(fd, SIOCSIFFLAGS, &request) == 0);
-    close(fd);
-}
-
-// A namespace of its own: as root, or with a user namespace.
-inline void own_network() {
-    if (unshare(CLONE_NEWNET) != 0)
-        CHECK(unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0);
-    loopback_up();
 }
 
 struct Case {
