@@ -14,6 +14,7 @@ import time
 
 from archives import add, docker_save, make_tar, write_layout
 from harness import JOEY, PATIENCE, Terminal, case, equal, holds, run, short
+from oci_runtime import nothing_is_left, processes_of
 
 BUSYBOX = "/bin/busybox"
 APPLETS = ("sh cat echo ls id sleep true false uname mount grep hostname touch stat ps env kill head nc pwd test tty stty seq wc "
@@ -89,28 +90,13 @@ class People:
         self.until(f"{name} says {text!r}", lambda: text in self.must("logs", name))
 
     def processes(self):
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-                if any(self.directory.encode() in word for word in words) and int(pid) != os.getpid():
-                    found.append(int(pid))
-        return found
+        return processes_of(self.directory)
 
     def nothing_is_left(self):
-        deadline = time.monotonic() + 30 * PATIENCE
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        equal("processes left behind", [], [open(f"/proc/{pid}/cmdline", "rb").read() for pid in self.processes()])
-        for kind in ("containers", "pods"):
-            place = os.path.join(self.root, kind)
-            equal(f"{kind} left behind", [], os.listdir(place) if os.path.exists(place) else [])
+        nothing_is_left(self.directory, self.root)
         data = os.path.join(self.root, "people")
         left = [name for name in os.listdir(data) if len(name) == 64] if os.path.exists(data) else []
         equal("containers left behind", [], left)
-        with open("/proc/self/mountinfo", encoding="utf-8") as file:
-            equal("mounts left behind", [], [line for line in file if self.directory in line])
 
 
 @contextlib.contextmanager

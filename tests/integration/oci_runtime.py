@@ -46,6 +46,31 @@ def make_bundle(path, args, patch=None, rootfs=None):
     return path
 
 
+def processes_of(directory):
+    """Those that name a state directory: VMs, relays, monitors."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            if any(directory.encode() in word for word in words) and int(pid) != os.getpid():
+                found.append(int(pid))
+    return found
+
+
+def nothing_is_left(directory, root):
+    """No process and no mount that names the directory, no record of containers and pods below the root."""
+    deadline = time.monotonic() + 30 * PATIENCE
+    while processes_of(directory) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    equal("processes left behind", [], [open(f"/proc/{pid}/cmdline", "rb").read() for pid in processes_of(directory)])
+    for kind in ("containers", "pods"):
+        place = os.path.join(root, kind)
+        equal(f"{kind} left behind", [], os.listdir(place) if os.path.exists(place) else [])
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        equal("mounts left behind", [], [line for line in file if directory in line])
+
+
 class Runtime:
     """joey with a state directory of its own."""
 
@@ -100,26 +125,10 @@ class Runtime:
             time.sleep(0.05)
 
     def processes(self):
-        """Those of this state directory: VMs and relays."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-                if any(self.root.encode() in word for word in words) and int(pid) != os.getpid():
-                    found.append(int(pid))
-        return found
+        return processes_of(self.root)
 
     def nothing_is_left(self):
-        deadline = time.monotonic() + 30 * PATIENCE
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        equal("processes left behind", [], [open(f"/proc/{pid}/cmdline", "rb").read() for pid in self.processes()])
-        for kind in ("containers", "pods"):
-            place = os.path.join(self.root, kind)
-            equal(f"{kind} left behind", [], os.listdir(place) if os.path.exists(place) else [])
-        with open("/proc/self/mountinfo", encoding="utf-8") as file:
-            equal("mounts left behind", [], [line for line in file if self.root in line])
+        nothing_is_left(self.root, self.root)
 
 
 @contextlib.contextmanager
