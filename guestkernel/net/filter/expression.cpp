@@ -204,6 +204,19 @@ Result<Data> parse_value(ParseContext& context, const Attribute* attribute) {
     return data;
 }
 
+void use_data(Evaluation& at, const Data& data, u8 target_word) {
+    if (data.verdict) {
+        at.verdict = data.code;
+        at.target = data.chain.get();
+        at.target_slot = data.chain ? data.chain->slot : 0;
+        return;
+    }
+    u8* to = at.bytes(target_word);
+    const u32 whole = data.length & ~3u;
+    __builtin_memset(to + whole, 0, whole != data.length ? 4 : 0);
+    __builtin_memcpy(to, data.bytes, data.length);
+}
+
 void dump_data(MessageWriter& out, u16 type, const Data& data) {
     const usize whole = out.open(type, true);
     if (!data.verdict) {

@@ -118,6 +118,8 @@ struct Data {
 };
 Result<Data> parse_data(ParseContext& context, const Attribute* attribute);
 void dump_data(MessageWriter& out, u16 type, const Data& data);
+// A verdict becomes the packet's; other data goes to the register, its last word filled with zeros.
+void use_data(Evaluation& at, const Data& data, u8 target_word);
 Result<Data> parse_value(ParseContext& context, const Attribute* attribute); // no verdict: EINVAL
 
 } // namespace kernel::net::filter

@@ -9,10 +9,6 @@ namespace kernel::net::filter {
 
 namespace {
 
-constexpr u32 round_up4(u32 bytes) {
-    return (bytes + 3) & ~3u;
-}
-
 class Compare final : public Expression {
 public:
     u8 source = 0;
@@ -178,17 +174,7 @@ public:
     u8 target_word = 0;
     Data data;
     std::string_view name() const override { return "immediate"; }
-    void evaluate(Evaluation& at) override {
-        if (data.verdict) {
-            at.verdict = data.code;
-            at.target = data.chain.get();
-            at.target_slot = data.chain ? data.chain->slot : 0;
-            return;
-        }
-        u8* to = at.bytes(target_word);
-        __builtin_memset(to + (data.length & ~3u), 0, round_up4(data.length) - (data.length & ~3u));
-        __builtin_memcpy(to, data.bytes, data.length);
-    }
+    void evaluate(Evaluation& at) override { use_data(at, data, target_word); }
     void dump(MessageWriter& out) const override {
         put_register(out, NFTA_IMMEDIATE_DREG, target_word);
         dump_data(out, NFTA_IMMEDIATE_DATA, data);

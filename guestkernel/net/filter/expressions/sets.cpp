@@ -10,18 +10,6 @@ namespace kernel::net::filter {
 
 namespace {
 
-void use_data(Evaluation& at, const Data& data, u8 target_word) {
-    if (data.verdict) {
-        at.verdict = data.code;
-        at.target = data.chain.get();
-        at.target_slot = data.chain ? data.chain->slot : 0;
-        return;
-    }
-    u8* to = at.bytes(target_word);
-    at.words[target_word + (data.length - 1) / 4] = 0;
-    __builtin_memcpy(to, data.bytes, data.length);
-}
-
 void use_state(Evaluation& at, Element& element) {
     for (const Owned<Expression>& expression : element.expressions) {
         expression->evaluate(at);
