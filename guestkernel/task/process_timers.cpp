@@ -28,6 +28,19 @@ u64 saturating_add(u64 a, u64 b) {
 
 } // namespace
 
+namespace {
+
+// Whose time a CPU clock counts, by numbers that mean the same to everybody: a timer keeps it, and
+// expires while anybody runs.
+struct CpuClock {
+    i32 pid = 0; // 0: the process itself
+    i32 tid = 0; // 0: all threads
+    bool user_only = false;
+};
+u64 now_of(const CpuClock& clock, Process& own);
+
+} // namespace
+
 // One timer_create(2) timer. Kept alive by the process's table and by a queued signal.
 struct PosixTimer : RefCounted {
     PosixTimer(Process& owner, const PosixTimerRequest& what)
@@ -45,6 +58,7 @@ struct PosixTimer : RefCounted {
 
     Process* process; // outlives the timer: destroyed at its end
     const PosixTimerRequest request;
+    CpuClock cpu_clock; // of no use with other clocks
     i32 id = 0;
     SpinLock lock{LockRank::Leaf}; // signals are dropped under the tree lock
     Timer timer;
@@ -244,7 +258,7 @@ u32 PosixTimer::skip_periods(u64 now) {
 }
 
 u64 PosixTimer::clock_now() const {
-    return is_cpu_clock(request.clock) ? clock_now_ns(request.clock).value_or(0) : monotonic_ns();
+    return is_cpu_clock(request.clock) ? now_of(cpu_clock, *process) : monotonic_ns();
 }
 
 void PosixTimer::fire() {
@@ -326,6 +340,47 @@ void drop_queued_signal(QueuedSignal& entry) {
 
 namespace {
 
+// 0 for one that has ended: a timer on it stands still.
+u64 now_of(const CpuClock& clock, Process& own) {
+    if (clock.tid == 0) {
+        const Ref<Process> other = clock.pid != 0 ? find_process(clock.pid) : Ref<Process>();
+        if (clock.pid != 0 && !other)
+            return 0;
+        return process_time(other ? *other : own, !clock.user_only);
+    }
+    const Ref<Task> thread = find_task(clock.tid);
+    if (!thread || thread->process != &own)
+        return 0;
+    const Process::Usage usage = task_usage(*thread);
+    return usage.user_ns + (clock.user_only ? 0 : usage.system_ns);
+}
+
+// The caller's own by their names (and other clocks by none); those of others,
+// clock_getcpuclockid(3): ~pid << 3 | kind, bit 2 for a thread; kind 0 PROF, 1 VIRT, 2 SCHED.
+Result<CpuClock> find_cpu_clock(i32 clock) {
+    CpuClock found;
+    if (!is_cpu_clock(clock) || clock == CLOCK_PROCESS_CPUTIME_ID)
+        return found;
+    const i32 id = clock == CLOCK_THREAD_CPUTIME_ID ? 0 : ~(clock >> 3);
+    const u32 kind = clock < 0 ? static_cast<u32>(clock) & 3 : 2;
+    if (kind == 3)
+        return fail(EINVAL);
+    found.user_only = kind == 1;
+    if (clock > 0 || (clock & 4) != 0) {
+        const Ref<Task> thread =
+            id == 0 ? Ref<Task>::share(arch::current()) : find_task(global_pid(id));
+        if (!thread || thread->process != &current_process())
+            return fail(EINVAL);
+        found.tid = thread->tid;
+    } else if (id != 0) {
+        const Ref<Process> process = find_process(global_pid(id));
+        if (!process)
+            return fail(EINVAL);
+        found.pid = process->pid;
+    }
+    return found;
+}
+
 Result<Ref<PosixTimer>> find_timer(i32 id) {
     ProcessTimers* timers = current_process().timers;
     if (timers == nullptr)
@@ -361,6 +416,7 @@ TimerSetting setting_of(const PosixTimer& timer, u64 now) {
 
 Result<i32> create_posix_timer(const PosixTimerRequest& request) {
     TRY(clock_now_ns(request.clock));
+    TRY(const CpuClock cpu_clock, find_cpu_clock(request.clock));
     Process& process = current_process();
     if (request.notify != SIGEV_NONE && (request.signal < 1 || request.signal > signal_count))
         return fail(EINVAL);
@@ -371,6 +427,7 @@ Result<i32> create_posix_timer(const PosixTimerRequest& request) {
     }
     TRY(ProcessTimers * timers, timers_of(process));
     TRY(Ref<PosixTimer> timer, make_ref<PosixTimer>(process, request));
+    timer->cpu_clock = cpu_clock;
     SpinGuard guard(timers->lock);
     usize id = 0;
     while (id < timers->timers.size() && timers->timers[id])
@@ -476,35 +533,11 @@ bool is_cpu_clock(i32 clock) {
     return clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID;
 }
 
-namespace {
-
-// clock_getcpuclockid(3): ~pid << 3 | kind, bit 2 for a thread; kind 0 PROF, 1 VIRT, 2 SCHED.
-Result<u64> foreign_cpu_clock(i32 clock) {
-    const i32 id = ~(clock >> 3);
-    const u32 kind = static_cast<u32>(clock) & 3;
-    if (kind == 3)
-        return fail(EINVAL);
-    const bool user_only = kind == 1;
-    if ((clock & 4) != 0) {
-        const Ref<Task> task =
-            id == 0 ? Ref<Task>::share(arch::current()) : find_task(global_pid(id));
-        if (!task || task->process != current_task().process)
-            return fail(EINVAL);
-        const Process::Usage usage = task_usage(*task);
-        return usage.user_ns + (user_only ? 0 : usage.system_ns);
-    }
-    const Ref<Process> process =
-        id == 0 ? Ref<Process>::share(&current_process()) : find_process(global_pid(id));
-    if (!process)
-        return fail(EINVAL);
-    return process_time(*process, !user_only);
-}
-
-} // namespace
-
 Result<u64> clock_now_ns(i32 clock) {
-    if (clock < 0)
-        return foreign_cpu_clock(clock);
+    if (clock < 0) {
+        TRY(const CpuClock found, find_cpu_clock(clock));
+        return now_of(found, current_process());
+    }
     switch (clock) {
     case CLOCK_REALTIME:
     case CLOCK_REALTIME_COARSE:

@@ -345,6 +345,63 @@ void wait_for_expiries(int count) {
         CHECK(now(CLOCK_MONOTONIC) < limit);
 }
 
+// A timer counts the time of its own process, or of the one thread, whoever runs when it is looked
+// at: a child and a thread that have used much more keep running.
+void others_run_too() {
+    static bool stop;
+    pthread_t busy = {};
+    const auto run = [](void*) -> void* {
+        while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+            asm volatile("");
+        return nullptr;
+    };
+    const pid_t child = fork();
+    if (child == 0)
+        for (;;)
+            asm volatile("");
+    clockid_t of_child = 0;
+    CHECK(clock_getcpuclockid(child, &of_child) == 0);
+    const timespec pause = spec(10 * millisecond);
+    while (now(of_child) < now(CLOCK_PROCESS_CPUTIME_ID) + 150 * millisecond)
+        nanosleep(&pause, nullptr);
+    timer_t id = nullptr;
+    for (const clockid_t clock : {CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID}) {
+        if (clock == CLOCK_THREAD_CPUTIME_ID)
+            CHECK(pthread_create(&busy, nullptr, run, nullptr) == 0);
+        sigevent event = {};
+        event.sigev_notify = SIGEV_SIGNAL;
+        event.sigev_signo = SIGUSR1;
+        CHECK(timer_create(clock, &event, &id) == 0);
+        expiries = 0;
+        const itimerspec setting = {{0, 0}, spec(60 * millisecond)};
+        const long start = now(clock);
+        CHECK(timer_settime(id, 0, &setting, nullptr) == 0);
+        while (expiries == 0)
+            CHECK(now(clock) - start < 5 * second);
+        CHECK(now(clock) - start >= 60 * millisecond);
+        CHECK(timer_delete(id) == 0);
+    }
+    // On the clock of somebody else, while this process sleeps.
+    sigset_t awaited;
+    sigemptyset(&awaited);
+    sigaddset(&awaited, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_BLOCK, &awaited, nullptr) == 0);
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    CHECK(pthread_join(busy, nullptr) == 0);
+    sigevent event = {};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGUSR1;
+    CHECK(timer_create(of_child, &event, &id) == 0);
+    const long start = now(of_child);
+    const itimerspec setting = {{0, 0}, spec(30 * millisecond)};
+    CHECK(timer_settime(id, 0, &setting, nullptr) == 0);
+    CHECK(sigwaitinfo(&awaited, nullptr) == SIGUSR1);
+    CHECK(now(of_child) - start >= 30 * millisecond);
+    CHECK(timer_delete(id) == 0);
+    CHECK(pthread_sigmask(SIG_UNBLOCK, &awaited, nullptr) == 0);
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, nullptr, 0) == child);
+}
+
 void posix_timers() {
     int id = -1;
     CHECK_FAILS(create(99, SIGEV_SIGNAL, SIGUSR1, &id), EINVAL);
@@ -448,6 +505,7 @@ void posix_timers() {
         CHECK(now(clock) - start >= 10 * millisecond);
         CHECK(syscall(SYS_timer_delete, id) == 0);
     }
+    others_run_too();
     // Very short periods do not keep the program from running.
     CHECK(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGUSR1, &id) == 0);
     CHECK(set(id, 20'000, 20'000) == 0);
