@@ -27,6 +27,7 @@ public:
     u32 processes = 0;       // in it and below, zombies included
     WaitQueue fewer;         // the count went down
     i32 last_number = 0;
+    u32 end_status = 0; // of its first process, after reboot(2); 0: its own
 
 private:
     const Ref<PidNamespace> parent_;

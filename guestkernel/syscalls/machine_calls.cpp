@@ -5,6 +5,7 @@
 #include <linux/errno.h>
 #include <linux/quota.h>
 #include <linux/reboot.h>
+#include <linux/signal.h>
 
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/log.hpp"
@@ -13,8 +14,10 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/ipc/terminal.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
+#include "guestkernel/task/process.hpp"
 
 namespace kernel {
 
@@ -35,6 +38,21 @@ bool known_magic(u32 magic) {
     arch::power_off(0);
 }
 
+// In a nested pid namespace there is no machine to end: its first process is killed, and who waits
+// for that is told by the signal what was meant.
+Result<long> reboot_namespace(u32 command) {
+    switch (command) {
+    case LINUX_REBOOT_CMD_RESTART:
+    case LINUX_REBOOT_CMD_RESTART2:
+        end_own_pid_namespace(SIGHUP);
+    case LINUX_REBOOT_CMD_HALT:
+    case LINUX_REBOOT_CMD_POWER_OFF:
+        end_own_pid_namespace(SIGINT);
+    default:
+        return fail(EINVAL);
+    }
+}
+
 constexpr u32 swap_flags = 0x7ffff; // SWAP_FLAGS_VALID
 
 Result<void> check_swap_file(u64 name) {
@@ -48,10 +66,14 @@ Result<void> check_swap_file(u64 name) {
 } // namespace
 
 Result<long> sys_reboot(Task& task, u32 magic1, u32 magic2, u32 command, u64 argument) {
-    if (!capable(CAP_SYS_BOOT))
+    PidNamespace* space = current_pid_namespace();
+    const bool nested = space != nullptr && space->level() > 0;
+    if (nested ? !capable_over(space->owner(), CAP_SYS_BOOT) : !capable(CAP_SYS_BOOT))
         return fail(EPERM);
     if (magic1 != LINUX_REBOOT_MAGIC1 || !known_magic(magic2))
         return fail(EINVAL);
+    if (nested)
+        return reboot_namespace(command);
     switch (command) {
     case LINUX_REBOOT_CMD_CAD_ON:
     case LINUX_REBOOT_CMD_CAD_OFF:

@@ -160,6 +160,8 @@ void leave_process(Task& task, Process& process) {
             process.exit_uid = task.credentials->uid;
             process.exit_status =
                 process.group_exiting ? process.group_exit_status : task.exit_status;
+            if (process.is_namespace_init && process.pid_namespace->end_status != 0)
+                process.exit_status = process.pid_namespace->end_status;
             reparent_children_locked(process, dead);
             // Only a parent in another group of the session kept the group from being orphaned: one
             // that was orphaned before is left alone.
@@ -277,6 +279,17 @@ void end_pid_namespace(Process& init) {
 }
 
 } // namespace
+
+void end_own_pid_namespace(u32 status) {
+    {
+        SpinGuard tree(process_tree_lock());
+        PidNamespace& space = *current_pid_namespace();
+        space.end_status = status;
+        if (space.init != nullptr)
+            send_child_signal_locked(*space.init, kernel_signal(SIGKILL));
+    }
+    exit_process(0);
+}
 
 void exit_task(u32 status) {
     Task& task = current_task();

@@ -213,6 +213,8 @@ void reap_zombie_children(Process& process);
 [[noreturn]] void exit_task(u32 status);
 // exit_group(2) and fatal signals.
 [[noreturn]] void exit_process(u32 status);
+// Ends the process's pid namespace, a nested one: its first process has ended with `status`.
+[[noreturn]] void end_own_pid_namespace(u32 status);
 // Begins the end of a process: every thread but `except` is to exit. Requires: signal_lock.
 void kill_threads_locked(Process& process, Task* except);
 // execve: the other threads are to end. Requires: signal_lock.

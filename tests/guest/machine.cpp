@@ -1,7 +1,9 @@
 // The kernel's log, and calls about the machine: syslog(2), /dev/kmsg, reboot(2), sysfs(2),
 // swapon(2), quotactl(2), iopl(2), ioperm(2), vhangup(2), modify_ldt(2), and what Linux refuses.
+#include <csignal>
 #include <cstdint>
 #include <fcntl.h>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 
@@ -103,6 +105,36 @@ void reboot_and_swap() {
     }
 }
 
+// In a nested pid namespace reboot(2) kills the first process, and its parent sees by which signal
+// what was asked for. The machine runs on.
+void reboot_of_namespace() {
+    const struct {
+        int command, signal;
+    } cases[] = {
+        {RB_AUTOBOOT, SIGHUP}, {RB_POWER_OFF, SIGINT}, {static_cast<int>(RB_HALT_SYSTEM), SIGINT}};
+    for (const auto& each : cases)
+        for (const bool itself : {false, true}) {
+            const auto init =
+                static_cast<pid_t>(syscall(SYS_clone, CLONE_NEWUSER | CLONE_NEWPID | SIGCHLD,
+                                           nullptr, nullptr, nullptr, nullptr));
+            CHECK(init >= 0);
+            if (init == 0) {
+                if (getpid() != 1)
+                    _exit(2);
+                CHECK_FAILS(reboot(RB_ENABLE_CAD), EINVAL);
+                if (itself || fork() == 0) {
+                    reboot(each.command);
+                    _exit(3);
+                }
+                for (;;)
+                    pause();
+            }
+            int status = 0;
+            CHECK(waitpid(init, &status, 0) == init);
+            CHECK(WIFSIGNALED(status) && WTERMSIG(status) == each.signal);
+        }
+}
+
 void ports() {
     if (syscall(SYS_iopl, 0) == -1 && errno == ENOSYS)
         return; // a kernel that is built without
@@ -165,6 +197,7 @@ void quotas() {
 int main() {
     kernel_log();
     reboot_and_swap();
+    reboot_of_namespace();
     ports();
     local_segments();
     old_interfaces();
