@@ -18,6 +18,10 @@ constinit SpinLock rights_lock{LockRank::Epoll};
 constinit u32 files_in_flight = 0;
 constinit UnixSocketFile* sockets_in_flight = nullptr;
 constinit bool collecting = false;
+// When so many are in flight, a sender looks for cycles: those of sockets that were closed while
+// they were in each other's queues end no socket, which would have looked.
+constexpr u32 few_in_flight = 2048;
+constinit u32 next_collection = few_in_flight;
 
 UnixSocketFile* unix_socket(File& file) {
     auto* socket = file_as<SocketFile>(file);
@@ -101,7 +105,21 @@ Result<Owned<FileRights>> FileRights::clone() const {
 }
 
 Result<void> FileRights::depart() {
+    {
+        SpinGuard guard(rights_lock);
+        if (files_in_flight + files_.size() < next_collection)
+            return depart_locked();
+    }
+    collect_unix_cycles();
     SpinGuard guard(rights_lock);
+    // Twice as many as live now: the cost stays in proportion to the messages.
+    next_collection = 2 * files_in_flight > few_in_flight ? 2 * files_in_flight : few_in_flight;
+    if (next_collection > most_in_flight)
+        next_collection = most_in_flight;
+    return depart_locked();
+}
+
+Result<void> FileRights::depart_locked() {
     if (files_in_flight + files_.size() > most_in_flight)
         return fail(ETOOMANYREFS);
     files_in_flight += static_cast<u32>(files_.size());

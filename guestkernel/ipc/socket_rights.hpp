@@ -21,12 +21,14 @@ public:
     Result<Owned<FileRights>> clone() const; // for MSG_PEEK
     std::span<Ref<File>> files() { return files_.span(); }
 
-    // Around its stay in a queue. ETOOMANYREFS: too much is in flight.
+    // Around its stay in a queue. ETOOMANYREFS: too much is in flight. Requires: no lock is held;
+    // files of closed cycles may be closed.
     Result<void> depart();
     void arrive();
 
 private:
     friend struct RightsDrain;
+    Result<void> depart_locked();
     Vector<Ref<File>> files_;
     FileRights* next_ = nullptr; // of those that wait to be closed
     bool in_flight_ = false;
