@@ -14,6 +14,7 @@ suites=("$@")
 wants() { case " ${suites[*]} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
 install_packages build test
+! wants long || install_packages long bench
 ! wants conformance || install_packages conformance
 build_in "$top/build" ""
 if wants asan; then
