@@ -39,8 +39,8 @@ inline constexpr std::uint64_t kernel_root_table_phys = 0x2000; // PML4 of the k
 // kernel writes the tables themselves before it allows the first interrupt or exception.
 inline constexpr std::uint64_t cpu_areas_phys = 0x10'0000;
 inline constexpr std::uint64_t cpu_area_size = 0x8000;
-inline constexpr std::uint64_t cpu_area_gdt = 0x0;     // 9 entries, see below
-inline constexpr std::uint64_t cpu_area_tss = 0x100;   // 104 bytes
+inline constexpr std::uint64_t cpu_area_gdt = 0x0;   // 9 entries, see below
+inline constexpr std::uint64_t cpu_area_tss = 0x100; // 104 bytes; behind it counters (counters.hpp)
 inline constexpr std::uint64_t cpu_area_idt = 0x1000;  // 256 gates
 inline constexpr std::uint64_t cpu_area_data = 0x2000; // kernel's per-CPU data and exception stacks
 inline constexpr std::uint64_t boot_stack_top = 0x8000; // initial RSP = area + this

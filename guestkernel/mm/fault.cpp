@@ -5,6 +5,7 @@
 #include <linux/mman.h>
 
 #include "boot/protocol/layout.hpp"
+#include "guestkernel/arch/counters.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/mm/address_space_impl.hpp"
@@ -630,6 +631,9 @@ bool handle_user_fault(u64 address, u64 error_code, bool from_user, u32& signal_
     bool major = false;
     const u64 access = from_user ? error_code | fault_user : error_code & ~fault_user;
     const bool served = space->handle_fault(VirtAddr(address), access, signal_code, major);
+    // After the wait for a page, which may have ended on another CPU.
+    boot::CpuCounters& counters = arch::counters(task.cpu);
+    arch::bump(major ? counters.major_faults : counters.minor_faults);
     if (major)
         task.major_faults++;
     else

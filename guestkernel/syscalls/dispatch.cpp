@@ -2,6 +2,7 @@
 #include <linux/errno.h>
 
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/counters.hpp"
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/syscalls/strace.hpp"
 #include "guestkernel/syscalls/table.hpp"
@@ -38,6 +39,7 @@ void call_with_work(Task& task, arch::TrapFrame& frame) {
     // what the tracer left.
     const auto number = static_cast<u32>(frame.orig_rax);
     task.syscall_number = number;
+    arch::count_syscall(task.cpu, number);
     if (wanted && static_cast<i32>(number) != -1) {
         const SyscallEntry* entry = find_syscall(number);
         const SyscallArgs args = arguments_of(frame);
@@ -66,6 +68,7 @@ extern "C" void arch::joey_syscall(TrapFrame* frame) {
     // is no call.
     const SyscallEntry* entry = find_syscall(static_cast<u32>(frame->orig_rax));
     task.syscall_number = static_cast<u32>(frame->orig_rax);
+    arch::count_syscall(task.cpu, task.syscall_number);
     frame->rax = static_cast<u64>(call(entry, task, args));
 }
 

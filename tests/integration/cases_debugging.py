@@ -1,8 +1,9 @@
 """Debuggers run inside on a program with threads and forks; core files open on the host; --strace."""
 
 import os
+import socket
 
-from harness import case, equal, holds, joey, joey_sh, run, scratch
+from harness import case, equal, holds, joey, joey_sh, read_until, run, scratch, started
 
 SOURCE = r"""
 #include <pthread.h>
@@ -181,3 +182,45 @@ def strace_filters():
     has(missing, "syscall_999(", "ENOSYS (not implemented)")
     timed = joey("true", options=["--strace=exit_group,close", "--strace-time"])
     has(timed, "close(3) = 0 <0.0")
+
+
+def metrics_of(path, request=b"GET /metrics HTTP/1.1\r\nHost: vm\r\n\r\n"):
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(60)
+        caller.connect(path)
+        caller.sendall(request)
+        answer = b""
+        while piece := caller.recv(65536):
+            answer += piece
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return head, dict(line.rsplit(" ", 1) for line in body.splitlines() if line and line[0] != "#")
+
+
+@case("debugging: --metrics counts exits, system calls, faults, files, memory, phases; its socket goes with the VM")
+def metrics():
+    with scratch() as directory:
+        path = os.path.join(directory, "metrics")
+        script = "for i in 1 2 3 4 5; do umask; done; cat /etc/passwd >/dev/null; echo up; read x"
+        with started("/bin/sh", "-c", script, options=("--metrics", path, "--net", "none", "--cpus", "1")) as process:
+            read_until(process.stdout, b"up\n")
+            head, first = metrics_of(path)
+            holds("an answer", head.startswith("HTTP/1.1 200 OK\r\n") and "version=0.0.4" in head, head)
+            holds("umask(2) was counted", float(first['joey_guest_syscalls_total{call="umask"}']) >= 10, first)
+            for name in ('joey_guest_page_faults_total{kind="minor"}', 'joey_vcpu_exits_total{vcpu="0",reason="device"}',
+                         'joey_vcpu_exits_total{vcpu="0",reason="control"}', 'joey_fs_requests_total{name="/",request="lookup"}',
+                         'joey_device_to_guest_bytes_total{device="2",kind="fs",name="/",queue="1"}', "joey_memory_backed_bytes",
+                         'joey_vcpu_cpu_seconds_total{vcpu="0"}', "joey_process_cpu_seconds_total", "joey_uptime_seconds",
+                         'joey_start_phase_seconds{phase="first user instruction",by="guest"}'):
+                holds(f"{name} is above 0", float(first.get(name, 0)) > 0, first)
+            holds("less is backed than there is", float(first["joey_memory_backed_bytes"]) < float(first["joey_memory_bytes"]), first)
+            _, second = metrics_of(path)
+            holds("counters only grow", all(float(second[name]) >= float(value) for name, value in first.items()
+                                            if name.split("{")[0].endswith("_total")), second)
+            for request, status in ((b"GET / HTTP/1.1\r\n\r\n", "404"), (b"PUT /metrics HTTP/1.1\r\n\r\n", "405"),
+                                    (b"nonsense\r\n\r\n", "400")):
+                head, _ = metrics_of(path, request)
+                holds(f"{request} is refused", head.startswith(f"HTTP/1.1 {status} "), head)
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            equal("status", 0, process.wait(60))
+        equal("what is left", [], os.listdir(directory))

@@ -212,7 +212,7 @@ boot::GuestNetwork plan_user_network(const NetworkOptions& options, const std::s
     return guest;
 }
 
-Outcome<virtio::Device*> Network::connect(vmm::Vm& vm) {
+Outcome<virtio::Net*> Network::connect(vmm::Vm& vm) {
     const unsigned pairs = tap_ ? tap_->pairs() : 1;
     std::vector<virtio::EventLoop*> loops;
     const auto thread_class = tap_ ? vmm::ThreadClass::Net : vmm::ThreadClass::UserNet;

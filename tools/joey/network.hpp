@@ -28,7 +28,7 @@ public:
     // Addresses, routes and files.
     void describe(boot::GuestDescription& guest) const { guest.network = guest_; }
     // Makes the device, with threads of its own. Requires: run() of `vm` was not called.
-    Outcome<virtio::Device*> connect(vmm::Vm& vm);
+    Outcome<virtio::Net*> connect(vmm::Vm& vm);
 
 private:
     Network() = default;

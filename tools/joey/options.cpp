@@ -20,7 +20,7 @@ namespace po = boost::program_options;
 constexpr std::string_view usage_text =
     "usage: joey do [OPTIONS] [--] CMD [ARG...]\n"
     "       joey run|start|stop|restart|kill|rm|pause|unpause|wait|exec|attach|ps|logs|stats|top|\n"
-    "            inspect|cp|events    (containers; see 'joey COMMAND --help')\n"
+    "            inspect|cp|events|metrics    (containers; see 'joey COMMAND --help')\n"
     "       joey image COMMAND | joey images    (see 'joey image help')\n"
     "       joey completion bash|zsh|fish\n"
     "       joey "
@@ -79,6 +79,8 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
             "share a directory or file of the host, writable unless :ro (may be repeated)")
         ("vsock", po::value(&raw.vsock)->value_name("PATH[,cid=N]"),
             "give the VM a vsock device: programs here connect to the Unix socket PATH and send 'CONNECT PORT'; the guest's connections to port N of CID 2 go to PATH_N")
+        ("metrics", po::value(&options.metrics)->value_name("PATH"),
+            "tell what the VM does (exits, system calls, faults, devices, memory, start) on the Unix socket PATH, by HTTP and in Prometheus's text format")
         ("kernel", po::value(&options.kernel)->value_name("FILE"), "boot another kernel image")
         ("kernel-log", po::value(&raw.kernel_log)->value_name("LEVEL"),
             "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
@@ -293,6 +295,10 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, D
     if (given.count("vsock") != 0) {
         TRY(options.vsock, interpret_vsock(raw.vsock));
     }
+    if (given.count("metrics") != 0 &&
+        (options.metrics.empty() || options.metrics.size() > virtio::longest_vsock_path))
+        return fail(fmt::format("--metrics {}: give a path of 1 to {} bytes", options.metrics,
+                                virtio::longest_vsock_path));
     TRY(options.network, interpret_network_of(given, raw.network));
     if (options.hostname.empty() || options.hostname.size() > 64)
         return fail("--hostname: give a name of 1 to 64 characters");

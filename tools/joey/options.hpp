@@ -44,6 +44,7 @@ struct DoOptions {
     std::string rootfs = "/";
     std::vector<VolumeOption> volumes;
     std::optional<VsockOption> vsock;
+    std::string metrics; // the path of its Unix socket; empty: none
     NetworkOptions network;
     std::string kernel; // empty: the one that belongs to this joey
     boot::LogLevel log_level = boot::LogLevel::Warning;

@@ -146,6 +146,7 @@ Outcome<void> Session::make_machine(boot::GuestDescription guest) {
     config.cpus = cpus();
     config.memory_bytes = options_.memory_bytes ? *options_.memory_bytes : default_memory_bytes();
     config.process_start_tsc = start_tsc_;
+    config.watched = !options_.metrics.empty();
 
     const bool writable = vmm::SandboxPolicy{.shares = shares_->paths()}.writable();
     vmm::VmHooks hooks;
@@ -194,6 +195,40 @@ std::unique_ptr<virtio::FdPort> Session::make_port(int input, int output) {
     return std::make_unique<virtio::FdPort>(std::move(in), std::move(out));
 }
 
+// In the order of their numbers.
+Outcome<void> Session::list_devices() {
+    devices_ = {{console_.get(), "console", ""}, {&rng_, "rng", ""}};
+    for (std::size_t i = 0; i < shares_->devices().size(); ++i) {
+        virtio::Fs* share = shares_->devices()[i].get();
+        devices_.push_back({share, "fs", shares_->place(i), share});
+    }
+    if (options_.vsock) {
+        TRY(virtio::Device * vsock, sockets_->make_device(vm_->event_loop()));
+        devices_.push_back({vsock, "vsock", ""});
+    }
+    // Last: what a volume's device is called must not depend on it.
+    if (network_) {
+        TRY(virtio::Net * device, network_->connect(*vm_));
+        devices_.push_back({device, "net", "", nullptr, device});
+    }
+    return {};
+}
+
+Outcome<void> Session::offer_metrics() {
+    virtio::UniqueFd listener = sockets_ ? sockets_->take_metrics() : virtio::UniqueFd();
+    if (!listener)
+        return {};
+    metrics_ = std::make_unique<MetricsEndpoint>(vm_->event_loop(), std::move(listener), [this] {
+        std::vector<vmm::TimingMark> marks = vm_->timing();
+        marks.insert(marks.end(), marks_.begin(), marks_.end());
+        return vm_metrics(*vm_, devices_, std::move(marks), start_tsc_);
+    });
+    if (auto started = metrics_->start(); !started)
+        return fail(fmt::format("cannot offer metrics: {}: {}", started.error().action,
+                                std::strerror(started.error().code)));
+    return {};
+}
+
 Outcome<void> Session::add_devices() {
     stdio_port_ = make_port(STDIN_FILENO, STDOUT_FILENO);
     stdio_port_->on_end_of_input([this] { send(boot::ControlMessageType::stdin_closed); });
@@ -207,20 +242,9 @@ Outcome<void> Session::add_devices() {
         std::vector<virtio::Console::Port>{{stdio_port_.get(), "stdio", streams_.guest_terminal},
                                            {stderr_port_.get(), "stderr", false},
                                            {&control_port_, "control", false}});
-    std::vector<virtio::Device*> devices = {console_.get(), &rng_};
-    for (const auto& share : shares_->devices())
-        devices.push_back(share.get());
-    if (vsock_) {
-        TRY(virtio::Device * vsock, vsock_->make_device(vm_->event_loop()));
-        devices.push_back(vsock);
-    }
-    // Last: what a volume's device is called must not depend on it.
-    if (network_) {
-        TRY(virtio::Device * device, network_->connect(*vm_));
-        devices.push_back(device);
-    }
-    for (virtio::Device* device : devices) {
-        if (auto added = vm_->add_device(*device); !added)
+    TRY(list_devices());
+    for (const WatchedDevice& one : devices_) {
+        if (auto added = vm_->add_device(*one.device); !added)
             return base::Failure(from(added.error()));
     }
     for (const auto& share : shares_->devices()) {
@@ -233,15 +257,15 @@ Outcome<void> Session::add_devices() {
         [this](virtio::Readiness) { signals_->take([this](int signal) { on_signal(signal); }); });
     if (!watched)
         return fail(fmt::format("cannot watch for signals: {}", watched.error().action));
-    return {};
+    return offer_metrics();
 }
 
 void Session::deliver_last_output(std::function<void()> done) {
-    if (!vsock_)
+    if (!options_.vsock)
         return console_->drain(std::move(done));
     // In turn: what both still hold leaves while the loop runs.
     console_->drain(
-        [this, done = std::move(done)]() mutable { vsock_->device().drain(std::move(done)); });
+        [this, done = std::move(done)]() mutable { sockets_->device().drain(std::move(done)); });
 }
 
 void Session::send(boot::ControlMessageType type, std::uint32_t a, std::uint32_t b) {
@@ -288,8 +312,8 @@ void Session::on_signal(int signal) {
 Outcome<int> Session::run() {
     auto status = run_machine();
     terminal_.reset();
-    if (vsock_)
-        vsock_->finish();
+    if (sockets_)
+        sockets_->finish();
     return status;
 }
 
@@ -306,8 +330,8 @@ Outcome<int> Session::run_machine() {
     if (streams_.host_terminal) {
         TRY(terminal_, RawTerminal::prepare(STDIN_FILENO));
     }
-    if (options_.vsock) {
-        TRY(vsock_, VsockSockets::open(*options_.vsock, umask_));
+    if (options_.vsock || !options_.metrics.empty()) {
+        TRY(sockets_, VmSockets::open(options_.vsock, options_.metrics, umask_));
     }
     TRY(boot::GuestDescription guest, describe_guest());
     raise_open_file_limit();

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "boot/protocol/device_tree.hpp"
+#include "tools/joey/metrics/endpoint.hpp"
+#include "tools/joey/metrics/vm_metrics.hpp"
 #include "tools/joey/network.hpp"
 #include "tools/joey/options.hpp"
 #include "tools/joey/outcome.hpp"
@@ -44,7 +46,9 @@ private:
     Outcome<boot::GuestDescription> describe_guest() const;
     Outcome<void> enter_sandbox();
     Outcome<void> make_machine(boot::GuestDescription guest);
+    Outcome<void> list_devices();
     Outcome<void> add_devices();
+    Outcome<void> offer_metrics();
     std::unique_ptr<virtio::FdPort> make_port(int input, int output);
     void deliver_last_output(std::function<void()> done);
     void on_signal(int signal);
@@ -66,7 +70,7 @@ private:
     std::optional<SignalQueue> signals_;
     std::optional<Shares> shares_;
     std::unique_ptr<RawTerminal> terminal_;
-    std::unique_ptr<VsockSockets> vsock_; // null: the VM has none
+    std::unique_ptr<VmSockets> sockets_; // null: the VM has none
 
     virtio::HostEntropy entropy_;
     virtio::Rng rng_{entropy_};
@@ -75,6 +79,8 @@ private:
     std::unique_ptr<virtio::FdPort> stderr_port_;
     std::unique_ptr<virtio::Console> console_;
     std::unique_ptr<Network> network_; // null: none
+    std::vector<WatchedDevice> devices_;
+    std::unique_ptr<MetricsEndpoint> metrics_; // null: none
     std::unique_ptr<vmm::Vm> vm_;
 };
 

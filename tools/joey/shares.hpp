@@ -24,6 +24,10 @@ public:
     const std::vector<vmm::SharedPath>& paths() const { return paths_; }
     // Tells the kernel what is mounted where.
     void describe(boot::GuestDescription& guest) const;
+    // Where a device's files are in the guest.
+    std::string place(std::size_t device) const {
+        return device == 0 ? "/" : volumes_[device - 1].destination;
+    }
     // In the order of their tags; the root first.
     std::vector<std::unique_ptr<virtio::Fs>>& devices() { return devices_; }
 

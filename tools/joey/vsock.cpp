@@ -30,45 +30,71 @@ namespace {
     ::close_range(keep + 1, ~0u, 0);
     for (int fd = 0; fd < keep; ++fd)
         ::close(fd);
-    virtio::serve_as_vsock_broker(keep, path, listeners);
+    if (!path.empty()) {
+        virtio::serve_as_vsock_broker(keep, path, listeners);
+    } else {
+        // Without a vsock nothing is to be connected: it only waits for the end.
+        char byte = 0;
+        ssize_t got = 1;
+        while (got > 0 || (got < 0 && errno == EINTR))
+            got = ::recv(keep, &byte, 1, 0);
+        for (const virtio::VsockListener& listener : listeners)
+            virtio::remove_vsock_socket(listener);
+    }
     ::_exit(0);
 }
 
-std::string explain(const std::string& path, const virtio::HostError& error) {
+std::string explain(const char* option, const std::string& path, const virtio::HostError& error) {
     if (error.code == EADDRINUSE)
-        return fmt::format("--vsock {}: something is there already; remove it or give another path",
-                           path);
-    return fmt::format("--vsock {}: cannot {}: {}", path, error.action, std::strerror(error.code));
+        return fmt::format("{} {}: something is there already; remove it or give another path",
+                           option, path);
+    return fmt::format("{} {}: cannot {}: {}", option, path, error.action,
+                       std::strerror(error.code));
 }
 
 } // namespace
 
-Outcome<std::unique_ptr<VsockSockets>> VsockSockets::open(const VsockOption& option, mode_t umask) {
-    std::unique_ptr<VsockSockets> made(new VsockSockets());
-    made->guest_cid_ = option.cid;
-    for (const auto type : {virtio::VsockType::Stream, virtio::VsockType::SeqPacket}) {
-        std::string path = option.path;
-        if (type == virtio::VsockType::SeqPacket)
-            path += virtio::vsock_seqpacket_suffix;
-        const mode_t own = ::umask(umask);
-        auto listener = virtio::listen_for_vsock(path, type);
-        ::umask(own);
-        if (!listener) {
-            for (const virtio::VsockListener& earlier : made->listeners_)
-                virtio::remove_vsock_socket(earlier);
-            return fail(explain(path, listener.error()));
-        }
-        made->listeners_.push_back(std::move(*listener));
+Outcome<void> VmSockets::listen(const std::string& path, virtio::VsockType type,
+                                const char* option) {
+    auto listener = virtio::listen_for_vsock(path, type);
+    if (!listener)
+        return fail(explain(option, path, listener.error()));
+    listeners_.push_back(std::move(*listener));
+    return {};
+}
+
+Outcome<void> VmSockets::listen_all(const std::optional<VsockOption>& vsock,
+                                    const std::string& metrics) {
+    if (vsock) {
+        guest_cid_ = vsock->cid;
+        TRY(listen(vsock->path, virtio::VsockType::Stream, "--vsock"));
+        TRY(listen(vsock->path + virtio::vsock_seqpacket_suffix, virtio::VsockType::SeqPacket,
+                   "--vsock"));
     }
-    if (auto started = made->start_broker(option.path); !started) {
+    if (!metrics.empty())
+        TRY(listen(metrics, virtio::VsockType::Stream, "--metrics"));
+    return start_broker(vsock ? vsock->path : "");
+}
+
+Outcome<std::unique_ptr<VmSockets>> VmSockets::open(const std::optional<VsockOption>& vsock,
+                                                    const std::string& metrics, mode_t umask) {
+    std::unique_ptr<VmSockets> made(new VmSockets());
+    const mode_t own = ::umask(umask);
+    auto done = made->listen_all(vsock, metrics);
+    ::umask(own);
+    if (!done) {
         for (const virtio::VsockListener& listener : made->listeners_)
             virtio::remove_vsock_socket(listener);
-        return base::Failure(started.error());
+        return base::Failure(done.error());
+    }
+    if (!metrics.empty()) {
+        made->metrics_ = std::move(made->listeners_.back().socket);
+        made->listeners_.pop_back();
     }
     return made;
 }
 
-Outcome<void> VsockSockets::start_broker(const std::string& path) {
+Outcome<void> VmSockets::start_broker(const std::string& path) {
     int ends[2] = {-1, -1};
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
         return fail(fmt::format("cannot make a pair of sockets: {}", std::strerror(errno)));
@@ -90,7 +116,7 @@ Outcome<void> VsockSockets::start_broker(const std::string& path) {
     return {};
 }
 
-Outcome<virtio::Device*> VsockSockets::make_device(virtio::EventLoop& loop) {
+Outcome<virtio::Device*> VmSockets::make_device(virtio::EventLoop& loop) {
     backend_ = std::make_unique<virtio::UnixVsock>(loop);
     const auto problem = [](const virtio::HostError& error) {
         return fail(fmt::format("cannot {}: {}", error.action, std::strerror(error.code)));
@@ -106,7 +132,7 @@ Outcome<virtio::Device*> VsockSockets::make_device(virtio::EventLoop& loop) {
     return device_.get();
 }
 
-void VsockSockets::finish() {
+void VmSockets::finish() {
     if (broker_ <= 0)
         return;
     ::shutdown(broker_number_, SHUT_RDWR);

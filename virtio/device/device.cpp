@@ -30,7 +30,7 @@ Checked<void> Device::activate(std::uint64_t negotiated, std::span<const QueueCo
     for (std::size_t i = 0; i < configs.size(); ++i) {
         if (!configs[i].ready)
             continue;
-        TRY(queues[i], Queue::activate(configs[i], features, memory, &interrupt));
+        TRY(queues[i], Queue::activate(configs[i], features, memory, &interrupt, &traffic_[i]));
     }
     queues_ = std::move(queues);
     features_ = negotiated;

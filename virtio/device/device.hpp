@@ -90,11 +90,16 @@ public:
 
     bool active() const { return gate_.is_open(); }
 
+    // What has gone through its queues, one after the other. From any thread.
+    std::span<const QueueTraffic> traffic() const { return {traffic_.get(), info_.queues.size()}; }
+
     // Where notifications of an Eventfd queue are to come; null: the machine's own loop.
     virtual EventLoop* event_loop(std::uint32_t /*queue_index*/) { return nullptr; }
 
 protected:
-    explicit Device(DeviceInfo info) : info_(std::move(info)), config_(info_.config) {}
+    explicit Device(DeviceInfo info)
+        : info_(std::move(info)), traffic_(std::make_unique<QueueTraffic[]>(info_.queues.size())),
+          config_(info_.config) {}
 
     // The driver offered chains on this queue. Runs with a pass held.
     virtual Checked<void> on_notify(std::uint32_t queue_index) = 0;
@@ -125,6 +130,7 @@ private:
     DeviceHost* host_ = nullptr;
     const GuestMemory* memory_ = nullptr;
     std::uint64_t features_ = 0;
+    const std::unique_ptr<QueueTraffic[]> traffic_; // longer than the queues
     std::vector<std::unique_ptr<Queue>> queues_;
     Gate gate_;
     std::atomic<bool> broken_{false}; // the driver is at fault: no more notifications until a reset

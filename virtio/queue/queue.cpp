@@ -94,15 +94,15 @@ Checked<void> Queue::check(const QueueConfig& config, const GuestMemory& memory)
 Checked<std::unique_ptr<Queue>> Queue::activate(const QueueConfig& config,
                                                 const QueueFeatures& features,
                                                 const GuestMemory& memory,
-                                                QueueInterrupt* interrupt) {
+                                                QueueInterrupt* interrupt, QueueTraffic* traffic) {
     TRY(const Rings rings, locate(config, memory));
-    return std::unique_ptr<Queue>(new Queue(config, features, rings, memory, interrupt));
+    return std::unique_ptr<Queue>(new Queue(config, features, rings, memory, interrupt, traffic));
 }
 
 Queue::Queue(const QueueConfig& config, const QueueFeatures& features, const Rings& rings,
-             const GuestMemory& memory, QueueInterrupt* interrupt)
-    : memory_(memory), interrupt_(interrupt), index_(config.index), size_(config.size),
-      features_(features), rings_(rings), slots_(config.size) {
+             const GuestMemory& memory, QueueInterrupt* interrupt, QueueTraffic* traffic)
+    : memory_(memory), interrupt_(interrupt), traffic_(traffic), index_(config.index),
+      size_(config.size), features_(features), rings_(rings), slots_(config.size) {
     for (std::size_t head = 0; head < slots_.size(); ++head)
         slots_[head].head = static_cast<std::uint16_t>(head);
 }
@@ -244,8 +244,27 @@ void Queue::push_used(Chain chain, std::uint32_t written) {
     push_used(std::span(&one, 1));
 }
 
+void Queue::count(std::span<const UsedChain> chains) const {
+    if (traffic_ == nullptr)
+        return;
+    std::uint64_t from_driver = 0;
+    std::uint64_t to_driver = 0;
+    for (const UsedChain& used : chains) {
+        from_driver += used.chain->readable_bytes();
+        to_driver += used.written;
+    }
+    const auto add = [](base::Atomic<std::uint64_t>& counter, std::uint64_t by) {
+        // One writer at a time: no need for a locked instruction.
+        counter.store(counter.load(base::Order::Relaxed) + by, base::Order::Relaxed);
+    };
+    add(traffic_->chains, chains.size());
+    add(traffic_->from_driver, from_driver);
+    add(traffic_->to_driver, to_driver);
+}
+
 void Queue::push_used(std::span<const UsedChain> chains) {
     used_.with([&](Used& state) {
+        count(chains);
         for (const UsedChain& used : chains) {
             assert(*used.chain);
             const std::uint16_t head = used.chain->head();

@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "base/atomic.hpp"
 #include "virtio/fault.hpp"
 #include "virtio/guarded.hpp"
 #include "virtio/memory/guest_memory.hpp"
@@ -37,6 +38,14 @@ struct QueueFeatures {
     static QueueFeatures from(std::uint64_t negotiated);
 };
 
+// What has gone through a queue, over all lives of its device. Written under the used side's lock,
+// read by whoever asks.
+struct QueueTraffic {
+    base::Atomic<std::uint64_t> chains;
+    base::Atomic<std::uint64_t> from_driver; // bytes that it offered to be read
+    base::Atomic<std::uint64_t> to_driver;   // bytes that the device wrote
+};
+
 // Told when the driver wants to hear of used buffers. The transport is one.
 class QueueInterrupt {
 public:
@@ -47,12 +56,11 @@ public:
 class Queue {
 public:
     // Checks what the driver set up; from here on positions in the rings are our own. `interrupt`
-    // may be null (then interrupt_driver() does nothing) and must outlive the queue, as must
-    // `memory`.
-    static Checked<std::unique_ptr<Queue>> activate(const QueueConfig& config,
-                                                    const QueueFeatures& features,
-                                                    const GuestMemory& memory,
-                                                    QueueInterrupt* interrupt);
+    // may be null (then interrupt_driver() does nothing), `traffic` too (nothing is counted); they
+    // must outlive the queue, as must `memory`.
+    static Checked<std::unique_ptr<Queue>>
+    activate(const QueueConfig& config, const QueueFeatures& features, const GuestMemory& memory,
+             QueueInterrupt* interrupt, QueueTraffic* traffic = nullptr);
     // What activate() would say, without the queue.
     static Checked<void> check(const QueueConfig& config, const GuestMemory& memory);
 
@@ -111,7 +119,8 @@ private:
     struct Table;
 
     Queue(const QueueConfig& config, const QueueFeatures& features, const Rings& rings,
-          const GuestMemory& memory, QueueInterrupt* interrupt);
+          const GuestMemory& memory, QueueInterrupt* interrupt, QueueTraffic* traffic);
+    void count(std::span<const UsedChain> chains) const;
     static Checked<Rings> locate(const QueueConfig& config, const GuestMemory& memory);
 
     Checked<Chain> pop_locked(Available& state, WhenEmpty when_empty);
@@ -124,6 +133,7 @@ private:
 
     const GuestMemory& memory_;
     QueueInterrupt* interrupt_;
+    QueueTraffic* const traffic_;
     const std::uint16_t index_;
     const std::uint16_t size_;
     const QueueFeatures features_;

@@ -10,6 +10,7 @@
 #include "virtio/backend/unique_fd.hpp"
 #include "vmm/error.hpp"
 #include "vmm/kvm/mapping.hpp"
+#include "vmm/kvm/statistics.hpp"
 
 namespace vmm::kvm {
 
@@ -29,6 +30,7 @@ public:
     Result<void> align_tsc();
     Result<std::uint64_t> tsc_khz() const;
     Result<Registers> registers() const;
+    Result<Statistics> statistics() const { return Statistics::open(fd_.get()); }
 
     // KVM_RUN. Returns 0 at an exit, described in exit(); EINTR after a signal or immediate exit.
     int run();

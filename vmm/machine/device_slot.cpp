@@ -46,8 +46,10 @@ Result<void> DeviceSlot::connect(kvm::VmHandle& vm, EventLoop& loop) {
         const auto rung = [this, fd, queue = doorbell.queue](virtio::Readiness) {
             std::uint64_t count = 0;
             // Emptied before the queue is looked at, so that no notification is lost.
-            if (read(fd, &count, sizeof(count)) > 0)
+            if (read(fd, &count, sizeof(count)) > 0) {
+                notifications_.fetch_add(1, base::Order::Relaxed);
                 transport_->notify(queue);
+            }
         };
         if (auto added = loop_of(doorbell, loop).add(fd, {.read = true}, rung); !added)
             return fail(added.error().code, added.error().action);
@@ -60,10 +62,22 @@ void DeviceSlot::disconnect(EventLoop& loop) {
         loop_of(doorbell, loop).remove(doorbell.fd.get());
 }
 
+void DeviceSlot::write(std::uint32_t offset, std::uint32_t size, std::uint64_t value) {
+    if (offset == virtio::queue_notify_offset)
+        notifications_.fetch_add(1, base::Order::Relaxed);
+    transport_->write(offset, size, value);
+}
+
+DeviceMetrics DeviceSlot::metrics() const {
+    return {device_.info().id, notifications_.load(base::Order::Relaxed),
+            interrupts_.load(base::Order::Relaxed)};
+}
+
 void DeviceSlot::signal() {
+    interrupts_.fetch_add(1, base::Order::Relaxed);
     const std::uint64_t one = 1;
     // Fails only when the counter is full, and then the interrupt is pending anyway.
-    [[maybe_unused]] const ssize_t written = write(interrupt_.get(), &one, sizeof(one));
+    [[maybe_unused]] const ssize_t written = ::write(interrupt_.get(), &one, sizeof(one));
 }
 
 } // namespace vmm

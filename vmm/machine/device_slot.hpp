@@ -12,6 +12,7 @@
 #include "vmm/error.hpp"
 #include "vmm/kvm/vm_handle.hpp"
 #include "vmm/machine/event_loop.hpp"
+#include "vmm/machine/metrics.hpp"
 
 namespace vmm {
 
@@ -29,7 +30,10 @@ public:
     Result<void> connect(kvm::VmHandle& vm, EventLoop& loop);
     void disconnect(EventLoop& loop);
 
+    // A write of the guest to its registers, on the vCPU's thread.
+    void write(std::uint32_t offset, std::uint32_t size, std::uint64_t value);
     virtio::MmioTransport& transport() { return *transport_; }
+    DeviceMetrics metrics() const; // from any thread
 
 private:
     struct Doorbell {
@@ -47,6 +51,8 @@ private:
     virtio::UniqueFd interrupt_;
     std::unique_ptr<virtio::MmioTransport> transport_;
     std::vector<Doorbell> doorbells_;
+    base::Atomic<std::uint64_t> notifications_;
+    base::Atomic<std::uint64_t> interrupts_;
 };
 
 } // namespace vmm

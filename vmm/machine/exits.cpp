@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "vmm/machine/metrics.hpp"
+
 namespace vmm {
 namespace {
 
@@ -54,6 +56,22 @@ std::string describe_internal_error(const kvm_run& exit) {
 }
 
 } // namespace
+
+const char* name_of(ExitKind kind) {
+    switch (kind) {
+    case ExitKind::Device:
+        return "device";
+    case ExitKind::Control:
+        return "control";
+    case ExitKind::Memory:
+        return "memory";
+    case ExitKind::Interrupted:
+        return "interrupted";
+    case ExitKind::Other:
+        break;
+    }
+    return "other";
+}
 
 std::string describe_exit(const kvm_run& exit) {
     switch (exit.exit_reason) {

@@ -150,7 +150,7 @@ Machine::~Machine() {
 Result<void> Machine::set_up() {
     TRY(VcpuThread::install_signal());
     for (unsigned i = 0; i < config_.cpus; ++i)
-        vcpus_.push_back(std::make_unique<VcpuThread>(i, *this));
+        vcpus_.push_back(std::make_unique<VcpuThread>(i, *this, config_.watched));
     // The first makes its vCPU now, beside what follows and the caller's own set-up; the others
     // when the guest starts them.
     for (unsigned i = 0; i < config_.cpus; ++i)
@@ -346,6 +346,33 @@ std::vector<TimingMark> Machine::timing() const {
     return timing_.with([](const std::vector<TimingMark>& marks) { return marks; });
 }
 
+MachineMetrics Machine::metrics() const {
+    MachineMetrics out;
+    for (unsigned i = 0; i < vcpus_.size(); ++i) {
+        VcpuMetrics cpu = vcpus_[i]->metrics();
+        const virtio::GuestAddr at(boot::cpu_areas_phys + i * boot::cpu_area_size +
+                                   boot::cpu_area_counters);
+        if (const auto counters = memory_.guest().read_object<boot::CpuCounters>(at))
+            cpu.guest = *counters;
+        out.cpus.push_back(std::move(cpu));
+    }
+    for (const auto& device : devices_)
+        out.devices.push_back(device->metrics());
+    out.ram_bytes = config_.memory_bytes;
+    out.ram_backed_bytes = memory_.backed_bytes();
+    timespec used{};
+    if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) == 0)
+        out.process_cpu_ns = static_cast<std::uint64_t>(used.tv_sec) * 1'000'000'000 +
+                             static_cast<std::uint64_t>(used.tv_nsec);
+    if (tsc_khz_ != 0) {
+        constexpr std::uint64_t per_millisecond = 1'000'000;
+        const std::uint64_t cycles = __rdtsc() - config_.process_start_tsc;
+        out.since_start_ns =
+            cycles / tsc_khz_ * per_millisecond + cycles % tsc_khz_ * per_millisecond / tsc_khz_;
+    }
+    return out;
+}
+
 void Machine::provide_memory() {
     memory_.populate();
     rest_may_attach_.wait(RestOrder::Wait);
@@ -384,17 +411,20 @@ bool Machine::write_device(const MmioAccess& access) {
         return false;
     std::uint64_t value = 0;
     std::memcpy(&value, access.data.data(), access.data.size());
-    devices_[number]->transport().write(
-        static_cast<std::uint32_t>(offset % boot::virtio_mmio_stride),
-        static_cast<std::uint32_t>(access.data.size()), value);
+    devices_[number]->write(static_cast<std::uint32_t>(offset % boot::virtio_mmio_stride),
+                            static_cast<std::uint32_t>(access.data.size()), value);
     return true;
 }
 
 bool Machine::on_mmio(unsigned index, kvm::Vcpu& vcpu, const MmioAccess& access) {
     const bool is_control =
         access.address >= boot::control_page && access.address - boot::control_page < page_size;
-    if (access_ram(access))
+    VcpuThread& thread = *vcpus_[index];
+    if (access_ram(access)) {
+        thread.count(ExitKind::Memory);
         return true;
+    }
+    thread.count(is_control ? ExitKind::Control : ExitKind::Device);
     if (!access.is_write) {
         std::ranges::fill(access.data, std::byte{0});
         if (is_control)

@@ -37,6 +37,7 @@ public:
     std::string describe_cpus() override;
     std::vector<TimingMark> timing() const override;
     std::uint64_t tsc_khz() const override { return tsc_khz_; }
+    MachineMetrics metrics() const override;
 
 private:
     // Why the machine ended, as far as the thread that saw it could say.

@@ -119,6 +119,13 @@ Result<void> MachineMemory::load_kernel(const std::string& path) {
     return {};
 }
 
+std::uint64_t MachineMemory::backed_bytes() const {
+    struct stat about {};
+    constexpr std::uint64_t block = 512;
+    return fstat(ram_file_.get(), &about) == 0 ? static_cast<std::uint64_t>(about.st_blocks) * block
+                                               : 0;
+}
+
 std::uint64_t MachineMemory::high_ram_end() const {
     const std::uint64_t high = ram_.size() - low_bytes_;
     return high == 0 ? 0 : boot::high_ram_base + high;

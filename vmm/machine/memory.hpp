@@ -30,6 +30,9 @@ public:
     // beside the rest of the set-up. Best effort.
     void populate() const;
 
+    // Of RAM, what was touched by anybody so far.
+    std::uint64_t backed_bytes() const;
+
     std::uint64_t low_ram_end() const { return low_bytes_; }
     std::uint64_t high_ram_end() const;
     std::span<std::byte> low_ram() const { return ram_.bytes().first(low_bytes_); }

@@ -1,6 +1,7 @@
 #include "vmm/machine/thread.hpp"
 
 #include <csignal>
+#include <ctime>
 
 #include <sys/prctl.h>
 
@@ -38,6 +39,16 @@ Result<void> Thread::start(const char* name, std::function<void()> body) {
         return fail(error, "start a thread");
     }
     return {};
+}
+
+std::uint64_t Thread::cpu_ns() const {
+    clockid_t clock{};
+    timespec used{};
+    if (!started() || pthread_getcpuclockid(handle_, &clock) != 0 ||
+        clock_gettime(clock, &used) != 0)
+        return 0;
+    return static_cast<std::uint64_t>(used.tv_sec) * 1'000'000'000 +
+           static_cast<std::uint64_t>(used.tv_nsec);
 }
 
 void Thread::join() {

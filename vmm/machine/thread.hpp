@@ -3,6 +3,7 @@
 #pragma once
 
 #include <csignal>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <pthread.h>
@@ -25,6 +26,8 @@ public:
     void join();
     // Sends a signal to the thread. Requires: started and not joined.
     void signal(int number) { pthread_kill(handle_, number); }
+    // What its CPU time was by now; 0 when it has ended.
+    std::uint64_t cpu_ns() const;
     bool started() const { return start_ != nullptr; }
 
 private:

@@ -76,10 +76,24 @@ bool VcpuThread::make() {
         return false;
     }
     vcpu_.emplace(std::move(*made));
+    if (watched_) {
+        if (auto statistics = vcpu_->statistics())
+            statistics_.emplace(std::move(*statistics));
+    }
     run_.store(&vcpu_->exit());
     progress_.store(Progress::Ready);
     progress_.notify_all();
     return true;
+}
+
+VcpuMetrics VcpuThread::metrics() const {
+    VcpuMetrics out;
+    for (const ExitKind kind : exit_kinds)
+        out.exits[static_cast<std::size_t>(kind)] = exits_.of(kind);
+    out.cpu_ns = thread_.cpu_ns();
+    if (run_.load() != nullptr && statistics_)
+        out.kvm = statistics_->read();
+    return out;
 }
 
 void VcpuThread::main(bool eager) noexcept {
@@ -106,6 +120,7 @@ void VcpuThread::run_loop() {
         const int error = vcpu_->run();
         // EINTR: a signal; EAGAIN: a vCPU that waits for its start-up (KVM api.rst, KVM_RUN).
         if (error == EINTR || error == EAGAIN) {
+            count(ExitKind::Interrupted);
             answer_inspection();
             continue;
         }
@@ -155,8 +170,10 @@ bool VcpuThread::handle_exit() {
         return owner_.on_mmio(index_, *vcpu_, {exit.mmio.phys_addr, data, exit.mmio.is_write != 0});
     }
     case KVM_EXIT_INTR:
+        count(ExitKind::Interrupted);
         return true;
     default:
+        count(ExitKind::Other);
         owner_.on_unexpected_exit(index_, *vcpu_);
         return false;
     }

@@ -11,6 +11,7 @@
 
 #include "vmm/error.hpp"
 #include "vmm/kvm/vcpu.hpp"
+#include "vmm/machine/metrics.hpp"
 #include "vmm/machine/thread.hpp"
 
 namespace vmm {
@@ -37,7 +38,9 @@ public:
 
 class VcpuThread {
 public:
-    VcpuThread(unsigned index, VcpuOwner& owner) : index_(index), owner_(owner) {}
+    // `watched`: metrics() includes what KVM counts.
+    VcpuThread(unsigned index, VcpuOwner& owner, bool watched)
+        : index_(index), watched_(watched), owner_(owner) {}
     VcpuThread(const VcpuThread&) = delete;
     VcpuThread& operator=(const VcpuThread&) = delete;
 
@@ -59,6 +62,11 @@ public:
     // with an exit for longer than a second. From one other thread at a time.
     std::optional<kvm::Registers> inspect();
 
+    // From any thread.
+    VcpuMetrics metrics() const; // without what the guest counts
+    // On its own thread.
+    void count(ExitKind kind) { exits_.count(kind); }
+
     // Requires: wait_ready() returned success.
     kvm::Vcpu& vcpu() { return *vcpu_; }
 
@@ -74,11 +82,14 @@ private:
     bool stopping() const { return order_.load() == Order::Stop; }
 
     const unsigned index_;
+    const bool watched_;
     VcpuOwner& owner_;
     std::atomic<Order> order_{Order::Wait};
     std::atomic<Progress> progress_{Progress::Making};
-    std::atomic<kvm_run*> run_{nullptr}; // once the vCPU exists
+    std::atomic<kvm_run*> run_{nullptr}; // once the vCPU and its statistics exist
     std::optional<kvm::Vcpu> vcpu_;
+    std::optional<kvm::Statistics> statistics_; // not if it is not watched, or KVM has none
+    ExitCounters exits_;
     struct Inspection {
         std::mutex mutex;
         std::condition_variable answered;

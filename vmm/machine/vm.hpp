@@ -24,6 +24,7 @@
 #include "vmm/error.hpp"
 #include "vmm/kvm/privilege.hpp"
 #include "vmm/machine/event_loop.hpp"
+#include "vmm/machine/metrics.hpp"
 
 namespace vmm {
 
@@ -39,6 +40,7 @@ struct VmConfig {
     unsigned cpus = 1;                       // 1..boot::max_cpus
     std::uint64_t memory_bytes = 512u << 20; // min_memory_bytes..max_memory_bytes, whole pages
     boot::GuestDescription guest;
+    bool watched = false;                // metrics() includes KVM's own counters
     std::uint64_t process_start_tsc = 0; // 0: the TSC when create() was called
 };
 
@@ -115,9 +117,12 @@ public:
     // on. Inside run(), on its thread: from a callback of the event loop.
     virtual std::string describe_cpus() = 0;
 
-    // Requires: run() has returned.
+    // What was marked so far.
     virtual std::vector<TimingMark> timing() const = 0;
+    // Requires: the guest has been started.
     virtual std::uint64_t tsc_khz() const = 0;
+    // As it is now. Inside run(), on its thread.
+    virtual MachineMetrics metrics() const = 0;
 
 protected:
     Vm() = default;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fcntl.h>
 #include <unistd.h>
 #include <vector>
 
@@ -119,7 +120,7 @@ int main() {
     print_filter(Worker | Reading | Writing, "worker_write_filter");
     print_filter(Net, "net_filter");
     print_filter(Net | UserNet, "user_net_filter");
-    constexpr int highest = 470;
+    constexpr int highest = 512;
     std::printf("inline constexpr const char* syscall_names[] = {\n");
     for (int number = 0; number < highest; ++number) {
         char* name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, number);

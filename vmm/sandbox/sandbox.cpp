@@ -170,7 +170,7 @@ thread_local const char* confined_as = nullptr;
 // SIGSYS, signal-safe: a system call without a row in rules.def. The call was not made.
 [[noreturn]] void on_violation(int, siginfo_t* info, void*) {
     const auto number = static_cast<std::size_t>(static_cast<unsigned>(info->si_syscall));
-    const char* name = number < std::size(syscall_names) ? syscall_names[number] : "";
+    const char* name = syscall_name(number);
     char line[256];
     std::size_t length = 0;
     const auto append = [&](const char* text) {
@@ -238,6 +238,10 @@ Result<void> confine_thread(ThreadClass thread_class, bool writable) {
     if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
         return fail(errno, "install the filter of system calls");
     return {};
+}
+
+const char* syscall_name(std::size_t number) {
+    return number < std::size(syscall_names) ? syscall_names[number] : "";
 }
 
 } // namespace vmm

@@ -10,6 +10,7 @@
 // README.md says what is enforced by which mechanism.
 #pragma once
 
+#include <cstddef>
 #include <span>
 #include <string>
 
@@ -46,5 +47,8 @@ Result<void> give_up_privileges(const SandboxPolicy& policy);
 // Installs the filter of `thread_class` on the calling thread. A thread started by a confined one
 // has its starter's filter already and keeps it. `writable`: SandboxPolicy::writable().
 Result<void> confine_thread(ThreadClass thread_class, bool writable);
+
+// The name of a system call of x86-64; empty if it has none.
+const char* syscall_name(std::size_t number);
 
 } // namespace vmm

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/counters.hpp"
 #include "guestkernel/arch/interrupts.hpp"
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/core/panic.hpp"
@@ -26,6 +27,17 @@ void log::write_line(boot::LogLevel, std::string_view line) {
 }
 
 } // namespace kernel
+
+namespace kernel::arch {
+
+namespace {
+boot::CpuCounters all_counters[boot::max_cpus];
+} // namespace
+
+const CounterPlaces counter_places = {reinterpret_cast<u64>(all_counters),
+                                      sizeof(boot::CpuCounters)};
+
+} // namespace kernel::arch
 
 namespace kernel::hosted {
 namespace {

@@ -4,6 +4,7 @@
 #include "guestkernel/arch/x86_64/machine.hpp"
 
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/counters.hpp"
 #include "guestkernel/arch/x86_64/cpu_area.hpp"
 #include "guestkernel/arch/x86_64/offsets.hpp"
 #include "guestkernel/arch/x86_64/privileged.hpp"
@@ -12,6 +13,9 @@
 namespace kernel::arch {
 
 bool ring3_mode = true;
+
+const CounterPlaces counter_places = {
+    boot::direct_map_base + boot::cpu_areas_phys + boot::cpu_area_counters, boot::cpu_area_size};
 
 namespace {
 

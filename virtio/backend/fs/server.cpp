@@ -135,6 +135,10 @@ std::size_t FsServer::handle(std::span<const struct iovec> in, std::span<const s
     return session_->handle(in, out, accept);
 }
 
+std::array<std::uint64_t, FsServer::operation_count> FsServer::requests() const {
+    return session_->requests();
+}
+
 void FsServer::reset() noexcept {
     session_->reset();
 }

@@ -7,6 +7,7 @@
 // Threads: handle() may run on any number of threads at once.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -82,6 +83,11 @@ public:
     // Forgets everything that the client knew: inodes, open files. Requires: no handle() is
     // running.
     void reset() noexcept;
+
+    // How many requests of each operation there were, by FUSE_*; what has no name here is counted
+    // as 0. From any thread.
+    static constexpr std::size_t operation_count = 64;
+    std::array<std::uint64_t, operation_count> requests() const;
 
     // For a share of one file: its name in the share's root; empty for a directory.
     const std::string& file_name() const;

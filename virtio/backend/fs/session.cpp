@@ -24,6 +24,7 @@ constexpr std::size_t short_init = offsetof(fuse_init_in, flags2);
 
 const Session::Operation* Session::operation(std::uint32_t opcode) {
     static constexpr std::uint32_t last = FUSE_TMPFILE;
+    static_assert(last < FsServer::operation_count);
     static constexpr bool changes = true;
     static const auto table = [] {
         std::array<Operation, last + 1> all{};
@@ -81,6 +82,13 @@ Session::Session(Share share, ProcFds proc)
       inodes_(std::move(share_.directory), share_.root, share_.max_cached_fds, !share_.read_only),
       files_(0, share_.max_handles), directories_(1, share_.max_handles) {}
 
+std::array<std::uint64_t, FsServer::operation_count> Session::requests() const {
+    std::array<std::uint64_t, FsServer::operation_count> out{};
+    for (std::size_t i = 0; i < out.size(); ++i)
+        out[i] = requests_[i].load(std::memory_order_relaxed);
+    return out;
+}
+
 std::size_t Session::handle(std::span<const struct iovec> in, std::span<const struct iovec> out,
                             Accept accept) {
     IovCursor rest(in);
@@ -88,6 +96,7 @@ std::size_t Session::handle(std::span<const struct iovec> in, std::span<const st
     if (!rest.read_object(header))
         return 0;
     const Operation* const found = operation(header.opcode);
+    requests_[found != nullptr ? header.opcode : 0].fetch_add(1, std::memory_order_relaxed);
 
     IovCursor start(out);
     const bool wants_reply = found == nullptr || found->replies;

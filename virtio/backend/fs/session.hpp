@@ -57,6 +57,7 @@ public:
                        Accept accept);
     void reset();
     const std::string& only_name() const { return share_.only_name; }
+    std::array<std::uint64_t, FsServer::operation_count> requests() const;
 
     struct Operation;
 
@@ -172,6 +173,7 @@ private:
     // For directories that are read without being opened: by inode.
     struct Nothing {};
     std::array<Guarded<Nothing>, 64> stream_locks_;
+    std::array<std::atomic<std::uint64_t>, FsServer::operation_count> requests_{};
     // What INIT agreed upon.
     std::atomic<bool> initialized_{false};
     std::atomic<bool> zero_open_{false};

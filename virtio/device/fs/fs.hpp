@@ -37,6 +37,8 @@ public:
     Fs(std::string_view tag, std::unique_ptr<FsServer> server, FsOptions options = {});
     ~Fs() override;
 
+    const FsServer& server() const { return *server_; }
+
     // Starts the worker threads of the pooled queue; at most once, and before a sandbox forbids it.
     base::Result<void, FsError> start_workers();
 
