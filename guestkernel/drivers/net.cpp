@@ -401,8 +401,7 @@ Result<void> NetDevice::set_up(const VirtioSlot& slot) {
     TRY(activate_pairs());
     for (unsigned i = 0; i < queue_count(); i++) {
         SpinGuard guard(pairs_[i].receive_lock);
-        fill_locked(pairs_[i]);
-        (void)pairs_[i].receive.enable_interrupts();
+        fill_locked(pairs_[i]); // serve() asks for interrupts, once somebody hears them
     }
     for (unsigned i = 0; i < queue_count(); i++)
         pairs_[i].receive.notify();

@@ -1,5 +1,6 @@
 // ARP: RFC 826, with what Linux makes of it (arp(7)).
 #include "guestkernel/net/neighbour.hpp"
+#include "guestkernel/net/route.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/net/wire.hpp"
 
@@ -52,6 +53,45 @@ void announce_address(Stack&, Interface& interface, const IpAddress& address) {
         send_arp(interface, request, MacAddress::broadcast(), MacAddress(), address, address);
 }
 
+namespace {
+
+// Whether to answer for an address of ours: arp_ignore and arp_filter of ip-sysctl.
+bool may_answer(Stack& stack, Interface& interface, const IpAddress& sender,
+                const IpAddress& target) {
+    const StackSettings::All& all = stack.settings.all_interfaces;
+    const Interface::Settings& own = interface.settings;
+    const u8 ignore = own.arp_ignore > all.arp_ignore ? own.arp_ignore : all.arp_ignore;
+    SpinGuard guard(stack.lock);
+    if (ignore >= 8)
+        return false;
+    if (ignore > 0) {
+        bool answers = false;
+        for (const InterfaceAddress& address : interface.addresses) {
+            if (!address.address.is_v4())
+                continue;
+            // 3: none that is good on this host or link only, wherever it is.
+            if (ignore == 3 ? address.address == target && address.scope < scope_link
+                            : address.address == target &&
+                                  (ignore == 1 ||
+                                   sender.in_prefix(address.address.prefix(address.prefix_length),
+                                                    address.prefix_length)))
+                answers = true;
+        }
+        if (!answers)
+            return false;
+    }
+    if ((!own.arp_filter && !all.arp_filter) || sender.is_any())
+        return true;
+    // Only where packets for the sender would leave.
+    RouteKey key;
+    key.destination = sender;
+    key.source = target;
+    auto found = stack.routes().find(key, stack.now());
+    return found && found->hop != nullptr && found->hop->interface.get() == &interface;
+}
+
+} // namespace
+
 void arp_input(Stack& stack, PacketPtr packet) {
     ArpPacket arp;
     Interface& interface = *packet->ingress;
@@ -68,7 +108,8 @@ void arp_input(Stack& stack, PacketPtr packet) {
     if (target.is_multicast() || target.is_loopback() || sender.is_multicast() ||
         arp.sender_mac.is_group())
         return;
-    const bool ours = stack.is_local(target);
+    const bool ours = stack.is_local(target) &&
+                      (operation != request || may_answer(stack, interface, sender, target));
     // A probe for an address (RFC 5227): answered, but there is nothing to learn from it.
     if (sender.is_any()) {
         if (operation == request && ours)

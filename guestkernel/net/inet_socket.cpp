@@ -38,9 +38,10 @@ Result<Ref<SocketFile>> create(int family, int type, int protocol, u32 flags) {
     case socket_datagram:
         if (protocol == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
             return make_ping_socket(std::move(space), family, flags);
-        if (protocol != 0 && protocol != IPPROTO_UDP)
+        if (protocol != 0 && protocol != IPPROTO_UDP && protocol != IPPROTO_UDPLITE)
             return fail(EPROTONOSUPPORT);
-        return make_udp_socket(std::move(space), family, flags);
+        return make_udp_socket(std::move(space), family, protocol == 0 ? IPPROTO_UDP : protocol,
+                               flags);
     case socket_raw:
         return make_raw_socket(std::move(space), family, protocol, flags);
     default:
@@ -83,6 +84,7 @@ void register_protocols() {
     register_transport(icmp_protocol);
     register_transport(icmpv6_protocol);
     register_transport(udp_protocol);
+    register_transport(udplite_protocol);
     tcp::register_tcp();
 }
 

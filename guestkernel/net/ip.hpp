@@ -50,7 +50,7 @@ void send_icmpv6_error(Stack& stack, Packet& packet, IcmpProblem problem, u32 de
 void ping_reply(Stack& stack, PacketPtr packet, const IpInfo& info);
 bool may_answer(const Packet& packet, const IpAddress& source, const IpAddress& destination);
 
-extern const TransportProtocol icmp_protocol, icmpv6_protocol, udp_protocol;
+extern const TransportProtocol icmp_protocol, icmpv6_protocol, udp_protocol, udplite_protocol;
 
 // IPv6 comes and goes with the interface (ndp.cpp).
 void ipv6_interface_up(Stack& stack, Interface& interface);

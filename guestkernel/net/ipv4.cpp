@@ -46,7 +46,7 @@ Fate decide(Stack& stack, Packet& packet, const IpAddress& source, const IpAddre
     if (source.is_multicast() || source.is_limited_broadcast())
         return Fate::Drop;
     if ((source.is_loopback() || destination.is_loopback()) && !in.is_loopback() &&
-        !in.settings.route_localnet)
+        !in.settings.route_localnet && !stack.settings.all_interfaces.route_localnet)
         return Fate::Drop;
     if (destination.is_limited_broadcast() || (destination.is_any() && source.is_any()))
         return Fate::Deliver;
@@ -72,7 +72,8 @@ Fate decide(Stack& stack, Packet& packet, const IpAddress& source, const IpAddre
 // Whether an answer to the source would leave by the interface the packet came in by (RFC 3704).
 bool plausible_source(Stack& stack, Packet& packet, const IpAddress& source) {
     Interface& in = *packet.ingress;
-    const u8 mode = in.settings.rp_filter;
+    const StackSettings::All& all = stack.settings.all_interfaces;
+    const u8 mode = in.settings.rp_filter > all.rp_filter ? in.settings.rp_filter : all.rp_filter;
     if (mode == 0 || packet.local || source.is_any() || packet.looped)
         return true;
     RouteKey key;
@@ -83,7 +84,8 @@ bool plausible_source(Stack& stack, Packet& packet, const IpAddress& source) {
     if (!found)
         return false;
     if (found->route->type != RouteType::Unicast)
-        return in.settings.accept_local && found->route->type == RouteType::Local;
+        return (in.settings.accept_local || all.accept_local) &&
+               found->route->type == RouteType::Local;
     if (mode == 2)
         return true;
     for (const NextHop& hop : found->route->hops)

@@ -43,6 +43,8 @@ bool addresses_overlap(const PortOwner& a, const PortOwner& b) {
 } // namespace
 
 bool PortTable::conflicts(const PortOwner& a, const PortOwner& b) {
+    if (a.lite != b.lite)
+        return false;
     if (a.interface != 0 && b.interface != 0 && a.interface != b.interface)
         return false;
     // A listener is not got past, but may itself come to where connections are left (a server that
@@ -89,7 +91,7 @@ Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, boo
         SpinGuard guard(in.lock);
         bool used = false, shareable = usable != nullptr;
         for (const PortOwner& other : in.owners)
-            if (other.port == candidate) {
+            if (other.port == candidate && other.lite == owner.lite) {
                 used = true;
                 // Not what somebody bound to for itself.
                 shareable = shareable && other.connected;
@@ -163,7 +165,7 @@ Result<void> PortTable::start_listening(PortOwner& owner) {
 
 // Negative: not for it. What says more about the packet counts for more.
 int PortTable::score(const PortOwner& owner, const Key& key) {
-    if (owner.port != key.port)
+    if (owner.port != key.port || owner.lite != key.lite)
         return -1;
     int points = 0;
     if (!owner.local.is_any()) {

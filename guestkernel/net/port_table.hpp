@@ -30,6 +30,7 @@ public:
     bool reuse_port = false;    // SO_REUSEPORT
     bool listening = false;     // a TCP listener: SO_REUSEADDR does not get past it
     bool connected = false;
+    bool lite = false; // of UDP-Lite, whose ports are others (RFC 3828)
 
 private:
     friend class PortTable;
@@ -76,6 +77,7 @@ public:
         IpAddress local, peer;
         u16 port = 0, peer_port = 0;
         u32 interface = 0;
+        bool lite = false;
     };
     // The receiver that fits best (connected before bound to the address before wildcard; among
     // equals of one SO_REUSEPORT group by the flow's hash), held by try_hold(). Null: none.

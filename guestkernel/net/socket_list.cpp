@@ -218,6 +218,7 @@ usize socket_buckets(SocketTable table) {
     switch (table) {
     case SocketTable::Listeners:
     case SocketTable::Udp:
+    case SocketTable::UdpLite:
         return PortTable::buckets;
     case SocketTable::Connections:
         return tcp::Table::bucket_count;
@@ -238,6 +239,7 @@ Result<void> hold_sockets(Stack& stack, SocketTable table, usize bucket,
         tcp::Table::get().for_each_in(bucket, hold_entry, &holding);
         break;
     case SocketTable::Udp:
+    case SocketTable::UdpLite:
         stack.udp_ports.for_each_in(
             bucket,
             [](PortOwner& owner, void* context) {
@@ -265,7 +267,10 @@ bool describe_socket(SocketTable table, RefCounted& socket, SocketRecord& out, :
     case SocketTable::Connections:
         return describe_entry(static_cast<tcp::Entry&>(socket), out, info);
     case SocketTable::Udp:
-        return describe_udp(static_cast<UdpEndpoint&>(socket), out);
+    case SocketTable::UdpLite:
+        // Both are in one table.
+        return static_cast<UdpEndpoint&>(socket).lite == (table == SocketTable::UdpLite) &&
+               describe_udp(static_cast<UdpEndpoint&>(socket), out);
     case SocketTable::Raw:
         return describe_raw(static_cast<RawSocketEndpoint&>(socket), out);
     }
@@ -273,7 +278,8 @@ bool describe_socket(SocketTable table, RefCounted& socket, SocketRecord& out, :
 }
 
 Ref<RefCounted> find_socket(Stack& stack, SocketTable& table, const SocketKey& key) {
-    const PortTable::Key where{key.local, key.peer, key.port, key.peer_port, key.interface};
+    const PortTable::Key where{key.local,     key.peer,      key.port,
+                               key.peer_port, key.interface, table == SocketTable::UdpLite};
     switch (table) {
     case SocketTable::Connections:
     case SocketTable::Listeners: {
@@ -291,7 +297,8 @@ Ref<RefCounted> find_socket(Stack& stack, SocketTable& table, const SocketKey& k
         return owner == nullptr ? nullptr
                                 : Ref<RefCounted>::adopt(static_cast<tcp::Connection*>(owner));
     }
-    case SocketTable::Udp: {
+    case SocketTable::Udp:
+    case SocketTable::UdpLite: {
         PortOwner* owner = stack.udp_ports.find(where);
         return owner == nullptr ? nullptr
                                 : Ref<RefCounted>::adopt(static_cast<UdpEndpoint*>(owner));
@@ -349,7 +356,8 @@ void destroy_socket(Stack& stack, SocketTable table, RefCounted& socket) {
         }
         break;
     }
-    case SocketTable::Udp: {
+    case SocketTable::Udp:
+    case SocketTable::UdpLite: {
         auto& endpoint = static_cast<UdpEndpoint&>(socket);
         if (endpoint.connected)
             stack.udp_ports.set_peer(endpoint, endpoint.local, IpAddress::any(endpoint.v6), 0,
@@ -375,6 +383,10 @@ Result<void> list_tcp(Stack& stack, Vector<SocketRecord>& out) {
 
 Result<void> list_udp(Stack& stack, Vector<SocketRecord>& out) {
     return list(stack, SocketTable::Udp, out);
+}
+
+Result<void> list_udplite(Stack& stack, Vector<SocketRecord>& out) {
+    return list(stack, SocketTable::UdpLite, out);
 }
 
 Result<void> list_raw(Stack& stack, Vector<SocketRecord>& out) {

@@ -42,7 +42,7 @@ struct SocketRecord {
     i32 threshold = -1; // -1: none known yet; of a listener: how many fast opens may wait
 };
 
-enum class SocketTable : u8 { Listeners, Connections, Udp, Raw };
+enum class SocketTable : u8 { Listeners, Connections, Udp, UdpLite, Raw };
 // Sockets are found bucket by bucket, so that a list can be made in steps.
 usize socket_buckets(SocketTable table);
 // Appends those of a bucket: ENOMEM.
@@ -67,6 +67,7 @@ void destroy_socket(Stack& stack, SocketTable table, RefCounted& socket);
 // All at once, appended; ENOMEM.
 Result<void> list_tcp(Stack& stack, Vector<SocketRecord>& out);
 Result<void> list_udp(Stack& stack, Vector<SocketRecord>& out);
+Result<void> list_udplite(Stack& stack, Vector<SocketRecord>& out);
 Result<void> list_raw(Stack& stack, Vector<SocketRecord>& out);
 
 } // namespace kernel::net

@@ -439,6 +439,8 @@ void relabel(char (&label)[16], std::string_view name, u32 number) {
 } // namespace
 
 Result<void> Stack::rename(Interface& interface, std::string_view name) {
+    char former[Interface::name_bytes] = {};
+    usize former_length = 0;
     {
         SpinGuard guard(lock);
         if (!valid_name(name))
@@ -446,6 +448,8 @@ Result<void> Stack::rename(Interface& interface, std::string_view name) {
         for (const Ref<Interface>& other : interfaces_)
             if (other->name() == name)
                 return fail(EEXIST);
+        former_length = interface.name().size();
+        __builtin_memcpy(former, interface.name().data(), former_length);
         interface.set_name(name);
         u32 labelled = 0;
         for (InterfaceAddress& address : interface.addresses) {
@@ -453,7 +457,9 @@ Result<void> Stack::rename(Interface& interface, std::string_view name) {
                 relabel(address.label, name, ++labelled);
         }
     }
-    tell_changed(*this, interface);
+    Change change{.kind = ChangeKind::InterfaceChanged, .interface = &interface};
+    change.former_name = {former, former_length};
+    notify_change(*this, change);
     return {};
 }
 

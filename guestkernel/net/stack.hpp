@@ -57,6 +57,11 @@ struct StackSettings {
     u32 max_backlog = 1000;
     u32 igmp_max_memberships = 20;
     Interface::Settings default_interface;
+    // What "all" says of the settings that count together with an interface's own.
+    struct All {
+        bool accept_local = false, route_localnet = false, arp_filter = false;
+        u8 rp_filter = 0, arp_ignore = 0;
+    } all_interfaces;
 };
 
 // Points of the IP path where filters hook in (netfilter's).
@@ -95,8 +100,9 @@ struct Change {
     const struct Route* route = nullptr;
     const Neighbour* neighbour = nullptr;
     const struct RouteRule* rule = nullptr;
-    u32 flags_changed = 0; // IFF_* of an interface that changed
-    bool replaced = false; // a route took another one's place
+    u32 flags_changed = 0;        // IFF_* of an interface that changed
+    bool replaced = false;        // a route took another one's place
+    std::string_view former_name; // of an interface that has another one now
 };
 // Called without the stack's lock; may not sleep. Null: nobody listens.
 using ChangeListener = void (*)(Stack& stack, const Change& change);

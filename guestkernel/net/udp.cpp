@@ -38,6 +38,24 @@ bool check_datagram(Stack& stack, Packet& packet, const IpInfo& info, UdpHeader&
     return false;
 }
 
+// UDP-Lite: the length is how far the sum goes (RFC 3828, 3.1); `covered` gets that.
+bool check_lite(Stack& stack, Packet& packet, const IpInfo& info, UdpHeader& header, u32& covered) {
+    const auto wrong = [&] {
+        stack.counters.count(version(info, Counter::UdpInErrors, Counter::Udp6InErrors));
+        return false;
+    };
+    if (!packet.read(0, header) || (header.checksum[0] == 0 && header.checksum[1] == 0))
+        return wrong();
+    covered = header.length.get() == 0 ? packet.length() : header.length.get();
+    if (covered < sizeof header || covered > packet.length())
+        return wrong();
+    if (packet.local || packet.checksum_known_good())
+        return true;
+    ChecksumSum sum = pseudo_header(info.source, info.destination, info.protocol, packet.length());
+    packet.add_to(sum, 0, covered);
+    return sum.finish() == 0 || wrong();
+}
+
 DatagramInfo describe(const IpInfo& info, const UdpHeader& header) {
     DatagramInfo out;
     out.source = info.source;
@@ -52,8 +70,9 @@ DatagramInfo describe(const IpInfo& info, const UdpHeader& header) {
 }
 
 PortTable::Key key_of(const IpInfo& info, const UdpHeader& header) {
-    return {info.destination, info.source, header.destination.get(), header.source.get(),
-            info.interface->index()};
+    return {info.destination,         info.source,
+            header.destination.get(), header.source.get(),
+            info.interface->index(),  info.protocol == proto_udplite};
 }
 
 // To all members; true: there was one.
@@ -73,7 +92,9 @@ bool deliver_to_many(Stack& stack, const Packet& packet, const IpInfo& info,
 
 void input(Stack& stack, PacketPtr packet, const IpInfo& info) {
     UdpHeader header;
-    if (!check_datagram(stack, *packet, info, header))
+    u32 covered = ~u32{0};
+    if (info.protocol == proto_udplite ? !check_lite(stack, *packet, info, header, covered)
+                                       : !check_datagram(stack, *packet, info, header))
         return;
     if (info.broadcast || info.multicast) {
         if (!deliver_to_many(stack, *packet, info, header))
@@ -83,6 +104,9 @@ void input(Stack& stack, PacketPtr packet, const IpInfo& info) {
     }
     if (PortOwner* owner = stack.udp_ports.find(key_of(info, header))) {
         const Ref<UdpEndpoint> endpoint = Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(owner));
+        const u32 least = endpoint->least_coverage;
+        if (least != 0 && covered != packet->length() && covered < least)
+            return;
         endpoint->deliver(std::move(packet), describe(info, header));
         return;
     }
@@ -97,6 +121,7 @@ void error(Stack& stack, const IcmpNotice& notice) {
     key.port = notice.source_port.get();
     key.peer_port = notice.destination_port.get();
     key.interface = notice.interface != nullptr ? notice.interface->index() : 0;
+    key.lite = notice.protocol == proto_udplite;
     PortOwner* owner = stack.udp_ports.find(key);
     if (owner == nullptr)
         return;
@@ -134,6 +159,7 @@ void error(Stack& stack, const IcmpNotice& notice) {
 } // namespace
 
 const TransportProtocol udp_protocol = {proto_udp, input, error, nullptr};
+const TransportProtocol udplite_protocol = {proto_udplite, input, error, nullptr};
 
 void UdpEndpoint::deliver(PacketPtr packet, const DatagramInfo& info) {
     if (min_ttl != 0 && info.hop_limit < min_ttl)

@@ -1,4 +1,4 @@
-// UDP: RFC 768, udp(7).
+// UDP: RFC 768, udp(7); UDP-Lite: RFC 3828, udplite(7).
 #pragma once
 
 #include "guestkernel/net/datagram.hpp"
@@ -18,6 +18,9 @@ public:
     volatile bool discovers_mtu = true;
     volatile bool all_groups = true; // IP_MULTICAST_ALL
     volatile u8 min_ttl = 0;
+    // Of UDP-Lite: how many bytes of a datagram the sum is over (0: all), how many it has to be
+    // over at least; 0 or 8 and more, the header's.
+    volatile u16 send_coverage = 0, least_coverage = 0;
     // Kept from one send to the next; under the lock.
     Destination path;
     IpAddress path_to;
@@ -25,7 +28,7 @@ public:
 
 class UdpSocketFile final : public DatagramSocketFile {
 public:
-    UdpSocketFile(Ref<Inode> inode, u32 flags, int family, Ref<NetNamespace> space,
+    UdpSocketFile(Ref<Inode> inode, u32 flags, int family, int protocol, Ref<NetNamespace> space,
                   Ref<UdpEndpoint> endpoint);
     ~UdpSocketFile() override;
 
@@ -49,6 +52,8 @@ private:
     Result<Endpoint> target(const SendRequest& request);
     Result<usize> send_one(IoBuffer& in, usize bytes, SendRequest& request);
     Result<void> transmit(Flow& flow, PacketPtr packet, u16 segment);
+    Result<void> transmit_lite(Flow& flow, PacketPtr packet);
+    bool lite() const { return endpoint().lite; }
     Result<usize> add_to_cork(IoBuffer& in, usize bytes, SendRequest& request);
     Result<void> uncork();
     void take_path(Flow& flow);
@@ -66,6 +71,8 @@ private:
     Flow pending_flow_;
 };
 
-Result<Ref<SocketFile>> make_udp_socket(Ref<NetNamespace> space, int family, u32 flags);
+// `protocol`: UDP or UDP-Lite.
+Result<Ref<SocketFile>> make_udp_socket(Ref<NetNamespace> space, int family, int protocol,
+                                        u32 flags);
 
 } // namespace kernel::net

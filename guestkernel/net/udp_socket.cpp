@@ -18,6 +18,8 @@ namespace {
 constexpr u32 headroom = 96; // UDP, IPv6 and Ethernet, with some to spare
 constexpr usize most_bytes4 = 65507, most_bytes6 = 65527;
 constexpr u32 most_segments = 128; // UDP_MAX_SEGMENTS
+// UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV of udplite(7): no UAPI header has them.
+constexpr int send_coverage_option = 10, receive_coverage_option = 11;
 
 // A destination that is any means this machine.
 IpAddress reachable(const IpAddress& address) {
@@ -26,21 +28,23 @@ IpAddress reachable(const IpAddress& address) {
 
 } // namespace
 
-Result<Ref<SocketFile>> make_udp_socket(Ref<NetNamespace> space, int family, u32 flags) {
+Result<Ref<SocketFile>> make_udp_socket(Ref<NetNamespace> space, int family, int protocol,
+                                        u32 flags) {
     TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
     TRY(Ref<UdpEndpoint> endpoint,
         make_ref<UdpEndpoint>(Ref<Stack>::share(&stack_of(space.get()))));
-    TRY(Ref<UdpSocketFile> file, make_ref<UdpSocketFile>(std::move(inode), flags, family,
+    TRY(Ref<UdpSocketFile> file, make_ref<UdpSocketFile>(std::move(inode), flags, family, protocol,
                                                          std::move(space), std::move(endpoint)));
     return Ref<SocketFile>(std::move(file));
 }
 
-UdpSocketFile::UdpSocketFile(Ref<Inode> inode, u32 flags, int family, Ref<NetNamespace> space,
-                             Ref<UdpEndpoint> endpoint_of)
-    : DatagramSocketFile(std::move(inode), flags, family, socket_datagram, IPPROTO_UDP,
+UdpSocketFile::UdpSocketFile(Ref<Inode> inode, u32 flags, int family, int protocol,
+                             Ref<NetNamespace> space, Ref<UdpEndpoint> endpoint_of)
+    : DatagramSocketFile(std::move(inode), flags, family, socket_datagram, protocol,
                          std::move(space), std::move(endpoint_of)) {
     UdpEndpoint& own = endpoint();
     own.v6 = v6();
+    own.lite = protocol == IPPROTO_UDPLITE;
     own.local = IpAddress::any(v6());
     own.peer = IpAddress::any(v6());
     own.uid = current_socket_credentials().uid;
@@ -139,7 +143,7 @@ Result<void> UdpSocketFile::connect(const SocketAddress& address) {
     fill_flow(flow, to.address, to.scope);
     if (!bound_local_.is_any())
         flow.source = bound_local_;
-    flow.protocol = IPPROTO_UDP;
+    flow.protocol = static_cast<u8>(protocol());
     TRY(resolve(stack(), flow));
     stack().udp_ports.set_peer(own, flow.source, to.address, to.port, true);
     peer_scope_ = to.scope;
@@ -228,7 +232,29 @@ Result<Endpoint> UdpSocketFile::target(const SendRequest& request) {
     return to;
 }
 
+// The sum is over the beginning only, as long as the header says in place of the length, which IP
+// knows; it is never left out.
+Result<void> UdpSocketFile::transmit_lite(Flow& flow, PacketPtr packet) {
+    UdpHeader header{};
+    header.source.set(flow.source_port);
+    header.destination.set(flow.destination_port);
+    const u32 total = packet->length() + static_cast<u32>(sizeof header);
+    const u32 wanted = endpoint().send_coverage;
+    const u32 covered = wanted != 0 && wanted < total ? wanted : total;
+    header.length.set(static_cast<u16>(covered));
+    packet->push_header(header);
+    TRY(resolve(stack(), flow));
+    ChecksumSum sum = flow_pseudo_header(flow, total);
+    packet->add_to(sum, 0, covered);
+    u16 result = sum.finish();
+    result = result == 0 ? u16{0xffff} : result;
+    (void)packet->write(udp_checksum_field, result);
+    return output(flow, std::move(packet));
+}
+
 Result<void> UdpSocketFile::transmit(Flow& flow, PacketPtr packet, u16 segment) {
+    if (lite())
+        return transmit_lite(flow, std::move(packet));
     const u32 payload = packet->length();
     UdpHeader header{};
     header.source.set(flow.source_port);
@@ -284,7 +310,7 @@ Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& re
         return fail(EINVAL);
     if ((request.flags & msg_dontroute) != 0)
         flow.dont_route = true;
-    flow.protocol = IPPROTO_UDP;
+    flow.protocol = static_cast<u8>(protocol());
     flow.source_port = own.port;
     flow.destination_port = to.port;
     flow.uid = own.uid;
@@ -313,7 +339,7 @@ Result<usize> UdpSocketFile::add_to_cork(IoBuffer& in, usize bytes, SendRequest&
         fill_flow(pending_flow_, to.address, to.scope);
         if (!own.local.is_any())
             pending_flow_.source = own.local;
-        pending_flow_.protocol = IPPROTO_UDP;
+        pending_flow_.protocol = static_cast<u8>(protocol());
         pending_flow_.source_port = own.port;
         pending_flow_.destination_port = to.port;
         TRY(pending_, load(in, bytes, headroom, request.flags));
@@ -351,7 +377,7 @@ void UdpSocketFile::add_more_control(const Packet& packet, ReceiveRequest& reque
 // --- options
 
 Result<void> UdpSocketFile::set_option(int level, int name, std::span<const u8> value) {
-    if (level != IPPROTO_UDP) {
+    if (level != IPPROTO_UDP && (level != IPPROTO_UDPLITE || !lite())) {
         TRY(DatagramSocketFile::set_option(level, name, value));
         option_changed();
         return {};
@@ -361,6 +387,18 @@ Result<void> UdpSocketFile::set_option(int level, int name, std::span<const u8> 
         return fail(EINVAL);
     __builtin_memcpy(&number, value.data(), sizeof number);
     switch (name) {
+    case send_coverage_option:
+    case receive_coverage_option: {
+        if (!lite())
+            return fail(ENOPROTOOPT);
+        constexpr int header = sizeof(UdpHeader);
+        const int bounded = number != 0 && number < header ? header
+                            : number > 65535               ? 65535
+                                                           : number;
+        (name == send_coverage_option ? endpoint().send_coverage : endpoint().least_coverage) =
+            static_cast<u16>(bounded);
+        return {};
+    }
     case UDP_CORK:
         corked_ = number != 0;
         return corked_ ? Result<void>() : uncork();
@@ -384,10 +422,16 @@ Result<void> UdpSocketFile::set_option(int level, int name, std::span<const u8> 
 }
 
 Result<usize> UdpSocketFile::get_option(int level, int name, std::span<u8> out) {
-    if (level != IPPROTO_UDP)
+    if (level != IPPROTO_UDP && (level != IPPROTO_UDPLITE || !lite()))
         return DatagramSocketFile::get_option(level, name, out);
     int value = 0;
     switch (name) {
+    case send_coverage_option:
+    case receive_coverage_option:
+        if (!lite())
+            return fail(ENOPROTOOPT);
+        value = name == send_coverage_option ? endpoint().send_coverage : endpoint().least_coverage;
+        break;
     case UDP_CORK:
         value = corked_ ? 1 : 0;
         break;

@@ -10,7 +10,8 @@ inline constexpr u16 ether_ip = 0x0800, ether_arp = 0x0806, ether_vlan = 0x8100,
                      ether_ipv6 = 0x86dd, ether_all = 3;
 inline constexpr u8 proto_hop_options = 0, proto_icmp = 1, proto_igmp = 2, proto_tcp = 6,
                     proto_udp = 17, proto_routing = 43, proto_fragment = 44, proto_icmpv6 = 58,
-                    proto_none = 59, proto_destination_options = 60, proto_raw = 255;
+                    proto_udplite = 136, proto_none = 59, proto_destination_options = 60,
+                    proto_raw = 255;
 
 struct EthernetHeader {
     MacAddress destination, source;

@@ -17,7 +17,6 @@ constexpr u32 most_keys = 200, most_keys_of_root = 1'000'000;
 constexpr u64 most_bytes = 20'000, most_bytes_of_root = 25'000'000;
 constexpr u64 bytes_per_link = 4;
 constexpr unsigned search_depth = 6; // KEYRING_SEARCH_MAX_DEPTH
-constexpr unsigned cap_sys_admin = 21;
 constexpr u32 possessor_all = 0x3f00'0000;
 constexpr u32 user_view = 0x1'0000, user_read = 0x2'0000, user_link = 0x10'0000;
 constexpr u32 user_ring_permissions = 0x1f3f'0000;

@@ -538,6 +538,52 @@ void kinds_of_sockets() {
     close(fd);
 }
 
+// UDP-Lite: udplite(7), RFC 3828.
+void lite() {
+    constexpr int send_coverage = 10, receive_coverage = 11; // UDPLITE_SEND_CSCOV, _RECV_CSCOV
+    const int server = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE);
+    CHECK(server >= 0 && get(server, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_UDPLITE);
+    sockaddr_in at = address4("127.0.0.1", 0);
+    CHECK(bind(server, general(at), sizeof at) == 0);
+    at = address4("127.0.0.1", port_of(server));
+    // Its ports are others than UDP's.
+    const int plain = socket(AF_INET, SOCK_DGRAM, 0), other = socket(AF_INET, SOCK_DGRAM, 136);
+    CHECK(bind(plain, general(at), sizeof at) == 0);
+    CHECK_FAILS(bind(other, general(at), sizeof at), EADDRINUSE);
+    CHECK(get(other, IPPROTO_UDPLITE, send_coverage) == 0);
+    set(other, IPPROTO_UDPLITE, send_coverage, 3); // at least the header
+    CHECK(get(other, IPPROTO_UDPLITE, send_coverage) == 8);
+    set(other, IPPROTO_UDPLITE, send_coverage, 12);
+    CHECK(connect(other, general(at), sizeof at) == 0);
+    char text[16] = {};
+    for (const char* sent : {"partly covered", "yes", ""}) {
+        const size_t length = std::strlen(sent);
+        CHECK(send(other, sent, length, 0) == static_cast<ssize_t>(length));
+        CHECK(recv(server, text, sizeof text, 0) == static_cast<ssize_t>(length));
+        CHECK(std::memcmp(text, sent, length) == 0);
+    }
+    // Who wants more covered does not get less.
+    set(server, IPPROTO_UDPLITE, receive_coverage, 16);
+    CHECK(send(other, "partly covered", 14, 0) == 14);
+    set(other, IPPROTO_UDPLITE, send_coverage, 0);
+    CHECK(send(other, "whole", 5, 0) == 5);
+    CHECK(recv(server, text, sizeof text, 0) == 5 && std::memcmp(text, "whole", 5) == 0);
+    CHECK(poll_now(plain) == POLLOUT);
+    int value = 8;
+    CHECK_FAILS(setsockopt(plain, IPPROTO_UDP, send_coverage, &value, sizeof value), ENOPROTOOPT);
+    CHECK(close(server) == 0);
+    CHECK(send(other, "x", 1, 0) == 1);
+    CHECK_FAILS(recv(other, text, sizeof text, 0), ECONNREFUSED);
+    const int six = socket(AF_INET6, SOCK_DGRAM, IPPROTO_UDPLITE);
+    sockaddr_in6 there = address6("::1", 0);
+    CHECK(bind(six, general(there), sizeof there) == 0);
+    there = address6("::1", port_of(six));
+    CHECK(sendto(six, "six", 3, 0, general(there), sizeof there) == 3);
+    CHECK(recv(six, text, sizeof text, 0) == 3);
+    for (const int fd : {plain, other, six})
+        close(fd);
+}
+
 } // namespace
 
 int main() {
@@ -554,6 +600,7 @@ int main() {
     sharing_ports();
     segments();
     corking();
+    lite();
     multicast();
     interfaces();
     many_messages();

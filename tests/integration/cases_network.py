@@ -234,6 +234,50 @@ def set_up():
           f"nameserver {HOST6}\n", given.out.decode())
 
 
+# Sockets of each kind, then what ss and ip say of them. The last line is what became of the connection that ss ended.
+SOCKETS_SHOWN = r"""
+import os, socket, subprocess
+def say(*words):
+    found = subprocess.run(words, capture_output=True, text=True)
+    print("##", *words, "->", found.returncode, found.stderr.strip(), flush=True)
+    print(found.stdout)
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+served = socket.create_server(("127.0.0.1", 8080), backlog=5)
+client = socket.create_connection(("127.0.0.1", 8080))
+accepted, _ = served.accept()
+six = socket.create_server(("::", 8081), family=socket.AF_INET6)
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.bind(("127.0.0.1", 5353))
+frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+name = socket.socket(socket.AF_UNIX)
+name.bind("\0by-name")
+name.listen(9)
+say("ss", "-Htlnp")
+say("ss", "-Hanp")
+say("ss", "-Htin", "state", "established", "sport", "=", ":8080")
+say("ss", "-Hxlp")
+say("ip", "-br", "address", "show", "lo")
+say("genl", "ctrl", "list")
+say("ss", "-HKn", "dst", "127.0.0.1", "dport", "=", "8080")
+try:
+    client.send(b"x")
+    print("still there")
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@case("ss and ip show sockets and interfaces inside; ss ends a connection", long=True)
+def sockets_shown():
+    result = joey("python3", "-c", SOCKETS_SHOWN, options=["--net", "none"], timeout=180)
+    shown = result.out.decode()
+    for text in ("127.0.0.1:8080", 'users:(("python3",', "[::]:8081", "127.0.0.1:5353", "@by-name", "cubic", "127.0.0.1/8", "nlctrl",
+                 "ConnectionAbortedError"):
+        holds(f"{text} is shown", text in shown, shown + result.err.decode())
+    asked = [line for line in shown.splitlines() if line.startswith("## ")]
+    equal("commands that ran", 7, len([line for line in asked if line.endswith("-> 0 ")]))
+
+
 @case("without one there is no interface, and this machine's files are seen")
 def none():
     result = joey("sh", "-c", f"{PEER} show; cat /etc/resolv.conf", options=["--net", "none"])

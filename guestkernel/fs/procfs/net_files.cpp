@@ -362,22 +362,31 @@ Result<void> show_snmp(TextBuilder& out, const TableContext& of_subject) {
 
 } // namespace
 
-constinit const TableEntry net_entries[16] = {
+constinit const TableEntry net_entries[25] = {
     {.name = "arp", .mode = for_all, .show = show_arp},
     {.name = "dev", .mode = for_all, .show = show_dev},
+    {.name = "dev_mcast", .mode = for_all, .show = show_net_dev_mcast},
+    {.name = "fib_trie", .mode = for_all, .show = show_net_fib_trie},
     {.name = "if_inet6", .mode = for_all, .show = show_if_inet6},
+    {.name = "igmp", .mode = for_all, .show = show_net_igmp},
+    {.name = "igmp6", .mode = for_all, .show = show_net_igmp6},
     {.name = "ipv6_route", .mode = for_all, .show = show_ipv6_route},
     {.name = "netlink", .mode = for_all, .show = show_netlink},
+    {.name = "netstat", .mode = for_all, .show = show_net_netstat},
+    {.name = "packet", .mode = for_all, .show = show_net_packet},
     {.name = "raw", .mode = for_all, .show = show_net_raw},
     {.name = "raw6", .mode = for_all, .show = show_net_raw6},
     {.name = "route", .mode = for_all, .show = show_route},
     {.name = "snmp", .mode = for_all, .show = show_snmp},
+    {.name = "snmp6", .mode = for_all, .show = show_net_snmp6},
     {.name = "sockstat", .mode = for_all, .show = show_net_sockstat},
     {.name = "sockstat6", .mode = for_all, .show = show_net_sockstat6},
     {.name = "tcp", .mode = for_all, .show = show_net_tcp},
     {.name = "tcp6", .mode = for_all, .show = show_net_tcp6},
     {.name = "udp", .mode = for_all, .show = show_net_udp},
     {.name = "udp6", .mode = for_all, .show = show_net_udp6},
+    {.name = "udplite", .mode = for_all, .show = show_net_udplite},
+    {.name = "udplite6", .mode = for_all, .show = show_net_udplite6},
     {.name = "unix", .mode = for_all, .show = show_net_unix},
 };
 

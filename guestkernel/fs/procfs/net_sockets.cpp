@@ -150,6 +150,17 @@ Result<void> show_net_udp6(TextBuilder& out, const TableContext& of) {
     heading(out, more_columns, 0);
     return list(out, of, net::list_udp, true, false);
 }
+Result<void> show_net_udplite(TextBuilder& out, const TableContext& of) {
+    out.append(" ");
+    out.append(columns4);
+    heading(out, more_columns, 127 - 1 - columns4.size());
+    return list(out, of, net::list_udplite, false, false);
+}
+Result<void> show_net_udplite6(TextBuilder& out, const TableContext& of) {
+    out.append(columns6);
+    heading(out, more_columns, 0);
+    return list(out, of, net::list_udplite, true, false);
+}
 Result<void> show_net_raw(TextBuilder& out, const TableContext& of) {
     out.append(columns4);
     heading(out, more_columns, 0);

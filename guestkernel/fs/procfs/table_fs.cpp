@@ -58,7 +58,9 @@ Result<i64> parse_number(std::string_view text) {
     return negative ? -value : value;
 }
 
-Result<void> TableSuperblock::init(const TableEntry& root, const TableContext& context) {
+Result<void> TableSuperblock::init(const TableEntry& root, const TableContext& context,
+                                   Ref<RefCounted> kept) {
+    kept_ = std::move(kept);
     TRY(auto node, make_ref<TableNode>(*this, root, context));
     root_ = std::move(node);
     return {};
@@ -75,7 +77,8 @@ Result<FileSystemStats> TableSuperblock::stats() {
 // What stands in the tables stays; what has a number comes and goes.
 bool TableSuperblock::dentry_valid(Inode& parent, std::string_view name, Inode*, u64) {
     const auto& node = static_cast<TableNode&>(parent);
-    return node.entry().numbers == nullptr || number_of(name, node.entry().numbers->prefix) < 0;
+    const TableNumbers* numbers = node.entry().numbers;
+    return numbers == nullptr || (numbers->find == nullptr && number_of(name, numbers->prefix) < 0);
 }
 
 TableNode::TableNode(TableSuperblock& fs, const TableEntry& entry, const TableContext& context)
@@ -122,7 +125,8 @@ Result<Ref<Inode>> TableNode::lookup(std::string_view name) {
             return Ref<Inode>(std::move(node));
         }
     if (const TableNumbers* numbers = entry_.numbers; numbers != nullptr) {
-        const i32 number = number_of(name, numbers->prefix);
+        const i32 number = numbers->find != nullptr ? numbers->find(context_, name)
+                                                    : number_of(name, numbers->prefix);
         if (number >= 0) {
             const TableContext child = numbers->child(context_, number);
             if (numbers->exists(child)) {
@@ -245,10 +249,16 @@ Result<u64> TableDirectory::read_directory(DirectorySink& sink, u64 offset) {
         if (number < 0)
             return offset;
         char name[32];
-        const usize length =
-            log::format(name, sizeof name, "{}{}", numbers->prefix, static_cast<u32>(number));
         const TableContext child = numbers->child(node().context(), number);
+        const usize length =
+            numbers->name != nullptr
+                ? numbers->name(child, std::span<char>(name))
+                : log::format(name, sizeof name, "{}{}", numbers->prefix, static_cast<u32>(number));
         const u64 next = base + static_cast<u64>(number) + 1;
+        if (length == 0) {
+            offset = next;
+            continue;
+        }
         if (!sink.add({name, length}, node_number(*numbers->entry, child),
                       directory_type(numbers->entry->mode), next))
             return offset;

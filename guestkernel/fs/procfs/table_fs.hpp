@@ -14,11 +14,16 @@
 namespace kernel {
 
 class PidNamespace;
+namespace net {
+class Stack;
+}
 
-// Which process, thread, descriptor or CPU a node is about; -1: none.
+// Which process, thread, descriptor (or network interface, by its index) or CPU a node is about;
+// -1: none.
 struct TableContext {
     i32 pid = -1, tid = -1, fd = -1, cpu = -1;
     const PidNamespace* pids = nullptr; // whose numbers the names are; null: the initial ones
+    net::Stack* network = nullptr;      // of sysfs: whose interfaces; the superblock keeps it
     friend bool operator==(const TableContext&, const TableContext&) = default;
 };
 
@@ -32,6 +37,10 @@ struct TableNumbers {
     bool (*exists)(const TableContext& child);
     TableContext (*child)(TableContext of, i32 number);
     const TableEntry* entry;
+    // Where children are called by names: that of a child (0: it is gone), and the number that a
+    // name stands for (-1: none).
+    usize (*name)(const TableContext& child, std::span<char> out) = nullptr;
+    i32 (*find)(const TableContext& of, std::string_view name) = nullptr;
 };
 
 struct TableEntry {
@@ -63,7 +72,9 @@ struct TableEntry {
 class TableSuperblock : public Superblock {
 public:
     TableSuperblock(const char* type, u64 magic) : type_(type), magic_(magic) {}
-    Result<void> init(const TableEntry& root, const TableContext& context = {});
+    // `kept` lives as long as this: what the context points to.
+    Result<void> init(const TableEntry& root, const TableContext& context = {},
+                      Ref<RefCounted> kept = {});
     Ref<Inode> root() override { return root_; }
     Result<FileSystemStats> stats() override;
     const char* type() const override { return type_; }
@@ -75,6 +86,7 @@ public:
 private:
     const char* type_;
     u64 magic_;
+    Ref<RefCounted> kept_;
     Ref<Inode> root_;
 };
 

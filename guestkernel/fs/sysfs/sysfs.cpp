@@ -5,8 +5,11 @@
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/table_fs.hpp"
+#include "guestkernel/fs/sysfs/net_devices.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/net/netlink/uevent.hpp"
 
 namespace kernel {
 namespace sysfs {
@@ -274,9 +277,6 @@ constexpr TableEntry system_entries[] = {
     {.name = "cpu", .mode = directory, .children = cpus_entries, .numbers = &cpu_numbers},
     {.name = "node", .mode = directory, .children = node_entries},
 };
-constexpr TableEntry devices_entries[] = {
-    {.name = "system", .mode = directory, .children = system_entries},
-};
 
 constexpr TableEntry huge_page_entries[] = {
     {.name = "defrag", .mode = file, .text = "always defer defer+madvise madvise [never]\n"},
@@ -299,15 +299,28 @@ constexpr TableEntry cgroup_entries[] = {
              "memory.reclaim\n"},
     {.name = "features", .mode = file, .text = "nsdelegate\n"},
 };
+Result<void> show_uevent_number(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", net::netlink::last_uevent());
+    return {};
+}
 constexpr TableEntry kernel_entries[] = {
     {.name = "cgroup", .mode = directory, .children = cgroup_entries},
     {.name = "mm", .mode = directory, .children = mm_entries},
+    {.name = "uevent_seqnum", .mode = file, .show = show_uevent_number},
 };
 constexpr TableEntry fs_entries[] = {
     {.name = "cgroup", .mode = directory},
 };
 constexpr TableEntry class_entries[] = {
-    {.name = "net", .mode = directory},
+    {.name = "net", .mode = directory, .numbers = &net_class_links},
+};
+constexpr TableEntry virtual_entries[] = {
+    {.name = "net", .mode = directory, .numbers = &net_device_directories},
+};
+
+constexpr TableEntry devices_entries[] = {
+    {.name = "system", .mode = directory, .children = system_entries},
+    {.name = "virtual", .mode = directory, .children = virtual_entries},
 };
 
 constexpr TableEntry dev_entries[] = {
@@ -334,7 +347,10 @@ constexpr TableEntry root_entry = {
 
 Result<Ref<Superblock>> make_sysfs() {
     TRY(auto fs, make_ref<TableSuperblock>("sysfs", u64{SYSFS_MAGIC}));
-    TRY(fs->init(sysfs::root_entry));
+    // Interfaces are those of whoever mounts it.
+    TableContext context;
+    context.network = &net::stack_of(current_net_namespace());
+    TRY(fs->init(sysfs::root_entry, context, Ref<net::Stack>::share(context.network)));
     return Ref<Superblock>(std::move(fs));
 }
 

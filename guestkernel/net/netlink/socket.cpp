@@ -17,7 +17,9 @@
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/net/link/links.hpp"
 #include "guestkernel/net/netlink/diag/diag.hpp"
+#include "guestkernel/net/netlink/generic/generic.hpp"
 #include "guestkernel/net/netlink/route/family.hpp"
+#include "guestkernel/net/netlink/uevent.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel::net::netlink {
@@ -427,11 +429,17 @@ constexpr Protocol user_protocol = {
 
 } // namespace
 
-void start_netlink() {
+void register_netlink_protocols() {
     register_protocol(user_protocol);
-    register_socket_family(netlink_family);
     start_route_protocol();
     start_sock_diag();
+    start_generic_protocol();
+    start_uevents();
+}
+
+void start_netlink() {
+    register_socket_family(netlink_family);
+    register_netlink_protocols();
     register_links();
     filter::start_filter();
 }

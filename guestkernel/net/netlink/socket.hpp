@@ -40,8 +40,9 @@ private:
     const Ref<Endpoint> endpoint_;
 };
 
-// Registers AF_NETLINK. At boot; protocols are registered beside it.
+// Registers AF_NETLINK and its protocols. At boot.
 void start_netlink();
+void register_netlink_protocols(); // alone, for tests
 extern const SocketFamily netlink_family;
 
 } // namespace kernel::net::netlink

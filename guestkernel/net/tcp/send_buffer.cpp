@@ -90,13 +90,6 @@ bool SendBuffer::commit(u32 bytes) {
     return true;
 }
 
-bool SendBuffer::append(FrameRef& frame, u32 offset, u32 length) {
-    if (!push(frame.get(), offset, length))
-        return false;
-    (void)frame.leak();
-    return true;
-}
-
 void SendBuffer::release(u32 bytes) {
     bytes_ -= bytes;
     hint_offset_ = hint_offset_ > bytes ? hint_offset_ - bytes : 0;

@@ -31,8 +31,6 @@ public:
     // The first `bytes` of room() are now the stream's. False: no memory for the ring; nothing
     // changed.
     [[nodiscard]] bool commit(u32 bytes);
-    // A fragment of somebody's frame (sendfile, MSG_ZEROCOPY), which stays as it is.
-    [[nodiscard]] bool append(FrameRef& frame, u32 offset, u32 length);
     u32 bytes() const { return bytes_; }
     // The first `bytes` have arrived at the peer.
     void release(u32 bytes);

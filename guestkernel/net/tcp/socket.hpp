@@ -36,8 +36,6 @@ public:
     void socket_option_changed() override { option_changed(); }
 
     Connection& connection() { return *connection_; }
-    // sendfile(2) and splice(2): the page itself becomes part of the stream. EAGAIN: no room.
-    Result<usize> send_page(FrameRef frame, u32 offset, u32 length, u32 flags);
 
 protected:
     void option_changed() override;

@@ -198,27 +198,6 @@ Result<void> TcpSocket::send_fast_open(IoBuffer& in, const SendRequest& request,
     return finish_connect(EINPROGRESS);
 }
 
-Result<usize> TcpSocket::send_page(FrameRef frame, u32 offset, u32 length, u32 flags) {
-    Connection& own = *connection_;
-    TRY(wait_for_space(flags, send_deadline()));
-    {
-        MutexGuard sending(send_mutex_);
-        SpinGuard guard(own.lock);
-        const u32 space = own.send_space();
-        length = length < space ? length : space;
-        if (own.error != 0 || !own.can_send() || own.write_shut())
-            return fail(own.error != 0 ? std::exchange(own.error, 0) : EPIPE);
-        if (length == 0)
-            return fail(EAGAIN);
-        if (!own.buffer().append(frame, offset, length))
-            return fail(ENOMEM);
-        own.appended(length, (flags & msg_more) != 0, true);
-    }
-    if (net::backlog_pending())
-        net::run_backlog();
-    return usize{length};
-}
-
 // --- MSG_ZEROCOPY: the data are copied, so that the program may have its memory back at once, and
 // is told so, in the way that Linux tells it over the loopback.
 

@@ -82,6 +82,9 @@ bool tables_of(u32 protocol, Tables& out) {
     case IPPROTO_UDP:
         out = {SocketTable::Udp, SocketTable::Udp};
         return true;
+    case IPPROTO_UDPLITE:
+        out = {SocketTable::UdpLite, SocketTable::UdpLite};
+        return true;
     case IPPROTO_RAW:
         out = {SocketTable::Raw, SocketTable::Raw};
         return true;
@@ -290,7 +293,8 @@ Result<void> inet_diag(Request& request) {
     }
     Found found;
     // Of UDP the two sides are the other way round here, as on Linux: a packet's, not the socket's.
-    TRY(look_up(request.stack(), query, query.protocol != IPPROTO_UDP, found));
+    TRY(look_up(request.stack(), query,
+                query.protocol != IPPROTO_UDP && query.protocol != IPPROTO_UDPLITE, found));
     MessageWriter out;
     request.begin(out, query.type);
     if (!put_socket(out, found.record, found.info, query, found.table, &request.sender()))

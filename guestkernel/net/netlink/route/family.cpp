@@ -7,6 +7,7 @@
 #include <linux/rtnetlink.h>
 
 #include "guestkernel/net/netlink/endpoint.hpp"
+#include "guestkernel/net/netlink/uevent.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel::net::netlink {
@@ -158,6 +159,7 @@ bool fill(MessageWriter& out, Stack& stack, const Change& change, const Heading&
 }
 
 void on_change(Stack& stack, const Change& change) {
+    tell_uevent(stack, change);
     const Told told = told_of(change);
     const Request* request = active.task == &current_task() ? active.request : nullptr;
     const bool echo =

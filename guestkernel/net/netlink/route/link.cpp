@@ -129,7 +129,7 @@ void put_numbers(MessageWriter& out, Interface& interface) {
     out.number32(IFLA_GROUP, interface.group);
     out.number32(IFLA_PROMISCUITY, interface.promiscuous.load());
     out.number32(IFLA_ALLMULTI, interface.all_multicast.load());
-    const u32 queues = interface.is_loopback() ? 1 : interface.queue_count();
+    const u32 queues = shown_queues(interface);
     out.number32(IFLA_NUM_TX_QUEUES, queues);
     out.number32(IFLA_GSO_MAX_SEGS, gso_segments);
     out.number32(IFLA_GSO_MAX_SIZE, gso_size);

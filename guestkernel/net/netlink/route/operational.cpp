@@ -30,6 +30,10 @@ std::string_view operational_name(u8 state) {
     return state < sizeof names / sizeof names[0] ? names[state] : names[0];
 }
 
+unsigned shown_queues(const Interface& interface) {
+    return interface.is_loopback() ? 1 : interface.queue_count();
+}
+
 std::string_view queue_discipline(const Interface& interface) {
     if (!interface.is_up())
         return "noop";

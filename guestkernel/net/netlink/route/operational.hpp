@@ -9,6 +9,8 @@ namespace kernel::net::netlink {
 u32 shown_flags(const Interface& interface);
 u8 operational_state(Interface& interface);  // IF_OPER_*
 std::string_view operational_name(u8 state); // as /sys/class/net/*/operstate has it
+// As programs see them: the loopback's, one per CPU, are our own affair.
+unsigned shown_queues(const Interface& interface);
 std::string_view queue_discipline(const Interface& interface);
 
 } // namespace kernel::net::netlink

@@ -1,0 +1,279 @@
+// Network devices as programs see them beside rtnetlink(7): /sys/class/net, what udev hears of
+// them, the settings of each, and generic netlink. In a network namespace of its own.
+#include <cstdint>
+#include <dirent.h>
+#include <fcntl.h>
+#include <fstream>
+#include <poll.h>
+#include <sched.h>
+#include <set>
+#include <sstream>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <linux/genetlink.h>
+#include <linux/veth.h>
+#include <net/if.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "tests/guest/check.hpp"
+#include "tests/guest/netlink_support.hpp"
+
+namespace {
+
+std::string sys; // where sysfs is mounted
+
+std::string text_of(const std::string& path) {
+    std::ifstream file(path);
+    CHECK(file.good());
+    std::ostringstream out;
+    out << file.rdbuf();
+    return out.str();
+}
+
+// One write; the error, or 0.
+int store(const std::string& path, const std::string& text) {
+    const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+    CHECK(fd >= 0);
+    const ssize_t done = write(fd, text.data(), text.size());
+    const int error = done == static_cast<ssize_t>(text.size()) ? 0 : errno;
+    close(fd);
+    return error;
+}
+
+int read_error(const std::string& path) {
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    CHECK(fd >= 0);
+    char byte = 0;
+    const int error = read(fd, &byte, 1) < 0 ? errno : 0;
+    close(fd);
+    return error;
+}
+
+std::set<std::string> names_in(const std::string& path) {
+    DIR* const directory = opendir(path.c_str());
+    CHECK(directory != nullptr);
+    std::set<std::string> out;
+    while (const dirent* entry = readdir(directory))
+        if (entry->d_name[0] != '.')
+            out.insert(entry->d_name);
+    closedir(directory);
+    return out;
+}
+
+std::string link_at(const std::string& path) {
+    char text[256];
+    const ssize_t length = readlink(path.c_str(), text, sizeof text);
+    CHECK(length > 0);
+    return {text, static_cast<size_t>(length)};
+}
+
+void own_network() {
+    CHECK(unshare(CLONE_NEWNET | CLONE_NEWNS) == 0);
+    CHECK(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    char place[] = "/tmp/net-devices-XXXXXX";
+    CHECK(mkdtemp(place) != nullptr);
+    CHECK(mount("sysfs", place, "sysfs", 0, nullptr) == 0);
+    sys = place;
+}
+
+// A cable with these two ends.
+int add_cable(int fd, const char* one, const char* other) {
+    ifinfomsg link{};
+    Builder peer(0, 0);
+    peer.bytes.clear();
+    peer.put(link).text(IFLA_IFNAME, other);
+    Builder data(0, 0);
+    data.bytes.clear();
+    data.attribute(VETH_INFO_PEER, peer.bytes.data(), peer.bytes.size());
+    Builder info(0, 0);
+    info.bytes.clear();
+    info.text(IFLA_INFO_KIND, "veth");
+    info.attribute(IFLA_INFO_DATA, data.bytes.data(), data.bytes.size());
+    Builder request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+    request.put(link).text(IFLA_IFNAME, one);
+    request.attribute(IFLA_LINKINFO, info.bytes.data(), info.bytes.size());
+    return ask(fd, std::move(request));
+}
+
+int change_link(int fd, const char* name, const char* renamed) {
+    ifinfomsg link{};
+    link.ifi_index = static_cast<int>(if_nametoindex(name));
+    CHECK(link.ifi_index != 0);
+    Builder request(renamed != nullptr ? RTM_NEWLINK : RTM_DELLINK, NLM_F_ACK);
+    request.put(link);
+    if (renamed != nullptr)
+        request.text(IFLA_IFNAME, renamed);
+    return ask(fd, std::move(request));
+}
+
+// The next event about a device of this subsystem.
+std::set<std::string> next_event(int fd, const std::string& subsystem) {
+    for (;;) {
+        pollfd ready{fd, POLLIN, 0};
+        CHECK(poll(&ready, 1, 10'000) == 1);
+        char text[4096];
+        const ssize_t length = recv(fd, text, sizeof text, 0);
+        CHECK(length > 0 && text[length - 1] == 0);
+        std::set<std::string> out;
+        for (const char* at = text; at < text + length; at += std::strlen(at) + 1)
+            out.insert(at);
+        if (out.count("SUBSYSTEM=" + subsystem) != 0)
+            return out;
+    }
+}
+
+int listen_for_events() {
+    const int fd = open_socket(NETLINK_KOBJECT_UEVENT);
+    sockaddr_nl own{};
+    own.nl_family = AF_NETLINK;
+    own.nl_groups = 1;
+    CHECK(bind(fd, general(own), sizeof own) == 0);
+    return fd;
+}
+
+void loopback_in_sysfs() {
+    const std::string lo = sys + "/class/net/lo/";
+    CHECK(names_in(sys + "/class/net") == std::set<std::string>{"lo"});
+    CHECK(link_at(sys + "/class/net/lo") == "../../devices/virtual/net/lo");
+    CHECK(link_at(lo + "subsystem") == "../../../../class/net");
+    CHECK(text_of(lo + "address") == "00:00:00:00:00:00\n");
+    CHECK(text_of(lo + "addr_len") == "6\n" && text_of(lo + "type") == "772\n");
+    CHECK(text_of(lo + "ifindex") == "1\n" && text_of(lo + "iflink") == "1\n");
+    CHECK(text_of(lo + "mtu") == "65536\n" && text_of(lo + "flags") == "0x8\n");
+    CHECK(text_of(lo + "operstate") == "down\n");
+    CHECK(read_error(lo + "carrier") == EINVAL && read_error(lo + "speed") == EINVAL);
+    CHECK(text_of(lo + "uevent") == "INTERFACE=lo\nIFINDEX=1\n");
+    CHECK(names_in(lo + "queues") == (std::set<std::string>{"rx-0", "tx-0"}));
+    CHECK(text_of(lo + "statistics/rx_bytes") == "0\n");
+    CHECK(store(lo + "flags", "0x9") == 0);
+    CHECK(text_of(lo + "flags") == "0x9\n" && text_of(lo + "carrier") == "1\n");
+    CHECK(text_of(lo + "operstate") == "unknown\n");
+    CHECK(store(lo + "mtu", "1500\n") == 0 && text_of(lo + "mtu") == "1500\n");
+    CHECK(store(lo + "mtu", "many") == EINVAL);
+    CHECK(store(lo + "ifalias", "around") == 0 && text_of(lo + "ifalias") == "around\n");
+    CHECK(store(lo + "tx_queue_len", "77") == 0 && text_of(lo + "tx_queue_len") == "77\n");
+    CHECK(store(lo + "mtu", "65536") == 0);
+    struct stat about {};
+    CHECK(stat((sys + "/class/net/eth77").c_str(), &about) == -1 && errno == ENOENT);
+}
+
+void devices_come_and_go() {
+    const int events = listen_for_events(), route = open_socket();
+    CHECK(add_cable(route, "here", "there") == 0);
+    std::set<std::string> names;
+    for (int i = 0; i < 2; i++) {
+        const std::set<std::string> added = next_event(events, "net");
+        CHECK(added.count("ACTION=add") == 1);
+        for (const char* name : {"here", "there"})
+            if (added.count(std::string("INTERFACE=") + name) != 0) {
+                names.insert(name);
+                const std::string path = std::string("/devices/virtual/net/") + name;
+                CHECK(added.count("add@" + path) == 1 && added.count("DEVPATH=" + path) == 1);
+                CHECK(added.count("IFINDEX=" + std::to_string(if_nametoindex(name))) == 1);
+            }
+    }
+    CHECK(names.size() == 2);
+    CHECK(names_in(sys + "/class/net") == (std::set<std::string>{"here", "lo", "there"}));
+    CHECK(text_of(sys + "/class/net/here/ifindex") ==
+          std::to_string(if_nametoindex("here")) + "\n");
+    CHECK(text_of(sys + "/class/net/here/iflink") ==
+          std::to_string(if_nametoindex("there")) + "\n");
+    CHECK(change_link(route, "here", "renamed") == 0);
+    const std::set<std::string> moved = next_event(events, "net");
+    CHECK(moved.count("move@/devices/virtual/net/renamed") == 1);
+    CHECK(moved.count("DEVPATH_OLD=/devices/virtual/net/here") == 1);
+    CHECK(moved.count("INTERFACE=renamed") == 1);
+    CHECK(store(sys + "/class/net/renamed/uevent", "change") == 0);
+    CHECK(next_event(events, "net").count("change@/devices/virtual/net/renamed") == 1);
+    CHECK(store(sys + "/class/net/renamed/uevent", "nonsense") == EINVAL);
+    // Each has settings of its own, which go with it.
+    const std::string conf4 = "/proc/sys/net/ipv4/conf/", conf6 = "/proc/sys/net/ipv6/conf/";
+    CHECK(store(conf4 + "renamed/rp_filter", "2") == 0);
+    CHECK(text_of(conf4 + "renamed/rp_filter") == "2\n");
+    CHECK(store(conf4 + "renamed/forwarding", "1") == 0);
+    CHECK(text_of(conf4 + "there/forwarding") != text_of(conf4 + "renamed/forwarding"));
+    CHECK(store(conf6 + "renamed/accept_ra", "2") == 0);
+    CHECK(text_of(conf6 + "renamed/accept_ra") == "2\n");
+    CHECK(store(conf6 + "renamed/mtu", "1400") == 0 && text_of(conf6 + "renamed/mtu") == "1400\n");
+    CHECK(store(conf6 + "renamed/mtu", "1000") == EINVAL);
+    CHECK(names_in(conf4).count("there") == 1);
+    CHECK(change_link(route, "renamed", nullptr) == 0);
+    names.clear();
+    for (int i = 0; i < 2; i++) {
+        const std::set<std::string> gone = next_event(events, "net");
+        CHECK(gone.count("ACTION=remove") == 1);
+        names.insert(gone.count("INTERFACE=there") != 0 ? "there" : "renamed");
+    }
+    CHECK(names.size() == 2);
+    CHECK(names_in(sys + "/class/net") == std::set<std::string>{"lo"});
+    CHECK(names_in(conf4) == (std::set<std::string>{"all", "default", "lo"}));
+    close(route);
+    close(events);
+}
+
+void without_ipv6() {
+    const std::string setting = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
+    const std::string addresses = "/proc/net/if_inet6";
+    CHECK(text_of(setting) == "0\n" && text_of(addresses).find(" lo\n") != std::string::npos);
+    CHECK(store(setting, "1") == 0 && text_of(setting) == "1\n");
+    CHECK(text_of(addresses).empty());
+    CHECK(store(setting, "0") == 0);
+    CHECK(text_of(addresses).find(" lo\n") != std::string::npos);
+    const std::string all = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+    CHECK(store(all, "1") == 0 && text_of(setting) == "1\n" && text_of(addresses).empty());
+    CHECK(store(all, "0") == 0 && text_of(setting) == "0\n");
+}
+
+Builder ask_controller(uint16_t flags, const char* name) {
+    Builder out(GENL_ID_CTRL, flags);
+    const genlmsghdr header{CTRL_CMD_GETFAMILY, 1, 0};
+    out.put(header);
+    if (name != nullptr)
+        out.text(CTRL_ATTR_FAMILY_NAME, name);
+    return out;
+}
+
+void generic_netlink() {
+    const int fd = open_socket(NETLINK_GENERIC);
+    ask_controller(0, "nlctrl").send(fd);
+    const std::vector<Message> got = receive(fd);
+    CHECK(got.size() == 1 && got[0].header.nlmsg_type == GENL_ID_CTRL);
+    CHECK(got[0].as<genlmsghdr>().cmd == CTRL_CMD_NEWFAMILY);
+    CHECK(got[0].text(GENL_HDRLEN, CTRL_ATTR_FAMILY_NAME) == "nlctrl");
+    CHECK(got[0].number(GENL_HDRLEN, CTRL_ATTR_VERSION) == 2);
+    CHECK(!got[0].attribute(GENL_HDRLEN, CTRL_ATTR_OPS).empty());
+    CHECK(!got[0].attribute(GENL_HDRLEN, CTRL_ATTR_MCAST_GROUPS).empty());
+    CHECK(ask(fd, ask_controller(0, "nobody-s")) == ENOENT);
+    CHECK(ask(fd, ask_controller(0, nullptr)) == EINVAL);
+    Builder unknown(GENL_ID_CTRL + 2000, 0);
+    unknown.put(genlmsghdr{1, 1, 0});
+    CHECK(ask(fd, std::move(unknown)) == ENOENT);
+    Builder operation(GENL_ID_CTRL, 0);
+    operation.put(genlmsghdr{200, 1, 0});
+    CHECK(ask(fd, std::move(operation)) == EOPNOTSUPP);
+    int pieces = 0;
+    bool seen = false;
+    for (const Message& message : dump(fd, ask_controller(NLM_F_DUMP, nullptr), 65536, pieces))
+        seen = seen || message.text(GENL_HDRLEN, CTRL_ATTR_FAMILY_NAME) == "nlctrl";
+    CHECK(seen);
+    const int group = GENL_ID_CTRL; // "notify"
+    CHECK(setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) == 0);
+    close(fd);
+}
+
+} // namespace
+
+int main() {
+    own_network();
+    loopback_in_sysfs();
+    devices_come_and_go();
+    without_ipv6();
+    generic_netlink();
+    CHECK(umount2(sys.c_str(), MNT_DETACH) == 0);
+    rmdir(sys.c_str());
+    return 0;
+}
