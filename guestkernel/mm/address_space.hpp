@@ -73,6 +73,8 @@ public:
     // process_mrelease(2): gives back what only this space, whose tasks are ending, has.
     void release_private();
     Result<void> sync(VirtAddr start, u64 length, int flags);
+    // remap_file_pages(2): the shared mapping shows its object from `offset` on in this range.
+    Result<void> show_other_part(VirtAddr start, u64 length, u64 offset, bool populate);
     Result<void> lock_range(VirtAddr start, u64 length, bool locked);
     Result<void> lock_range(VirtAddr start, u64 length, bool locked, bool on_fault);
     Result<void> lock_all(bool current, bool future,

@@ -192,4 +192,41 @@ Result<VirtAddr> AddressSpace::remap(VirtAddr old_start, u64 old_length, u64 new
     return VirtAddr(result);
 }
 
+// As Linux does since 4.0: an ordinary mapping takes the place of the range, which may by now be
+// several that follow one another.
+Result<void> AddressSpace::show_other_part(VirtAddr at, u64 length, u64 offset, bool populate) {
+    const u64 start = at.raw(), end = start + length;
+    u32 protection = 0;
+    {
+        RemovedVmas removed;
+        MutexGuard guard(impl_->mutex);
+        const Vma* vma = impl_->vmas.find(start);
+        if (vma == nullptr || !vma->shared())
+            return fail(EINVAL);
+        for (const Vma* last = vma; last->end < end;) {
+            const Vma* next = VmaTree::next(*last);
+            if (next == nullptr || next->start != last->end || next->cache != vma->cache ||
+                next->file != vma->file || next->flags != vma->flags ||
+                next->protection != vma->protection)
+                return fail(EINVAL);
+            last = next;
+        }
+        TRY(Vma * copy, impl_->copy_vma(*vma, start, end));
+        Owned<Vma> shown(copy);
+        shown->offset = offset;
+        shown->flags &= ~vma_userfault;
+        shown->userfault = nullptr;
+        if (impl_->vmas.count() >= max_mappings)
+            return fail(ENOMEM);
+        TRY(impl_->unmap_range(start, end, removed));
+        protection = shown->protection;
+        Vma& added = *shown.leak();
+        impl_->add_vma(added);
+        impl_->merge(added, removed);
+    }
+    if (populate && protection != PROT_NONE)
+        (void)impl_->populate(start, end, (protection & PROT_WRITE) != 0, true);
+    return {};
+}
+
 } // namespace kernel

@@ -156,40 +156,17 @@ Result<long> sys_munlockall(Task& task) {
     return 0;
 }
 
-// As Linux does since 4.0: an ordinary mapping of another part of the same file takes the place of
-// the range.
 Result<long> sys_remap_file_pages(Task& task, u64 address, u64 length, u64 protection,
                                   u64 page_offset, u32 flags) {
     address = page_down(address);
     length = page_down(length);
+    const u64 pages = length >> page_shift;
     if (protection != 0 || length == 0 || address + length < address ||
-        address + length > user_max || page_offset > (~u64{0} >> page_shift))
+        address + length > user_max || page_offset + pages < page_offset ||
+        page_offset + pages > (~u64{0} >> page_shift))
         return fail(EINVAL);
-    struct Search {
-        u64 start;
-        MappingInfo found{};
-    } search{address};
-    task.address_space->for_each_mapping(
-        [](const MappingInfo& info, void* context) {
-            Search& wanted = *static_cast<Search*>(context);
-            if (info.end.raw() <= wanted.start)
-                return true;
-            wanted.found = info;
-            return false;
-        },
-        &search, false);
-    const MappingInfo& found = search.found;
-    if (!found.file || (found.flags & MAP_SHARED) == 0 || found.start.raw() > address ||
-        found.end.raw() < address + length)
-        return fail(EINVAL);
-    MapRequest request;
-    request.hint = VirtAddr(address);
-    request.length = length;
-    request.protection = found.protection;
-    request.flags = MAP_SHARED | MAP_FIXED | MAP_POPULATE | (flags & MAP_NONBLOCK);
-    request.file = found.file;
-    request.offset = page_offset << page_shift;
-    TRY(task.address_space->map(request));
+    TRY(task.address_space->show_other_part(VirtAddr(address), length, page_offset << page_shift,
+                                            (flags & MAP_NONBLOCK) == 0));
     return 0;
 }
 

@@ -663,6 +663,9 @@ void shared_and_copied() {
         CHECK(own[i * page] == static_cast<char>(i));
     unmap(own, 600);
     unmap(shared, 2);
+}
+
+void other_parts() {
     // remap_file_pages(2), emulated since Linux 4.0.
     const int fd = memfd_create("pages", 0);
     CHECK(ftruncate(fd, 3 * page) == 0 && pwrite(fd, "third", 5, 2 * page) == 5);
@@ -672,6 +675,27 @@ void shared_and_copied() {
     CHECK_FAILS(syscall(SYS_remap_file_pages, file, page, PROT_READ, 2, 0), EINVAL);
     unmap(file, 3);
     close(fd);
+    // Shared anonymous memory, in any order and over pieces that were remapped before.
+    char* pages = map(4, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    for (size_t i = 0; i < 4; i++)
+        pages[i * page] = static_cast<char>('a' + i);
+    const auto show = [&](size_t at, size_t count, size_t from) {
+        return syscall(SYS_remap_file_pages, pages + at * page, count * page, 0, from, 0);
+    };
+    for (size_t i = 0; i < 4; i++)
+        CHECK(show(i, 1, 3 - i) == 0);
+    CHECK(pages[0] == 'd' && pages[page] == 'c' && pages[2 * page] == 'b' &&
+          pages[3 * page] == 'a');
+    pages[0] = 'D';
+    CHECK(show(1, 2, 2) == 0 && pages[page] == 'c' && pages[2 * page] == 'D');
+    CHECK(show(0, 4, 0) == 0 && pages[0] == 'a' && pages[page] == 'b' && pages[3 * page] == 'D');
+    unmap(pages + 2 * page, 1);
+    CHECK_FAILS(show(0, 4, 0), EINVAL);
+    CHECK_FAILS(show(2, 1, 0), EINVAL);
+    unmap(pages, 4);
+    char* own = map(1);
+    CHECK_FAILS(syscall(SYS_remap_file_pages, own, page, 0, 0, 0), EINVAL);
+    unmap(own, 1);
 }
 
 } // namespace
@@ -690,5 +714,6 @@ int main() {
     if (getuid() == 0)
         foreign_memory();
     shared_and_copied();
+    other_parts();
     return 0;
 }
