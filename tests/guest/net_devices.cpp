@@ -194,6 +194,7 @@ void devices_come_and_go() {
     const std::string conf4 = "/proc/sys/net/ipv4/conf/", conf6 = "/proc/sys/net/ipv6/conf/";
     CHECK(store(conf4 + "renamed/rp_filter", "2") == 0);
     CHECK(text_of(conf4 + "renamed/rp_filter") == "2\n");
+    CHECK(store(conf4 + "there/forwarding", "0") == 0);
     CHECK(store(conf4 + "renamed/forwarding", "1") == 0);
     CHECK(text_of(conf4 + "there/forwarding") != text_of(conf4 + "renamed/forwarding"));
     CHECK(store(conf6 + "renamed/accept_ra", "2") == 0);
