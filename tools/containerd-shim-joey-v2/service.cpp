@@ -14,7 +14,6 @@ namespace shim {
 namespace {
 
 constexpr std::chrono::seconds patience_for_output(10);
-constexpr std::chrono::seconds patience_for_logger(12);
 
 void fill_exit(const Process& process, api::DeleteResponse& out) {
     out.set_pid(static_cast<std::uint32_t>(process.pid));
@@ -34,14 +33,6 @@ events::TaskCreate creation_event(const Task& task, const api::CreateTaskRequest
     out.mutable_io()->set_terminal(request.terminal());
     out.set_pid(static_cast<std::uint32_t>(task.init->pid));
     return out;
-}
-
-// As others of its kind do: asked to end first, so that it can write what it has.
-void end_logger(os::EventLoop& loop, Reaper& reaper, const Process& process) {
-    const pid_t logger = process.stdio ? process.stdio->logger() : 0;
-    if (logger == 0 || !reaper.signal(logger, SIGTERM))
-        return;
-    loop.after(patience_for_logger, [&reaper, logger] { reaper.signal(logger, SIGKILL); });
 }
 
 } // namespace
@@ -138,11 +129,19 @@ void Service::create(const api::CreateTaskRequest& request,
     CreateWork work{task->id,     pod_,
                     task->bundle, {request.rootfs().begin(), request.rootfs().end()},
                     *console,     *settings};
-    parts_.workers.run(
-        worker_streams(*task->init), [root = root_, work] { return shim::create(root, work); },
-        [this, task, request, reply](const os::Result<std::string>& answer) {
-            created(task, request, answer, reply);
-        });
+    task->init->stdio->when_ready(parts_.loop, [this, task, request, reply,
+                                                work](const os::Result<void>& ready) {
+        if (!ready) {
+            end_logger(*task->init);
+            created(task, request, base::Failure(ready.error()), reply);
+            return;
+        }
+        parts_.workers.run(
+            worker_streams(*task->init), [root = root_, work] { return shim::create(root, work); },
+            [this, task, request, reply](const os::Result<std::string>& answer) {
+                created(task, request, answer, reply);
+            });
+    });
 }
 
 void Service::created(const TaskRef& task, const api::CreateTaskRequest& request,
@@ -212,7 +211,7 @@ void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteR
         return;
     }
     process->console.reset();
-    end_logger(parts_.loop, parts_.reaper, *process);
+    end_logger(*process);
     task->execs.erase(process->exec_id);
     if (!process->agent_id.empty()) {
         // The agent keeps it until it is told; one that is gone already is no matter.
@@ -242,7 +241,7 @@ void Service::remove_container(const TaskRef& task, const Reply<api::DeleteRespo
                            }
                            Process& init = *task->init;
                            init.console.reset();
-                           end_logger(parts_.loop, parts_.reaper, init);
+                           end_logger(init);
                            init.stdio->ended();
                            tasks_.erase(task->id);
                            removed(*task, init, reply);

@@ -56,6 +56,8 @@ private:
     void start(const api::StartRequest& request, const Reply<api::StartResponse>& reply);
     void start_init(const Found& found, const Reply<api::StartResponse>& reply);
     void start_exec(const Found& found, const Reply<api::StartResponse>& reply);
+    void executed(const Found& found, const os::Result<std::string>& answer,
+                  const Reply<api::StartResponse>& reply);
     void started(const Found& found, const Reply<api::StartResponse>& reply);
     void exec(const api::ExecProcessRequest& request, const Reply<Empty>& reply);
     void kill(const api::KillRequest& request, const Reply<Empty>& reply);
@@ -67,6 +69,7 @@ private:
     void on_end(const Found& found, int status);
     // The console's socket, if there is to be a terminal.
     os::Result<std::string> open_streams(const Task& task, const ProcessRef& process);
+    void end_logger(const Process& process);
     static std::array<int, 3> worker_streams(const Process& process);
 
     // service_control.cpp: what is known of them, limits

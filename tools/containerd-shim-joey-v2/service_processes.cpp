@@ -10,6 +10,7 @@ namespace shim {
 namespace {
 
 constexpr std::chrono::seconds patience_for_signal(10);
+constexpr std::chrono::seconds patience_for_logger(12);
 
 events::TaskExit exit_event(const Task& task, const Process& process) {
     events::TaskExit out;
@@ -43,6 +44,15 @@ os::Result<std::string> Service::open_streams(const Task& task, const ProcessRef
             action();
     });
     return process->console->socket_path();
+}
+
+// As others of its kind do: asked to end first, so that it can write what it has.
+void Service::end_logger(const Process& process) {
+    const pid_t logger = process.stdio ? process.stdio->logger() : 0;
+    if (logger == 0 || !parts_.reaper.signal(logger, SIGTERM))
+        return;
+    parts_.loop.after(patience_for_logger,
+                      [&reaper = parts_.reaper, logger] { reaper.signal(logger, SIGKILL); });
 }
 
 std::array<int, 3> Service::worker_streams(const Process& process) {
@@ -120,26 +130,40 @@ void Service::start_exec(const Found& found, const Reply<api::StartResponse>& re
     }
     process->agent_id = os::text("shim-", ++last_exec_);
     ExecWork work{found.task->id, found.task->bundle, process->agent_id, process->spec, *console};
-    parts_.workers.run(
-        worker_streams(*process), [root = root_, work] { return shim::execute(root, work); },
-        [this, found, reply](const os::Result<std::string>& answer) {
-            Process& one = *found.process;
-            if (!answer) {
-                // It counts as ended, as with runc's shim: it can be deleted.
-                one.console.reset();
-                one.stdio->ended();
-                one.status = ProcessStatus::Stopped;
-                one.exit_status = 255;
-                one.exited_at = now();
-                reply(base::Failure(answer.error()));
-                return;
-            }
-            one.pid = std::atoi(answer->c_str());
-            if (!one.console)
-                one.stdio->handed_over();
-            expect_end(found);
-            started(found, reply);
-        });
+    process->stdio->when_ready(parts_.loop,
+                               [this, found, reply, work](const os::Result<void>& ready) {
+                                   if (!ready) {
+                                       end_logger(*found.process);
+                                       executed(found, base::Failure(ready.error()), reply);
+                                       return;
+                                   }
+                                   parts_.workers.run(
+                                       worker_streams(*found.process),
+                                       [root = root_, work] { return shim::execute(root, work); },
+                                       [this, found, reply](const os::Result<std::string>& answer) {
+                                           executed(found, answer, reply);
+                                       });
+                               });
+}
+
+void Service::executed(const Found& found, const os::Result<std::string>& answer,
+                       const Reply<api::StartResponse>& reply) {
+    Process& one = *found.process;
+    if (!answer) {
+        // It counts as ended, as with runc's shim: it can be deleted.
+        one.console.reset();
+        one.stdio->ended();
+        one.status = ProcessStatus::Stopped;
+        one.exit_status = 255;
+        one.exited_at = now();
+        reply(base::Failure(answer.error()));
+        return;
+    }
+    one.pid = std::atoi(answer->c_str());
+    if (!one.console)
+        one.stdio->handed_over();
+    expect_end(found);
+    started(found, reply);
 }
 
 void Service::started(const Found& found, const Reply<api::StartResponse>& reply) {

@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
+#include <fstream>
 #include <unistd.h>
 
 #include <sys/mount.h>
@@ -303,7 +304,59 @@ TEST_CASE("a program that logs gets both streams and says when it is ready", "[s
     const os::UniqueFd log(::open((folder / "log").c_str(), O_RDONLY));
     REQUIRE(::read(log.get(), text, sizeof text - 1) > 0);
     CHECK(std::string(text) == "n/c a b\none\ntwo\n");
-    CHECK_FALSE(shim::Stdio::open({"", "binary:///nonesuch", "", false}, {"c", "n"}));
+}
+
+TEST_CASE("a program that logs is waited for by the loop, which goes on", "[shim]") {
+    const Folder folder;
+    const auto loop = os::EventLoop::create();
+    REQUIRE(loop);
+    const auto begin = [&](const std::string& path) {
+        auto stdio = shim::Stdio::open({"", "binary://" + path, "", false}, {"c", "n"});
+        REQUIRE(stdio);
+        return std::move(*stdio);
+    };
+    std::optional<os::Result<void>> ready;
+    const auto keep = [&](os::Result<void> result) { ready = std::move(result); };
+    const auto settle = [&] {
+        while (!ready)
+            (*loop)->run_once(std::chrono::milliseconds(100));
+    };
+
+    // Not before it has been told to.
+    const std::string go = folder / "go";
+    REQUIRE(::mkfifo(go.c_str(), 0600) == 0);
+    const std::string script =
+        folder.with("logger", "#!/bin/sh\nread word <" + go + "\nexec 5>&-\ncat <&3\n");
+    REQUIRE(::chmod(script.c_str(), 0700) == 0);
+    const auto slow = begin(script);
+    bool other = false;
+    slow->when_ready(**loop, keep);
+    (*loop)->defer([&] { other = true; });
+    (*loop)->run_once(std::chrono::milliseconds(0));
+    CHECK(other);
+    CHECK_FALSE(ready);
+    { std::ofstream(go) << "go\n"; }
+    settle();
+    CHECK(*ready);
+    slow->ended();
+    REQUIRE(::waitpid(slow->logger(), nullptr, 0) == slow->logger());
+
+    // One that is not there.
+    ready.reset();
+    const auto none = begin("/nonesuch");
+    none->when_ready(**loop, keep);
+    settle();
+    REQUIRE_FALSE(*ready);
+    CHECK(ready->error().message.find("/nonesuch") != std::string::npos);
+    REQUIRE(::waitpid(none->logger(), nullptr, 0) == none->logger());
+
+    // Nobody to wait for.
+    ready.reset();
+    const auto plain = shim::Stdio::open({"", "", "", false}, {"c", "n"});
+    REQUIRE(plain);
+    (*plain)->when_ready(**loop, keep);
+    REQUIRE(ready);
+    CHECK(*ready);
 }
 
 TEST_CASE("settings are read, and what is wrong is named with its line", "[shim]") {

@@ -4,8 +4,8 @@
 #include <cctype>
 #include <cerrno>
 #include <fcntl.h>
-#include <poll.h>
 
+#include <sys/epoll.h>
 #include <sys/stat.h>
 
 #include "agent/os/files.hpp"
@@ -15,7 +15,7 @@ namespace shim {
 
 namespace {
 
-constexpr int patience_for_logger = 10'000; // milliseconds
+constexpr std::chrono::seconds patience_for_logger(10);
 
 int hex_digit(char c) {
     if (c >= '0' && c <= '9')
@@ -118,6 +118,21 @@ os::Result<Pipe> make_pipe() {
 
 } // namespace
 
+// A program's, until it is ready.
+struct Stdio::Beginning {
+    std::string path;
+    os::UniqueFd ready;
+    os::UniqueFd failure;
+
+    // Requires: the other end of `ready` is closed, so the program runs, or there is an error.
+    os::Result<void> outcome() const {
+        int why = 0;
+        if (::read(failure.get(), &why, sizeof why) == static_cast<ssize_t>(sizeof why))
+            return os::fail_errno(why, "run ", path);
+        return {};
+    }
+};
+
 os::Result<StreamTarget> StreamTarget::parse(const std::string& text) {
     StreamTarget out;
     if (text.empty())
@@ -210,18 +225,36 @@ os::Result<void> Stdio::start_logger(const StreamTarget& target, const StreamOwn
     if (child < 0)
         return os::fail_errno(errno, "fork");
     logger_ = child;
-    ready.write.reset();
-    failure.write.reset();
-    int why = 0;
-    if (::read(failure.read.get(), &why, sizeof why) == static_cast<ssize_t>(sizeof why))
-        return os::fail_errno(why, "run ", target.path);
-    pollfd wanted{ready.read.get(), POLLIN, 0};
-    if (::poll(&wanted, 1, patience_for_logger) == 0)
-        return os::fail(os::Code::DeadlineExceeded, target.path,
-                        " does not say that it is ready (by closing descriptor 5)");
+    beginning_ = std::make_shared<Beginning>();
+    beginning_->path = target.path;
+    beginning_->ready = std::move(ready.read);
+    beginning_->failure = std::move(failure.read);
     ends_[1] = std::move(out.write);
     ends_[2] = std::move(err.write);
     return {};
+}
+
+void Stdio::when_ready(os::EventLoop& loop, const Ready& done) {
+    const auto one = std::exchange(beginning_, nullptr);
+    if (!one) {
+        done({});
+        return;
+    }
+    const auto patience = loop.after(patience_for_logger, [&loop, one, done] {
+        loop.forget(one->ready.get());
+        done(os::fail(os::Code::DeadlineExceeded, one->path,
+                      " does not say that it is ready (by closing descriptor 5)"));
+    });
+    const auto watched =
+        loop.watch(one->ready.get(), EPOLLIN, [&loop, one, done, patience](std::uint32_t) {
+            loop.cancel(patience);
+            loop.forget(one->ready.get());
+            done(one->outcome());
+        });
+    if (!watched) {
+        loop.cancel(patience);
+        done(base::Failure(watched.error()));
+    }
 }
 
 std::array<int, 3> Stdio::ends() const {

@@ -3,14 +3,14 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <sys/types.h>
 
-#include "agent/os/error.hpp"
-#include "agent/os/unique_fd.hpp"
+#include "agent/os/event_loop.hpp"
 
 namespace shim {
 
@@ -39,8 +39,14 @@ struct StreamOwner {
 
 class Stdio {
 public:
+    using Ready = std::function<void(os::Result<void>)>;
+
     static os::Result<std::unique_ptr<Stdio>> open(const Streams& streams,
                                                    const StreamOwner& owner);
+
+    // Calls back when whoever takes the output has said that it does: at once, but for a program,
+    // which has its time for that while the loop goes on.
+    void when_ready(os::EventLoop& loop, const Ready& done);
 
     // stdin, stdout and stderr for the program; -1: none.
     std::array<int, 3> ends() const;
@@ -53,6 +59,7 @@ public:
     pid_t logger() const { return logger_; }
 
 private:
+    struct Beginning;
     os::Result<void> open_input(const std::string& text);
     os::Result<os::UniqueFd> open_output(const std::string& text);
     os::Result<void> start_logger(const StreamTarget& target, const StreamOwner& owner);
@@ -61,6 +68,7 @@ private:
     os::UniqueFd input_keeper_;
     std::vector<os::UniqueFd> output_keepers_;
     pid_t logger_ = 0;
+    std::shared_ptr<Beginning> beginning_; // of a program that was not waited for yet
 };
 
 } // namespace shim
