@@ -1,35 +1,17 @@
 """What CNI plugins set up in a pod's network namespace is what the pod sees: addresses, routes, neighbours, MAC, MTU."""
 
 import contextlib
-import ctypes
 import functools
 import json
 import os
 import re
-import socket
-import time
 
-from harness import PATIENCE, Failed, equal, holds, run, short
 from harness import case as plain_case
+from harness import equal, holds, run, short
 from oci_runtime import refused, runtime
+from own_network import ask, own_machine, tool
 
 PLUGINS = "/usr/lib/cni"
-CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
-
-
-@functools.cache
-def own_machine():
-    """Once: a network of our own in which bridges and rules may be made."""
-    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET | CLONE_NEWNS) != 0:
-        raise Failed("make a network namespace: run this as root")
-    tool("mount", "--make-rprivate", "/")
-    tool("ip", "link", "set", "lo", "up")
-
-
-def tool(*argv):
-    found = run(argv)
-    equal(f"status of {' '.join(argv)}: {short(found.err)}", 0, found.status)
-    return found.out.decode()
 
 
 def case(name):
@@ -86,17 +68,6 @@ def started(joey, name, script, path):
 
 def inside(joey, name, *words):
     return joey.must("exec", name, *words).out.decode()
-
-
-def ask(address, port):
-    deadline = time.monotonic() + 30 * PATIENCE
-    while True:
-        try:
-            with socket.create_connection((address, port), timeout=10 * PATIENCE) as connection:
-                return connection.recv(100)
-        except OSError:
-            holds(f"{address} port {port} answers", time.monotonic() < deadline)
-            time.sleep(0.1)
 
 
 @case("a CNI bridge: the pod has the interface as it was set up, and pods reach each other and the host")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,8 @@ APPLETS = ("sh cat echo ls id sleep true false uname mount grep touch stat ps en
            "nc hostname readlink sync test pwd").split()
 SHIM = os.environ.get("SHIM", os.path.join(os.path.dirname(JOEY), "../containerd-shim-joey-v2/containerd-shim-joey-v2"))
 IMAGE = "joey.test/busybox:latest"
-RUNTIME = "io.containerd.joey.v2"
+# Another runtime shows what a case expects of joey.
+RUNTIME = os.environ.get("JOEY_TEST_CONTAINERD_RUNTIME", "io.containerd.joey.v2")
 SOCKETS = "/run/containerd/s"
 STATE = "/run/containerd/joey"
 
@@ -55,7 +57,7 @@ def layer():
     return out.getvalue()
 
 
-def write_image(path, user=""):
+def write_image(path, user="", name=IMAGE, command=("sh",)):
     """An OCI image layout as a tar file, for `ctr images import`."""
     blobs = {}
 
@@ -67,7 +69,7 @@ def write_image(path, user=""):
     packed = gzip.compress(plain, 1)
     config = json.dumps({
         "architecture": "amd64", "os": "linux",
-        "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sh"], "User": user},
+        "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": list(command), "User": user},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(plain).hexdigest()]}}).encode()
     manifest = json.dumps({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -77,7 +79,7 @@ def write_image(path, user=""):
     index = json.dumps({
         "schemaVersion": 2,
         "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": add(manifest),
-                       "size": len(manifest), "annotations": {"io.containerd.image.name": IMAGE,
+                       "size": len(manifest), "annotations": {"io.containerd.image.name": name,
                                                               "org.opencontainers.image.ref.name": "latest"}}]})
     with tarfile.open(path, "w") as tar:
         def put(name, data):
@@ -102,9 +104,9 @@ disabled_plugins = {disabled}
 
 
 class Containerd:
-    def __init__(self, directory, snapshotter="native", disabled=("io.containerd.grpc.v1.cri",), more=""):
+    def __init__(self, directory, snapshotter="native", disabled=("io.containerd.grpc.v1.cri",), more="", name_space="joeytest"):
         self.directory, self.snapshotter = directory, snapshotter
-        self.name_space = "joeytest"
+        self.name_space = name_space
         self.process = None
         with open(f"{directory}/config.toml", "w", encoding="utf-8") as file:
             file.write(CONFIG.format(directory=directory, disabled=json.dumps(list(disabled))) + more)
@@ -140,17 +142,17 @@ class Containerd:
         equal(f"status of ctr {' '.join(words)}: {short(done.err)}; {short(self.log())}", 0, done.status)
         return done
 
-    def import_image(self, user=""):
+    def import_image(self, **kind):
         path = f"{self.directory}/image.tar"
-        write_image(path, user)
+        write_image(path, **kind)
         self.must("images", "import", "--snapshotter", self.snapshotter, path)
 
-    def run_words(self, name, *command, options=()):
+    def run_words(self, name, *command, options=(), image=IMAGE):
         small = ("--annotation", "io.joey.memory=256M", "--annotation", "io.joey.vcpus=1")
-        return ("run", "--snapshotter", self.snapshotter, "--runtime", RUNTIME, *small, *options, IMAGE, name, *command)
+        return ("run", "--snapshotter", self.snapshotter, "--runtime", RUNTIME, *small, *options, image, name, *command)
 
-    def run(self, name, *command, options=("--rm",), **extra):
-        return self.ctr(*self.run_words(name, *command, options=options), **extra)
+    def run(self, name, *command, options=("--rm",), image=IMAGE, **extra):
+        return self.ctr(*self.run_words(name, *command, options=options, image=image), **extra)
 
     def run_in_background(self, name, *command, options=()):
         self.must(*self.run_words(name, *command, options=("--detach", *options)))
@@ -176,6 +178,12 @@ class Containerd:
     def vm_pid(self, name):
         with open(f"{STATE}/{self.name_space}/pods/{name}/vm.json", encoding="utf-8") as file:
             return json.load(file)["pid"]
+
+    def delete_task(self, name):
+        """Its status, which ctr tells in a warning if it is not 0."""
+        done = self.must("tasks", "delete", name)
+        found = re.search(rb"non-zero exit code (\d+)", done.err)
+        return int(found.group(1)) if found else 0
 
     def remove(self, name):
         """Whatever it does."""
@@ -207,9 +215,15 @@ def of_joey():
         with contextlib.suppress(OSError):
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().replace(b"\0", b" ").decode(errors="replace")
-            if "containerd-shim-joey-v2" in words.split(" ")[0] or f"{STATE}/joeytest" in words:
+            if "containerd-shim-joey-v2" in words.split(" ")[0] or f"{STATE}/joeytest" in words or f"{STATE}/k8s.io" in words:
                 found[int(pid)] = words
     return found
+
+
+def kill_all():
+    for pid in of_joey():
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def nothing_is_left(one):
@@ -238,13 +252,14 @@ def nothing_is_left(one):
 RUNNING = {}  # by snapshotter: to start one and to import an image takes its time
 
 
-def begin(snapshotter, **extra):
+def begin(snapshotter, more=lambda directory: "", **extra):
+    """`more` gives the rest of containerd's configuration."""
     if os.geteuid() != 0 or shutil.which("containerd") is None:
         raise Failed("containerd is run by root, from Debian's package containerd; ./test.sh installs it")
     directory = tempfile.mkdtemp(prefix="joey-ctd-")
     # In memory: layers over layers need a file system that takes them.
     equal("mount", 0, run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory]).status)
-    one = Containerd(directory, snapshotter, **extra)
+    one = Containerd(directory, snapshotter, more=more(directory), **extra)
     atexit.register(end, one)
     one.start()
     one.import_image()
@@ -254,9 +269,7 @@ def begin(snapshotter, **extra):
 def end(one):
     with contextlib.suppress(Exception):
         one.stop(signal.SIGKILL)
-    for pid in of_joey():
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    kill_all()
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         mounts = [line.split()[4] for line in file if line.split()[4].startswith(one.directory)]
     for place in reversed(mounts):
@@ -280,6 +293,4 @@ def containerd(snapshotter="native", **extra):
         for name in one.ctr("containers", "ls", "--quiet").out.decode().split():
             with contextlib.suppress(Failed):
                 one.remove(name)
-        for pid in of_joey():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        kill_all()
