@@ -1,5 +1,6 @@
 #include "tools/containerd-shim-joey-v2/engine_work.hpp"
 
+#include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
 #include <unistd.h>
@@ -120,7 +121,11 @@ os::Result<std::string> remove(const std::string& root, const std::string& id,
     return std::string();
 }
 
-os::Result<std::string> forget(const std::string& rootfs) {
+os::Result<std::string> forget(const std::string& root, const std::string& id,
+                               const std::string& rootfs) {
+    pod::Engine engine{pod::StateRoot(root)};
+    // If it was never started; one that has ended is no error here.
+    static_cast<void>(engine.kill(id, SIGKILL, true).has_value());
     MountCalls calls;
     TRY(unmount_rootfs(calls, rootfs));
     return std::string();

@@ -45,8 +45,9 @@ os::Result<std::string> execute(const std::string& root, const ExecWork& work);
 os::Result<std::string> remove(const std::string& root, const std::string& id,
                                const std::string& rootfs);
 
-// A pod's first container, which has ended, when others live on: the VM, which is known by its
+// A pod's first container, which ends, when others live on: the VM, which is known by its
 // name, stays for them.
-os::Result<std::string> forget(const std::string& rootfs);
+os::Result<std::string> forget(const std::string& root, const std::string& id,
+                               const std::string& rootfs);
 
 } // namespace shim

@@ -231,21 +231,24 @@ void Service::remove_container(const TaskRef& task, const Reply<api::DeleteRespo
                        " is being deleted already"));
         return;
     }
-    parts_.workers.run([root = root_, id = task->id,
-                        rootfs = task->rootfs()] { return shim::remove(root, id, rootfs); },
-                       [this, task, reply](const os::Result<std::string>& answer) {
-                           task->deleting = false;
-                           if (!answer) {
-                               reply(base::Failure(answer.error()));
-                               return;
-                           }
-                           Process& init = *task->init;
-                           init.console.reset();
-                           end_logger(init);
-                           init.stdio->ended();
-                           tasks_.erase(task->id);
-                           removed(*task, init, reply);
-                       });
+    const bool others_live = task->id == pod_ && tasks_.size() > 1;
+    parts_.workers.run(
+        [root = root_, id = task->id, rootfs = task->rootfs(), others_live] {
+            return others_live ? forget(root, id, rootfs) : shim::remove(root, id, rootfs);
+        },
+        [this, task, reply](const os::Result<std::string>& answer) {
+            task->deleting = false;
+            if (!answer) {
+                reply(base::Failure(answer.error()));
+                return;
+            }
+            Process& init = *task->init;
+            init.console.reset();
+            end_logger(init);
+            init.stdio->ended();
+            tasks_.erase(task->id);
+            removed(*task, init, reply);
+        });
 }
 
 void Service::removed(const Task& task, const Process& process,
