@@ -81,8 +81,20 @@ PacketPtr DatagramEndpoint::take(bool peek) {
 PacketPtr DatagramEndpoint::take_error() {
     SpinGuard guard(lock);
     PacketPtr first = errors_.pop_front();
-    if (first)
-        errors_queued_ = errors_queued_ - 1;
+    if (!first)
+        return first;
+    errors_queued_ = errors_queued_ - 1;
+    // As Linux has it: the pending error goes with the last one that came by ICMP, so that who
+    // reads this queue is done with it.
+    const auto by_icmp = [](Packet& packet) {
+        const u8 origin = packet.scratch<ErrorInfo>().origin;
+        return origin == origin_icmp || origin == origin_icmp6;
+    };
+    Packet* next = errors_.front();
+    if (next != nullptr && by_icmp(*next))
+        error.store(static_cast<int>(next->scratch<ErrorInfo>().number));
+    else if (by_icmp(*first))
+        error.store(0);
     return first;
 }
 
@@ -250,10 +262,12 @@ Result<usize> DatagramSocketFile::receive_error(IoBuffer& out, ReceiveRequest& r
     return usize{copied};
 }
 
-Result<PacketPtr> DatagramSocketFile::load(IoBuffer& in, usize bytes, u32 headroom, u32 msg_flags) {
+Result<PacketPtr> DatagramSocketFile::load(IoBuffer& in, usize bytes, u32 headroom, u32 msg_flags,
+                                           bool tells_error) {
     DatagramEndpoint& own = *endpoint_;
-    if (const int error = own.error.exchange(0); error != 0)
-        return fail(error);
+    if (tells_error)
+        if (const int error = own.error.exchange(0); error != 0)
+            return fail(error);
     if ((own.shutdown & shut_write) != 0)
         return fail(EPIPE);
     if (!own.has_room()) {

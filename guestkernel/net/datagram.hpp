@@ -88,8 +88,10 @@ public:
 
 protected:
     // Fills a packet with what the caller sends; `headroom` before it. Waits for room in the send
-    // buffer. May sleep.
-    Result<PacketPtr> load(IoBuffer& in, usize bytes, u32 headroom, u32 msg_flags);
+    // buffer. May sleep. Fails with the pending error (SO_ERROR) where the kind of socket has it
+    // told by a send.
+    Result<PacketPtr> load(IoBuffer& in, usize bytes, u32 headroom, u32 msg_flags,
+                           bool tells_error = true);
     // What sendmsg(2)'s control messages change about one packet.
     struct SendControl {
         IpAddress source;

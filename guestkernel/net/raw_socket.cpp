@@ -316,7 +316,9 @@ Result<usize> RawSocketFile::send(IoBuffer& in, SendRequest& request) {
     apply_control(control, flow);
     flow.protocol = static_cast<u8>(protocol());
     TRY(resolve(stack(), flow));
-    TRY(PacketPtr packet, load(in, bytes, headroom, request.flags));
+    // As on Linux: traceroute sends on while answers to its first packets come in as errors.
+    const bool tells_error = endpoint().ping || ip_.on(ip_header_included);
+    TRY(PacketPtr packet, load(in, bytes, headroom, request.flags, tells_error));
     if (ip_.on(ip_header_included)) {
         TRY(send_with_header(flow, std::move(packet)));
         return bytes;

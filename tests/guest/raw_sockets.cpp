@@ -177,6 +177,49 @@ void own_header() {
     close(server);
 }
 
+// An error that came in does not fail the next send, but one with a header of its own.
+void pending_errors() {
+    const int fd = socket(AF_INET, SOCK_RAW, IPPROTO_UDP);
+    const int on = 1;
+    CHECK(setsockopt(fd, SOL_IP, IP_RECVERR, &on, sizeof on) == 0);
+    udphdr nobody{};
+    nobody.source = htons(1);
+    nobody.dest = htons(9);
+    nobody.len = htons(sizeof nobody);
+    const sockaddr_in to = address4(INADDR_LOOPBACK, 0);
+    const auto send_one = [&] {
+        return sendto(fd, &nobody, sizeof nobody, 0, general(to), sizeof to);
+    };
+    CHECK(send_one() == sizeof nobody);
+    pollfd watched{fd, 0, 0};
+    CHECK(poll(&watched, 1, 5000) == 1 && (watched.revents & POLLERR) != 0);
+    CHECK(send_one() == sizeof nobody);
+    CHECK(setsockopt(fd, SOL_IP, IP_HDRINCL, &on, sizeof on) == 0);
+    iphdr packet{};
+    packet.version = 4;
+    packet.ihl = 5;
+    packet.ttl = 9;
+    packet.protocol = IPPROTO_UDP;
+    packet.daddr = htonl(INADDR_LOOPBACK);
+    CHECK_FAILS(sendto(fd, &packet, sizeof packet, 0, general(to), sizeof to), ECONNREFUSED);
+    int error = -1;
+    socklen_t length = sizeof error;
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error == 0);
+    // Who reads the queue to its end has heard of them all: no error is left.
+    const int off = 0;
+    CHECK(setsockopt(fd, SOL_IP, IP_HDRINCL, &off, sizeof off) == 0);
+    CHECK(send_one() == sizeof nobody && send_one() == sizeof nobody);
+    char quoted[64];
+    for (int reports = 0; reports < 4; reports++) {
+        CHECK(poll(&watched, 1, 5000) == 1 && (watched.revents & POLLERR) != 0);
+        CHECK(recv(fd, quoted, sizeof quoted, MSG_ERRQUEUE) == sizeof nobody);
+    }
+    CHECK_FAILS(recv(fd, quoted, sizeof quoted, MSG_ERRQUEUE | MSG_DONTWAIT), EAGAIN);
+    CHECK(poll(&watched, 1, 0) == 0);
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error == 0);
+    close(fd);
+}
+
 sockaddr_ll loopback_link(int protocol) {
     sockaddr_ll out{};
     out.sll_family = AF_PACKET;
@@ -296,6 +339,7 @@ int main() {
     ping6_by_raw_socket();
     checksum_of_icmp6();
     own_header();
+    pending_errors();
     frames();
     cooked_frames();
     frames_of_a_stream();
