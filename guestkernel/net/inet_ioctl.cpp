@@ -428,7 +428,7 @@ Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argum
         break;
     }
     const bool changes = changes_interface(command);
-    if (!changes && !asks_interface(command) && command != SIOCGIFNAME)
+    if (!changes && !asks_interface(command) && command != SIOCGIFNAME && command != SIOCETHTOOL)
         return fail(ENOTTY);
     TRY(Request request, UserPtr<Request>(argument).copy_in());
     if (command == SIOCGIFNAME) {
@@ -445,6 +445,8 @@ Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argum
     const Ref<Interface> interface = stack.interface(request.text());
     if (!interface)
         return fail(ENODEV);
+    if (command == SIOCETHTOOL)
+        return done(ethtool_ioctl(*interface, request.value<u64>()));
     if (changes)
         return done(set_of_interface(stack, *interface, command, request));
     TRY(get_of_interface(stack, *interface, command, request));

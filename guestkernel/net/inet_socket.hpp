@@ -129,6 +129,8 @@ void write_address(const Endpoint& endpoint, int family, SocketAddress& out);
 Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argument);
 // The same in the running task's network namespace, for sockets of other families.
 Result<long> network_ioctl_of_caller(u32 command, u64 argument);
+// SIOCETHTOOL; `user` is where the caller's structure begins with its command. EOPNOTSUPP, EFAULT.
+Result<void> ethtool_ioctl(Interface& interface, u64 user);
 
 // Whoever makes stream sockets (TCP) says how. Called at boot; without one, SOCK_STREAM is
 // EPROTONOSUPPORT... of both families.

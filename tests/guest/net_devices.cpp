@@ -12,9 +12,12 @@
 #include <unistd.h>
 #include <vector>
 
+#include <linux/ethtool.h>
 #include <linux/genetlink.h>
+#include <linux/sockios.h>
 #include <linux/veth.h>
 #include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -268,10 +271,45 @@ void generic_netlink() {
 
 } // namespace
 
+// What ethtool and libpcap ask.
+void drivers() {
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    const auto ask = [fd](const char* name, auto& question) {
+        ifreq request{};
+        std::strcpy(request.ifr_name, name);
+        request.ifr_data = reinterpret_cast<char*>(&question);
+        return ioctl(fd, SIOCETHTOOL, &request) == 0 ? 0 : errno;
+    };
+    ethtool_ts_info stamps{};
+    stamps.cmd = ETHTOOL_GET_TS_INFO;
+    CHECK(ask("lo", stamps) == 0 && stamps.phc_index == -1);
+    constexpr uint32_t software = 1 << 3 | 1 << 4;
+    CHECK((stamps.so_timestamping & software) == software);
+    ethtool_value value{ETHTOOL_GLINK, 7};
+    CHECK(ask("lo", value) == 0 && value.data == 1);
+    value.cmd = ETHTOOL_GTSO;
+    CHECK(ask("lo", value) == 0 && value.data == 1);
+    value.cmd = 0xfff0;
+    CHECK(ask("lo", value) == EOPNOTSUPP);
+    CHECK(ask("nobody", value) == ENODEV);
+    ethtool_drvinfo driver{};
+    driver.cmd = ETHTOOL_GDRVINFO;
+    CHECK(ask("lo", driver) == EOPNOTSUPP);
+    const int route = open_socket();
+    CHECK(add_cable(route, "here", "there") == 0);
+    CHECK(ask("here", driver) == 0 && std::string(driver.driver) == "veth");
+    value.cmd = ETHTOOL_GLINK;
+    CHECK(ask("here", value) == 0 && value.data == 0);
+    CHECK(change_link(route, "here", nullptr) == 0);
+    close(route);
+    close(fd);
+}
+
 int main() {
     own_network();
     loopback_in_sysfs();
     devices_come_and_go();
+    drivers();
     without_ipv6();
     generic_netlink();
     CHECK(umount2(sys.c_str(), MNT_DETACH) == 0);
