@@ -184,6 +184,7 @@ void ipv4_deliver(Stack& stack, PacketPtr packet, const Ipv4Header& received) {
         if (!stack.run_hook(context, packet) || !packet->read(0, header))
             return;
     }
+    packet->forget_connection(); // what waits in a socket keeps none
     IpInfo info;
     info.source = IpAddress::v4(header.source.get());
     info.destination = IpAddress::v4(header.destination.get());

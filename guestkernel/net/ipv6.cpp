@@ -200,6 +200,7 @@ void deliver6(Stack& stack, PacketPtr packet) {
         if (!stack.run_hook(context, packet) || !packet->read(0, header))
             return;
     }
+    packet->forget_connection(); // what waits in a socket keeps none
     IpInfo info;
     info.source = IpAddress::v6(header.source);
     info.destination = IpAddress::v6(header.destination);

@@ -362,7 +362,7 @@ Result<void> show_snmp(TextBuilder& out, const TableContext& of_subject) {
 
 } // namespace
 
-constinit const TableEntry net_entries[25] = {
+constinit const TableEntry net_entries[27] = {
     {.name = "arp", .mode = for_all, .show = show_arp},
     {.name = "dev", .mode = for_all, .show = show_dev},
     {.name = "dev_mcast", .mode = for_all, .show = show_net_dev_mcast},
@@ -373,6 +373,7 @@ constinit const TableEntry net_entries[25] = {
     {.name = "ipv6_route", .mode = for_all, .show = show_ipv6_route},
     {.name = "netlink", .mode = for_all, .show = show_netlink},
     {.name = "netstat", .mode = for_all, .show = show_net_netstat},
+    {.name = "nf_conntrack", .mode = mode_regular | 0440, .show = show_net_conntrack},
     {.name = "packet", .mode = for_all, .show = show_net_packet},
     {.name = "raw", .mode = for_all, .show = show_net_raw},
     {.name = "raw6", .mode = for_all, .show = show_net_raw6},
@@ -381,6 +382,7 @@ constinit const TableEntry net_entries[25] = {
     {.name = "snmp6", .mode = for_all, .show = show_net_snmp6},
     {.name = "sockstat", .mode = for_all, .show = show_net_sockstat},
     {.name = "sockstat6", .mode = for_all, .show = show_net_sockstat6},
+    {.name = "stat", .mode = mode_directory | 0555, .children = net_stat_entries},
     {.name = "tcp", .mode = for_all, .show = show_net_tcp},
     {.name = "tcp6", .mode = for_all, .show = show_net_tcp6},
     {.name = "udp", .mode = for_all, .show = show_net_udp},

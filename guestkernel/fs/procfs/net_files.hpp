@@ -27,7 +27,22 @@ Result<void> show_net_netstat(TextBuilder& out, const TableContext& of);
 Result<void> show_net_packet(TextBuilder& out, const TableContext& of);
 Result<void> show_net_snmp6(TextBuilder& out, const TableContext& of);
 
-extern const TableEntry net_entries[25];
-extern const TableEntry net_sysctl_entries[3]; // /proc/sys/net
+Result<void> show_net_conntrack(TextBuilder& out, const TableContext& of);
+
+extern const TableEntry net_entries[27];
+extern const TableEntry net_stat_entries[1];   // /proc/net/stat
+extern const TableEntry net_sysctl_entries[5]; // /proc/sys/net
+extern const TableEntry netfilter_entries[23]; // /proc/sys/net/netfilter
+
+// nf_conntrack_max: in two places.
+Result<void> show_most_connections(TextBuilder& out, const TableContext& of);
+Result<void> store_most_connections(std::string_view text, const TableContext& of);
+Result<Ref<File>> open_most_connections(const Path& path, Ref<Inode> inode, u32 flags,
+                                        const TableContext& of);
+
+// Whose settings the caller sees below /proc/sys/net, and who may write them: root of the user
+// namespace that owns the network namespace.
+net::Stack& own_stack();
+void net_owner(const TableContext& of, u32& uid, u32& gid);
 
 } // namespace kernel::procfs

@@ -13,24 +13,23 @@
 
 namespace kernel::procfs {
 
-namespace {
-
-constexpr int no_entry = 2, invalid = 22; // ENOENT, EINVAL
-constexpr u32 read_only = mode_regular | 0444;
-constexpr u32 read_write = mode_regular | 0644;
-constexpr u32 directory = mode_directory | 0555;
-
 net::Stack& own_stack() {
     return net::stack_of(current_net_namespace());
 }
 
-// Root of the user namespace that owns the network namespace may write.
 void net_owner(const TableContext&, u32& uid, u32& gid) {
     const UserNamespace* owner = own_stack().owner();
     const u32 root = to_global_id(owner, false, 0), root_group = to_global_id(owner, true, 0);
     uid = root == invalid_id ? 0 : root;
     gid = root_group == invalid_id ? 0 : root_group;
 }
+
+namespace {
+
+constexpr int no_entry = 2, invalid = 22; // ENOENT, EINVAL
+constexpr u32 read_only = mode_regular | 0444;
+constexpr u32 read_write = mode_regular | 0644;
+constexpr u32 directory = mode_directory | 0555;
 
 // A number among the stack's settings, between two bounds.
 template <auto Member, i64 Low, i64 High>
@@ -564,10 +563,17 @@ constexpr TableEntry ipv6_entries[] = {
 
 } // namespace
 
-constinit const TableEntry net_sysctl_entries[3] = {
+constinit const TableEntry net_sysctl_entries[5] = {
     {.name = "core", .mode = directory, .children = core_entries},
     {.name = "ipv4", .mode = directory, .children = ipv4_entries},
     {.name = "ipv6", .mode = directory, .children = ipv6_entries},
+    {.name = "netfilter", .mode = directory, .children = netfilter_entries},
+    {.name = "nf_conntrack_max",
+     .mode = read_write,
+     .show = show_most_connections,
+     .store = store_most_connections,
+     .open = open_most_connections,
+     .owner = net_owner},
 };
 
 } // namespace kernel::procfs

@@ -410,27 +410,43 @@ Result<void> show_dentry_state(TextBuilder& out, const TableContext&) {
     return {};
 }
 
-// A number that a program may set, and that something obeys.
-template <base::Atomic<u32>& Value, u32 Most = 0x7fff'ffff>
-constexpr TableEntry setting(std::string_view name) {
+// A number that a program may set, and that something obeys: `Value` says which.
+template <base::Atomic<u32>& (*Value)(), u32 Most>
+constexpr TableEntry setting_of(std::string_view name) {
     return {.name = name,
             .mode = read_write,
             .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                out.print("{}\n", Value.load());
+                out.print("{}\n", Value().load());
                 return {};
             },
             .store = [](std::string_view text, const TableContext&) -> Result<void> {
                 TRY(const i64 number, parse_number(text));
                 if (number < 0 || number > i64{Most})
                     return fail(22); // EINVAL
-                Value.store(static_cast<u32>(number));
+                Value().store(static_cast<u32>(number));
                 return {};
             }};
 }
+template <base::Atomic<u32>& Value>
+base::Atomic<u32>& variable() {
+    return Value;
+}
+template <base::Atomic<u32>& Value, u32 Most = 0x7fff'ffff>
+constexpr TableEntry setting(std::string_view name) {
+    return setting_of<variable<Value>, Most>(name);
+}
+template <base::Atomic<u32> FanotifyLimits::*Limit>
+base::Atomic<u32>& limit_of_fanotify() {
+    return fanotify_limits.*Limit;
+}
+template <base::Atomic<u32> FanotifyLimits::*Limit>
+constexpr TableEntry fanotify_limit(std::string_view name) {
+    return setting_of<limit_of_fanotify<Limit>, 0x7fff'ffff>(name);
+}
 constexpr TableEntry fanotify_entries[] = {
-    setting<fanotify_limits.events>("max_queued_events"),
-    setting<fanotify_limits.groups>("max_user_groups"),
-    setting<fanotify_limits.marks>("max_user_marks"),
+    fanotify_limit<&FanotifyLimits::events>("max_queued_events"),
+    fanotify_limit<&FanotifyLimits::groups>("max_user_groups"),
+    fanotify_limit<&FanotifyLimits::marks>("max_user_marks"),
 };
 
 constexpr TableEntry fs_entries[] = {
@@ -483,8 +499,8 @@ constexpr TableEntry namespace_limit(std::string_view name) {
             }};
 }
 constexpr TableEntry user_entries[] = {
-    setting<fanotify_limits.groups>("max_fanotify_groups"),
-    setting<fanotify_limits.marks>("max_fanotify_marks"),
+    fanotify_limit<&FanotifyLimits::groups>("max_fanotify_groups"),
+    fanotify_limit<&FanotifyLimits::marks>("max_fanotify_marks"),
     {.name = "max_inotify_instances", .mode = read_only, .text = "128\n"},
     {.name = "max_inotify_watches", .mode = read_only, .text = "1048576\n"},
     namespace_limit<NamespaceKind::Cgroup>("max_cgroup_namespaces"),

@@ -1,6 +1,7 @@
 // The table of connections, and how a packet finds its own.
 #include "guestkernel/net/filter/conntrack.hpp"
 
+#include "guestkernel/core/log.hpp"
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/net/ip.hpp"
 
@@ -8,10 +9,8 @@ namespace kernel::net::filter {
 
 namespace {
 
-constexpr usize table_size = 8192;
-constexpr u32 most_by_default = 65536;
 constexpr u64 collect_interval = nanoseconds_per_second;
-constexpr usize collected_each = table_size / 8;
+constexpr usize collected_each = Connections::buckets / 8;
 
 Connection& of(Packet& packet) {
     // SAFETY: nothing but a Connection is ever put there.
@@ -71,6 +70,8 @@ bool is_error(const Tuple& tuple) {
 
 } // namespace
 
+constinit base::Atomic<u32> most_connections{65536};
+
 Connection::Connection() {
     for (u8 i = 0; i < 2; i++) {
         ends[i].connection = this;
@@ -78,8 +79,7 @@ Connection::Connection() {
     }
 }
 
-Connections::Connections(Stack& stack)
-    : stack_(stack), default_most_(most_by_default), timer_(stack.clock, expired, this) {}
+Connections::Connections(Stack& stack) : stack_(stack), timer_(stack.clock, expired, this) {}
 
 Connections::~Connections() {
     timer_.cancel();
@@ -95,12 +95,12 @@ Connections::~Connections() {
 Result<void> Connections::init() {
     if (table_ != nullptr)
         return {};
-    void* memory = ::operator new(table_size * sizeof(End*), std::nothrow);
+    void* memory = ::operator new(buckets * sizeof(End*), std::nothrow);
     if (memory == nullptr)
         return fail(enomem);
-    __builtin_memset(memory, 0, table_size * sizeof(End*));
+    __builtin_memset(memory, 0, buckets * sizeof(End*));
     table_ = static_cast<End**>(memory);
-    bucket_count_ = table_size;
+    bucket_count_ = buckets;
     return {};
 }
 
@@ -246,10 +246,11 @@ HookVerdict Connections::track(const HookContext& context, PacketPtr& packet) {
     Ref<Connection> connection = find(from.tuple, &direction);
     const bool fresh = !connection;
     if (fresh) {
-        if (count() >= most()) {
+        if (const u32 most = most_connections.load(); most != 0 && count() >= most) {
             Ref<Connection> gone;
             if (!make_room(hash(from.tuple), gone)) {
                 dropped.fetch_add(1);
+                complain();
                 return HookVerdict::Drop;
             }
         }
@@ -269,7 +270,7 @@ HookVerdict Connections::track(const HookContext& context, PacketPtr& packet) {
         invalid.fetch_add(1);
         return HookVerdict::Accept;
     }
-    if (settings.accounting) {
+    if (connection->counted) {
         connection->packets[direction].fetch_add(1);
         connection->bytes[direction].fetch_add(packet->length());
     }
@@ -279,6 +280,15 @@ HookVerdict Connections::track(const HookContext& context, PacketPtr& packet) {
     attach(*packet, std::move(connection), known ? Tracking::Established : Tracking::New,
            direction != 0);
     return HookVerdict::Accept;
+}
+
+// A line in the log, not one per packet.
+void Connections::complain() {
+    constexpr u64 quiet = 5 * nanoseconds_per_second;
+    const u64 now = stack_.now();
+    u64 until = quiet_until_.load();
+    if (now >= until && quiet_until_.compare_exchange(until, now + quiet))
+        log::warning("nf_conntrack: table full, dropping packet");
 }
 
 Ref<Connection> Connections::start(Packet& packet, const PacketTuple& from) {
@@ -299,6 +309,7 @@ Ref<Connection> Connections::start(Packet& packet, const PacketTuple& from) {
     connection.ends[0].tuple = from.tuple;
     connection.ends[1].tuple = reply;
     connection.started = stack_.now();
+    connection.counted = settings.accounting;
     connection.id = static_cast<u32>(random_u64());
     return std::move(*made);
 }

@@ -75,6 +75,7 @@ public:
     base::Atomic<u64> packets[2], bytes[2];
     u32 id = 0;
     bool has_expiry = false;
+    bool counted = false; // packets and bytes: as nf_conntrack_acct was when it began
     // Whose address it masquerades with; 0: it does not.
     base::Atomic<u32> masquerade_interface{0};
     // --- under lock
@@ -89,6 +90,12 @@ public:
     bool liberal = false; // picked up in its midst: windows are not known
     u64 started = 0;
     TcpSide sides[2];
+    // The last acknowledgement, which comes again where data gets lost.
+    struct {
+        u32 sequence = 0, acknowledgement = 0, end = 0, window = 0;
+        u8 direction = 0;
+        u8 repeated = 0;
+    } last;
 
     bool has(u32 bits) const { return (status.load(base::Order::Relaxed) & bits) != 0; }
     u64 left_seconds(u64 now) const {
@@ -110,9 +117,11 @@ struct TrackingSettings { // seconds
     u32 tcp[tcp_states] = {10, 120, 60, 432000, 120, 60, 30, 120, 10, 120};
     u32 tcp_unacknowledged = 300, tcp_retransmitted = 300;
     u32 udp = 30, udp_stream = 120, icmp = 30, icmpv6 = 30, generic = 600;
+    u32 tcp_most_retransmitted = 3; // before the time for that counts
     bool tcp_loose = true, tcp_liberal = false, checksum = true, accounting = false;
-    u32 most = 0; // 0: by the memory there is
 };
+// nf_conntrack_max: how many each network namespace may have.
+extern base::Atomic<u32> most_connections;
 
 class Connections {
 public:
@@ -136,8 +145,7 @@ public:
 
     TrackingSettings settings;
     u32 count() const { return count_.load(base::Order::Relaxed); }
-    u32 most() const { return settings.most != 0 ? settings.most : default_most_; }
-    u32 buckets() const { return static_cast<u32>(bucket_count_); }
+    static constexpr u32 buckets = 8192;
     base::Atomic<u64> found{0}, invalid{0}, inserted{0}, insert_failed{0}, dropped{0},
         early_dropped{0};
     void renew(Connection& connection, u32 seconds);
@@ -148,6 +156,7 @@ private:
     End* find_end(const Tuple& tuple, u64 place);
     void unlink(Connection& connection);
     bool make_room(u64 place, Ref<Connection>& gone);
+    void complain();
     HookVerdict track_error(const HookContext& context, PacketPtr& packet,
                             const PacketTuple& outer);
     Ref<Connection> start(Packet& packet, const PacketTuple& from);
@@ -160,11 +169,11 @@ private:
     SpinLock lock_{LockRank::NetTable};
     End** table_ = nullptr;
     usize bucket_count_ = 0;
-    u32 default_most_ = 0;
     base::Atomic<u32> count_{0};
     u32 last_id_ = 0;
     usize next_bucket_ = 0; // where the collector goes on
     NetTimer timer_;
+    base::Atomic<u64> quiet_until_{0}; // of complaints about a full table
 };
 
 template <typename F>

@@ -76,7 +76,7 @@ bool write_connection(MessageWriter& out, const Filter& filter, u8 message,
     put_tuple(out, CTA_TUPLE_REPLY, connection.ends[1].tuple);
     put_be32(out, CTA_STATUS, connection.status.load());
     put_be32(out, CTA_TIMEOUT, static_cast<u32>(connection.left_seconds(filter.stack.now())));
-    if (filter.connections.settings.accounting)
+    if (connection.counted)
         for (u8 i = 0; i < 2; i++) {
             const usize counters = out.open(i == 0 ? CTA_COUNTERS_ORIG : CTA_COUNTERS_REPLY, true);
             put_be64(out, CTA_COUNTERS_PACKETS, connection.packets[i].load());
@@ -237,7 +237,7 @@ Result<void> count(Filter& filter, Request& request) {
     header.resource.set(0);
     out.put(header);
     put_be32(out, CTA_STATS_GLOBAL_ENTRIES, filter.connections.count());
-    put_be32(out, CTA_STATS_GLOBAL_MAX_ENTRIES, filter.connections.most());
+    put_be32(out, CTA_STATS_GLOBAL_MAX_ENTRIES, most_connections.load());
     (void)out.end();
     return request.reply(out);
 }

@@ -217,6 +217,19 @@ bool in_window(Connection& connection, const SegmentRange& range, u8 direction, 
     return true;
 }
 
+// Counts how often the same acknowledgement came in a row.
+void note_repetition(Connection& connection, const SegmentRange& range, u8 direction) {
+    auto& last = connection.last;
+    if (last.direction == direction && last.sequence == range.sequence &&
+        last.acknowledgement == range.acknowledgement && last.end == range.end &&
+        last.window == range.window) {
+        if (last.repeated < 255)
+            last.repeated++;
+        return;
+    }
+    last = {range.sequence, range.acknowledgement, range.end, range.window, direction, 0};
+}
+
 } // namespace
 
 bool Connections::follow_tcp(Connection& connection, Packet& packet, const PacketTuple& from,
@@ -268,6 +281,9 @@ bool Connections::follow_tcp(Connection& connection, Packet& packet, const Packe
         return false;
     connection.tcp = next.to;
     connection.last_direction = direction;
+    if (segment == Segment::Ack)
+        note_repetition(connection, range, direction);
+    const bool lossy = connection.last.repeated >= settings.tcp_most_retransmitted;
     guard.unlock();
     // A refused attempt leaves nothing behind.
     if (segment == Segment::Reset && !connection.has(status_seen_reply) && direction == 0 &&
@@ -281,6 +297,8 @@ bool Connections::follow_tcp(Connection& connection, Packet& packet, const Packe
     u32 seconds = settings.tcp[static_cast<usize>(next.to)];
     if (next.to == TcpState::Established && !connection.has(status_seen_reply))
         seconds = settings.tcp_unacknowledged;
+    if (lossy && seconds > settings.tcp_retransmitted)
+        seconds = settings.tcp_retransmitted;
     renew(connection, seconds);
     return true;
 }

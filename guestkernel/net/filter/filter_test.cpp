@@ -308,11 +308,13 @@ TEST_CASE("a full table gives up connections without an answer for new ones") {
     batch.base_chain("pre", NF_INET_PRE_ROUTING, -100, "nat");
     REQUIRE(batch.send().empty());
     Connections& connections = Filter::existing(stack)->connections;
-    connections.settings.most = 32;
+    const u32 usual = most_connections.load();
+    most_connections.store(32);
     for (u16 port = 1; port <= 200; port++)
         send_udp(net, static_cast<u16>(2000 + port), 7000);
     REQUIRE(connections.count() <= 32);
     REQUIRE(connections.inserted.load() > 32);
+    most_connections.store(usual);
 }
 
 TEST_CASE("sums stay right when addresses and ports are replaced") {
