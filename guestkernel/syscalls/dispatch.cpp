@@ -7,6 +7,7 @@
 #include "guestkernel/syscalls/strace.hpp"
 #include "guestkernel/syscalls/table.hpp"
 #include "guestkernel/task/task.hpp"
+#include "guestkernel/trace/call_dispatch.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 #include "guestkernel/trace/tracee.hpp"
 
@@ -30,6 +31,8 @@ SyscallArgs arguments_of(const arch::TrapFrame& frame) {
 // A call with more to do than the call.
 void call_with_work(Task& task, arch::TrapFrame& frame) {
     const u32 work = task.entry_work;
+    if ((work & entry_dispatch) != 0 && dispatched_to_program(task, frame))
+        return; // nobody else hears of it
     bool wanted = true;
     if ((work & (entry_trace | entry_emulate)) != 0)
         wanted = trace_syscall_entry(task);

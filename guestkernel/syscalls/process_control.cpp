@@ -11,6 +11,7 @@
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/rseq.hpp"
+#include "guestkernel/trace/call_dispatch.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel {
@@ -283,6 +284,8 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
         return a == SECCOMP_MODE_FILTER ? install_seccomp_filter(0, b) : fail(EINVAL);
     case PR_SET_MM:
         return set_memory_layout(a, b);
+    case PR_SET_SYSCALL_USER_DISPATCH:
+        return set_call_dispatch(a, b, c, d);
     default:
         return fixed_answers(option, a, b, c, d);
     }

@@ -265,6 +265,7 @@ void reset_signals(Process& process, Task& task, Ref<SignalHandlers> own) {
     process.handlers->reset_for_exec();
     SignalState& state = *task.signals;
     state.alternate_stack = state.alternate_size = 0;
+    clear_call_dispatch(task);
     state.alternate_flags = 2; // SS_DISABLE
     state.restart = nullptr;
     state.restore_saved = false;

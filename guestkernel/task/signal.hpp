@@ -8,6 +8,7 @@
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/core/types.hpp"
 #include "guestkernel/sched/wait_queue.hpp"
+#include "guestkernel/trace/call_dispatch.hpp"
 
 namespace kernel {
 
@@ -145,6 +146,7 @@ struct SignalState {
     // restart_syscall(2): what goes on after a stop or an ignored signal.
     long (*restart)(Task&) = nullptr;
     u64 restart_data[6] = {};
+    CallDispatch dispatch; // while entry_dispatch is set
 };
 
 // Bits of Task::interrupt_flags.

@@ -20,11 +20,12 @@ struct WaitReport;  // task/wait.hpp
 struct WaitRequest; // task/wait.hpp
 
 // Bits of Task::entry_work: what a system call does besides the call.
-inline constexpr u32 entry_strace = 1;  // --strace prints it
-inline constexpr u32 entry_seccomp = 2; // filters are asked
-inline constexpr u32 entry_trace = 4;   // PTRACE_SYSCALL: stops before and after
-inline constexpr u32 entry_emulate = 8; // PTRACE_SYSEMU: stops before, does nothing
-inline constexpr u32 entry_step = 16;   // PTRACE_SINGLESTEP: the call is one step
+inline constexpr u32 entry_strace = 1;    // --strace prints it
+inline constexpr u32 entry_seccomp = 2;   // filters are asked
+inline constexpr u32 entry_trace = 4;     // PTRACE_SYSCALL: stops before and after
+inline constexpr u32 entry_emulate = 8;   // PTRACE_SYSEMU: stops before, does nothing
+inline constexpr u32 entry_step = 16;     // PTRACE_SINGLESTEP: the call is one step
+inline constexpr u32 entry_dispatch = 32; // the program serves calls itself: call_dispatch.hpp
 
 // What a thread that is or was traced carries; made at the first attachment and kept until the
 // thread ends. One that ends while traced stays in its tracer's list until it was waited for.

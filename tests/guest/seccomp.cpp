@@ -1,18 +1,23 @@
-// seccomp(2): strict mode, filters and all their actions, what is refused, threads, supervisors.
+// seccomp(2): strict mode, filters and all their actions, what is refused, threads, supervisors;
+// PR_SET_SYSCALL_USER_DISPATCH.
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <fcntl.h>
 #include <initializer_list>
 #include <poll.h>
 #include <pthread.h>
+#include <ucontext.h>
 #include <unistd.h>
 #include <vector>
 
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/prctl.h>
 #include <linux/seccomp.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -405,9 +410,100 @@ void supervisors() {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+// --- PR_SET_SYSCALL_USER_DISPATCH
+
+long dispatch(unsigned long mode, const void* start = nullptr, std::size_t length = 0,
+              volatile char* selector = nullptr) {
+    return prctl(PR_SET_SYSCALL_USER_DISPATCH, mode, start, length, selector);
+}
+
+// By no function of the C library, which would make calls of its own.
+long call_here(long number) {
+    long result = 0;
+    asm volatile("syscall" : "=a"(result) : "0"(number) : "rcx", "r11", "memory");
+    return result;
+}
+
+volatile char* selector;
+siginfo_t dispatched;
+std::uintptr_t came_from;
+
+void serve(int, siginfo_t* info, void* context) {
+    *selector = SYSCALL_DISPATCH_FILTER_ALLOW; // rt_sigreturn(2) is a call as well
+    dispatched = *info;
+    auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+    came_from = static_cast<std::uintptr_t>(registers[REG_RIP]);
+    registers[REG_RAX] += 4000;
+}
+
+void call_dispatch() {
+    CHECK_FAILS(dispatch(99), EINVAL);
+    CHECK_FAILS(dispatch(PR_SYS_DISPATCH_OFF, nullptr, 1), EINVAL);
+    CHECK_FAILS(dispatch(PR_SYS_DISPATCH_ON, reinterpret_cast<void*>(1), ~std::size_t{0}), EINVAL);
+    CHECK_FAILS(dispatch(PR_SYS_DISPATCH_ON, nullptr, 0,
+                         reinterpret_cast<volatile char*>(std::uintptr_t{1} << 63)),
+                EFAULT);
+    void* memory = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    selector = static_cast<volatile char*>(memory);
+    // mov $SYS_getpid, %eax; syscall; ret
+    constexpr unsigned char code[] = {0xb8, SYS_getpid, 0, 0, 0, 0x0f, 0x05, 0xc3};
+    void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(page != MAP_FAILED);
+    std::memcpy(page, code, sizeof code);
+    CHECK(mprotect(page, 4096, PROT_READ | PROT_EXEC) == 0);
+    const auto from_page = reinterpret_cast<long (*)()>(page);
+    const long own = getpid();
+
+    struct sigaction action = {};
+    action.sa_sigaction = serve;
+    action.sa_flags = SA_SIGINFO;
+    CHECK(sigaction(SIGSYS, &action, nullptr) == 0);
+    CHECK(dispatch(PR_SYS_DISPATCH_ON, page, 4096, selector) == 0);
+    CHECK(getpid() == own); // allowed
+    *selector = SYSCALL_DISPATCH_FILTER_BLOCK;
+    const long inside = from_page();
+    const long outside = call_here(SYS_getppid);
+    CHECK(*selector == SYSCALL_DISPATCH_FILTER_ALLOW);
+    CHECK(inside == own && outside == SYS_getppid + 4000);
+    CHECK(dispatched.si_signo == SIGSYS && dispatched.si_code == 2 && dispatched.si_errno == 0);
+    CHECK(dispatched.si_syscall == SYS_getppid && dispatched.si_arch == AUDIT_ARCH_X86_64);
+    CHECK(reinterpret_cast<std::uintptr_t>(dispatched.si_call_addr) == came_from);
+    // Also a number that names no call.
+    *selector = SYSCALL_DISPATCH_FILTER_BLOCK;
+    CHECK(call_here(100'000) == 104'000 && dispatched.si_syscall == 100'000);
+    // Children go without, and programs.
+    CHECK(status_of([&] {
+              *selector = SYSCALL_DISPATCH_FILTER_BLOCK;
+              _exit(call_here(SYS_getppid) == own ? 0 : 1);
+          }) == 0);
+    CHECK(status_of([&] {
+              CHECK(dispatch(PR_SYS_DISPATCH_ON, page, 4096, selector) == 0);
+              execl("/proc/self/exe", "guest-seccomp", "nothing", nullptr);
+          }) == 0);
+    // Other values of the selector, and none that can be read, are the end whatever the handler.
+    const auto end_by = [&](const auto& spoil) {
+        return status_of([&] {
+            CHECK(dispatch(PR_SYS_DISPATCH_ON, page, 4096, selector) == 0);
+            spoil();
+            call_here(SYS_getpid);
+        });
+    };
+    const auto ended = [](int status) { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; };
+    CHECK(ended(end_by([] { *selector = 7; })) == SIGSYS);
+    CHECK(ended(end_by([&] { munmap(memory, 4096); })) == SIGSEGV);
+    // Without a selector all calls from outside are refused: the handler cannot even return.
+    CHECK(ended(end_by([&] { dispatch(PR_SYS_DISPATCH_ON, page, 4096); })) == SIGSYS);
+    CHECK(dispatch(PR_SYS_DISPATCH_OFF) == 0);
+    *selector = SYSCALL_DISPATCH_FILTER_BLOCK;
+    CHECK(call_here(SYS_getpid) == own);
+}
+
 } // namespace
 
-int main() {
+int main(int count, char**) {
+    if (count > 1)
+        return 0; // a program that was started under call dispatch
     questions();
     strict_mode();
     refused_programs();
@@ -416,4 +512,5 @@ int main() {
     threads();
     tracer();
     supervisors();
+    call_dispatch();
 }
