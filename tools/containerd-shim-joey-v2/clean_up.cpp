@@ -41,9 +41,13 @@ os::Result<std::string> clean_up(const CommandLine& line) {
     response.set_pid(
         static_cast<std::uint32_t>(std::atoi(content_of(bundle + "/init.pid").c_str())));
     const std::string address = content_of(bundle + "/address");
-    if (!address.empty() && !can_connect(address))
+    const bool shim_lives = !address.empty() && can_connect(address);
+    if (!address.empty() && !shim_lives)
         remove_socket(address);
-    TRY(remove(root, line.id, bundle + "/rootfs"));
+    // containerd wants this after deletions of the ordinary kind, too: then it is no reason to take
+    // the VM from those that share it.
+    TRY(shim_lives && has_others(state, line.id) ? forget(root, line.id, bundle + "/rootfs")
+                                                 : remove(root, line.id, bundle + "/rootfs"));
     return response.SerializeAsString();
 }
 

@@ -1,5 +1,6 @@
 #include "tools/containerd-shim-joey-v2/engine_work.hpp"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
@@ -48,17 +49,18 @@ os::Result<Created> create_mounted(const std::string& root, const CreateWork& wo
 // Nobody else is in the pod, and containerd has removed the bundle of the one it began with.
 bool is_forgotten(const pod::StateRoot& state, const std::string& pod) {
     const auto first = pod::ContainerRecord::load(state, pod);
-    if (!first || pod::exists(first->bundle))
-        return false;
-    for (const std::string& id : state.containers()) {
-        const auto other = pod::ContainerRecord::load(state, id);
-        if (id != pod && other && other->pod == pod)
-            return false;
-    }
-    return true;
+    return first && !pod::exists(first->bundle) && !has_others(state, pod);
 }
 
 } // namespace
+
+bool has_others(const pod::StateRoot& state, const std::string& pod) {
+    const std::vector<std::string> all = state.containers();
+    return std::any_of(all.begin(), all.end(), [&](const std::string& id) {
+        const auto other = pod::ContainerRecord::load(state, id);
+        return id != pod && other && other->pod == pod;
+    });
+}
 
 std::string state_root(const std::string& name_space) {
     return "/run/containerd/joey/" + name_space;

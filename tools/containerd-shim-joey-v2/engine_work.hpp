@@ -45,6 +45,9 @@ os::Result<std::string> execute(const std::string& root, const ExecWork& work);
 os::Result<std::string> remove(const std::string& root, const std::string& id,
                                const std::string& rootfs);
 
+// Whether there are containers in the pod beside the one it began with.
+bool has_others(const pod::StateRoot& state, const std::string& pod);
+
 // A pod's first container, which ends, when others live on: the VM, which is known by its
 // name, stays for them.
 os::Result<std::string> forget(const std::string& root, const std::string& id,
