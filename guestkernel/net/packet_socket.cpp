@@ -6,8 +6,10 @@
 
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/backlog.hpp"
+#include "guestkernel/net/packet_ring.hpp"
 #include "guestkernel/net/packet_tap.hpp"
 #include "guestkernel/net/raw_socket.hpp"
 #include "guestkernel/net/wire.hpp"
@@ -57,6 +59,19 @@ public:
     volatile bool attached = false, auxiliary = false; // PACKET_AUXDATA
     volatile bool ignore_outgoing = false;
     base::Atomic<u32> seen{0}, lost{0}; // PACKET_STATISTICS
+
+    // Exchanges the ring for another one, or none; the former is at rest when it comes back.
+    Owned<PacketRing> exchange_ring(Owned<PacketRing> other);
+    bool has_ring() const { return ring_present; }
+    bool ring_readable();
+    Ref<File> ring_file(u64& bytes);
+
+private:
+    bool put_in_ring(const Packet& frame, const FrameInfo& info);
+    volatile bool ring_present = false;
+    Owned<PacketRing> ring_; // under the lock, but for those whom `ring_users` counts
+    base::Atomic<u32> ring_users{0};
+    volatile bool losing_ = false; // under the lock
 };
 
 // With the link header in front, whichever state the packet is in.
@@ -71,7 +86,7 @@ void PacketEndpoint::deliver(Interface& on, const Packet& packet, u32 link_bytes
                              PacketKind frame_kind) {
     if (frame_kind == PacketKind::Outgoing && ignore_outgoing)
         return;
-    if (queued_bytes > receive_buffer) {
+    if (!ring_present && queued_bytes > receive_buffer) {
         lost.fetch_add(1);
         return;
     }
@@ -105,12 +120,101 @@ void PacketEndpoint::deliver(Interface& on, const Packet& packet, u32 link_bytes
             return;
         (void)copy->trim(keep);
     }
+    if (ring_present && put_in_ring(*copy, info))
+        return;
     seen.fetch_add(1);
     static_assert(sizeof(FrameInfo) <= sizeof(DatagramInfo));
     DatagramInfo kept;
     __builtin_memcpy(static_cast<void*>(&kept), &info, sizeof info);
     if (!enqueue(std::move(copy), kept))
         lost.fetch_add(1);
+}
+
+LinkAddress address_of(const FrameInfo& info) {
+    LinkAddress from{};
+    from.family = family_packet;
+    from.protocol.set(info.protocol);
+    from.interface = static_cast<i32>(info.interface);
+    from.link_type = info.link_type;
+    from.kind = static_cast<u8>(info.kind);
+    from.length = sizeof(MacAddress);
+    __builtin_memcpy(from.address, info.source.bytes, sizeof info.source.bytes);
+    return from;
+}
+
+u32 status_of(const FrameInfo& info) {
+    return (info.partial ? TP_STATUS_CSUMNOTREADY : 0u) |
+           (info.verified ? TP_STATUS_CSUM_VALID : 0u) |
+           (info.vlan_present ? TP_STATUS_VLAN_VALID : 0u);
+}
+
+// False: there is no ring any more. One that is full loses the frame.
+bool PacketEndpoint::put_in_ring(const Packet& frame, const FrameInfo& info) {
+    PacketRing* ring = nullptr;
+    u32 slot = PacketRing::none;
+    bool losing = false;
+    {
+        SpinGuard guard(lock);
+        ring = ring_.get();
+        if (ring == nullptr)
+            return false;
+        slot = ring->claim();
+        if (slot == PacketRing::none) {
+            losing_ = true;
+            lost.fetch_add(1);
+            return true;
+        }
+        losing = losing_;
+        losing_ = false;
+        ring_users.fetch_add(1);
+    }
+    seen.fetch_add(1);
+    RingFrame about;
+    about.status = status_of(info) | (losing ? TP_STATUS_LOSING : 0u) |
+                   (info.vlan_present ? TP_STATUS_VLAN_TPID_VALID : 0u);
+    about.original = info.original;
+    about.link_header = cooked ? 0 : info.network_offset;
+    about.cooked = cooked;
+    about.wall_ns =
+        frame.timestamp != 0 ? frame.timestamp : static_cast<u64>(stack().clock.wall_time());
+    about.vlan = info.vlan;
+    about.vlan_protocol = info.vlan_present ? 0x8100 : 0;
+    const LinkAddress from = address_of(info);
+    __builtin_memcpy(about.from, &from, sizeof from);
+    ring->fill(slot, frame, about);
+    {
+        SpinGuard guard(lock);
+        ring->filled(slot);
+    }
+    ring_users.fetch_sub(1);
+    read_waiters.wake_all(poll_in | poll_rdnorm);
+    return true;
+}
+
+Owned<PacketRing> PacketEndpoint::exchange_ring(Owned<PacketRing> other) {
+    {
+        SpinGuard guard(lock);
+        std::swap(ring_, other);
+        ring_present = ring_.get() != nullptr;
+    }
+    // Who still fills a slot wakes the readers when it is done.
+    (void)wait_until(
+        read_waiters, [this] { return ring_users.load() == 0; }, no_deadline,
+        TaskState::Uninterruptible);
+    return other;
+}
+
+bool PacketEndpoint::ring_readable() {
+    SpinGuard guard(lock);
+    return ring_ && ring_->readable();
+}
+
+Ref<File> PacketEndpoint::ring_file(u64& bytes) {
+    SpinGuard guard(lock);
+    if (!ring_)
+        return {};
+    bytes = ring_->bytes();
+    return ring_->file();
 }
 
 void PacketEndpoint::describe(PacketSocketRecord& out) const {
@@ -140,6 +244,8 @@ public:
     Result<usize> receive(IoBuffer& out, ReceiveRequest& request) override;
     Result<void> set_option(int level, int name, std::span<const u8> value) override;
     Result<usize> get_option(int level, int name, std::span<u8> out) override;
+    u32 poll(PollTable* table) override;
+    Result<Ref<File>> mapped_file(u64& offset, u64 length) override;
     void attach(u32 interface, u16 protocol);
     PacketEndpoint& endpoint() const { return static_cast<PacketEndpoint&>(*endpoint_); }
 
@@ -152,7 +258,11 @@ private:
     void count_taps(u32 interface, bool add);
     Result<void> change_membership(u32 interface, u16 kind, bool join);
     void count_watch(Interface& interface, bool all_multicast, bool add);
+    Result<void> set_ring(std::span<const u8> value);
+    Result<void> set_ring_number(int name, u32 number);
     Mutex bind_mutex_;
+    int version_ = TPACKET_V1; // of the ring, under bind_mutex_, as is what is left free in it
+    u32 reserve_ = 0;
     Vector<Watched> watched_; // under bind_mutex_
 };
 
@@ -171,6 +281,7 @@ PacketSocketFile::~PacketSocketFile() {
     for (const Watched& watched : watched_)
         if (const Ref<Interface> interface = stack().interface(watched.interface))
             count_watch(*interface, watched.all_multicast, false);
+    (void)endpoint().exchange_ring({});
     endpoint().close();
 }
 
@@ -299,14 +410,7 @@ Result<usize> PacketSocketFile::receive(IoBuffer& out, ReceiveRequest& request) 
     if (copied < wanted)
         return fail(EFAULT);
     if (request.wants_address) {
-        LinkAddress from{};
-        from.family = family_packet;
-        from.protocol.set(info.protocol);
-        from.interface = static_cast<i32>(info.interface);
-        from.link_type = info.link_type;
-        from.kind = static_cast<u8>(info.kind);
-        from.length = sizeof(MacAddress);
-        __builtin_memcpy(from.address, info.source.bytes, sizeof info.source.bytes);
+        const LinkAddress from = address_of(info);
         __builtin_memcpy(request.from.bytes, &from, sizeof from);
         request.from.length = offsetof(LinkAddress, address) + 8;
     }
@@ -316,9 +420,7 @@ Result<usize> PacketSocketFile::receive(IoBuffer& out, ReceiveRequest& request) 
         add_control(*packet, none, request);
         if (endpoint().auxiliary) {
             tpacket_auxdata value{};
-            value.tp_status = TP_STATUS_USER | (info.partial ? TP_STATUS_CSUMNOTREADY : 0) |
-                              (info.verified ? TP_STATUS_CSUM_VALID : 0) |
-                              (info.vlan_present ? TP_STATUS_VLAN_VALID : 0);
+            value.tp_status = TP_STATUS_USER | status_of(info);
             value.tp_len = info.original;
             value.tp_snaplen = length;
             value.tp_net = static_cast<u16>(type() == socket_datagram ? 0 : info.network_offset);
@@ -369,6 +471,57 @@ Result<void> PacketSocketFile::change_membership(u32 index, u16 kind, bool join)
     return {};
 }
 
+// PACKET_RX_RING: a ring instead of the queue; none of it (all zeros) takes it away.
+Result<void> PacketSocketFile::set_ring(std::span<const u8> value) {
+    PacketRingRequest request;
+    if (value.size() < sizeof request)
+        return fail(EINVAL);
+    __builtin_memcpy(&request, value.data(), sizeof request);
+    MutexGuard guard(bind_mutex_);
+    if (request.blocks == 0) {
+        if (request.frames != 0)
+            return fail(EINVAL);
+        (void)endpoint().exchange_ring({});
+        return {};
+    }
+    if (endpoint().has_ring())
+        return fail(EBUSY);
+    if (version_ != TPACKET_V2)
+        return fail(EINVAL);
+    TRY(Owned<PacketRing> ring, PacketRing::make(request, reserve_));
+    (void)endpoint().exchange_ring(std::move(ring));
+    return {};
+}
+
+Result<void> PacketSocketFile::set_ring_number(int name, u32 number) {
+    MutexGuard guard(bind_mutex_);
+    if (endpoint().has_ring())
+        return fail(EBUSY);
+    if (name == PACKET_VERSION) {
+        if (number != TPACKET_V1 && number != TPACKET_V2)
+            return fail(EINVAL);
+        version_ = static_cast<int>(number);
+        return {};
+    }
+    if (number > 0x7fffffff)
+        return fail(EINVAL);
+    reserve_ = number;
+    return {};
+}
+
+u32 PacketSocketFile::poll(PollTable* table) {
+    const u32 events = DatagramSocketFile::poll(table);
+    return events | (endpoint().ring_readable() ? poll_in | poll_rdnorm : 0);
+}
+
+Result<Ref<File>> PacketSocketFile::mapped_file(u64& offset, u64 length) {
+    u64 bytes = 0;
+    Ref<File> file = endpoint().ring_file(bytes);
+    if (!file || offset != 0 || length != bytes)
+        return fail(EINVAL);
+    return file;
+}
+
 Result<void> PacketSocketFile::set_option(int level, int name, std::span<const u8> value) {
     if (level != level_packet)
         return DatagramSocketFile::set_option(level, name, value);
@@ -380,11 +533,16 @@ Result<void> PacketSocketFile::set_option(int level, int name, std::span<const u
         return change_membership(static_cast<u32>(request.mr_ifindex), request.mr_type,
                                  name == PACKET_ADD_MEMBERSHIP);
     }
+    if (name == PACKET_RX_RING)
+        return set_ring(value);
     int number = 0;
     if (value.size() < sizeof number)
         return fail(EINVAL);
     __builtin_memcpy(&number, value.data(), sizeof number);
     switch (name) {
+    case PACKET_VERSION:
+    case PACKET_RESERVE:
+        return set_ring_number(name, static_cast<u32>(number));
     case PACKET_AUXDATA:
         endpoint().auxiliary = number != 0;
         return {};
@@ -411,6 +569,20 @@ Result<usize> PacketSocketFile::get_option(int level, int name, std::span<u8> ou
         const u32 lost = endpoint().lost.exchange(0);
         const u32 values[2] = {endpoint().seen.exchange(0) + lost, lost};
         return put(values, sizeof values);
+    }
+    case PACKET_VERSION:
+        return put(&version_, sizeof version_);
+    case PACKET_RESERVE:
+        return put(&reserve_, sizeof reserve_);
+    case PACKET_HDRLEN: { // the caller's value is a version
+        int value = 0;
+        if (out.size() < sizeof value)
+            return fail(EINVAL);
+        __builtin_memcpy(&value, out.data(), sizeof value);
+        if (value != TPACKET_V1 && value != TPACKET_V2)
+            return fail(EINVAL);
+        value = value == TPACKET_V1 ? sizeof(tpacket_hdr) : sizeof(tpacket2_hdr);
+        return put(&value, sizeof value);
     }
     case PACKET_AUXDATA: {
         const int value = endpoint().auxiliary ? 1 : 0;
