@@ -381,6 +381,7 @@ TEST_CASE("settings are read, and what is wrong is named with its line", "[shim]
           "file, line 2: memory: 1X is no amount of memory, as 512M or 2G");
     CHECK(error_of(shim::Settings::parse("vm = 1\n", "file")) == "file: vm is no table");
     CHECK(error_of(shim::Settings::parse("[vm\n", "file")).starts_with("file, line 1: "));
+    CHECK(error_of(shim::Settings::parse("[\n\n", "file")).starts_with("file, line "));
     CHECK_FALSE(shim::Settings::load("/nonesuch/config.toml"));
 }
 
