@@ -115,7 +115,7 @@ reboot -f
 """
 
 # For the file system, the streams, and what runs inside.
-MODULES = ["virtio_pci", "virtiofs", "virtio_console", "overlay", "kvm-amd", "tun", "veth", "bridge", "vsock_loopback"]
+MODULES = ["virtio_pci", "virtiofs", "virtio_console", "overlay", "kvm-amd", "tun", "veth", "bridge", "vsock_loopback", "sch_netem"]
 
 
 def run(argv, on_output, cpus=2, memory_mib=4096, seconds=3600, environment=None, directory="/"):
