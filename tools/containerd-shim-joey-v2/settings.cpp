@@ -1,5 +1,6 @@
 #include "tools/containerd-shim-joey-v2/settings.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -141,7 +142,12 @@ os::Result<std::uint64_t> bytes_of(std::string_view text, const std::string& wha
 }
 
 os::Result<Settings> Settings::parse(std::string_view text, const std::string& what) {
-    const toml::parse_result parsed = toml::parse(text);
+    // Nothing that is known has other letters, and the parser's table of these has holes that it
+    // takes for unreachable: here they may be in comments, and are wrong anywhere else.
+    std::string plain(text);
+    std::replace_if(
+        plain.begin(), plain.end(), [](unsigned char c) { return c >= 0x80; }, '?');
+    const toml::parse_result parsed = toml::parse(plain);
     if (!parsed)
         return os::fail(os::Code::InvalidArgument, what, ", line ",
                         parsed.error().source().begin.line, ": ", parsed.error().description());

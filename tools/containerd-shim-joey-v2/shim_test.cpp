@@ -382,6 +382,9 @@ TEST_CASE("settings are read, and what is wrong is named with its line", "[shim]
     CHECK(error_of(shim::Settings::parse("vm = 1\n", "file")) == "file: vm is no table");
     CHECK(error_of(shim::Settings::parse("[vm\n", "file")).starts_with("file, line 1: "));
     CHECK(error_of(shim::Settings::parse("[\n\n", "file")).starts_with("file, line "));
+    CHECK(shim::Settings::parse("# \xcf\x8e\n[vm]\nvcpus = 2\n", "file")->vcpus == 2u);
+    CHECK(error_of(shim::Settings::parse("[vm]\nvcpus\xcf\x8e = 2\n", "file"))
+              .starts_with("file, line 2: "));
     CHECK_FALSE(shim::Settings::load("/nonesuch/config.toml"));
 }
 
