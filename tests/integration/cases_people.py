@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tarfile
 import tempfile
 import time
 
@@ -497,3 +498,101 @@ def completion():
     equal("status", 0, text.status)
     holds("an option is explained", b"--restart POLICY" in text.out)
     refused(run([JOEY, "completion", "tcsh"]), "fish", 1)
+
+
+@case("people: metrics, the VM's log, and what its process may take of the host")
+def watching():
+    with people() as joey:
+        joey.image()
+        ident = joey.start("--name", "web", "--memory", "64m", "box:1", "sh", "-c", "echo up; while :; do sleep 0.2; done")
+        joey.until_log("web", "up\n")
+        lines = joey.must("metrics", "web").splitlines()
+        samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        for name in (f'joey_guest_syscalls_total{{pod="{ident}",call="execve"}}', f'joey_uptime_seconds{{pod="{ident}"}}',
+                     f'joey_container_memory_bytes{{pod="{ident}",container="{ident}",name="web"}}',
+                     f'joey_container_pids{{pod="{ident}",container="{ident}",name="web"}}',
+                     f'joey_device_requests_total{{pod="{ident}",device="5",kind="vsock",name="",queue="1"}}'):
+            holds(f"{name} is above 0", float(samples.get(name, 0)) > 0, lines)
+        equal("its limit", str(64 << 20), samples[f'joey_container_memory_limit_bytes{{pod="{ident}",container="{ident}",name="web"}}'])
+        families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+        equal("each family once", len(families), len(set(families)))
+        refused(joey.do("metrics", "nonesuch"), "nonesuch", 1)
+        with open(f"{joey.root}/pods/{ident}/vm.json") as file:
+            pid = json.load(file)["pid"]
+        with open(f"/proc/{pid}/cgroup") as file:
+            groups = file.read()
+        holds("the VM is in its group", f"/joey/{ident}" in groups, groups)
+        limits = []
+        for name, path in (("memory.max", f"/sys/fs/cgroup/joey/{ident}"), ("memory.limit_in_bytes", f"/sys/fs/cgroup/memory/joey/{ident}")):
+            if os.path.exists(f"{path}/{name}"):
+                with open(f"{path}/{name}") as file:
+                    limits.append(int(file.read()))
+        holds("its memory there is bounded", limits and all(64 << 20 < limit < 512 << 20 for limit in limits), (limits, groups))
+        joey.must("stop", "-t", "0", "web")
+        equal("no group is left", [], [path for path in (f"/sys/fs/cgroup/joey/{ident}", f"/sys/fs/cgroup/memory/joey/{ident}")
+                                       if os.path.exists(path)])
+        equal("status of logs --vm", 0, joey.do("logs", "--vm", "web").status)
+        joey.must("rm", "web")
+        joey.nothing_is_left()
+
+
+@case("people: create, rename, port, diff, export, volumes, prune; images that containers are made of stay")
+def everyday():
+    with people() as joey:
+        joey.image(Cmd=["sh", "-c", "echo one > /tmp/new; rm /data/seed; echo more >> /etc/group"])
+        ident = joey.must("create", "--name", "job", "-p", "127.0.0.1:18080:80", "-v", "store:/srv", *SMALL, "box:1").strip()
+        equal("state", "created", joey.inspect("job")["State"]["Status"])
+        equal("port", "80/tcp -> 127.0.0.1:18080\n", joey.must("port", "job"))
+        equal("port 80", "127.0.0.1:18080\n", joey.must("port", "job", "80"))
+        equal("start -a", 0, joey.do("start", "-a", "job").status)
+        joey.must("rename", "job", "done")
+        equal("found by its new name", ident, joey.inspect("done")["Id"])
+        refused(joey.do("inspect", "job"), "no such container", 1)
+        changes = joey.must("diff", "done").splitlines()
+        for line in ("A /tmp/new", "D /data/seed", "C /etc/group"):
+            holds(f"{line} is a change", line in changes, changes)
+        holds("no more than that", not [line for line in changes if line.startswith("C /bin")], changes)
+        archive = joey.path("out.tar")
+        joey.must("export", "-o", archive, "done")
+        with tarfile.open(archive) as tar:
+            holds("the new file is in the archive", any(name.endswith("tmp/new") for name in tar.getnames()), tar.getnames())
+        refused(run([JOEY, "image", "rm", "--store", joey.store, "box:1"]), "used by container", 1)
+        equal("volumes", "store\n", joey.must("volume", "ls", "-q"))
+        refused(joey.do("volume", "rm", "store"), "in use", 1)
+        holds("df", "Local Volumes" in joey.must("system", "df"), "")
+        equal("info", 1, json.loads(joey.must("info", "--format", "json"))["ContainersStopped"])
+        equal("an answer that is no", "", "".join(joey.must("ps", "-aq", "--filter", "name=nonesuch")))
+        joey.do("container", "prune", stdin=b"n\n")
+        equal("still there", ident[:12], joey.must("container", "ls", "-aq").strip())
+        holds("pruned", ident in joey.must("container", "prune", "-f"), "")
+        joey.must("volume", "rm", "store")
+        equal("the image goes now", 0, run([JOEY, "image", "rm", "--store", joey.store, "box:1"]).status)
+        joey.nothing_is_left()
+
+
+@case("people: flags of docker run: groups, devices, namespaces of another container, what cannot be")
+def more_flags():
+    with people() as joey:
+        joey.image()
+        done = joey.run("--rm", "--group-add", "extra", "--group-add", "99", "--device", "/dev/fuse", "--dns-search", "example.test",
+                        "--pull", "never", "-q", "--platform", "linux/amd64", "--memory", "64m", "--memory-swap", "64m", "box:1",
+                        "sh", "-c", "id -G; ls -l /dev/fuse; grep search /etc/resolv.conf")
+        equal(f"status: {short(done.err)}", 0, done.status)
+        lines = done.out.decode().splitlines()
+        holds("groups", {"77", "99"} <= set(lines[0].split()), lines)
+        holds("the device", lines[1].startswith("c"), lines)
+        equal("the resolver", "search example.test", lines[2])
+        joey.start("--name", "first", "box:1", "sh", "-c", "httpd -f -p 127.0.0.1:8000 -h /data & echo up; wait")
+        joey.until_log("first", "up\n")
+        done = joey.run("--rm", "--network", "container:first", "--pid", "container:first", "box:1",
+                        "sh", "-c", "wget -q -O - http://127.0.0.1:8000/seed; ps | grep -c [h]ttpd")
+        equal(f"what the other serves, and its process: {short(done.err)}", b"from the image\n1\n", done.out)
+        equal("the other's VM stays", "running", joey.inspect("first")["State"]["Status"])
+        for words, message in ((("--net", "host"), "--publish"), (("--pid", "host"), "not in the VM"), (("--device", "/dev/sda"), "not in the VM"),
+                               (("--pull", "always"), "registry"), (("--platform", "linux/arm64"), "amd64"),
+                               (("--group-add", "nonesuch"), "group"), (("--memory", "64m", "--memory-swap", "32m"), "sum"),
+                               (("--cpus", "1", "--cpu-quota", "5000"), "together"), (("--network", "container:nonesuch"), "nonesuch")):
+            refused(joey.run("--rm", *words, "box:1", "true"), message, 125)
+        joey.must("rm", "-f", "first")
+        joey.nothing_is_left()
+

@@ -98,6 +98,12 @@ public:
     // needs.
     os::Result<Collected> prune(bool all) const;
 
+    // An owner (a container) says that it is made of the image with this ID, which then stays
+    // unless it is forced; `witness` is a file that is there as long as the owner.
+    os::Result<void> claim(const std::string& image, const std::string& owner,
+                           const std::string& witness) const;
+    void release(const std::string& owner) const;
+
 private:
     class Lock;
     Store(std::string path, os::UniqueFd directory)
@@ -118,6 +124,7 @@ private:
     os::Result<void> collect_rootfs(const std::vector<Digest>& wanted, Collected& out) const;
     os::Result<void> collect_staging(Collected& out) const;
     bool is_in_use(const Image& image) const;
+    std::vector<std::string> owners_of(const Image& image) const;
 
     std::string path_;
     os::UniqueFd directory_;

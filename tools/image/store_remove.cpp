@@ -174,6 +174,10 @@ os::Result<Collected> Store::remove(std::string_view text, bool force) const {
         return os::fail(os::Code::FailedPrecondition, "image ", image->id.short_id(), " has ",
                         image->names.size(), " names, ", image->names.front().familiar(),
                         " among them; remove them by name, or all with --force");
+    if (const auto owners = owners_of(*image); !force && !owners.empty())
+        return os::fail(os::Code::FailedPrecondition, "image ", text.substr(0, 200),
+                        " is used by container ", owners.front().substr(0, 12),
+                        "; remove that with 'joey rm', or forget the image with --force");
     if (!force && is_in_use(*image))
         return os::fail(os::Code::FailedPrecondition, "image ", text.substr(0, 200),
                         " is in use; end what runs in it, or forget it with --force");
@@ -195,7 +199,7 @@ os::Result<Collected> Store::prune(bool all) const {
         });
     });
     for (const Image& image : list.images) {
-        if ((all || image.names.empty()) && !is_in_use(image))
+        if ((all || image.names.empty()) && !is_in_use(image) && owners_of(image).empty())
             forget(index, image, out);
     }
     for (const DamagedImage& damaged : list.damaged)

@@ -1,5 +1,7 @@
 #include "tools/joey/image_command.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -149,6 +151,12 @@ Outcome<int> run_inspect(const image::Store& store, const ImageOptions& options)
     return status;
 }
 
+Outcome<int> run_history(const image::Store& store, const ImageOptions& options) {
+    TRY(const image::Image image, told(store.find(options.words.front())));
+    TRY(const std::string text, told(describe_history(store, image, options.json, options.whole)));
+    return print(text);
+}
+
 Outcome<int> run_tag(const image::Store& store, const ImageOptions& options) {
     TRY(const image::Reference name, told(image::Reference::parse(options.words[1])));
     TRY(told(store.tag(options.words[0], name)));
@@ -203,6 +211,8 @@ Outcome<int> run(const ImageOptions& options) {
         return run_remove(store, options);
     case Verb::Inspect:
         return run_inspect(store, options);
+    case Verb::History:
+        return run_history(store, options);
     case Verb::Tag:
         return run_tag(store, options);
     case Verb::Prune:
@@ -228,6 +238,37 @@ Outcome<int> run_images_command(std::span<char* const> arguments) {
     words.insert(words.end(), arguments.begin(), arguments.end());
     TRY(const ImageOptions options, parse_image_options(words));
     return run(options);
+}
+
+std::optional<Outcome<int>> run_image_alias(std::span<char* const> arguments) {
+    constexpr std::array<std::pair<std::string_view, const char*>, 5> names = {
+        std::pair{"load", "load"},
+        {"save", "save"},
+        {"tag", "tag"},
+        {"rmi", "rm"},
+        {"history", "history"}};
+    const std::string_view word = arguments.empty() ? std::string_view() : arguments.front();
+    const auto* known = std::find_if(names.begin(), names.end(),
+                                     [&](const auto& name) { return name.first == word; });
+    if (known == names.end())
+        return std::nullopt;
+    std::vector<std::string> words(arguments.begin(), arguments.end());
+    words.front() = known->second;
+    // docker load: from stdin, or from the file after -i.
+    if (word == "load") {
+        std::erase_if(words,
+                      [](const std::string& one) { return one == "-i" || one == "--input"; });
+        for (std::string& one : words) {
+            if (one.starts_with("--input="))
+                one.erase(0, std::string_view("--input=").size());
+        }
+        if (words.size() == 1)
+            words.emplace_back("-");
+    }
+    auto options = parse_image_options(words);
+    if (!options)
+        return base::Failure(options.error());
+    return run(*options);
 }
 
 } // namespace joey

@@ -22,6 +22,7 @@ constexpr std::string_view usage_text =
     "FILE|DIRECTORY|-\n"
     "       joey image ls [--format table|json] [--quiet] [--digests] [NAME]\n"
     "       joey image inspect NAME...\n"
+    "       joey image history [--format table|json] [--no-trunc] NAME\n"
     "       joey image tag NAME NEW-NAME\n"
     "       joey image export [--output FILE] NAME...\n"
     "       joey image rm [--force] NAME...\n"
@@ -47,6 +48,7 @@ constexpr std::array known_verbs = {
     KnownVerb{"rm", Verb::Remove, 1, any_number},
     KnownVerb{"remove", Verb::Remove, 1, any_number},
     KnownVerb{"inspect", Verb::Inspect, 1, any_number},
+    KnownVerb{"history", Verb::History, 1, 1},
     KnownVerb{"tag", Verb::Tag, 2, 2},
     KnownVerb{"prune", Verb::Prune, 0, 0},
     KnownVerb{"export", Verb::Export, 1, any_number},
@@ -74,6 +76,10 @@ po::options_description describe(Verb verb, ImageOptions& options, RawOptions& r
             "of an image for several platforms, this one (default: linux/amd64)");
         add("max-size", po::value(&raw.max_size)->value_name("SIZE"), "what an image may unpack to (default: 64G)");
     }
+    if (every || verb == Verb::History)
+        add("no-trunc", po::bool_switch(&options.whole), "history: whole lines");
+    if (verb == Verb::History)
+        add("format", po::value(&raw.format)->value_name("FORMAT"), "table, or json: one object per line");
     if (every || verb == Verb::List) {
         add("format", po::value(&raw.format)->value_name("FORMAT"), "table, or json: one object per line");
         add("digests", po::bool_switch(&options.digests), "also the digests of the manifests");

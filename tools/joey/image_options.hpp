@@ -18,6 +18,7 @@ struct ImageOptions {
         List,
         Remove,
         Inspect,
+        History,
         Tag,
         Prune,
         Export,
@@ -37,6 +38,7 @@ struct ImageOptions {
     bool digests = false;
     bool force = false;
     bool all = false;
+    bool whole = false; // nothing is cut
 };
 
 // The words after `joey image`.

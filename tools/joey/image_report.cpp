@@ -170,4 +170,69 @@ os::Result<std::string> describe_image(const image::Store& store, const image::I
     return dump(out, 4);
 }
 
+namespace {
+
+struct Step {
+    std::string created;
+    std::string by;
+    std::string comment;
+    std::uint64_t bytes = 0; // of its layer, as it is stored
+};
+
+// The configuration is somebody else's: what has another type than it should counts as not there.
+std::vector<Step> steps_of(const json& config, const image::Image& image) {
+    std::vector<Step> out;
+    const auto found = config.find("history");
+    if (found == config.end() || !found->is_array())
+        return out;
+    std::size_t layer = 0;
+    for (const json& item : *found) {
+        const auto text = [&](const char* name) {
+            const auto member = item.is_object() ? item.find(name) : item.end();
+            return member != item.end() && member->is_string() ? member->get<std::string>()
+                                                               : std::string();
+        };
+        const auto empty = item.is_object() ? item.find("empty_layer") : item.end();
+        const bool has_layer = empty == item.end() || !empty->is_boolean() || !empty->get<bool>();
+        Step step{text("created"), text("created_by"), text("comment"), 0};
+        if (has_layer && layer < image.manifest.layers.size())
+            step.bytes = image.manifest.layers[layer++].size;
+        out.push_back(std::move(step));
+    }
+    std::reverse(out.begin(), out.end());
+    return out;
+}
+
+} // namespace
+
+os::Result<std::string> describe_history(const image::Store& store, const image::Image& image,
+                                         bool as_json, bool whole) {
+    TRY(const std::string text, store.read_document(image.id));
+    const json config = json::parse(text, nullptr, false);
+    if (!config.is_object())
+        return os::fail(os::Code::Internal, "image ", image.id.short_id(), " is damaged");
+    std::vector<std::vector<std::string>> cells = {
+        {"IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"}};
+    std::string out;
+    for (const Step& step : steps_of(config, image)) {
+        const std::string id = cells.size() == 1 ? image.id.short_id() : "<missing>";
+        if (as_json) {
+            out += dump({{"ID", id},
+                         {"CreatedAt", step.created},
+                         {"CreatedBy", step.by},
+                         {"Size", step.bytes},
+                         {"Comment", step.comment}}) +
+                   "\n";
+            continue;
+        }
+        constexpr std::size_t longest = 45;
+        std::string by = printable(step.by);
+        if (!whole && by.size() > longest)
+            by = by.substr(0, longest - 3) + "...";
+        cells.push_back({id, time_since(step.created, ::time(nullptr)), by,
+                         image::human_size(step.bytes), printable(step.comment)});
+    }
+    return as_json ? out : make_table(cells);
+}
+
 } // namespace joey

@@ -21,6 +21,11 @@ std::string describe_list(const image::ImageList& list, const ListStyle& style, 
 // An element of what `joey image inspect` prints.
 os::Result<std::string> describe_image(const image::Store& store, const image::Image& image);
 
+// The steps that made it, the last first: what `joey image history` prints. `whole`: nothing is
+// cut.
+os::Result<std::string> describe_history(const image::Store& store, const image::Image& image,
+                                         bool as_json, bool whole);
+
 // "3 weeks ago" of "2024-01-02T03:04:05Z"; "-" if it is no time.
 std::string time_since(std::string_view rfc3339, std::int64_t now);
 

@@ -14,8 +14,8 @@
 
 namespace {
 
-int report(const joey::UserError& error) {
-    joey::Reporter().print("joey: ", error.line);
+int report(const joey::UserError& error, const joey::Reporter& reporter = joey::Reporter()) {
+    reporter.print("joey: ", error.line);
     return joey::exit_joey_failed;
 }
 
@@ -37,6 +37,8 @@ int main(int argc, char** argv) {
         auto status = joey::run_images_command(arguments.subspan(1));
         return status ? *status : report(status.error());
     }
+    if (auto status = joey::run_image_alias(arguments))
+        return *status ? **status : report(status->error());
     auto command = joey::parse_command_line(arguments);
     if (!command)
         return report(command.error());
@@ -48,5 +50,5 @@ int main(int argc, char** argv) {
     auto status = session.run();
     // The host's kernel takes back memory, descriptors and the VM faster than destructors would;
     // whoever waits for the command waits for this too.
-    std::_Exit(status ? *status : report(status.error()));
+    std::_Exit(status ? *status : report(status.error(), session.reporter()));
 }

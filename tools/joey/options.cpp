@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <fcntl.h>
 #include <string_view>
 
 #include <boost/program_options.hpp>
@@ -46,6 +47,8 @@ struct RawOptions {
     std::string privilege;
     std::string log_level;
     std::string kernel_log;
+    std::string log_format;
+    std::string log_fd;
     std::string strace;
     std::vector<std::string> volumes;
     std::string vsock;
@@ -85,6 +88,8 @@ po::options_description describe_options(DoOptions& options, RawOptions& raw) {
         ("kernel-log", po::value(&raw.kernel_log)->value_name("LEVEL"),
             "what the guest's kernel says on stderr: error, warning, info or debug (default: warning)")
         ("log-level", po::value(&raw.log_level)->value_name("LEVEL"), "the same, by its older name")
+        ("log-format", po::value(&raw.log_format)->value_name("FORMAT"), "what joey and the guest's kernel say: text, or json, one object a line (default: text)")
+        ("log-fd", po::value(&raw.log_fd)->value_name("N"), "where they say it: an open descriptor (default: 2, stderr)")
         ("help,h", "print this text");
     return all;
 }
@@ -249,6 +254,22 @@ Outcome<NetworkOptions> interpret_network_of(const po::variables_map& given,
     return interpret_network(network);
 }
 
+Outcome<void> interpret_log(const po::variables_map& given, const RawOptions& raw,
+                            DoOptions& options) {
+    if (given.count("log-format") != 0) {
+        if (raw.log_format != "text" && raw.log_format != "json")
+            return fail(fmt::format("--log-format {}: give text or json", raw.log_format));
+        options.log_format = raw.log_format == "json" ? ReportFormat::Json : ReportFormat::Text;
+    }
+    if (given.count("log-fd") == 0)
+        return {};
+    const auto fd = parse_number<int>(raw.log_fd);
+    if (!fd || *fd < 1 || ::fcntl(*fd, F_GETFD) < 0)
+        return fail(fmt::format("--log-fd {}: give the number of an open descriptor", raw.log_fd));
+    options.log_fd = *fd;
+    return {};
+}
+
 // What joey says of the kernel and of the program: logs, traces, core files.
 Outcome<void> interpret_reports(const po::variables_map& given, const RawOptions& raw,
                                 DoOptions& options) {
@@ -258,6 +279,7 @@ Outcome<void> interpret_reports(const po::variables_map& given, const RawOptions
     if (given.count("kernel-log") != 0) {
         TRY(options.log_level, interpret_log_level("kernel-log", raw.kernel_log));
     }
+    TRY(interpret_log(given, raw, options));
     if (given.count("strace") != 0) {
         TRY(options.strace_filter, interpret_strace(raw.strace));
         options.strace = true;

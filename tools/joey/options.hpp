@@ -11,6 +11,7 @@
 #include "boot/protocol/control.hpp"
 #include "tools/joey/network_options.hpp"
 #include "tools/joey/outcome.hpp"
+#include "tools/joey/reporter.hpp"
 #include "vmm/machine/vm.hpp"
 
 namespace joey {
@@ -48,6 +49,8 @@ struct DoOptions {
     NetworkOptions network;
     std::string kernel; // empty: the one that belongs to this joey
     boot::LogLevel log_level = boot::LogLevel::Warning;
+    ReportFormat log_format = ReportFormat::Text;
+    int log_fd = 2;
     std::vector<std::string> command;
 };
 

@@ -1,12 +1,44 @@
 #include "tools/joey/reporter.hpp"
 
 #include <cerrno>
-#include <string>
-#include <unistd.h>
+
+#include "tools/pod/vm_log.hpp"
 
 namespace joey {
 
+namespace {
+
+const char* name_of(boot::LogLevel level) {
+    switch (level) {
+    case boot::LogLevel::Error:
+        return "error";
+    case boot::LogLevel::Warning:
+        return "warning";
+    case boot::LogLevel::Debug:
+        return "debug";
+    case boot::LogLevel::Strace:
+        return "trace";
+    case boot::LogLevel::Info:
+        break;
+    }
+    return "info";
+}
+
+} // namespace
+
+void Reporter::write(std::string_view line) const {
+    while (!line.empty()) {
+        const ssize_t written = ::write(fd_, line.data(), line.size());
+        if (written < 0 && errno != EINTR)
+            return; // nobody listens
+        if (written > 0)
+            line.remove_prefix(static_cast<std::size_t>(written));
+    }
+}
+
 void Reporter::print(std::string_view prefix, std::string_view text) const {
+    if (format_ == ReportFormat::Json)
+        return write(pod::log_line(prefix.empty() ? "info" : "error", "vmm", text));
     const std::string_view line_end = raw_.load(std::memory_order_relaxed) ? "\r\n" : "\n";
     std::string out;
     out.reserve(prefix.size() + text.size() + 16);
@@ -18,17 +50,12 @@ void Reporter::print(std::string_view prefix, std::string_view text) const {
             out += (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f ? '?' : c;
     }
     out += line_end;
-    std::string_view rest = out;
-    while (!rest.empty()) {
-        const ssize_t written = ::write(STDERR_FILENO, rest.data(), rest.size());
-        if (written < 0 && errno != EINTR)
-            return; // nobody listens
-        if (written > 0)
-            rest.remove_prefix(static_cast<std::size_t>(written));
-    }
+    write(out);
 }
 
 void Reporter::log(boot::LogLevel level, std::string_view text) const {
+    if (format_ == ReportFormat::Json)
+        return write(pod::log_line(name_of(level), "kernel", text));
     switch (level) {
     case boot::LogLevel::Strace:
         print("", text);

@@ -31,7 +31,11 @@ class Session {
 public:
     // `start_tsc`: when the process started.
     Session(DoOptions options, std::uint64_t start_tsc)
-        : options_(std::move(options)), start_tsc_(start_tsc) {}
+        : options_(std::move(options)), start_tsc_(start_tsc),
+          reporter_(options_.log_format, options_.log_fd) {}
+
+    // To say why run() failed.
+    const Reporter& reporter() const { return reporter_; }
 
     // Runs the command to its end; the result is the exit status. The terminal is as it was. The
     // process must end soon after, without this object's destructor: devices and the machine's

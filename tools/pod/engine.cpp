@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <ctime>
 #include <fcntl.h>
@@ -47,6 +48,20 @@ os::Result<VmConfig> vm_config_of(const Json& config, const VmConfig& defaults) 
         out.cpus = static_cast<unsigned>(number);
     }
     return out;
+}
+
+// "512M", "2G": as joey do takes it. 0: it is joey's to say.
+std::uint64_t bytes_of(const std::string& memory) {
+    constexpr std::string_view units = "KMGT";
+    std::uint64_t value = 0;
+    const auto [end, error] = std::from_chars(memory.data(), memory.data() + memory.size(), value);
+    if (error != std::errc() || end == memory.data() + memory.size())
+        return error == std::errc() ? value : 0;
+    const auto unit = units.find(static_cast<char>(*end & ~0x20));
+    constexpr std::uint64_t most = std::uint64_t{1} << 40;
+    if (unit == std::string_view::npos || value > most)
+        return 0;
+    return value << (10 * (unit + 1));
 }
 
 VmNetwork network_of(const GuestConfig& guest) {
@@ -250,6 +265,8 @@ os::Result<void> Engine::enter_pod(Creation& creation, const Json& config, Guest
         vm.network_namespace = guest.network_namespace;
         vm.network = network_of(guest);
         vm.cgroups = record.cgroups;
+        if (const std::uint64_t bytes = bytes_of(vm.memory); bytes != 0)
+            limit_memory(record.cgroups, bytes + vm_overhead_bytes);
         TRY(creation.pod, Pod::start(root_, record.pod, vm));
     } else {
         TRY(creation.pod, Pod::open(root_, record.pod));

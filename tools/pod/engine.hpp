@@ -131,6 +131,9 @@ public:
     std::vector<PodState> pods() const;
     os::Result<PodState> pod(const std::string& id) const;
     os::Result<VmStats> vm_stats(const std::string& pod) const;
+    // What the pod's VM counts, in Prometheus's text format; its process said it, and is not to be
+    // trusted more than that.
+    os::Result<std::string> vm_metrics(const std::string& pod) const;
     // Ends a pod's containers and its VM and takes away all there is of them, in whatever state
     // they are; no error if there is none.
     os::Result<void> remove_pod(const std::string& id);

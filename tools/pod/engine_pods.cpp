@@ -1,8 +1,14 @@
 // Pods as a whole: what there is of them, what they cost, and their end.
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
+
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include "agent/os/files.hpp"
 #include "tools/pod/engine.hpp"
@@ -72,6 +78,59 @@ os::Result<VmStats> Engine::vm_stats(const std::string& id) const {
         std::from_chars(statm->data() + blank + 1, statm->data() + statm->size(), pages);
     out.memory = pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
     return out;
+}
+
+namespace {
+
+constexpr std::chrono::seconds patience_for_metrics(5);
+
+// Until the other side has closed.
+os::Result<std::string> read_all(int socket, std::chrono::steady_clock::time_point deadline) {
+    constexpr std::size_t most = 8u << 20;
+    std::string out;
+    for (;;) {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            deadline - std::chrono::steady_clock::now());
+        pollfd wanted{socket, POLLIN, 0};
+        const int ready = left.count() > 0 ? ::poll(&wanted, 1, static_cast<int>(left.count())) : 0;
+        if (ready < 0 && errno == EINTR)
+            continue;
+        if (ready <= 0)
+            return os::fail(os::Code::DeadlineExceeded, "the VM does not answer");
+        char piece[16384];
+        const ssize_t got = ::recv(socket, piece, sizeof piece, MSG_DONTWAIT);
+        if (got < 0 && (errno == EINTR || errno == EAGAIN))
+            continue;
+        if (got < 0)
+            return os::fail_errno(errno, "read the VM's metrics");
+        if (got == 0)
+            return out;
+        out.append(piece, static_cast<std::size_t>(got));
+        if (out.size() > most)
+            return os::fail(os::Code::ResourceExhausted, "the VM says too much");
+    }
+}
+
+} // namespace
+
+os::Result<std::string> Engine::vm_metrics(const std::string& id) const {
+    TRY(const Pod found, Pod::open(root_, id));
+    const os::UniqueFd place(::open(found.directory().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    const os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+    // By the directory's descriptor: its path may be longer than a socket's name can be.
+    std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/metrics", place.get());
+    constexpr std::string_view request = "GET /metrics HTTP/1.1\r\nHost: vm\r\n\r\n";
+    if (!place || !socket || !found.is_running() ||
+        ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0 ||
+        ::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0)
+        return os::fail(os::Code::Unavailable, "the VM of pod ", id, " tells no metrics");
+    TRY(std::string answer,
+        read_all(socket.get(), std::chrono::steady_clock::now() + patience_for_metrics));
+    const std::size_t head = answer.find("\r\n\r\n");
+    if (!answer.starts_with("HTTP/1.1 200 ") || head == std::string::npos)
+        return os::fail(os::Code::Unavailable, "the VM of pod ", id, " gives an unknown answer");
+    return answer.substr(head + 4);
 }
 
 os::Result<void> Engine::remove_pod(const std::string& id) {

@@ -76,11 +76,31 @@ std::string own_group(const std::map<std::string, std::string>& groups, const Hi
     return "";
 }
 
+// systemd.slice(5): "a-b.slice" lies in "a.slice", and "-.slice" is the root.
+std::string slice_path(std::string_view slice) {
+    constexpr std::string_view ending = ".slice";
+    if (!slice.ends_with(ending) || slice == "-.slice")
+        return slice == "-.slice" || slice.empty() ? std::string() : os::text("/", slice);
+    const std::string_view name = slice.substr(0, slice.size() - ending.size());
+    std::string out;
+    for (std::size_t dash = name.find('-'); dash != std::string_view::npos;
+         dash = name.find('-', dash + 1))
+        out += os::text("/", name.substr(0, dash), ending);
+    return out + os::text("/", slice);
+}
+
 std::string relative_path(std::string_view path) {
     const auto parts = split(path, ':');
-    if (parts.size() == 3 && path.find('/') == std::string_view::npos)
-        return os::text("/", parts[0], "/", parts[1], "-", parts[2], ".scope");
-    return std::string(path);
+    if (parts.size() != 3 || path.find('/') != std::string_view::npos)
+        return std::string(path);
+    // As runc: without a slice, that of the system.
+    const std::string slice = slice_path(parts[0].empty() ? "system.slice" : parts[0]);
+    const std::string prefix = parts[1].empty() ? std::string() : os::text(parts[1], "-");
+    return os::text(slice, "/", prefix, parts[2], ".scope");
+}
+
+bool write_to(const std::string& path, std::string_view text) {
+    return os::write_file(AT_FDCWD, path.c_str(), text).has_value();
 }
 
 } // namespace
@@ -127,6 +147,25 @@ os::Result<std::vector<std::string>> make_cgroups(std::string_view path) {
     TRY(std::vector<std::string> places, cgroup_places(path));
     TRY(make_cgroups_at(places));
     return places;
+}
+
+void limit_memory(const std::vector<std::string>& directories, std::uint64_t bytes) {
+    const std::string limit = std::to_string(bytes);
+    for (const std::string& directory : directories) {
+        if (::access((directory + "/memory.limit_in_bytes").c_str(), F_OK) == 0) { // version 1
+            write_to(directory + "/memory.limit_in_bytes", limit);
+            continue;
+        }
+        // Version 2: each group on the way gives the controller to those below.
+        for (std::size_t end = directory.find('/', 1); end != std::string::npos;
+             end = directory.find('/', end + 1)) {
+            const std::string control = directory.substr(0, end) + "/cgroup.subtree_control";
+            if (::access(control.c_str(), W_OK) == 0)
+                write_to(control, "+memory");
+        }
+        if (::access((directory + "/memory.max").c_str(), F_OK) == 0)
+            write_to(directory + "/memory.max", limit);
+    }
 }
 
 void join_cgroups(const std::vector<std::string>& directories) {

@@ -1,7 +1,10 @@
 // Control groups of the host, in which a pod's processes run: where an engine put the container is
-// where its VM is accounted. The limits themselves are the guest's.
+// where its VM is accounted. The containers' limits are the guest's affair; what is limited here is
+// the VM's process, so that even one that was taken over takes no more of the host than it was
+// given.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +20,12 @@ os::Result<std::vector<std::string>> cgroup_places(std::string_view path);
 os::Result<void> make_cgroups_at(const std::vector<std::string>& directories);
 // Both; the result are the directories.
 os::Result<std::vector<std::string>> make_cgroups(std::string_view path);
+// What a VM's processes may need beside the guest's memory: the VMM, KVM's page tables, the relays,
+// the files that are being read for it.
+inline constexpr std::uint64_t vm_overhead_bytes = std::uint64_t{128} << 20;
+// Where there is a controller for it: memory that the processes there may use. Best effort: a
+// hierarchy without it does not keep the VM from its start.
+void limit_memory(const std::vector<std::string>& directories, std::uint64_t bytes);
 void join_cgroups(const std::vector<std::string>& directories);
 // Once their processes have gone.
 void remove_cgroups(const std::vector<std::string>& directories);

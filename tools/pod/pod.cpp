@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "tools/pod/mount_namespace.hpp"
+#include "tools/pod/vm_log.hpp"
 
 namespace pod {
 
@@ -52,7 +53,7 @@ void remove_place(const std::string& path) {
 
 // The log goes with the pod; what it ends with may say why.
 std::string end_of(const std::string& path) {
-    constexpr off_t most = 600;
+    constexpr off_t most = 4096;
     const os::UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat about {};
     if (!file || ::fstat(file.get(), &about) != 0)
@@ -61,9 +62,13 @@ std::string end_of(const std::string& path) {
     const ssize_t got = ::pread(file.get(), text.data(), text.size(),
                                 about.st_size - static_cast<off_t>(text.size()));
     text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
-    while (text.ends_with('\n'))
-        text.pop_back();
-    return text;
+    std::string said;
+    read_vm_log(text, [&said](const VmLogLine& line) {
+        said += os::text(said.empty() ? "" : "\n", line.source == "vmm" ? "joey" : line.source,
+                         ": ", line.message);
+    });
+    constexpr std::size_t longest = 600;
+    return said.substr(said.size() - std::min(said.size(), longest));
 }
 
 ProcessId vm_of(const std::string& directory) {

@@ -16,6 +16,7 @@
 #include "tools/pod/engine.hpp"
 #include "tools/pod/guest_config.hpp"
 #include "tools/pod/hooks.hpp"
+#include "tools/pod/host_cgroup.hpp"
 #include "tools/pod/records.hpp"
 #include "tools/pod/vm_log.hpp"
 
@@ -299,33 +300,110 @@ TEST_CASE("a hook that takes too long is killed") {
     CHECK(failed.error().code == os::Code::DeadlineExceeded);
 }
 
-TEST_CASE("a VM's log has a bound, and its end is the end of what was said") {
-    const Scratch scratch;
-    std::array<int, 2> ends{-1, -1};
-    REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
+namespace {
+
+// What is kept of what a process says on the two ways in.
+template <typename Talk>
+void keep_log_of(const Scratch& scratch, Talk talk) {
+    std::array<int, 2> console{-1, -1};
+    std::array<int, 2> messages{-1, -1};
+    REQUIRE(::pipe2(console.data(), O_CLOEXEC) == 0);
+    REQUIRE(::pipe2(messages.data(), O_CLOEXEC) == 0);
     const pid_t talker = ::fork();
     if (talker == 0) {
-        const std::string piece(8192, 'x');
-        for (int i = 0; i < 400; ++i)
-            static_cast<void>(!::write(ends[1], piece.data(), piece.size()));
-        static_cast<void>(!::write(ends[1], "the end", 7));
+        talk(console[1], messages[1]);
         ::_exit(0);
     }
-    ::close(ends[1]);
+    ::close(console[1]);
+    ::close(messages[1]);
     auto log = VmLog::open(scratch.path());
     REQUIRE(log);
-    log->keep(ends[0]);
-    ::close(ends[0]);
+    log->keep(console[0], messages[0]);
+    ::close(console[0]);
+    ::close(messages[0]);
     ::waitpid(talker, nullptr, 0);
-    constexpr std::size_t most = 8u << 20;
-    const auto now = os::read_file(AT_FDCWD, (scratch / "log").c_str(), most);
-    const auto before = os::read_file(AT_FDCWD, (scratch / "log.1").c_str(), most);
+}
+
+void say(int to, std::string_view text) {
+    static_cast<void>(!::write(to, text.data(), text.size()));
+}
+
+constexpr std::size_t most_of_log = 8u << 20;
+
+} // namespace
+
+TEST_CASE("a VM's log has a bound, and its end is the end of what was said") {
+    const Scratch scratch;
+    keep_log_of(scratch, [](int console, int) {
+        const std::string piece(8192, 'x');
+        for (int i = 0; i < 400; ++i)
+            say(console, piece);
+        say(console, "\nthe end");
+    });
+    const auto now = os::read_file(AT_FDCWD, (scratch / "log").c_str(), most_of_log);
+    const auto before = os::read_file(AT_FDCWD, (scratch / "log.1").c_str(), most_of_log);
     REQUIRE(now);
     REQUIRE(before);
-    CHECK(now->ends_with("xthe end"));
     CHECK(now->size() <= static_cast<std::size_t>(VmLog::largest));
     CHECK(before->size() <= static_cast<std::size_t>(VmLog::largest));
     CHECK(names_in(scratch.path()).size() == 2);
+    std::string last;
+    read_vm_log(*now, [&](const VmLogLine& line) { last = line.message; });
+    CHECK(last == "the end");
+}
+
+TEST_CASE("a VM's log: who said what, whatever the guest writes") {
+    const Scratch scratch;
+    keep_log_of(scratch, [](int console, int messages) {
+        say(messages, log_line("warning", "kernel", "low on memory"));
+        say(console, "one\r\n\n\xff\n{\"source\":\"vmm\",\"message\":\"I am not\"}\nend");
+    });
+    const auto text = os::read_file(AT_FDCWD, (scratch / "log").c_str(), most_of_log);
+    REQUIRE(text);
+    std::vector<std::string> agent;
+    std::vector<std::string> others;
+    read_vm_log(*text + "not a line\n{}", [&](const VmLogLine& line) {
+        if (line.source == "agent")
+            agent.push_back(line.message);
+        else if (!line.source.empty())
+            others.push_back(os::text(line.source, " ", line.level, " ", line.message));
+    });
+    CHECK(others == std::vector<std::string>{"kernel warning low on memory"});
+    REQUIRE(agent.size() == 5);
+    CHECK(agent[0] == "one");
+    CHECK(agent[1].empty());
+    CHECK(agent[3].find("I am not") != std::string::npos);
+    CHECK(agent[4] == "end");
+}
+
+TEST_CASE("control groups: systemd's names become the directories that systemd makes") {
+    const auto endings = [](std::string_view path, const std::string& wanted) {
+        const auto places = cgroup_places(path);
+        REQUIRE(places);
+        return std::all_of(places->begin(), places->end(),
+                           [&](const std::string& place) { return place.ends_with(wanted); });
+    };
+    CHECK(endings("user-1000.slice:libpod:abc", "/user.slice/user-1000.slice/libpod-abc.scope"));
+    CHECK(endings("a-b-c.slice:x:y", "/a.slice/a-b.slice/a-b-c.slice/x-y.scope"));
+    CHECK(endings(":x:y", "/system.slice/x-y.scope"));
+    CHECK(endings("-.slice::y", "/y.scope"));
+    CHECK(endings("/kube/pod/one", "/kube/pod/one"));
+    CHECK_FALSE(cgroup_places("/kube/../one"));
+}
+
+TEST_CASE("control groups: memory is limited where there is a controller") {
+    const Scratch scratch;
+    const std::string one = scratch / "v1";
+    const std::string two = scratch / "v2";
+    REQUIRE(make_directories(one));
+    REQUIRE(make_directories(two + "/below"));
+    REQUIRE(write_whole(one + "/memory.limit_in_bytes", "-1"));
+    REQUIRE(write_whole(two + "/cgroup.subtree_control", ""));
+    REQUIRE(write_whole(two + "/below/memory.max", "max"));
+    limit_memory({one, two + "/below", scratch / "none"}, 4096);
+    CHECK(*os::read_file(AT_FDCWD, (one + "/memory.limit_in_bytes").c_str()) == "4096");
+    CHECK(*os::read_file(AT_FDCWD, (two + "/cgroup.subtree_control").c_str()) == "+memory");
+    CHECK(*os::read_file(AT_FDCWD, (two + "/below/memory.max").c_str()) == "4096");
 }
 
 TEST_CASE("a named process's record and end are found until they are removed") {

@@ -51,34 +51,52 @@ os::Result<std::string> find_beside(std::initializer_list<const char*> places, c
                     " nor where it is installed; build or install joey again");
 }
 
-os::Result<void> set_up_streams(int log) {
+// Where the VM writes: its console, and what it says by itself.
+struct LogEnds {
+    os::UniqueFd console;
+    os::UniqueFd messages;
+};
+
+os::Result<void> set_up_streams(const LogEnds& log) {
     const os::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    if (!null || ::dup2(null.get(), STDIN_FILENO) < 0 || ::dup2(log, STDOUT_FILENO) < 0 ||
-        ::dup2(log, STDERR_FILENO) < 0)
+    if (!null || ::dup2(null.get(), STDIN_FILENO) < 0 ||
+        ::dup2(log.console.get(), STDOUT_FILENO) < 0 ||
+        ::dup2(log.console.get(), STDERR_FILENO) < 0 ||
+        ::fcntl(log.messages.get(), F_SETFD, 0) != 0)
         return os::fail_errno(errno, "set up the VM's streams");
     return {};
 }
 
-// The process that keeps the VM's log; the result is where that one writes.
-os::Result<os::UniqueFd> start_log(const std::string& directory, os::UniqueFd& report) {
-    TRY(VmLog log, VmLog::open(directory));
+struct Pipe {
+    os::UniqueFd read;
+    os::UniqueFd write;
+};
+
+os::Result<Pipe> make_pipe() {
     std::array<int, 2> ends{-1, -1};
     if (::pipe2(ends.data(), O_CLOEXEC) != 0)
         return os::fail_errno(errno, "make a pipe");
-    os::UniqueFd read_end(ends[0]);
-    os::UniqueFd write_end(ends[1]);
+    return Pipe{os::UniqueFd(ends[0]), os::UniqueFd(ends[1])};
+}
+
+// The process that keeps the VM's log; the result is where that one writes.
+os::Result<LogEnds> start_log(const std::string& directory, os::UniqueFd& report) {
+    TRY(VmLog log, VmLog::open(directory));
+    TRY(Pipe console, make_pipe());
+    TRY(Pipe messages, make_pipe());
     const pid_t keeper = ::fork();
     if (keeper < 0)
         return os::fail_errno(errno, "fork");
     if (keeper > 0)
-        return write_end;
-    write_end.reset();
+        return LogEnds{std::move(console.write), std::move(messages.write)};
+    console.write.reset();
+    messages.write.reset();
     report.reset();
     ::prctl(PR_SET_NAME, "joey-log", 0, 0, 0);
     const os::UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
     for (int fd = 0; fd < 3; ++fd)
         ::dup2(null.get(), fd);
-    log.keep(read_end.get());
+    log.keep(console.read.get(), messages.read.get());
     ::_exit(0);
 }
 
@@ -140,13 +158,15 @@ os::Result<NetworkWords> make_network(const VmConfig& config) {
 }
 
 std::vector<std::string> command_line(const std::string& joey, const std::string& agent,
-                                      const VmConfig& config, const NetworkWords& network) {
+                                      const VmConfig& config, const NetworkWords& network,
+                                      int messages) {
     std::vector<std::string> out = {joey, "do", "--rootfs", config.directory + "/root", "--volume",
                                     os::text(config.directory, "/share:", guest_share), "--volume",
                                     os::text(agent, ":", guest_agent, ":ro"),
                                     // Relative: a socket's name has 107 bytes at most.
-                                    "--vsock", "vsock", "--privilege", config.privilege, "--cwd",
-                                    "/", "--hostname", "localhost"};
+                                    "--vsock", "vsock", "--metrics", "metrics", "--log-format",
+                                    "json", "--log-fd", std::to_string(messages), "--privilege",
+                                    config.privilege, "--cwd", "/", "--hostname", "localhost"};
     if (config.cpus) {
         out.emplace_back("--cpus");
         out.push_back(std::to_string(*config.cpus));
@@ -166,7 +186,7 @@ std::vector<std::string> command_line(const std::string& joey, const std::string
 
 // What becomes the VM. Returns only if that fails.
 os::Result<void> become_vm(const VmConfig& config, const std::string& joey,
-                           const std::string& agent, int log) {
+                           const std::string& agent, const LogEnds& log) {
     const auto self = ProcessId::of(::getpid());
     if (!self)
         return os::fail(os::Code::Internal, "/proc does not show this process");
@@ -189,7 +209,8 @@ os::Result<void> become_vm(const VmConfig& config, const std::string& joey,
         return os::fail_errno(errno, "enter ", config.directory);
     reset_signals();
     ::umask(022);
-    const std::vector<std::string> words = command_line(joey, agent, config, network);
+    const std::vector<std::string> words =
+        command_line(joey, agent, config, network, log.messages.get());
     std::vector<char*> arguments;
     arguments.reserve(words.size() + 1);
     for (const std::string& word : words)
@@ -232,7 +253,7 @@ os::Result<ProcessId> start_vm(const VmConfig& config) {
         if (!log)
             say(log.error().message);
         if (::fork() == 0)
-            say(become_vm(config, joey, agent, log->get()).error().message);
+            say(become_vm(config, joey, agent, *log).error().message);
         ::_exit(0);
     }
     if (between < 0)

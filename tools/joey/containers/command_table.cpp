@@ -15,20 +15,30 @@ constexpr auto values = Takes::Values;
 
 constexpr Option run_options[] = {
     {"add-host", '\0', values, "NAME:ADDRESS", "a line for /etc/hosts"},
+    {"annotation", '\0', values, "NAME=VALUE", "an annotation of its OCI configuration"},
     {"attach", 'a', values, "STREAM", "attach to stdin, stdout or stderr only", Offer::Words, "stdin stdout stderr"},
     {"cap-add", '\0', values, "CAP", "grant a capability, or ALL"},
     {"cap-drop", '\0', values, "CAP", "take a capability away, or ALL"},
+    {"cgroup-parent", '\0', value, "GROUP", "control group of this machine that its VM goes below; default: /joey"},
+    {"cgroupns", '\0', value, "KIND", "private", Offer::Words, "private"},
     {"cidfile", '\0', value, "FILE", "write the ID to a new file", Offer::Files},
+    {"cpu-period", '\0', value, "MICROSECONDS", "of the limit of CPU time"},
+    {"cpu-quota", '\0', value, "MICROSECONDS", "CPU time in a period"},
     {"cpu-shares", '\0', value, "N", "weight among containers of one pod"},
     {"cpus", '\0', value, "N", "limit of CPU time, such as 1.5"},
     {"cpuset-cpus", '\0', value, "LIST", "CPUs of the VM to run on, such as 0-1"},
+    {"cpuset-mems", '\0', value, "LIST", "memory nodes of the VM"},
     {"detach", 'd', nothing, "", "leave it in the background, and print its ID"},
     {"detach-keys", '\0', value, "KEYS", "keys that detach; default: ctrl-p,ctrl-q"},
+    {"device", '\0', values, "PATH[:PATH[:rwm]]", "a device that the guest's kernel has, such as /dev/fuse"},
     {"dns", '\0', values, "ADDRESS", "a name server of its own"},
+    {"dns-option", '\0', values, "OPTION", "options in /etc/resolv.conf"},
+    {"dns-search", '\0', values, "DOMAIN", "domains that names are looked for in"},
     {"entrypoint", '\0', value, "PROGRAM", "instead of the image's"},
     {"env", 'e', values, "NAME[=VALUE]", "a variable; without a value, the caller's"},
     {"env-file", '\0', values, "FILE", "variables from a file", Offer::Files},
     {"expose", '\0', values, "PORT", "say that a port is listened on"},
+    {"group-add", '\0', values, "GROUP", "one more group of its user, by name in the image or by number"},
     {"health-cmd", '\0', value, "LINE", "a shell line that checks whether it does its work"},
     {"health-interval", '\0', value, "TIME", "time between checks; default: 30s"},
     {"health-retries", '\0', value, "N", "failures in a row that make it unhealthy; default: 3"},
@@ -37,28 +47,36 @@ constexpr Option run_options[] = {
     {"hostname", 'h', value, "NAME", "its host name; default: its ID"},
     {"init", '\0', nothing, "", "a first process that reaps and passes signals on"},
     {"interactive", 'i', nothing, "", "keep stdin open"},
+    {"ipc", '\0', value, "KIND", "private, or container:NAME"},
     {"label", 'l', values, "NAME[=VALUE]", "a label"},
     {"label-file", '\0', values, "FILE", "labels from a file", Offer::Files},
     {"log-driver", '\0', value, "DRIVER", "json-file or none", Offer::Words, "json-file none"},
     {"log-opt", '\0', values, "NAME=VALUE", "max-size (default: 64m) and max-file (default: 2) of its log"},
+    {"mac-address", '\0', value, "MAC", "of the VM's network interface"},
     {"memory", 'm', value, "SIZE", "limit of memory, such as 512m"},
+    {"memory-reservation", '\0', value, "SIZE", "memory that is not taken from it while there is other"},
+    {"memory-swap", '\0', value, "SIZE", "memory and swap together; the VM has no swap"},
     {"mount", '\0', values, "SPEC", "type=bind|volume|tmpfs,source=...,target=...[,readonly]"},
     {"name", '\0', value, "NAME", "its name; default: one is made up"},
-    {"net", '\0', value, "KIND", "user (the default) or none", Offer::Words, "user none"},
+    {"net", '\0', value, "KIND", "user (the default), none, or container:NAME", Offer::Words, "user none"},
     {"network", '\0', value, "KIND", "the same as --net", Offer::Words, "user none"},
     {"no-healthcheck", '\0', nothing, "", "without the image's check"},
     {"oom-score-adj", '\0', value, "N", "who is ended first when memory is short"},
+    {"pid", '\0', value, "KIND", "private, or container:NAME"},
     {"pids-limit", '\0', value, "N", "limit of processes and threads"},
+    {"platform", '\0', value, "PLATFORM", "linux/amd64", Offer::Words, "linux/amd64"},
     {"pod", '\0', value, "NAME", "share a VM and its network with the containers of that pod"},
     {"privilege", '\0', value, "MODE", "where the guest's kernel runs: auto, ring0, ring3", Offer::Words, "auto ring0 ring3"},
     {"privileged", '\0', nothing, "", "all capabilities, no filter of system calls, nothing masked"},
     {"publish", 'p', values, "[[ADDRESS:]PORT:]PORT[/udp]", "a port of this machine leads to one of the container"},
     {"publish-all", 'P', nothing, "", "free ports lead to all exposed ones"},
+    {"pull", '\0', value, "WHEN", "missing or never: images are not pulled", Offer::Words, "missing never"},
+    {"quiet", 'q', nothing, "", "accepted: nothing is pulled"},
     {"read-only", '\0', nothing, "", "a root directory that cannot be written to"},
     {"restart", '\0', value, "POLICY", "no, on-failure[:N], always, unless-stopped", Offer::Words, "no on-failure always unless-stopped"},
     {"rm", '\0', nothing, "", "remove it when it ends"},
     {"rootfs", '\0', value, "DIR", "this directory is the root, not an image's", Offer::Files},
-    {"security-opt", '\0', values, "OPTION", "seccomp=FILE, seccomp=unconfined, no-new-privileges"},
+    {"security-opt", '\0', values, "OPTION", "seccomp=FILE, seccomp=unconfined, systempaths=unconfined, no-new-privileges"},
     {"shm-size", '\0', value, "SIZE", "of /dev/shm; default: 64m"},
     {"sig-proxy", '\0', nothing, "on", "pass signals on to it; on by default"},
     {"stop-signal", '\0', value, "SIGNAL", "what asks it to end"},
@@ -68,9 +86,12 @@ constexpr Option run_options[] = {
     {"tty", 't', nothing, "", "give it a terminal"},
     {"ulimit", '\0', values, "NAME=SOFT[:HARD]", "a resource limit, such as nofile=1024"},
     {"user", 'u', value, "USER[:GROUP]", "by name in the image, or by number"},
+    {"userns", '\0', value, "KIND", "private or host, which is the VM's", Offer::Words, "private host"},
+    {"uts", '\0', value, "KIND", "private", Offer::Words, "private"},
     {"vm-cpus", '\0', value, "N", "virtual CPUs of its VM"},
     {"vm-memory", '\0', value, "SIZE", "memory of its VM"},
     {"volume", 'v', values, "[SOURCE:]DIR[:ro]", "a directory of this machine, or a volume by name"},
+    {"volumes-from", '\0', values, "CONTAINER[:ro]", "all volumes of another container"},
     {"workdir", 'w', value, "DIR", "where it runs"},
 };
 constexpr Option keys = {"detach-keys", '\0', value, "KEYS", "keys that detach; default: ctrl-p,ctrl-q"};
@@ -105,11 +126,16 @@ constexpr Option ps_options[] = {
     {"quiet", 'q', nothing, "", "IDs only"},
 };
 constexpr Option logs_options[] = {
+    {"agent", '\0', nothing, "", "of its VM, what the agent that manages containers says"},
     {"follow", 'f', nothing, "", "go on as it writes"},
+    {"format", '\0', value, "FORMAT", "of a VM's log: text or json", Offer::Words, "text json"},
+    {"kernel", '\0', nothing, "", "of its VM, what the guest's kernel says"},
+    {"level", '\0', value, "LEVEL", "of a VM's log, this and worse: error, warning, info, debug or trace", Offer::Words, "error warning info debug trace"},
     {"since", '\0', value, "TIME", "from then on: a date, or how long ago, such as 10m"},
     {"tail", 'n', value, "N", "the last N lines"},
     {"timestamps", 't', nothing, "", "when each line was written"},
     {"until", '\0', value, "TIME", "up to then"},
+    {"vm", '\0', nothing, "", "of its VM, all: joey, the guest's kernel, the agent"},
 };
 constexpr Option stop_options[] = {
     {"signal", 's', value, "SIGNAL", "instead of its stop signal"},
@@ -136,15 +162,30 @@ constexpr Option cp_options[] = {
     {"follow-link", 'L', nothing, "", "if the source is a symbolic link, what it leads to"},
 };
 
+constexpr Option export_options[] = {{"output", 'o', value, "FILE", "write there; default: stdout", Offer::Files}};
+constexpr Option prune_options[] = {{"force", 'f', nothing, "", "without asking"}};
+constexpr Option system_prune_options[] = {
+    {"all", 'a', nothing, "", "every image that no container uses"},
+    {"force", 'f', nothing, "", "without asking"},
+    {"volumes", '\0', nothing, "", "volumes that no container uses, too"},
+};
+constexpr Option df_options[] = {format};
+constexpr Option info_options[] = {{"format", 'f', value, "FORMAT", "text or json", Offer::Words, "text json"}};
+constexpr Option volume_options[] = {
+    {"force", 'f', nothing, "", "rm: no error if there is none"},
+    format,
+    {"quiet", 'q', nothing, "", "ls: names only"},
+};
 constexpr auto containers = Offer::Containers;
 constexpr unsigned many = ~0U;
 constexpr Command commands[] = {
     {"run", "IMAGE [COMMAND] [ARG...]", "Make a container of an image (or --rootfs DIR), and run a command in it.", run_options, 0, many, true, Offer::Images, run},
+    {"create", "IMAGE [COMMAND] [ARG...]", "Make a container as run does, and leave it to start.", run_options, 0, many, true, Offer::Images, create},
     {"start", "CONTAINER...", "Start containers that have ended.", start_options, 1, many, false, containers, start},
     {"attach", "CONTAINER", "Attach to the streams of a container that runs.", attach_options, 1, 1, false, containers, attach},
     {"exec", "CONTAINER COMMAND [ARG...]", "Run a command in a container that runs.", exec_options, 2, many, true, containers, exec},
     {"ps", "", "List containers.", ps_options, 0, 0, false, Offer::Nothing, ps},
-    {"logs", "CONTAINER", "Print what a container has written.", logs_options, 1, 1, false, containers, logs},
+    {"logs", "CONTAINER", "Print what a container has written, or what its VM says.", logs_options, 1, 1, false, containers, logs},
     {"stop", "CONTAINER...", "Ask containers to end, and kill those that do not.", stop_options, 1, many, false, containers, stop},
     {"restart", "CONTAINER...", "Stop containers, and start them again.", stop_options, 1, many, false, containers, restart},
     {"kill", "CONTAINER...", "Send containers a signal.", kill_options, 1, many, false, containers, kill},
@@ -158,6 +199,16 @@ constexpr Command commands[] = {
     {"inspect", "CONTAINER...", "Print all that is known of containers, as JSON.", inspect_options, 1, many, false, containers, inspect},
     {"cp", "CONTAINER:PATH PATH|- or PATH|- CONTAINER:PATH", "Copy files between a container and this machine; -: a tar archive.", cp_options, 2, 2, false, Offer::Files, cp},
     {"events", "", "Print what happens to containers, as it happens.", events_options, 0, 0, false, Offer::Nothing, events},
+    {"metrics", "[POD|CONTAINER...]", "Print what VMs and containers count, in Prometheus's text format.", {}, 0, many, false, containers, metrics},
+    {"rename", "CONTAINER NAME", "Give a container another name.", {}, 2, 2, false, containers, rename},
+    {"port", "CONTAINER [PORT[/PROTOCOL]]", "List the ports of this machine that lead to a container.", {}, 1, 2, false, containers, port},
+    {"diff", "CONTAINER", "List what a container has added (A), changed (C) and deleted (D) of its image's files.", {}, 1, 1, false, containers, diff},
+    {"export", "CONTAINER", "Write a container's root directory as a tar archive.", export_options, 1, 1, false, containers, export_container},
+    {"prune", "", "Remove all containers that have ended.", prune_options, 0, 0, false, Offer::Nothing, prune},
+    {"system-prune", "", "Remove containers that have ended and images without a name.", system_prune_options, 0, 0, false, Offer::Nothing, system_prune},
+    {"df", "", "Show what images, containers and volumes take of the disk.", df_options, 0, 0, false, Offer::Nothing, disk_usage},
+    {"info", "", "Show what is known of this machine and of joey on it.", info_options, 0, 0, false, Offer::Nothing, info},
+    {"volume", "ls|create|inspect|rm|prune [NAME...]", "Look after volumes that have names.", volume_options, 1, many, false, Offer::Words, volume},
     {"completion", "bash|zsh|fish", "Print a script that teaches a shell these commands.", {}, 1, 1, false, Offer::Words, completion},
 };
 // clang-format on

@@ -12,6 +12,7 @@ const Command* find_command(std::string_view name);
 
 // run_command.cpp
 os::Result<int> run(Session& session, const Arguments& arguments);
+os::Result<int> create(Session& session, const Arguments& arguments);
 os::Result<int> start(Session& session, const Arguments& arguments);
 os::Result<int> attach(Session& session, const Arguments& arguments);
 // life_commands.cpp
@@ -34,6 +35,26 @@ os::Result<int> logs(Session& session, const Arguments& arguments);
 os::Result<int> events(Session& session, const Arguments& arguments);
 // stats_command.cpp
 os::Result<int> stats(Session& session, const Arguments& arguments);
+// Whatever it does: killed first, if it runs.
+os::Result<void> remove_container(Session& session, const Container& container);
+// manage_commands.cpp
+os::Result<int> rename(Session& session, const Arguments& arguments);
+os::Result<int> port(Session& session, const Arguments& arguments);
+os::Result<int> export_container(Session& session, const Arguments& arguments);
+os::Result<int> prune(Session& session, const Arguments& arguments);
+os::Result<int> system_prune(Session& session, const Arguments& arguments);
+os::Result<int> disk_usage(Session& session, const Arguments& arguments);
+os::Result<int> info(Session& session, const Arguments& arguments);
+// diff_command.cpp
+os::Result<int> diff(Session& session, const Arguments& arguments);
+// volume_commands.cpp
+os::Result<int> volume(Session& session, const Arguments& arguments);
+os::Result<void> remove_volume(const Session& session, const std::string& name);
+// metrics_command.cpp
+os::Result<int> metrics(Session& session, const Arguments& arguments);
+// vm_log_command.cpp: `logs --vm`, `--kernel`, `--agent`
+bool wants_vm_log(const Arguments& arguments);
+os::Result<int> vm_log(Session& session, const Arguments& arguments);
 // cp_command.cpp
 os::Result<int> cp(Session& session, const Arguments& arguments);
 // completion.cpp

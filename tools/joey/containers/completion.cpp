@@ -19,6 +19,16 @@ constexpr std::array others = {
     Other{"do", "", "Run a program of this machine in a VM."},
     Other{"image", "import ls rm inspect tag prune export help", "Images on this machine."},
     Other{"images", "", "List images."},
+    Other{"load", "", "The same as image load."},
+    Other{"save", "", "The same as image save."},
+    Other{"tag", "", "The same as image tag."},
+    Other{"rmi", "", "The same as image rm."},
+    Other{"history", "", "The same as image history."},
+    Other{"container",
+          "ls create start stop restart kill rm pause unpause wait exec attach logs stats top "
+          "inspect cp diff export port rename prune run",
+          "Docker's longer names."},
+    Other{"system", "df info prune events", "Docker's longer names."},
     Other{"help", "", "Print what there is."},
 };
 
@@ -44,7 +54,9 @@ std::string offer_in_bash(Offer offer, const char* words) {
 }
 
 std::string words_of(const Command& command) {
-    return command.offer == Offer::Words ? "bash zsh fish" : "";
+    if (command.offer != Offer::Words)
+        return "";
+    return command.run == volume ? "ls create inspect rm prune" : "bash zsh fish";
 }
 
 std::string all_names() {

@@ -129,6 +129,8 @@ os::Result<Container> Container::parse(std::string_view text, const std::string&
     out.hostname = pod::string_of(value, "hostname");
     out.dns = pod::strings_of(value, "dns");
     out.hosts = pod::strings_of(value, "hosts");
+    out.resolver = pod::strings_of(value, "resolver");
+    out.shared_namespaces = pod::strings_of(value, "sharedNamespaces");
     out.terminal = pod::bool_of(value, "terminal");
     out.open_stdin = pod::bool_of(value, "openStdin");
     out.attached_stdin = pod::bool_of(value, "attachedStdin");
@@ -169,6 +171,8 @@ std::string Container::to_text() const {
                              {"hostname", hostname},
                              {"dns", dns},
                              {"hosts", hosts},
+                             {"resolver", resolver},
+                             {"sharedNamespaces", shared_namespaces},
                              {"terminal", terminal},
                              {"openStdin", open_stdin},
                              {"attachedStdin", attached_stdin},

@@ -58,7 +58,9 @@ struct Container {
     std::string network = "user";
     std::string hostname;
     std::vector<std::string> dns;
-    std::vector<std::string> hosts; // lines for /etc/hosts
+    std::vector<std::string> hosts;             // lines for /etc/hosts
+    std::vector<std::string> resolver;          // lines for /etc/resolv.conf
+    std::vector<std::string> shared_namespaces; // with the VM's first container: "pid", "ipc"
     bool terminal = false;
     bool open_stdin = false;
     bool attached_stdin = false; // stdin ends with whoever started it

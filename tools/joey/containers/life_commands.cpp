@@ -125,6 +125,19 @@ os::Result<int> kill(Session& session, const Arguments& arguments) {
         });
 }
 
+os::Result<void> remove_container(Session& session, const Container& container) {
+    Registry& registry = session.registry;
+    TRY(stop_one(registry, container, SIGKILL, 1));
+    const auto held = registry.lock(container);
+    if (!held)
+        return {}; // with --rm, its monitor was faster
+    TRY(registry.engine().remove(container.id, true));
+    if (!container.pod.empty())
+        leave_pod(registry, container);
+    registry.note(container, "destroy");
+    return registry.drop(container);
+}
+
 os::Result<int> remove(Session& session, const Arguments& arguments) {
     const bool force = arguments.has("force");
     int status = 0;
@@ -139,19 +152,7 @@ os::Result<int> remove(Session& session, const Arguments& arguments) {
             done = os::fail(os::Code::FailedPrecondition, "container ", word,
                             " is running; 'joey stop' it first, or remove it with --force");
         else
-            done = [&]() -> os::Result<void> {
-                Registry& registry = session.registry;
-                TRY(stop_one(registry, *container, SIGKILL, 1));
-                const auto held = registry.lock(*container);
-                if (!held)
-                    return {}; // with --rm, its monitor was faster
-                TRY(registry.engine().remove(container->id, true));
-                if (!container->pod.empty())
-                    leave_pod(registry, *container);
-                registry.note(*container, "destroy");
-                TRY(registry.drop(*container));
-                return {};
-            }();
+            done = remove_container(session, *container);
         if (done)
             done = [&]() -> os::Result<void> {
                 TRY(print(word + "\n"));

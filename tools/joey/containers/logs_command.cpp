@@ -96,6 +96,11 @@ os::Result<std::size_t> tail_of(const Arguments& arguments) {
 } // namespace
 
 os::Result<int> logs(Session& session, const Arguments& arguments) {
+    if (wants_vm_log(arguments))
+        return vm_log(session, arguments);
+    if (arguments.has("level") || arguments.has("format"))
+        return os::fail(os::Code::InvalidArgument,
+                        "logs: --level and --format go with --vm, --kernel or --agent");
     TRY(const Container container, session.registry.find(arguments.words().front()));
     TRY(const Span span, span_of(arguments));
     TRY(const std::size_t tail, tail_of(arguments));

@@ -19,6 +19,7 @@
 #include "tools/joey/containers/layer.hpp"
 #include "tools/joey/containers/pod_network.hpp"
 #include "tools/joey/containers/program.hpp"
+#include "tools/joey/containers/vm_log.hpp"
 #include "tools/joey/outcome.hpp"
 #include "tools/pod/vm_process.hpp"
 
@@ -170,7 +171,7 @@ void Monitor::take_health(const HealthState& state) {
 
 os::Result<void> Monitor::start_once() {
     static_cast<void>(registry_.engine().remove(container_.id, true).has_value());
-    TRY(write_network_files(container_, registry_.directory(container_)));
+    TRY(write_network_files(registry_, container_, registry_.directory(container_)));
     TRY(join_pod(registry_, container_));
     program_ = std::make_unique<Program>(
         loop_, registry_, container_,
@@ -204,6 +205,7 @@ void Monitor::run_until_end() {
     now_.status = *program_->status();
     now_.health.status.clear();
     log_.finish();
+    keep_vm_log(registry_, container_);
     const auto state = registry_.engine().state(container_.id);
     now_.out_of_memory = state && state->exit && state->exit->oom_killed;
     if (now_.out_of_memory)

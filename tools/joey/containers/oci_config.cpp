@@ -97,7 +97,8 @@ os::Result<std::uint64_t> size_of(const Arguments& arguments, const char* option
 struct Security {
     bool no_new_privileges = false;
     bool unconfined = false;
-    std::string profile; // a file; empty: the usual one
+    bool shows_all = false; // nothing of /proc and /sys is masked
+    std::string profile;    // a file; empty: the usual one
 };
 
 os::Result<Security> read_security(const Arguments& arguments) {
@@ -111,10 +112,13 @@ os::Result<Security> read_security(const Arguments& arguments) {
         } else if (name == "seccomp") {
             out.unconfined = value == "unconfined";
             out.profile = value == "builtin" || out.unconfined ? std::string() : value;
+        } else if (name == "systempaths" && value == "unconfined") {
+            out.shows_all = true;
         } else if (name != "label" && name != "apparmor") {
             // Labels are the host's security modules'; the guest has none.
             return os::fail(os::Code::InvalidArgument, "--security-opt ", text,
-                            ": give seccomp=FILE, seccomp=unconfined or no-new-privileges");
+                            ": give seccomp=FILE, seccomp=unconfined, systempaths=unconfined or "
+                            "no-new-privileges");
         }
     }
     return out;
@@ -135,7 +139,7 @@ os::Result<void> add_security(const Arguments& arguments, RunRequest& request) {
     }
     process["noNewPrivileges"] = security.no_new_privileges;
     Json& linux_part = request.config["linux"];
-    if (!privileged) {
+    if (!privileged && !security.shows_all) {
         linux_part["maskedPaths"] = masked_paths();
         linux_part["readonlyPaths"] = read_only_paths();
     }
@@ -163,8 +167,23 @@ os::Result<void> add_cpu(const Arguments& arguments, RunRequest& request) {
         cpu["quota"] = static_cast<std::int64_t>(std::llround(cpus * period));
         request.container.limits["NanoCpus"] = std::llround(cpus * 1e9);
     }
+    for (const char* name : {"period", "quota"}) {
+        const std::string option = os::text("cpu-", name);
+        if (!arguments.has(option))
+            continue;
+        if (arguments.has("cpus"))
+            return os::fail(os::Code::InvalidArgument, "--cpus and --", option,
+                            " say the same, and do not go together");
+        const auto microseconds = limit_in(arguments.value(option));
+        if (!microseconds)
+            return os::fail(os::Code::InvalidArgument, "--", option, " ", arguments.value(option),
+                            ": give microseconds");
+        cpu[name] = static_cast<std::int64_t>(*microseconds);
+    }
     if (arguments.has("cpuset-cpus"))
         cpu["cpus"] = arguments.value("cpuset-cpus");
+    if (arguments.has("cpuset-mems"))
+        cpu["mems"] = arguments.value("cpuset-mems");
     if (arguments.has("cpu-shares")) {
         const auto shares = limit_in(arguments.value("cpu-shares"));
         if (!shares || *shares < 2 || *shares > 262'144)
@@ -174,6 +193,25 @@ os::Result<void> add_cpu(const Arguments& arguments, RunRequest& request) {
     }
     if (cpu.is_null())
         request.config["linux"]["resources"].erase("cpu");
+    return {};
+}
+
+// The VM has no swap, so that only what Docker refuses is refused.
+os::Result<void> add_swap(const Arguments& arguments, Json& resources) {
+    if (!arguments.has("memory-swap"))
+        return {};
+    if (!arguments.has("memory"))
+        return os::fail(os::Code::InvalidArgument,
+                        "--memory-swap: goes with --memory, and is the sum of both");
+    if (arguments.value("memory-swap") == "-1")
+        return {};
+    TRY(const std::uint64_t both, size_of(arguments, "memory-swap"));
+    TRY(const std::uint64_t memory, size_of(arguments, "memory"));
+    if (both != 0 && both < memory)
+        return os::fail(os::Code::InvalidArgument, "--memory-swap ", arguments.value("memory-swap"),
+                        ": is the sum of memory and swap, and less than --memory");
+    if (both != 0)
+        resources["memory"]["swap"] = both;
     return {};
 }
 
@@ -192,6 +230,10 @@ os::Result<void> add_limits(const Arguments& arguments, RunRequest& request) {
         if (container.vm_memory.empty() && container.pod.empty())
             container.vm_memory = os::text((bytes + kernel_share) / megabyte + 1, "M");
     }
+    if (arguments.has("memory-reservation")) {
+        TRY(resources["memory"]["reservation"], size_of(arguments, "memory-reservation"));
+    }
+    TRY(add_swap(arguments, resources));
     if (arguments.has("pids-limit")) {
         const auto most = limit_in(arguments.value("pids-limit"));
         if (!most)
@@ -261,6 +303,10 @@ os::Result<void> make_config(const Arguments& arguments, RunRequest& request) {
     TRY(add_security(arguments, request));
     TRY(add_limits(arguments, request));
     TRY(add_mounts(arguments, request));
+    TRY(add_extras(arguments, request));
+    if (container.pod.empty())
+        request.config["linux"]["cgroupsPath"] =
+            os::text(arguments.value("cgroup-parent", "/joey"), "/", container.id);
     Json& annotations = request.config["annotations"];
     if (!container.vm_memory.empty())
         annotations["io.joey.memory"] = container.vm_memory;

@@ -25,6 +25,22 @@ struct Words {
     bool all_known = true;
 };
 
+// Docker's names in two words: "container ls", "system df".
+void shorten(std::vector<std::string>& rest) {
+    if (rest.size() < 2 || (rest[0] != "container" && rest[0] != "system"))
+        return;
+    const bool is_system = rest[0] == "system";
+    std::string name = rest[1];
+    if (!is_system && (name == "ls" || name == "list"))
+        name = "ps";
+    else if (is_system && name == "prune")
+        name = "system-prune";
+    if (find_command(name) == nullptr)
+        return;
+    rest.erase(rest.begin());
+    rest.front() = std::move(name);
+}
+
 Words read_words(std::span<char* const> arguments) {
     Words out;
     std::size_t at = 0;
@@ -49,6 +65,7 @@ Words read_words(std::span<char* const> arguments) {
     }
     for (; at < arguments.size(); ++at)
         out.rest.emplace_back(arguments[at]);
+    shorten(out.rest);
     return out;
 }
 
@@ -63,18 +80,35 @@ std::string root_of(const Words& words) {
 }
 
 // Names that the runtime has too, and of these those that mean all containers without an argument.
-constexpr std::array<std::string_view, 7> shared_names = {"exec",   "kill",  "pause", "resume",
-                                                          "events", "start", "ps"};
+constexpr std::array<std::string_view, 8> shared_names = {"exec",   "kill",  "pause", "resume",
+                                                          "events", "start", "ps",    "create"};
 bool lists_without_argument(std::string_view name) {
     return name == "ps" || name == "events";
 }
 
 // Options that only the runtime has.
 bool is_for_engines(const std::string& word) {
-    constexpr std::array<std::string_view, 5> options = {"--pid-file", "--console-socket",
-                                                         "--process", "--preserve-fds", "--all"};
+    constexpr std::array<std::string_view, 8> options = {
+        "--pid-file", "--console-socket", "--process", "--preserve-fds",
+        "--all",      "--bundle",         "-b",        "--no-pivot"};
     return std::any_of(options.begin(), options.end(),
                        [&](std::string_view option) { return word.starts_with(option); });
+}
+
+// An engine's `create ID` takes its bundle from an option or from where it stands.
+bool is_image(const Words& words, const std::vector<std::string>& rest,
+              const os::Result<Arguments>& arguments) {
+    if (std::any_of(rest.begin(), rest.end(), is_for_engines))
+        return false;
+    if (!arguments || arguments->words().empty() || arguments->has("rootfs"))
+        return !pod::exists("config.json");
+    std::string path = words.store;
+    if (path.empty()) {
+        auto usual = image::Store::default_path();
+        path = usual ? std::move(*usual) : std::string();
+    }
+    const auto store = image::Store::open(path);
+    return (store && store->find(arguments->words().front())) || !pod::exists("config.json");
 }
 
 bool is_ours(const Words& words, const Command& command) {
@@ -85,6 +119,8 @@ bool is_ours(const Words& words, const Command& command) {
     const auto arguments = Arguments::parse(loose, rest);
     if (arguments && arguments->wants_help())
         return true;
+    if (command.run == create)
+        return is_image(words, rest, arguments);
     if (lists_without_argument(command.name))
         return arguments && arguments->words().empty();
     const bool is_default = words.root.empty();
@@ -119,7 +155,7 @@ int run_command(std::span<char* const> arguments) {
     const Command* command = find_command(words.rest.front());
     const auto parsed = Arguments::parse(
         *command, std::vector<std::string>(words.rest.begin() + 1, words.rest.end()));
-    const bool runs = command->run == run;
+    const bool runs = command->run == run || command->run == create;
     const auto failed = [&](const os::Error& error) {
         complain(printable(error.message));
         return runs ? exit_joey_failed : 1;

@@ -2,9 +2,10 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <fcntl.h>
 
-#include <sys/stat.h>
-
+#include "agent/os/files.hpp"
+#include "tools/joey/containers/quick_file.hpp"
 #include "tools/joey/network.hpp"
 #include "tools/pod/pod.hpp"
 
@@ -16,12 +17,10 @@ os::Result<pod::Lock> lock_pods(const Registry& registry) {
     return pod::Lock::take(registry.path() + "/pods.lock");
 }
 
-// Every user of the container reads these.
+// Every user of the container reads these; each start makes them anew.
 os::Result<void> write_for_all(const std::string& path, std::string_view text) {
-    TRY(pod::write_whole(path, text));
-    if (::chmod(path.c_str(), 0644) != 0)
-        return os::fail_errno(errno, path);
-    return {};
+    constexpr unsigned for_all = 0644;
+    return write_quickly(path, text, for_all);
 }
 
 os::Result<pod::VmConfig> vm_config(const Container& container) {
@@ -37,8 +36,26 @@ os::Result<pod::VmConfig> vm_config(const Container& container) {
 
 } // namespace
 
-os::Result<void> write_network_files(const Container& container, const std::string& directory) {
+namespace {
+
+os::Result<void> copy_files(const std::string& from, const std::string& to) {
+    for (const char* name : {"/hosts", "/resolv.conf", "/hostname"}) {
+        TRY(const std::string text, os::read_file(AT_FDCWD, (from + name).c_str()));
+        TRY(write_for_all(to + name, text));
+    }
+    return {};
+}
+
+} // namespace
+
+os::Result<void> write_network_files(const Registry& registry, const Container& container,
+                                     const std::string& directory) {
     boot::GuestNetwork guest;
+    if (container.network.starts_with("container:")) {
+        TRY(const Container other,
+            registry.find(container.network.substr(std::string_view("container:").size())));
+        return copy_files(registry.directory(other), directory);
+    }
     if (container.network == "user") {
         RawNetworkOptions raw;
         raw.dns = container.dns;
@@ -53,6 +70,8 @@ os::Result<void> write_network_files(const Container& container, const std::stri
     for (const std::string& line : container.hosts)
         guest.hosts += line + "\n";
     TRY(write_for_all(directory + "/hosts", guest.hosts));
+    for (const std::string& line : container.resolver)
+        guest.resolv_conf += line + "\n";
     TRY(write_for_all(directory + "/resolv.conf", guest.resolv_conf));
     return write_for_all(directory + "/hostname", container.hostname + "\n");
 }
@@ -64,6 +83,10 @@ os::Result<void> join_pod(Registry& registry, const Container& container) {
     const pod::StateRoot& root = registry.engine().root();
     if (const auto running = pod::Pod::open(root, container.pod); running && running->is_running())
         return {};
+    // It is another container's VM.
+    if (const auto owner = registry.find(container.pod); owner && owner->id == container.pod)
+        return os::fail(os::Code::FailedPrecondition, "container ", owner->name,
+                        ", whose VM this one shares, is not running");
     TRY(root.make());
     TRY(const pod::VmConfig config, vm_config(container));
     TRY(pod::Pod::start(root, container.pod, config));
@@ -73,6 +96,8 @@ os::Result<void> join_pod(Registry& registry, const Container& container) {
 void leave_pod(Registry& registry, const Container& container) {
     const auto held = lock_pods(registry);
     for (const Container& other : registry.list()) {
+        if (other.id == container.pod)
+            return; // the VM is that one's
         if (other.pod == container.pod && other.id != container.id &&
             registry.peek(other).is_live())
             return;

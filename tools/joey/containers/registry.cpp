@@ -11,6 +11,8 @@
 
 #include "agent/os/files.hpp"
 #include "tools/image/beneath.hpp"
+#include "tools/image/store.hpp"
+#include "tools/joey/containers/quick_file.hpp"
 
 namespace joey::containers {
 
@@ -79,8 +81,23 @@ os::Result<void> Registry::add(Container& container) {
     const std::string place = directory(container);
     TRY(pod::make_directories(place + "/log"));
     store(container, {});
-    // Last: with this file, there is the container.
-    return pod::write_whole(place + "/container.json", container.to_text());
+    // Last: with this file, there is the container. It is written once more when all of it is made.
+    return write_quickly(place + "/container.json", container.to_text());
+}
+
+os::Result<void> Registry::rename(Container& container, const std::string& name) const {
+    TRY(check_name(name));
+    TRY(const pod::Lock held, pod::Lock::take(data_ + "/lock"));
+    for (const Container& other : list()) {
+        if (other.name == name && other.id != container.id)
+            return os::fail(os::Code::AlreadyExists, "the name '", name,
+                            "' is already in use by container ", other.short_id());
+    }
+    const std::string record = directory(container) + "/container.json";
+    if (!pod::exists(record))
+        return os::fail(os::Code::NotFound, "No such container: ", container.name);
+    container.name = name;
+    return pod::write_whole(record, container.to_text());
 }
 
 os::Result<void> Registry::drop(const Container& container) const {
@@ -93,6 +110,10 @@ os::Result<void> Registry::drop(const Container& container) const {
         const std::string record = directory(container) + "/container.json";
         if (::unlink(record.c_str()) != 0 && errno != ENOENT)
             return os::fail_errno(errno, record);
+    }
+    if (!container.image_id.empty()) {
+        if (const auto store = image::Store::open(container.store))
+            store->release(container.id);
     }
     if (!container.layer.empty() && !container.layer.starts_with(directory(container) + "/")) {
         const std::size_t slash = container.layer.rfind('/');
@@ -179,10 +200,13 @@ Condition Registry::clear_away(const Container& container) {
 }
 
 void Registry::store(const Container& container, const Condition& condition) const {
-    // If it cannot be written, the last one stands; the next change tries again.
-    static_cast<void>(
-        pod::write_whole(directory(container) + "/condition.json", condition.to_text())
-            .has_value());
+    // If it cannot be written, the last one stands; the next change tries again. Only an end is to
+    // outlive a crash of the machine: what ran then has ended all the same.
+    const std::string path = directory(container) + "/condition.json";
+    const bool lasts = condition.phase == Phase::Exited && !container.remove;
+    const auto written = lasts ? pod::write_whole(path, condition.to_text())
+                               : write_quickly(path, condition.to_text());
+    static_cast<void>(written.has_value());
 }
 
 void Registry::set_stopped(const Container& container, bool stopped) const {

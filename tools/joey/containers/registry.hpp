@@ -35,6 +35,8 @@ public:
 
     // Makes the container's directory, under a name that is free: a generated one if it has none.
     os::Result<void> add(Container& container);
+    // A name that is free, instead of the one it has.
+    os::Result<void> rename(Container& container, const std::string& name) const;
     // Its files; it must have ended. Nothing of the engine's.
     os::Result<void> drop(const Container& container) const;
     os::Result<pod::Lock> lock(const Container& container) const;

@@ -3,8 +3,10 @@
 #include <functional>
 #include <unistd.h>
 
+#include "tools/image/store.hpp"
 #include "tools/joey/containers/commands.hpp"
 #include "tools/joey/containers/layer.hpp"
+#include "tools/joey/containers/quick_file.hpp"
 #include "tools/joey/containers/run_request.hpp"
 #include "tools/joey/containers/watcher.hpp"
 
@@ -21,12 +23,17 @@ os::Result<void> make_container(Session& session, RunRequest& request) {
     if (request.base.id.empty()) {
         container.root = request.base.root;
     } else {
+        TRY(const image::Store store, image::Store::open(container.store));
+        TRY(store.claim(container.image_id, container.id, directory + "/container.json"));
         TRY(prepare_layer(container, directory, request.base.root));
     }
     TRY(place_volumes(session, request, directory));
     request.config["root"]["path"] = container.root;
-    TRY(pod::write_whole(directory + "/config.json", pod::to_text(request.config)));
-    TRY(pod::write_whole(directory + "/container.json", container.to_text()));
+    const auto write = [&](const std::string& path, const std::string& text) {
+        return container.remove ? write_quickly(path, text) : pod::write_whole(path, text);
+    };
+    TRY(write(directory + "/config.json", pod::to_text(request.config)));
+    TRY(write(directory + "/container.json", container.to_text()));
     registry.note(container, "create");
     return {};
 }
@@ -71,6 +78,24 @@ os::Result<void> write_id(const Arguments& arguments, const Container& container
 
 } // namespace
 
+namespace {
+
+os::Result<void> make_whole(Session& session, const Arguments& arguments, RunRequest& request) {
+    TRY(write_id(arguments, request.container));
+    auto made = make_container(session, request);
+    if (!made && made.error().code != os::Code::AlreadyExists)
+        static_cast<void>(session.registry.drop(request.container).has_value());
+    return made;
+}
+
+} // namespace
+
+os::Result<int> create(Session& session, const Arguments& arguments) {
+    TRY(RunRequest request, read_run_request(session, arguments));
+    TRY(make_whole(session, arguments, request));
+    return print(request.container.id + "\n");
+}
+
 os::Result<int> run(Session& session, const Arguments& arguments) {
     TRY(RunRequest request, read_run_request(session, arguments));
     const Container& container = request.container;
@@ -78,13 +103,7 @@ os::Result<int> run(Session& session, const Arguments& arguments) {
         ::isatty(STDIN_FILENO) != 1)
         return os::fail(os::Code::InvalidArgument,
                         "run: the input device is not a TTY; leave -t out, or -i");
-    TRY(write_id(arguments, container));
-    const auto made = make_container(session, request);
-    if (!made) {
-        if (made.error().code != os::Code::AlreadyExists)
-            static_cast<void>(session.registry.drop(container).has_value());
-        return base::Failure(made.error());
-    }
+    TRY(make_whole(session, arguments, request));
     const Start how{request.wants, request.detach ? Size{} : own_size()};
     return begin(session, container, how, [&](os::UniqueFd socket) -> os::Result<int> {
         if (request.detach)

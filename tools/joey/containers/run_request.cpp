@@ -183,11 +183,29 @@ os::Result<void> read_network(const Arguments& arguments, Container& out) {
     out.network = arguments.value("net", arguments.value("network", "user"));
     if (out.network == "bridge" || out.network == "default")
         out.network = "user"; // what Docker's users type for "a network of its own"
-    if (out.network != "user" && out.network != "none")
+    const bool is_shared = out.network.starts_with("container:");
+    if (out.network == "host")
+        return os::fail(os::Code::InvalidArgument,
+                        "--net host: this machine's network is not in the VM; user, the default, "
+                        "reaches what it reaches, and --publish leads in");
+    if (out.network != "user" && out.network != "none" && !is_shared)
         return os::fail(os::Code::InvalidArgument, "--net ", out.network,
-                        ": give user or none; containers of one --pod share a network");
-    out.vm_options = {"--net", out.network};
+                        ": give user, none or container:NAME; containers of one --pod share a "
+                        "network");
+    if (!is_shared)
+        out.vm_options = {"--net", out.network};
+    if (arguments.has("mac-address")) {
+        out.vm_options.emplace_back("--mac");
+        out.vm_options.push_back(arguments.value("mac-address"));
+    }
     out.dns = arguments.values("dns");
+    std::string search;
+    for (const std::string& domain : arguments.values("dns-search"))
+        search += " " + domain;
+    if (!search.empty())
+        out.resolver.push_back("search" + search);
+    for (const std::string& option : arguments.values("dns-option"))
+        out.resolver.push_back("options " + option);
     for (const std::string& host : arguments.values("add-host")) {
         const std::size_t colon = host.find(':');
         if (colon == std::string::npos || colon == 0)
@@ -226,6 +244,7 @@ os::Result<RunRequest> read_run_request(const Session& session, const Arguments&
     Container& container = out.container;
     TRY(read_identity(session, arguments, container));
     TRY(read_network(arguments, container));
+    TRY(read_sharing(session, arguments, container));
     TRY(out.base, find_base(session, arguments));
     container.image = out.base.name;
     container.image_id = out.base.id;
@@ -241,7 +260,7 @@ os::Result<RunRequest> read_run_request(const Session& session, const Arguments&
     out.detach_keys = arguments.value("detach-keys", "ctrl-p,ctrl-q");
     out.proxy_signals = arguments.value("sig-proxy", "true") == "true";
     TRY(add_ports(arguments, out));
-    TRY(out.volumes, read_volumes(arguments, out.process));
+    TRY(out.volumes, read_volumes(session, arguments, out.process));
     TRY(make_config(arguments, out));
     return out;
 }

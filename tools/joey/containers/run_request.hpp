@@ -37,7 +37,7 @@ os::Result<RunRequest> read_run_request(const Session& session, const Arguments&
 os::Result<Volume> parse_volume(std::string_view text);
 os::Result<Volume> parse_mount(std::string_view text);
 os::Result<Volume> parse_tmpfs(std::string_view text);
-os::Result<std::vector<Volume>> read_volumes(const Arguments& arguments,
+os::Result<std::vector<Volume>> read_volumes(const Session& session, const Arguments& arguments,
                                              const image::ProcessDescription& process);
 // Makes their places in the container's directory; adds them to the configuration.
 os::Result<void> place_volumes(const Session& session, RunRequest& request,
@@ -51,6 +51,10 @@ struct Port {
 };
 os::Result<std::vector<Port>> parse_ports(std::string_view text);
 os::Result<void> add_ports(const Arguments& arguments, RunRequest& request);
+// run_extras.cpp: what is shared with another container; devices, groups, annotations.
+os::Result<void> read_sharing(const Session& session, const Arguments& arguments, Container& out);
+os::Result<void> add_extras(const Arguments& arguments, RunRequest& request);
+os::Result<std::vector<Volume>> volumes_from(const Session& session, const Arguments& arguments);
 // oci_config.cpp
 os::Result<void> make_config(const Arguments& arguments, RunRequest& request);
 

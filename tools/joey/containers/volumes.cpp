@@ -137,7 +137,7 @@ os::Result<Volume> parse_mount(std::string_view text) {
     return out;
 }
 
-os::Result<std::vector<Volume>> read_volumes(const Arguments& arguments,
+os::Result<std::vector<Volume>> read_volumes(const Session& session, const Arguments& arguments,
                                              const image::ProcessDescription& process) {
     std::vector<Volume> out;
     const auto add = [&out](Volume volume) -> os::Result<void> {
@@ -161,7 +161,10 @@ os::Result<std::vector<Volume>> read_volumes(const Arguments& arguments,
         TRY(Volume volume, parse_tmpfs(text));
         TRY(add(std::move(volume)));
     }
-    // Of the image, where nothing else is.
+    // Of another container and of the image, where nothing else is.
+    TRY(std::vector<Volume> others, volumes_from(session, arguments));
+    for (Volume& volume : others)
+        static_cast<void>(add(std::move(volume)).has_value());
     for (const std::string& target : process.volumes) {
         Volume volume;
         volume.kind = Volume::Kind::Own;
