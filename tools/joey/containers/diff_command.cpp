@@ -74,7 +74,7 @@ private:
         const os::UniqueFd lower = open_directory(lower_, path);
         const std::vector<std::string> here = names(upper);
         for (const std::string& name : here) {
-            const std::string whole = path.empty() ? name : path + "/" + name;
+            const std::string whole = path.empty() ? name : os::text(path, "/", name);
             struct stat now {};
             struct stat before {};
             if (::fstatat(upper.get(), name.c_str(), &now, AT_SYMLINK_NOFOLLOW) != 0)
@@ -97,7 +97,7 @@ private:
             return {};
         for (const std::string& name : names(lower)) {
             if (std::find(here.begin(), here.end(), name) == here.end())
-                TRY(add(path.empty() ? name : path + "/" + name, 'D'));
+                TRY(add(path.empty() ? name : os::text(path, "/", name), 'D'));
         }
         return {};
     }
