@@ -522,18 +522,13 @@ def watching():
         with open(f"/proc/{pid}/cgroup") as file:
             groups = file.read()
         holds("the VM is in its group", f"/joey/{ident}" in groups, groups)
-        limits = []
-        for name, path in (("memory.max", f"/sys/fs/cgroup/joey/{ident}"), ("memory.limit_in_bytes", f"/sys/fs/cgroup/memory/joey/{ident}")):
-            if os.path.exists(f"{path}/{name}"):
-                with open(f"{path}/{name}") as file:
-                    limits.append(int(file.read()))
-        with open("/proc/cgroups") as file:
-            has_memory = any(line.startswith("memory") and line.split()[3] == "1" for line in file)
-        mounted = os.path.exists("/sys/fs/cgroup/memory") or "memory" in open("/sys/fs/cgroup/cgroup.controllers").read()
-        holds("its memory there is bounded", not (has_memory and mounted) or limits and all(64 << 20 < limit < 512 << 20 for limit in limits), (limits, groups))
+        # Version 1, 2, or 2 beside 1.
+        places = [f"/sys/fs/cgroup{part}/joey/{ident}" for part in ("/memory", "", "/unified")]
+        files = [f"{place}/{name}" for place in places for name in ("memory.limit_in_bytes", "memory.max")]
+        limits = [int(open(path).read()) for path in files if os.path.exists(path)]
+        holds("its memory there is bounded", limits and all(64 << 20 < limit < 512 << 20 for limit in limits), (limits, groups))
         joey.must("stop", "-t", "0", "web")
-        equal("no group is left", [], [path for path in (f"/sys/fs/cgroup/joey/{ident}", f"/sys/fs/cgroup/memory/joey/{ident}")
-                                       if os.path.exists(path)])
+        equal("no group is left", [], [place for place in places if os.path.exists(place)])
         equal("status of logs --vm", 0, joey.do("logs", "--vm", "web").status)
         joey.must("rm", "web")
         joey.nothing_is_left()
