@@ -18,6 +18,7 @@ import zlib
 
 from harness import (JOEY, PATIENCE, Failed, case as plain_case, equal, holds, joey, one_line_failure, read_until, run, scratch,
                      started, wait_end)
+from own_network import on_tap, tap
 
 PEER = os.environ.get("NETWORK_PEER", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(JOEY))),
                                                   "tests/integration/network_peer"))
@@ -450,24 +451,6 @@ def bad_options():
 
 
 # ---- TAPs ---------------------------------------------------------------------------------------
-
-@contextlib.contextmanager
-def tap(name, *more, addresses=True):
-    tool("ip", "tuntap", "add", "dev", name, "mode", "tap", *more)
-    try:
-        if addresses:
-            tool("ip", "address", "add", "10.9.0.1/24", "dev", name)
-            tool("ip", "address", "add", "fd00:9::1/64", "dev", name, "nodad")
-        tool("ip", "link", "set", name, "up")
-        yield name
-    finally:
-        with contextlib.suppress(Failed):
-            tool("ip", "link", "delete", name)
-
-
-def on_tap(name, *more, host=2):
-    return ["--net", f"tap={name}", "--ip", f"10.9.0.{host}/24", "--ip", f"fd00:9::{host}/64", *more]
-
 
 def packets(name, direction):
     with open(f"/proc/net/dev", encoding="ascii") as file:

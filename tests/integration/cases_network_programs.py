@@ -5,16 +5,14 @@ import hashlib
 import os
 import random
 import resource
-import selectors
 import shlex
 import socket
 import struct
 import subprocess
 import sys
-import threading
 
-from cases_network import own_machine, on_tap, tap, tool
 from harness import PATIENCE, Failed, case as plain_case, equal, first_difference, holds, joey, read_until, run, scratch, started, wait_end
+from own_network import on_tap, own_machine, tap, tool
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "network_programs")
 WAIT = 60 * PATIENCE  # seconds that a socket may keep a case waiting

@@ -1,5 +1,6 @@
 """A network of the cases' own: bridges, rules and namespaces may be made in it."""
 
+import contextlib
 import ctypes
 import functools
 import socket
@@ -23,6 +24,24 @@ def tool(*argv):
     found = run(argv)
     equal(f"status of {' '.join(argv)}: {short(found.err)}", 0, found.status)
     return found.out.decode()
+
+
+@contextlib.contextmanager
+def tap(name, *more, addresses=True):
+    tool("ip", "tuntap", "add", "dev", name, "mode", "tap", *more)
+    try:
+        if addresses:
+            tool("ip", "address", "add", "10.9.0.1/24", "dev", name)
+            tool("ip", "address", "add", "fd00:9::1/64", "dev", name, "nodad")
+        tool("ip", "link", "set", name, "up")
+        yield name
+    finally:
+        with contextlib.suppress(Failed):
+            tool("ip", "link", "delete", name)
+
+
+def on_tap(name, *more, host=2):
+    return ["--net", f"tap={name}", "--ip", f"10.9.0.{host}/24", "--ip", f"fd00:9::{host}/64", *more]
 
 
 def ask(address, port):
