@@ -100,8 +100,11 @@ bool is_image(const Words& words, const std::vector<std::string>& rest,
               const os::Result<Arguments>& arguments) {
     if (std::any_of(rest.begin(), rest.end(), is_for_engines))
         return false;
-    if (!arguments || arguments->words().empty() || arguments->has("rootfs"))
+    if (arguments && arguments->has("rootfs"))
         return !pod::exists("config.json");
+    // With a mistake: only engines name a root.
+    if (!arguments || arguments->words().empty())
+        return words.root.empty() && !pod::exists("config.json");
     std::string path = words.store;
     if (path.empty()) {
         auto usual = image::Store::default_path();
