@@ -16,10 +16,8 @@ public:
         return out;
     }
     Result<String> clone() const { return from(view()); }
-    std::string_view view() const {
-        return data_.empty() ? std::string_view()
-                             : std::string_view(data_.data(), data_.size() - 1);
-    }
+    // Never of a null pointer: it may be copied from.
+    std::string_view view() const { return {c_str(), size()}; }
     const char* c_str() const { return data_.empty() ? "" : data_.data(); }
     usize size() const { return data_.empty() ? 0 : data_.size() - 1; }
     bool empty() const { return size() == 0; }

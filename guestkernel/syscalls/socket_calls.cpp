@@ -183,9 +183,9 @@ Result<long> sys_getsockopt(Task& task, int fd, int level, int name, u64 value,
     constexpr usize longest = 512;
     u8 bytes[longest];
     const usize offered = static_cast<usize>(room) < longest ? static_cast<usize>(room) : longest;
-    constexpr int level_packet = 263; // SOL_PACKET
-    if (level == level_packet)        // PACKET_HDRLEN asks by what is there
-        TRY(copy_in_bytes(bytes, value, offered));
+    constexpr int level_packet = 263;                    // SOL_PACKET
+    if (level == level_packet && offered >= sizeof(int)) // PACKET_HDRLEN asks by what is there
+        TRY(copy_in_bytes(bytes, value, sizeof(int)));
     TRY(const usize filled,
         as_socket(file).get_socket_option(level, name, std::span<u8>(bytes, offered)));
     // An answer may be longer than the room for it: its length says so.

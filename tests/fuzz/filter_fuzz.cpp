@@ -20,6 +20,7 @@
 #include "guestkernel/net/testing/virtual_link.hpp"
 #include "guestkernel/task/task.hpp"
 #include "tests/fuzz/guest_bytes.hpp"
+#include "tests/fuzz/netlink_drain.hpp"
 
 using namespace kernel::net;
 namespace testing = kernel::net::testing;
@@ -306,18 +307,6 @@ void put_message(Bytes& all, std::uint16_t type, std::uint16_t flags, std::uint8
     all.insert(all.end(), content.begin(), content.end());
 }
 
-void drain(Sender& endpoint) {
-    for (int reads = 0; reads < 10'000; reads++) {
-        netlink::QueuedMessage* message = endpoint.take();
-        if (message == nullptr && !endpoint.dumping())
-            return;
-        if (message != nullptr)
-            destroy_message(message);
-        endpoint.continue_dump();
-    }
-    std::abort(); // a dump without end
-}
-
 // One of everything that can be listed.
 void dump_all(Sender& endpoint) {
     for (const std::uint8_t type :
@@ -326,12 +315,12 @@ void dump_all(Sender& endpoint) {
         put_message(request, static_cast<std::uint16_t>(NFNL_SUBSYS_NFTABLES << 8 | type),
                     netlink::flag_dump, 0, {});
         endpoint.submit(request);
-        drain(endpoint);
+        fuzz::drain(endpoint);
     }
     Bytes request;
     put_message(request, NFNL_SUBSYS_CTNETLINK << 8 | 1, netlink::flag_dump, 0, {});
     endpoint.submit(request);
-    drain(endpoint);
+    fuzz::drain(endpoint);
 }
 
 void send_packet(testing::Pair& net, fuzz::GuestBytes& in) {
@@ -401,7 +390,7 @@ void run(fuzz::GuestBytes& in) {
         std::abort();
     Sender& endpoint = **made;
     endpoint.submit(foundation(in));
-    drain(endpoint);
+    fuzz::drain(endpoint);
     for (int batches = 0; !in.empty() && batches < 64; batches++) {
         Bytes all;
         put_message(all, NFNL_MSG_BATCH_BEGIN, 0, 0, {});
@@ -421,7 +410,7 @@ void run(fuzz::GuestBytes& in) {
         }
         put_message(all, NFNL_MSG_BATCH_END, 0, 0, {});
         endpoint.submit(all);
-        drain(endpoint);
+        fuzz::drain(endpoint);
         send_packet(net, in);
     }
     dump_all(endpoint);

@@ -25,7 +25,8 @@ public:
     requires std::is_integral_v<T> T take() {
         T value{};
         const auto taken = take_bytes(sizeof value);
-        std::memcpy(&value, taken.data(), taken.size());
+        if (!taken.empty()) // of an empty input there is nothing to point at
+            std::memcpy(&value, taken.data(), taken.size());
         return value;
     }
 

@@ -13,6 +13,7 @@
 #include "guestkernel/net/testing/virtual_link.hpp"
 #include "guestkernel/task/task.hpp"
 #include "tests/fuzz/guest_bytes.hpp"
+#include "tests/fuzz/netlink_drain.hpp"
 
 using namespace kernel::net::netlink;
 namespace testing = kernel::net::testing;
@@ -63,19 +64,6 @@ std::vector<std::uint8_t> make_message(fuzz::GuestBytes& bytes, int protocol) {
     return out;
 }
 
-void drain(Reader& endpoint) {
-    // Far more than any state that so few messages can make.
-    for (int reads = 0; reads < 10'000; reads++) {
-        QueuedMessage* message = endpoint.take();
-        if (message == nullptr && !endpoint.dumping())
-            return;
-        if (message != nullptr)
-            destroy_message(message);
-        endpoint.continue_dump();
-    }
-    std::abort(); // a dump without end
-}
-
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -106,7 +94,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             endpoint.submit(message);
             if (endpoint.queued_bytes() > endpoint.receive_buffer + 65536)
                 std::abort();
-            drain(endpoint);
+            fuzz::drain(endpoint);
         }
         endpoint.close();
         (*made) = {};

@@ -154,12 +154,13 @@ const TrackingSettings& own_settings() {
     return filter == nullptr ? untouched : filter->connections.settings;
 }
 
-template <auto Member, i64 Low, i64 High>
-constexpr TableEntry number(std::string_view name) {
+// `Of` gives the member of the settings.
+template <auto Of, i64 Low, i64 High>
+constexpr TableEntry setting(std::string_view name) {
     return {.name = name,
             .mode = read_write,
             .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                out.print("{}\n", static_cast<u64>(own_settings().*Member));
+                out.print("{}\n", static_cast<u64>(Of(own_settings())));
                 return {};
             },
             .store = [](std::string_view text, const TableContext&) -> Result<void> {
@@ -167,31 +168,25 @@ constexpr TableEntry number(std::string_view name) {
                 if (wanted < Low || wanted > High)
                     return fail(invalid);
                 TRY(Filter * filter, Filter::of(own_stack()));
-                auto& value = filter->connections.settings.*Member;
+                auto& value = Of(filter->connections.settings);
                 value = static_cast<std::remove_reference_t<decltype(value)>>(wanted);
                 return {};
             },
             .owner = net_owner};
 }
-
+template <auto Member, i64 Low, i64 High>
+constexpr TableEntry number(std::string_view name) {
+    return setting < [](auto& settings) -> auto& {
+        return settings.*Member;
+    }
+    , Low, High > (name);
+}
 template <TcpState State>
 constexpr TableEntry seconds_in(std::string_view name) {
-    return {.name = name,
-            .mode = read_write,
-            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                out.print("{}\n", own_settings().tcp[static_cast<usize>(State)]);
-                return {};
-            },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
-                TRY(const i64 wanted, parse_number(text));
-                if (wanted < 0 || wanted > most_int)
-                    return fail(invalid);
-                TRY(Filter * filter, Filter::of(own_stack()));
-                filter->connections.settings.tcp[static_cast<usize>(State)] =
-                    static_cast<u32>(wanted);
-                return {};
-            },
-            .owner = net_owner};
+    return setting < [](auto& settings) -> auto& {
+        return settings.tcp[static_cast<usize>(State)];
+    }
+    , 0, most_int > (name);
 }
 
 Result<void> show_count(TextBuilder& out, const TableContext&) {
@@ -264,12 +259,7 @@ constinit const TableEntry netfilter_entries[23] = {
     number<&Track::generic, 0, most_int>("nf_conntrack_generic_timeout"),
     number<&Track::icmp, 0, most_int>("nf_conntrack_icmp_timeout"),
     number<&Track::icmpv6, 0, most_int>("nf_conntrack_icmpv6_timeout"),
-    {.name = "nf_conntrack_max",
-     .mode = read_write,
-     .show = show_most_connections,
-     .store = store_most_connections,
-     .open = open_most_connections,
-     .owner = net_owner},
+    most_connections_entry,
     number<&Track::tcp_liberal, 0, 1>("nf_conntrack_tcp_be_liberal"),
     number<&Track::tcp_loose, 0, 1>("nf_conntrack_tcp_loose"),
     number<&Track::tcp_most_retransmitted, 0, 255>("nf_conntrack_tcp_max_retrans"),

@@ -1,6 +1,7 @@
 // /proc/net: what stands in it is the network namespace's of the process whose directory it is in.
 #pragma once
 
+#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/net/stack.hpp"
 
@@ -34,15 +35,21 @@ extern const TableEntry net_stat_entries[1];   // /proc/net/stat
 extern const TableEntry net_sysctl_entries[5]; // /proc/sys/net
 extern const TableEntry netfilter_entries[23]; // /proc/sys/net/netfilter
 
+// Whose settings the caller sees below /proc/sys/net, and who may write them: root of the user
+// namespace that owns the network namespace.
+net::Stack& own_stack();
+void net_owner(const TableContext& of, u32& uid, u32& gid);
+
 // nf_conntrack_max: in two places.
 Result<void> show_most_connections(TextBuilder& out, const TableContext& of);
 Result<void> store_most_connections(std::string_view text, const TableContext& of);
 Result<Ref<File>> open_most_connections(const Path& path, Ref<Inode> inode, u32 flags,
                                         const TableContext& of);
-
-// Whose settings the caller sees below /proc/sys/net, and who may write them: root of the user
-// namespace that owns the network namespace.
-net::Stack& own_stack();
-void net_owner(const TableContext& of, u32& uid, u32& gid);
+inline constexpr TableEntry most_connections_entry = {.name = "nf_conntrack_max",
+                                                      .mode = mode_regular | 0644,
+                                                      .show = show_most_connections,
+                                                      .store = store_most_connections,
+                                                      .open = open_most_connections,
+                                                      .owner = net_owner};
 
 } // namespace kernel::procfs

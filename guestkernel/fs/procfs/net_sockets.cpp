@@ -129,6 +129,18 @@ Result<Counts> count(net::Stack& stack, bool v6) {
     return out;
 }
 
+Result<void> list_datagrams4(TextBuilder& out, const TableContext& of, List take) {
+    out.append(" ");
+    out.append(columns4);
+    heading(out, more_columns, 127 - 1 - columns4.size());
+    return list(out, of, take, false, false);
+}
+Result<void> list_datagrams6(TextBuilder& out, const TableContext& of, List take) {
+    out.append(columns6);
+    heading(out, more_columns, 0);
+    return list(out, of, take, true, false);
+}
+
 } // namespace
 
 Result<void> show_net_tcp(TextBuilder& out, const TableContext& of) {
@@ -140,26 +152,16 @@ Result<void> show_net_tcp6(TextBuilder& out, const TableContext& of) {
     return list(out, of, net::list_tcp, true, true);
 }
 Result<void> show_net_udp(TextBuilder& out, const TableContext& of) {
-    out.append(" ");
-    out.append(columns4);
-    heading(out, more_columns, 127 - 1 - columns4.size());
-    return list(out, of, net::list_udp, false, false);
+    return list_datagrams4(out, of, net::list_udp);
 }
 Result<void> show_net_udp6(TextBuilder& out, const TableContext& of) {
-    out.append(columns6);
-    heading(out, more_columns, 0);
-    return list(out, of, net::list_udp, true, false);
+    return list_datagrams6(out, of, net::list_udp);
 }
 Result<void> show_net_udplite(TextBuilder& out, const TableContext& of) {
-    out.append(" ");
-    out.append(columns4);
-    heading(out, more_columns, 127 - 1 - columns4.size());
-    return list(out, of, net::list_udplite, false, false);
+    return list_datagrams4(out, of, net::list_udplite);
 }
 Result<void> show_net_udplite6(TextBuilder& out, const TableContext& of) {
-    out.append(columns6);
-    heading(out, more_columns, 0);
-    return list(out, of, net::list_udplite, true, false);
+    return list_datagrams6(out, of, net::list_udplite);
 }
 Result<void> show_net_raw(TextBuilder& out, const TableContext& of) {
     out.append(columns4);
@@ -167,9 +169,7 @@ Result<void> show_net_raw(TextBuilder& out, const TableContext& of) {
     return list(out, of, net::list_raw, false, false);
 }
 Result<void> show_net_raw6(TextBuilder& out, const TableContext& of) {
-    out.append(columns6);
-    heading(out, more_columns, 0);
-    return list(out, of, net::list_raw, true, false);
+    return list_datagrams6(out, of, net::list_raw);
 }
 
 Result<void> show_net_sockstat(TextBuilder& out, const TableContext& of) {

@@ -568,12 +568,7 @@ constinit const TableEntry net_sysctl_entries[5] = {
     {.name = "ipv4", .mode = directory, .children = ipv4_entries},
     {.name = "ipv6", .mode = directory, .children = ipv6_entries},
     {.name = "netfilter", .mode = directory, .children = netfilter_entries},
-    {.name = "nf_conntrack_max",
-     .mode = read_write,
-     .show = show_most_connections,
-     .store = store_most_connections,
-     .open = open_most_connections,
-     .owner = net_owner},
+    most_connections_entry,
 };
 
 } // namespace kernel::procfs

@@ -139,28 +139,19 @@ Result<void> show_operstate(TextBuilder& out, Interface& interface) {
     return {};
 }
 
-// Only virtual cables have a speed; a VM's card does not know its own.
-Result<void> show_speed(TextBuilder& out, Interface& interface) {
-    if (!interface.is_up())
+// Only virtual cables know of their line; a VM's card does not.
+Result<void> show_line(TextBuilder& out, const Interface& interface, std::string_view of_cable,
+                       std::string_view unknown) {
+    if (!interface.is_up() || interface.driver().empty())
         return fail(EINVAL);
-    if (interface.kind() == "veth")
-        out.append("10000\n");
-    else if (!interface.driver().empty())
-        out.append("-1\n");
-    else
-        return fail(EINVAL);
+    out.append(interface.kind() == "veth" ? of_cable : unknown);
     return {};
 }
+Result<void> show_speed(TextBuilder& out, Interface& interface) {
+    return show_line(out, interface, "10000\n", "-1\n");
+}
 Result<void> show_duplex(TextBuilder& out, Interface& interface) {
-    if (!interface.is_up())
-        return fail(EINVAL);
-    if (interface.kind() == "veth")
-        out.append("full\n");
-    else if (!interface.driver().empty())
-        out.append("unknown\n");
-    else
-        return fail(EINVAL);
-    return {};
+    return show_line(out, interface, "full\n", "unknown\n");
 }
 
 // The flags without those that only tell of the carrier, as set by programs.
