@@ -10,7 +10,6 @@ import os
 import random
 import socket
 import struct
-import subprocess
 import threading
 import time
 import urllib.request
@@ -18,7 +17,7 @@ import zlib
 
 from harness import (JOEY, PATIENCE, Failed, case as plain_case, equal, holds, joey, one_line_failure, read_until, run, scratch,
                      started, wait_end)
-from own_network import on_tap, tap
+from own_network import on_tap, tap, tool
 
 PEER = os.environ.get("NETWORK_PEER", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(JOEY))),
                                                   "tests/integration/network_peer"))
@@ -33,13 +32,6 @@ BULK = 8 * MEBI
 
 
 # ---- the namespace ------------------------------------------------------------------------------
-
-def tool(*argv):
-    found = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if found.returncode != 0:
-        raise Failed(f"{' '.join(argv)}: {found.stderr.strip()}")
-    return found.stdout
-
 
 def unshare(flags):
     libc = ctypes.CDLL(None, use_errno=True)

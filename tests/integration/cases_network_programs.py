@@ -1,6 +1,7 @@
 """Programs that people use on a network: on Linux and inside with the same output, between this machine and a guest, and under an attack."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -116,7 +117,7 @@ def from_here():
             holds("wrk", "Socket errors" not in report and "Non-2xx" not in report, report)
             ssh = (f"ssh -p 2222 -i {folder}/key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
                    f" root@{GUEST4}")
-            equal("ssh", "Joey 7\n", succeeds(f"{ssh} 'echo $(uname -v | grep -o Joey || uname -s) $((3 + 4))'").replace("Linux", "Joey"))
+            equal("ssh", "7\n", succeeds(f"{ssh} 'echo $((3 + 4))'"))
             holds("data by ssh", wanted in succeeds(f"seq 300000 | {ssh} cat | sha256sum"))
             for line in succeeds(f"redis-benchmark -h {GUEST4} -n 3000 -c 10 -t set,get --csv").splitlines()[1:]:
                 holds("redis-benchmark", float(line.split(",")[1].strip('"')) > 0, line)
@@ -211,7 +212,7 @@ def wire(name="tap0"):
                 except (BlockingIOError, InterruptedError):
                     continue
                 except OSError as problem:
-                    if problem.errno != 105:  # ENOBUFS
+                    if problem.errno != errno.ENOBUFS:
                         raise
         yield send, bytes.fromhex(neighbour.replace(":", ""))
 
