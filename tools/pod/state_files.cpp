@@ -83,19 +83,33 @@ os::Result<void> check_id(std::string_view id) {
     return {};
 }
 
-os::Result<void> write_whole(const std::string& path, std::string_view text) {
+namespace {
+
+// Its content and whatever else makes it `finished` come before the name.
+template <typename F>
+os::Result<void> replace(const std::string& path, std::string_view text, F&& finished) {
     std::string temporary = path + ".XXXXXX";
     const os::UniqueFd file(::mkostemp(temporary.data(), O_CLOEXEC));
     if (!file)
         return os::fail_errno(errno, "make ", temporary);
     const auto written = write_all(file.get(), text);
-    // To the disk before the name: after a crash of the machine, no empty file has the name.
-    if (!written || ::fsync(file.get()) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) {
+    if (!written || finished(file.get()) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) {
         const int error = errno;
         ::unlink(temporary.c_str());
         return os::fail_errno(error, "write ", path);
     }
     return {};
+}
+
+} // namespace
+
+os::Result<void> write_whole(const std::string& path, std::string_view text) {
+    // To the disk: after a crash of the machine, no empty file has the name.
+    return replace(path, text, [](int file) { return ::fsync(file); });
+}
+
+os::Result<void> write_quickly(const std::string& path, std::string_view text, unsigned mode) {
+    return replace(path, text, [mode](int file) { return ::fchmod(file, mode); });
 }
 
 os::Result<Json> read_json(const std::string& path) {

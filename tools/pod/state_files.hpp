@@ -16,6 +16,10 @@ namespace pod {
 os::Result<void> check_id(std::string_view id);
 
 os::Result<void> write_whole(const std::string& path, std::string_view text);
+// The same for files that a crash of the machine may take: not synced, which costs milliseconds on
+// a disk. What is found empty after a crash counts as not there.
+os::Result<void> write_quickly(const std::string& path, std::string_view text,
+                               unsigned mode = 0600);
 os::Result<Json> read_json(const std::string& path);
 
 // Seen from where this is run.

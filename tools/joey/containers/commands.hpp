@@ -49,9 +49,17 @@ os::Result<int> info(Session& session, const Arguments& arguments);
 os::Result<int> diff(Session& session, const Arguments& arguments);
 // volume_commands.cpp
 os::Result<int> volume(Session& session, const Arguments& arguments);
+bool mounts_volume(const Container& container, const std::string& volume);
 os::Result<void> remove_volume(const Session& session, const std::string& name);
 // metrics_command.cpp
 os::Result<int> metrics(Session& session, const Arguments& arguments);
+// logs_command.cpp: what --since and --until say
+struct Span {
+    std::int64_t since = 0;
+    std::int64_t until = INT64_MAX;
+    bool has(std::int64_t time) const { return time >= since && time <= until; }
+};
+os::Result<Span> span_of(const Arguments& arguments);
 // vm_log_command.cpp: `logs --vm`, `--kernel`, `--agent`
 bool wants_vm_log(const Arguments& arguments);
 os::Result<int> vm_log(Session& session, const Arguments& arguments);

@@ -19,23 +19,6 @@ namespace {
 
 using pod::Json;
 
-struct Span {
-    std::int64_t since = 0;
-    std::int64_t until = INT64_MAX;
-    bool has(std::int64_t time) const { return time >= since && time <= until; }
-};
-
-os::Result<Span> span_of(const Arguments& arguments) {
-    Span out;
-    if (arguments.has("since")) {
-        TRY(out.since, parse_time(arguments.value("since")));
-    }
-    if (arguments.has("until")) {
-        TRY(out.until, parse_time(arguments.value("until")));
-    }
-    return out;
-}
-
 // On a terminal, a log that is looked at later does not get to drive it: of what controls a
 // terminal, line ends, tabs and colours pass.
 std::string tamed(std::string_view text) {
@@ -94,6 +77,17 @@ os::Result<std::size_t> tail_of(const Arguments& arguments) {
 }
 
 } // namespace
+
+os::Result<Span> span_of(const Arguments& arguments) {
+    Span out;
+    if (arguments.has("since")) {
+        TRY(out.since, parse_time(arguments.value("since")));
+    }
+    if (arguments.has("until")) {
+        TRY(out.until, parse_time(arguments.value("until")));
+    }
+    return out;
+}
 
 os::Result<int> logs(Session& session, const Arguments& arguments) {
     if (wants_vm_log(arguments))

@@ -46,11 +46,6 @@ std::uint64_t disk_bytes(const std::string& path) {
     return bytes;
 }
 
-std::string volumes_of(const Session& session) {
-    const std::string& data = session.registry.path();
-    return data.substr(0, data.rfind('/')) + "/volumes";
-}
-
 // As Docker asks; without an answer, it is no.
 bool may_go_on(const Arguments& arguments, std::string_view what) {
     if (arguments.has("force"))
@@ -97,8 +92,11 @@ os::Result<Usage> usage_of_images(Session& session, const std::vector<Container>
                 return container.image_id == one.id.text();
             });
         out.active += is_used ? 1U : 0U;
+        out.reclaimable += is_used ? 0 : one.unpacked_bytes;
     }
     out.bytes = disk_bytes(session.store);
+    // Images share layers.
+    out.reclaimable = std::min(out.reclaimable, out.bytes);
     return out;
 }
 
@@ -115,17 +113,14 @@ Usage usage_of_containers(Session& session, const std::vector<Container>& contai
 }
 
 bool is_mounted(const std::vector<Container>& containers, const std::string& volume) {
-    return std::any_of(containers.begin(), containers.end(), [&](const Container& one) {
-        return std::any_of(one.mounts.begin(), one.mounts.end(), [&](const Json& mount) {
-            return pod::string_of(mount, "Name") == volume;
-        });
-    });
+    return std::any_of(containers.begin(), containers.end(),
+                       [&](const Container& one) { return mounts_volume(one, volume); });
 }
 
 Usage usage_of_volumes(const Session& session, const std::vector<Container>& containers) {
     Usage out{"Local Volumes", 0, 0, 0, 0};
-    for (const std::string& name : pod::names_in(volumes_of(session))) {
-        const std::uint64_t bytes = disk_bytes(volumes_of(session) + "/" + name);
+    for (const std::string& name : pod::names_in(session.registry.volumes())) {
+        const std::uint64_t bytes = disk_bytes(session.registry.volumes() + "/" + name);
         const bool is_used = is_mounted(containers, name);
         ++out.total;
         out.active += is_used ? 1U : 0U;
@@ -258,10 +253,10 @@ os::Result<int> system_prune(Session& session, const Arguments& arguments) {
     TRY(remove_stopped(session, freed));
     const std::vector<Container> left = session.registry.list();
     for (const std::string& name :
-         volumes ? pod::names_in(volumes_of(session)) : std::vector<std::string>()) {
+         volumes ? pod::names_in(session.registry.volumes()) : std::vector<std::string>()) {
         if (is_mounted(left, name))
             continue;
-        freed += disk_bytes(volumes_of(session) + "/" + name);
+        freed += disk_bytes(session.registry.volumes() + "/" + name);
         TRY(remove_volume(session, name));
     }
     TRY(const image::Store store, image::Store::open(session.store));

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 
 #include "agent/os/files.hpp"
-#include "tools/joey/containers/quick_file.hpp"
 #include "tools/joey/network.hpp"
 #include "tools/pod/pod.hpp"
 
@@ -20,7 +19,7 @@ os::Result<pod::Lock> lock_pods(const Registry& registry) {
 // Every user of the container reads these; each start makes them anew.
 os::Result<void> write_for_all(const std::string& path, std::string_view text) {
     constexpr unsigned for_all = 0644;
-    return write_quickly(path, text, for_all);
+    return pod::write_quickly(path, text, for_all);
 }
 
 os::Result<pod::VmConfig> vm_config(const Container& container) {

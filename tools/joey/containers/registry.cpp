@@ -12,7 +12,6 @@
 #include "agent/os/files.hpp"
 #include "tools/image/beneath.hpp"
 #include "tools/image/store.hpp"
-#include "tools/joey/containers/quick_file.hpp"
 
 namespace joey::containers {
 
@@ -82,7 +81,7 @@ os::Result<void> Registry::add(Container& container) {
     TRY(pod::make_directories(place + "/log"));
     store(container, {});
     // Last: with this file, there is the container. It is written once more when all of it is made.
-    return write_quickly(place + "/container.json", container.to_text());
+    return pod::write_quickly(place + "/container.json", container.to_text());
 }
 
 os::Result<void> Registry::rename(Container& container, const std::string& name) const {
@@ -205,7 +204,7 @@ void Registry::store(const Container& container, const Condition& condition) con
     const std::string path = directory(container) + "/condition.json";
     const bool lasts = condition.phase == Phase::Exited && !container.remove;
     const auto written = lasts ? pod::write_whole(path, condition.to_text())
-                               : write_quickly(path, condition.to_text());
+                               : pod::write_quickly(path, condition.to_text());
     static_cast<void>(written.has_value());
 }
 

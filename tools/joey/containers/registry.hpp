@@ -24,6 +24,8 @@ public:
         : data_(std::move(data)), engine_(std::move(root)) {}
 
     const std::string& path() const { return data_; }
+    // Where volumes with names are: they live longer than containers, beside them.
+    std::string volumes() const { return data_.substr(0, data_.rfind('/')) + "/volumes"; }
     pod::Engine& engine() { return engine_; }
     const pod::Engine& engine() const { return engine_; }
     std::string directory(const Container& container) const { return data_ + "/" + container.id; }

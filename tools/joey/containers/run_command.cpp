@@ -6,7 +6,6 @@
 #include "tools/image/store.hpp"
 #include "tools/joey/containers/commands.hpp"
 #include "tools/joey/containers/layer.hpp"
-#include "tools/joey/containers/quick_file.hpp"
 #include "tools/joey/containers/run_request.hpp"
 #include "tools/joey/containers/watcher.hpp"
 
@@ -30,7 +29,7 @@ os::Result<void> make_container(Session& session, RunRequest& request) {
     TRY(place_volumes(session, request, directory));
     request.config["root"]["path"] = container.root;
     const auto write = [&](const std::string& path, const std::string& text) {
-        return container.remove ? write_quickly(path, text) : pod::write_whole(path, text);
+        return container.remove ? pod::write_quickly(path, text) : pod::write_whole(path, text);
     };
     TRY(write(directory + "/config.json", pod::to_text(request.config)));
     TRY(write(directory + "/container.json", container.to_text()));

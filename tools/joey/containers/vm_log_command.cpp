@@ -27,8 +27,7 @@ struct Choice {
     bool agent = false;
     bool all = false;
     std::size_t level = levels.size() - 1;
-    std::int64_t since = 0;
-    std::int64_t until = INT64_MAX;
+    Span span;
     std::size_t tail = ~std::size_t{0};
     bool json = false;
 
@@ -37,8 +36,7 @@ struct Choice {
             return false;
         const auto* known = std::find(levels.begin(), levels.end(), line.level);
         const auto rank = static_cast<std::size_t>(known - levels.begin());
-        const std::int64_t at = nanoseconds_of(line.time);
-        return rank <= level && at >= since && at <= until;
+        return rank <= level && span.has(nanoseconds_of(line.time));
     }
 };
 
@@ -53,12 +51,7 @@ os::Result<Choice> read_choice(const Arguments& arguments) {
         return os::fail(os::Code::InvalidArgument, "--level ", level,
                         ": give error, warning, info, debug or trace");
     out.level = static_cast<std::size_t>(known - levels.begin());
-    if (arguments.has("since")) {
-        TRY(out.since, parse_time(arguments.value("since")));
-    }
-    if (arguments.has("until")) {
-        TRY(out.until, parse_time(arguments.value("until")));
-    }
+    TRY(out.span, span_of(arguments));
     const std::string tail = arguments.value("tail", "all");
     char* end = nullptr;
     if (tail != "all") {
@@ -151,7 +144,7 @@ os::Result<int> vm_log(Session& session, const Arguments& arguments) {
         for (const std::string& line : lines)
             TRY(print(line));
         lines.clear();
-        if (!arguments.has("follow") || choice.until < now_nanoseconds() ||
+        if (!arguments.has("follow") || choice.span.until < now_nanoseconds() ||
             !session.registry.condition(container).is_live())
             return 0;
         constexpr int interval = 200; // milliseconds

@@ -15,19 +15,11 @@ namespace {
 
 using pod::Json;
 
-std::string place_of(const Session& session) {
-    const std::string& data = session.registry.path();
-    return data.substr(0, data.rfind('/')) + "/volumes";
-}
-
 // Who has it, running or not.
 std::vector<std::string> users_of(const Session& session, const std::string& volume) {
     std::vector<std::string> out;
     for (const Container& one : session.registry.list()) {
-        const bool uses = std::any_of(one.mounts.begin(), one.mounts.end(), [&](const Json& mount) {
-            return pod::string_of(mount, "Name") == volume;
-        });
-        if (uses)
+        if (mounts_volume(one, volume))
             out.push_back(one.name);
     }
     return out;
@@ -35,7 +27,7 @@ std::vector<std::string> users_of(const Session& session, const std::string& vol
 
 os::Result<std::string> existing(const Session& session, const std::string& name) {
     TRY(check_name(name));
-    const std::string path = place_of(session) + "/" + name;
+    const std::string path = session.registry.volumes() + "/" + name;
     if (!pod::exists(path))
         return os::fail(os::Code::NotFound, "no such volume: ", name);
     return path;
@@ -44,12 +36,12 @@ os::Result<std::string> existing(const Session& session, const std::string& name
 Json description(const Session& session, const std::string& name) {
     return Json{{"Name", name},
                 {"Driver", "local"},
-                {"Mountpoint", place_of(session) + "/" + name},
+                {"Mountpoint", session.registry.volumes() + "/" + name},
                 {"Scope", "local"}};
 }
 
 os::Result<int> list(const Session& session, const Arguments& arguments) {
-    const std::vector<std::string> names = pod::names_in(place_of(session));
+    const std::vector<std::string> names = pod::names_in(session.registry.volumes());
     const std::string format = arguments.value("format", "table");
     std::string out;
     std::vector<std::vector<std::string>> rows = {{"DRIVER", "VOLUME NAME"}};
@@ -66,12 +58,18 @@ os::Result<int> list(const Session& session, const Arguments& arguments) {
 
 } // namespace
 
+bool mounts_volume(const Container& container, const std::string& volume) {
+    return std::any_of(container.mounts.begin(), container.mounts.end(),
+                       [&](const Json& mount) { return pod::string_of(mount, "Name") == volume; });
+}
+
 os::Result<void> remove_volume(const Session& session, const std::string& name) {
     TRY(existing(session, name));
     if (const auto users = users_of(session, name); !users.empty())
         return os::fail(os::Code::FailedPrecondition, "volume ", name, " is in use by container ",
                         users.front());
-    const os::UniqueFd place(::open(place_of(session).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const os::UniqueFd place(
+        ::open(session.registry.volumes().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     const auto removed = place ? image::remove_tree(place.get(), name) : base::Failure(errno);
     if (!removed)
         return os::fail_errno(removed.error(), "remove volume ", name);
@@ -86,11 +84,11 @@ os::Result<int> volume(Session& session, const Arguments& arguments) {
     if (verb == "create") {
         const std::string name = names.empty() ? fresh_id() : names.front();
         TRY(check_name(name));
-        TRY(pod::make_directories(place_of(session) + "/" + name));
+        TRY(pod::make_directories(session.registry.volumes() + "/" + name));
         return print(name + "\n");
     }
     if (verb == "prune") {
-        for (const std::string& name : pod::names_in(place_of(session))) {
+        for (const std::string& name : pod::names_in(session.registry.volumes())) {
             if (!users_of(session, name).empty())
                 continue;
             TRY(remove_volume(session, name));

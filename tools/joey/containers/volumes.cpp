@@ -215,11 +215,6 @@ os::Result<void> make_bind_source(const Volume& volume) {
     }
 }
 
-// Those with names live longer than containers: beside them.
-std::string volumes_beside(const std::string& data) {
-    return data.substr(0, data.rfind('/')) + "/volumes/";
-}
-
 os::Result<std::string> source_of(const Session& session, const Volume& volume,
                                   const RunRequest& request, const std::string& directory,
                                   std::size_t number) {
@@ -228,8 +223,8 @@ os::Result<std::string> source_of(const Session& session, const Volume& volume,
         TRY(make_bind_source(volume));
         return volume.source;
     case Volume::Kind::Named:
-        return make_volume(os::text(volumes_beside(session.registry.path()), volume.source),
-                           request, volume.target);
+        return make_volume(os::text(session.registry.volumes(), "/", volume.source), request,
+                           volume.target);
     case Volume::Kind::Own:
         return make_volume(os::text(directory, "/volumes/", number), request, volume.target);
     case Volume::Kind::Memory:
