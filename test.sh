@@ -28,6 +28,6 @@ if wants fuzz || wants fuzz-long; then
     fuzzers=(tests/fuzz/{queue,transport,net_device,vsock,elf,fs,agent,spec,ttrpc,image_documents,image_layer}_fuzz)
     ! wants fuzz-long || fuzzers+=(tests/fuzz/{filter,net,netlink,tcp,pod,shim}_fuzz)
     CXX=clang++ build_in "$top/build-fuzz" "-Dfuzzers=true -Db_sanitize=address,undefined -Dkernel=false -Db_lundef=false \
-        -Dcpp_args=-fsanitize=fuzzer-no-link,-g1" "${fuzzers[@]}"
+        -Dcpp_args=['-fsanitize=fuzzer-no-link','-g1']" "${fuzzers[@]}"
 fi
 exec python3 "$top/tools/test/run_suites.py" --top "$top" "${suites[@]}"
