@@ -12,11 +12,13 @@
 
 namespace kernel {
 
+constinit base::Atomic<u32> most_receive_buffer{most_buffer_by_default};
+constinit base::Atomic<u32> most_send_buffer{most_buffer_by_default};
+
 namespace {
 
 constexpr int sigpipe = 13;
 constexpr unsigned cap_net_admin = 12;
-constexpr u32 buffer_limit = 212992; // net.core.wmem_max and rmem_max
 constexpr u32 least_send_buffer = 4608, least_receive_buffer = 2304;
 
 // Boolean options that are kept and shown, whether or not the family makes use of them.
@@ -71,9 +73,11 @@ MicroTime timeout_shown(u64 ns) {
 }
 
 // What is asked for is doubled for the kernel's own needs (socket(7)).
-u32 buffer_value(int wanted, u32 least, bool forced) {
-    u32 size = static_cast<u32>(wanted);
-    const u32 limit = forced ? 0x3fff'ffffu : buffer_limit;
+u32 buffer_value(int wanted, u32 least, bool forced, const base::Atomic<u32>& most) {
+    constexpr u32 doubled = 0x3fff'ffff;
+    u32 size = static_cast<u32>(wanted), limit = doubled;
+    if (!forced && most.load(base::Order::Relaxed) < doubled)
+        limit = most.load(base::Order::Relaxed);
     size = (size > limit ? limit : size) * 2;
     return size < least ? least : size;
 }
@@ -200,9 +204,11 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
     case SO_RCVBUF: {
         const bool forced = name == SO_SNDBUFFORCE || name == SO_RCVBUFFORCE;
         if (name == SO_SNDBUF || name == SO_SNDBUFFORCE)
-            options_.send_buffer = buffer_value(number, least_send_buffer, forced);
+            options_.send_buffer =
+                buffer_value(number, least_send_buffer, forced, most_send_buffer);
         else
-            options_.receive_buffer = buffer_value(number, least_receive_buffer, forced);
+            options_.receive_buffer =
+                buffer_value(number, least_receive_buffer, forced, most_receive_buffer);
         buffers_changed();
         return {};
     }

@@ -95,6 +95,11 @@ struct ReceiveRequest {
     void add_control(int level, int type, const void* data, u32 bytes);
 };
 
+// net.core.rmem_max and wmem_max: what SO_RCVBUF and SO_SNDBUF can ask for, in bytes; of all
+// namespaces.
+inline constexpr u32 most_buffer_by_default = 212992;
+extern base::Atomic<u32> most_receive_buffer, most_send_buffer;
+
 // What setsockopt(2) can set at SOL_SOCKET for any family.
 struct SocketOptions {
     u64 receive_timeout_ns = 0, send_timeout_ns = 0; // 0: none

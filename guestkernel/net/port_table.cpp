@@ -12,6 +12,34 @@ struct PortTable::Bucket {
     base::IntrusiveList<PortOwner, &PortOwner::receiver_node_> receivers;
 };
 
+ReservedPorts::~ReservedPorts() {
+    delete[] bits_;
+}
+
+bool ReservedPorts::contains(u16 port) const {
+    const base::Atomic<u64>* bits = bits_;
+    return bits != nullptr && (bits[port / 64].load(base::Order::Relaxed) >> port % 64 & 1) != 0;
+}
+
+Result<void> ReservedPorts::replace(std::span<const u64, words> ports) {
+    base::Atomic<u64>* fresh =
+        bits_ == nullptr ? new (std::nothrow) base::Atomic<u64>[words] {} : nullptr;
+    if (bits_ == nullptr && fresh == nullptr)
+        return fail(ENOMEM);
+    {
+        SpinGuard guard(lock_);
+        if (bits_ == nullptr) {
+            base::fence(base::Order::Release);
+            bits_ = fresh;
+            fresh = nullptr;
+        }
+        for (usize i = 0; i < words; i++)
+            bits_[i].store(ports[i], base::Order::Relaxed);
+    }
+    delete[] fresh; // another one was first
+    return {};
+}
+
 PortTable::PortTable() = default;
 PortTable::~PortTable() {
     delete[] buckets_;
@@ -87,6 +115,8 @@ Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, boo
         random_bytes(&offset, sizeof offset);
     for (u32 i = 0; i < count; i++) {
         const u16 candidate = static_cast<u16>(range.first + (u64{offset} + i) % count);
+        if (range.reserved != nullptr && range.reserved->contains(candidate))
+            continue;
         Bucket& in = bucket(candidate);
         SpinGuard guard(in.lock);
         bool used = false, shareable = usable != nullptr;

@@ -39,11 +39,31 @@ private:
     bool receiving_ = false;
 };
 
+// net.ipv4.ip_local_reserved_ports: those that nobody gets who asks for any. Changed as a whole and
+// looked at without a lock: who asks meanwhile may meet the old set or the new one.
+class ReservedPorts {
+public:
+    static constexpr usize words = 65536 / 64;
+    ReservedPorts() = default;
+    ~ReservedPorts();
+    ReservedPorts(const ReservedPorts&) = delete;
+    ReservedPorts& operator=(const ReservedPorts&) = delete;
+
+    bool contains(u16 port) const;
+    // ENOMEM; nothing has changed then.
+    Result<void> replace(std::span<const u64, words> ports);
+
+private:
+    base::Atomic<u64>* volatile bits_ = nullptr; // null: none ever
+    SpinLock lock_{LockRank::NetTable};
+};
+
 class PortTable {
 public:
     static constexpr usize buckets = 1024;
     struct Range {
         u16 first = 32768, last = 60999; // net.ipv4.ip_local_port_range
+        const ReservedPorts* reserved = nullptr;
     };
 
     PortTable();

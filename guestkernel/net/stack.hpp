@@ -43,18 +43,17 @@ struct StackSettings {
     bool non_local_bind4 = false, non_local_bind6 = false;
     bool bind_v6_only = false;
     bool echo_ignore_all = false, echo_ignore_broadcasts = true, ignore_bogus_errors = true;
-    PortTable::Range local_ports;
+    ReservedPorts reserved_ports;
+    PortTable::Range local_ports{.reserved = &reserved_ports};
     u16 unprivileged_port_start = 1024;
     u32 ping_group_first = 1, ping_group_last = 0; // net.ipv4.ping_group_range: nobody
     u32 icmp_rate_limit_ms = 1000, icmp_rate_mask = 6168;
     u32 icmp_messages_per_second = 1000, icmp_burst = 50;
     u32 fragment_high4 = 4 * 1024 * 1024, fragment_time4_ms = 30'000;
     u32 fragment_high6 = 4 * 1024 * 1024, fragment_time6_ms = 60'000;
-    u32 fragment_max_distance = 64;
     u32 min_pmtu = 552, mtu_expires_s = 600;
-    u32 receive_buffer_default = 212992, receive_buffer_max = 212992;
-    u32 send_buffer_default = 212992, send_buffer_max = 212992;
-    u32 max_backlog = 1000;
+    u32 receive_buffer_default = 212992;
+    u32 send_buffer_default = 212992;
     u32 igmp_max_memberships = 20;
     Interface::Settings default_interface;
     // What "all" says of the settings that count together with an interface's own.

@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -94,6 +95,22 @@ void sockets() {
         close(fd);
 }
 
+// A socket on any address, or -1 and errno.
+int bound_to(int type, int port) {
+    const int fd = socket(AF_INET, type, 0);
+    const sockaddr_in at = loopback(port);
+    if (bind(fd, reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+int port_of(int fd) {
+    sockaddr_in own{};
+    socklen_t length = sizeof own;
+    return getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 ? ntohs(own.sin_port)
+                                                                            : -1;
+}
+
 void settings() {
     const std::string ipv4 = "/proc/sys/net/ipv4/";
     // Linux gives a new namespace what the first one has.
@@ -114,6 +131,23 @@ void settings() {
     CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0);
     CHECK(ntohs(own.sin_port) >= 40000 && ntohs(own.sin_port) <= 40009);
     close(fd);
+    // Of ten ports one is left for those who ask for any; by its number each can be had.
+    const std::string reserved = ipv4 + "ip_local_reserved_ports";
+    CHECK(text_of(reserved) == "\n");
+    CHECK(store(reserved, "40008,40000-40006\n") == 0);
+    CHECK(text_of(reserved) == "40000-40006,40008\n");
+    for (const char* const wrong : {"5-3", "65536", "1,x", "1-"})
+        CHECK(store(reserved, wrong) == -1);
+    CHECK(store(reserved, "40000-40006,40008-40009\n") == 0);
+    for (const int type : {SOCK_DGRAM, SOCK_STREAM}) {
+        const int first = bound_to(type, 0), second = bound_to(type, 0),
+                  by_number = bound_to(type, 40008);
+        CHECK(port_of(first) == 40007 && second == -1 && errno == EADDRINUSE);
+        CHECK(port_of(by_number) == 40008);
+        close(first);
+        close(by_number);
+    }
+    CHECK(store(reserved, "\n") == 0 && text_of(reserved) == "\n");
     CHECK(text_of(ipv4 + "ip_unprivileged_port_start") == "1024\n");
     CHECK(store(ipv4 + "ip_unprivileged_port_start", "80") == 0);
     CHECK(text_of(ipv4 + "ip_unprivileged_port_start") == "80\n");
@@ -121,6 +155,23 @@ void settings() {
     CHECK(store(ipv4 + "tcp_syn_retries", "3") == 0 && text_of(ipv4 + "tcp_syn_retries") == "3\n");
     CHECK(store(ipv4 + "ping_group_range", "0 100") == 0);
     CHECK(text_of(ipv4 + "ping_group_range") == "0\t100\n");
+    CHECK(store(ipv4 + "tcp_congestion_control", "nonsense") == -1);
+    CHECK(store(ipv4 + "tcp_congestion_control", "reno\n") == 0);
+    CHECK(text_of(ipv4 + "tcp_congestion_control") == "reno\n");
+    char algorithm[16] = {};
+    const int stream = socket(AF_INET, SOCK_STREAM, 0);
+    socklen_t name_length = sizeof algorithm;
+    CHECK(getsockopt(stream, IPPROTO_TCP, TCP_CONGESTION, algorithm, &name_length) == 0);
+    CHECK(std::string(algorithm) == "reno");
+    close(stream);
+    CHECK(text_of(ipv4 + "tcp_notsent_lowat") == "4294967295\n");
+    CHECK(store(ipv4 + "tcp_notsent_lowat", "131072") == 0);
+    CHECK(text_of(ipv4 + "tcp_notsent_lowat") == "131072\n");
+    for (const char* const name : {"tcp_dsack", "tcp_invalid_ratelimit", "tcp_challenge_ack_limit",
+                                   "tcp_min_snd_mss", "route/min_pmtu", "ipfrag_time"}) {
+        const std::string old = text_of(ipv4 + name);
+        CHECK(!old.empty() && store(ipv4 + name, old) == 0);
+    }
     CHECK(text_of("/proc/sys/net/core/somaxconn") == "4096\n");
     CHECK(store("/proc/sys/net/core/somaxconn", "-1") == -1);
 }

@@ -12,7 +12,6 @@ struct Settings {
     u8 reuse_time_wait = 2; // 0 never, 1 always, 2 loopback only
     bool slow_start_after_idle = true, abort_on_overflow = false, moderate_receive_buffer = true;
     bool protect_time_wait = false; // tcp_rfc1337
-    bool auto_corking = true;
     u8 syn_retries = 6, syn_ack_retries = 5, orphan_retries = 0;
     u8 retries_before_doubt = 3, retries = 15;
     u8 keepalive_probes = 9;
