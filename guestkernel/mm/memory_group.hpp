@@ -62,6 +62,7 @@ u64 restart_peak(MemoryGroup& group);
 usize reclaim_memory_group(MemoryGroup& group, usize wanted);
 // Ends the process of the group (null: of all) that holds most memory. False: there is none.
 bool kill_for_memory(MemoryGroup* within);
+u64 killed_for_memory(); // how often, since the start
 // A new limit: brings the group below it, by force if need be.
 void enforce_memory_limit(MemoryGroup& group);
 // The usage is beyond memory.high: whoever allocates gives up cache, and time. On the way to user

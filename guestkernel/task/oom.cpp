@@ -12,6 +12,8 @@ namespace {
 
 constexpr i32 never = -1000; // oom_score_adj
 
+constinit base::Atomic<u64> kills{0};
+
 // Resident pages, shifted by the adjustment: a thousandth of memory per point.
 i64 badness(Process& process, u64 total_pages) {
     Task* task = process.first_task();
@@ -48,6 +50,10 @@ bool kill_whole_group(MemoryGroup& of, const MemoryGroup* within) {
 
 } // namespace
 
+u64 killed_for_memory() {
+    return kills.load(base::Order::Relaxed);
+}
+
 bool kill_for_memory(MemoryGroup* within) {
     const u64 total_pages = memory_stats().total;
     Ref<Process> victim;
@@ -79,6 +85,7 @@ bool kill_for_memory(MemoryGroup* within) {
         group = memory_group_by_number(victim->first_task()->memory_owner);
         pages = static_cast<u64>(worst);
     }
+    kills.fetch_add(1, base::Order::Relaxed);
     log::warning("out of memory: killing process {} ({} KiB)", pid, pages * (page_size / 1024));
     if (group != nullptr) {
         note_memory_event(*group, EventOomKill);

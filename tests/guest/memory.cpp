@@ -4,6 +4,7 @@
 #include <csetjmp>
 #include <csignal>
 #include <fcntl.h>
+#include <fstream>
 #include <string>
 #include <unistd.h>
 
@@ -665,6 +666,26 @@ void shared_and_copied() {
     unmap(shared, 2);
 }
 
+// /proc/vmstat counts for the whole machine.
+long counted(const char* name) {
+    std::ifstream file("/proc/vmstat");
+    std::string found;
+    long value = -1;
+    while (file >> found >> value)
+        if (found == name)
+            return value;
+    return -1;
+}
+void counts() {
+    const long before = counted("pgfault");
+    char* pages = map(256);
+    for (size_t i = 0; i < 256; i += 64)
+        pages[i * page] = 1;
+    CHECK(before > 0 && counted("pgfault") > before);
+    CHECK(counted("pgmajfault") >= 0 && counted("oom_kill") >= 0);
+    unmap(pages, 256);
+}
+
 void other_parts() {
     // remap_file_pages(2), emulated since Linux 4.0.
     const int fd = memfd_create("pages", 0);
@@ -715,5 +736,6 @@ int main() {
         foreign_memory();
     shared_and_copied();
     other_parts();
+    counts();
     return 0;
 }

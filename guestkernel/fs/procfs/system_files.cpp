@@ -2,11 +2,13 @@
 #include <linux/errno.h>
 
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/counters.hpp"
 #include "guestkernel/cgroup/view.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/sched/scheduler.hpp"
@@ -200,7 +202,13 @@ Result<void> show_vmstat(TextBuilder& out, const TableContext&) {
               m.anonymous, m.cached + m.shared, m.dirty);
     out.print("nr_slab_unreclaimable {}\nnr_page_table_pages {}\nnr_kernel_stack {}\nnr_shmem {}\n",
               m.slab, m.page_tables, m.kernel_stacks * (page_size / 1024), m.shared);
-    out.append("pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n");
+    u64 minor = 0, major = 0;
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++) {
+        minor += arch::counters(cpu).minor_faults;
+        major += arch::counters(cpu).major_faults;
+    }
+    out.print("pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\npgfault {}\npgmajfault {}\noom_kill {}\n",
+              minor + major, major, killed_for_memory());
     return {};
 }
 
