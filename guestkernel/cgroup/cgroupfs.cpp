@@ -407,14 +407,7 @@ Result<usize> CgroupOpenFile::read(IoBuffer& out, u64 offset) {
             return fail(ENOMEM);
         made_ = true;
     }
-    if (offset >= text_.size())
-        return usize{0};
-    const usize left = text_.size() - static_cast<usize>(offset);
-    const usize wanted = out.remaining() < left ? out.remaining() : left;
-    const usize done = out.copy_out(text_.view().data() + offset, wanted);
-    if (done == 0 && wanted != 0)
-        return fail(EFAULT);
-    return done;
+    return text_.read(out, offset);
 }
 
 // The others keep what they have seen so far.

@@ -176,24 +176,6 @@ u64 present_cpus() {
     return count >= 64 ? ~u64{0} : (u64{1} << count) - 1;
 }
 
-void show_list(TextBuilder& out, u64 mask) {
-    bool first = true;
-    for (unsigned cpu = 0; cpu < 64; cpu++) {
-        if ((mask >> cpu & 1) == 0)
-            continue;
-        unsigned last = cpu;
-        while (last + 1 < 64 && (mask >> (last + 1) & 1) != 0)
-            last++;
-        out.append(first ? "" : ",");
-        out.number(cpu);
-        if (last > cpu)
-            out.print("-{}", last);
-        first = false;
-        cpu = last;
-    }
-    out.append("\n");
-}
-
 // "0-2,5"; empty is no CPU. EINVAL.
 Result<u64> parse_list(std::string_view text) {
     u64 mask = 0;
@@ -217,7 +199,8 @@ Result<u64> parse_list(std::string_view text) {
 }
 
 List show_cpus(TextBuilder& out, Cgroup& group) {
-    show_list(out, group.cpuset_wanted);
+    out.bits(group.cpuset_wanted);
+    out.append("\n");
     return {};
 }
 List store_cpus(Cgroup& group, std::string_view text) {
@@ -228,7 +211,8 @@ List store_cpus(Cgroup& group, std::string_view text) {
     return {};
 }
 List show_effective_cpus(TextBuilder& out, Cgroup& group) {
-    show_list(out, group.cpuset_cpus & present_cpus());
+    out.bits(group.cpuset_cpus & present_cpus());
+    out.append("\n");
     return {};
 }
 List show_mems(TextBuilder& out, Cgroup& group) {

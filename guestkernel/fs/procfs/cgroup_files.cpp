@@ -59,12 +59,7 @@ public:
         show_pressure(text, nullptr, kind_);
         if (text.failed())
             return fail(ENOMEM);
-        if (offset >= text.size())
-            return usize{0};
-        const usize left = text.size() - static_cast<usize>(offset);
-        const usize wanted = out.remaining() < left ? out.remaining() : left;
-        const usize done = out.copy_out(text.view().data() + offset, wanted);
-        return done == 0 && wanted != 0 ? Result<usize>(fail(EFAULT)) : Result<usize>(done);
+        return text.read(out, offset);
     }
     Result<usize> write(IoBuffer& in, u64) override {
         char text[64];

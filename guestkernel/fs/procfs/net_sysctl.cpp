@@ -65,19 +65,7 @@ Result<void> store_port_range(std::string_view text, const TableContext&) {
 // A set of ports, "8080,9000-9010"; written as a whole (ip-sysctl.rst).
 Result<void> show_reserved(TextBuilder& out, const TableContext&) {
     const net::ReservedPorts& reserved = own_stack().settings.reserved_ports;
-    const char* separator = "";
-    for (u32 first = 0; first <= 65535; first++) {
-        if (!reserved.contains(static_cast<u16>(first)))
-            continue;
-        u32 last = first;
-        while (last < 65535 && reserved.contains(static_cast<u16>(last + 1)))
-            last++;
-        out.print("{}{}", separator, first);
-        if (last != first)
-            out.print("-{}", last);
-        separator = ",";
-        first = last;
-    }
+    out.ranges(65536, [&](u32 port) { return reserved.contains(static_cast<u16>(port)); });
     out.append("\n");
     return {};
 }

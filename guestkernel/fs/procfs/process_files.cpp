@@ -238,20 +238,7 @@ void show_cpu_mask(TextBuilder& out, u64 mask) {
     }
     out.hex(mask & 0xffff'ffff, cpus > 32 ? 8 : 0);
     out.append("\nCpus_allowed_list:\t");
-    bool first = true;
-    for (unsigned cpu = 0; cpu < 64; cpu++) {
-        if ((mask >> cpu & 1) == 0)
-            continue;
-        unsigned last = cpu;
-        while (last + 1 < 64 && (mask >> (last + 1) & 1) != 0)
-            last++;
-        out.append(first ? "" : ",");
-        out.number(cpu);
-        if (last > cpu)
-            out.print("-{}", last);
-        first = false;
-        cpu = last;
-    }
+    out.bits(mask);
     out.append("\n");
 }
 

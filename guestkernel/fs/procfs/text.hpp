@@ -53,6 +53,40 @@ public:
         }
     }
 
+    // Those below `limit` of which `contains` is true: "0-2,5".
+    template <typename F>
+    void ranges(u32 limit, F&& contains) {
+        std::string_view separator;
+        for (u32 first = 0; first < limit; first++) {
+            if (!contains(first))
+                continue;
+            u32 last = first;
+            while (last + 1 < limit && contains(last + 1))
+                last++;
+            append(separator);
+            number(first);
+            if (last > first)
+                print("-{}", last);
+            separator = ",";
+            first = last;
+        }
+    }
+    void bits(u64 mask) {
+        ranges(64, [mask](u32 bit) { return (mask >> bit & 1) != 0; });
+    }
+
+    // A read(2) of the text as a file. EFAULT.
+    template <typename Buffer>
+    Result<usize> read(Buffer& out, u64 offset) const {
+        constexpr int efault = 14; // <linux/errno.h>
+        if (offset >= size())
+            return usize{0};
+        const usize left = size() - static_cast<usize>(offset);
+        const usize wanted = out.remaining() < left ? out.remaining() : left;
+        const usize done = out.copy_out(data_.data() + offset, wanted);
+        return done == 0 && wanted != 0 ? Result<usize>(fail(efault)) : Result<usize>(done);
+    }
+
     usize size() const { return data_.size(); }
     std::string_view view() const { return {data_.data(), data_.size()}; }
     bool failed() const { return failed_; }

@@ -28,21 +28,7 @@ Result<void> show_all_cpus(TextBuilder& out, const TableContext&) {
 }
 
 Result<void> show_online(TextBuilder& out, const TableContext&) {
-    bool first = true;
-    const unsigned count = arch::cpu_count();
-    for (unsigned cpu = 0; cpu < count; cpu++) {
-        if (!arch::cpu_online(cpu))
-            continue;
-        unsigned last = cpu;
-        while (last + 1 < count && arch::cpu_online(last + 1))
-            last++;
-        out.append(first ? "" : ",");
-        out.number(cpu);
-        if (last > cpu)
-            out.print("-{}", last);
-        first = false;
-        cpu = last;
-    }
+    out.ranges(arch::cpu_count(), [](u32 cpu) { return arch::cpu_online(cpu); });
     out.append("\n");
     return {};
 }
@@ -160,12 +146,7 @@ Result<void> show_cache_mask(TextBuilder& out, const TableContext& of) {
     return {};
 }
 Result<void> show_cache_list(TextBuilder& out, const TableContext& of) {
-    const u64 mask = sharing_mask(of);
-    const int first = __builtin_ctzll(mask);
-    const int last = 63 - __builtin_clzll(mask);
-    out.print("{}", first);
-    if (last > first)
-        out.print("-{}", last);
+    out.bits(sharing_mask(of));
     out.append("\n");
     return {};
 }
