@@ -41,9 +41,11 @@ struct EpollItem {
     int fd = -1;
     u32 events = 0; // with EPOLLERR and EPOLLHUP; none besides control ones: disabled
     u64 data = 0;
-    EpollItem* next = nullptr;         // of the owner
+    EpollItem* next = nullptr; // of the owner
+    EpollItem* previous = nullptr;
     EpollItem* next_of_file = nullptr; // of the file
     EpollItem* next_ready = nullptr;
+    EpollItem* previous_ready = nullptr;
     bool ready = false; // on the ready list
     Link* links = nullptr;
 
@@ -114,22 +116,33 @@ void EpollFile::make_ready(EpollItem& item) {
         SpinGuard guard(ready_lock_);
         if (!item.ready) {
             item.ready = true;
+            ready_count_ = ready_count_ + 1;
             item.next_ready = nullptr;
-            if (last_ready_ != nullptr)
-                last_ready_->next_ready = &item;
-            else
-                first_ready_ = &item;
+            item.previous_ready = last_ready_;
+            (last_ready_ != nullptr ? last_ready_->next_ready : first_ready_) = &item;
             last_ready_ = &item;
         }
     }
     waiters_.wake_one(poll_in | poll_rdnorm);
 }
 
+// A file is in few interest lists, while one of those may have very many files.
 EpollItem* EpollFile::find(int fd, const File& file) {
-    for (EpollItem* item = items_; item != nullptr; item = item->next)
-        if (item->fd == fd && item->file == &file)
+    for (EpollItem* item = file.epoll_items; item != nullptr; item = item->next_of_file)
+        if (item->owner == this && item->fd == fd)
             return item;
     return nullptr;
+}
+
+// Requires: ready_lock_ held, the item on the ready list.
+void EpollFile::leave_ready(EpollItem& item) {
+    (item.previous_ready != nullptr ? item.previous_ready->next_ready : first_ready_) =
+        item.next_ready;
+    (item.next_ready != nullptr ? item.next_ready->previous_ready : last_ready_) =
+        item.previous_ready;
+    item.next_ready = item.previous_ready = nullptr;
+    item.ready = false;
+    ready_count_ = ready_count_ - 1;
 }
 
 Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
@@ -150,6 +163,8 @@ Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
     item->events = events | always;
     item->data = data;
     item->next = items_;
+    if (items_ != nullptr)
+        items_->previous = item.get();
     items_ = item.get();
     item->next_of_file = file.epoll_items;
     file.epoll_items = item.get();
@@ -204,20 +219,13 @@ void EpollFile::destroy(EpollItem& item) {
     EpollFile& owner = *item.owner;
     {
         SpinGuard guard(owner.ready_lock_);
-        if (item.ready) {
-            EpollItem* before = nullptr;
-            for (EpollItem* at = owner.first_ready_; at != &item; at = at->next_ready)
-                before = at;
-            (before != nullptr ? before->next_ready : owner.first_ready_) = item.next_ready;
-            if (owner.last_ready_ == &item)
-                owner.last_ready_ = before;
-        }
+        if (item.ready)
+            owner.leave_ready(item);
     }
-    EpollItem** at = &owner.items_;
-    while (*at != &item)
-        at = &(*at)->next;
-    *at = item.next;
-    at = &item.file->epoll_items;
+    (item.previous != nullptr ? item.previous->next : owner.items_) = item.next;
+    if (item.next != nullptr)
+        item.next->previous = item.previous;
+    EpollItem** at = &item.file->epoll_items;
     while (*at != &item)
         at = &(*at)->next_of_file;
     *at = item.next_of_file;
@@ -252,10 +260,7 @@ usize EpollFile::collect(std::span<Ready> out) {
             item = first_ready_;
             if (item == nullptr)
                 break;
-            first_ready_ = item->next_ready;
-            if (first_ready_ == nullptr)
-                last_ready_ = nullptr;
-            item->ready = false;
+            leave_ready(*item);
         }
         const u32 events = look(*item);
         if (events != 0) {
@@ -304,20 +309,17 @@ u32 EpollFile::poll_locked() {
             item = first_ready_;
             if (item == nullptr)
                 return 0;
-            first_ready_ = item->next_ready;
-            if (first_ready_ == nullptr)
-                last_ready_ = nullptr;
-            item->ready = false;
+            leave_ready(*item);
         }
         if (look(*item) == 0)
             continue;
         SpinGuard guard(ready_lock_);
         if (!item->ready) { // else it was woken meanwhile
             item->ready = true;
+            ready_count_ = ready_count_ + 1;
             item->next_ready = first_ready_;
+            (first_ready_ != nullptr ? first_ready_->previous_ready : last_ready_) = item;
             first_ready_ = item;
-            if (last_ready_ == nullptr)
-                last_ready_ = item;
         }
         return poll_in | poll_rdnorm;
     }

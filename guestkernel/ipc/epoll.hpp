@@ -29,6 +29,8 @@ public:
     // Takes up to out.size() ready ones. Sleeps until there is one, the deadline (no_deadline:
     // none; 0: does not sleep) has passed, or a signal comes (EINTR).
     Result<usize> wait(std::span<Ready> out, u64 deadline_ns);
+    // How many may be ready; more can come at any time.
+    usize ready_count() const { return ready_count_; }
     u32 poll(PollTable* table) override;
     Result<void> describe_state(String& out) override;
     u32 poll_locked(); // the same for who has the mutex of all epoll files
@@ -39,12 +41,14 @@ private:
     EpollItem* find(int fd, const File& file);
     usize collect(std::span<Ready> out);
     void make_ready(EpollItem& item);
+    void leave_ready(EpollItem& item);
     static void destroy(EpollItem& item);
 
     EpollItem* items_ = nullptr; // under the epoll mutex
     SpinLock ready_lock_{LockRank::Nested};
     EpollItem* first_ready_ = nullptr; // under ready_lock_
     EpollItem* last_ready_ = nullptr;
+    volatile usize ready_count_ = 0;
     WaitQueue waiters_{LockRank::Nested};
 };
 

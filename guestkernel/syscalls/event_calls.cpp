@@ -8,6 +8,7 @@
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/epoll.hpp"
 #include "guestkernel/ipc/event_files.hpp"
+#include "guestkernel/lib/vector.hpp"
 #include "guestkernel/syscalls/ipc_calls.hpp"
 #include "guestkernel/syscalls/wait_helpers.hpp"
 #include "guestkernel/task/task.hpp"
@@ -49,9 +50,19 @@ Result<long> epoll_wait_until(Task& task, int epoll, UserPtr<EpollEvent> events,
     TRY(Ref<File> file, file_of_type<EpollFile>(task, epoll));
     if (!user_range_ok(events.raw(), static_cast<u64>(capacity) * sizeof(EpollEvent)))
         return fail(EFAULT);
-    EpollFile::Ready ready[64]; // more come with the next call
-    const usize limit = static_cast<usize>(capacity) < 64 ? static_cast<usize>(capacity) : 64;
-    TRY(const usize count, file_as<EpollFile>(*file)->wait({ready, limit}, deadline));
+    auto& list = *file_as<EpollFile>(*file);
+    EpollFile::Ready few[64];
+    std::span<EpollFile::Ready> ready(few);
+    // As many as there are, and as the caller has room for; without memory they come with the
+    // next calls.
+    const auto room = static_cast<usize>(capacity);
+    const usize wanted = list.ready_count() < room ? list.ready_count() : room;
+    Vector<EpollFile::Ready> many;
+    if (wanted > ready.size() && many.resize(wanted))
+        ready = many.span();
+    else if (room < ready.size())
+        ready = ready.first(room);
+    TRY(const usize count, list.wait(ready, deadline));
     for (usize i = 0; i < count; i++)
         TRY((events + i).copy_out({ready[i].events, ready[i].data}));
     return static_cast<long>(count);

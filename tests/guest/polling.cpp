@@ -1,4 +1,5 @@
 // poll(2), ppoll(2), select(2), pselect(2), epoll(7), eventfd(2).
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdint>
@@ -368,6 +369,61 @@ void crowds() {
     close(epoll);
 }
 
+// The least processor time that 100 changes of the interest in `fd` take.
+int64_t time_of_changes(int epoll, int fd) {
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < 10; i++) {
+        timespec begin, end;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+        for (int j = 0; j < 50; j++) {
+            CHECK(control(epoll, EPOLL_CTL_DEL, fd, 0) == 0);
+            CHECK(control(epoll, EPOLL_CTL_ADD, fd, EPOLLIN) == 0);
+        }
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+        least = std::min(least,
+                         (end.tv_sec - begin.tv_sec) * 1'000'000'000 + end.tv_nsec - begin.tv_nsec);
+    }
+    return least;
+}
+
+// What a server with very many connections does: each change costs what it costs with few.
+void many() {
+    rlimit limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    constexpr int files = 16'000;
+    const rlimit more{files + 100, std::max<rlim_t>(limit.rlim_max, files + 100)};
+    CHECK(setrlimit(RLIMIT_NOFILE, &more) == 0);
+    const int few = make_epoll(), lots = make_epoll();
+    const int first = eventfd(1, 0);
+    CHECK(control(few, EPOLL_CTL_ADD, first, EPOLLIN) == 0);
+    const int64_t with_few = time_of_changes(few, first);
+    std::vector<int> fds{first};
+    while (fds.size() < files)
+        fds.push_back(eventfd(1, 0));
+    for (const int fd : fds)
+        CHECK(fd >= 0 && control(lots, EPOLL_CTL_ADD, fd, EPOLLIN) == 0);
+    const int64_t with_many = time_of_changes(lots, fds[1]);
+    CHECK(with_many < 5 * with_few);
+    // Every second one goes, some by being closed; the others are told, each once in a round.
+    for (int i = 1; i < files; i += 2)
+        CHECK((i % 4 == 1 ? close(fds[i]) : control(lots, EPOLL_CTL_DEL, fds[i], 0)) == 0);
+    std::set<uint64_t> told;
+    std::vector<epoll_event> events(1000);
+    for (int round = 0; round < files / 2 / 1000; round++) {
+        CHECK(epoll_wait(lots, events.data(), 1000, 0) == 1000);
+        for (const epoll_event& event : events)
+            CHECK(told.insert(event.data.u64).second);
+    }
+    for (int i = 0; i < files; i += 2)
+        CHECK(told.count(static_cast<uint64_t>(fds[i])) == 1);
+    for (int i = 0; i < files; i++)
+        if (i % 4 != 1)
+            close(fds[i]);
+    close(few);
+    close(lots);
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+}
+
 void counters() {
     CHECK_FAILS(eventfd(0, 0x10), EINVAL);
     const int e = eventfd(3, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -408,5 +464,6 @@ int main() {
     epolls();
     nesting();
     crowds();
+    many();
     counters();
 }
