@@ -223,7 +223,7 @@ bool deliver_transport(Stack& stack, PacketPtr& packet, const IpInfo& info) {
 }
 
 bool verify_checksum(Packet& packet, const IpInfo& info, u32 length, bool pseudo) {
-    if (packet.checksum_known_good() || packet.local)
+    if (packet.checksum_known_good())
         return true;
     if (length > packet.length())
         return false;

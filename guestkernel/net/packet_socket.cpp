@@ -358,11 +358,11 @@ Result<usize> PacketSocketFile::send(IoBuffer& in, SendRequest& request) {
     u16 protocol = endpoint().PacketTap::protocol;
     LinkAddress to{};
     if (request.to != nullptr) {
-        if (request.to->length < offsetof(LinkAddress, address))
+        // Nobody looks at the family.
+        if (request.to->length < sizeof to)
             return fail(EINVAL);
-        __builtin_memcpy(&to, request.to->bytes,
-                         request.to->length < sizeof to ? request.to->length : sizeof to);
-        if (to.family != family_packet)
+        __builtin_memcpy(&to, request.to->bytes, sizeof to);
+        if (request.to->length < offsetof(LinkAddress, address) + to.length)
             return fail(EINVAL);
         index = static_cast<u32>(to.interface);
         protocol = to.protocol.get();

@@ -87,7 +87,7 @@ void RawSocketEndpoint::deliver(PacketPtr packet, const IpInfo& info) {
             return;
     }
     if (v6 && !ping && checksum_at >= 0 && packet->checksum_state == ChecksumState::None &&
-        !packet->local && !verify_checksum(*packet, info, packet->length()))
+        !verify_checksum(*packet, info, packet->length()))
         return;
     if (filter.present()) {
         const Ref<SocketFilter> program = filter.get();

@@ -1,5 +1,6 @@
 // raw(7), packet(7), icmp(7): over the loopback of a network namespace of its own.
 #include <cstdint>
+#include <initializer_list>
 #include <poll.h>
 #include <sched.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <netinet/in.h>
 #include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
+#include <netinet/tcp.h>
 #include <netinet/udp.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -177,6 +179,97 @@ void own_header() {
     close(server);
 }
 
+// A socket of `type` on a port of its own, which goes to `port` in network order.
+int bound_to_loopback(int type, uint16_t& port) {
+    const int fd = socket(AF_INET, type, 0);
+    const sockaddr_in any = address4(INADDR_LOOPBACK, 0);
+    sockaddr_in name{};
+    socklen_t length = sizeof name;
+    CHECK(fd >= 0 && bind(fd, general(any), sizeof any) == 0);
+    CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&name), &length) == 0);
+    port = name.sin_port;
+    return fd;
+}
+
+// Over the loopback, too, what a raw socket sends has to have the right sum.
+void wrong_sums() {
+    const sockaddr_in to = address4(INADDR_LOOPBACK, 0);
+    struct {
+        udphdr header;
+        char text;
+    } __attribute__((packed)) datagram{};
+    uint16_t port = 0;
+    const int server = bound_to_loopback(SOCK_DGRAM | SOCK_NONBLOCK, port);
+    const int udp = socket(AF_INET, SOCK_RAW, IPPROTO_UDP);
+    datagram.header.source = htons(999);
+    datagram.header.dest = port;
+    datagram.header.len = htons(sizeof datagram);
+    for (const char text : {'w', 'n'}) { // a wrong sum, and none
+        datagram.text = text;
+        datagram.header.check = text == 'w' ? 0x1234 : 0;
+        CHECK(sendto(udp, &datagram, sizeof datagram, 0, general(to), sizeof to) ==
+              static_cast<ssize_t>(sizeof datagram));
+    }
+    pollfd ready{server, POLLIN, 0};
+    char text = 0;
+    CHECK(poll(&ready, 1, 5000) == 1 && recv(server, &text, 1, 0) == 1 && text == 'n');
+    CHECK_FAILS(recv(server, &text, 1, 0), EAGAIN);
+    close(udp);
+    close(server);
+    // An echo.
+    const int icmp = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+    constexpr int icmp_filter_option = 1;
+    const uint32_t filter = ~(1u << ICMP_ECHOREPLY);
+    CHECK(setsockopt(icmp, SOL_RAW, icmp_filter_option, &filter, sizeof filter) == 0);
+    for (const uint16_t sequence : {uint16_t{1}, uint16_t{2}}) {
+        Echo echo = make_echo(78, sequence);
+        echo.header.checksum = static_cast<uint16_t>(echo.header.checksum + (sequence == 1));
+        CHECK(sendto(icmp, &echo, sizeof echo, 0, general(to), sizeof to) ==
+              static_cast<ssize_t>(sizeof echo));
+    }
+    struct {
+        iphdr ip;
+        Echo echo;
+    } __attribute__((packed)) answer{};
+    CHECK(recv(icmp, &answer, sizeof answer, 0) == static_cast<ssize_t>(sizeof answer));
+    CHECK(answer.echo.header.un.echo.sequence == htons(2));
+    close(icmp);
+    // A SYN: what the listener answers tells which one it took.
+    const int listener = bound_to_loopback(SOCK_STREAM, port);
+    CHECK(listen(listener, 1) == 0);
+    const int tcp = socket(AF_INET, SOCK_RAW, IPPROTO_TCP);
+    struct {
+        uint32_t from, to;
+        uint16_t protocol, length;
+        tcphdr header;
+    } syn{};
+    syn.from = syn.to = htonl(INADDR_LOOPBACK);
+    syn.protocol = htons(IPPROTO_TCP);
+    syn.length = htons(sizeof syn.header);
+    syn.header.source = htons(999);
+    syn.header.dest = port;
+    syn.header.doff = sizeof syn.header / 4;
+    syn.header.syn = 1;
+    syn.header.window = htons(1000);
+    for (const uint32_t sequence : {100u, 200u}) {
+        syn.header.seq = htonl(sequence);
+        syn.header.check = 0;
+        syn.header.check = static_cast<uint16_t>(sum_of(&syn, sizeof syn) + (sequence == 100));
+        CHECK(sendto(tcp, &syn.header, sizeof syn.header, 0, general(to), sizeof to) ==
+              static_cast<ssize_t>(sizeof syn.header));
+    }
+    struct {
+        iphdr ip;
+        tcphdr header;
+    } reply{};
+    do
+        CHECK(recv(tcp, &reply, sizeof reply, 0) > 0);
+    while (reply.header.source != port || reply.header.rst != 0);
+    CHECK(reply.header.syn == 1 && reply.header.ack == 1 && ntohl(reply.header.ack_seq) == 201);
+    close(tcp);
+    close(listener);
+}
+
 // An error that came in does not fail the next send, but one with a header of its own.
 void pending_errors() {
     const int fd = socket(AF_INET, SOCK_RAW, IPPROTO_UDP);
@@ -283,6 +376,27 @@ void frames() {
     close(fd);
 }
 
+// To where a frame goes: the family does not matter, but all of the address has to be there.
+void sent_frames() {
+    const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, htons(ETH_P_ALL));
+    CHECK(fd >= 0);
+    uint8_t frame[60] = {};
+    frame[12] = 0x12; // of no protocol
+    sockaddr_ll link = loopback_link(0);
+    link.sll_family = 0;
+    link.sll_halen = 6;
+    CHECK(sendto(fd, frame, sizeof frame, 0, general(link), sizeof link) == sizeof frame);
+    CHECK_FAILS(sendto(fd, frame, sizeof frame, 0, general(link), sizeof link - 1), EINVAL);
+    CHECK_FAILS(sendto(fd, frame, 13, 0, general(link), sizeof link), EINVAL);
+    link.sll_halen = 9; // more than there is
+    CHECK_FAILS(sendto(fd, frame, sizeof frame, 0, general(link), sizeof link), EINVAL);
+    uint8_t got[100];
+    pollfd ready{fd, POLLIN, 0};
+    CHECK(poll(&ready, 1, 5000) == 1);
+    CHECK(recv(fd, got, sizeof got, 0) == sizeof frame && got[12] == 0x12);
+    close(fd);
+}
+
 void cooked_frames() {
     const int fd = socket(AF_PACKET, SOCK_DGRAM, 0);
     CHECK(fd >= 0);
@@ -339,8 +453,10 @@ int main() {
     ping6_by_raw_socket();
     checksum_of_icmp6();
     own_header();
+    wrong_sums();
     pending_errors();
     frames();
+    sent_frames();
     cooked_frames();
     frames_of_a_stream();
     return 0;
