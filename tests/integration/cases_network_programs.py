@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 from harness import PATIENCE, Failed, case as plain_case, equal, first_difference, holds, joey, read_until, run, scratch, started, wait_end
 from own_network import on_tap, own_machine, tap, tool
@@ -210,10 +211,11 @@ def wire(name="tap0"):
                 try:
                     return raw.send(frame)
                 except (BlockingIOError, InterruptedError):
-                    continue
+                    pass
                 except OSError as problem:
                     if problem.errno != errno.ENOBUFS:
                         raise
+                time.sleep(0.001)
         yield send, bytes.fromhex(neighbour.replace(":", ""))
 
 
@@ -238,6 +240,7 @@ def port_scan():
             sniffer.bind(("tap0", 0x0800))
             sniffer.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
             sniffer.settimeout(WAIT)
+            tool("ip", "address", "add", "10.9.0.9/32", "dev", "tap0")  # so that the guest's question who that is has an answer
             found, refused = set(), set()
             ports = [*range(1, 1000 if SLOW else 65536)]
             for start in range(0, len(ports), 200):
@@ -246,7 +249,6 @@ def port_scan():
                     send(tcp_frame(mac, "10.9.0.9", 40000, port, 2))
                     for flags in (0, 0x29, 0x3f):  # none, "Christmas tree", all
                         send(tcp_frame(mac, "10.9.0.9", 40001, port, flags))
-                # 10.9.0.9 is nobody: the guest asks for it.
                 while batch - found - refused:
                     frame = sniffer.recv(2000)
                     if frame[6:12] != mac or frame[12:14] != b"\x08\0" or frame[23] != 6 or frame[30:34] != socket.inet_aton("10.9.0.9"):

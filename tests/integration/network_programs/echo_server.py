@@ -7,7 +7,7 @@ import socket
 import sys
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000))
-listener = socket.create_server(("", int(sys.argv[1])), backlog=4096)
+listener = socket.create_server(("", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
 listener.setblocking(False)
 ready = selectors.EpollSelector()
 ready.register(listener, selectors.EVENT_READ)

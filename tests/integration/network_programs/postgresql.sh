@@ -14,4 +14,5 @@ as "$bin/pgbench" -h ::1 -i -q bench 2>/dev/null
 as "$bin/pgbench" -h 127.0.0.1 -c 4 -j 2 -t "${TRANSACTIONS:-50}" bench 2>/dev/null | grep -E 'actually processed|failed'
 as "$bin/psql" "host=127.0.0.1 sslmode=require dbname=bench" -Atc 'select ssl, version from pg_stat_ssl where pid = pg_backend_pid()'
 as "$bin/psql" "host=::1 sslmode=disable dbname=bench" -Atc 'select count(*) from pgbench_history'
-as "$bin/pg_ctl" -D "$PWD/data" -m fast -w stop
+# It waits in dots.
+as "$bin/pg_ctl" -D "$PWD/data" -m fast -w stop | sed 's/\.\.*/.../'
