@@ -127,6 +127,13 @@ def pid_file():
                 time.sleep(0.05)
             equal("status", 42, os.waitstatus_to_exitcode(status))
             joey.until("one", "stopped")
+            # conmon waits for all its children, before anybody calls delete: the VM is one of them.
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.waitpid(-1, os.WNOHANG)
+                    holds("no child stays", time.monotonic() < deadline)
+                    time.sleep(0.05)
+            joey.must("kill", "--all", "one", "KILL")
             joey.must("delete", "one")
             # Signals sent to the number reach the program.
             joey.create("two", joey.bundle("c", "trap 'echo caught; exit 3' TERM; echo up; while :; do sleep 1; done"))

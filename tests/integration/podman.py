@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,19 +15,20 @@ from harness import JOEY, PATIENCE, Failed, equal, holds, run, short
 RUNTIME = os.environ.get("JOEY_TEST_PODMAN_RUNTIME", JOEY)
 # More than the defaults asks for rights that a container's root may not have.
 LIMITS = ("--ulimit", "nofile=10000:10000", "--ulimit", "nproc=10000:10000")
+# podman's command at a container's end says no --root to the runtime, whatever --runtime-flag says.
+STATE = "/run/joey"
 SMALL = ("--annotation", "io.joey.memory=256M", "--annotation", "io.joey.vcpus=1")
 
 
 class Podman:
     def __init__(self, directory):
         self.directory = directory
-        self.state = f"{directory}/joey"
+        self.others = self.kept()
 
     def argv(self, *words):
         own = [f"--{name}={self.directory}/{name}" for name in ("root", "runroot", "tmpdir")]
-        flags = () if RUNTIME in ("runc", "crun") else ("--runtime-flag", f"root={self.state}")
         return ["podman", *own, "--cgroup-manager=cgroupfs", "--events-backend=file", "--storage-driver=vfs", "--runtime", RUNTIME,
-                *flags, *words]
+                *words]
 
     def podman(self, *words, timeout=120, **extra):
         return run(self.argv(*words), timeout=timeout, cwd=self.directory, **extra)
@@ -62,22 +64,30 @@ class Podman:
             time.sleep(0.2)
 
     def processes(self):
-        """Those that name the directory: conmon, and what is joey's."""
+        """Those that name the directory: conmon, and what is joey's; and VMs that were not there before."""
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
                     words = file.read().replace(b"\0", b" ").decode(errors="replace")
-                if self.directory in words and int(pid) != os.getpid():
+                vm = re.search(f" {STATE}/(pods/[^/ ]+)/root ", words)
+                if int(pid) != os.getpid() and (self.directory in words or vm and vm.group(1) not in self.others):
                     found.append((int(pid), words))
+        return found
+
+    @staticmethod
+    def kept():
+        """What joey knows of."""
+        found = set()
+        for kind in ("containers", "pods"):
+            with contextlib.suppress(FileNotFoundError):
+                found |= {f"{kind}/{name}" for name in os.listdir(f"{STATE}/{kind}")}
         return found
 
     def leftovers(self):
         found = [f"process {pid}: {words}" for pid, words in self.processes()]
         found += [f"container {name}" for name in self.must("ps", "--all", "--quiet").out.decode().split()]
-        for kind in ("containers", "pods"):
-            with contextlib.suppress(FileNotFoundError):
-                found += [f"{kind}/{name}" for name in os.listdir(f"{self.state}/{kind}")]
+        found += sorted(self.kept() - self.others)
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
             found += [line for line in file if "/vfs/dir/" in line and self.directory in line]
         for top, directories, _ in os.walk("/sys/fs/cgroup"):

@@ -305,6 +305,8 @@ os::Result<void> Engine::start_relay(Creation& creation, const GuestConfig& gues
         all.set_force(true);
         static_cast<void>(agent.call<proto::WaitResponse>("Delete", all).has_value());
     };
+    if (options.vm_ends_with_programs)
+        what.ended = [&] { creation.pod->end_unless_used(root_, record.id); };
     TRY(creation.relay, StartedRelay::start(*creation.pod, what));
     creation.record.process = creation.relay->process();
     return {};

@@ -45,6 +45,9 @@ struct CreateOptions {
     std::string pid_file;
     std::string pod; // whose VM it goes to; empty: as the annotations say (pod_of())
     std::optional<StreamFds> streams; // absent: this process's own
+    // The VM ends with the last program in it, and not only with remove(): to engines whose
+    // monitor of a container ends when it has no child process any more (conmon), the VM is one.
+    bool vm_ends_with_programs = false;
     // For a pod's first container: cpus, memory and privilege where no annotation (io.joey.vcpus,
     // io.joey.memory, io.joey.privilege) says them, and options. The rest is the engine's.
     VmConfig vm;

@@ -53,6 +53,11 @@ os::Result<void> Engine::kill(const std::string& id, int signal, bool all) {
     TRY(const ContainerState now, state(id));
     if (now.status == ContainerStatus::Stopped && !all)
         return os::fail(os::Code::FailedPrecondition, "container not running");
+    if (now.status == ContainerStatus::Stopped) {
+        const auto pod = Pod::open(root_, now.record.pod);
+        if (!pod || !pod->is_running())
+            return {}; // all of them have ended
+    }
     TRY(const Link link, connect(now.record.pod));
     proto::SignalRequest request;
     request.set_container_id(id);

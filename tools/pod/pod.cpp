@@ -178,22 +178,31 @@ void Pod::unshare(const StateRoot& root, const std::vector<Shared>& shared,
     }
 }
 
-void Pod::remove() const {
-    if (is_running()) {
-        const auto loop = os::EventLoop::create();
-        if (loop) {
-            const auto link = AgentLink::connect(**loop, directory_, vm_, std::chrono::seconds(2));
-            if (link)
-                static_cast<void>(
-                    (*link)
-                        ->call<proto::Empty>("Shutdown", proto::Empty(), patience_for_end)
-                        .has_value());
-            if (!link || !vm_.wait_for_end(patience_for_end))
-                static_cast<void>(vm_.kill_and_wait(patience_for_end));
-        } else {
-            static_cast<void>(vm_.kill_and_wait(patience_for_end));
+void Pod::end() const {
+    if (!is_running())
+        return;
+    if (const auto loop = os::EventLoop::create()) {
+        const auto link = AgentLink::connect(**loop, directory_, vm_, std::chrono::seconds(2));
+        if (link) {
+            static_cast<void>((*link)
+                                  ->call<proto::Empty>("Shutdown", proto::Empty(), patience_for_end)
+                                  .has_value());
+            if (vm_.wait_for_end(patience_for_end))
+                return;
         }
     }
+    static_cast<void>(vm_.kill_and_wait(patience_for_end));
+}
+
+void Pod::end_unless_used(const StateRoot& root, const std::string& except) const {
+    const auto held = lock();
+    // Whoever has removed the pod meanwhile has ended its VM.
+    if (held && !is_used(root, id_, except))
+        end();
+}
+
+void Pod::remove() const {
+    end();
     static_cast<void>(remove_tree(directory_).has_value());
 }
 

@@ -37,7 +37,11 @@ public:
     void unshare(const StateRoot& root, const std::vector<Shared>& shared,
                  const std::string& except) const;
 
-    // Ends the VM, gently if it listens, and removes all that is known of the pod.
+    // Ends the VM, gently if it listens.
+    void end() const;
+    // That, if none of its containers but this one runs or is being created. Locks: the pod's.
+    void end_unless_used(const StateRoot& root, const std::string& except) const;
+    // Ends the VM, and removes all that is known of the pod.
     void remove() const;
     os::Result<Lock> lock() const { return Lock::take(directory_ + "/lock"); }
 

@@ -91,6 +91,26 @@ TEST_CASE("a record comes back as it was written") {
     CHECK(names_in(root.container("one")) == std::vector<std::string>{"record.json"});
 }
 
+TEST_CASE("a pod is used by what runs in it or is being created, but not by what has ended") {
+    const Scratch scratch;
+    const StateRoot root(scratch / "state");
+    REQUIRE(make_directories(root.container("one")));
+    REQUIRE(make_directories(root.container("two")));
+    CHECK_FALSE(is_used(root, "pod-1", "two"));
+    ContainerRecord one = sample();
+    REQUIRE(one.store_begun(root));
+    CHECK(is_used(root, "pod-1", "two"));
+    CHECK_FALSE(is_used(root, "pod-1", "one"));
+    CHECK_FALSE(is_used(root, "pod-2", "two"));
+    REQUIRE(one.store(root)); // its process is none
+    CHECK_FALSE(is_used(root, "pod-1", "two"));
+    one.process = *ProcessId::of(::getpid());
+    REQUIRE(one.store(root));
+    CHECK(is_used(root, "pod-1", "two"));
+    REQUIRE(ExitRecord{0, 1, false}.store(root.container("one") + "/exit.json"));
+    CHECK_FALSE(is_used(root, "pod-1", "two"));
+}
+
 TEST_CASE("a record that is not one is refused") {
     for (const char* text :
          {"", "{", "[]", "null", "{}", R"({"id": "a"})", R"({"id": "../a", "pod": "b"})",

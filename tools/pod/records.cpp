@@ -1,5 +1,6 @@
 #include "tools/pod/records.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <fcntl.h>
@@ -117,6 +118,21 @@ os::Result<void> ContainerRecord::store_begun(const StateRoot& root) const {
 
 os::Result<void> ContainerRecord::store(const StateRoot& root) const {
     return write_whole(root.container(id) + "/record.json", to_text());
+}
+
+bool is_used(const StateRoot& root, const std::string& pod, const std::string& except) {
+    const std::vector<std::string> names = root.containers();
+    return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+        if (name == except)
+            return false;
+        const auto record = ContainerRecord::load(root, name);
+        if (!record) {
+            const auto begun = ContainerRecord::load_begun(root, name);
+            return begun && begun->pod == pod;
+        }
+        return record->pod == pod && record->process.is_alive() &&
+               !ExitRecord::load(root.container(name) + "/exit.json");
+    });
 }
 
 std::optional<ExitRecord> ExitRecord::load(const std::string& path) {

@@ -71,6 +71,9 @@ struct ContainerRecord {
     os::Result<void> store_begun(const StateRoot& root) const;
 };
 
+// Whether a container of the pod runs, waits for its start or is being created; but for `except`.
+bool is_used(const StateRoot& root, const std::string& pod, const std::string& except);
+
 // How a process of a container ended; its relay writes it.
 struct ExitRecord {
     int status = 0;          // as a shell has it: 128 + signal

@@ -106,6 +106,8 @@ bool take_streams(const std::array<int, 3>& streams) {
     // A container is somebody's to delete, a process that was executed in it is not.
     if (!what.relay.exec.empty() && started->relay->all_delivered())
         what.abandon(*started->agent);
+    if (what.ended && started->relay->all_delivered())
+        what.ended();
     ::_exit(status);
 }
 

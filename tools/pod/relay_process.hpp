@@ -22,6 +22,8 @@ struct RelayStart {
     // Undoes it, if whoever started the relay dies before commit(); for an executed process, also
     // at its end.
     std::function<void(AgentLink&)> abandon;
+    // The last thing that is done, when the program has ended and all of its output has come.
+    std::function<void()> ended;
 };
 
 // A relay that has begun and waits to be told to go on.

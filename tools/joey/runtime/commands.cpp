@@ -92,7 +92,7 @@ os::Result<int> create(Invocation& call) {
     if (flags.value("preserve-fds", "0") != "0")
         return os::fail(os::Code::InvalidArgument,
                         "--preserve-fds: a descriptor of the host cannot be one of the VM");
-    pod::CreateOptions options{.id = id};
+    pod::CreateOptions options{.id = id, .vm_ends_with_programs = true};
     if (!call.privilege.empty())
         options.vm.privilege = call.privilege;
     TRY(options.bundle, resolve(flags.value("bundle", ".")));
