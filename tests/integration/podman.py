@@ -10,6 +10,7 @@ import time
 
 from containerd import IMAGE, write_image
 from harness import JOEY, PATIENCE, Failed, equal, holds, run, short
+from own_network import own_machine, tool
 
 # Another runtime shows what a case expects of joey.
 RUNTIME = os.environ.get("JOEY_TEST_PODMAN_RUNTIME", JOEY)
@@ -104,9 +105,19 @@ class Podman:
 RUNNING = []  # one for all cases
 
 
+def control_groups():
+    """podman drops limits for which the host has no controller, so that there has to be one. Where version 2 stands beside a version 1 that has
+    none (an emulated machine), it is the only one from here on."""
+    place = "/sys/fs/cgroup"
+    if not os.path.exists(f"{place}/memory") and not os.path.exists(f"{place}/cgroup.controllers"):
+        tool("mount", "-t", "cgroup2", "cgroup2", place)
+
+
 def begin():
     if os.geteuid() != 0 or shutil.which("podman") is None:
         raise Failed("podman is run by root, from Debian's package podman; ./test.sh installs it")
+    own_machine()
+    control_groups()
     directory = tempfile.mkdtemp(prefix="joey-podman-")
     os.chmod(directory, 0o755)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
