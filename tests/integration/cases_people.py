@@ -527,6 +527,13 @@ def watching():
         files = [f"{place}/{name}" for place in places for name in ("memory.limit_in_bytes", "memory.max")]
         limits = [int(open(path).read()) for path in files if os.path.exists(path)]
         holds("its memory there is bounded", limits and all(64 << 20 < limit < 512 << 20 for limit in limits), (limits, groups))
+        joey.must("update", "--memory", "48m", "--pids-limit", "99", "--restart", "on-failure:2", "web")
+        equal("new limits", f"{48 << 20}\n99\n", joey.must("exec", "web", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"))
+        host = joey.inspect("web")["HostConfig"]
+        equal("inspect has them", (48 << 20, 99, 2), (host["Memory"], host["PidsLimit"], host["RestartPolicy"]["MaximumRetryCount"]))
+        refused(joey.do("update", "--memory", "4g", "web"), "when it is stopped", 1)
+        refused(joey.do("update", "web"), "what is to change", 1)
+        equal("all lines of the VM's log", joey.do("logs", "--vm", "web").out, joey.do("logs", "--vm", "--tail", "-1", "web").out)
         joey.must("stop", "-t", "0", "web")
         equal("no group is left", [], [place for place in places if os.path.exists(place)])
         equal("status of logs --vm", 0, joey.do("logs", "--vm", "web").status)

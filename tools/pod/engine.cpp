@@ -64,6 +64,14 @@ std::uint64_t bytes_of(const std::string& memory) {
     return value << (10 * (unit + 1));
 }
 
+// One CPU more than the guest has, for what the VMM does beside it.
+HostLimits limits_of(const VmConfig& vm) {
+    const std::uint64_t bytes = bytes_of(vm.memory);
+    return {.memory = bytes != 0 ? bytes + vm_overhead_bytes : 0,
+            .cpus = vm.cpus ? *vm.cpus + 1 : 0,
+            .processes = vm_processes};
+}
+
 VmNetwork network_of(const GuestConfig& guest) {
     if (!guest.own_network)
         return VmNetwork::Host;
@@ -265,8 +273,7 @@ os::Result<void> Engine::enter_pod(Creation& creation, const Json& config, Guest
         vm.network_namespace = guest.network_namespace;
         vm.network = network_of(guest);
         vm.cgroups = record.cgroups;
-        if (const std::uint64_t bytes = bytes_of(vm.memory); bytes != 0)
-            limit_memory(record.cgroups, bytes + vm_overhead_bytes);
+        limit_cgroups(record.cgroups, limits_of(vm));
         TRY(creation.pod, Pod::start(root_, record.pod, vm));
     } else {
         TRY(creation.pod, Pod::open(root_, record.pod));

@@ -103,6 +103,16 @@ bool write_to(const std::string& path, std::string_view text) {
     return os::write_file(AT_FDCWD, path.c_str(), text).has_value();
 }
 
+// Version 2: each group on the way gives the controller to those below.
+void delegate(const std::string& directory, const char* controller) {
+    for (std::size_t end = directory.find('/', 1); end != std::string::npos;
+         end = directory.find('/', end + 1)) {
+        const std::string control = directory.substr(0, end) + "/cgroup.subtree_control";
+        if (::access(control.c_str(), W_OK) == 0)
+            write_to(control, controller);
+    }
+}
+
 } // namespace
 
 os::Result<std::vector<std::string>> cgroup_places(std::string_view path) {
@@ -149,22 +159,33 @@ os::Result<std::vector<std::string>> make_cgroups(std::string_view path) {
     return places;
 }
 
-void limit_memory(const std::vector<std::string>& directories, std::uint64_t bytes) {
-    const std::string limit = std::to_string(bytes);
+void limit_cgroups(const std::vector<std::string>& directories, const HostLimits& limits) {
+    constexpr std::uint64_t period = 100'000; // microseconds
+    const std::string quota = std::to_string(limits.cpus * period);
+    struct Setting {
+        const char* controller; // of version 2
+        const char* file;
+        std::string value;
+    };
+    std::vector<Setting> settings;
+    if (limits.memory != 0) {
+        settings.push_back({"+memory", "/memory.max", std::to_string(limits.memory)});
+        settings.push_back({nullptr, "/memory.limit_in_bytes", settings.back().value});
+    }
+    if (limits.cpus != 0) {
+        settings.push_back({"+cpu", "/cpu.max", os::text(quota, " ", period)});
+        settings.push_back({nullptr, "/cpu.cfs_period_us", std::to_string(period)});
+        settings.push_back({nullptr, "/cpu.cfs_quota_us", quota});
+    }
+    if (limits.processes != 0) // in both versions
+        settings.push_back({"+pids", "/pids.max", std::to_string(limits.processes)});
     for (const std::string& directory : directories) {
-        if (::access((directory + "/memory.limit_in_bytes").c_str(), F_OK) == 0) { // version 1
-            write_to(directory + "/memory.limit_in_bytes", limit);
-            continue;
+        for (const Setting& setting : settings) {
+            if (setting.controller != nullptr)
+                delegate(directory, setting.controller);
+            if (::access((directory + setting.file).c_str(), F_OK) == 0)
+                write_to(directory + setting.file, setting.value);
         }
-        // Version 2: each group on the way gives the controller to those below.
-        for (std::size_t end = directory.find('/', 1); end != std::string::npos;
-             end = directory.find('/', end + 1)) {
-            const std::string control = directory.substr(0, end) + "/cgroup.subtree_control";
-            if (::access(control.c_str(), W_OK) == 0)
-                write_to(control, "+memory");
-        }
-        if (::access((directory + "/memory.max").c_str(), F_OK) == 0)
-            write_to(directory + "/memory.max", limit);
     }
 }
 

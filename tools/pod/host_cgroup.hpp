@@ -23,9 +23,17 @@ os::Result<std::vector<std::string>> make_cgroups(std::string_view path);
 // What a VM's processes may need beside the guest's memory: the VMM, KVM's page tables, the relays,
 // the files that are being read for it.
 inline constexpr std::uint64_t vm_overhead_bytes = std::uint64_t{128} << 20;
-// Where there is a controller for it: memory that the processes there may use. Best effort: a
-// hierarchy without it does not keep the VM from its start.
-void limit_memory(const std::vector<std::string>& directories, std::uint64_t bytes);
+// The VMM's threads, the relays of containers and of what is executed in them.
+inline constexpr std::uint64_t vm_processes = 1024;
+// What the processes there may use together; 0: no limit.
+struct HostLimits {
+    std::uint64_t memory = 0; // bytes
+    std::uint64_t cpus = 0;
+    std::uint64_t processes = 0; // and threads
+};
+// Where there is a controller for it. Best effort: a hierarchy without it does not keep the VM from
+// its start.
+void limit_cgroups(const std::vector<std::string>& directories, const HostLimits& limits);
 void join_cgroups(const std::vector<std::string>& directories);
 // Once their processes have gone.
 void remove_cgroups(const std::vector<std::string>& directories);

@@ -411,7 +411,7 @@ TEST_CASE("control groups: systemd's names become the directories that systemd m
     CHECK_FALSE(cgroup_places("/kube/../one"));
 }
 
-TEST_CASE("control groups: memory is limited where there is a controller") {
+TEST_CASE("control groups: memory, CPUs and processes are limited where there is a controller") {
     const Scratch scratch;
     const std::string one = scratch / "v1";
     const std::string two = scratch / "v2";
@@ -420,10 +420,24 @@ TEST_CASE("control groups: memory is limited where there is a controller") {
     REQUIRE(write_whole(one + "/memory.limit_in_bytes", "-1"));
     REQUIRE(write_whole(two + "/cgroup.subtree_control", ""));
     REQUIRE(write_whole(two + "/below/memory.max", "max"));
-    limit_memory({one, two + "/below", scratch / "none"}, 4096);
+    REQUIRE(write_whole(two + "/below/pids.max", "max"));
+    REQUIRE(write_whole(two + "/below/cpu.max", "max 100000"));
+    REQUIRE(write_whole(one + "/cpu.cfs_quota_us", "-1"));
+    limit_cgroups({one, two + "/below", scratch / "none"}, {.memory = 4096});
     CHECK(*os::read_file(AT_FDCWD, (one + "/memory.limit_in_bytes").c_str()) == "4096");
     CHECK(*os::read_file(AT_FDCWD, (two + "/cgroup.subtree_control").c_str()) == "+memory");
     CHECK(*os::read_file(AT_FDCWD, (two + "/below/memory.max").c_str()) == "4096");
+    CHECK(*os::read_file(AT_FDCWD, (two + "/below/pids.max").c_str()) == "max");
+    limit_cgroups({one, two + "/below"}, {.cpus = 3, .processes = 70});
+    const auto text = [](const std::string& path) {
+        const auto read = os::read_file(AT_FDCWD, path.c_str());
+        return read ? read->substr(0, read->find_first_of("\n")) : std::string();
+    };
+    CHECK(text(one + "/cpu.cfs_quota_us") == "300000");
+    CHECK(text(two + "/below/cpu.max") == "300000 100000");
+    CHECK(text(two + "/below/pids.max").starts_with("70"));
+    CHECK(text(two + "/below/memory.max") == "4096");
+    CHECK(names_in(one).size() == 2);
 }
 
 TEST_CASE("a named process's record and end are found until they are removed") {

@@ -94,6 +94,19 @@ constexpr Option run_options[] = {
     {"volumes-from", '\0', values, "CONTAINER[:ro]", "all volumes of another container"},
     {"workdir", 'w', value, "DIR", "where it runs"},
 };
+constexpr Option update_options[] = {
+    {"cpu-period", '\0', value, "MICROSECONDS", "of the limit of CPU time"},
+    {"cpu-quota", '\0', value, "MICROSECONDS", "CPU time in a period"},
+    {"cpu-shares", '\0', value, "N", "weight among containers of one pod"},
+    {"cpus", '\0', value, "N", "limit of CPU time, such as 1.5"},
+    {"cpuset-cpus", '\0', value, "LIST", "CPUs of the VM to run on, such as 0-1"},
+    {"cpuset-mems", '\0', value, "LIST", "memory nodes of the VM"},
+    {"memory", 'm', value, "SIZE", "limit of memory; while it runs, no more than its VM has"},
+    {"memory-reservation", '\0', value, "SIZE", "memory that is not taken from it while there is other"},
+    {"memory-swap", '\0', value, "SIZE", "memory and swap together; the VM has no swap"},
+    {"pids-limit", '\0', value, "N", "limit of processes and threads; -1: none"},
+    {"restart", '\0', value, "POLICY", "no, on-failure[:N], always, unless-stopped", Offer::Words, "no on-failure always unless-stopped"},
+};
 constexpr Option keys = {"detach-keys", '\0', value, "KEYS", "keys that detach; default: ctrl-p,ctrl-q"};
 constexpr Option start_options[] = {
     {"attach", 'a', nothing, "", "show its output, and end with its status"},
@@ -201,6 +214,7 @@ constexpr Command commands[] = {
     {"events", "", "Print what happens to containers, as it happens.", events_options, 0, 0, false, Offer::Nothing, events},
     {"metrics", "[POD|CONTAINER...]", "Print what VMs and containers count, in Prometheus's text format.", {}, 0, many, false, containers, metrics},
     {"rename", "CONTAINER NAME", "Give a container another name.", {}, 2, 2, false, containers, rename},
+    {"update", "CONTAINER...", "Change limits and the restart policy of containers, running or not.", update_options, 1, many, false, containers, update},
     {"port", "CONTAINER [PORT[/PROTOCOL]]", "List the ports of this machine that lead to a container.", {}, 1, 2, false, containers, port},
     {"diff", "CONTAINER", "List what a container has added (A), changed (C) and deleted (D) of its image's files.", {}, 1, 1, false, containers, diff},
     {"export", "CONTAINER", "Write a container's root directory as a tar archive.", export_options, 1, 1, false, containers, export_container},

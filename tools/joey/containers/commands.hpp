@@ -45,6 +45,8 @@ os::Result<int> prune(Session& session, const Arguments& arguments);
 os::Result<int> system_prune(Session& session, const Arguments& arguments);
 os::Result<int> disk_usage(Session& session, const Arguments& arguments);
 os::Result<int> info(Session& session, const Arguments& arguments);
+// update_command.cpp
+os::Result<int> update(Session& session, const Arguments& arguments);
 // diff_command.cpp
 os::Result<int> diff(Session& session, const Arguments& arguments);
 // volume_commands.cpp
@@ -60,6 +62,8 @@ struct Span {
     bool has(std::int64_t time) const { return time >= since && time <= until; }
 };
 os::Result<Span> span_of(const Arguments& arguments);
+// The last lines that are wanted: all, without --tail or with a negative number.
+os::Result<std::size_t> tail_of(const Arguments& arguments);
 // vm_log_command.cpp: `logs --vm`, `--kernel`, `--agent`
 bool wants_vm_log(const Arguments& arguments);
 os::Result<int> vm_log(Session& session, const Arguments& arguments);

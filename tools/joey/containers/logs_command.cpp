@@ -65,6 +65,8 @@ private:
     const bool tame_[2];
 };
 
+} // namespace
+
 os::Result<std::size_t> tail_of(const Arguments& arguments) {
     const std::string text = arguments.value("tail", "all");
     if (text == "all")
@@ -75,8 +77,6 @@ os::Result<std::size_t> tail_of(const Arguments& arguments) {
         return os::fail(os::Code::InvalidArgument, "--tail ", text, ": give a number or all");
     return value < 0 ? ~std::size_t{0} : static_cast<std::size_t>(value);
 }
-
-} // namespace
 
 os::Result<Span> span_of(const Arguments& arguments) {
     Span out;

@@ -92,6 +92,11 @@ private:
         now_.phase = phase;
         registry_.store(container_, now_);
     }
+    // Of now: `update` changes it.
+    RestartPolicy policy() const {
+        const auto known = registry_.find(container_.id);
+        return known ? known->restart : container_.restart;
+    }
     void take_health(const HealthState& state);
 
     os::EventLoop& loop_;
@@ -256,7 +261,7 @@ void Monitor::run(os::UniqueFd first) {
             now_.error = started.error().message;
         }
         if (!has_run || registry_.is_stopped(container_) ||
-            !container_.restart.restarts(now_.status, now_.restarts))
+            !policy().restarts(now_.status, now_.restarts))
             break;
         // Who watches sees one run.
         audience_.tell_all(Word::Ended, std::to_string(now_.status));

@@ -151,8 +151,8 @@ os::Result<void> add_security(const Arguments& arguments, RunRequest& request) {
     return {};
 }
 
-os::Result<void> add_cpu(const Arguments& arguments, RunRequest& request) {
-    Json& cpu = request.config["linux"]["resources"]["cpu"];
+os::Result<void> add_cpu(const Arguments& arguments, Container& container, Json& resources) {
+    Json cpu;
     if (arguments.has("cpus")) {
         const std::string text = arguments.value("cpus");
         char* end = nullptr;
@@ -165,7 +165,7 @@ os::Result<void> add_cpu(const Arguments& arguments, RunRequest& request) {
         constexpr std::int64_t period = 100'000;
         cpu["period"] = period;
         cpu["quota"] = static_cast<std::int64_t>(std::llround(cpus * period));
-        request.container.limits["NanoCpus"] = std::llround(cpus * 1e9);
+        container.limits["NanoCpus"] = std::llround(cpus * 1e9);
     }
     for (const char* name : {"period", "quota"}) {
         const std::string option = os::text("cpu-", name);
@@ -191,8 +191,8 @@ os::Result<void> add_cpu(const Arguments& arguments, RunRequest& request) {
                             arguments.value("cpu-shares"), ": give a number from 2 to 262144");
         cpu["shares"] = *shares;
     }
-    if (cpu.is_null())
-        request.config["linux"]["resources"].erase("cpu");
+    if (!cpu.is_null())
+        resources["cpu"] = std::move(cpu);
     return {};
 }
 
@@ -215,35 +215,33 @@ os::Result<void> add_swap(const Arguments& arguments, Json& resources) {
     return {};
 }
 
+// With room for the kernel.
+std::string vm_memory_for(std::uint64_t bytes) {
+    return os::text((bytes + kernel_share) / megabyte + 1, "M");
+}
+
+os::Result<void> add_memory(const Arguments& arguments, Container& container, Json& resources) {
+    TRY(const std::uint64_t bytes, size_of(arguments, "memory"));
+    constexpr std::uint64_t least = 6 * megabyte;
+    if (bytes < least)
+        return os::fail(os::Code::InvalidArgument, "--memory ", arguments.value("memory"),
+                        ": 6m at least");
+    // The VM is made for the limit, unless somebody has said how large it is to be.
+    const Json* before = pod::find(container.limits, "Memory");
+    const bool follows = container.vm_memory.empty() ||
+                         (before != nullptr && before->is_number_unsigned() &&
+                          container.vm_memory == vm_memory_for(before->get<std::uint64_t>()));
+    if (follows && container.pod.empty())
+        container.vm_memory = vm_memory_for(bytes);
+    resources["memory"]["limit"] = bytes;
+    container.limits["Memory"] = bytes;
+    return {};
+}
+
 os::Result<void> add_limits(const Arguments& arguments, RunRequest& request) {
-    Container& container = request.container;
     Json& resources = request.config["linux"]["resources"];
     resources["devices"] = Json::array({Json{{"allow", false}, {"access", "rwm"}}});
-    if (arguments.has("memory")) {
-        TRY(const std::uint64_t bytes, size_of(arguments, "memory"));
-        constexpr std::uint64_t least = 6 * megabyte;
-        if (bytes < least)
-            return os::fail(os::Code::InvalidArgument, "--memory ", arguments.value("memory"),
-                            ": 6m at least");
-        resources["memory"]["limit"] = bytes;
-        container.limits["Memory"] = bytes;
-        if (container.vm_memory.empty() && container.pod.empty())
-            container.vm_memory = os::text((bytes + kernel_share) / megabyte + 1, "M");
-    }
-    if (arguments.has("memory-reservation")) {
-        TRY(resources["memory"]["reservation"], size_of(arguments, "memory-reservation"));
-    }
-    TRY(add_swap(arguments, resources));
-    if (arguments.has("pids-limit")) {
-        const auto most = limit_in(arguments.value("pids-limit"));
-        if (!most)
-            return os::fail(os::Code::InvalidArgument, "--pids-limit ",
-                            arguments.value("pids-limit"), ": give a number; -1: no limit");
-        if (*most != ~std::uint64_t{0} && *most != 0) {
-            resources["pids"]["limit"] = *most;
-            container.limits["PidsLimit"] = *most;
-        }
-    }
+    TRY(read_limits(arguments, request.container, resources));
     for (const std::string& text : arguments.values("ulimit")) {
         TRY(Json limit, read_ulimit(text));
         request.config["process"]["rlimits"].push_back(std::move(limit));
@@ -254,7 +252,7 @@ os::Result<void> add_limits(const Arguments& arguments, RunRequest& request) {
             return os::fail(os::Code::InvalidArgument, "--sysctl ", text, ": give NAME=VALUE");
         request.config["linux"]["sysctl"][text.substr(0, equals)] = text.substr(equals + 1);
     }
-    return add_cpu(arguments, request);
+    return {};
 }
 
 os::Result<void> add_mounts(const Arguments& arguments, RunRequest& request) {
@@ -283,6 +281,26 @@ os::Result<void> add_mounts(const Arguments& arguments, RunRequest& request) {
 }
 
 } // namespace
+
+os::Result<void> read_limits(const Arguments& arguments, Container& container, Json& resources) {
+    if (arguments.has("memory")) {
+        TRY(add_memory(arguments, container, resources));
+    }
+    if (arguments.has("memory-reservation")) {
+        TRY(resources["memory"]["reservation"], size_of(arguments, "memory-reservation"));
+    }
+    TRY(add_swap(arguments, resources));
+    if (arguments.has("pids-limit")) {
+        const auto most = limit_in(arguments.value("pids-limit"));
+        if (!most)
+            return os::fail(os::Code::InvalidArgument, "--pids-limit ",
+                            arguments.value("pids-limit"), ": give a number; -1: no limit");
+        const bool unlimited = *most == ~std::uint64_t{0} || *most == 0;
+        resources["pids"]["limit"] = unlimited ? -1 : static_cast<std::int64_t>(*most);
+        container.limits["PidsLimit"] = unlimited ? 0 : *most;
+    }
+    return add_cpu(arguments, container, resources);
+}
 
 os::Result<void> make_config(const Arguments& arguments, RunRequest& request) {
     Container& container = request.container;

@@ -80,17 +80,17 @@ std::string root_of(const Words& words) {
 }
 
 // Names that the runtime has too, and of these those that mean all containers without an argument.
-constexpr std::array<std::string_view, 8> shared_names = {"exec",   "kill",  "pause", "resume",
-                                                          "events", "start", "ps",    "create"};
+constexpr std::array<std::string_view, 9> shared_names = {
+    "exec", "kill", "pause", "resume", "events", "start", "ps", "create", "update"};
 bool lists_without_argument(std::string_view name) {
     return name == "ps" || name == "events";
 }
 
 // Options that only the runtime has.
 bool is_for_engines(const std::string& word) {
-    constexpr std::array<std::string_view, 8> options = {
-        "--pid-file", "--console-socket", "--process", "--preserve-fds",
-        "--all",      "--bundle",         "-b",        "--no-pivot"};
+    constexpr std::array<std::string_view, 10> options = {
+        "--pid-file", "--console-socket", "--process", "--preserve-fds", "--all", "--bundle", "-b",
+        "--no-pivot", "--resources",      "-r"};
     return std::any_of(options.begin(), options.end(),
                        [&](std::string_view option) { return word.starts_with(option); });
 }
@@ -127,6 +127,11 @@ bool is_ours(const Words& words, const Command& command) {
     if (lists_without_argument(command.name))
         return arguments && arguments->words().empty();
     const bool is_default = words.root.empty();
+    // The runtime's limits have more names and no units.
+    if (command.run == update && !rest.empty() && pod::check_id(rest.back()) &&
+        pod::exists(pod::StateRoot(root_of(words)).container(rest.back())) &&
+        !Registry(data_of(words), pod::StateRoot(root_of(words))).has(rest.back()))
+        return false;
     // With a mistake, they are whose options they look like.
     if (!arguments || arguments->words().empty())
         return is_default && std::none_of(rest.begin(), rest.end(), is_for_engines);

@@ -56,6 +56,9 @@ os::Result<void> read_sharing(const Session& session, const Arguments& arguments
 os::Result<void> add_extras(const Arguments& arguments, RunRequest& request);
 os::Result<std::vector<Volume>> volumes_from(const Session& session, const Arguments& arguments);
 // oci_config.cpp
+// --memory, --cpus and their like: what the configuration says of them, and inspect.
+os::Result<void> read_limits(const Arguments& arguments, Container& container,
+                             pod::Json& resources);
 os::Result<void> make_config(const Arguments& arguments, RunRequest& request);
 
 } // namespace joey::containers

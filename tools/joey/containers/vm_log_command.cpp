@@ -52,13 +52,7 @@ os::Result<Choice> read_choice(const Arguments& arguments) {
                         ": give error, warning, info, debug or trace");
     out.level = static_cast<std::size_t>(known - levels.begin());
     TRY(out.span, span_of(arguments));
-    const std::string tail = arguments.value("tail", "all");
-    char* end = nullptr;
-    if (tail != "all") {
-        out.tail = std::strtoull(tail.c_str(), &end, 10);
-        if (tail.empty() || *end != '\0' || tail[0] == '-')
-            return os::fail(os::Code::InvalidArgument, "--tail ", tail, ": give a number or all");
-    }
+    TRY(out.tail, tail_of(arguments));
     const std::string format = arguments.value("format", "text");
     if (format != "text" && format != "json")
         return os::fail(os::Code::InvalidArgument, "--format ", format, ": give text or json");
