@@ -438,6 +438,21 @@ joey_idle_ring3:
     pop_preserved
     ret
 
+// void joey_idle_ring0(u32* flags): the same in ring-0 mode. An interrupt at joey_idle_hlt is one that came between STI
+// and HLT: a CPU does not let it in there, but a hypervisor that forgets the shadow of STI does (seen in emulation), and
+// its work would be slept through. The handler goes on behind HLT then.
+    .global joey_idle_ring0, joey_idle_hlt
+joey_idle_ring0:
+    cli
+    cmpl $0, (%rdi)
+    jne 1f
+    sti
+joey_idle_hlt:
+    hlt
+    ret
+1:  sti
+    ret
+
 // ring-0 mode: the entry is the gate's target, on IST2, interrupts off until the IRETQ.
     .balign 16
     .global joey_interrupt_entries_ring0

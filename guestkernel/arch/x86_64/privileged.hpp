@@ -11,6 +11,7 @@ extern bool ring3_mode;
 
 extern "C" {
 extern const u8 joey_op_wrmsr[], joey_op_cr3[], joey_op_invlpg[];
+void joey_idle_ring0(u32* flags);
 void joey_idle_ring3(void* flags, void* area);
 }
 
@@ -49,11 +50,7 @@ inline void idle_unless(volatile u32* flags, void* area) {
         joey_idle_ring3(const_cast<u32*>(flags), area);
         return;
     }
-    asm volatile("cli" : : : "memory");
-    if (*flags == 0)
-        asm volatile("sti; hlt" : : : "memory");
-    else
-        asm volatile("sti" : : : "memory");
+    joey_idle_ring0(const_cast<u32*>(flags));
 }
 
 } // namespace kernel::arch

@@ -16,6 +16,7 @@ struct UserFixup {
 };
 extern "C" const UserFixup __user_fixups_start[], __user_fixups_end[];
 extern "C" const u8 joey_user_return_window[], joey_user_return_end[], joey_user_return[];
+extern "C" const u8 joey_idle_hlt[];
 
 constexpr u64 vector_page_fault = 14;
 
@@ -115,6 +116,8 @@ extern "C" u32 joey_interrupt(u64 slot, InterruptFrame* frame, u64 area_address)
         return area.work.load(base::Order::Relaxed) != 0 ? 1 : 0;
     if (ring3_mode && (frame->cs & 3) == 0)
         return 2;
+    if (frame->rip == reinterpret_cast<u64>(joey_idle_hlt))
+        frame->rip++; // HLT is one byte
     const u64 window = reinterpret_cast<u64>(joey_user_return_window);
     if (frame->rip >= window && frame->rip < reinterpret_cast<u64>(joey_user_return_end) &&
         area.work.load() != 0)
