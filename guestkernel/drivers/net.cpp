@@ -501,6 +501,10 @@ void init_net_device() {
     for (u32 i = 0; i < config.device_count; i++) {
         if (VirtioDevice::identify(PhysAddr(config.devices[i].phys)) != VIRTIO_ID_NET)
             continue;
+        // serve() leaves to it what is more than a turn's worth: with nobody to run it, interrupts
+        // would stay off for good.
+        if (auto started = start_work_queue(); !started)
+            log::warning("the network device may stop: error {}", started.error().code);
         net::Stack& stack = net::stack_of(nullptr);
         auto interface = open_net_device(config.devices[i], stack);
         if (interface)

@@ -17,7 +17,6 @@ constinit base::Atomic<u32> most_send_buffer{most_buffer_by_default};
 
 namespace {
 
-constexpr int sigpipe = 13;
 constexpr unsigned cap_net_admin = 12;
 constexpr u32 least_send_buffer = 4608, least_receive_buffer = 2304;
 
