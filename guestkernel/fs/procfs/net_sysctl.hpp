@@ -15,6 +15,16 @@ using Stacked = net::StackSettings;
 using Tcp = tcp::Settings;
 inline constexpr i64 most_int = 0x7fff'ffff;
 
+// A number between two bounds. EINVAL.
+template <typename T>
+Result<void> store_within(std::string_view text, i64 low, i64 high, T& value) {
+    TRY(const i64 number, parse_number(text));
+    if (number < low || number > high)
+        return fail(invalid);
+    value = static_cast<T>(number);
+    return {};
+}
+
 // A number among the stack's settings, between two bounds.
 template <auto Member, i64 Low, i64 High>
 constexpr TableEntry stack_number(std::string_view name) {
@@ -25,12 +35,7 @@ constexpr TableEntry stack_number(std::string_view name) {
                 return {};
             },
             .store = [](std::string_view text, const TableContext&) -> Result<void> {
-                TRY(const i64 number, parse_number(text));
-                if (number < Low || number > High)
-                    return fail(invalid);
-                auto& value = own_stack().settings.*Member;
-                value = static_cast<std::remove_reference_t<decltype(value)>>(number);
-                return {};
+                return store_within(text, Low, High, own_stack().settings.*Member);
             },
             .owner = net_owner};
 }
@@ -56,22 +61,17 @@ constexpr TableEntry stack_seconds(std::string_view name) {
 
 template <auto Member, i64 Low, i64 High>
 constexpr TableEntry tcp_number(std::string_view name) {
-    return {.name = name,
-            .mode = read_write,
-            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                out.print("{}\n",
-                          static_cast<u64>(tcp::TcpStack::of(own_stack()).settings.*Member));
-                return {};
-            },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
-                TRY(const i64 number, parse_number(text));
-                if (number < Low || number > High)
-                    return fail(invalid);
-                auto& value = tcp::TcpStack::of(own_stack()).settings.*Member;
-                value = static_cast<std::remove_reference_t<decltype(value)>>(number);
-                return {};
-            },
-            .owner = net_owner};
+    return {
+        .name = name,
+        .mode = read_write,
+        .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
+            out.print("{}\n", static_cast<u64>(tcp::TcpStack::of(own_stack()).settings.*Member));
+            return {};
+        },
+        .store = [](std::string_view text, const TableContext&) -> Result<void> {
+            return store_within(text, Low, High, tcp::TcpStack::of(own_stack()).settings.*Member);
+        },
+        .owner = net_owner};
 }
 
 // What is never done: it can be switched off only.

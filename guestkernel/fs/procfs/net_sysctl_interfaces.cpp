@@ -64,12 +64,7 @@ constexpr TableEntry all_number(std::string_view name) {
                 return {};
             },
             .store = [](std::string_view text, const TableContext&) -> Result<void> {
-                TRY(const i64 number, parse_number(text));
-                if (number < Low || number > High)
-                    return fail(invalid);
-                auto& value = own_stack().settings.all_interfaces.*Member;
-                value = static_cast<std::remove_reference_t<decltype(value)>>(number);
-                return {};
+                return store_within(text, Low, High, own_stack().settings.all_interfaces.*Member);
             },
             .owner = net_owner};
 }
