@@ -329,7 +329,7 @@ void NetDevice::serve() {
     }
     look_at_link();
     if (!done)
-        (void)queue_work(rest_);
+        (void)queue_work(rest_); // or it is queued already
 }
 
 void NetDevice::look_at_link() {
@@ -477,6 +477,9 @@ void configure(net::Stack& stack, net::Interface& interface) {
 } // namespace
 
 Result<Ref<net::Interface>> open_net_device(const VirtioSlot& slot, net::Stack& stack) {
+    // serve() leaves to it what is more than a turn's worth: with nobody to run that, interrupts
+    // would stay off for good.
+    TRY(start_work_queue());
     u16 mtu = 0;
     VirtioDevice::peek_config(PhysAddr(slot.phys), config_mtu, &mtu, sizeof mtu);
     constexpr u16 usual = 1500, least = 68;
@@ -501,10 +504,6 @@ void init_net_device() {
     for (u32 i = 0; i < config.device_count; i++) {
         if (VirtioDevice::identify(PhysAddr(config.devices[i].phys)) != VIRTIO_ID_NET)
             continue;
-        // serve() leaves to it what is more than a turn's worth: with nobody to run it, interrupts
-        // would stay off for good.
-        if (auto started = start_work_queue(); !started)
-            log::warning("the network device may stop: error {}", started.error().code);
         net::Stack& stack = net::stack_of(nullptr);
         auto interface = open_net_device(config.devices[i], stack);
         if (interface)

@@ -19,6 +19,7 @@
 #include "guestkernel/drivers/virtio_mmio.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/net/testing/virtual_link.hpp"
+#include "guestkernel/sched/work.hpp"
 #include "virtio/device/net/net.hpp"
 #include "virtio/device/net/testing/frames.hpp"
 #include "virtio/testing/poll_loop.hpp"
@@ -144,6 +145,7 @@ struct Fixture {
     explicit Fixture(unsigned pairs = 1, unsigned cpus = 1, std::uint64_t without = 0)
         : backend(pairs) {
         net::testing::reset_network(ram_bytes);
+        kernel::testing::stand_in_for_worker(true);
         hosted::set_cpu_count(cpus);
         received.clear();
         received_states.clear();
@@ -373,6 +375,45 @@ TEST_CASE("net driver: a busy device is not notified, an idle driver is not miss
     CHECK(received.size() == 20);
     f.port().arrive({}, make_frame().bytes);
     CHECK(f.interrupt.count == before + 2);
+}
+
+TEST_CASE(
+    "net driver: a flood is received to its end, in turns, and the packet after it is heard") {
+    Fixture f;
+    constexpr std::size_t flood = 5000, tail = 3;
+    for (std::size_t i = 0; i < flood; ++i)
+        f.port().arrive({}, make_frame({.payload = 1 + i % 300}).bytes);
+    serve_net_device(*f.interface);
+    // Others have their turn, and until the rest was taken nothing interrupts.
+    const std::size_t first_turn = received.size();
+    CHECK(first_turn >= 1000);
+    CHECK(first_turn < flood);
+    const u64 interrupts = f.interrupt.count;
+    f.port().arrive({}, make_frame({.payload = 77}).bytes);
+    CHECK(f.interrupt.count == interrupts);
+    kernel::testing::run_queued_work();
+    REQUIRE(received.size() == flood + 1);
+    for (std::size_t i = 0; i < flood; ++i)
+        REQUIRE(received[i] == make_frame({.payload = 1 + i % 300}).bytes);
+    for (std::size_t i = 0; i < tail; ++i) {
+        f.port().arrive({}, make_frame().bytes);
+        CHECK(f.interrupt.count == interrupts + 1 + i);
+        f.serve();
+        CHECK(received.size() == flood + 2 + i);
+    }
+}
+
+TEST_CASE("net driver: floods on several pairs are all received") {
+    Fixture f(2, 2);
+    constexpr std::size_t flood = 3000;
+    for (std::size_t i = 0; i < flood; ++i)
+        for (std::size_t pair = 0; pair < 2; ++pair)
+            f.port(pair).arrive({}, make_frame().bytes);
+    serve_net_device(*f.interface);
+    CHECK(received.size() < 2 * flood);
+    kernel::testing::run_queued_work();
+    CHECK(received.size() == 2 * flood);
+    hosted::set_cpu_count(1);
 }
 
 TEST_CASE("net driver: as many pairs as CPUs and device have") {

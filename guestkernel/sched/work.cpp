@@ -1,5 +1,6 @@
 #include "guestkernel/sched/work.hpp"
 
+#include "guestkernel/core/log.hpp"
 #include "guestkernel/sched/mutex.hpp"
 #include "guestkernel/task/task.hpp"
 
@@ -14,6 +15,7 @@ constinit WaitQueue waiters{LockRank::Nested};
 constinit volatile bool work_waits = false;
 constinit Mutex start_mutex;
 constinit base::Atomic<bool> started{false};
+constinit base::Atomic<bool> complained{false};
 
 Work* take_work() {
     SpinGuard guard(work_lock);
@@ -50,6 +52,13 @@ Result<void> start_work_queue() {
 }
 
 bool queue_work(Work& work) {
+    // It would lie there for ever, and whoever counts on it would wait without a word. Starting the
+    // task here is not possible: the caller may hold locks, and memory is needed.
+    if (!started.load(base::Order::Acquire)) [[unlikely]] {
+        if (!complained.exchange(true))
+            log::error("work is refused: nobody has started the queue for it");
+        return false;
+    }
     {
         SpinGuard guard(work_lock);
         if (work.queued)
@@ -60,6 +69,15 @@ bool queue_work(Work& work) {
     }
     waiters.wake_all();
     return true;
+}
+
+void testing::stand_in_for_worker(bool is_started) {
+    started.store(is_started, base::Order::Release);
+}
+
+void testing::run_queued_work() {
+    while (Work* work = take_work())
+        work->run(work->context);
 }
 
 } // namespace kernel
