@@ -224,8 +224,10 @@ void put_address(StraceText& out, u64 address, u64 length) {
         const bool abstract = bytes[2] == 0;
         const auto* name = reinterpret_cast<const char*>(bytes + 2 + (abstract ? 1 : 0));
         usize size = got - 2 - (abstract ? 1 : 0);
-        if (!abstract)
-            size = __builtin_strnlen(name, size);
+        if (!abstract) {
+            const std::string_view whole(name, size);
+            size = whole.substr(0, whole.find('\0')).size();
+        }
         out.put(abstract ? ", sun_path=@" : ", sun_path=");
         out.quoted(name, size);
     } else if ((family == af_inet && got >= 8) || (family == af_inet6 && got >= 24)) {

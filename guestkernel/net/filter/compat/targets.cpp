@@ -217,7 +217,8 @@ bool check_reject6(const u8* raw) {
 // --- the rest
 
 std::string_view text_in(const char* bytes, usize most) {
-    return {bytes, __builtin_strnlen(bytes, most)};
+    const std::string_view all(bytes, most);
+    return all.substr(0, all.find('\0'));
 }
 
 Verdict log_target(Evaluation& at, const u8* raw) {
