@@ -290,6 +290,10 @@ void Agent::wait(const proto::ProcessRequest& request, const Reply<proto::WaitRe
             *out.mutable_exit() = ended->exit();
         reply(out);
     });
+    reply.on_cancel([process = std::weak_ptr(*process)] {
+        if (const auto left = process.lock())
+            left->abandon();
+    });
 }
 
 void Agent::state(const proto::ProcessRequest& request, const Reply<proto::StateResponse>& reply) {

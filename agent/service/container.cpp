@@ -1,5 +1,6 @@
 #include "agent/service/container.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -19,6 +20,9 @@ namespace {
 // little after they were waited for.
 constexpr std::chrono::milliseconds removal_interval(2);
 constexpr int removal_attempts = 2500;
+// For those who still fetch what programs said last. One that has not come for it by then does not
+// keep a container or a machine.
+constexpr int delivery_attempts = 1000;
 
 } // namespace
 
@@ -278,7 +282,10 @@ void Container::remove(bool force, const Done& done) {
     process_->on_exit([self = shared_from_this(), done] {
         self->remove_group(removal_attempts, [self, done](const os::Result<void>& removed) {
             if (removed) {
-                self->when_all_ended([self, done] { self->finish_removal(done); });
+                self->when_all_ended([self, done] {
+                    self->when_all_delivered(delivery_attempts,
+                                             [self, done] { self->finish_removal(done); });
+                });
                 return;
             }
             self->removing_ = false;
@@ -298,6 +305,29 @@ void Container::when_all_ended(const std::function<void()>& action) {
         }
     }
     action();
+}
+
+// What a program wrote before it was ended, or ended by itself, is its reader's, and so is the
+// status: after a shutdown nobody can ask for them. An executed process has been dealt with when it
+// is deleted, which is the last thing that its client does.
+bool Container::is_all_delivered() const {
+    const auto is_owed = [](Process& process) {
+        return !process.is_abandoned() &&
+               (process.streams().output.is_owed() || process.streams().error.is_owed());
+    };
+    return !is_owed(*process_) &&
+           std::all_of(executed_.begin(), executed_.end(),
+                       [](const auto& entry) { return entry.second.process->is_abandoned(); });
+}
+
+void Container::when_all_delivered(int attempts, const std::function<void()>& action) {
+    if (attempts <= 0 || is_all_delivered()) {
+        action();
+        return;
+    }
+    around_.loop.after(removal_interval, [self = shared_from_this(), attempts, action] {
+        self->when_all_delivered(attempts - 1, action);
+    });
 }
 
 void Container::remove_group(int attempts, const Done& done) {

@@ -59,6 +59,8 @@ private:
     void note_oom();
     void on_ended(const std::string& exec_id, Process& process);
     void when_all_ended(const std::function<void()>& action);
+    void when_all_delivered(int attempts, const std::function<void()>& action);
+    bool is_all_delivered() const;
     void remove_group(int attempts, const Done& done);
     void finish_removal(const Done& done);
     os::Result<void> require_running() const;

@@ -50,6 +50,9 @@ public:
     proto::ExitStatus& exit() { return exit_; }
     Streams& streams() { return streams_; }
     os::Result<void> resize(std::uint16_t rows, std::uint16_t columns) const;
+    // Whoever waited for it, and would have told of its end, is gone.
+    void abandon() { abandoned_ = true; }
+    bool is_abandoned() const { return abandoned_; }
 
 private:
     void on_report();
@@ -67,6 +70,7 @@ private:
     Stage stage_ = Stage::Creating;
     pid_t pid_ = -1;
     bool terminal_ = false;
+    bool abandoned_ = false;
     Done launched_;
     Done started_;
     Exited exit_hook_;

@@ -20,6 +20,7 @@ void OutputStream::read(std::uint64_t offset, std::size_t most, Done done) {
         done(os::fail(os::Code::FailedPrecondition, "somebody reads this stream already"));
         return;
     }
+    was_read_ = true;
     if (offset == before_last_ && !last_.empty()) {
         done(last_);
         return;
@@ -79,6 +80,7 @@ void OutputStream::stop_watching() {
 void OutputStream::cancel() {
     stop_watching();
     done_ = nullptr;
+    was_read_ = false;
 }
 
 void OutputStream::close() {

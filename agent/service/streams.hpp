@@ -32,6 +32,8 @@ public:
     void cancel();
     // A waiting reader is told that the process is no more.
     void close();
+    // Whether a reader who has come for it may come for more.
+    bool is_owed() const { return was_read_ && !ended_; }
 
 private:
     bool read_now();
@@ -44,7 +46,8 @@ private:
     std::string last_;              // the last piece handed out
     std::uint64_t before_last_ = 0; // bytes handed out before it, all of which have arrived
     Done done_;
-    bool ended_ = false;
+    bool was_read_ = false;
+    bool ended_ = false; // and the reader has been told
 };
 
 // The direction into it. At most one writer at a time; done when all bytes are in the pipe.

@@ -1,5 +1,6 @@
 // The life of a container: states, signals, exit status, what runs in it besides, errors.
 #include <csignal>
+#include <fstream>
 #include <set>
 
 #include <catch2/catch.hpp>
@@ -460,4 +461,55 @@ TEST_CASE("garbage on one connection leaves the agent to the others") {
         CHECK(created.error().code == os::Code::InvalidArgument);
     }
     CHECK(run_script("echo fine").out == "fine\n");
+}
+
+TEST_CASE("what an executed process said last is its reader's, though the container has gone") {
+    TestContainer container(sleeper);
+    container.must_run();
+    REQUIRE(container.create_exec(
+        "e", R"({"args": ["sh", "-c", "echo last; echo words >&2; exec sleep 1000"]})"));
+    REQUIRE(container.start("e"));
+    proto::DeleteRequest request;
+    request.set_container_id(container.id());
+    request.set_force(true);
+    bool removed = false;
+    REQUIRE(Agent::shared().eventually([&] {
+        // Both have been written: the shell has become sleep.
+        const auto state = container.state("e");
+        std::ifstream name(os::text("/proc/", state ? state->pid() : 0, "/comm"));
+        std::string word;
+        return name >> word && word == "sleep";
+    }));
+    Agent::shared().client().call<proto::WaitResponse>(
+        "joey.agent.v1.Agent", "Delete", request, ttrpc::Client::no_limit,
+        [&](const os::Result<proto::WaitResponse>& answer) { removed = answer.has_value(); });
+    const auto ended = container.wait("e");
+    REQUIRE(ended);
+    CHECK(ended->exit().signal() == SIGKILL);
+    const Collected& output = container.collect("e");
+    REQUIRE(Agent::shared().eventually([&] { return output.open_streams == 0; }));
+    CHECK(output.out == "last\n");
+    CHECK(output.err == "words\n");
+    CHECK_FALSE(removed);
+    CHECK(container.remove(false, "e"));
+    CHECK(Agent::shared().eventually([&] { return removed; }));
+}
+
+TEST_CASE("an executed process whose client is gone does not keep its container") {
+    TestContainer container(sleeper);
+    container.must_run();
+    REQUIRE(container.create_exec("e", R"({"args": ["sh", "-c", "echo x; exec sleep 1000"]})"));
+    REQUIRE(container.start("e"));
+    {
+        const auto client = Agent::shared().connect();
+        proto::ProcessRequest request;
+        request.set_container_id(container.id());
+        request.set_exec_id("e");
+        client->call<proto::WaitResponse>("joey.agent.v1.Agent", "Wait", request,
+                                          ttrpc::Client::no_limit,
+                                          [](const os::Result<proto::WaitResponse>&) {});
+        REQUIRE(
+            client->call_and_wait<proto::StateResponse>("joey.agent.v1.Agent", "State", request));
+    }
+    CHECK(container.remove(true));
 }

@@ -61,14 +61,12 @@ os::Result<int> exec_here(const Pod& pod, RelayConfig config, const ExecOptions&
         TRY(terminal, open_console(options.console_socket));
         config.streams = {terminal.get(), terminal.get(), terminal.get()};
     }
+    config.received = [&agent, &config] { forget_exec(*agent, config); };
     Relay relay(*loop, *agent, config);
     TRY(relay.prepare());
     TRY(begin_exec(*agent, config, process));
     TRY(write_pid(options.pid_file, ::getpid()));
-    const int status = relay.run();
-    if (relay.all_delivered())
-        forget_exec(*agent, config);
-    return status;
+    return relay.run();
 }
 
 os::Result<int> exec_apart(const StateRoot& root, const Pod& pod, const RelayStart& what,

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <termios.h>
+#include <utility>
 
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -29,6 +30,8 @@ constexpr std::array forwarded = {SIGHUP,  SIGINT,  SIGQUIT,   SIGUSR1, SIGUSR2,
 // As much as a pipe that is writable takes without waiting (pipe(7)).
 constexpr std::size_t piece = 4096;
 constexpr std::size_t largest_input = 64u << 10;
+// What is received at an end before it is delivered: more than the guest's pipe holds.
+constexpr std::size_t most_kept = 2u << 20;
 constexpr int lost_status = 128 + SIGKILL; // of a program whose VM is gone
 
 bool is_ready(int fd, short events) {
@@ -52,8 +55,11 @@ struct Relay::Output {
     int fd = -1;
     std::string data; // received, not yet written
     std::uint64_t received = 0;
-    bool broken = false; // nobody reads any more: what comes is dropped
-    bool ended = false;
+    bool asked = false;   // a request is on its way
+    bool watched = false; // until the descriptor takes more
+    bool broken = false;  // nobody reads any more: what comes is dropped
+    bool drained = false; // all has been received
+    bool ended() const { return drained && data.empty(); }
 };
 
 template <typename Request>
@@ -220,17 +226,21 @@ void Relay::take_signals() {
 }
 
 void Relay::read_more(const std::shared_ptr<Output>& output) {
+    if (output->asked || output->drained)
+        return;
+    output->asked = true;
     auto request = addressed<proto::ReadOutputRequest>();
     request.set_stream(output->stream);
     request.set_offset(output->received);
     agent_.call_later<proto::ReadOutputResponse>(
         "ReadOutput", request, [this, output](os::Result<proto::ReadOutputResponse> answer) {
+            output->asked = false;
             if (!answer || answer->data().empty()) {
-                output->ended = true;
+                output->drained = true;
                 return;
             }
             output->received += answer->data().size();
-            output->data = std::move(*answer->mutable_data());
+            output->data += answer->data();
             deliver(output);
         });
 }
@@ -251,14 +261,21 @@ void Relay::deliver(const std::shared_ptr<Output>& output) {
         written += got > 0 ? static_cast<std::size_t>(got) : 0;
     }
     output->data.erase(0, output->broken ? output->data.size() : written);
-    if (output->data.empty())
-        return read_more(output);
+    // The guest goes at the end, and must not keep what its program said last.
+    if (output->data.empty() || (exited_ && output->data.size() < most_kept))
+        read_more(output);
+    if (output->data.empty() || output->watched)
+        return;
     const auto watched = loop_.watch(output->fd, EPOLLOUT, [this, output](std::uint32_t) {
         loop_.forget(output->fd);
+        output->watched = false;
         deliver(output);
     });
-    if (!watched)
-        output->ended = true;
+    output->watched = watched.has_value();
+    if (!watched) {
+        output->drained = true;
+        output->data.clear();
+    }
 }
 
 void Relay::wait_for_exit() {
@@ -297,9 +314,30 @@ void Relay::open_streams() {
     }
 }
 
+bool Relay::all_received() const {
+    return std::all_of(outputs_.begin(), outputs_.end(),
+                       [](const auto& output) { return !output || output->drained; });
+}
+
 bool Relay::all_delivered() const {
     return std::all_of(outputs_.begin(), outputs_.end(),
-                       [](const auto& output) { return !output || output->ended; });
+                       [](const auto& output) { return !output || output->ended(); });
+}
+
+void Relay::tell_received() {
+    if (!std::exchange(told_received_, true) && config_.received)
+        config_.received();
+}
+
+// In a copy of this process: until everything has come, or cannot come any more.
+void Relay::deliver_rest() {
+    while (!all_received() && agent_.client().is_open())
+        loop_.run_once(std::chrono::milliseconds(-1));
+    tell_received();
+    if (config_.ended)
+        config_.ended();
+    while (!all_delivered())
+        loop_.run_once(std::chrono::milliseconds(-1));
 }
 
 void Relay::record_exit() const {
@@ -325,19 +363,30 @@ int Relay::run() {
         loop_.run_once(std::chrono::milliseconds(-1));
     if (input_)
         input_->stop();
+    for (const auto& output : outputs_) {
+        if (output)
+            deliver(output);
+    }
     // What was written before the end comes before the end. A process that is left behind may keep
     // the streams open for good: then the status does not wait for it.
     constexpr std::chrono::milliseconds patience(500);
     bool waited = false;
     loop_.after(patience, [&waited] { waited = true; });
+    while (!all_received() && !waited)
+        loop_.run_once(std::chrono::milliseconds(-1));
+    if (all_received())
+        tell_received();
     while (!all_delivered() && !waited)
         loop_.run_once(std::chrono::milliseconds(-1));
     record_exit();
     restore_terminal();
-    if (!all_delivered() && ::fork() == 0) {
-        while (!all_delivered() && agent_.client().is_open())
-            loop_.run_once(std::chrono::milliseconds(-1));
-        ::_exit(0);
+    if (!all_delivered()) {
+        if (::fork() == 0) {
+            deliver_rest();
+            ::_exit(0);
+        }
+    } else if (config_.ended) {
+        config_.ended();
     }
     return status_;
 }

@@ -26,6 +26,11 @@ struct RelayConfig {
     // program's terminal does, and its size comes from elsewhere.
     bool over_streams = false;
     std::string exit_record; // where the status goes; empty: nowhere
+    // Called when the program has ended and nothing of its is left in the guest, then when there is
+    // no more to do with the guest; by a copy of this process, if others hold its streams for
+    // longer.
+    std::function<void()> received;
+    std::function<void()> ended;
 };
 
 class Relay {
@@ -38,10 +43,9 @@ public:
     // Blocks the signals that go to the program. Requires: one thread.
     os::Result<void> prepare();
     // Until the program has ended and what it wrote has been delivered; its status, as a shell has
-    // it. A program that is left behind with the streams open is served by a copy of this process.
+    // it. A program that is left behind with the streams open, and whoever is slow to take what was
+    // written, are served by a copy of this process.
     int run();
-    // Whether all of its output has come.
-    bool all_delivered() const;
 
 private:
     struct Output;
@@ -50,6 +54,10 @@ private:
     template <typename Request>
     Request addressed() const;
     void open_streams();
+    bool all_received() const;
+    bool all_delivered() const;
+    void tell_received();
+    void deliver_rest();
     void record_exit() const;
     void send_signal(std::uint32_t number);
     void send_size();
@@ -71,6 +79,7 @@ private:
     struct Saved;
     std::unique_ptr<Saved> saved_; // of the terminal
     bool exited_ = false;
+    bool told_received_ = false;
     bool oom_killed_ = false;
     int status_ = 0;
 };

@@ -43,6 +43,10 @@ os::Result<Begun> begin(const Pod& pod, const RelayStart& what) {
     }
     TRY(out.loop, os::EventLoop::create());
     TRY(out.agent, pod.connect(*out.loop));
+    // A container is somebody's to delete, a process that was executed in it is not.
+    if (!config.exec.empty())
+        config.received = [&what, agent = out.agent.get()] { what.abandon(*agent); };
+    config.ended = what.ended;
     out.relay = std::make_unique<Relay>(*out.loop, *out.agent, config);
     TRY(out.relay->prepare());
     TRY(out.warnings, what.begin(*out.agent));
@@ -102,13 +106,7 @@ bool take_streams(const std::array<int, 3>& streams) {
         for (int fd = 0; fd < 3; ++fd)
             ::dup2(null.get(), fd);
     }
-    const int status = started->relay->run();
-    // A container is somebody's to delete, a process that was executed in it is not.
-    if (!what.relay.exec.empty() && started->relay->all_delivered())
-        what.abandon(*started->agent);
-    if (what.ended && started->relay->all_delivered())
-        what.ended();
-    ::_exit(status);
+    ::_exit(started->relay->run());
 }
 
 } // namespace
