@@ -113,7 +113,7 @@ Result<Ref<File>> open_slave(const Path& path, Ref<Inode> inode, u32 flags, Ref<
         return fail(EIO);
     if (pty->locked)
         return fail(EIO);
-    pty->opened(flags);
+    TRY(pty->opened(flags));
     TRY(Ref<TerminalFile> file,
         make_ref<TerminalFile>(path, std::move(inode), flags, Ref<Terminal>(pty)));
     return Ref<File>(std::move(file));
@@ -220,6 +220,7 @@ public:
 private:
     Result<long> open_peer(u64 flags);
     Ref<Pty> pty_;
+    volatile bool exclusive_ = false;
     const Path slaves_; // the devpts that it is of
 };
 
@@ -282,6 +283,8 @@ Result<long> MasterFile::ioctl(u32 command, u64 argument) {
         return 0;
     }
     case TIOCGSID: {
+        if (pty_->session() == 0)
+            return fail(ENOTTY);
         TRY(UserPtr<i32>(argument).copy_out(pty_->session()));
         return 0;
     }
@@ -289,6 +292,14 @@ Result<long> MasterFile::ioctl(u32 command, u64 argument) {
     case TIOCSCTTY:
     case TIOCNOTTY:
         return fail(ENOTTY);
+    case TIOCEXCL: // of this side: nobody opens it a second time anyway
+    case TIOCNXCL:
+        exclusive_ = command == TIOCEXCL;
+        return 0;
+    case TIOCGEXCL: {
+        TRY(UserPtr<int>(argument).copy_out(exclusive_ ? 1 : 0));
+        return 0;
+    }
     default:
         return pty_->ioctl(*this, command, argument); // modes and window size are the pair's
     }

@@ -44,8 +44,9 @@ public:
     Result<usize> write(IoBuffer& in, bool non_blocking);
     u32 poll(PollTable* table);
     Result<long> ioctl(File& file, u32 command, u64 argument);
-    // open(2) by a session leader without a terminal makes it the controlling one.
-    void opened(u32 flags);
+    // Before open(2) succeeds: EBUSY when a program has it for itself (TIOCEXCL). A session leader
+    // without a terminal gets it as the controlling one.
+    Result<void> opened(u32 flags);
 
     u64 device_number() const { return device_number_; }
     i32 session() const { return session_; }
@@ -86,17 +87,22 @@ private:
     Result<void> wait_for_input(bool non_blocking, u64 deadline, bool& timed_out);
     Result<void> check_background(int signal, bool even_if_blocked);
     Result<void> set_modes(u32 command, u64 argument);
+    void change_modes(const TerminalModes& wanted, bool flushes);
+    Result<long> modes_ioctl(u32 command, u64 argument);
     Result<long> job_ioctl(u32 command, u64 argument);
+    Result<long> rare_ioctl(u32 command, u64 argument);
     void signal_foreground(int signal);
 
     static constexpr usize buffer_size = 4096;
     const u64 device_number_;
     mutable SpinLock lock_{LockRank::Terminal};
     TerminalModes modes_;
+    TerminalModes fixed_{}; // bits, and whole characters, that programs may not change
     WindowSize window_{};
     volatile i32 session_ = 0, foreground_ = 0;
     volatile bool hung_up_ = false;
     volatile bool stopped_ = false; // by XOFF or tcflow(3)
+    volatile bool exclusive_ = false;
     bool literal_next_ = false;
     u32 column_ = 0;
     u32 line_start_column_ = 0;

@@ -40,7 +40,7 @@ void console_window(u32 columns, u32 rows) {
 
 Result<Ref<File>> open_terminal(const Path& path, Ref<Inode> inode, u32 flags,
                                 Ref<Terminal> terminal) {
-    terminal->opened(flags);
+    TRY(terminal->opened(flags));
     TRY(Ref<TerminalFile> file,
         make_ref<TerminalFile>(path, std::move(inode), flags, std::move(terminal)));
     return Ref<File>(std::move(file));

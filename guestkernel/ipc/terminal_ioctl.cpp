@@ -1,7 +1,9 @@
 // What ioctl(2) does to a terminal: tty_ioctl(4).
 #include <asm/ioctls.h>
-#include <asm/termbits.h>
+#include <asm/termios.h>
+#include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/tty.h>
 
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/mm/user_copy.hpp"
@@ -13,12 +15,9 @@ namespace kernel {
 namespace {
 
 constexpr int sigttou = 22;
+constexpr unsigned cap_sys_admin = CAP_SYS_ADMIN;
 constexpr u16 entry_end_of_file = Terminal::entry_end_of_file;
 constexpr u32 poll_out_events = 0x4 | 0x100; // POLLOUT, POLLWRNORM
-
-} // namespace
-
-namespace {
 
 // What a master in packet mode is told of (ioctl_tty(2), TIOCPKT_DOSTOP).
 bool has_usual_flow(const TerminalModes& modes) {
@@ -27,18 +26,87 @@ bool has_usual_flow(const TerminalModes& modes) {
            modes.characters[VSTOP] == xoff;
 }
 
+// struct termio (asm/termios.h): the low halves, and fewer characters.
+struct OldModes {
+    u16 input, output, control, local;
+    u8 line;
+    u8 characters[NCC];
+    u8 unused;
+};
+static_assert(sizeof(OldModes) == sizeof(termio) &&
+              offsetof(OldModes, characters) == offsetof(termio, c_cc));
+
+OldModes old_form(const TerminalModes& modes) {
+    OldModes old{.input = static_cast<u16>(modes.input),
+                 .output = static_cast<u16>(modes.output),
+                 .control = static_cast<u16>(modes.control),
+                 .local = static_cast<u16>(modes.local),
+                 .line = modes.line,
+                 .characters = {},
+                 .unused = 0};
+    __builtin_memcpy(old.characters, modes.characters, sizeof old.characters);
+    return old;
+}
+
+TerminalModes with_old_form(TerminalModes modes, const OldModes& old) {
+    const auto low_half = [](u32& whole, u16 low) { whole = (whole & ~u32{0xffff}) | low; };
+    low_half(modes.input, old.input);
+    low_half(modes.output, old.output);
+    low_half(modes.control, old.control);
+    low_half(modes.local, old.local);
+    modes.line = old.line;
+    __builtin_memcpy(modes.characters, old.characters, sizeof old.characters);
+    return modes;
+}
+
+// What a call of the TCSETS family asks for.
+Result<TerminalModes> modes_asked_for(u32 command, u64 argument, const TerminalModes& now) {
+    switch (command) {
+    case TCSETS2:
+    case TCSETSW2:
+    case TCSETSF2: {
+        TRY(const termios2 larger, UserPtr<const termios2>(argument).copy_in());
+        TerminalModes wanted;
+        __builtin_memcpy(&wanted, &larger, sizeof wanted);
+        return wanted;
+    }
+    case TCSETA:
+    case TCSETAW:
+    case TCSETAF: {
+        TRY(const OldModes old, UserPtr<const OldModes>(argument).copy_in());
+        return with_old_form(now, old);
+    }
+    default:
+        return UserPtr<const TerminalModes>(argument).copy_in();
+    }
+}
+
+// TIOCSLCKTRMIOS: bits keep their values; so do characters whose place is not zero.
+TerminalModes keep_fixed(TerminalModes wanted, const TerminalModes& now,
+                         const TerminalModes& fixed) {
+    const auto keep = [](u32& word, u32 old, u32 mask) { word = (word & ~mask) | (old & mask); };
+    keep(wanted.input, now.input, fixed.input);
+    keep(wanted.output, now.output, fixed.output);
+    keep(wanted.control, now.control, fixed.control);
+    keep(wanted.local, now.local, fixed.local);
+    if (fixed.line != 0)
+        wanted.line = now.line;
+    for (usize i = 0; i < sizeof wanted.characters; i++)
+        if (fixed.characters[i] != 0)
+            wanted.characters[i] = now.characters[i];
+    return wanted;
+}
+
 } // namespace
 
 Result<void> Terminal::set_modes(u32 command, u64 argument) {
-    TerminalModes wanted;
-    if (command == TCSETS2 || command == TCSETSW2 || command == TCSETSF2) {
-        TRY(const termios2 larger, UserPtr<const termios2>(argument).copy_in());
-        __builtin_memcpy(&wanted, &larger, sizeof wanted);
-    } else {
-        TRY(wanted, UserPtr<const TerminalModes>(argument).copy_in());
-    }
+    TRY(const TerminalModes wanted, modes_asked_for(command, argument, modes()));
     TRY(check_background(sigttou, false));
-    const bool flushes = command == TCSETSF || command == TCSETSF2;
+    change_modes(wanted, command == TCSETSF || command == TCSETSF2 || command == TCSETAF);
+    return {};
+}
+
+void Terminal::change_modes(const TerminalModes& wanted, bool flushes) {
     u32 events = flushes ? TIOCPKT_FLUSHREAD : 0;
     {
         SpinGuard guard(lock_);
@@ -46,7 +114,7 @@ Result<void> Terminal::set_modes(u32 command, u64 argument) {
             reset_input();
         const bool was_canonical = local(ICANON);
         const bool had_flow = has_usual_flow(modes_);
-        modes_ = wanted;
+        modes_ = keep_fixed(wanted, modes_, fixed_);
         // What was typed ahead as an unfinished line becomes readable in raw mode.
         if (was_canonical && !local(ICANON))
             committed_ = head_;
@@ -59,7 +127,6 @@ Result<void> Terminal::set_modes(u32 command, u64 argument) {
     modes_changed();
     read_waiters.wake_all();
     write_waiters.wake_all();
-    return {};
 }
 
 Result<long> Terminal::job_ioctl(u32 command, u64 argument) {
@@ -94,7 +161,7 @@ Result<long> Terminal::job_ioctl(u32 command, u64 argument) {
         if (ours)
             return 0;
         if (!is_session_leader() ||
-            (session_ != 0 && !(argument == 1 && capable(21)))) // CAP_SYS_ADMIN steals it
+            (session_ != 0 && !(argument == 1 && capable(cap_sys_admin)))) // steals it
             return fail(EPERM);
         if (session_ != 0)
             clear_controlling_terminal(*this);
@@ -113,7 +180,7 @@ Result<long> Terminal::job_ioctl(u32 command, u64 argument) {
     }
 }
 
-Result<long> Terminal::ioctl(File&, u32 command, u64 argument) {
+Result<long> Terminal::modes_ioctl(u32 command, u64 argument) {
     switch (command) {
     case TCGETS: {
         TRY(UserPtr<TerminalModes>(argument).copy_out(modes()));
@@ -127,14 +194,105 @@ Result<long> Terminal::ioctl(File&, u32 command, u64 argument) {
         TRY(UserPtr<termios2>(argument).copy_out(larger));
         return 0;
     }
+    case TCGETA: {
+        TRY(UserPtr<OldModes>(argument).copy_out(old_form(modes())));
+        return 0;
+    }
+    case TIOCGLCKTRMIOS: {
+        TerminalModes fixed;
+        {
+            SpinGuard guard(lock_);
+            fixed = fixed_;
+        }
+        TRY(UserPtr<TerminalModes>(argument).copy_out(fixed));
+        return 0;
+    }
+    case TIOCSLCKTRMIOS: {
+        if (!capable(cap_sys_admin))
+            return fail(EPERM);
+        TRY(const TerminalModes fixed, UserPtr<const TerminalModes>(argument).copy_in());
+        SpinGuard guard(lock_);
+        fixed_ = fixed;
+        return 0;
+    }
+    case TIOCGSOFTCAR: {
+        TRY(UserPtr<int>(argument).copy_out((modes().control & CLOCAL) != 0 ? 1 : 0));
+        return 0;
+    }
+    case TIOCSSOFTCAR: {
+        TRY(const int on, UserPtr<const int>(argument).copy_in());
+        TerminalModes wanted = modes();
+        wanted.control = (wanted.control & ~u32{CLOCAL}) | (on != 0 ? u32{CLOCAL} : 0);
+        change_modes(wanted, false);
+        return 0;
+    }
+    default: // the TCSETS family
+        TRY(set_modes(command, argument));
+        return 0;
+    }
+}
+
+// What nearly no program asks a terminal.
+Result<long> Terminal::rare_ioctl(u32 command, u64 argument) {
+    switch (command) {
+    case TIOCGETD: {
+        TRY(UserPtr<int>(argument).copy_out(N_TTY));
+        return 0;
+    }
+    case TIOCSETD: {
+        TRY(const int discipline, UserPtr<const int>(argument).copy_in());
+        TRY(check_background(sigttou, false));
+        if (discipline != N_TTY)
+            return fail(EINVAL); // there is no other
+        return 0;
+    }
+    case TIOCGDEV: {
+        TRY(UserPtr<u32>(argument).copy_out(static_cast<u32>(device_number_)));
+        return 0;
+    }
+    case TIOCEXCL:
+    case TIOCNXCL:
+        exclusive_ = command == TIOCEXCL;
+        return 0;
+    case TIOCGEXCL: {
+        TRY(UserPtr<int>(argument).copy_out(exclusive_ ? 1 : 0));
+        return 0;
+    }
+    case TIOCSBRK:
+    case TCSBRK:
+    case TCSBRKP:
+        TRY(check_background(sigttou, false));
+        return 0; // drained by nature, and there is no line to break
+    case TIOCCBRK:
+        return 0;
+    case TIOCSTI:
+        return fail(EIO); // as Linux with dev.tty.legacy_tiocsti=0
+    default:
+        return fail(ENOTTY);
+    }
+}
+
+Result<long> Terminal::ioctl(File&, u32 command, u64 argument) {
+    if (hung_up_)
+        return fail(command == TIOCSPGRP ? ENOTTY : EIO);
+    switch (command) {
+    case TCGETS:
+    case TCGETS2:
+    case TCGETA:
+    case TIOCGLCKTRMIOS:
+    case TIOCSLCKTRMIOS:
+    case TIOCGSOFTCAR:
+    case TIOCSSOFTCAR:
     case TCSETS:
     case TCSETSW:
     case TCSETSF:
     case TCSETS2:
     case TCSETSW2:
     case TCSETSF2:
-        TRY(set_modes(command, argument));
-        return 0;
+    case TCSETA:
+    case TCSETAW:
+    case TCSETAF:
+        return modes_ioctl(command, argument);
     case TIOCGWINSZ: {
         WindowSize size;
         {
@@ -194,32 +352,22 @@ Result<long> Terminal::ioctl(File&, u32 command, u64 argument) {
             line_changed(argument == TCOOFF ? TIOCPKT_STOP : TIOCPKT_START);
         }
         return 0;
-    case TCSBRK:
-    case TCSBRKP:
-        TRY(check_background(sigttou, false));
-        return 0; // drained by nature, and there is no line to break
-    case TIOCGETD: {
-        TRY(UserPtr<int>(argument).copy_out(0)); // N_TTY
-        return 0;
-    }
-    case TIOCEXCL:
-    case TIOCNXCL:
-        return 0;
-    case TIOCSTI:
-        return fail(EIO); // as Linux with dev.tty.legacy_tiocsti=0
     default:
-        return fail(ENOTTY);
+        return rare_ioctl(command, argument);
     }
 }
 
-void Terminal::opened(u32 flags) {
+Result<void> Terminal::opened(u32 flags) {
     constexpr u32 o_noctty = 0400;
+    if (exclusive_ && !capable(cap_sys_admin))
+        return fail(EBUSY);
     if ((flags & o_noctty) != 0 || session_ != 0 || !is_session_leader())
-        return;
+        return {};
     if (!set_controlling_terminal(Ref<Terminal>::share(this)))
-        return;
+        return {};
     session_ = current_session();
     foreground_ = current_group();
+    return {};
 }
 
 void session_leader_ended(Terminal& terminal, i32 session) {

@@ -355,6 +355,95 @@ void hang_up() {
     expect(t.master, "again");
 }
 
+// struct termio: the low halves of the modes and the first characters.
+void old_form_of_modes() {
+    Pair t;
+    const termios now = t.get();
+    termio old{};
+    CHECK(ioctl(t.slave, TCGETA, &old) == 0);
+    CHECK(old.c_iflag == (now.c_iflag & 0xffff) && old.c_lflag == (now.c_lflag & 0xffff));
+    CHECK(old.c_cc[VINTR] == 3 && old.c_cc[VEOF] == 4);
+    old.c_lflag = static_cast<unsigned short>(old.c_lflag & ~ECHO);
+    old.c_cc[VINTR] = 5;
+    for (const unsigned long command : {TCSETA, TCSETAW, TCSETAF}) {
+        CHECK(ioctl(t.master, command, &old) == 0); // the pair's modes are one
+        const termios changed = t.get();
+        CHECK((changed.c_lflag & ECHO) == 0 && changed.c_cc[VINTR] == 5);
+        CHECK(changed.c_cflag == now.c_cflag && changed.c_cc[VSUSP] == now.c_cc[VSUSP]);
+        t.set(now);
+    }
+    put(t.master, "typed\n");
+    AWAIT(readable(t.slave));
+    CHECK(ioctl(t.slave, TCSETAF, &old) == 0); // flushes
+    CHECK(!readable(t.slave));
+    CHECK_FAILS(ioctl(t.slave, TCSETA, nullptr), EFAULT);
+    int local = -1;
+    CHECK(ioctl(t.slave, TIOCGSOFTCAR, &local) == 0 && local == 0);
+    local = 1;
+    CHECK(ioctl(t.slave, TIOCSSOFTCAR, &local) == 0 && (t.get().c_cflag & CLOCAL) != 0);
+}
+
+// TIOCSLCKTRMIOS: what it names keeps its value.
+void fixed_modes() {
+    Pair t;
+    termios fixed{};
+    fixed.c_lflag = ECHO;
+    fixed.c_cc[VMIN] = 1;
+    CHECK(ioctl(t.slave, TIOCSLCKTRMIOS, &fixed) == 0);
+    termios seen{};
+    CHECK(ioctl(t.master, TIOCGLCKTRMIOS, &seen) == 0 && seen.c_lflag == ECHO);
+    termios mode = t.get();
+    mode.c_lflag &= ~static_cast<tcflag_t>(ECHO | ICANON);
+    mode.c_cc[VMIN] = 7;
+    mode.c_cc[VTIME] = 9;
+    CHECK(ioctl(t.slave, TCSETS, &mode) == 0);
+    mode = t.get();
+    CHECK((mode.c_lflag & (ECHO | ICANON)) == ECHO);
+    CHECK(mode.c_cc[VMIN] == 1 && mode.c_cc[VTIME] == 9);
+}
+
+// TIOCEXCL: only who has CAP_SYS_ADMIN opens it again.
+void exclusive() {
+    Pair t;
+    int is = -1;
+    CHECK(ioctl(t.slave, TIOCGEXCL, &is) == 0 && is == 0);
+    CHECK(ioctl(t.slave, TIOCEXCL) == 0);
+    CHECK(ioctl(t.slave, TIOCGEXCL, &is) == 0 && is == 1);
+    close(open(t.name.c_str(), O_RDWR | O_NOCTTY));
+    CHECK(chmod(t.name.c_str(), 0666) == 0);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(setresuid(1000, 1000, 1000) == 0);
+        CHECK_FAILS(open(t.name.c_str(), O_RDWR | O_NOCTTY), EBUSY);
+        const termios none{};
+        CHECK_FAILS(ioctl(t.slave, TIOCSLCKTRMIOS, &none), EPERM);
+        CHECK(ioctl(t.slave, TIOCNXCL) == 0);
+        CHECK(open(t.name.c_str(), O_RDWR | O_NOCTTY) >= 0);
+        _exit(0);
+    }
+    int status = -1;
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+void line_disciplines_and_numbers() {
+    Pair t;
+    int discipline = 0, none = 99;
+    CHECK(ioctl(t.slave, TIOCSETD, &discipline) == 0);
+    CHECK_FAILS(ioctl(t.slave, TIOCSETD, &none), EINVAL);
+    struct stat about;
+    unsigned number = 0;
+    CHECK(fstat(t.slave, &about) == 0);
+    CHECK(ioctl(t.master, TIOCGDEV, &number) == 0 && number == about.st_rdev);
+    CHECK(ioctl(t.slave, TIOCSBRK) == 0 && ioctl(t.slave, TIOCCBRK) == 0);
+    CHECK_FAILS(ioctl(t.master, TIOCGSID, &number), ENOTTY); // nobody's terminal
+    // What the master has left answers nothing.
+    close(t.master);
+    t.master = -1;
+    termios mode;
+    CHECK_FAILS(ioctl(t.slave, TCGETS, &mode), EIO);
+    CHECK_FAILS(ioctl(t.slave, TIOCSPGRP, &number), ENOTTY);
+}
+
 } // namespace
 
 int main() {
@@ -365,4 +454,8 @@ int main() {
     packets();
     sessions();
     hang_up();
+    old_form_of_modes();
+    fixed_modes();
+    exclusive();
+    line_disciplines_and_numbers();
 }
