@@ -249,6 +249,8 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header,
     }
     TRY(const u64 vdso, map_vdso(space));
     result.entry = has_interpreter ? interpreter.entry : image.entry + bias;
+    if (result.entry >= user_max)
+        return fail(EINVAL); // IRETQ takes no such address
     space.executable = std::move(file);
 
     const u64 auxiliary[] = {

@@ -151,7 +151,8 @@ bool push_signal_frame(arch::TrapFrame& frame, int signal, const SignalAction& a
     const u64 at = ((fpu - sizeof(HandlerFrame)) & ~u64{15}) - 8;
     if (nested && at < state.alternate_stack)
         return false; // the alternate stack overflows
-    if ((action.flags & SA_RESTORER) == 0)
+    // IRETQ takes no such address; the program could not run there anyway.
+    if ((action.flags & SA_RESTORER) == 0 || action.handler >= user_max)
         return false;
     HandlerFrame out = {};
     out.return_address = action.restorer;

@@ -30,7 +30,7 @@ check() {
 
 # What a guest test is told where all that it may want is there: inside, and on the emulated machine's Linux, which has
 # the vsock loopback that this machine's may lack and is the oracle for it.
-ARGUMENTS = {"guest-vsock": ["loopback"]}
+ARGUMENTS = {"guest-vsock": ["loopback"], "guest-wild_jumps": ["ring0"]}
 
 
 class Case:

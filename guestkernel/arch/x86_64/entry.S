@@ -132,7 +132,8 @@ joey_user_return_window:
     jne joey_user_return
     pop_all
     add $8, %rsp
-joey_user_iretq:
+    .global joey_user_iretq
+joey_user_iretq:              // what it does not take is the program's fault: joey_exception()
     iretq
 joey_user_return_end:
 
@@ -214,10 +215,18 @@ exception_common:
     mov %rax, AREA_CR2(%rdx)
     mov %rcx, AREA_VECTOR(%rdx)
     // stack: rdx 0, rcx 8, rax 16, error 24, rip 32, cs 40, rflags 48, rsp 56, ss 64
+    // Whose fault? In ring-0 mode the ring tells. In ring-3 mode kernel and programs share one: the kernel's own code is
+    // the kernel. The upper half alone says nothing: a program may jump there, with any RSP (from_program() in traps.cpp).
+    testb $3, 40(%rsp)
+    jz 1f
+    cmpb $0, joey_ring3_mode(%rip)
+    je 3f
     mov 32(%rsp), %rax
-    test %rax, %rax
-    js 1f
-    mov AREA_KERNEL_STACK(%rdx), %rcx
+    cmp $joey_text_start, %rax
+    jb 3f
+    cmp $joey_text_end, %rax
+    jb 1f
+3:  mov AREA_KERNEL_STACK(%rdx), %rcx
     jmp 2f
 1:  mov 56(%rsp), %rcx       // the kernel faulted: go on below its stack pointer
     and $-16, %rcx
@@ -258,10 +267,10 @@ exception_common:
     .global joey_exception_interrupts_on
 joey_exception_interrupts_on:
     nop                       // ring-0 mode: STI
-    call joey_exception       // (frame, vector, error code, CR2)
+    call joey_exception       // (frame, vector, error code, CR2): whether a program goes on
     mov %rbx, %rsp
-    cmpq $0, FRAME_RIP(%rbx)
-    jns joey_user_return
+    test %al, %al
+    jnz joey_user_return
     // back into the kernel: a fault on user memory that was served, or a fixed-up copy
     pop_all
     add $8, %rsp

@@ -12,7 +12,7 @@
 
 namespace kernel::arch {
 
-bool ring3_mode = true;
+bool joey_ring3_mode = true;
 
 const CounterPlaces counter_places = {
     boot::direct_map_base + boot::cpu_areas_phys + boot::cpu_area_counters, boot::cpu_area_size};

@@ -7,13 +7,13 @@
 
 namespace kernel::arch {
 
-extern bool ring3_mode;
-
 extern "C" {
+extern bool joey_ring3_mode; // known to entry.S
 extern const u8 joey_op_wrmsr[], joey_op_cr3[], joey_op_invlpg[];
 void joey_idle_ring0(u32* flags);
 void joey_idle_ring3(void* flags, void* area);
 }
+inline constexpr bool& ring3_mode = joey_ring3_mode;
 
 inline void write_msr(u32 msr, u64 value) {
     const u32 low = static_cast<u32>(value);

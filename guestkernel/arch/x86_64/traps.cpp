@@ -16,6 +16,7 @@ struct UserFixup {
 };
 extern "C" const UserFixup __user_fixups_start[], __user_fixups_end[];
 extern "C" const u8 joey_user_return_window[], joey_user_return_end[], joey_user_return[];
+extern "C" const u8 joey_user_iretq[], joey_text_start[], joey_text_end[];
 extern "C" const u8 joey_idle_hlt[];
 
 constexpr u64 vector_page_fault = 14;
@@ -25,6 +26,32 @@ const UserFixup* find_fixup(u64 rip) {
         if (fixup->at == rip)
             return fixup;
     return nullptr;
+}
+
+// A program can put anything in its RIP, the kernel's addresses too; entry.S decides in the same
+// way.
+bool from_program(u64 rip, u64 cs) {
+    if (!ring3_mode)
+        return (cs & 3) != 0;
+    return (cs & 3) != 0 && (rip < reinterpret_cast<u64>(joey_text_start) ||
+                             rip >= reinterpret_cast<u64>(joey_text_end));
+}
+
+// The IRETQ to a program faulted, with the program's registers in place. Every value of RIP, CS, SS
+// and RFLAGS is checked where it comes in: this is the second line. The frame of the fault lies
+// over the program's own, but for what IRETQ takes.
+bool give_up_return(const TrapFrame& fault) {
+    const TrapFrame registers = fault;
+    TrapFrame& frame = user_frame(current_task());
+    const u64 rip = frame.rip, rsp = frame.rsp, rflags = frame.rflags;
+    frame = registers;
+    frame.rip = rip < user_max ? rip : 0;
+    frame.rsp = rsp;
+    frame.rflags = rflags & ~u64{0x4000}; // nested task
+    frame.cs = boot::user_code_selector, frame.ss = boot::user_data_selector;
+    frame.orig_rax = ~u64{0};
+    deliver_exception(frame, 13, 0, 0);
+    return true;
 }
 
 // What IRETQ returns to; on IST2.
@@ -64,8 +91,9 @@ void run_device_callbacks() {
             device_callbacks[i].function(device_callbacks[i].context);
 }
 
-extern "C" void joey_exception(TrapFrame* frame, u64 vector, u64 error_code, u64 cr2) {
-    const bool from_user = static_cast<i64>(frame->rip) >= 0;
+// Whether a program goes on, by joey_user_return; else the kernel does, with `frame`.
+extern "C" bool joey_exception(TrapFrame* frame, u64 vector, u64 error_code, u64 cr2) {
+    const bool from_user = from_program(frame->rip, frame->cs);
     // A gate with an IST stack may leave a null SS behind (QEMU's does, even where the ring stays
     // the same), which no IRETQ to ring 3 takes. Those through ring 0 have loaded it anew.
     if (ring3_mode && vector != vector_page_fault)
@@ -76,22 +104,28 @@ extern "C" void joey_exception(TrapFrame* frame, u64 vector, u64 error_code, u64
         u32 signal_code = 0;
         if (from_user || (fixup != nullptr && cr2 < user_max)) {
             if (handle_user_fault(cr2, access, from_user, signal_code))
-                return;
-            if (from_user)
-                return deliver_exception(*frame, vector_page_fault, signal_code, cr2);
+                return from_user;
+            if (from_user) {
+                deliver_exception(*frame, vector_page_fault, signal_code, cr2);
+                return true;
+            }
         }
         if (fixup != nullptr) {
             frame->rip = fixup->to;
-            return;
+            return false;
         }
         crash(*frame, static_cast<u32>(vector), error_code, cr2, "page fault in the kernel");
     }
-    if (from_user)
-        return deliver_exception(*frame, static_cast<u32>(vector), error_code, 0);
+    if (from_user) {
+        deliver_exception(*frame, static_cast<u32>(vector), error_code, 0);
+        return true;
+    }
     if (const UserFixup* fixup = find_fixup(frame->rip); fixup != nullptr && vector == 13) {
         frame->rip = fixup->to;
-        return;
+        return false;
     }
+    if (frame->rip == reinterpret_cast<u64>(joey_user_iretq))
+        return give_up_return(*frame);
     crash(*frame, static_cast<u32>(vector), error_code, cr2, "exception in the kernel");
 }
 
@@ -112,7 +146,7 @@ extern "C" u32 joey_interrupt(u64 slot, InterruptFrame* frame, u64 area_address)
         area.raised_slots.fetch_or(1u << slot);
         area.work.fetch_or(1u << (work_softirq_shift + static_cast<u32>(Softirq::Devices)));
     }
-    if (static_cast<i64>(frame->rip) >= 0)
+    if (from_program(frame->rip, frame->cs))
         return area.work.load(base::Order::Relaxed) != 0 ? 1 : 0;
     if (ring3_mode && (frame->cs & 3) == 0)
         return 2;
