@@ -1,9 +1,9 @@
-"""Mixed load for a long time: nothing grows, and the kernel reports nothing. A short form, and half an hour by --long."""
+"""Mixed load, and hostile system calls, for a long time: nothing grows, and the kernel reports nothing. Short forms, and long ones by --long."""
 
 import os
 import re
 
-from harness import PATIENCE, case, holds, joey
+from harness import JOEY, PATIENCE, case, holds, joey
 
 MIX = os.path.join(os.path.dirname(os.path.abspath(__file__)), "soak", "mix.py")
 
@@ -27,3 +27,24 @@ def short():
 def long_one():
     for cpus in ("1", "2"):
         soak(60, 15, "--memory", "512M", "--cpus", cpus)
+
+
+STORM = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(JOEY))), "tests/syscall_storm")
+
+
+def storm(rounds, seed, *options):
+    result = joey(STORM, "--rounds", str(rounds), "--seed", str(seed),
+                  options=("--net", "none", "--memory", "512M", "--kernel-log", "warning", *options), timeout=120 + 30 * rounds)
+    holds("the kernel stands", result.status == 0, result.out.decode(errors="replace")[-300:] + result.err.decode(errors="replace")[-1500:])
+
+
+@case("storm: random system calls with hostile arguments")
+def storm_short():
+    storm(5, 1)
+    storm(3, 100, "--cpus", "2")
+
+
+@case("storm: random system calls, four thousand rounds", long=True)
+def storm_long():
+    for seed, cpus in ((1000, "1"), (100000, "2")):
+        storm(2000, seed, "--cpus", cpus)
