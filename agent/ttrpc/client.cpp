@@ -1,5 +1,7 @@
 #include "agent/ttrpc/client.hpp"
 
+#include <utility>
+
 #include "agent/ttrpc/ttrpc.pb.h"
 
 namespace ttrpc {
@@ -7,6 +9,8 @@ namespace ttrpc {
 namespace {
 
 constexpr Client::CallId last_stream = 0xffff'fffd;
+// Calls that were forgotten, or whose time was up, and whose answers may still come.
+constexpr std::size_t most_unanswered = 4096;
 
 } // namespace
 
@@ -18,6 +22,10 @@ os::Result<std::unique_ptr<Client>> Client::start(os::EventLoop& loop, os::Uniqu
                           {.frame = [self](const Frame& frame) { self->on_frame(frame); },
                            .too_long =
                                [self](const FrameHeader& header) {
+                                   if (!self->waiting_.contains(header.stream)) {
+                                       self->connection_->close("the server answered a call twice");
+                                       return;
+                                   }
                                    self->finish(header.stream,
                                                 os::fail(os::Code::ResourceExhausted,
                                                          "the answer is longer than 4 MiB"));
@@ -65,21 +73,27 @@ Client::CallId Client::call(const std::string& service, const std::string& metho
     }
     if (limit > no_limit) {
         waiting_[id].timer = loop_.after(limit, [this, id] {
+            const Answered late = std::move(waiting_[id].answered);
             waiting_[id].timer = 0;
-            finish(id, os::fail(os::Code::DeadlineExceeded, "no answer in time"));
+            forget(id);
+            late(os::fail(os::Code::DeadlineExceeded, "no answer in time"));
         });
     }
     connection_->send(make_frame(id, FrameType::Request, bytes));
     return id;
 }
 
+// Its entry stays, for the answer that it still may get: only what is waited for, or was, can be
+// answered, so that a server cannot say things without end.
 void Client::forget(CallId call) {
     const auto found = waiting_.find(call);
     if (found == waiting_.end())
         return;
     if (found->second.timer != 0)
-        loop_.cancel(found->second.timer);
-    waiting_.erase(found);
+        loop_.cancel(std::exchange(found->second.timer, 0));
+    found->second.answered = nullptr;
+    if (waiting_.size() > most_unanswered)
+        connection_->close("the server leaves too many calls without an answer");
 }
 
 void Client::finish(CallId call, os::Result<std::string> payload) {
@@ -87,8 +101,11 @@ void Client::finish(CallId call, os::Result<std::string> payload) {
     if (found == waiting_.end())
         return;
     const Answered answered = std::move(found->second.answered);
-    forget(call);
-    answered(std::move(payload));
+    if (found->second.timer != 0)
+        loop_.cancel(found->second.timer);
+    waiting_.erase(found);
+    if (answered)
+        answered(std::move(payload));
 }
 
 void Client::on_frame(const Frame& frame) {
@@ -97,8 +114,8 @@ void Client::on_frame(const Frame& frame) {
         connection_->close("the server sent a frame that only a client sends");
         return;
     }
-    if (stream % 2 != 1 || stream >= next_) {
-        connection_->close("the server answered a call that was never made");
+    if (stream % 2 != 1 || stream >= next_ || !waiting_.contains(stream)) {
+        connection_->close("the server answered a call that was never made, or twice");
         return;
     }
     Response response;
@@ -120,6 +137,8 @@ void Client::fail_all(const std::string& why) {
     for (auto& [id, entry] : waiting) {
         if (entry.timer != 0)
             loop_.cancel(entry.timer);
+        if (!entry.answered)
+            continue;
         entry.answered(os::fail(os::Code::Unavailable,
                                 why.empty() ? "the server closed the connection" : why));
         if (!*alive)

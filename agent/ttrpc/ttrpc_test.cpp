@@ -458,9 +458,9 @@ TEST_CASE("a client ends the connection with a server that breaks the protocol")
         [&error](const os::Result<ttrpc::KeyValue>& answer) { error = answer.error(); });
     const auto [bytes, reason] =
         GENERATE(std::pair(ttrpc::make_frame(3, ttrpc::FrameType::Response, ""),
-                           "the server answered a call that was never made"),
+                           "the server answered a call that was never made, or twice"),
                  std::pair(ttrpc::make_frame(2, ttrpc::FrameType::Response, ""),
-                           "the server answered a call that was never made"),
+                           "the server answered a call that was never made, or twice"),
                  std::pair(ttrpc::make_frame(1, ttrpc::FrameType::Request, ""),
                            "the server sent a frame that only a client sends"),
                  std::pair(ttrpc::make_frame(1, ttrpc::FrameType::Response, "\xff"),
@@ -474,6 +474,46 @@ TEST_CASE("a client ends the connection with a server that breaks the protocol")
     CHECK(error->message == reason);
     CHECK(why == reason);
     CHECK_FALSE(client->call_and_wait<ttrpc::KeyValue>("s", "m", key("x")));
+}
+
+TEST_CASE("a server answers each call once, also one that nobody waits for any more") {
+    Fixture f;
+    auto [near, far] = socket_pair();
+    const auto client = std::move(*ttrpc::Client::start(*f.loop, std::move(near)));
+    int answers = 0;
+    const auto call = [&] {
+        return client->call("s", "m", "", ttrpc::Client::no_limit,
+                            [&answers](const os::Result<std::string>&) { ++answers; });
+    };
+    const auto kept = call();
+    const auto forgotten = call();
+    client->forget(forgotten);
+    const auto answer = [&, far = far.get()](ttrpc::Client::CallId id) {
+        const std::string bytes = ttrpc::make_frame(id, ttrpc::FrameType::Response, "");
+        REQUIRE(send(far, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
+        f.turn();
+    };
+    answer(kept);
+    answer(forgotten);
+    CHECK(answers == 1);
+    CHECK(client->is_open());
+    const auto id = GENERATE_COPY(kept, forgotten);
+    answer(id);
+    CHECK_FALSE(client->is_open());
+    CHECK(answers == 1);
+}
+
+TEST_CASE("a server that leaves forgotten calls unanswered is not talked to for ever") {
+    Fixture f;
+    auto [near, far] = socket_pair();
+    const auto client = std::move(*ttrpc::Client::start(*f.loop, std::move(near)));
+    int calls = 0;
+    for (; client->is_open() && calls < 10000; ++calls) {
+        client->forget(client->call("s", "m", "", ttrpc::Client::no_limit,
+                                    [](const os::Result<std::string>&) {}));
+    }
+    CHECK_FALSE(client->is_open());
+    CHECK(calls > 1000);
 }
 
 TEST_CASE("an action posted by another thread wakes the loop") {
