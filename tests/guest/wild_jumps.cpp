@@ -29,6 +29,7 @@ void on_fault(int, siginfo_t* info, void*) {
     siglongjmp(back, 1);
 }
 
+// With four or with five levels of tables: the places between those two are not in the list.
 bool canonical(std::uint64_t address) {
     return address < 0x800000000000 || address >= 0xffff800000000000;
 }
@@ -163,7 +164,7 @@ void entries(const std::vector<std::uint64_t>& places) {
 
 int main(int argc, char** argv) {
     std::vector<std::uint64_t> places = {0xffff800000000000, 0xfffffffffffff000, ~std::uint64_t{0},
-                                         0x0000800000000000, 0x8000000000000000, 0x7ffffffff000};
+                                         0x0100000000000000, 0x8000000000000000, 0x7ffffffff000};
     if (argc > 1 && std::strcmp(argv[1], "ring0") == 0) {
         places.push_back(0xffff888000000000); // all memory
         places.push_back(0xffff888000200000);

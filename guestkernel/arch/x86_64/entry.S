@@ -43,6 +43,13 @@
 .macro pop_clobbered
     pop_each rbx, r11, r10, r9, r8, rdi
 .endm
+// A program may have set AC, which opens SMAP's gate; SYSCALL clears it, gates do not.
+.macro close_user_memory
+    cmpb $0, joey_smap_on(%rip)
+    je 9f
+    clac
+9:
+.endm
 
     .section .text.entry, "ax"
 
@@ -107,13 +114,9 @@ syscall_common:
     push %rcx
     push $-38                 // rax: -ENOSYS until dispatch says otherwise (ptrace sees it)
     push_rest
-    .global joey_syscall_interrupts_on
-joey_syscall_interrupts_on:
-    nop                       // ring-0 mode patches this into STI at boot
-    cld
     mov %rsp, %rdi
     xor %ebp, %ebp
-    call joey_syscall
+    call joey_syscall         // interrupts are on, the direction flag is clear: SFMASK
 
 // --- the way back -----------------------------------------------------------------------------------
 // RSP may point anywhere into the task's kernel stack: the frame is found from its top. An interrupt between here and
@@ -260,13 +263,11 @@ exception_common:
     mov %rsp, %rdi
     mov %rsp, %rbx
     cld
+    close_user_memory
     // a frame for backtraces: the interrupted RIP and RBP
     push FRAME_RIP(%rbx)
     push %rbp
     mov %rsp, %rbp
-    .global joey_exception_interrupts_on
-joey_exception_interrupts_on:
-    nop                       // ring-0 mode: STI
     call joey_exception       // (frame, vector, error code, CR2): whether a program goes on
     mov %rbx, %rsp
     test %al, %al
@@ -518,6 +519,7 @@ user_interrupt_ring0:
     xor %eax, %eax
     xor %edx, %edx
     wrmsr
+    close_user_memory
     sti
     jmp joey_user_return
 

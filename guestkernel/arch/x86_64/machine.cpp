@@ -117,14 +117,13 @@ void write_gdt_and_tss(u64 base) {
 void write_idt(u64 base) {
     auto* idt = reinterpret_cast<Gate*>(base + boot::cpu_area_idt);
     const u16 kernel_cs = ring3_mode ? boot::user_code_selector : boot::kernel_code_selector;
-    // Ring-3 gates are trap gates: an interrupt gate would clear IF, and ring 3 could never set it
-    // again.
-    const u8 type = ring3_mode ? trap_gate : interrupt_gate;
+    // Trap gates: the kernel runs with interrupts on (CPUs that flush each other's translations
+    // wait for each other), and ring 3 could never set IF again.
     for (unsigned vector = 0; vector < 32; vector++) {
         const u8 ist = vector == 8 || vector == 2 ? 3 : 1;
         const u8 dpl = vector == 3 || vector == 4 ? 3 : 0;
         idt[vector] = make_gate(joey_exception_entries + 16 * (vector <= 21 ? vector : 15),
-                                kernel_cs, ist, type, dpl);
+                                kernel_cs, ist, trap_gate, dpl);
     }
     for (unsigned vector = 32; vector < 256; vector++)
         idt[vector] = Gate{0, 0};
@@ -134,8 +133,7 @@ void write_idt(u64 base) {
         put_frame(base + AREA_IST1_TOP, joey_page_fault_ring3, base + AREA_IST1_TOP - 56);
         put_frame(base + AREA_IST1_TOP + 40, joey_breakpoint_ring3, base + AREA_IST1_TOP - 56);
     } else {
-        idt[14] =
-            make_gate(joey_page_fault_ring0, boot::kernel_code_selector, 1, interrupt_gate, 0);
+        idt[14] = make_gate(joey_page_fault_ring0, boot::kernel_code_selector, 1, trap_gate, 0);
     }
     for (unsigned slot = 0; slot < 16; slot++) {
         const u8* entry =
@@ -159,14 +157,14 @@ bool probe_syscall() {
 }
 
 void init_syscalls(unsigned cpu) {
+    // Not interrupts: they have a stack of their own, so that any moment will do, the first
+    // instruction too.
     constexpr u64 masked = flag_trap | flag_direction | flag_nested | flag_alignment;
     if (ring3_mode && cpu == 0)
         syscall_enters_ring0 = probe_syscall();
     const u8* entry = joey_syscall_stubs;
     u64 mask = masked;
-    if (!ring3_mode) {
-        mask |= flag_interrupt;
-    } else if (syscall_enters_ring0) {
+    if (ring3_mode && syscall_enters_ring0) {
         mask |= flag_interrupt; // the ready-made frame's RFLAGS sets it again
         entry = joey_syscall_forward_stubs;
         u64* frame = joey_forward_frames[cpu];

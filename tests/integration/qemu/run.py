@@ -23,6 +23,8 @@ STATUS_CASES = [
     ("the overlay takes writes", 0, "x", ["sh", "-c", "echo x > /tmp/f; cat /tmp/f"]),
 ]
 RING3_SHORT = {"true gives 0", "exit 42 gives 42", "output arrives", "a pipeline", "SIGTERM gives 143"}
+# Those that say something else with two CPUs.
+TWO_CPUS = {"guest-copied_pages", "guest-futexes", "guest-memory", "guest-processes", "guest-signals", "guest-stale_translations"}
 
 
 def main():
@@ -35,8 +37,8 @@ def main():
     options = parser.parse_args()
     cases = []
 
-    def add(mode, name, status, output, command):
-        cases.append(emulated.Case(f"{mode}: {name}", [os.path.abspath(options.joey), "do", "--cpus", "1", "--memory", "128M", "--privilege", mode, "--",
+    def add(mode, name, status, output, command, cpus="1"):
+        cases.append(emulated.Case(f"{mode}: {name}", [os.path.abspath(options.joey), "do", "--cpus", cpus, "--memory", "128M", "--privilege", mode, "--",
                                                        *command], status, output))
 
     for mode in ("ring0", "ring3"):
@@ -49,6 +51,8 @@ def main():
         if more:
             cases.append(emulated.Case(f"Linux: guest test {name}", [program, *more]))
         add("ring0", f"guest test {name}", 0, "*", [program, *more])
+        if name in TWO_CPUS:
+            add("ring0", f"guest test {name}, two CPUs", 0, "*", [program, *more], cpus="2")
         if name in options.ring3_programs:
             add("ring3", f"guest test {name}", 0, "*", [program, *more])
     print(f"1..{len(cases)}", flush=True)
