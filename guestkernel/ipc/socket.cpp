@@ -12,8 +12,8 @@
 
 namespace kernel {
 
-constinit base::Atomic<u32> most_receive_buffer{most_buffer_by_default};
-constinit base::Atomic<u32> most_send_buffer{most_buffer_by_default};
+constinit base::Atomic<u32> most_receive_buffer{default_socket_buffer};
+constinit base::Atomic<u32> most_send_buffer{default_socket_buffer};
 
 namespace {
 

@@ -6,6 +6,7 @@
 
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/file.hpp"
+#include "guestkernel/ipc/buffer_sizes.hpp"
 #include "guestkernel/ipc/socket_rights.hpp"
 
 namespace kernel {
@@ -97,13 +98,12 @@ struct ReceiveRequest {
 
 // net.core.rmem_max and wmem_max: what SO_RCVBUF and SO_SNDBUF can ask for, in bytes; of all
 // namespaces.
-inline constexpr u32 most_buffer_by_default = 212992;
 extern base::Atomic<u32> most_receive_buffer, most_send_buffer;
 
 // What setsockopt(2) can set at SOL_SOCKET for any family.
 struct SocketOptions {
     u64 receive_timeout_ns = 0, send_timeout_ns = 0; // 0: none
-    u32 send_buffer = 212992, receive_buffer = 212992;
+    u32 send_buffer = default_socket_buffer, receive_buffer = default_socket_buffer;
     u32 receive_low_water = 1;
     u32 flags = 0; // bit n: the boolean option SO_n is on
     i32 linger = 0, priority = 0;

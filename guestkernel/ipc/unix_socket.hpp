@@ -74,7 +74,7 @@ public:
     volatile u32 shutdown = 0; // shut_*
     volatile bool dead = false;
     base::Atomic<int> error{0};
-    u32 send_buffer = 212992;
+    u32 send_buffer = default_socket_buffer;
     base::Atomic<u64> sent{0}; // charge of what it has in others' queues
     SocketCredentials peer_credentials;
 

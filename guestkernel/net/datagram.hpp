@@ -58,10 +58,10 @@ public:
     base::Atomic<int> error{0};
     base::Atomic<u32> dropped{0};
     u64 inode_number = 0; // of its file
-    volatile u32 receive_buffer = 212992;
+    volatile u32 receive_buffer = default_socket_buffer;
     volatile u32 shutdown = 0; // shut_*
     volatile bool closed = false;
-    volatile u32 send_buffer_ = 212992;
+    volatile u32 send_buffer_ = default_socket_buffer;
     base::Atomic<u64> sent_{0};
     volatile u64 queued_bytes = 0;
     WaitQueue read_waiters, write_waiters;

@@ -1,15 +1,35 @@
 #include "guestkernel/net/port_table.hpp"
 
+#include <new>
+#include <utility>
+
 #include <linux/errno.h>
 
 #include "guestkernel/core/random.hpp"
 
 namespace kernel::net {
 
-struct PortTable::Bucket {
-    SpinLock lock{LockRank::NetTable};
+// A port that somebody has. A hundred thousand connections to one port, or to a range of ports,
+// must not make other ports slow.
+struct PortGroup {
+    PortGroup* next = nullptr; // in the bucket
+    u16 port = 0;
+    bool lite = false;
+    u32 alone = 0; // owners that are no connections
     base::IntrusiveList<PortOwner, &PortOwner::port_node_> owners;
     base::IntrusiveList<PortOwner, &PortOwner::receiver_node_> receivers;
+};
+
+struct PortTable::Bucket {
+    SpinLock lock{LockRank::NetTable};
+    PortGroup* first = nullptr;
+
+    PortGroup* find(u16 port, bool lite) const {
+        for (PortGroup* group = first; group != nullptr; group = group->next)
+            if (group->port == port && group->lite == lite)
+                return group;
+        return nullptr;
+    }
 };
 
 ReservedPorts::~ReservedPorts() {
@@ -42,6 +62,11 @@ Result<void> ReservedPorts::replace(std::span<const u64, words> ports) {
 
 PortTable::PortTable() = default;
 PortTable::~PortTable() {
+    for (usize i = 0; buckets_ != nullptr && i < buckets; i++)
+        while (PortGroup* const group = buckets_[i].first) {
+            buckets_[i].first = group->next;
+            delete group;
+        }
     delete[] buckets_;
 }
 
@@ -84,19 +109,47 @@ bool PortTable::conflicts(const PortOwner& a, const PortOwner& b) {
     return addresses_overlap(a, b);
 }
 
-bool PortTable::taken(Bucket& in, const PortOwner& owner, u16 port) const {
-    for (const PortOwner& other : in.owners)
-        if (other.port == port && &other != &owner && conflicts(owner, other))
+bool PortTable::taken(PortGroup* group, const PortOwner& owner) {
+    if (group == nullptr)
+        return false;
+    for (const PortOwner& other : group->owners)
+        if (&other != &owner && conflicts(owner, other))
             return true;
     return false;
 }
 
-void PortTable::insert(Bucket& in, PortOwner& owner, u16 port, bool receiving) {
-    owner.port = port;
-    in.owners.push_back(owner);
+// After `connected` changed, or at first.
+void PortTable::note_connected(PortOwner& owner) {
+    if (owner.alone_ == !owner.connected)
+        return;
+    owner.alone_ = !owner.connected;
+    owner.group_->alone += owner.alone_ ? 1u : ~0u;
+}
+
+void PortTable::enter(PortGroup& group, PortOwner& owner, bool receiving) {
+    owner.port = group.port;
+    owner.group_ = &group;
+    group.owners.push_back(owner);
+    owner.alone_ = false;
+    note_connected(owner);
     owner.receiving_ = receiving;
     if (receiving)
-        in.receivers.push_front(owner); // of equals the newest one gets what comes
+        group.receivers.push_front(owner); // of equals the newest one gets what comes
+}
+
+Result<void> PortTable::insert(Bucket& in, PortGroup* group, PortOwner& owner, u16 port,
+                               bool receiving) {
+    if (group == nullptr) {
+        group = new (std::nothrow) PortGroup();
+        if (group == nullptr)
+            return fail(ENOMEM);
+        group->port = port;
+        group->lite = owner.lite;
+        group->next = in.first;
+        in.first = group;
+    }
+    enter(*group, owner, receiving);
+    return {};
 }
 
 Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, bool receiving,
@@ -104,10 +157,10 @@ Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, boo
     if (port != 0) {
         Bucket& in = bucket(port);
         SpinGuard guard(in.lock);
-        if (taken(in, owner, port))
+        PortGroup* group = in.find(port, owner.lite);
+        if (taken(group, owner))
             return fail(EADDRINUSE);
-        insert(in, owner, port, receiving);
-        return {};
+        return insert(in, group, owner, port, receiving);
     }
     const u32 count = u32{range.last} - range.first + 1;
     u32 offset = seed;
@@ -119,17 +172,12 @@ Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, boo
             continue;
         Bucket& in = bucket(candidate);
         SpinGuard guard(in.lock);
-        bool used = false, shareable = usable != nullptr;
-        for (const PortOwner& other : in.owners)
-            if (other.port == candidate && other.lite == owner.lite) {
-                used = true;
-                // Not what somebody bound to for itself.
-                shareable = shareable && other.connected;
-            }
-        if (used && (!shareable || !usable(context, candidate)))
+        PortGroup* group = in.find(candidate, owner.lite);
+        // Not what somebody bound to for itself.
+        if (group != nullptr &&
+            (usable == nullptr || group->alone != 0 || !usable(context, candidate)))
             continue;
-        insert(in, owner, candidate, receiving);
-        return {};
+        return insert(in, group, owner, candidate, receiving);
     }
     return fail(EADDRINUSE);
 }
@@ -137,7 +185,9 @@ Result<void> PortTable::bind(PortOwner& owner, u16 port, const Range& range, boo
 void PortTable::join(PortOwner& child, const PortOwner& listener) {
     Bucket& in = bucket(listener.port);
     SpinGuard guard(in.lock);
-    insert(in, child, listener.port, false);
+    child.port = listener.port;
+    if (PortGroup* group = in.find(listener.port, child.lite))
+        enter(*group, child, false);
 }
 
 void PortTable::unbind(PortOwner& owner) {
@@ -151,16 +201,28 @@ void PortTable::unbind(PortOwner& owner) {
         owner.receiver_node_.unlink();
     owner.receiving_ = false;
     owner.port = 0;
+    PortGroup* const group = std::exchange(owner.group_, nullptr);
+    if (group == nullptr)
+        return;
+    group->alone -= owner.alone_ ? 1 : 0;
+    if (!group->owners.empty())
+        return;
+    for (PortGroup** at = &in.first; *at != nullptr; at = &(*at)->next)
+        if (*at == group) {
+            *at = group->next;
+            break;
+        }
+    delete group;
 }
 
 void PortTable::set_receiving(PortOwner& owner, bool receiving) {
     Bucket& in = bucket(owner.port);
     SpinGuard guard(in.lock);
-    if (owner.receiving_ == receiving)
+    if (owner.receiving_ == receiving || owner.group_ == nullptr)
         return;
     owner.receiving_ = receiving;
     if (receiving)
-        in.receivers.push_front(owner);
+        owner.group_->receivers.push_front(owner);
     else
         owner.receiver_node_.unlink();
 }
@@ -173,6 +235,8 @@ void PortTable::set_peer(PortOwner& owner, const IpAddress& local, const IpAddre
     owner.peer = peer;
     owner.peer_port = peer_port;
     owner.connected = connected;
+    if (owner.group_ != nullptr)
+        note_connected(owner);
 }
 
 void PortTable::set_reuse(PortOwner& owner, bool address, bool port) {
@@ -186,7 +250,7 @@ Result<void> PortTable::start_listening(PortOwner& owner) {
     Bucket& in = bucket(owner.port);
     SpinGuard guard(in.lock);
     owner.listening = true;
-    if (taken(in, owner, owner.port)) {
+    if (taken(owner.group_, owner)) {
         owner.listening = false;
         return fail(EADDRINUSE);
     }
@@ -195,8 +259,6 @@ Result<void> PortTable::start_listening(PortOwner& owner) {
 
 // Negative: not for it. What says more about the packet counts for more.
 int PortTable::score(const PortOwner& owner, const Key& key) {
-    if (owner.port != key.port || owner.lite != key.lite)
-        return -1;
     int points = 0;
     if (!owner.local.is_any()) {
         if (!(owner.local == key.local))
@@ -224,10 +286,13 @@ int PortTable::score(const PortOwner& owner, const Key& key) {
 PortOwner* PortTable::find(const Key& key) {
     Bucket& in = bucket(key.port);
     SpinGuard guard(in.lock);
+    PortGroup* const group = in.find(key.port, key.lite);
+    if (group == nullptr)
+        return nullptr;
     PortOwner* best = nullptr;
     int best_points = -1;
     u32 equals = 0;
-    for (PortOwner& owner : in.receivers) {
+    for (PortOwner& owner : group->receivers) {
         const int points = score(owner, key);
         if (points < 0 || points < best_points)
             continue;
@@ -244,7 +309,7 @@ PortOwner* PortTable::find(const Key& key) {
     if (equals > 1) {
         const u64 hash = key.peer.hash(key.peer_port) ^ key.local.hash(key.port);
         u32 chosen = static_cast<u32>((hash_mix(hash) & 0xffff'ffff) * equals >> 32);
-        for (PortOwner& owner : in.receivers)
+        for (PortOwner& owner : group->receivers)
             if (owner.reuse_port && score(owner, key) == best_points && chosen-- == 0) {
                 best = &owner;
                 break;
@@ -256,8 +321,11 @@ PortOwner* PortTable::find(const Key& key) {
 usize PortTable::find_all(const Key& key, PortOwner** out, usize capacity) {
     Bucket& in = bucket(key.port);
     SpinGuard guard(in.lock);
+    PortGroup* const group = in.find(key.port, key.lite);
     usize found = 0;
-    for (PortOwner& owner : in.receivers)
+    if (group == nullptr)
+        return 0;
+    for (PortOwner& owner : group->receivers)
         if (found < capacity && score(owner, key) >= 0 && owner.try_hold())
             out[found++] = &owner;
     return found;
@@ -271,8 +339,9 @@ void PortTable::for_each(void (*visit)(PortOwner& owner, void* context), void* c
 void PortTable::for_each_in(usize index, void (*visit)(PortOwner& owner, void* context),
                             void* context) {
     SpinGuard guard(buckets_[index].lock);
-    for (PortOwner& owner : buckets_[index].owners)
-        visit(owner, context);
+    for (PortGroup* group = buckets_[index].first; group != nullptr; group = group->next)
+        for (PortOwner& owner : group->owners)
+            visit(owner, context);
 }
 
 } // namespace kernel::net

@@ -10,6 +10,8 @@
 
 namespace kernel::net {
 
+struct PortGroup;
+
 // The part of a socket that ports are bound to. Fields are written by the socket before it binds
 // and, once bound, only through the table (set_peer, set_receiving) or while nobody looks.
 class PortOwner {
@@ -34,9 +36,12 @@ public:
 
 private:
     friend class PortTable;
+    friend struct PortGroup;
     base::ListNode port_node_;     // all owners of a port
     base::ListNode receiver_node_; // those that lookups find
+    PortGroup* group_ = nullptr;   // of the port, while bound
     bool receiving_ = false;
+    bool alone_ = false; // counted as one that shares its port with no connection
 };
 
 // net.ipv4.ip_local_reserved_ports: those that nobody gets who asks for any. Changed as a whole and
@@ -60,7 +65,7 @@ private:
 
 class PortTable {
 public:
-    static constexpr usize buckets = 1024;
+    static constexpr usize buckets = 2048;
     struct Range {
         u16 first = 32768, last = 60999; // net.ipv4.ip_local_port_range
         const ReservedPorts* reserved = nullptr;
@@ -73,13 +78,14 @@ public:
     Result<void> init();
 
     // Binds `owner` (its address and flags are set) to `port`, or to a free one for 0. `receiving`:
-    // lookups find it from now on. EADDRINUSE. `usable`, if given, is asked under the bucket's lock
-    // about ephemeral ports that only `connected` owners have (a TCP connect may share a port when
-    // the connection as a whole is new).
+    // lookups find it from now on. EADDRINUSE, ENOMEM. `usable`, if given, is asked under the
+    // bucket's lock about ephemeral ports that only `connected` owners have (a TCP connect may
+    // share a port when the connection as a whole is new).
     using Usable = bool (*)(void* context, u16 port);
     Result<void> bind(PortOwner& owner, u16 port, const Range& range, bool receiving,
                       Usable usable = nullptr, void* context = nullptr, u32 seed = 0);
-    // Puts `child` (a connection that was accepted) beside `listener`, on its port, unchecked.
+    // Puts `child` (a connection that was accepted) beside `listener`, on its port, unchecked. Of a
+    // port that nobody has any more it has the number only.
     void join(PortOwner& child, const PortOwner& listener);
     void unbind(PortOwner& owner);
     // Whether lookups find it: false for a TCP socket that does not listen.
@@ -114,8 +120,11 @@ private:
     Bucket& bucket(u16 port) const;
     static int score(const PortOwner& owner, const Key& key);
     static bool conflicts(const PortOwner& a, const PortOwner& b);
-    bool taken(Bucket& bucket, const PortOwner& owner, u16 port) const;
-    void insert(Bucket& bucket, PortOwner& owner, u16 port, bool receiving);
+    static bool taken(PortGroup* group, const PortOwner& owner);
+    static Result<void> insert(Bucket& bucket, PortGroup* group, PortOwner& owner, u16 port,
+                               bool receiving);
+    static void enter(PortGroup& group, PortOwner& owner, bool receiving);
+    static void note_connected(PortOwner& owner);
     Bucket* buckets_ = nullptr;
 };
 

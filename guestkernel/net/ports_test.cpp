@@ -120,8 +120,8 @@ TEST_CASE("ephemeral ports run out with EADDRINUSE, unless they may be shared") 
     std::vector<std::unique_ptr<Owner>> owners;
     for (int i = 0; i < 4; i++) {
         owners.push_back(std::make_unique<Owner>(ip4(10, 0, 0, 1)));
-        REQUIRE(table.ports.bind(*owners.back(), 0, range, false));
         owners.back()->connected = true;
+        REQUIRE(table.ports.bind(*owners.back(), 0, range, false));
     }
     Owner more(ip4(10, 0, 0, 1));
     CHECK_FALSE(table.ports.bind(more, 0, range, false));
@@ -129,6 +129,17 @@ TEST_CASE("ephemeral ports run out with EADDRINUSE, unless they may be shared") 
     REQUIRE(table.ports.bind(more, 0, range, false, only));
     CHECK(more.port == 40002);
     table.ports.unbind(more);
+    // Nor what somebody has for itself beside connections.
+    table.ports.set_peer(*owners[0], ip4(10, 0, 0, 1), IpAddress::v4_any(), 0, false);
+    const auto all = [](void*, u16) { return true; };
+    const u16 alone = owners[0]->port;
+    for (int i = 0; i < 8; i++) {
+        Owner shares(ip4(10, 0, 0, 1));
+        shares.connected = true;
+        REQUIRE(table.ports.bind(shares, 0, range, false, all, nullptr, static_cast<u32>(i)));
+        CHECK(shares.port != alone);
+        table.ports.unbind(shares);
+    }
     for (auto& owner : owners)
         table.ports.unbind(*owner);
 }

@@ -7,6 +7,7 @@
 // NetNeighbour, then NetQueue (devices, backlog). Settings are plain words that anybody reads.
 #pragma once
 
+#include "guestkernel/ipc/buffer_sizes.hpp"
 #include "guestkernel/net/clock.hpp"
 #include "guestkernel/net/counters.hpp"
 #include "guestkernel/net/interface.hpp"
@@ -52,8 +53,8 @@ struct StackSettings {
     u32 fragment_high4 = 4 * 1024 * 1024, fragment_time4_ms = 30'000;
     u32 fragment_high6 = 4 * 1024 * 1024, fragment_time6_ms = 60'000;
     u32 min_pmtu = 552, mtu_expires_s = 600;
-    u32 receive_buffer_default = 212992;
-    u32 send_buffer_default = 212992;
+    u32 receive_buffer_default = default_socket_buffer;
+    u32 send_buffer_default = default_socket_buffer;
     u32 igmp_max_memberships = 20;
     Interface::Settings default_interface;
     // What "all" says of the settings that count together with an interface's own.

@@ -73,11 +73,11 @@ public:
     Ref<const Credentials> opener;
     u64 inode_number = 0;
     int socket_type = socket_raw;
-    volatile u32 send_buffer = 212992;
+    volatile u32 send_buffer = default_socket_buffer;
     volatile bool joined_once = false; // it has had groups
     base::Atomic<int> error{0};
     base::Atomic<u32> drops{0};
-    volatile u32 receive_buffer = 212992;
+    volatile u32 receive_buffer = default_socket_buffer;
     volatile u32 longest_read = 0; // the largest buffer a reader came with
     // Options, written by the owner.
     volatile bool strict = false, extended_ack = false, short_ack = false;

@@ -16,8 +16,6 @@ namespace kernel::tcp {
 
 namespace {
 
-constexpr u32 port_tries = 64; // of pairs that turn out to be taken
-
 Result<void> waited(WaitOutcome outcome, u64 deadline, int on_timeout) {
     if (outcome == WaitOutcome::Interrupted)
         return fail(deadline == no_deadline ? restart_syscall : EINTR);
@@ -322,15 +320,23 @@ Result<void> TcpSocket::choose_port(Pair& pair) {
         const Pair& wanted = *static_cast<const Pair*>(context);
         return !(wanted.remote.port == port && wanted.remote.address == wanted.local.address);
     };
-    for (u32 tries = 0; tries < port_tries; tries++) {
-        const u32 seed = base + next.fetch_add(1, base::Order::Relaxed);
-        TRY(ports.bind(own, 0, range, false, usable, &pair, seed == 0 ? 1 : seed));
+    // Once round the range: those in a row may all be taken by connections to the same peer.
+    const u32 count = u32{range.last} - range.first + 1;
+    u32 at = (base + next.fetch_add(1, base::Order::Relaxed)) % count;
+    for (u32 tried = 0; tried < count;) {
+        if (!ports.bind(own, 0, range, false, usable, &pair, at == 0 ? count : at))
+            break;
+        const u32 found = u32{own.port} - range.first;
+        tried += (found + count - at) % count + 1;
         pair.local.port = own.port;
         own.pair = pair;
         Ref<Entry> other;
-        if (enter_table(other))
+        if (tried <= count && enter_table(other)) {
+            next.fetch_add(tried - 1, base::Order::Relaxed);
             return {};
+        }
         ports.unbind(own);
+        at = (found + 1) % count;
     }
     own.connected = false;
     return fail(EADDRNOTAVAIL);

@@ -122,4 +122,15 @@ void Table::for_each_in(usize index, void (*visit)(Entry& entry, void* context),
         visit(*entry, context);
 }
 
+usize Table::longest_chain() {
+    usize longest = 0;
+    for (usize i = 0; i < bucket_count; i++) {
+        usize length = 0;
+        for_each_in(
+            i, [](Entry&, void* count) { (*static_cast<usize*>(count))++; }, &length);
+        longest = length > longest ? length : longest;
+    }
+    return longest;
+}
+
 } // namespace kernel::tcp

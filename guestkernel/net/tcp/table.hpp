@@ -53,6 +53,7 @@ public:
     // Likewise one bucket, for whoever goes through them in steps.
     static constexpr usize bucket_count = 8192;
     void for_each_in(usize index, void (*visit)(Entry& entry, void* context), void* context);
+    usize longest_chain(); // for tests
     u32 size() const { return size_.load(base::Order::Relaxed); }
 
 private:

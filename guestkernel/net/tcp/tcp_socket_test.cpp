@@ -224,3 +224,21 @@ TEST_CASE("options of the connection can be set and read") {
         file->get_socket_option(level_tcp, TCP_INFO, {reinterpret_cast<u8*>(&info), sizeof info}));
     CHECK(info.tcpi_state == 7);
 }
+
+TEST_CASE("connect finds the one port that is left behind many that are taken") {
+    Sockets sockets;
+    sockets.host.stack->settings.local_ports.first = 40000;
+    sockets.host.stack->settings.local_ports.last = 40199;
+    const Ref<SocketFile> listener = sockets.listener(80);
+    std::vector<Ref<SocketFile>> clients;
+    for (int i = 0; i < 200; i++) {
+        clients.push_back(sockets.make());
+        REQUIRE(code(clients.back()->connect(Sockets::address(80))) == EINPROGRESS);
+    }
+    Ref<SocketFile> another = sockets.make();
+    CHECK(code(another->connect(Sockets::address(80))) == EADDRNOTAVAIL);
+    // Those that found the listener's queue full have nobody to say good-bye to.
+    clients[150] = nullptr;
+    CHECK(code(another->connect(Sockets::address(80))) == EINPROGRESS);
+    CHECK(code(sockets.make()->connect(Sockets::address(80))) == EADDRNOTAVAIL);
+}

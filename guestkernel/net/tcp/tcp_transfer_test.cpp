@@ -168,6 +168,56 @@ TEST_CASE("a thousand short connections in a row leave only TIME-WAIT behind, an
     CHECK(Table::get().size() == 0);
 }
 
+namespace {
+
+// Short connections in a row, each to another port of the server's; either end closes first.
+struct ShortConnections {
+    static constexpr u16 first_port = 100, ports = 7;
+    ShortConnections() {
+        for (u16 i = 0; i < ports; i++)
+            servers.push_back(std::make_unique<Server>(host, static_cast<u16>(first_port + i)));
+    }
+    void make(u32 count) {
+        for (u32 i = 0; i < count; i++, made++) {
+            Server& server = *servers[made % ports];
+            Program client =
+                Program::open(host, net::IpAddress::loopback(false), server.owner->port);
+            net::run_backlog();
+            Program other = server.accept();
+            REQUIRE(other.connection);
+            client.send("x");
+            REQUIRE(other.receive() == "x");
+            if (made % 3 == 0) {
+                client.close();
+                other.close();
+            } else {
+                other.close();
+                client.close();
+            }
+            machine.clock.advance_to(machine.clock.now() + 100'000);
+        }
+    }
+    Machine machine;
+    Host host{machine, address_a};
+    std::vector<std::unique_ptr<Server>> servers;
+    u32 made = 0;
+};
+
+} // namespace
+
+TEST_CASE("TIME-WAIT is bounded by tcp_max_tw_buckets, and what is more ends at once") {
+    memory();
+    ShortConnections run;
+    run.host.tcp().settings.max_time_wait = 500;
+    run.make(2000);
+    CHECK(run.host.tcp().time_wait_count() == 500);
+    CHECK(run.host.tcp().counters.time_wait_overflows.load() >= 1490); // some pairs came twice
+    CHECK(run.host.tcp().sockets.load() == ShortConnections::ports);
+    CHECK(Table::get().size() == 500);
+    run.machine.clock.advance_to(run.machine.clock.now() + 61 * second);
+    CHECK(Table::get().size() == 0);
+}
+
 // By name only: the figures of docs, and what a profiler is pointed at.
 TEST_CASE("a gigabyte arrives whole through two percent of loss and reordering", "[.long]") {
     memory();
@@ -179,6 +229,26 @@ TEST_CASE("a gigabyte arrives whole through two percent of loss and reordering",
     }
     const u64 took = transfer(net, 1'000'000'000, 1, 20'000 * second);
     WARN(took / ms << " ms of the link's time, " << 1'000'000'000ull / (took / ms) << " KB/s");
+}
+
+TEST_CASE("a hundred thousand connections in TIME-WAIT", "[.long]") {
+    memory();
+    ShortConnections run;
+    run.host.tcp().settings.max_time_wait = 200'000;
+    for (int i = 0; i < 10; i++) {
+        const u64 start = __builtin_ia32_rdtsc();
+        run.make(10'000);
+        WARN(run.host.tcp().time_wait_count()
+             << " wait; " << (__builtin_ia32_rdtsc() - start) / 10'000
+             << " cycles a connection, longest chain " << Table::get().longest_chain());
+    }
+    CHECK(run.host.tcp().time_wait_count() > 90'000);
+    WARN(sizeof(TimeWait) << " bytes each, " << sizeof(Connection) << " a connection");
+    CHECK(Table::get().longest_chain() < 40);
+    const u64 start = __builtin_ia32_rdtsc();
+    run.machine.clock.advance_to(run.machine.clock.now() + 61 * second);
+    WARN((__builtin_ia32_rdtsc() - start) / 100'000 << " cycles to end one");
+    CHECK(Table::get().size() == 0);
 }
 
 TEST_CASE("round trips of one byte over the loopback", "[.profile]") {

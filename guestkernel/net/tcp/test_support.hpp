@@ -111,7 +111,10 @@ public:
         REQUIRE(net::resolve(stack, flow));
         own.local = flow.source;
         own.connected = true;
-        REQUIRE(stack.tcp_ports.bind(own, 0, {}, false));
+        // As TcpSocket::choose_port() has it, with as many pairs as there are.
+        static u32 next = 1;
+        const auto usable = [](void*, u16) { return true; };
+        REQUIRE(stack.tcp_ports.bind(own, 0, {}, false, usable, nullptr, next++));
         own.pair = {{flow.source, own.port, 0}, {to, port, 0}};
         flow.source_port = own.port;
         own.flow = std::move(flow);
