@@ -26,15 +26,17 @@ namespace {
 
 constexpr const char* usage =
     "usage: joey-agent [--listen unix:PATH | vsock:PORT | fd:NUMBER] [--cgroup-root DIRECTORY]\n"
-    "                  [--first] [--neighbour ADDRESS=MAC]...\n"
+    "                  [--first] [--ready vsock:PORT] [--neighbour ADDRESS=MAC]...\n"
     "As pid 1 it mounts what a system needs, and powers the machine off at its end. With --first, "
     "as "
     "the\n"
-    "first program of a kernel that has its own pid 1, it becomes pid 1 of a pid namespace.\n";
+    "first program of a kernel that has its own pid 1, it becomes pid 1 of a pid namespace.\n"
+    "With --ready it connects to that port of the host, once, when it listens.\n";
 
 struct Options {
     std::string listen = "vsock:1024";
     std::string cgroup_root = "/sys/fs/cgroup";
+    std::string ready;
     bool first = false;
     std::vector<std::string> neighbours;
 };
@@ -47,13 +49,16 @@ os::Result<Options> read_options(int argc, char** argv) {
             out.first = true;
             continue;
         }
-        if (name != "--listen" && name != "--cgroup-root" && name != "--neighbour")
+        if (name != "--listen" && name != "--cgroup-root" && name != "--neighbour" &&
+            name != "--ready")
             return os::fail(os::Code::InvalidArgument, "unknown argument ", name, "\n", usage);
         if (i + 1 == argc)
             return os::fail(os::Code::InvalidArgument, name, " needs a value\n", usage);
         const std::string value = argv[++i];
         if (name == "--neighbour")
             out.neighbours.push_back(value);
+        else if (name == "--ready")
+            out.ready = value;
         else
             (name == "--listen" ? out.listen : out.cgroup_root) = value;
     }
@@ -92,6 +97,10 @@ os::Result<void> serve(const Options& options, bool is_init) {
     }));
     TRY(os::UniqueFd listener, startup::open_listener(options.listen));
     TRY(server.listen(std::move(listener)));
+    os::UniqueFd ready;
+    if (!options.ready.empty()) {
+        TRY(ready, startup::say_ready(options.ready));
+    }
     loop->run();
     // The answer to Shutdown is on its way.
     loop->run_once(std::chrono::milliseconds(0));

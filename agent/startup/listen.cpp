@@ -19,7 +19,7 @@ os::Result<unsigned> number_of(const std::string& address, std::string_view text
     unsigned value = 0;
     const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
     if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size())
-        return os::fail(os::Code::InvalidArgument, "--listen ", address, ": needs a number");
+        return os::fail(os::Code::InvalidArgument, address, ": needs a number");
     return value;
 }
 
@@ -66,6 +66,23 @@ os::Result<os::UniqueFd> open_listener(const std::string& address) {
     }
     return os::fail(os::Code::InvalidArgument, "--listen ", address,
                     ": must be unix:PATH, vsock:PORT or fd:NUMBER");
+}
+
+os::Result<os::UniqueFd> say_ready(const std::string& address) {
+    constexpr std::string_view kind = "vsock:";
+    if (!address.starts_with(kind))
+        return os::fail(os::Code::InvalidArgument, "--ready ", address, ": must be vsock:PORT");
+    TRY(const unsigned port, number_of(address, std::string_view(address).substr(kind.size())));
+    sockaddr_vm name{};
+    name.svm_family = AF_VSOCK;
+    name.svm_port = port;
+    name.svm_cid = VMADDR_CID_HOST;
+    os::UniqueFd socket(::socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    // Whether anybody hears it is the host's matter.
+    if (socket)
+        static_cast<void>(
+            connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0);
+    return socket;
 }
 
 } // namespace startup

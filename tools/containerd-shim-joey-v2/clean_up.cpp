@@ -1,6 +1,11 @@
 // delete: what a shim that was killed left of one container. containerd calls it for each.
+#include <array>
+#include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
+#include <functional>
+#include <poll.h>
 #include <unistd.h>
 
 #include "agent/os/files.hpp"
@@ -13,11 +18,52 @@ namespace shim {
 namespace {
 
 constexpr int killed = 137;
+// containerd kills this command after five seconds, and then forgets the container: the VM has this
+// long to end by itself, and containerd its answer before that.
+constexpr std::chrono::milliseconds patience_for_vm(1500);
+constexpr int answer_within_ms = 4000;
 
 // Files of a bundle may be missing: it may have been killed anywhere.
 std::string content_of(const std::string& path) {
     const auto text = os::read_file(AT_FDCWD, path.c_str());
     return text ? *text : std::string();
+}
+
+// In a process of its own, which goes on if this one is killed. What it does is undone by nobody,
+// so that an answer that does not come in time is not waited for.
+os::Result<void> do_apart(const std::function<os::Result<std::string>()>& work) {
+    std::array<int, 2> ends{-1, -1};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+        return os::fail_errno(errno, "make a pipe");
+    const os::UniqueFd near(ends[0]);
+    os::UniqueFd far(ends[1]);
+    const pid_t child = ::fork();
+    if (child < 0)
+        return os::fail_errno(errno, "fork");
+    if (child == 0) {
+        ::setsid();
+        std::signal(SIGPIPE, SIG_IGN);
+        // containerd waits for the end of this command's streams.
+        const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+        for (int fd = 0; fd < 3; ++fd)
+            ::dup2(null, fd);
+        const auto done = work();
+        const std::string said = done ? std::string() : done.error().message;
+        static_cast<void>(!::write(far.get(), said.data(), said.size()));
+        ::_exit(0);
+    }
+    far.reset();
+    pollfd wanted{near.get(), POLLIN, 0};
+    int ready = 0;
+    do {
+        ready = ::poll(&wanted, 1, answer_within_ms);
+    } while (ready < 0 && errno == EINTR);
+    std::array<char, 1024> why{};
+    const ssize_t got = ready > 0 ? ::read(near.get(), why.data(), why.size()) : 0;
+    if (got > 0)
+        return os::fail(os::Code::Internal,
+                        std::string_view(why.data(), static_cast<std::size_t>(got)));
+    return {};
 }
 
 } // namespace
@@ -46,8 +92,11 @@ os::Result<std::string> clean_up(const CommandLine& line) {
         remove_socket(address);
     // containerd wants this after deletions of the ordinary kind, too: then it is no reason to take
     // the VM from those that share it.
-    TRY(shim_lives && has_others(state, line.id) ? forget(root, line.id, bundle + "/rootfs")
-                                                 : remove(root, line.id, bundle + "/rootfs"));
+    TRY(do_apart([&] {
+        return shim_lives && has_others(state, line.id)
+                   ? forget(root, line.id, bundle + "/rootfs")
+                   : remove(root, line.id, bundle + "/rootfs", patience_for_vm);
+    }));
     return response.SerializeAsString();
 }
 

@@ -109,9 +109,9 @@ os::Result<std::string> execute(const std::string& root, const ExecWork& work) {
 }
 
 os::Result<std::string> remove(const std::string& root, const std::string& id,
-                               const std::string& rootfs) {
+                               const std::string& rootfs, std::chrono::milliseconds patience) {
     const pod::StateRoot state(root);
-    pod::Engine engine(state);
+    pod::Engine engine(state, patience);
     const auto record = pod::ContainerRecord::load(state, id);
     const auto removed = engine.remove(id, true);
     MountCalls calls;
@@ -120,6 +120,21 @@ os::Result<std::string> remove(const std::string& root, const std::string& id,
         return base::Failure(removed.error());
     if (record && record->pod != id && is_forgotten(state, record->pod))
         TRY(engine.remove(record->pod, true));
+    return std::string();
+}
+
+os::Result<std::string> sweep(const std::string& root) {
+    const pod::StateRoot state(root);
+    pod::Engine engine(state);
+    for (const std::string& id : state.containers()) {
+        auto record = pod::ContainerRecord::load(state, id);
+        if (!record)
+            record = pod::ContainerRecord::load_begun(state, id);
+        // A pod's first one stays for the others, see forget().
+        if (record && !record->bundle.empty() && !pod::exists(record->bundle) &&
+            !has_others(state, id))
+            static_cast<void>(engine.remove(id, true).has_value());
+    }
     return std::string();
 }
 

@@ -1,6 +1,7 @@
 // What workers do with the engine of pods: each a function for Workers::run().
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -43,7 +44,11 @@ os::Result<std::string> execute(const std::string& root, const ExecWork& work);
 // Whatever its state: the container ends, and nothing of it stays. Neither does a pod whose first
 // container was forgotten before it, see forget().
 os::Result<std::string> remove(const std::string& root, const std::string& id,
-                               const std::string& rootfs);
+                               const std::string& rootfs,
+                               std::chrono::milliseconds patience = pod::Pod::usual_patience);
+// What nobody will ask for again: containers whose bundles containerd has removed without a word to
+// a shim, as it does when one is killed at the wrong moment.
+os::Result<std::string> sweep(const std::string& root);
 
 // Whether there are containers in the pod beside the one it began with.
 bool has_others(const pod::StateRoot& state, const std::string& pod);

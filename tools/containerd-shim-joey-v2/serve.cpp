@@ -9,6 +9,7 @@
 
 #include "tools/containerd-shim-joey-v2/address.hpp"
 #include "tools/containerd-shim-joey-v2/commands.hpp"
+#include "tools/containerd-shim-joey-v2/engine_work.hpp"
 #include "tools/containerd-shim-joey-v2/service.hpp"
 
 namespace shim {
@@ -81,6 +82,11 @@ os::Result<void> serve(const CommandLine& line) {
     service.on_shutdown(end);
     reaper->on_terminate(end);
     TRY(server.listen(std::move(socket)));
+    // When the pod's start is long over.
+    constexpr std::chrono::seconds before_sweep(60);
+    loop->after(before_sweep, [&workers, root = state_root(line.name_space)] {
+        workers.run([root] { return sweep(root); }, [](const os::Result<std::string>&) {});
+    });
     log.debug("the shim serves");
     loop->run();
     return {};

@@ -170,7 +170,8 @@ void Service::created(const TaskRef& task, const api::CreateTaskRequest& request
     if (!init.console)
         init.stdio->handed_over();
     expect_end({task, task->init});
-    if (const auto written = pod::write_whole(task->bundle + "/init.pid", std::to_string(init.pid));
+    if (const auto written =
+            pod::write_quickly(task->bundle + "/init.pid", std::to_string(init.pid));
         !written)
         parts_.log.warning(written.error().message);
     if (!link_.is_open())

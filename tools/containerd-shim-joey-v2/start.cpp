@@ -120,9 +120,9 @@ os::Result<std::string> start(const CommandLine& line) {
             remove_socket(address);
             return os::fail_errno(errno, "fork");
         }
-        TRY(pod::write_whole(bundle + "/shim.pid", std::to_string(child)));
+        TRY(pod::write_quickly(bundle + "/shim.pid", std::to_string(child)));
     }
-    TRY(pod::write_whole(bundle + "/address", address));
+    TRY(pod::write_quickly(bundle + "/address", address));
     return address;
 }
 

@@ -1,6 +1,7 @@
 #include "tools/pod/agent_link.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -51,26 +52,51 @@ os::Result<void> ask_for_port(int socket, Clock::time_point deadline) {
             continue;
         if (ready <= 0)
             return os::fail(os::Code::DeadlineExceeded, "the VM does not answer");
-        char c = 0; // one by one: what follows the line is the agent's
-        if (::recv(socket, &c, 1, MSG_DONTWAIT) != 1 || line.size() == longest)
+        // No further than the line: what follows it is the agent's.
+        std::array<char, longest> bytes{};
+        const ssize_t there =
+            ::recv(socket, bytes.data(), longest - line.size(), MSG_DONTWAIT | MSG_PEEK);
+        if (there <= 0)
             return os::fail(os::Code::Unavailable, "the agent does not listen");
-        line += c;
+        const std::string_view seen(bytes.data(), static_cast<std::size_t>(there));
+        const std::size_t own = std::min(seen.find('\n'), seen.size() - 1) + 1;
+        if (::recv(socket, bytes.data(), own, MSG_DONTWAIT) != static_cast<ssize_t>(own))
+            return os::fail(os::Code::Unavailable, "the agent does not listen");
+        line += seen.substr(0, own);
+        if (line.size() == longest && !line.ends_with('\n'))
+            return os::fail(os::Code::Unavailable, "the VM gives an unknown answer");
     }
     if (!line.starts_with("OK "))
         return os::fail(os::Code::Unavailable, "the VM gives an unknown answer");
     return {};
 }
 
+// False: the VM has ended.
+bool wait_for_ready(const ProcessId& vm, int ready, Clock::time_point deadline) {
+    const os::UniqueFd end = vm.handle();
+    if (!end)
+        return false;
+    std::array<pollfd, 2> wanted{{{ready, POLLIN, 0}, {end.get(), POLLIN, 0}}};
+    while (::poll(wanted.data(), wanted.size(), milliseconds_until(deadline)) < 0 && errno == EINTR)
+        continue;
+    return wanted[0].revents != 0 || wanted[1].revents == 0;
+}
+
 } // namespace
 
-os::Result<std::unique_ptr<AgentLink>> AgentLink::connect(os::EventLoop& loop,
-                                                          const std::string& directory,
-                                                          const ProcessId& vm,
-                                                          std::chrono::milliseconds limit) {
+os::Result<std::unique_ptr<AgentLink>>
+AgentLink::connect(os::EventLoop& loop, const std::string& directory, const ProcessId& vm,
+                   std::chrono::milliseconds limit, int ready) {
     const os::UniqueFd place(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!place)
         return os::fail_errno(errno, "the pod's directory ", directory);
     const auto deadline = Clock::now() + limit;
+    const auto ended = [] { return os::fail(os::Code::Unavailable, "the pod's VM has ended"); };
+    // An agent's word can be lost, and is for convenience only.
+    constexpr std::chrono::seconds longest_silence(30);
+    if (ready >= 0 &&
+        !wait_for_ready(vm, ready, std::min(deadline, Clock::now() + longest_silence)))
+        return ended();
     // More and more seldom: the VM needs the CPU for its start.
     std::chrono::milliseconds between(2);
     constexpr std::chrono::milliseconds longest_between(64);
@@ -89,7 +115,7 @@ os::Result<std::unique_ptr<AgentLink>> AgentLink::connect(os::EventLoop& loop,
         // A VM that has just been started has no socket yet, then no agent.
         between = std::min(2 * between, longest_between);
         if (vm.wait_for_end(between))
-            return os::fail(os::Code::Unavailable, "the pod's VM has ended");
+            return ended();
         if (Clock::now() >= deadline)
             return os::fail(os::Code::DeadlineExceeded, "the pod's agent does not answer");
     }

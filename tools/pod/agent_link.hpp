@@ -17,11 +17,11 @@ namespace proto = joey::agent::v1;
 
 class AgentLink {
 public:
-    // `directory` is the pod's. Waits for a VM that is just starting, as long as it is alive.
-    static os::Result<std::unique_ptr<AgentLink>> connect(os::EventLoop& loop,
-                                                          const std::string& directory,
-                                                          const ProcessId& vm,
-                                                          std::chrono::milliseconds limit);
+    // `directory` is the pod's. Waits for a VM that is just starting, as long as it is alive;
+    // `ready` becomes readable when its agent listens, -1: nobody says so.
+    static os::Result<std::unique_ptr<AgentLink>>
+    connect(os::EventLoop& loop, const std::string& directory, const ProcessId& vm,
+            std::chrono::milliseconds limit, int ready = -1);
 
     template <typename Response, typename Request>
     os::Result<Response> call(const char* method, const Request& request,

@@ -216,17 +216,18 @@ os::Result<std::vector<std::string>> Engine::create(const CreateOptions& options
 
 os::Result<void> Engine::share_sources(Creation& creation, GuestConfig& guest) const {
     TRY(const Lock held, creation.pod->lock());
+    std::vector<Pod::Showing> fresh;
     for (const GuestConfig::Source& source : guest.sources) {
         TRY(const Pod::Place place,
             creation.pod->place_for(root_, source.path, source.read_only, source.is_root));
         guest.place(source, guest_path(place.shared));
         creation.record.shared.push_back(place.shared);
-        if (!place.fresh)
-            continue;
-        TRY(creation.record.store_begun(root_));
-        TRY(creation.pod->share(place.shared, source.path, source.recursive));
+        if (place.fresh)
+            fresh.push_back({place.shared, source.path, source.recursive});
     }
-    return {};
+    if (!fresh.empty())
+        TRY(creation.record.store_begun(root_));
+    return creation.pod->share(fresh);
 }
 
 os::Result<void> Engine::join_pod(Creation& creation, GuestConfig& guest, Link& link) const {
@@ -332,7 +333,7 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
     for (const char* kind : {"prestart", "createRuntime", "createContainer"})
         TRY(run_hooks(record.hooks, kind, state));
     if (!options.pid_file.empty())
-        TRY(write_whole(options.pid_file, std::to_string(record.process.pid)));
+        TRY(write_quickly(options.pid_file, std::to_string(record.process.pid)));
     TRY(record.store(root_));
     ::unlink((root_.container(record.id) + "/begun.json").c_str());
     return creation.relay->commit();
@@ -359,7 +360,7 @@ void Engine::clean_up(const ContainerRecord& record) {
     if (const auto pod = Pod::open(root_, record.pod)) {
         const auto held = pod->lock();
         if (record.pod == record.id)
-            pod->remove();
+            pod->remove(patience_);
         else
             pod->unshare(root_, record.shared, record.id);
     }

@@ -93,7 +93,9 @@ struct VmStats {
 
 class Engine {
 public:
-    explicit Engine(StateRoot root) : root_(std::move(root)) {}
+    // `patience`: how long what is removed may take for an end of its own.
+    explicit Engine(StateRoot root, std::chrono::milliseconds patience = Pod::usual_patience)
+        : root_(std::move(root)), patience_(patience) {}
 
     // The program waits for start(). Its streams are those of this process. The result: warnings.
     os::Result<std::vector<std::string>> create(const CreateOptions& options);
@@ -172,6 +174,7 @@ private:
     os::Result<ContainerRecord> running(const std::string& id, const char* refusal) const;
 
     StateRoot root_;
+    std::chrono::milliseconds patience_;
 };
 
 // state of the specification, as hooks and `state` have it.

@@ -9,8 +9,6 @@ namespace pod {
 
 namespace {
 
-constexpr std::chrono::seconds patience(10);
-
 proto::ContainerRequest of(const std::string& id) {
     proto::ContainerRequest request;
     request.set_container_id(id);
@@ -68,19 +66,22 @@ os::Result<void> Engine::kill(const std::string& id, int signal, bool all) {
 }
 
 void Engine::forget_in_guest(const ContainerRecord& record) const {
-    const auto link = connect(record.pod);
+    const auto pod = Pod::open(root_, record.pod);
+    const auto loop = os::EventLoop::create();
+    const auto link = pod && loop ? pod->connect(**loop, patience_)
+                                  : os::fail(os::Code::NotFound, "the pod is gone");
     if (!link)
         return; // nor is there a guest that would have it
     proto::DeleteRequest request;
     request.set_container_id(record.id);
     request.set_force(true);
-    static_cast<void>(link->agent->call<proto::WaitResponse>("Delete", request).has_value());
+    static_cast<void>((*link)->call<proto::WaitResponse>("Delete", request, patience_).has_value());
 }
 
 namespace {
 
 // It ends by itself when its program has; one that does not is ended.
-void end_relay(const ProcessId& process) {
+void end_relay(const ProcessId& process, std::chrono::milliseconds patience) {
     if (!process.wait_for_end(patience))
         static_cast<void>(process.kill_and_wait(patience));
 }
@@ -94,7 +95,7 @@ os::Result<void> Engine::remove(const std::string& id, bool force) {
     if (!exists(root_.container(id)) && force) {
         // A pod whose container is gone: somebody was killed in between.
         TRY(const Pod rest, Pod::open(root_, id));
-        rest.remove();
+        rest.remove(patience_);
         return {};
     }
     TRY(const Lock held, lock(id));
@@ -114,10 +115,10 @@ os::Result<void> Engine::remove(const std::string& id, bool force) {
     if (record.pod != record.id)
         forget_in_guest(record);
     else if (const auto pod = Pod::open(root_, record.pod))
-        pod->remove();
-    end_relay(record.process);
+        pod->remove(patience_);
+    end_relay(record.process, patience_);
     for (const ProcessState& one : executed(id))
-        end_relay(one.process);
+        end_relay(one.process, patience_);
     auto hooked = run_hooks(record.hooks, "poststop", to_text(state_json(record, "stopped", 0)));
     clean_up(record);
     return hooked;

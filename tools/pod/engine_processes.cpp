@@ -48,7 +48,7 @@ void forget_exec(AgentLink& agent, const RelayConfig& relay) {
 }
 
 os::Result<void> write_pid(const std::string& path, pid_t pid) {
-    return path.empty() ? os::Result<void>() : write_whole(path, std::to_string(pid));
+    return path.empty() ? os::Result<void>() : write_quickly(path, std::to_string(pid));
 }
 
 // In this process, until it has ended.

@@ -108,24 +108,34 @@ os::Result<os::UniqueFd> copy_of_mount(const std::string& source, bool recursive
     return tree;
 }
 
-os::Result<void> mount_for(const ProcessId& process, int tree, const std::string& target) {
+os::Result<void> mount_for(const ProcessId& process, std::span<const MountCopy> copies) {
     const std::string proc = os::text("/proc/", process.pid);
     const os::UniqueFd names(::open((proc + "/ns/mnt").c_str(), O_RDONLY | O_CLOEXEC));
     // By its own root: the caller's may be another in that namespace.
-    const os::UniqueFd place(::open((proc + "/root" + target).c_str(), O_PATH | O_CLOEXEC));
+    const os::UniqueFd root(::open((proc + "/root").c_str(), O_PATH | O_CLOEXEC));
     const int opened = errno;
     // The number is that process's only if it is alive after both were opened.
     if (!process.is_alive())
         return os::fail(os::Code::Unavailable, "the VM has ended");
-    if (!names || !place)
+    if (!names || !root)
         return os::fail_errno(opened, "look into the VM's mount namespace");
+    std::vector<os::UniqueFd> places;
+    for (const MountCopy& copy : copies) {
+        places.emplace_back(
+            ::openat(root.get(), copy.target.substr(1).c_str(), O_PATH | O_CLOEXEC));
+        if (!places.back())
+            return os::fail_errno(errno, "look into the VM's mount namespace for ", copy.target);
+    }
     // Whoever enters another mount namespace must have one thread, and cannot come back.
     const pid_t child = ::fork();
     if (child == 0) {
-        if (::setns(names.get(), CLONE_NEWNS) != 0 ||
-            ::syscall(SYS_move_mount, tree, "", place.get(), "",
-                      MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0)
+        if (::setns(names.get(), CLONE_NEWNS) != 0)
             ::_exit(errno);
+        for (std::size_t i = 0; i < copies.size(); ++i) {
+            if (::syscall(SYS_move_mount, copies[i].tree.get(), "", places[i].get(), "",
+                          MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0)
+                ::_exit(errno);
+        }
         ::_exit(0);
     }
     if (child < 0)
@@ -134,8 +144,8 @@ os::Result<void> mount_for(const ProcessId& process, int tree, const std::string
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        return os::fail_errno(WIFEXITED(status) ? WEXITSTATUS(status) : EIO, "mount ", target,
-                              " for the VM");
+        return os::fail_errno(WIFEXITED(status) ? WEXITSTATUS(status) : EIO, "mount ",
+                              copies.front().target, " for the VM");
     return {};
 }
 

@@ -17,7 +17,11 @@ os::Result<void> enter_private_mounts(std::span<const std::string> needed);
 
 // A copy of what is at `source` on the host, mounts below it too if `recursive`; nobody's yet.
 os::Result<os::UniqueFd> copy_of_mount(const std::string& source, bool recursive, bool read_only);
-// Mounts it in the namespace of `process`, at `target`, which is there already.
-os::Result<void> mount_for(const ProcessId& process, int tree, const std::string& target);
+struct MountCopy {
+    os::UniqueFd tree;
+    std::string target; // is there already
+};
+// Mounts all of them in the namespace of `process`.
+os::Result<void> mount_for(const ProcessId& process, std::span<const MountCopy> copies);
 
 } // namespace pod

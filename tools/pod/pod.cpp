@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <fcntl.h>
 
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include "tools/pod/mount_namespace.hpp"
 #include "tools/pod/vm_log.hpp"
@@ -14,9 +17,6 @@
 namespace pod {
 
 namespace {
-
-constexpr std::chrono::seconds patience_for_boot(120);
-constexpr std::chrono::seconds patience_for_end(10);
 
 // No name is used twice in a share, so that nothing the guest remembers of it is ever wrong.
 std::string fresh_name() {
@@ -71,6 +71,21 @@ std::string end_of(const std::string& path) {
     return said.substr(said.size() - std::min(said.size(), longest));
 }
 
+// Where the guest's connections to that port arrive.
+os::Result<std::shared_ptr<os::UniqueFd>> listen_for_agent(const std::string& directory) {
+    const os::UniqueFd place(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    auto socket = std::make_shared<os::UniqueFd>(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    // By the directory's descriptor: its path may be longer than a socket's name can be.
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+    std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock_%u", place.get(),
+                  ready_port);
+    if (!place || !*socket ||
+        ::bind(socket->get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0 ||
+        ::listen(socket->get(), 1) != 0)
+        return os::fail_errno(errno, "listen for the agent");
+    return socket;
+}
+
 ProcessId vm_of(const std::string& directory) {
     const auto record = read_json(directory + "/vm.json");
     return record ? ProcessId::from_json(*record) : ProcessId();
@@ -96,6 +111,7 @@ os::Result<Pod> Pod::start(const StateRoot& root, const std::string& id, VmConfi
         TRY(make_directories(directory + "/root/" + name));
     config.directory = directory;
     Pod made(id, directory, {});
+    TRY(made.ready_, listen_for_agent(directory));
     auto vm = start_vm(config);
     if (!vm) {
         made.remove();
@@ -113,11 +129,16 @@ os::Result<Pod> Pod::open(const StateRoot& root, const std::string& id) {
     return Pod(id, directory, vm_of(directory));
 }
 
-os::Result<std::unique_ptr<AgentLink>> Pod::connect(os::EventLoop& loop) const {
-    auto link = is_running() ? AgentLink::connect(loop, directory_, vm_, patience_for_boot)
-                             : os::fail(os::Code::Unavailable, "the VM of pod ", id_, " has ended");
-    if (link)
+os::Result<std::unique_ptr<AgentLink>> Pod::connect(os::EventLoop& loop,
+                                                    std::chrono::milliseconds limit) const {
+    auto link = is_running()
+                    ? AgentLink::connect(loop, directory_, vm_, limit, ready_ ? ready_->get() : -1)
+                    : os::fail(os::Code::Unavailable, "the VM of pod ", id_, " has ended");
+    if (link) {
+        if (ready_)
+            ready_->reset(); // known by now
         return link;
+    }
     const std::string said = end_of(directory_ + "/log");
     return os::fail(link.error().code, link.error().message,
                     said.empty() ? "" : "; its last words: ", said);
@@ -146,20 +167,31 @@ os::Result<Pod::Place> Pod::place_for(const StateRoot& root, const std::string& 
     return Place{{fresh_name(), about.st_dev, about.st_ino, read_only}, true};
 }
 
-os::Result<void> Pod::share(const Shared& shared, const std::string& source, bool recursive) const {
-    TRY(const os::UniqueFd tree, copy_of_mount(source, recursive, shared.read_only));
-    // What is shown is what was copied, whatever the name leads to by now.
-    struct stat about {};
-    if (::fstat(tree.get(), &about) != 0)
-        return os::fail_errno(errno, source);
-    const std::string place = directory_ + "/share/" + shared.name;
-    TRY(make_place(place, S_ISDIR(about.st_mode)));
-    const auto mounted = mount_for(vm_, tree.get(), place);
-    if (!mounted) {
-        remove_place(place);
-        return base::Failure(mounted.error());
+os::Result<void> Pod::share(const std::vector<Showing>& all) const {
+    std::vector<MountCopy> copies;
+    os::Result<void> done;
+    const auto prepare = [&](const Showing& one) -> os::Result<void> {
+        TRY(os::UniqueFd tree, copy_of_mount(one.source, one.recursive, one.shared.read_only));
+        // What is shown is what was copied, whatever the name leads to by now.
+        struct stat about {};
+        if (::fstat(tree.get(), &about) != 0)
+            return os::fail_errno(errno, one.source);
+        const std::string place = directory_ + "/share/" + one.shared.name;
+        TRY(make_place(place, S_ISDIR(about.st_mode)));
+        copies.push_back({std::move(tree), place});
+        return {};
+    };
+    for (const Showing& one : all) {
+        if (done)
+            done = prepare(one);
     }
-    return {};
+    if (done && !copies.empty())
+        done = mount_for(vm_, copies);
+    for (const MountCopy& copy : copies) {
+        if (!done)
+            remove_place(copy.target);
+    }
+    return done;
 }
 
 void Pod::unshare(const StateRoot& root, const std::vector<Shared>& shared,
@@ -178,20 +210,26 @@ void Pod::unshare(const StateRoot& root, const std::vector<Shared>& shared,
     }
 }
 
-void Pod::end() const {
+void Pod::end(std::chrono::milliseconds patience) const {
     if (!is_running())
         return;
+    const auto deadline = std::chrono::steady_clock::now() + patience;
+    constexpr std::chrono::milliseconds patience_for_answer(2000);
     if (const auto loop = os::EventLoop::create()) {
-        const auto link = AgentLink::connect(**loop, directory_, vm_, std::chrono::seconds(2));
+        const auto link =
+            AgentLink::connect(**loop, directory_, vm_, std::min(patience_for_answer, patience));
         if (link) {
             static_cast<void>((*link)
-                                  ->call<proto::Empty>("Shutdown", proto::Empty(), patience_for_end)
+                                  ->call<proto::Empty>("Shutdown", proto::Empty(),
+                                                       deadline - std::chrono::steady_clock::now())
                                   .has_value());
-            if (vm_.wait_for_end(patience_for_end))
+            const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+                deadline - std::chrono::steady_clock::now());
+            if (vm_.wait_for_end(std::max(left, std::chrono::milliseconds(0))))
                 return;
         }
     }
-    static_cast<void>(vm_.kill_and_wait(patience_for_end));
+    static_cast<void>(vm_.kill_and_wait(usual_patience));
 }
 
 void Pod::end_unless_used(const StateRoot& root, const std::string& except) const {
@@ -201,8 +239,8 @@ void Pod::end_unless_used(const StateRoot& root, const std::string& except) cons
         end();
 }
 
-void Pod::remove() const {
-    end();
+void Pod::remove(std::chrono::milliseconds patience) const {
+    end(patience);
     static_cast<void>(remove_tree(directory_).has_value());
 }
 

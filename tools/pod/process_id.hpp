@@ -31,9 +31,7 @@ struct ProcessId {
     bool kill_and_wait(std::chrono::milliseconds limit) const;
     // False at the limit.
     bool wait_for_end(std::chrono::milliseconds limit) const;
-
-private:
-    // Empty if the process is gone.
+    // pidfd_open(2); empty if the process is gone.
     os::UniqueFd handle() const;
 };
 

@@ -113,11 +113,11 @@ os::Result<ContainerRecord> ContainerRecord::load_begun(const StateRoot& root,
 }
 
 os::Result<void> ContainerRecord::store_begun(const StateRoot& root) const {
-    return write_whole(root.container(id) + "/begun.json", to_text());
+    return write_quickly(root.container(id) + "/begun.json", to_text());
 }
 
 os::Result<void> ContainerRecord::store(const StateRoot& root) const {
-    return write_whole(root.container(id) + "/record.json", to_text());
+    return write_quickly(root.container(id) + "/record.json", to_text());
 }
 
 bool is_used(const StateRoot& root, const std::string& pod, const std::string& except) {
@@ -146,8 +146,8 @@ std::optional<ExitRecord> ExitRecord::load(const std::string& path) {
 }
 
 os::Result<void> ExitRecord::store(const std::string& path) const {
-    return write_whole(path,
-                       to_text(Json{{"status", status}, {"at", at}, {"oomKilled", oom_killed}}));
+    return write_quickly(path,
+                         to_text(Json{{"status", status}, {"at", at}, {"oomKilled", oom_killed}}));
 }
 
 namespace {
@@ -193,8 +193,8 @@ std::vector<std::string> ExecRecord::names(const StateRoot& root, const std::str
 }
 
 os::Result<void> ExecRecord::store(const StateRoot& root, const std::string& container) const {
-    return write_whole(path(root, container, exec),
-                       to_text(Json{{"process", process.to_json()}, {"terminal", terminal}}));
+    return write_quickly(path(root, container, exec),
+                         to_text(Json{{"process", process.to_json()}, {"terminal", terminal}}));
 }
 
 void ExecRecord::remove(const StateRoot& root, const std::string& container,

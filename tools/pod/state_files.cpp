@@ -125,6 +125,9 @@ std::string absolute_path(const std::string& path) {
 }
 
 os::Result<void> make_directories(const std::string& path) {
+    // Most often all of it is there but the last.
+    if (::mkdir(path.c_str(), 0700) == 0 || errno == EEXIST)
+        return {};
     for (std::size_t at = path.find('/', 1);; at = path.find('/', at + 1)) {
         const std::string part = path.substr(0, at);
         if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST)

@@ -180,6 +180,8 @@ std::vector<std::string> command_line(const std::string& joey, const std::string
     for (const char* word : {"--", guest_agent, "--first", "--listen"})
         out.emplace_back(word);
     out.push_back(os::text("vsock:", agent_port));
+    out.emplace_back("--ready");
+    out.push_back(os::text("vsock:", ready_port));
     out.insert(out.end(), network.agent.begin(), network.agent.end());
     return out;
 }
@@ -190,7 +192,7 @@ os::Result<void> become_vm(const VmConfig& config, const std::string& joey,
     const auto self = ProcessId::of(::getpid());
     if (!self)
         return os::fail(os::Code::Internal, "/proc does not show this process");
-    TRY(write_whole(config.directory + "/vm.json", to_text(self->to_json())));
+    TRY(write_quickly(config.directory + "/vm.json", to_text(self->to_json())));
     join_cgroups(config.cgroups);
     TRY(set_up_streams(log));
     TRY(join_network(config.network_namespace));

@@ -32,6 +32,7 @@ struct VmConfig {
 inline constexpr const char* guest_share = "/share";
 inline constexpr const char* guest_agent = "/joey-agent";
 inline constexpr unsigned agent_port = 1024;
+inline constexpr unsigned ready_port = 1025; // of the host, for the agent's word that it listens
 
 // The agent's program, beside joey or where it was built or installed.
 os::Result<std::string> find_agent();
