@@ -55,12 +55,22 @@ public:
     }
 
     base::Result<void, FsError> start() {
-        for (unsigned i = 0; i < count_; ++i) {
+        // Ample for what they do, and too small for a huge page, which would cost each of them 2
+        // MiB.
+        constexpr std::size_t stack_size = 512u << 10;
+        pthread_attr_t attributes;
+        ::pthread_attr_init(&attributes);
+        ::pthread_attr_setstacksize(&attributes, stack_size);
+        int code = 0;
+        for (unsigned i = 0; i < count_ && code == 0; ++i) {
             pthread_t thread{};
-            if (const int code = ::pthread_create(&thread, nullptr, &Pool::entry, this); code != 0)
-                return base::Failure(FsError{code, "start a file system worker thread"});
-            threads_.push_back(thread);
+            code = ::pthread_create(&thread, &attributes, &Pool::entry, this);
+            if (code == 0)
+                threads_.push_back(thread);
         }
+        ::pthread_attr_destroy(&attributes);
+        if (code != 0)
+            return base::Failure(FsError{code, "start a file system worker thread"});
         return {};
     }
     bool started() const { return !threads_.empty(); }
