@@ -132,7 +132,7 @@ constexpr Option format = {"format", '\0', value, "FORMAT", "table or json", Off
 constexpr Option ps_options[] = {
     {"all", 'a', nothing, "", "those that do not run, too"},
     filter,
-    format,
+    {"format", '\0', value, "FORMAT", "table, json, or a template such as {{.Names}}", Offer::Words, "table json"},
     {"last", 'n', value, "N", "the last N that were made"},
     {"latest", 'l', nothing, "", "the last one that was made"},
     {"no-trunc", '\0', nothing, "", "whole IDs and commands"},
@@ -163,7 +163,7 @@ constexpr Option stats_options[] = {
     format,
     {"no-stream", '\0', nothing, "", "once"},
 };
-constexpr Option inspect_options[] = {{"format", 'f', value, "FORMAT", "json"}};
+constexpr Option inspect_options[] = {{"format", 'f', value, "FORMAT", "json, or a template such as {{.State.Status}}"}};
 constexpr Option events_options[] = {
     filter,
     {"format", '\0', value, "FORMAT", "json: one object a line", Offer::Words, "json"},

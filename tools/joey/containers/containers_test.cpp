@@ -10,6 +10,7 @@
 #include "tools/image/testing/archive_maker.hpp"
 #include "tools/joey/containers/commands.hpp"
 #include "tools/joey/containers/copy.hpp"
+#include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
 #include "tools/joey/containers/run_request.hpp"
 #include "tools/joey/containers/security.hpp"
@@ -334,4 +335,79 @@ TEST_CASE("copies stay in their directory, whatever links lie there") {
         copy_to_host(root.get(), "/out/secret", false, folder / "stolen", false).has_value());
     CHECK_FALSE(copy_to_host(root.get(), "/out", true, folder / "stolen", false).has_value());
     CHECK(folder.read("outside/secret") == "untouched");
+}
+
+namespace {
+
+std::string formatted(const std::string& text, const pod::Json& document) {
+    const auto done = FormatTemplate::parse(text);
+    const auto out = done ? done->apply(document) : base::Failure(done.error());
+    return out ? *out : "failed: " + out.error().message;
+}
+
+const pod::Json& example() {
+    static const pod::Json document = *pod::parse_object(R"({
+        "Name": "/web", "State": {"Status": "running", "Pid": 7, "Paused": false}, "Args": ["a", "b"],
+        "Config": {"Labels": {"org.x": "y"}, "Image": ""}, "Nothing": null, "Count": 3,
+        "Ports": {"80/tcp": [{"HostPort": "8080"}], "90/udp": null}})",
+                                                         "example");
+    return document;
+}
+
+} // namespace
+
+TEST_CASE("a format is a template as Docker's users write it") {
+    const auto [text, out] = GENERATE(
+        std::pair("{{.Name}} is {{ .State.Status }}!", "/web is running!"),
+        std::pair("{{.Count}} {{.State.Paused}} {{.Args}} {{.Nothing}}",
+                  "3 false [a b] <no value>"),
+        std::pair("{{json .State}}", R"({"Paused":false,"Pid":7,"Status":"running"})"),
+        std::pair("{{.Config.Labels}}", "map[org.x:y]"),
+        std::pair(R"({{index .Config.Labels "org.x"}}{{index .Config.Labels "no"}})", "y"),
+        std::pair("{{range .Args}}<{{.}}>{{end}}", "<a><b>"),
+        std::pair("{{range $i, $one := .Args}}{{$i}}={{$one}} {{end}}", "0=a 1=b "),
+        std::pair(
+            R"({{range $p, $c := .Ports}}{{if $c}}{{$p}}->{{(index $c 0).HostPort}}{{else}}-{{end}}{{end}})",
+            "80/tcp->8080-"),
+        std::pair("{{with .State}}{{.Pid}} {{$.Name}}{{end}}", "7 /web"),
+        std::pair(R"({{if eq .State.Status "running"}}yes{{else}}no{{end}})", "yes"),
+        std::pair("{{if and .Name (not .State.Paused)}}yes{{end}}", "yes"),
+        std::pair(R"({{join .Args ", "}} {{.Name | upper}} {{len .Args}})", "a, b /WEB 2"),
+        std::pair("a {{- .Count -}} b{{/* nothing */}}", "a3b"),
+        std::pair(R"({{.Count}}\t{{.Name}}\n)", "3\t/web\n"), std::pair("{{`}`}}", "}"));
+    CHECK(formatted(text, example()) == out);
+}
+
+TEST_CASE("a format that is wrong is refused with the reason") {
+    const auto [text, why] = GENERATE(
+        std::pair("{{.Nonesuch}}", "there is no field Nonesuch"),
+        std::pair("{{.Name.More}}", "there is no field More"),
+        std::pair("{{.Name", "{{ is not closed"), std::pair("{{}}", "{{}} is empty"),
+        std::pair("{{end}}", "{{end}} has no beginning"),
+        std::pair("{{if .Name}}", "{{if}} has no {{end}}"),
+        std::pair("{{nonesuch .Name}}", "there is no function nonesuch of 1 values"),
+        std::pair("{{index .Args 2}}", "index 2: there is no such element"),
+        std::pair("{{index .Args \"x\"}}", "index \"x\": there is no such element"),
+        std::pair("{{(.Name}}", "')' is missing"), std::pair("{{.Name )}}", "unexpected )"),
+        std::pair("{{\"x}}", "a quotation mark is not closed"),
+        std::pair("{{$x}}", "there is no variable $x"),
+        std::pair("{{.Name | .Count}}", "after '|' there must be a function"),
+        std::pair("{{%}}", "unexpected '%'"), std::pair("{{range}}x{{end}}", "a value is missing"));
+    CHECK(formatted(text, example()) == std::string("failed: --format: ") + why);
+    std::string deep;
+    for (int i = 0; i < 1000; ++i)
+        deep += "{{if .Name}}";
+    CHECK(formatted(deep, example()) == "failed: --format: too many actions within each other");
+    CHECK(formatted("{{" + std::string(1000, '('), example()).starts_with("failed"));
+    CHECK(formatted("{{" + std::string(1000, '(') + "}}", example()) ==
+          "failed: --format: a value is missing");
+}
+
+TEST_CASE("a table of a template has a heading and columns") {
+    const pod::Json row = {{"ID", "abc"}, {"Names", "a\ttab"}};
+    const pod::Json heading = {{"ID", "CONTAINER ID"}, {"Names", "NAMES"}};
+    const auto out = format_all("table {{.ID}}\\t{{.Names}}", {row}, heading);
+    REQUIRE(out);
+    CHECK(*out == "CONTAINER ID   NAMES\nabc            a       tab\n");
+    CHECK(*format_all("{{.ID}}", {row, row}, heading) == "abc\nabc\n");
 }

@@ -1,6 +1,7 @@
 // inspect: all that is known of a container, in the form of Docker's.
 #include "tools/image/process.hpp"
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/format_template.hpp"
 
 namespace joey::containers {
 
@@ -122,10 +123,11 @@ os::Result<Json> describe(Registry& registry, const Container& container) {
 } // namespace
 
 os::Result<int> inspect(Session& session, const Arguments& arguments) {
-    if (const std::string format = arguments.value("format", "json"); format != "json")
+    const std::string format = arguments.value("format", "json");
+    if (format != "json" && !FormatTemplate::is_template(format))
         return os::fail(os::Code::InvalidArgument,
-                        "inspect: --format: give json; jq(1) takes single values out of it");
-    Json all = Json::array();
+                        "inspect: --format: give json or a template such as {{.State.Status}}");
+    std::vector<Json> all;
     const int status =
         for_each_container(session, arguments.words(),
                            [&](const Container& container, const std::string&) -> os::Result<void> {
@@ -133,7 +135,12 @@ os::Result<int> inspect(Session& session, const Arguments& arguments) {
                                all.push_back(std::move(one));
                                return {};
                            });
-    TRY(print(all.dump(4, ' ', false, Json::error_handler_t::replace) + "\n"));
+    if (format != "json") {
+        TRY(const std::string out, format_all(format, all, Json()));
+        TRY(print(out));
+        return status;
+    }
+    TRY(print(Json(all).dump(4, ' ', false, Json::error_handler_t::replace) + "\n"));
     return status;
 }
 

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
 #include "tools/joey/containers/table.hpp"
 
@@ -114,6 +115,23 @@ Json row_json(const Row& row, std::int64_t now, bool whole) {
         {"Pod", row.container.pod}};
 }
 
+// Of a table whose columns somebody chose.
+Json heading() {
+    return Json{{"ID", "CONTAINER ID"},
+                {"Image", "IMAGE"},
+                {"Command", "COMMAND"},
+                {"CreatedAt", "CREATED AT"},
+                {"RunningFor", "CREATED"},
+                {"Ports", "PORTS"},
+                {"State", "STATE"},
+                {"Status", "STATUS"},
+                {"Names", "NAMES"},
+                {"Labels", "LABELS"},
+                {"Mounts", "MOUNTS"},
+                {"Networks", "NETWORKS"},
+                {"Pod", "POD"}};
+}
+
 // Of one --filter: NAME=VALUE.
 os::Result<bool> fits(const Row& row, const std::string& filter) {
     const std::size_t equals = std::min(filter.find('='), filter.size());
@@ -203,8 +221,10 @@ os::Result<std::vector<Row>> wanted_rows(Session& session, const Arguments& argu
 
 os::Result<int> ps(Session& session, const Arguments& arguments) {
     const std::string format = arguments.value("format", "table");
-    if (format != "table" && format != "json")
-        return os::fail(os::Code::InvalidArgument, "ps: --format ", format, ": give table or json");
+    const bool is_template = FormatTemplate::is_template(format);
+    if (format != "table" && format != "json" && !is_template)
+        return os::fail(os::Code::InvalidArgument, "ps: --format ", format,
+                        ": give table, json or a template such as {{.Names}}");
     const bool whole = arguments.has("no-trunc");
     TRY(const std::vector<Row> rows, wanted_rows(session, arguments));
     const std::int64_t now = now_nanoseconds();
@@ -214,9 +234,16 @@ os::Result<int> ps(Session& session, const Arguments& arguments) {
             out += (whole ? row.container.id : row.container.short_id()) + "\n";
         return print(out);
     }
-    if (format == "json") {
+    if (format == "json" || is_template) {
+        std::vector<Json> documents;
         for (const Row& row : rows)
-            out += pod::to_text(row_json(row, now, whole)) + "\n";
+            documents.push_back(row_json(row, now, whole));
+        if (is_template) {
+            TRY(out, format_all(format, documents, heading()));
+            return print(out);
+        }
+        for (const Json& document : documents)
+            out += pod::to_text(document) + "\n";
         return print(out);
     }
     std::vector<std::vector<std::string>> cells = {

@@ -1,0 +1,599 @@
+#include "tools/joey/containers/format_template.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <map>
+#include <unistd.h>
+#include <utility>
+
+#include "tools/joey/containers/table.hpp"
+
+namespace joey::containers {
+
+namespace {
+
+using pod::Json;
+
+constexpr int deepest = 32;
+constexpr std::string_view blanks = " \t\r\n";
+
+os::Error wrong(std::string_view why) {
+    return {os::Code::InvalidArgument, os::text("--format: ", why)};
+}
+
+// A value to be computed.
+struct Expression {
+    enum class Kind { Dot, Variable, Literal, Call };
+    Kind kind = Kind::Dot;
+    std::string name; // of a variable or a function
+    Json literal;
+    std::vector<Expression> arguments;
+    std::vector<std::string> path; // fields of the result
+};
+
+} // namespace
+
+struct FormatTemplate::Node {
+    enum class Kind { Text, Print, If, Range, With };
+    Kind kind = Kind::Text;
+    std::string text;
+    Expression value;
+    std::vector<std::string> variables; // of a range: the element's, or the key's and the element's
+    std::vector<Node> body;
+    std::vector<Node> otherwise;
+};
+
+namespace {
+
+using Node = FormatTemplate::Node;
+
+// ---- words of an action
+
+struct Token {
+    enum class Kind { Word, Field, Variable, Text, Number, Sign, End };
+    Kind kind = Kind::End;
+    std::string text;
+};
+
+bool is_letter(char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_';
+}
+
+class Words {
+public:
+    explicit Words(std::string_view text) : text_(text) {}
+
+    os::Result<Token> next() {
+        text_.remove_prefix(std::min(text_.find_first_not_of(blanks), text_.size()));
+        if (text_.empty())
+            return Token{};
+        const char c = text_.front();
+        if (c == '"' || c == '`')
+            return quoted(c);
+        if (text_.starts_with(":="))
+            return take(Token::Kind::Sign, 2);
+        if (c == '(' || c == ')' || c == '|' || c == ',')
+            return take(Token::Kind::Sign, 1);
+        if (c == '.')
+            return take(Token::Kind::Field, 1 + letters(1));
+        if (c == '$')
+            return take(Token::Kind::Variable, 1 + letters(1));
+        const std::size_t sign = c == '-' ? 1 : 0;
+        if (sign < text_.size() && std::isdigit(static_cast<unsigned char>(text_[sign])) != 0)
+            return take(Token::Kind::Number, sign + letters(sign));
+        if (is_letter(c))
+            return take(Token::Kind::Word, letters(0));
+        return base::Failure(wrong(os::text("unexpected '", std::string(1, c), "'")));
+    }
+    // A field right behind what came last.
+    bool is_field_next() const {
+        return text_.size() > 1 && text_[0] == '.' && is_letter(text_[1]);
+    }
+
+private:
+    std::size_t letters(std::size_t from) const {
+        std::size_t count = 0;
+        while (from + count < text_.size() && is_letter(text_[from + count]))
+            ++count;
+        return count;
+    }
+    Token take(Token::Kind kind, std::size_t length) {
+        Token out{kind, std::string(text_.substr(0, length))};
+        text_.remove_prefix(length);
+        return out;
+    }
+    os::Result<Token> quoted(char quote) {
+        std::string out;
+        for (std::size_t i = 1; i < text_.size(); ++i) {
+            if (text_[i] == quote) {
+                text_.remove_prefix(i + 1);
+                return Token{Token::Kind::Text, out};
+            }
+            if (quote == '"' && text_[i] == '\\' && i + 1 < text_.size()) {
+                ++i;
+                out += text_[i] == 'n' ? '\n' : text_[i] == 't' ? '\t' : text_[i];
+            } else {
+                out += text_[i];
+            }
+        }
+        return base::Failure(wrong("a quotation mark is not closed"));
+    }
+
+    std::string_view text_;
+};
+
+// ---- values
+
+class ExpressionParser {
+public:
+    explicit ExpressionParser(std::string_view text) : words_(text) {}
+
+    os::Result<void> begin() {
+        TRY(token_, words_.next());
+        return {};
+    }
+    bool at_end() const { return token_.kind == Token::Kind::End; }
+    bool at(std::string_view sign) const {
+        return token_.kind == Token::Kind::Sign && token_.text == sign;
+    }
+    const Token& token() const { return token_; }
+    os::Result<void> advance() { return begin(); }
+
+    os::Result<Expression> pipeline(int depth = 0) {
+        TRY(Expression out, command(depth));
+        while (at("|")) {
+            TRY(advance());
+            TRY(Expression next, command(depth));
+            if (next.kind != Expression::Kind::Call)
+                return base::Failure(wrong("after '|' there must be a function"));
+            next.arguments.push_back(std::move(out));
+            out = std::move(next);
+        }
+        return out;
+    }
+
+private:
+    bool begins_operand() const {
+        return !at_end() && (token_.kind != Token::Kind::Sign || at("("));
+    }
+
+    // A function with its arguments, or an operand.
+    os::Result<Expression> command(int depth) {
+        if (token_.kind != Token::Kind::Word || token_.text == "true" || token_.text == "false")
+            return operand(depth);
+        Expression out;
+        out.kind = Expression::Kind::Call;
+        out.name = token_.text;
+        TRY(advance());
+        while (begins_operand()) {
+            TRY(Expression one, operand(depth));
+            out.arguments.push_back(std::move(one));
+        }
+        return out;
+    }
+
+    os::Result<void> path(Expression& out) {
+        while (words_.is_field_next()) {
+            TRY(advance());
+            out.path.push_back(token_.text.substr(1));
+        }
+        return advance();
+    }
+
+    os::Result<Expression> operand(int depth) {
+        Expression out;
+        switch (token_.kind) {
+        case Token::Kind::Field:
+            if (token_.text.size() > 1)
+                out.path.push_back(token_.text.substr(1));
+            TRY(path(out));
+            return out;
+        case Token::Kind::Variable:
+            out.kind = Expression::Kind::Variable;
+            out.name = token_.text;
+            TRY(path(out));
+            return out;
+        case Token::Kind::Text:
+            out.kind = Expression::Kind::Literal;
+            out.literal = token_.text;
+            break;
+        case Token::Kind::Number: {
+            std::int64_t number = 0;
+            const char* end = token_.text.data() + token_.text.size();
+            if (std::from_chars(token_.text.data(), end, number).ptr != end)
+                return base::Failure(wrong(os::text(token_.text, " is no whole number")));
+            out.kind = Expression::Kind::Literal;
+            out.literal = number;
+            break;
+        }
+        case Token::Kind::Word:
+            if (token_.text == "true" || token_.text == "false") {
+                out.kind = Expression::Kind::Literal;
+                out.literal = token_.text == "true";
+            } else {
+                out.kind = Expression::Kind::Call;
+                out.name = token_.text;
+            }
+            break;
+        case Token::Kind::Sign:
+            if (at("(") && depth < deepest) {
+                TRY(advance());
+                TRY(out, pipeline(depth + 1));
+                if (!at(")"))
+                    return base::Failure(wrong("')' is missing"));
+                TRY(path(out));
+                return out;
+            }
+            [[fallthrough]];
+        case Token::Kind::End:
+            return base::Failure(wrong("a value is missing"));
+        }
+        TRY(advance());
+        return out;
+    }
+
+    Words words_;
+    Token token_;
+};
+
+// ---- text and actions
+
+class Parser {
+public:
+    explicit Parser(std::string_view text) : text_(text) {}
+
+    os::Result<std::vector<Node>> parse() {
+        std::string end;
+        TRY(std::vector<Node> out, nodes(0, end));
+        if (!end.empty())
+            return base::Failure(wrong(os::text("{{", end, "}} has no beginning")));
+        return out;
+    }
+
+private:
+    // Until the end, or the action that ends it, which is given.
+    os::Result<std::vector<Node>> nodes(int depth, std::string& end) {
+        std::vector<Node> out;
+        if (depth > deepest)
+            return base::Failure(wrong("too many actions within each other"));
+        while (at_ < text_.size()) {
+            const std::size_t open = std::min(text_.find("{{", at_), text_.size());
+            add_text(out, text_.substr(at_, open - at_),
+                     std::string_view(text_).substr(open).starts_with("{{- "));
+            at_ = open;
+            if (open == text_.size())
+                break;
+            TRY(const std::string action, next_action());
+            if (action.starts_with("/*"))
+                continue;
+            if (action == "end" || action == "else") {
+                end = action;
+                return out;
+            }
+            TRY(Node one, node(action, depth));
+            out.push_back(std::move(one));
+        }
+        end.clear();
+        return out;
+    }
+
+    os::Result<std::string> next_action() {
+        const std::size_t close = text_.find("}}", at_);
+        if (close == std::string::npos)
+            return base::Failure(wrong("{{ is not closed"));
+        std::string_view inner = std::string_view(text_).substr(at_ + 2, close - at_ - 2);
+        if (inner.starts_with("- "))
+            inner.remove_prefix(1);
+        trim_next_ = inner.ends_with(" -");
+        if (trim_next_)
+            inner.remove_suffix(1);
+        at_ = close + 2;
+        const std::size_t first = inner.find_first_not_of(blanks);
+        if (first == std::string_view::npos)
+            return base::Failure(wrong("{{}} is empty"));
+        return std::string(inner.substr(first, inner.find_last_not_of(blanks) - first + 1));
+    }
+
+    void add_text(std::vector<Node>& out, std::string text, bool trim_end) {
+        if (std::exchange(trim_next_, false))
+            text.erase(0, std::min(text.find_first_not_of(blanks), text.size()));
+        if (trim_end)
+            text.erase(text.find_last_not_of(blanks) + 1);
+        if (text.empty())
+            return;
+        Node one;
+        one.text = std::move(text);
+        out.push_back(std::move(one));
+    }
+
+    os::Result<Node> node(const std::string& action, int depth) {
+        Node out;
+        const std::string word = action.substr(0, action.find_first_of(blanks));
+        out.kind = word == "if"      ? Node::Kind::If
+                   : word == "range" ? Node::Kind::Range
+                   : word == "with"  ? Node::Kind::With
+                                     : Node::Kind::Print;
+        const bool has_body = out.kind != Node::Kind::Print;
+        ExpressionParser value(has_body ? std::string_view(action).substr(word.size())
+                                        : std::string_view(action));
+        TRY(value.begin());
+        if (has_body) {
+            TRY(variables(value, action, out));
+        }
+        TRY(out.value, value.pipeline());
+        if (!value.at_end())
+            return base::Failure(wrong(os::text("unexpected ", value.token().text)));
+        if (!has_body)
+            return out;
+        std::string end;
+        TRY(out.body, nodes(depth + 1, end));
+        if (end == "else") {
+            TRY(out.otherwise, nodes(depth + 1, end));
+        }
+        if (end != "end")
+            return base::Failure(wrong(os::text("{{", word, "}} has no {{end}}")));
+        return out;
+    }
+
+    static os::Result<void> variables(ExpressionParser& value, const std::string& action,
+                                      Node& out) {
+        if (action.find(":=") == std::string::npos)
+            return {};
+        constexpr std::size_t most = 2;
+        while (value.token().kind == Token::Kind::Variable && out.variables.size() < most) {
+            out.variables.push_back(value.token().text);
+            TRY(value.advance());
+            if (value.at(","))
+                TRY(value.advance());
+        }
+        if (!value.at(":="))
+            return base::Failure(wrong("':=' is missing"));
+        return value.advance();
+    }
+
+    std::string text_;
+    std::size_t at_ = 0;
+    bool trim_next_ = false;
+};
+
+// ---- printing
+
+std::string printed(const Json& value, int depth = 0) {
+    if (value.is_string())
+        return value.get<std::string>();
+    if (value.is_null())
+        return "<no value>";
+    if (!value.is_structured() || depth > deepest)
+        return pod::to_text(value);
+    std::string out;
+    for (const auto& [key, one] : value.items()) {
+        out += out.empty() ? "" : " ";
+        out += (value.is_object() ? key + ":" : "") + printed(one, depth + 1);
+    }
+    return value.is_object() ? "map[" + out + "]" : "[" + out + "]";
+}
+
+bool is_true(const Json& value) {
+    if (value.is_string())
+        return !value.get_ref<const std::string&>().empty();
+    if (value.is_boolean())
+        return value.get<bool>();
+    return value.is_number() ? value != 0 : !value.empty();
+}
+
+os::Result<Json> index_of(const Json& value, const Json& key) {
+    if (value.is_object() && key.is_string()) {
+        const Json* found = pod::find(value, key.get<std::string>());
+        return found != nullptr ? *found : Json("");
+    }
+    if (value.is_array() && key.is_number_integer() && key >= 0 && key < value.size())
+        return value[key.get<std::size_t>()];
+    return base::Failure(
+        wrong(os::text("index ", pod::to_text(key), ": there is no such element")));
+}
+
+std::string changed(std::string text, int (*change)(int)) {
+    std::transform(text.begin(), text.end(), text.begin(),
+                   [change](unsigned char c) { return static_cast<char>(change(c)); });
+    return text;
+}
+
+os::Result<Json> call(const std::string& name, const std::vector<Json>& given) {
+    const std::size_t count = given.size();
+    const auto needs = [&](std::size_t least) { return count >= least; };
+    if (name == "json" && count == 1)
+        return Json(pod::to_text(given[0]));
+    if (name == "len" && count == 1)
+        return Json(given[0].is_string() ? printed(given[0]).size() : given[0].size());
+    if (name == "index" && needs(1)) {
+        Json out = given[0];
+        for (std::size_t i = 1; i < count; ++i) {
+            TRY(out, index_of(out, given[i]));
+        }
+        return out;
+    }
+    if (name == "join" && count == 2 && given[0].is_array()) {
+        std::string out;
+        for (std::size_t i = 0; i < given[0].size(); ++i)
+            out += (i == 0 ? "" : printed(given[1])) + printed(given[0][i]);
+        return Json(out);
+    }
+    if (name == "lower" && count == 1)
+        return Json(changed(printed(given[0]), std::tolower));
+    if (name == "upper" && count == 1)
+        return Json(changed(printed(given[0]), std::toupper));
+    if ((name == "print" || name == "println") && needs(1)) {
+        std::string out;
+        for (std::size_t i = 0; i < count; ++i)
+            out += (i != 0 && name == "println" ? " " : "") + printed(given[i]);
+        return Json(name == "println" ? out + "\n" : out);
+    }
+    if (name == "not" && count == 1)
+        return Json(!is_true(given[0]));
+    if ((name == "eq" || name == "ne") && count == 2)
+        return Json((given[0] == given[1]) == (name == "eq"));
+    if ((name == "and" || name == "or") && needs(1)) {
+        const auto found = std::find_if(given.begin(), given.end() - 1, [&](const Json& one) {
+            return is_true(one) == (name == "or");
+        });
+        return *found;
+    }
+    return base::Failure(wrong(os::text("there is no function ", name, " of ", count, " values")));
+}
+
+// What is known at one place of the template.
+struct Scope {
+    const Json* dot = nullptr;
+    std::map<std::string, Json> variables;
+};
+
+os::Result<Json> value_of(const Expression& expression, const Scope& scope) {
+    Json out;
+    if (expression.kind == Expression::Kind::Dot)
+        out = *scope.dot;
+    if (expression.kind == Expression::Kind::Literal)
+        out = expression.literal;
+    if (expression.kind == Expression::Kind::Variable) {
+        const auto found = scope.variables.find(expression.name);
+        if (found == scope.variables.end())
+            return base::Failure(wrong(os::text("there is no variable ", expression.name)));
+        out = found->second;
+    }
+    if (expression.kind == Expression::Kind::Call) {
+        std::vector<Json> given;
+        for (const Expression& one : expression.arguments) {
+            TRY(Json value, value_of(one, scope));
+            given.push_back(std::move(value));
+        }
+        TRY(out, call(expression.name, given));
+    }
+    for (const std::string& field : expression.path) {
+        // pod::find() does not tell null from nothing.
+        if (!out.is_object() || !out.contains(field))
+            return base::Failure(wrong(os::text("there is no field ", field)));
+        out = Json(out[field]);
+    }
+    return out;
+}
+
+os::Result<void> print_nodes(const std::vector<Node>& nodes, const Scope& scope, std::string& out);
+
+os::Result<void> print_range(const Node& node, const Json& all, const Scope& scope,
+                             std::string& out) {
+    if (!all.is_structured() || all.empty())
+        return print_nodes(node.otherwise, scope, out);
+    std::size_t number = 0;
+    for (const auto& [key, one] : all.items()) {
+        Scope inner = scope;
+        inner.dot = &one;
+        if (!node.variables.empty())
+            inner.variables[node.variables.back()] = one;
+        if (node.variables.size() > 1)
+            inner.variables[node.variables.front()] = all.is_object() ? Json(key) : Json(number);
+        ++number;
+        TRY(print_nodes(node.body, inner, out));
+    }
+    return {};
+}
+
+os::Result<void> print_nodes(const std::vector<Node>& nodes, const Scope& scope, std::string& out) {
+    for (const Node& node : nodes) {
+        if (node.kind == Node::Kind::Text) {
+            out += node.text;
+            continue;
+        }
+        TRY(const Json value, value_of(node.value, scope));
+        if (node.kind == Node::Kind::Print) {
+            out += printed(value);
+        } else if (node.kind == Node::Kind::Range) {
+            TRY(print_range(node, value, scope, out));
+        } else {
+            Scope inner = scope;
+            if (node.kind == Node::Kind::With && is_true(value))
+                inner.dot = &value;
+            if (!node.variables.empty())
+                inner.variables[node.variables.front()] = value;
+            TRY(print_nodes(is_true(value) ? node.body : node.otherwise, inner, out));
+        }
+    }
+    return {};
+}
+
+// What is in images and containers does not drive the terminal.
+std::string tame(std::string text) {
+    if (::isatty(STDOUT_FILENO) != 1)
+        return text;
+    std::replace_if(
+        text.begin(), text.end(),
+        [](unsigned char c) { return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f; }, ' ');
+    return text;
+}
+
+// What a shell's quotation marks keep from being a tab or a new line.
+std::string unescaped(std::string_view text) {
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const bool is_escape = text[i] == '\\' && i + 1 < text.size();
+        if (is_escape && (text[i + 1] == 't' || text[i + 1] == 'n'))
+            out += text[++i] == 't' ? '\t' : '\n';
+        else
+            out += text[i];
+    }
+    return out;
+}
+
+} // namespace
+
+os::Result<FormatTemplate> FormatTemplate::parse(std::string_view text) {
+    Parser parser(unescaped(text));
+    TRY(std::vector<Node> nodes, parser.parse());
+    return FormatTemplate(std::make_shared<const std::vector<Node>>(std::move(nodes)));
+}
+
+os::Result<std::string> FormatTemplate::apply(const Json& document) const {
+    Scope scope;
+    scope.dot = &document;
+    scope.variables["$"] = document;
+    std::string out;
+    TRY(print_nodes(*nodes_, scope, out));
+    return out;
+}
+
+os::Result<std::string> format_all(const std::string& format, const std::vector<Json>& rows,
+                                   const Json& heading) {
+    constexpr std::string_view prefix = "table ";
+    const bool is_table = format.starts_with(prefix);
+    TRY(const FormatTemplate line,
+        FormatTemplate::parse(std::string_view(format).substr(is_table ? prefix.size() : 0)));
+    std::vector<std::vector<std::string>> cells;
+    std::string out;
+    const auto add = [&](const Json& row) -> os::Result<void> {
+        TRY(std::string text, line.apply(row));
+        if (!is_table) {
+            out += text + "\n";
+            return {};
+        }
+        std::vector<std::string>& words = cells.emplace_back();
+        for (std::size_t at = 0; at <= text.size();) {
+            const std::size_t end = std::min(text.find('\t', at), text.size());
+            words.push_back(text.substr(at, end - at));
+            at = end + 1;
+        }
+        return {};
+    };
+    if (is_table) {
+        TRY(add(heading));
+    }
+    for (const Json& row : rows)
+        TRY(add(row));
+    // A value may have a tab of its own.
+    std::size_t most = 0;
+    for (const auto& row : cells)
+        most = std::max(most, row.size());
+    for (auto& row : cells)
+        row.resize(most);
+    return tame(is_table ? table(cells) : out);
+}
+
+} // namespace joey::containers
