@@ -3,6 +3,7 @@
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
+#include <google/protobuf/stubs/logging.h>
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -32,6 +33,9 @@ Connection::Connection(os::EventLoop& loop, os::UniqueFd socket, Events events)
 
 os::Result<std::unique_ptr<Connection>> Connection::start(os::EventLoop& loop, os::UniqueFd socket,
                                                           Events events) {
+    // The library writes a line to stderr for each string that is no UTF-8: as many as the peer
+    // likes. A message that it refuses is an error, which whoever made the call is told.
+    google::protobuf::SetLogHandler(nullptr);
     const int flags = fcntl(socket.get(), F_GETFL);
     if (flags < 0 || fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0)
         return os::fail_errno(errno, "make a socket non-blocking");

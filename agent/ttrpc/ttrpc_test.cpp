@@ -1,7 +1,9 @@
 // Framing, server and client, and what a hostile peer can send to either.
+#include <fcntl.h>
 #include <thread>
 #include <vector>
 
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -501,6 +503,19 @@ TEST_CASE("a server answers each call once, also one that nobody waits for any m
     answer(id);
     CHECK_FALSE(client->is_open());
     CHECK(answers == 1);
+}
+
+TEST_CASE("what a peer sends does not get to standard error") {
+    Fixture f;
+    const auto client = f.connect();
+    const os::UniqueFd file(memfd_create("stderr", MFD_CLOEXEC));
+    const os::UniqueFd before(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
+    dup2(file.get(), STDERR_FILENO);
+    ttrpc::KeyValue message;
+    const bool parsed = message.ParseFromString("\x0a\x01\xff");
+    dup2(before.get(), STDERR_FILENO);
+    CHECK_FALSE(parsed);
+    CHECK(lseek(file.get(), 0, SEEK_END) == 0);
 }
 
 TEST_CASE("a server that leaves forgotten calls unanswered is not talked to for ever") {
