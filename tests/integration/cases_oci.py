@@ -294,6 +294,30 @@ def deaths():
             joey.nothing_is_left()
 
 
+@case("oci: what an executed process wrote comes, however slowly it is read, when the container ends and its VM with it", long=True)
+def last_words():
+    with runtime() as joey:
+        bundle = joey.bundle("b", "exec sleep 1000")
+        joey.create("one", bundle)
+        joey.must("start", "one")
+        # More than the pipes of the guest and of the host hold: the relay has to keep the rest.
+        script = "dd if=/dev/zero bs=1000 count=120 2>/dev/null; echo the end; : >/written; exec sleep 1000"
+        with subprocess.Popen([JOEY, "--root", joey.root, "exec", "one", "sh", "-c", script], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, start_new_session=True) as process:
+            deadline = time.monotonic() + 60 * PATIENCE
+            while not os.path.exists(os.path.join(bundle, "rootfs/written")):
+                holds("it writes", time.monotonic() < deadline)
+                time.sleep(0.05)
+            joey.must("kill", "one", "KILL")
+            joey.until("one", "stopped")
+            joey.must("delete", "one")
+            out = process.stdout.read()
+            equal("status", 137, process.wait(30 * PATIENCE))
+        equal("bytes", 120008, len(out))
+        holds("the end", out.endswith(b"the end\n"))
+        joey.nothing_is_left()
+
+
 @case("oci: update and events: limits hold, statistics have runc's shape")
 def limits():
     with runtime() as joey:
