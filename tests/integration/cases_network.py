@@ -415,6 +415,16 @@ def crowd():
     equal("answers", b"100\n1 1400 9000 60000\n1 1400 9000 60000\n", result.out)
 
 
+@case("a limit of the rate holds in both directions, and everything arrives", long=True)
+def rate_limits():
+    rate = f"{BULK // 4}/64K"
+    for options, least in (["--net-out", rate], 3.5), (["--net-in", rate], 3.5), (["--net-in", "1G,20000p/100", "--net-out", "1G"], 0):
+        start = time.monotonic()
+        carry_both_ways(HOST4, options)
+        took = time.monotonic() - start
+        holds(f"{options}: took {took:.2f} s", took >= least)
+
+
 @case("what cannot be is told in a line")
 def bad_options():
     def refuse(options, *words):
@@ -435,6 +445,9 @@ def bad_options():
     refuse(["--net", "tap=lo", "--route", "default"], "--route default", "GATEWAY")
     refuse(["--mac", "01:00:00:00:00:01"], "--mac")
     refuse(["--mtu", "100"], "--mtu 100", "1280")
+    for rate in ("0", "10X", "10M/0", "1M,2M", "5p,5p", "10M,"):
+        refuse(["--net-in", rate], f"--net-in {rate}", "10M", "5000p")
+    refuse(["--net", "none", "--net-out", "1M"], "--net-out", "--net")
     refuse(["--dns", "localhost"], "--dns localhost")
     refuse(["--net", "none", "--dns", "192.0.2.1"], "--dns", "--net")
     with listen("0.0.0.0") as taken:

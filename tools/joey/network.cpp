@@ -147,6 +147,8 @@ Outcome<std::unique_ptr<Network>> Network::open(const NetworkOptions& options,
                                                 const std::string& hostname, unsigned cpus) {
     std::unique_ptr<Network> network(new Network());
     network->device_options_.mac = options.mac ? *options.mac : random_mac();
+    network->device_options_.receive = options.receive;
+    network->device_options_.transmit = options.send;
     network->guest_.addresses = options.addresses;
     network->guest_.routes = options.routes;
     if (options.kind == NetworkOptions::Kind::User)

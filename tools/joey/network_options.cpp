@@ -9,6 +9,8 @@
 
 #include <fmt/format.h>
 
+#include "tools/joey/sizes.hpp"
+
 namespace joey {
 namespace {
 
@@ -152,6 +154,37 @@ Outcome<std::uint16_t> interpret_mtu(const std::string& text) {
     return *mtu;
 }
 
+// RATE[/BURST] in bytes, and in packets with a "p" behind the numbers; one of each at most.
+Outcome<virtio::TrafficLimit> interpret_limit(const char* option, const std::string& text) {
+    const auto wrong = [&] {
+        return fail(fmt::format("{} {}: give BYTES[/BURST] a second, such as 10M, packets as "
+                                "5000p, or both with a comma between them",
+                                option, text));
+    };
+    virtio::TrafficLimit limit;
+    std::string_view rest = text;
+    for (bool more = true; more;) {
+        const std::size_t comma = rest.find(',');
+        std::string_view part = rest.substr(0, comma);
+        more = comma != std::string_view::npos;
+        rest = more ? rest.substr(comma + 1) : std::string_view();
+        const bool packets = part.ends_with('p');
+        if (packets)
+            part.remove_suffix(1);
+        const std::size_t slash = part.find('/');
+        const auto rate = parse_size(part.substr(0, slash));
+        const auto burst = slash == std::string_view::npos ? std::optional<std::uint64_t>(0)
+                                                           : parse_size(part.substr(slash + 1));
+        virtio::RateLimit& one = packets ? limit.packets : limit.bytes;
+        // 0 would be read as "never" by some and as "no limit" by others.
+        const bool empty_burst = slash != std::string_view::npos && burst && *burst == 0;
+        if (!rate || *rate == 0 || !burst || empty_burst || one.rate != 0)
+            return wrong();
+        one = {.rate = *rate, .burst = *burst};
+    }
+    return limit;
+}
+
 Outcome<void> interpret_net(const std::string& text, NetworkOptions& options) {
     using Kind = NetworkOptions::Kind;
     if (text == "user" || text == "none") {
@@ -194,6 +227,9 @@ Outcome<void> check_together(const NetworkOptions& options) {
         return fail("--ip and --route: go with --net tap=NAME or tap-fd=N");
     if (options.kind == Kind::None && (options.mac || options.mtu || !options.dns.empty()))
         return fail("--dns, --mac and --mtu: need a network; see --net");
+    const virtio::TrafficLimit none;
+    if (options.kind == Kind::None && (options.receive != none || options.send != none))
+        return fail("--net-in and --net-out: need a network; see --net");
     if (options.addresses.size() > boot::max_network_addresses ||
         options.routes.size() > boot::max_network_routes)
         return fail(fmt::format("--ip and --route: at most {} addresses and {} routes",
@@ -240,6 +276,12 @@ Outcome<NetworkOptions> interpret_network(const RawNetworkOptions& raw) {
     }
     if (raw.mtu) {
         TRY(options.mtu, interpret_mtu(*raw.mtu));
+    }
+    if (raw.receive_limit) {
+        TRY(options.receive, interpret_limit("--net-in", *raw.receive_limit));
+    }
+    if (raw.send_limit) {
+        TRY(options.send, interpret_limit("--net-out", *raw.send_limit));
     }
     TRY(check_together(options));
     return options;

@@ -9,6 +9,7 @@
 #include "boot/protocol/network.hpp"
 #include "tools/joey/outcome.hpp"
 #include "virtio/backend/net/user_net.hpp"
+#include "virtio/device/net/rate_limiter.hpp"
 
 namespace joey {
 
@@ -28,6 +29,8 @@ struct NetworkOptions {
     std::vector<boot::NetworkRoute> routes;
     std::optional<virtio::MacAddress> mac;
     std::optional<std::uint16_t> mtu;
+    virtio::TrafficLimit receive; // towards the guest
+    virtio::TrafficLimit send;    // from it
 };
 
 // As typed.
@@ -39,6 +42,8 @@ struct RawNetworkOptions {
     std::vector<std::string> route;
     std::optional<std::string> mac;
     std::optional<std::string> mtu;
+    std::optional<std::string> receive_limit;
+    std::optional<std::string> send_limit;
 };
 
 // Without --net.

@@ -105,7 +105,10 @@ po::options_description describe_network_options(RawOptions& raw) {
         ("route", po::value(&raw.network.route)->value_name("NET=GATEWAY"), "with a TAP: a route, as default=10.0.0.1 (may be repeated)")
         ("dns", po::value(&raw.network.dns)->value_name("ADDRESS"), "a resolver for /etc/resolv.conf (may be repeated)")
         ("mac", po::value<std::string>()->value_name("MAC"), "the address of the guest's network interface (default: a random one)")
-        ("mtu", po::value<std::string>()->value_name("BYTES"), "its largest packet (default: the TAP's; 65520 with --net user)");
+        ("mtu", po::value<std::string>()->value_name("BYTES"), "its largest packet (default: the TAP's; 65520 with --net user)")
+        ("net-in", po::value<std::string>()->value_name("RATE"),
+            "how much may reach the guest in a second: bytes as 10M, or 10M/2M with a burst of 2M; packets as 5000p; both as 10M,5000p (default: no limit)")
+        ("net-out", po::value<std::string>()->value_name("RATE"), "the same of what it sends");
     return network;
 }
 // clang-format on
@@ -251,6 +254,8 @@ Outcome<NetworkOptions> interpret_network_of(const po::variables_map& given,
     network.net = text_of("net");
     network.mac = text_of("mac");
     network.mtu = text_of("mtu");
+    network.receive_limit = text_of("net-in");
+    network.send_limit = text_of("net-out");
     return interpret_network(network);
 }
 

@@ -17,6 +17,7 @@ struct RateLimit {
 struct TrafficLimit {
     RateLimit bytes;
     RateLimit packets;
+    bool operator==(const TrafficLimit&) const = default;
 };
 
 // One bucket. Time comes from outside, in nanoseconds of any steady clock.
