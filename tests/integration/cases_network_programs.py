@@ -305,32 +305,32 @@ def lossy_link():
               f"for _ in range({size >> 20}): c.sendall(b)\n"
               "c.sendall(h.digest()); c.close(); sys.stdin.read()")
     netem = ["netem", "limit", "10000", "delay", "1ms", "loss", "2%", "reorder", "5%"]
-    tool("ip", "netns", "add", "beyond")
-    try:
-        with tap("tap0"):
-            # This machine routes between the guest and "beyond", and loses packets in both directions.
-            tool("ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", "beyond")
-            tool("ip", "address", "add", "10.8.0.1/24", "dev", "near")
-            tool("ip", "link", "set", "near", "up")
-            tool("ip", "-n", "beyond", "address", "add", "10.8.0.2/24", "dev", "far")
-            tool("ip", "-n", "beyond", "link", "set", "far", "up")
-            tool("ip", "-n", "beyond", "route", "add", "default", "via", "10.8.0.1")
-            tool("sysctl", "-qw", "net.ipv4.ip_forward=1")
-            for device in ("tap0", "near"):
-                tool("tc", "qdisc", "add", "dev", device, "root", *netem)
-            with guest(f"exec python3 -c {shlex.quote(digest)}", "--route", "default=10.9.0.1"):
-                client = run(["ip", "netns", "exec", "beyond", sys.executable, "-c",
-                              "import hashlib, random, socket\n"
-                              f"c = socket.create_connection(('{GUEST4}', 9), timeout={WAIT})\n"
-                              "b = random.Random(3).randbytes(1 << 20)\n"
-                              f"for _ in range({size >> 20}): c.sendall(b)\n"
-                              "c.shutdown(socket.SHUT_WR); h = hashlib.sha256(); left = "
-                              f"{size}\n"
-                              "while left:\n d = c.recv(min(left, 1 << 20))\n if not d: break\n h.update(d); left -= len(d)\n"
-                              "print(h.hexdigest(), c.recv(32, socket.MSG_WAITALL).hex())"], timeout=3000)
-                equal("what came back, and what the guest got: " + client.err.decode()[-500:],
-                      f"{wanted.hexdigest()} {wanted.hexdigest()}\n", client.out.decode())
-                lost = tool("tc", "-s", "qdisc", "show", "dev", "tap0")
-                holds("the link lost packets", "dropped 0," not in lost, lost)
-    finally:
-        tool("ip", "netns", "delete", "beyond")
+    # A network without a name, held by a process that ends with this one, however this one ends.
+    with subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", "echo made; exec cat"],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder, tap("tap0"):
+        equal("the network beyond", b"made\n", holder.stdout.readline())
+        there = ["nsenter", "--net", "--target", str(holder.pid)]
+        # This machine routes between the guest and what is beyond, and loses packets in both directions.
+        tool("ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(holder.pid))
+        tool("ip", "address", "add", "10.8.0.1/24", "dev", "near")
+        tool("ip", "link", "set", "near", "up")
+        tool(*there, "ip", "address", "add", "10.8.0.2/24", "dev", "far")
+        tool(*there, "ip", "link", "set", "far", "up")
+        tool(*there, "ip", "route", "add", "default", "via", "10.8.0.1")
+        tool("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        for device in ("tap0", "near"):
+            tool("tc", "qdisc", "add", "dev", device, "root", *netem)
+        with guest(f"exec python3 -c {shlex.quote(digest)}", "--route", "default=10.9.0.1"):
+            client = run([*there, sys.executable, "-c",
+                          "import hashlib, random, socket\n"
+                          f"c = socket.create_connection(('{GUEST4}', 9), timeout={WAIT})\n"
+                          "b = random.Random(3).randbytes(1 << 20)\n"
+                          f"for _ in range({size >> 20}): c.sendall(b)\n"
+                          "c.shutdown(socket.SHUT_WR); h = hashlib.sha256(); left = "
+                          f"{size}\n"
+                          "while left:\n d = c.recv(min(left, 1 << 20))\n if not d: break\n h.update(d); left -= len(d)\n"
+                          "print(h.hexdigest(), c.recv(32, socket.MSG_WAITALL).hex())"], timeout=3000)
+            equal("what came back, and what the guest got: " + client.err.decode()[-500:],
+                  f"{wanted.hexdigest()} {wanted.hexdigest()}\n", client.out.decode())
+            lost = tool("tc", "-s", "qdisc", "show", "dev", "tap0")
+            holds("the link lost packets", "dropped 0," not in lost, lost)
