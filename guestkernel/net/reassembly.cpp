@@ -254,4 +254,16 @@ void Reassembly::expire() {
     }
 }
 
+Reassembly::Usage Reassembly::usage(bool v6) {
+    Usage out;
+    SpinGuard guard(lock_);
+    for (const Queue* queue = oldest_; queue != nullptr; queue = queue->newer) {
+        if (queue->key.source.is_v6() != v6)
+            continue;
+        out.packets++;
+        out.bytes += queue->memory;
+    }
+    return out;
+}
+
 } // namespace kernel::net

@@ -29,6 +29,12 @@ public:
     // there: headers of the first fragment, payload after header_bytes. Null: not yet, or refused.
     PacketPtr add(PacketPtr packet, const Piece& piece);
     u64 memory() const { return memory_; }
+    // What waits of one version: packets that are not whole yet, and what they cost.
+    struct Usage {
+        u32 packets = 0;
+        u64 bytes = 0;
+    };
+    Usage usage(bool v6);
 
 private:
     struct Queue;

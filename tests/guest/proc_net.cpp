@@ -90,6 +90,14 @@ void sockets() {
     CHECK(listen(other, 1) == 0);
     CHECK(has_line(text_of("/proc/net/tcp6"), "00000000000000000000000000000000:", " 0A "));
     CHECK(has_line(text_of("/proc/net/sockstat"), "UDP: inuse 1"));
+    // Bound, but neither listening nor connected: it is nobody's to find.
+    const int bound = socket(AF_INET, SOCK_STREAM, 0);
+    const sockaddr_in free_port = loopback(0);
+    CHECK(bind(bound, reinterpret_cast<const sockaddr*>(&free_port), sizeof free_port) == 0);
+    CHECK(has_line(text_of("/proc/net/sockstat"), "TCP: inuse 3 ", " tw 0 "));
+    CHECK(has_line(text_of("/proc/net/sockstat"), "RAW: inuse 1"));
+    CHECK(has_line(text_of("/proc/net/sockstat6"), "TCP6: inuse 1"));
+    close(bound);
     CHECK(has_line(text_of("/proc/net/snmp"), "Tcp: 1 200 120000 -1 1 1 "));
     for (const int fd : {listener, client, datagrams, raw, other})
         close(fd);

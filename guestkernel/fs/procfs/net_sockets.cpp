@@ -1,6 +1,7 @@
 // /proc/net/{tcp,udp,raw} and their kin.
 #include "guestkernel/fs/procfs/net_files.hpp"
 #include "guestkernel/namespaces/user_namespace.hpp"
+#include "guestkernel/net/reassembly.hpp"
 #include "guestkernel/net/socket_list.hpp"
 #include "guestkernel/net/tcp/tcp_stack.hpp"
 
@@ -111,21 +112,31 @@ constexpr std::string_view columns6 =
 constexpr std::string_view more_columns = " ref pointer drops";
 
 struct Counts {
-    u32 tcp = 0, udp = 0, raw = 0;
+    u32 tcp = 0, udp = 0, lite = 0, raw = 0;
+    u64 tcp_pages = 0, udp_pages = 0; // of both versions
 };
 
 Result<Counts> count(net::Stack& stack, bool v6) {
+    constexpr u8 time_wait = 6, closed = 7; // TIME-WAIT has no socket
     Counts out;
-    const auto one = [&](List take, u32& number) -> Result<void> {
+    const auto one = [&](List take, bool tcp, u32& number, u64& pages) -> Result<void> {
         Vector<SocketRecord> records;
         TRY(take(stack, records));
-        for (const SocketRecord& record : records)
-            number += record.v6 == v6 && record.state != 6 ? 1 : 0; // TIME-WAIT has no socket
+        for (const SocketRecord& record : records) {
+            const bool in_use =
+                !tcp || (record.whole && record.state != time_wait && record.state != closed);
+            number += record.v6 == v6 && in_use ? 1 : 0;
+            if (record.whole)
+                pages +=
+                    (u64{record.receive_memory} + record.send_memory + page_size - 1) / page_size;
+        }
         return {};
     };
-    TRY(one(net::list_tcp, out.tcp));
-    TRY(one(net::list_udp, out.udp));
-    TRY(one(net::list_raw, out.raw));
+    u64 unused = 0;
+    TRY(one(net::list_tcp, true, out.tcp, out.tcp_pages));
+    TRY(one(net::list_udp, false, out.udp, out.udp_pages));
+    TRY(one(net::list_udplite, false, out.lite, unused));
+    TRY(one(net::list_raw, false, out.raw, unused));
     return out;
 }
 
@@ -177,21 +188,24 @@ Result<void> show_net_sockstat(TextBuilder& out, const TableContext& of) {
     TRY(const Counts inet, count(*stack, false));
     TRY(const Counts inet6, count(*stack, true));
     const tcp::TcpStack& tcp = tcp::TcpStack::of(*stack);
-    out.print("sockets: used {}\n",
-              inet.tcp + inet.udp + inet.raw + inet6.tcp + inet6.udp + inet6.raw);
-    out.print("TCP: inuse {} orphan {} tw {} alloc {} mem 0\n", inet.tcp, tcp.orphans.load(),
-              tcp.time_wait_count(), tcp.sockets.load());
-    out.print("UDP: inuse {} mem 0\nUDPLITE: inuse 0\nRAW: inuse {}\nFRAG: inuse 0 memory 0\n",
-              inet.udp, inet.raw);
+    out.print("sockets: used {}\n", tcp.sockets.load() + inet.udp + inet.lite + inet.raw +
+                                        inet6.udp + inet6.lite + inet6.raw);
+    out.print("TCP: inuse {} orphan {} tw {} alloc {} mem {}\n", inet.tcp, tcp.orphans.load(),
+              tcp.time_wait_count(), tcp.sockets.load(), inet.tcp_pages);
+    out.print("UDP: inuse {} mem {}\nUDPLITE: inuse {}\nRAW: inuse {}\n", inet.udp, inet.udp_pages,
+              inet.lite, inet.raw);
+    const net::Reassembly::Usage fragments = stack->reassembly().usage(false);
+    out.print("FRAG: inuse {} memory {}\n", fragments.packets, fragments.bytes);
     return {};
 }
 
 Result<void> show_net_sockstat6(TextBuilder& out, const TableContext& of) {
     TRY(const Ref<net::Stack> stack, subject_stack(of));
     TRY(const Counts inet6, count(*stack, true));
-    out.print("TCP6: inuse {}\nUDP6: inuse {}\nUDPLITE6: inuse 0\nRAW6: inuse {}\n"
-              "FRAG6: inuse 0 memory 0\n",
-              inet6.tcp, inet6.udp, inet6.raw);
+    out.print("TCP6: inuse {}\nUDP6: inuse {}\nUDPLITE6: inuse {}\nRAW6: inuse {}\n", inet6.tcp,
+              inet6.udp, inet6.lite, inet6.raw);
+    const net::Reassembly::Usage fragments = stack->reassembly().usage(true);
+    out.print("FRAG6: inuse {} memory {}\n", fragments.packets, fragments.bytes);
     return {};
 }
 

@@ -68,6 +68,10 @@ private:
     u8 bytes_[40] = {};
 };
 
+// What a SYN says of the segments that we take: as large as the route's packets, whose MTU may be
+// lower than the interface's, since the way back is often the same.
+u16 mss_to_announce(const net::Flow& flow, const ConnectionOptions& options);
+
 class Connection final : public Entry, public net::PortOwner {
 public:
     explicit Connection(net::Stack& of);
@@ -252,7 +256,6 @@ private:
     u32 pipe() const;
     // --- output.cpp
     void sync_mss();
-    u16 mss_to_announce() const;
     u32 segment_size() const;
     u32 choose_window();
     u16 window_to_send();

@@ -15,7 +15,6 @@ constexpr u64 cookie_memory = 2 * 64 * nanoseconds_per_second; // how long an an
 constexpr u32 cookie_bits = 6;
 constexpr u32 cookie_sack = 1u << 4, cookie_scale = 15;
 constexpr u32 acceptable_events = poll_in | poll_rdnorm;
-constexpr u32 ip_and_tcp4 = 40, ip_and_tcp6 = 60;
 
 u64 retry_delay(u8 retries) {
     const u64 delay = initial_timeout << (retries < 7 ? retries : 7);
@@ -228,15 +227,8 @@ bool Listener::send_syn_ack(Request& request, const FastOpenCookie* cookie, bool
         return false;
     const u64 time = tcp_.now();
     Options out;
-    const u32 headers = flow.destination.is_v4() ? ip_and_tcp4 : ip_and_tcp6;
-    u32 mtu = flow.path.interface->mtu();
-    mtu = mtu < 65535 ? mtu : 65535;
-    u32 mss = mtu > headers ? mtu - headers : 536;
-    if (flow.path.advertised_mss != 0 && flow.path.advertised_mss < mss)
-        mss = flow.path.advertised_mss;
-    if (options.max_segment != 0 && options.max_segment < mss)
-        mss = options.max_segment;
-    request.announced_mss = out.mss = static_cast<u16>(mss);
+    const u16 mss = mss_to_announce(flow, options);
+    request.announced_mss = out.mss = mss;
     request.receive_window = initial_window(mss);
     const Negotiated& agreed = request.negotiated;
     out.has_scale = agreed.scaling;
@@ -489,7 +481,7 @@ bool Listener::try_fast_open(net::PacketPtr& packet, const Header& header, Reque
     net::Flow flow = flow_to(request.pair);
     if (!net::resolve(*stack, flow))
         return false;
-    request.announced_mss = static_cast<u16>(flow.path.mtu < 65535 ? flow.path.mtu - 40 : 65495);
+    request.announced_mss = mss_to_announce(flow, options);
     request.receive_window = initial_window(request.announced_mss);
     Ref<Connection> child = make_child(request, false);
     if (!child)

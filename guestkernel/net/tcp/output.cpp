@@ -40,14 +40,14 @@ void Connection::sync_mss() {
     congestion_.set_mss(size);
 }
 
-u16 Connection::mss_to_announce() const {
+u16 mss_to_announce(const net::Flow& flow, const ConnectionOptions& options) {
+    constexpr u32 least_v4 = 256, least_v6 = 1220; // route/min_adv_mss
     const u32 header = ip_header(flow) + least_header;
-    u32 mtu = flow.path.interface ? flow.path.interface->mtu() : flow.path.mtu;
-    mtu = flow.path.mtu != 0 && flow.path.mtu_locked ? flow.path.mtu : mtu;
-    mtu = mtu < largest_packet ? mtu : largest_packet;
-    u32 size = mtu > header ? mtu - header : 536;
-    if (flow.path.advertised_mss != 0 && flow.path.advertised_mss < size)
-        size = flow.path.advertised_mss;
+    const u32 mtu = flow.path.mtu < largest_packet ? flow.path.mtu : largest_packet;
+    const u32 least = flow.destination.is_v4() ? least_v4 : least_v6;
+    u32 size = mtu > header + least ? mtu - header : least;
+    if (flow.path.advertised_mss != 0)
+        size = flow.path.advertised_mss < size ? flow.path.advertised_mss : size;
     if (options.max_segment != 0 && options.max_segment < size)
         size = options.max_segment;
     return static_cast<u16>(size);
@@ -227,7 +227,7 @@ u32 Connection::choose_window_for_syn() {
 
 void Connection::send_syn(bool with_ack) {
     Options out;
-    announced_mss_ = mss_to_announce();
+    announced_mss_ = mss_to_announce(flow, options);
     out.mss = announced_mss_;
     if (!with_ack) {
         negotiated_.timestamps = tcp_.settings.timestamps;

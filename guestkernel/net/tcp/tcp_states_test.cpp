@@ -1,6 +1,7 @@
 // The state machine against a peer that follows a script: RFC 9293 and what came after it.
 #include <linux/errno.h>
 
+#include "guestkernel/net/route.hpp"
 #include "guestkernel/net/tcp/test_support.hpp"
 
 using namespace kernel;
@@ -63,6 +64,33 @@ TEST_CASE("active open: SYN with all options, then established") {
     CHECK(!ack.options.has_timestamp); // the peer did not want them
     CHECK(program.state() == State::Established);
     CHECK(f.host.tcp().established.load() == 1);
+}
+
+TEST_CASE("SYNs of both ends announce what fits the route's packets, not the interface's") {
+    const auto [mtu, mss] = GENERATE(std::pair<u32, u16>(1400, u16{1360}),
+                                     std::pair<u32, u16>(9000, u16{1460}), // the link has 1500
+                                     std::pair<u32, u16>(200, u16{256}));  // min_adv_mss
+    Fixture f;
+    auto route = make_owned<net::Route>();
+    REQUIRE(route);
+    (*route)->prefix = address_b;
+    (*route)->length = 32;
+    (*route)->mtu = mtu;
+    (*route)->scope = net::scope_link;
+    net::NextHop hop;
+    hop.interface = Ref<net::Interface>(f.host.wire);
+    REQUIRE((*route)->hops.push_back(std::move(hop)));
+    REQUIRE(net::add_route(f.host, std::move(*route), net::RouteTables::AddMode::Exclusive));
+    Program program = Program::open(f.host, address_b, 80);
+    CHECK(f.peer.expect(flag_syn).options.mss == mss);
+    Server server(f.host, 80);
+    Segment syn;
+    syn.flags = flag_syn;
+    syn.sequence = 5000;
+    syn.window = 65535;
+    f.peer.host_port = 80;
+    f.peer.send(syn);
+    CHECK(f.peer.expect(flag_syn | flag_ack).options.mss == mss);
 }
 
 TEST_CASE("a SYN is sent again after 1, 2, 4 ... seconds and given up in the end") {
