@@ -13,6 +13,7 @@
 #include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/mm/fake_file.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
+#include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/task/task.hpp"
 
 using namespace kernel;

@@ -29,9 +29,6 @@ u16 current_memory_owner(); // the group that the running task's memory is charg
 // Little memory is left: whoever takes more than he was asked for stops doing so.
 bool frames_are_scarce();
 
-// Frees page tables that are kept for the next address spaces; returns how many.
-usize release_kept_page_tables();
-
 // Hands frames out again after a test has ended: forgets everything.
 void reset_frames_for_test();
 void reset_heap_for_test();

@@ -113,6 +113,8 @@ private:
 
 // Gives up pages that can be read again at any time; returns how many.
 usize reclaim_clean_pages(usize wanted);
+// Frees page tables that are kept for the next address spaces; returns how many.
+usize release_kept_page_tables();
 // Writes back the dirty pages of every cache: sync(2), and before the VM ends.
 void write_back_all();
 

@@ -5,6 +5,7 @@
 #include <linux/mman.h>
 
 #include "guestkernel/mm/memory_internal.hpp"
+#include "guestkernel/mm/page_cache.hpp"
 
 namespace kernel {
 namespace {

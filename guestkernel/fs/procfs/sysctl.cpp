@@ -165,14 +165,17 @@ Result<void> show_last_pid(TextBuilder& out, const TableContext&) {
     return {};
 }
 
-// 1: page cache, 2: names and inodes, 3: both (proc(5)).
+// 1: page cache, 2: names and inodes and whatever else is kept for the next user, 3: both
+// (proc(5)).
 Result<void> store_drop_caches(std::string_view text, const TableContext&) {
     TRY(const i64 what, parse_number(text));
     if (what < 1 || what > 7)
         return fail(22); // EINVAL
-    if ((what & 2) != 0)
+    if ((what & 2) != 0) {
         while (DentryCache::shrink(256) != 0 && !fatal_signal_pending())
             cond_resched();
+        release_kept_page_tables();
+    }
     // Clean pages only: dirty ones would have to be written first.
     if ((what & 1) != 0)
         while (reclaim_clean_pages(1024) != 0 && !fatal_signal_pending())
