@@ -16,7 +16,6 @@ namespace {
 
 constexpr int sigttou = 22;
 constexpr unsigned cap_sys_admin = CAP_SYS_ADMIN;
-constexpr u16 entry_end_of_file = Terminal::entry_end_of_file;
 constexpr u32 poll_out_events = 0x4 | 0x100; // POLLOUT, POLLWRNORM
 
 // What a master in packet mode is told of (ioctl_tty(2), TIOCPKT_DOSTOP).

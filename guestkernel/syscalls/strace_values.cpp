@@ -308,7 +308,7 @@ void put_open_flags(StraceText& out, u64 value) {
 }
 
 void put_futex(StraceText& out, u64 value) {
-    put_named(out, name_table(FutexOp), value & FUTEX_CMD_MASK & 0xffff'ffff);
+    put_named(out, name_table(FutexOp), value & static_cast<u32>(FUTEX_CMD_MASK));
     out.put((value & FUTEX_PRIVATE_FLAG) != 0 ? "|FUTEX_PRIVATE_FLAG" : "");
     out.put((value & FUTEX_CLOCK_REALTIME) != 0 ? "|FUTEX_CLOCK_REALTIME" : "");
 }

@@ -123,10 +123,10 @@ TEST_CASE("refused, taken addresses, and a second try") {
     Ref<SocketFile> listener = s.listener(8001);
     CHECK(code(client->connect(Sockets::address(8001))) == EINPROGRESS);
     CHECK(code(client->connect(Sockets::address(8001))) == 0);
-    Ref<SocketFile> second = s.make();
-    CHECK(code(second->bind(Sockets::address(8001))) == EADDRINUSE);
-    CHECK(code(second->bind(Sockets::address(8002))) == 0);
-    CHECK(code(second->bind(Sockets::address(8003))) == EINVAL);
+    Ref<SocketFile> other = s.make();
+    CHECK(code(other->bind(Sockets::address(8001))) == EADDRINUSE);
+    CHECK(code(other->bind(Sockets::address(8002))) == 0);
+    CHECK(code(other->bind(Sockets::address(8003))) == EINVAL);
 }
 
 TEST_CASE("a connection to nowhere is under way, and its error comes once") {

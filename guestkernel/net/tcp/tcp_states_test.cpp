@@ -693,7 +693,7 @@ TEST_CASE("RFC 5961: only the exact number resets; others and SYNs get a challen
     f.peer.send(flag_ack, 5001, f.peer.next + 50'000, "x"); // acknowledges the future
     CHECK(f.peer.expect(flag_ack).acknowledgement == 5001);
     CHECK(program.connection->readable() == 0);
-    f.peer.send(flag_rst, 5000 - 70'000, 0); // outside
+    f.peer.send(flag_rst, 5000u - 70'000, 0); // outside
     CHECK(f.peer.quiet());
     f.peer.send(flag_rst, 5001, 0);
     CHECK(program.state() == State::Closed);

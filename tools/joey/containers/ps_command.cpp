@@ -236,6 +236,7 @@ os::Result<int> ps(Session& session, const Arguments& arguments) {
     }
     if (format == "json" || is_template) {
         std::vector<Json> documents;
+        documents.reserve(rows.size());
         for (const Row& row : rows)
             documents.push_back(row_json(row, now, whole));
         if (is_template) {

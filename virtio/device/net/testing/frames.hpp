@@ -58,7 +58,7 @@ inline Frame make_frame(const FrameShape& shape = {}) {
     const auto zeros = [&](std::size_t count) { out.resize(out.size() + count); };
     for (const std::uint8_t byte : shape.to)
         put8(byte);
-    for (const unsigned byte : {0x52, 0x55, 0x0a, 0x00, 0x02, 0x02})
+    for (const unsigned byte : {0x52u, 0x55u, 0x0au, 0x00u, 0x02u, 0x02u})
         put8(byte);
     for (unsigned tag = 0; tag < shape.vlan_tags; ++tag) {
         put16(ETH_P_8021Q);
