@@ -207,6 +207,14 @@ long raw(long number, Arguments... arguments) {
     return ::syscall(number, arguments...);
 }
 
+// The arena may be away, or read-only, since some call of ours: the kernel writes for us, and says
+// so instead of killing.
+void write(std::uint64_t address, const void* bytes, std::size_t size) {
+    const std::uint64_t from[2] = {reinterpret_cast<std::uint64_t>(bytes), size};
+    const std::uint64_t to[2] = {address, size};
+    raw(__NR_process_vm_writev, raw(__NR_getpid), from, 1, to, 1, 0);
+}
+
 template <class List>
 auto one_of(Random& random, const List& list) {
     return list[random.below(std::size(list))];
@@ -425,8 +433,12 @@ std::uint64_t Values::memory() {
     }
 }
 
-// Memory may be away, or read-only, since some call of ours: the kernel writes for us, and says so
-// instead of killing.
+std::uint64_t Values::put(const void* bytes, std::size_t size) {
+    const std::uint64_t at = place(size);
+    write(at, bytes, size);
+    return at;
+}
+
 void Values::fill(std::uint64_t address, std::size_t words) {
     std::array<std::uint64_t, 16> block;
     for (std::size_t done = 0; done < words; done += block.size()) {
@@ -452,11 +464,7 @@ void Values::fill(std::uint64_t address, std::size_t words) {
             }
         }
         const std::size_t left = words - done < block.size() ? words - done : block.size();
-        const std::uint64_t from[2] = {reinterpret_cast<std::uint64_t>(block.data()),
-                                       left * sizeof(std::uint64_t)};
-        const std::uint64_t to[2] = {address + done * sizeof(std::uint64_t),
-                                     left * sizeof(std::uint64_t)};
-        raw(__NR_process_vm_writev, raw(__NR_getpid), from, 1, to, 1, 0);
+        write(address + done * sizeof(std::uint64_t), block.data(), left * sizeof(std::uint64_t));
     }
 }
 
@@ -482,11 +490,7 @@ std::uint64_t Values::vectors() {
         list[index] = memory();
         list[index + 1] = random_.one_in(12) ? number() : random_.below(2 * page);
     }
-    const std::uint64_t at = place(sizeof list);
-    const std::uint64_t from[2] = {reinterpret_cast<std::uint64_t>(list), sizeof list};
-    const std::uint64_t to[2] = {at, sizeof list};
-    raw(__NR_process_vm_writev, raw(__NR_getpid), from, 1, to, 1, 0);
-    return at;
+    return put(list, sizeof list);
 }
 
 std::uint64_t Values::socket_address() {
@@ -505,11 +509,7 @@ std::uint64_t Values::socket_address() {
     else
         for (std::size_t index = 4; index < 12; ++index)
             bytes[index] = static_cast<std::uint8_t>(random_.below(4));
-    const std::uint64_t at = place(bytes.size());
-    const std::uint64_t from[2] = {reinterpret_cast<std::uint64_t>(bytes.data()), bytes.size()};
-    const std::uint64_t to[2] = {at, bytes.size()};
-    raw(__NR_process_vm_writev, raw(__NR_getpid), from, 1, to, 1, 0);
-    return at;
+    return put(bytes.data(), bytes.size());
 }
 
 // Short as a rule: a call that waits keeps its process from making others.
@@ -517,11 +517,7 @@ std::uint64_t Values::time() {
     if (random_.one_in(8))
         return random_.one_in(2) ? 0 : structure();
     const std::uint64_t value[4] = {0, random_.below(2000000), 0, random_.below(2000000)};
-    const std::uint64_t at = place(sizeof value);
-    const std::uint64_t from[2] = {reinterpret_cast<std::uint64_t>(value), sizeof value};
-    const std::uint64_t to[2] = {at, sizeof value};
-    raw(__NR_process_vm_writev, raw(__NR_getpid), from, 1, to, 1, 0);
-    return at;
+    return put(value, sizeof value);
 }
 
 std::uint64_t Values::process() {

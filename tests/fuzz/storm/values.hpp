@@ -46,7 +46,8 @@ private:
     std::uint64_t process();
     std::uint64_t command();
     void fill(std::uint64_t address, std::size_t words);
-    std::uint64_t place(std::size_t size); // where so much fits, or ends at a hole
+    std::uint64_t put(const void* bytes, std::size_t size); // somewhere in the arena
+    std::uint64_t place(std::size_t size);                  // where so much fits, or ends at a hole
 
     Random random_;
     std::vector<int> descriptors_;
