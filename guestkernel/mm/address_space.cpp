@@ -118,12 +118,10 @@ void AddressSpace::release_memory() {
         impl_->remove_vma(*vma, removed);
 }
 
-u64 AddressSpaceImpl::mmap_limit() const {
-    // As Linux's mmap_base(): room for the stack to grow, between 128 MiB and 5/6 of the space.
+u64 AddressSpace::mappings_top_above(u64 stack) {
     constexpr u64 least = u64{128} << 20;
     constexpr u64 most = page_down(user_max / 6 * 5);
-    u64 gap = space.limits.stack;
-    gap = gap < least ? least : gap > most ? most : page_up(gap);
+    const u64 gap = stack < least ? least : stack > most ? most : page_up(stack);
     return user_max - gap - stack_guard_gap;
 }
 
@@ -154,7 +152,7 @@ Result<u64> AddressSpaceImpl::choose_address(const MapRequest& request) const {
     }
     constexpr u64 limit_32bit = u64{1} << 31; // mmap(2), MAP_32BIT: in the first 2 GiB
     const bool low = (request.flags & MAP_32BIT) != 0;
-    u64 found = vmas.find_gap(length, low ? limit_32bit : mmap_limit());
+    u64 found = vmas.find_gap(length, low ? limit_32bit : space.mappings_top);
     if (found == 0 && !low)
         found = vmas.find_gap(length, user_max - stack_guard_gap);
     if (found == 0)

@@ -144,6 +144,11 @@ public:
         u64 address_space = ~u64{0}, data = ~u64{0}, stack = 8 << 20, locked = ~u64{0};
     } limits;
 
+    // Where the search for a free range begins, downwards. execve moves it below this, which leaves
+    // room for a stack of `stack` bytes: mmap_base() of Linux.
+    static u64 mappings_top_above(u64 stack);
+    u64 mappings_top = mappings_top_above(limits.stack);
+
     // The program's layout, set by execve, shown in /proc/PID/{cmdline,environ,auxv,exe,stat}.
     struct Layout {
         u64 code_start = 0, code_end = 0, data_start = 0, data_end = 0, break_start = 0,

@@ -88,7 +88,6 @@ struct AddressSpaceImpl {
     u64 lock_limit() const;
 
     // --- address_space.cpp; `mutex` is held exclusively
-    u64 mmap_limit() const;
     Result<u64> choose_address(const MapRequest& request) const;
     bool limits_allow(u64 pages, u32 protection, u32 flags) const;
     void account(const Vma& vma, bool added);

@@ -148,6 +148,7 @@ Result<Ref<AddressSpace>> AddressSpace::clone_mappings(ForkedUserfaults& userfau
     TRY(Ref<AddressSpace> copy, create());
     AddressSpaceImpl& child = *copy->impl_;
     copy->limits = limits;
+    copy->mappings_top = mappings_top;
     copy->layout = layout;
     copy->executable = executable;
     copy->membarrier_registered.store(membarrier_registered.load());

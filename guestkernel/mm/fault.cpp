@@ -471,8 +471,12 @@ bool AddressSpaceImpl::grow_stack(u64 address) {
                            ? below->end + stack_guard_gap
                        : below != nullptr ? below->end
                                           : user_min;
-    // A window's worth at once where that is allowed: the pages come with the fault anyway.
-    for (const u64 start : {address & ~(around_pages * page_size - 1), page_down(address)}) {
+    // The program's stack by a window's worth at once where that is allowed: the pages come with
+    // the fault anyway. Others as far as Linux does: their owners know where they end.
+    const u64 top = space.layout.stack_start;
+    const bool in_windows = vma->start <= top && top < vma->end;
+    const u64 window = in_windows ? around_pages * page_size : page_size;
+    for (const u64 start : {address & ~(window - 1), page_down(address)}) {
         const u64 pages = (vma->start - start) >> page_shift;
         if (start < lowest || vma->end - start > space.limits.stack ||
             !limits_allow(pages, 0, vma->flags) ||

@@ -5,7 +5,6 @@
 #include <linux/mman.h>
 #include <linux/resource.h>
 
-#include "guestkernel/core/random.hpp"
 #include "guestkernel/core/vdso.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/heap.hpp"
@@ -16,12 +15,6 @@ namespace kernel {
 
 namespace {
 
-// Where Linux puts position-independent programs: two thirds up the address space, then at random.
-constexpr u64 program_base = 0x5555'5555'4000;
-constexpr u64 program_random_pages = u64{1} << 28;
-// Less than Linux's 16 GiB: the mappings begin a fixed 128 MiB below the end of the address space.
-constexpr u64 stack_random_pages = 8192;
-constexpr u64 break_random_pages = 8192;
 constexpr u32 hwcap2_fsgsbase = 2;
 constexpr u64 clock_ticks = 100;
 // struct rt_sigframe, alignments and red zone beside the FPU state.
@@ -34,11 +27,6 @@ struct Buffer { // heap memory that goes away by itself
     ~Buffer() { kfree(data); }
     u8* data;
 };
-
-u64 random_below(u64 limit) {
-    constexpr u32 addr_no_randomize = 0x0040000; // personality(2); debuggers set it
-    return (current_task().personality & addr_no_randomize) != 0 ? 0 : random_u64() % limit;
-}
 
 u32 processor_features() {
     static u32 cached = 0; // CPUID traps
@@ -226,20 +214,20 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header,
     TRY(result.space, AddressSpace::create());
     AddressSpace& space = *result.space;
     set_limits(space);
+    const AddressLayout layout = choose_address_layout(space.limits.stack);
+    space.mappings_top = layout.mappings_top;
 
     const bool has_interpreter = image.interpreter_size != 0;
     u64 base = 0;
-    if (image.position_independent && has_interpreter) {
-        base = program_base + random_below(program_random_pages) * page_size;
-        base = (base + image.alignment - 1) & ~(image.alignment - 1);
-    }
+    if (image.position_independent && has_interpreter)
+        base = (layout.program + image.alignment - 1) & ~(image.alignment - 1);
     TRY(const u64 bias, map_image(space, file, image, base));
     note_layout(space, image, bias);
     // A program without interpreter that may lie anywhere (ld.so itself) lies among the mappings:
     // its break goes where programs go.
     const u64 image_end =
-        image.position_independent && !has_interpreter ? program_base : image.high() + bias;
-    const u64 break_start = image_end + random_below(break_random_pages) * page_size;
+        image.position_independent && !has_interpreter ? layout.program : image.high() + bias;
+    const u64 break_start = image_end + layout.break_distance;
     space.init_break(VirtAddr(break_start));
     space.layout.break_start = break_start;
 
@@ -273,9 +261,8 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header,
         AT_MINSIGSTKSZ,  arch::fpu_state_size() + signal_frame_overhead,
     };
     const usize skipped = vdso == 0 ? 2 : 0;
-    const u64 top = user_max - random_below(stack_random_pages) * page_size;
     TRY(result.stack_pointer,
-        build_stack(space, top, name, strings, std::span<const u64>(auxiliary).subspan(skipped),
+        build_stack(space, layout, name, strings, std::span<const u64>(auxiliary).subspan(skipped),
                     image.executable_stack));
     return result;
 }

@@ -4,6 +4,7 @@
 
 #include "guestkernel/fs/file.hpp"
 #include "guestkernel/mm/address_space.hpp"
+#include "guestkernel/task/address_layout.hpp"
 #include "guestkernel/task/elf.hpp"
 #include "guestkernel/task/exec_strings.hpp"
 
@@ -28,7 +29,7 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header,
 // Builds the stack in `space`: what is at the stack pointer is as the ABI supplement (x86-64
 // psABI 3.4.1) says. `auxiliary` are pairs without the terminating AT_NULL; AT_RANDOM, AT_EXECFN
 // and AT_PLATFORM are added here.
-Result<u64> build_stack(AddressSpace& space, u64 top, std::string_view name,
+Result<u64> build_stack(AddressSpace& space, const AddressLayout& layout, std::string_view name,
                         const ExecStrings& strings, std::span<const u64> auxiliary,
                         bool executable);
 

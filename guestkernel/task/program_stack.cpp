@@ -33,14 +33,15 @@ Result<void> fill_words(Vector<u64>& words, const ExecStrings& strings, u64 stri
 
 } // namespace
 
-Result<u64> build_stack(AddressSpace& space, u64 top, std::string_view name,
+Result<u64> build_stack(AddressSpace& space, const AddressLayout& places, std::string_view name,
                         const ExecStrings& strings, std::span<const u64> auxiliary,
                         bool executable) {
-    // From the top: a null word, the name, environment and arguments, the platform, random bytes;
-    // then the words.
+    // From the top: a null word, the name, environment and arguments; some way below the platform,
+    // random bytes; then the words.
+    const u64 top = places.stack_top;
     const u64 name_at = top - sizeof(u64) - (name.size() + 1);
     const u64 strings_at = name_at - strings.bytes();
-    const u64 platform_at = (strings_at & ~u64{15}) - 16;
+    const u64 platform_at = (strings_at & ~u64{15}) - places.stack_shift - 16;
     const u64 random_at = platform_at - random_bytes_count;
     Vector<u64> words;
     const usize count =

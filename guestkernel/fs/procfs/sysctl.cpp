@@ -13,6 +13,7 @@
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/task/address_layout.hpp"
 #include "guestkernel/task/task.hpp"
 #include "guestkernel/trace/core_dump.hpp"
 
@@ -96,6 +97,18 @@ Result<void> show_core_uses_pid(TextBuilder& out, const TableContext&) {
 Result<void> store_core_uses_pid(std::string_view text, const TableContext&) {
     TRY(const i64 number, parse_number(text));
     set_core_uses_pid(number != 0);
+    return {};
+}
+
+Result<void> show_randomize_va_space(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", address_randomization());
+    return {};
+}
+Result<void> store_randomize_va_space(std::string_view text, const TableContext&) {
+    TRY(const i64 number, parse_number(text));
+    if (number < INT32_MIN || number > INT32_MAX)
+        return fail(22); // EINVAL
+    set_address_randomization(static_cast<i32>(number));
     return {};
 }
 
@@ -314,7 +327,10 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "pid_max", .mode = read_only, .show = show_pid_max},
     {.name = "pty", .mode = directory, .children = pty_entries},
     {.name = "random", .mode = directory, .children = random_entries},
-    {.name = "randomize_va_space", .mode = read_only, .text = "2\n"},
+    {.name = "randomize_va_space",
+     .mode = read_write,
+     .show = show_randomize_va_space,
+     .store = store_randomize_va_space},
     {.name = "sched_rt_period_us", .mode = read_only, .text = "1000000\n"},
     {.name = "sched_rt_runtime_us", .mode = read_only, .text = "-1\n"},
     {.name = "seccomp", .mode = directory, .children = seccomp_entries},
