@@ -23,9 +23,9 @@ constexpr u8 disabled = 0; // _POSIX_VDISABLE
 constexpr u64 decisecond_ns = 100'000'000;
 
 constexpr TerminalModes initial_modes = {
-    .input = ICRNL | IXON | IUTF8,
+    .input = ICRNL | IXON,
     .output = OPOST | ONLCR,
-    .control = B38400 | CS8 | CREAD | HUPCL,
+    .control = B38400 | CS8 | CREAD,
     .local = ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN,
     .line = 0,
     // VINTR VQUIT VERASE VKILL VEOF VTIME VMIN VSWTC VSTART VSTOP VSUSP VEOL VREPRINT VDISCARD
@@ -52,7 +52,11 @@ struct Terminal::EchoBuffer {
     }
 };
 
-Terminal::Terminal(u64 device_number) : device_number_(device_number), modes_(initial_modes) {}
+Terminal::Terminal(u64 device_number, u32 input_flags, u32 control_flags)
+    : device_number_(device_number), modes_(initial_modes) {
+    modes_.input |= input_flags;
+    modes_.control |= control_flags;
+}
 
 Terminal::~Terminal() {
     kfree(input_);

@@ -26,7 +26,8 @@ public:
         0x100; // the line that read(2) returns ends with this byte
     static constexpr u16 entry_end_of_file = 0x200; // nothing to deliver: read(2) ends here
 
-    explicit Terminal(u64 device_number);
+    // The flags are set from the start, beside those of every terminal.
+    explicit Terminal(u64 device_number, u32 input_flags = 0, u32 control_flags = 0);
     ~Terminal() override;
 
     // --- the device's side ---
@@ -87,7 +88,8 @@ private:
     Result<void> wait_for_input(bool non_blocking, u64 deadline, bool& timed_out);
     Result<void> check_background(int signal, bool even_if_blocked);
     Result<void> set_modes(u32 command, u64 argument);
-    void change_modes(const TerminalModes& wanted, bool flushes);
+    void change_modes(const TerminalModes& wanted, bool flushes, u32 input_speed, u32 output_speed);
+    Result<void> simulate_input(u64 argument);
     Result<long> modes_ioctl(u32 command, u64 argument);
     Result<long> job_ioctl(u32 command, u64 argument);
     Result<long> rare_ioctl(u32 command, u64 argument);
@@ -97,6 +99,7 @@ private:
     const u64 device_number_;
     mutable SpinLock lock_{LockRank::Terminal};
     TerminalModes modes_;
+    u32 input_speed_ = 38400, output_speed_ = 38400; // bits a second, for whoever asks
     TerminalModes fixed_{}; // bits, and whole characters, that programs may not change
     WindowSize window_{};
     volatile i32 session_ = 0, foreground_ = 0;

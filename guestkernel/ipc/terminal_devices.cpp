@@ -1,4 +1,5 @@
 // Terminals as device files: /dev/tty, /dev/console; the console's device side.
+#include <asm/termbits.h>
 #include <linux/errno.h>
 
 #include "guestkernel/core/boot_config.hpp"
@@ -17,7 +18,8 @@ constexpr u64 console_device = u64{tty_major} << 8 | console_minor;
 
 class ConsoleTerminal final : public Terminal {
 public:
-    ConsoleTerminal() : Terminal(console_device) {}
+    // A person types here, in UTF-8.
+    ConsoleTerminal() : Terminal(console_device, IUTF8, HUPCL) {}
 
 protected:
     Result<usize> put(const u8* data, usize bytes, bool) override {

@@ -58,8 +58,20 @@ TerminalModes with_old_form(TerminalModes modes, const OldModes& old) {
     return modes;
 }
 
-// What a call of the TCSETS family asks for.
-Result<TerminalModes> modes_asked_for(u32 command, u64 argument, const TerminalModes& now) {
+// Of a line's speed code (termios(3)); BOTHER says that the number stands beside it.
+u32 speed_of(u32 code, u32 beside) {
+    constexpr u32 usual[] = {0,   50,   75,   110,  134,  150,  200,   300,
+                             600, 1200, 1800, 2400, 4800, 9600, 19200, 38400};
+    constexpr u32 fast[] = {57600,   115200,  230400,  460800,  500000,  576000,  921600, 1000000,
+                            1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000};
+    if (code == BOTHER)
+        return beside;
+    return (code & CBAUDEX) != 0 ? fast[(code & ~u32{CBAUDEX}) - 1] : usual[code];
+}
+
+// What a call of the TCSETS family asks for; the speeds are for BOTHER.
+Result<TerminalModes> modes_asked_for(u32 command, u64 argument, const TerminalModes& now,
+                                      u32& input_speed, u32& output_speed) {
     switch (command) {
     case TCSETS2:
     case TCSETSW2:
@@ -67,6 +79,8 @@ Result<TerminalModes> modes_asked_for(u32 command, u64 argument, const TerminalM
         TRY(const termios2 larger, UserPtr<const termios2>(argument).copy_in());
         TerminalModes wanted;
         __builtin_memcpy(&wanted, &larger, sizeof wanted);
+        input_speed = larger.c_ispeed;
+        output_speed = larger.c_ospeed;
         return wanted;
     }
     case TCSETA:
@@ -99,13 +113,17 @@ TerminalModes keep_fixed(TerminalModes wanted, const TerminalModes& now,
 } // namespace
 
 Result<void> Terminal::set_modes(u32 command, u64 argument) {
-    TRY(const TerminalModes wanted, modes_asked_for(command, argument, modes()));
+    u32 input_speed = input_speed_, output_speed = output_speed_;
+    TRY(const TerminalModes wanted,
+        modes_asked_for(command, argument, modes(), input_speed, output_speed));
     TRY(check_background(sigttou, false));
-    change_modes(wanted, command == TCSETSF || command == TCSETSF2 || command == TCSETAF);
+    change_modes(wanted, command == TCSETSF || command == TCSETSF2 || command == TCSETAF,
+                 input_speed, output_speed);
     return {};
 }
 
-void Terminal::change_modes(const TerminalModes& wanted, bool flushes) {
+void Terminal::change_modes(const TerminalModes& wanted, bool flushes, u32 input_speed,
+                            u32 output_speed) {
     u32 events = flushes ? TIOCPKT_FLUSHREAD : 0;
     {
         SpinGuard guard(lock_);
@@ -114,6 +132,11 @@ void Terminal::change_modes(const TerminalModes& wanted, bool flushes) {
         const bool was_canonical = local(ICANON);
         const bool had_flow = has_usual_flow(modes_);
         modes_ = keep_fixed(wanted, modes_, fixed_);
+        // There is no line: whole bytes pass, and are taken.
+        modes_.control = (modes_.control & ~u32{CSIZE | PARENB}) | CS8 | CREAD;
+        const u32 input_code = modes_.control >> IBSHIFT & CBAUD;
+        output_speed_ = speed_of(modes_.control & CBAUD, output_speed);
+        input_speed_ = input_code == B0 ? output_speed_ : speed_of(input_code, input_speed);
         // What was typed ahead as an unfinished line becomes readable in raw mode.
         if (was_canonical && !local(ICANON))
             committed_ = head_;
@@ -187,9 +210,12 @@ Result<long> Terminal::modes_ioctl(u32 command, u64 argument) {
     }
     case TCGETS2: {
         termios2 larger{};
-        const TerminalModes now = modes();
-        __builtin_memcpy(&larger, &now, sizeof now);
-        larger.c_ispeed = larger.c_ospeed = 38400;
+        {
+            SpinGuard guard(lock_);
+            __builtin_memcpy(&larger, &modes_, sizeof modes_);
+            larger.c_ispeed = input_speed_;
+            larger.c_ospeed = output_speed_;
+        }
         TRY(UserPtr<termios2>(argument).copy_out(larger));
         return 0;
     }
@@ -222,13 +248,23 @@ Result<long> Terminal::modes_ioctl(u32 command, u64 argument) {
         TRY(const int on, UserPtr<const int>(argument).copy_in());
         TerminalModes wanted = modes();
         wanted.control = (wanted.control & ~u32{CLOCAL}) | (on != 0 ? u32{CLOCAL} : 0);
-        change_modes(wanted, false);
+        change_modes(wanted, false, input_speed_, output_speed_);
         return 0;
     }
     default: // the TCSETS family
         TRY(set_modes(command, argument));
         return 0;
     }
+}
+
+// TIOCSTI, as Linux has it with dev.tty.legacy_tiocsti=0: who shares a terminal with a shell that
+// may do more could type commands for it.
+Result<void> Terminal::simulate_input(u64 argument) {
+    if (!capable(cap_sys_admin))
+        return fail(EIO);
+    TRY(const u8 byte, UserPtr<const u8>(argument).copy_in());
+    (void)receive(&byte, 1);
+    return {};
 }
 
 // What nearly no program asks a terminal.
@@ -265,7 +301,8 @@ Result<long> Terminal::rare_ioctl(u32 command, u64 argument) {
     case TIOCCBRK:
         return 0;
     case TIOCSTI:
-        return fail(EIO); // as Linux with dev.tty.legacy_tiocsti=0
+        TRY(simulate_input(argument));
+        return 0;
     default:
         return fail(ENOTTY);
     }

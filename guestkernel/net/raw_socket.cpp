@@ -36,8 +36,9 @@ Result<Ref<SocketFile>> make(Ref<NetNamespace> space, int family, int type, int 
     TRY(Ref<RawSocketFile> file,
         make_ref<RawSocketFile>(std::move(inode), flags, family, type, protocol, std::move(space),
                                 std::move(endpoint)));
-    // IPPROTO_RAW only sends (raw(7)); pings are told apart by their identifier.
-    if (protocol != IPPROTO_RAW && !ping)
+    // IPPROTO_RAW, too, gets what is of protocol 255, whatever raw(7) says. Pings are told apart by
+    // their identifier.
+    if (!ping)
         file->stack().raw_sockets().add(file->endpoint());
     return Ref<SocketFile>(std::move(file));
 }

@@ -179,6 +179,30 @@ void own_header() {
     close(server);
 }
 
+// raw(7) has it that an IPPROTO_RAW socket only sends; of its own protocol it receives, too.
+void own_protocol() {
+    const int fd = socket(AF_INET, SOCK_RAW, IPPROTO_RAW);
+    CHECK(fd >= 0);
+    struct {
+        iphdr ip;
+        char data[4];
+    } packet{}, got{};
+    packet.ip.version = 4;
+    packet.ip.ihl = 5;
+    packet.ip.ttl = 9;
+    packet.ip.saddr = packet.ip.daddr = htonl(INADDR_LOOPBACK);
+    const sockaddr_in to = address4(INADDR_LOOPBACK, 0);
+    for (const uint8_t protocol : {uint8_t{254}, uint8_t{IPPROTO_RAW}}) {
+        packet.ip.protocol = protocol;
+        CHECK(sendto(fd, &packet, sizeof packet, 0, general(to), sizeof to) == sizeof packet);
+    }
+    pollfd ready{fd, POLLIN, 0};
+    CHECK(poll(&ready, 1, 5000) == 1);
+    CHECK(recv(fd, &got, sizeof got, 0) == sizeof got && got.ip.protocol == IPPROTO_RAW);
+    CHECK_FAILS(recv(fd, &got, sizeof got, MSG_DONTWAIT), EAGAIN);
+    close(fd);
+}
+
 // A socket of `type` on a port of its own, which goes to `port` in network order.
 int bound_to_loopback(int type, uint16_t& port) {
     const int fd = socket(AF_INET, type, 0);
@@ -453,6 +477,7 @@ int main() {
     ping6_by_raw_socket();
     checksum_of_icmp6();
     own_header();
+    own_protocol();
     wrong_sums();
     pending_errors();
     frames();

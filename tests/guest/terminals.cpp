@@ -119,6 +119,8 @@ void canonical() {
     termios mode = t.get();
     CHECK((mode.c_lflag & (ICANON | ECHO | ISIG)) == (ICANON | ECHO | ISIG));
     CHECK((mode.c_iflag & ICRNL) != 0 && (mode.c_oflag & (OPOST | ONLCR)) == (OPOST | ONLCR));
+    CHECK(mode.c_iflag == (ICRNL | IXON)); // not IUTF8: that is a terminal emulator's to say
+    CHECK((mode.c_cflag & ~static_cast<tcflag_t>(CBAUD)) == (CS8 | CREAD));
     CHECK(mode.c_cc[VINTR] == 3 && mode.c_cc[VEOF] == 4 && mode.c_cc[VERASE] == 127);
     put(t.master, "hel");
     CHECK(!readable(t.slave) && pending(t.slave) == 0); // no line yet
@@ -241,6 +243,64 @@ void sizes_and_speed() {
     CHECK(tcdrain(t.slave) == 0 && tcsendbreak(t.slave, 0) == 0);
     CHECK_FAILS(ioctl(t.slave, TIOCGWINSZ, 8), EFAULT);
     CHECK_FAILS(ioctl(t.slave, 0x54ff, 0), ENOTTY);
+}
+
+struct NumberedModes { // struct termios2, whose header does not stand beside the C library's
+    tcflag_t input, output, control, local;
+    cc_t line, characters[19];
+    speed_t input_speed, output_speed;
+};
+
+// Speeds as numbers: TCSETS2 with BOTHER, and what the codes mean.
+void speeds() {
+    constexpr unsigned long get = _IOR('T', 0x2A, NumberedModes),
+                            set = _IOW('T', 0x2B, NumberedModes);
+    constexpr tcflag_t other = 0010000, codes = 0010017; // BOTHER, CBAUD
+    Pair t;
+    NumberedModes modes{};
+    CHECK(ioctl(t.slave, get, &modes) == 0);
+    CHECK(modes.input_speed == 38400 && modes.output_speed == 38400);
+    modes.control = (modes.control & ~codes) | other;
+    modes.input_speed = 99; // not asked for: as fast as the output
+    modes.output_speed = 12345;
+    CHECK(ioctl(t.slave, set, &modes) == 0 && ioctl(t.master, get, &modes) == 0);
+    CHECK(modes.input_speed == 12345 && modes.output_speed == 12345);
+    CHECK((modes.control & codes) == other);
+    // Whole bytes pass, whatever is asked for.
+    modes.control = (modes.control & ~static_cast<tcflag_t>(CSIZE | CREAD)) | CS7 | PARENB;
+    CHECK(ioctl(t.slave, set, &modes) == 0);
+    termios mode = t.get();
+    CHECK((mode.c_cflag & (CSIZE | PARENB | CREAD)) == (CS8 | CREAD));
+    t.set(mode); // has no numbers: they stay
+    CHECK(ioctl(t.slave, get, &modes) == 0 && modes.output_speed == 12345);
+    for (const auto& [code, speed] :
+         {std::pair{B1200, 1200u}, {B57600, 57600u}, {B4000000, 4000000u}}) {
+        mode.c_cflag = (mode.c_cflag & ~codes) | static_cast<tcflag_t>(code);
+        t.set(mode);
+        CHECK(ioctl(t.slave, get, &modes) == 0 && modes.output_speed == speed);
+        CHECK(modes.input_speed == speed);
+    }
+}
+
+// Root types for others: ioctl_tty(2), TIOCSTI.
+void simulated_input() {
+    Pair t;
+    const char text[] = "hi\n";
+    for (const char* at = text; *at != 0; at++)
+        CHECK(ioctl(t.slave, TIOCSTI, at) == 0);
+    AWAIT(readable(t.slave));
+    CHECK(take(t.slave) == "hi\n");
+    expect(t.master, "hi\r\n"); // with its echo
+    CHECK_FAILS(ioctl(t.slave, TIOCSTI, nullptr), EFAULT);
+    const pid_t child = fork();
+    if (child == 0) {
+        CHECK(setuid(65534) == 0);
+        // Not its terminal; a Linux that lets nobody do it says EIO.
+        CHECK(ioctl(t.slave, TIOCSTI, text) == -1 && (errno == EPERM || errno == EIO));
+        _exit(0);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
 void packets() {
@@ -451,6 +511,8 @@ int main() {
     canonical();
     raw();
     sizes_and_speed();
+    speeds();
+    simulated_input();
     packets();
     sessions();
     hang_up();
