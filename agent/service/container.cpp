@@ -372,9 +372,15 @@ void Container::remove_exec(const std::string& exec_id, bool force, const Done& 
     }
     if ((*process)->exists())
         static_cast<void>((*process)->signal(SIGKILL));
-    (*process)->on_exit([self = shared_from_this(), exec_id, done] {
-        self->around_.events.add(
-            self->event(proto::Event::DELETED, exec_id, *self->executed_[exec_id].process));
+    (*process)->on_exit([self = shared_from_this(), exec_id, process = *process, done] {
+        // Whoever else has asked for it may have been first.
+        const auto found = self->executed_.find(exec_id);
+        if (found == self->executed_.end() || found->second.process != process) {
+            done(os::fail(os::Code::NotFound, "there is no process ", exec_id, " in container ",
+                          self->id_));
+            return;
+        }
+        self->around_.events.add(self->event(proto::Event::DELETED, exec_id, *process));
         done({});
         self->executed_.erase(exec_id);
     });

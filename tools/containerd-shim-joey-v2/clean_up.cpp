@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include "agent/os/files.hpp"
+#include "agent/ttrpc/client.hpp"
 #include "tools/containerd-shim-joey-v2/address.hpp"
 #include "tools/containerd-shim-joey-v2/commands.hpp"
 #include "tools/containerd-shim-joey-v2/engine_work.hpp"
+#include "tools/containerd-shim-joey-v2/grouping.hpp"
 
 namespace shim {
 
@@ -68,6 +70,43 @@ os::Result<void> do_apart(const std::function<os::Result<std::string>()>& work) 
 
 } // namespace
 
+namespace {
+
+// Where the container's shim listens, if there is one.
+struct ShimPlace {
+    std::string address;
+    bool told = false; // `start` lived to say it
+};
+
+ShimPlace find_shim(const CommandLine& line, const std::string& bundle) {
+    ShimPlace out{content_of(bundle + "/address"), true};
+    if (!out.address.empty())
+        return out;
+    const auto group = group_of_bundle(bundle, line.id);
+    return {socket_address(socket_folder, line.address, line.name_space, group ? *group : line.id),
+            false};
+}
+
+// It does not, if it has containers.
+void ask_to_end(const std::string& address, const std::string& id) {
+    constexpr std::chrono::milliseconds limit(1000);
+    const auto loop = os::EventLoop::create();
+    auto socket = connect_to(path_of(address));
+    if (!loop || !socket)
+        return;
+    const auto client = ttrpc::Client::start(**loop, std::move(*socket));
+    if (!client)
+        return;
+    api::ShutdownRequest request;
+    request.set_id(id);
+    static_cast<void>(
+        (*client)
+            ->call_and_wait<wellknown::Empty>("containerd.task.v2.Task", "Shutdown", request, limit)
+            .has_value());
+}
+
+} // namespace
+
 os::Result<std::string> clean_up(const CommandLine& line) {
     std::string bundle = line.bundle;
     if (bundle.empty()) {
@@ -86,10 +125,12 @@ os::Result<std::string> clean_up(const CommandLine& line) {
     }
     response.set_pid(
         static_cast<std::uint32_t>(std::atoi(content_of(bundle + "/init.pid").c_str())));
-    const std::string address = content_of(bundle + "/address");
-    const bool shim_lives = !address.empty() && can_connect(address);
-    if (!address.empty() && !shim_lives)
-        remove_socket(address);
+    const ShimPlace place = find_shim(line, bundle);
+    const bool shim_lives = can_connect(place.address);
+    if (!shim_lives)
+        remove_socket(place.address);
+    else if (!place.told)
+        ask_to_end(place.address, line.id); // nobody else knows of it
     // containerd wants this after deletions of the ordinary kind, too: then it is no reason to take
     // the VM from those that share it.
     TRY(do_apart([&] {

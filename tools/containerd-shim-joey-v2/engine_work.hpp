@@ -45,7 +45,7 @@ os::Result<std::string> execute(const std::string& root, const ExecWork& work);
 // container was forgotten before it, see forget().
 os::Result<std::string> remove(const std::string& root, const std::string& id,
                                const std::string& rootfs,
-                               std::chrono::milliseconds patience = pod::Pod::usual_patience);
+                               std::chrono::milliseconds patience = pod::Pod::usual_patience());
 // What nobody will ask for again: containers whose bundles containerd has removed without a word to
 // a shim, as it does when one is killed at the wrong moment.
 os::Result<std::string> sweep(const std::string& root);

@@ -6,7 +6,7 @@
 namespace shim {
 
 void PodLink::connect(const pod::StateRoot& root, const std::string& pod) {
-    constexpr std::chrono::seconds patience(5);
+    const auto patience = pod::patience(std::chrono::seconds(5));
     const auto found = pod::Pod::open(root, pod);
     if (!found)
         return;

@@ -11,6 +11,7 @@
 #include "tools/containerd-shim-joey-v2/commands.hpp"
 #include "tools/containerd-shim-joey-v2/engine_work.hpp"
 #include "tools/containerd-shim-joey-v2/service.hpp"
+#include "tools/pod/patience.hpp"
 
 namespace shim {
 
@@ -77,7 +78,7 @@ os::Result<void> serve(const CommandLine& line) {
     const auto end = [&] {
         // Whoever starts the pod's next shim must not find this one.
         remove_socket(line.socket);
-        publisher.when_idle(patience_for_events, [&] { loop->stop(); });
+        publisher.when_idle(pod::patience(patience_for_events), [&] { loop->stop(); });
     };
     service.on_shutdown(end);
     reaper->on_terminate(end);

@@ -204,7 +204,7 @@ void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteR
             remove(request, reply);
         };
         process->after_drain = again;
-        parts_.loop.after(patience_for_output, again);
+        parts_.loop.after(pod::patience(patience_for_output), again);
         return;
     }
     if (process->exec_id.empty()) {
@@ -220,7 +220,8 @@ void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteR
         forgotten.set_container_id(task->id);
         forgotten.set_exec_id(process->agent_id);
         forgotten.set_force(true);
-        link_.call<pod::proto::WaitResponse>("Delete", forgotten, patience_for_output,
+        link_.call<pod::proto::WaitResponse>("Delete", forgotten,
+                                             pod::patience(patience_for_output),
                                              [](const os::Result<pod::proto::WaitResponse>&) {});
     }
     removed(*task, *process, reply);

@@ -62,6 +62,7 @@ private:
     void exec(const api::ExecProcessRequest& request, const Reply<Empty>& reply);
     void kill(const api::KillRequest& request, const Reply<Empty>& reply);
     void force_end(const Found& found);
+    void force_end_later(const Found& found);
     void resize(const api::ResizePtyRequest& request, const Reply<Empty>& reply);
     void close_io(const api::CloseIORequest& request, const Reply<Empty>& reply);
     void wait(const api::WaitRequest& request, const Reply<api::WaitResponse>& reply);

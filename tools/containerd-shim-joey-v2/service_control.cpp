@@ -73,7 +73,7 @@ void Service::stats(const api::StatsRequest& request, const Reply<api::StatsResp
     pod::proto::ContainerRequest asked;
     asked.set_container_id(request.id());
     link_.call<pod::proto::StatsResponse>(
-        "Stats", asked, patience_for_stats,
+        "Stats", asked, pod::patience(patience_for_stats),
         [reply](const os::Result<pod::proto::StatsResponse>& answer) {
             if (!answer) {
                 reply(base::Failure(answer.error()));

@@ -10,6 +10,8 @@ namespace shim {
 namespace {
 
 constexpr std::chrono::seconds patience_for_signal(10);
+// From a signal that nothing survives to the word that it has ended.
+constexpr std::chrono::seconds patience_for_end(30);
 constexpr std::chrono::seconds patience_for_logger(12);
 
 events::TaskExit exit_event(const Task& task, const Process& process) {
@@ -51,7 +53,7 @@ void Service::end_logger(const Process& process) {
     const pid_t logger = process.stdio ? process.stdio->logger() : 0;
     if (logger == 0 || !parts_.reaper.signal(logger, SIGTERM))
         return;
-    parts_.loop.after(patience_for_logger,
+    parts_.loop.after(pod::patience(patience_for_logger),
                       [&reaper = parts_.reaper, logger] { reaper.signal(logger, SIGKILL); });
 }
 
@@ -244,15 +246,16 @@ void Service::kill(const api::KillRequest& request, const Reply<Empty>& reply) {
     signal.set_signal(request.signal());
     signal.set_all(request.all());
     link_.call<pod::proto::Empty>(
-        "Signal", signal, patience_for_signal,
+        "Signal", signal, pod::patience(patience_for_signal),
         [this, found = *found, reply,
          number = request.signal()](const os::Result<pod::proto::Empty>& answer) {
+            const os::Code code = answer ? os::Code::Ok : answer.error().code;
+            // Whether it was killed or had ended: the word of its end has still to come.
+            if (number == SIGKILL)
+                force_end_later(found);
             if (answer) {
                 reply(Empty());
-                return;
-            }
-            const os::Code code = answer.error().code;
-            if (code == os::Code::FailedPrecondition || code == os::Code::NotFound) {
+            } else if (code == os::Code::FailedPrecondition || code == os::Code::NotFound) {
                 reply(os::fail(os::Code::NotFound, "process already finished: not found"));
             } else if (number == SIGKILL &&
                        (code == os::Code::Unavailable || code == os::Code::DeadlineExceeded)) {
@@ -270,6 +273,21 @@ void Service::force_end(const Found& found) {
     if (found.process->exec_id.empty() && found.task->id == pod_)
         static_cast<void>(link_.vm().signal(SIGKILL).has_value());
     parts_.reaper.signal(found.process->pid, SIGKILL);
+}
+
+// A guest can take the signal and say nothing for ever.
+void Service::force_end_later(const Found& found) {
+    if (std::exchange(found.process->to_be_ended, true))
+        return;
+    parts_.loop.after(pod::patience(patience_for_end),
+                      [this, task = std::weak_ptr(found.task), process = found.process] {
+                          const TaskRef left = task.lock();
+                          if (!left || process->status == ProcessStatus::Stopped)
+                              return;
+                          parts_.log.warning(os::text("container ", left->id,
+                                                      ": its end is not heard of, and forced"));
+                          force_end({left, process});
+                      });
 }
 
 void Service::resize(const api::ResizePtyRequest& request, const Reply<Empty>& reply) {

@@ -28,6 +28,7 @@ struct Process {
     int exit_status = 0;
     std::int64_t exited_at = 0;
     bool input_closed = false; // before there was one
+    bool to_be_ended = false;  // by force, if its end is not heard of in time
     bool ended_early = false;  // while it was being started: told afterwards
     std::vector<std::function<void(const Process&)>> waiting;
     std::function<void()> after_drain;

@@ -93,7 +93,7 @@ AgentLink::connect(os::EventLoop& loop, const std::string& directory, const Proc
     const auto deadline = Clock::now() + limit;
     const auto ended = [] { return os::fail(os::Code::Unavailable, "the pod's VM has ended"); };
     // An agent's word can be lost, and is for convenience only.
-    constexpr std::chrono::seconds longest_silence(30);
+    const auto longest_silence = patience(std::chrono::seconds(30));
     if (ready >= 0 &&
         !wait_for_ready(vm, ready, std::min(deadline, Clock::now() + longest_silence)))
         return ended();
@@ -101,7 +101,7 @@ AgentLink::connect(os::EventLoop& loop, const std::string& directory, const Proc
     std::chrono::milliseconds between(2);
     constexpr std::chrono::milliseconds longest_between(64);
     // A request that meets a driver which is just starting is lost: then another one is made.
-    constexpr std::chrono::seconds attempt(3);
+    const auto attempt = patience(std::chrono::seconds(3));
     for (;;) {
         auto socket = reach_socket(place.get());
         if (socket) {

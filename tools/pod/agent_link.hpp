@@ -9,6 +9,7 @@
 
 #include "agent/protocol/agent.pb.h"
 #include "agent/ttrpc/client.hpp"
+#include "tools/pod/patience.hpp"
 #include "tools/pod/process_id.hpp"
 
 namespace pod {
@@ -25,7 +26,7 @@ public:
 
     template <typename Response, typename Request>
     os::Result<Response> call(const char* method, const Request& request,
-                              std::chrono::nanoseconds limit = usual_limit) {
+                              std::chrono::nanoseconds limit = usual_limit()) {
         return client_->call_and_wait<Response>(service, method, request, limit);
     }
     template <typename Response, typename Request, typename Function>
@@ -35,7 +36,7 @@ public:
     }
     ttrpc::Client& client() { return *client_; }
 
-    static constexpr std::chrono::seconds usual_limit{60};
+    static std::chrono::nanoseconds usual_limit() { return patience(std::chrono::seconds(60)); }
 
 private:
     static constexpr const char* service = "joey.agent.v1.Agent";

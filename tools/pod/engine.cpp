@@ -311,7 +311,8 @@ os::Result<void> Engine::start_relay(Creation& creation, const GuestConfig& gues
         proto::DeleteRequest all;
         all.set_container_id(record.id);
         all.set_force(true);
-        static_cast<void>(agent.call<proto::WaitResponse>("Delete", all).has_value());
+        static_cast<void>(
+            agent.call<proto::WaitResponse>("Delete", all, Pod::usual_patience()).has_value());
     };
     if (options.vm_ends_with_programs)
         what.ended = [&] { creation.pod->end_unless_used(root_, record.id); };
@@ -344,7 +345,7 @@ void Engine::undo(Creation& creation) {
     if (creation.relay) {
         const ProcessId process = creation.relay->process();
         creation.relay.reset(); // it sees the end of the channel, and undoes its part
-        constexpr std::chrono::seconds patience(10);
+        const auto patience = Pod::usual_patience();
         if (!process.wait_for_end(patience))
             static_cast<void>(process.kill_and_wait(patience));
     }

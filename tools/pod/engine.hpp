@@ -94,7 +94,7 @@ struct VmStats {
 class Engine {
 public:
     // `patience`: how long what is removed may take for an end of its own.
-    explicit Engine(StateRoot root, std::chrono::milliseconds patience = Pod::usual_patience)
+    explicit Engine(StateRoot root, std::chrono::milliseconds patience = Pod::usual_patience())
         : root_(std::move(root)), patience_(patience) {}
 
     // The program waits for start(). Its streams are those of this process. The result: warnings.

@@ -44,7 +44,8 @@ void forget_exec(AgentLink& agent, const RelayConfig& relay) {
     request.set_container_id(relay.container);
     request.set_exec_id(relay.exec);
     request.set_force(true);
-    static_cast<void>(agent.call<proto::WaitResponse>("Delete", request).has_value());
+    static_cast<void>(
+        agent.call<proto::WaitResponse>("Delete", request, Pod::usual_patience()).has_value());
 }
 
 os::Result<void> write_pid(const std::string& path, pid_t pid) {
@@ -64,7 +65,12 @@ os::Result<int> exec_here(const Pod& pod, RelayConfig config, const ExecOptions&
     config.received = [&agent, &config] { forget_exec(*agent, config); };
     Relay relay(*loop, *agent, config);
     TRY(relay.prepare());
-    TRY(begin_exec(*agent, config, process));
+    if (auto begun = begin_exec(*agent, config, process); !begun) {
+        // The agent keeps what it could not start.
+        if (begun.error().code != os::Code::AlreadyExists)
+            forget_exec(*agent, config);
+        return base::Failure(begun.error());
+    }
     TRY(write_pid(options.pid_file, ::getpid()));
     return relay.run();
 }
@@ -220,7 +226,7 @@ os::Result<ExitRecord> Engine::remove_process(const std::string& container,
                         "a container's first process goes with the container");
     if (now.running)
         static_cast<void>(kill_process(container, exec_id, SIGKILL).has_value());
-    constexpr std::chrono::seconds patience(10);
+    const auto patience = Pod::usual_patience();
     auto exit = wait(container, exec_id, patience);
     if (!exit) {
         // The guest does not do it: then the relay goes alone.

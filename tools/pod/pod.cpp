@@ -214,7 +214,7 @@ void Pod::end(std::chrono::milliseconds patience) const {
     if (!is_running())
         return;
     const auto deadline = std::chrono::steady_clock::now() + patience;
-    constexpr std::chrono::milliseconds patience_for_answer(2000);
+    const auto patience_for_answer = pod::patience(std::chrono::seconds(2));
     if (const auto loop = os::EventLoop::create()) {
         const auto link =
             AgentLink::connect(**loop, directory_, vm_, std::min(patience_for_answer, patience));
@@ -229,7 +229,7 @@ void Pod::end(std::chrono::milliseconds patience) const {
                 return;
         }
     }
-    static_cast<void>(vm_.kill_and_wait(usual_patience));
+    static_cast<void>(vm_.kill_and_wait(usual_patience()));
 }
 
 void Pod::end_unless_used(const StateRoot& root, const std::string& except) const {

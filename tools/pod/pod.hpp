@@ -12,8 +12,12 @@ namespace pod {
 
 class Pod {
 public:
-    static constexpr std::chrono::seconds patience_for_boot{120};
-    static constexpr std::chrono::seconds usual_patience{10};
+    static std::chrono::milliseconds patience_for_boot() {
+        return pod::patience(std::chrono::seconds(120));
+    }
+    static std::chrono::milliseconds usual_patience() {
+        return pod::patience(std::chrono::seconds(10));
+    }
 
     // Starts the VM and waits for its agent. Whatever was left of a pod of that name is removed.
     static os::Result<Pod> start(const StateRoot& root, const std::string& id, VmConfig config);
@@ -25,7 +29,7 @@ public:
     const ProcessId& vm() const { return vm_; }
     bool is_running() const { return vm_.is_alive(); }
     os::Result<std::unique_ptr<AgentLink>> connect(os::EventLoop& loop) const {
-        return connect(loop, patience_for_boot);
+        return connect(loop, patience_for_boot());
     }
     os::Result<std::unique_ptr<AgentLink>> connect(os::EventLoop& loop,
                                                    std::chrono::milliseconds limit) const;
@@ -50,11 +54,11 @@ public:
                  const std::string& except) const;
 
     // Ends the VM; gently if it listens, and if that does not take longer than `patience`.
-    void end(std::chrono::milliseconds patience = usual_patience) const;
+    void end(std::chrono::milliseconds patience = usual_patience()) const;
     // That, if none of its containers but this one runs or is being created. Locks: the pod's.
     void end_unless_used(const StateRoot& root, const std::string& except) const;
     // Ends the VM, and removes all that is known of the pod.
-    void remove(std::chrono::milliseconds patience = usual_patience) const;
+    void remove(std::chrono::milliseconds patience = usual_patience()) const;
     os::Result<Lock> lock() const { return Lock::take(directory_ + "/lock"); }
 
 private:

@@ -49,7 +49,14 @@ os::Result<Begun> begin(const Pod& pod, const RelayStart& what) {
     config.ended = what.ended;
     out.relay = std::make_unique<Relay>(*out.loop, *out.agent, config);
     TRY(out.relay->prepare());
-    TRY(out.warnings, what.begin(*out.agent));
+    auto warnings = what.begin(*out.agent);
+    if (!warnings) {
+        // Half of it may be there, or come yet. What was there before is somebody else's.
+        if (warnings.error().code != os::Code::AlreadyExists)
+            what.abandon(*out.agent);
+        return base::Failure(warnings.error());
+    }
+    out.warnings = std::move(*warnings);
     return out;
 }
 
