@@ -162,6 +162,7 @@ void write_chosen(Writer& tree, const GuestDescription& guest) {
         tree.numbers("joey,window",
                      std::array<std::uint32_t, 2>{guest.window->columns, guest.window->rows});
     tree.number("joey,umask", guest.umask);
+    tree.number("joey,randomize", guest.address_randomization);
     std::vector<std::uint64_t> rlimits;
     for (const Rlimit& limit : guest.rlimits) {
         // <resource u32, pad u32>: big-endian, so the resource is the upper half.

@@ -60,6 +60,7 @@ TEST_CASE("the program, its user and its streams stand in chosen") {
     guest.standard_error = boot::StreamKind::Closed;
     guest.window = boot::WindowSize{80, 25};
     guest.umask = 027;
+    guest.address_randomization = 1;
     guest.rlimits = {{7, 1024, 0x1'0000'0000}};
     const Tree tree = build(guest, 0);
     const int chosen = tree.node("/chosen");
@@ -80,6 +81,7 @@ TEST_CASE("the program, its user and its streams stand in chosen") {
     CHECK(tree.property(chosen, "joey,stderr") == std::string("closed\0", 7));
     CHECK(tree.numbers(chosen, "joey,window") == Numbers{80, 25});
     CHECK(tree.numbers(chosen, "joey,umask") == Numbers{027});
+    CHECK(tree.numbers(chosen, "joey,randomize") == Numbers{1});
     CHECK(tree.numbers(chosen, "joey,rlimits") == Numbers{7, 0, 0, 1024, 1, 0});
 }
 

@@ -62,6 +62,7 @@ struct GuestDescription {
     StreamKind standard_error = StreamKind::Null;
     std::optional<WindowSize> window; // with a terminal
     std::uint32_t umask = 022;
+    std::uint32_t address_randomization = 2; // kernel.randomize_va_space
     std::vector<Rlimit> rlimits;
     std::vector<Volume> volumes;
     std::optional<GuestNetwork> network;

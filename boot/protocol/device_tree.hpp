@@ -19,6 +19,7 @@
 //                      caller's stream is; "terminal" = the console port is a terminal line
 //       joey,window    <columns rows> with a terminal
 //       joey,umask     <mode>
+//       joey,randomize <0..2>: kernel.randomize_va_space
 //       joey,rlimits   <resource u32, pad u32, soft u64, hard u64>...
 //     };
 //     volumes { volume@0 { joey,tag = "..."; joey,destination = "/path"; joey,read-only; joey,is-file; }; };

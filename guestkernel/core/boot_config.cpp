@@ -150,6 +150,7 @@ void read_chosen(const void* tree, int chosen) {
         config.rows = window[1];
     }
     get_cells(tree, chosen, "joey,umask", &config.umask, 1);
+    get_cells(tree, chosen, "joey,randomize", &config.address_randomization, 1);
     u32 limits[16 * 6];
     const u32 cells = get_cells(tree, chosen, "joey,rlimits", limits, 16 * 6);
     for (u32 i = 0; i + 6 <= cells; i += 6)

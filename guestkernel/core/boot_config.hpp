@@ -60,6 +60,7 @@ struct BootConfig {
     StreamKind streams[3] = {StreamKind::Null, StreamKind::Null, StreamKind::Null};
     u32 columns = 80, rows = 24;
     u32 umask = 022;
+    u32 address_randomization = 2; // kernel.randomize_va_space
     RlimitSetting rlimits[16] = {};
     u32 rlimit_count = 0;
     VirtioSlot devices[64] = {};

@@ -20,6 +20,7 @@
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/strace.hpp"
+#include "guestkernel/task/address_layout.hpp"
 #include "guestkernel/task/exec.hpp"
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
@@ -103,6 +104,7 @@ Result<Ref<Task>> make_process(i32 pid, bool user, Process* parent, Ref<ProcessG
     process->pid_namespace = initial_namespaces->pid_for_children;
     task->namespaces = Ref<Namespaces>::share(initial_namespaces);
     set_default_limits(*process);
+    set_address_randomization(static_cast<i32>(boot_config().address_randomization));
     SpinGuard tree(process_tree_lock());
     process->tasks.push_back(*task);
     join_root_cgroup_locked();

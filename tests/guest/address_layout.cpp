@@ -77,6 +77,7 @@ std::uint64_t bits(unsigned lowest, unsigned highest) {
 void check_spread(const Places& found) {
     CHECK((~found.stack & bits(4, 33)) == 0);
     CHECK((~found.mapping & bits(12, 39)) == 0);
+    CHECK((~found.program_break & bits(12, 29)) == 0);
     CHECK(found.vdso != 0);
 }
 
@@ -84,12 +85,30 @@ void check_fixed(const Places& found) {
     CHECK(found.stack == 0 && found.mapping == 0 && found.program_break == 0 && found.vdso == 0);
 }
 
+constexpr const char* setting = "/proc/sys/kernel/randomize_va_space";
+
 void set_randomization(const char* value) {
-    const int fd = open("/proc/sys/kernel/randomize_va_space", O_WRONLY);
+    const int fd = open(setting, O_WRONLY);
     CHECK(fd >= 0);
     CHECK(write(fd, value, std::strlen(value)) == static_cast<ssize_t>(std::strlen(value)));
     close(fd);
 }
+
+// Puts back what it found.
+class Setting {
+public:
+    Setting() {
+        const int fd = open(setting, O_RDONLY);
+        CHECK(fd >= 0 && read(fd, before_, sizeof before_ - 1) > 0);
+        close(fd);
+    }
+    Setting(const Setting&) = delete;
+    Setting& operator=(const Setting&) = delete;
+    ~Setting() { set_randomization(before_); }
+
+private:
+    char before_[16] = {};
+};
 
 void room_for_the_stack() {
     for (const rlim_t room : {rlim_t{1} << 30, rlim_t{RLIM_INFINITY}}) {
@@ -109,23 +128,24 @@ int main(int argc, char** argv) {
         return tell();
     const auto randomized = [] { CHECK(personality(PER_LINUX) != -1); };
     const auto as_debugged = [] { CHECK(personality(ADDR_NO_RANDOMIZE) != -1); };
-    const Places found = spread(randomized);
-    check_spread(found);
-    CHECK((~found.program_break & bits(12, 29)) == 0);
-    check_fixed(spread(as_debugged));
-    room_for_the_stack();
-    if (what != "all")
+    if (what != "all") {
+        check_spread(spread(randomized));
+        check_fixed(spread(as_debugged));
+        room_for_the_stack();
         return 0;
-    set_randomization("0\n");
-    check_fixed(spread(randomized));
-    set_randomization("1\n");
-    const Places without_break = spread(randomized);
-    check_spread(without_break);
-    CHECK(without_break.program_break == 0);
-    const int fd = open("/proc/sys/kernel/randomize_va_space", O_WRONLY);
-    CHECK_FAILS(write(fd, "x", 1), EINVAL);
-    close(fd);
+    }
+    const Setting kept;
     set_randomization("2\n");
     check_spread(spread(randomized));
+    check_fixed(spread(as_debugged));
+    room_for_the_stack();
+    set_randomization("1\n");
+    const Places without_break = spread(randomized);
+    CHECK(without_break.program_break == 0 && without_break.stack != 0);
+    set_randomization("0\n");
+    check_fixed(spread(randomized));
+    const int fd = open(setting, O_WRONLY);
+    CHECK_FAILS(write(fd, "x", 1), EINVAL);
+    close(fd);
     return 0;
 }

@@ -170,6 +170,14 @@ def umask_and_limits():
     equal("umask, open files", b"0027\n777\n", run(command).out)
 
 
+@case("randomness of addresses: the caller's")
+def randomness():
+    same("cat /proc/sys/kernel/randomize_va_space")
+    script = "cat /proc/sys/kernel/randomize_va_space; for i in 1 2 3; do grep stack /proc/self/maps; done | sort -u | wc -l"
+    result = run(["setarch", "-R", JOEY, "do", "--", "sh", "-c", script])
+    equal("with setarch -R", b"0\n1\n", result.out)
+
+
 @case("cpus and memory: as given")
 def size():
     result = joey_sh("nproc; awk '/MemTotal/ {print ($2 > 400000 && $2 <= 524288)}' /proc/meminfo",

@@ -31,7 +31,8 @@ def main():
     oracle = [emulated.Case(f"{name}: on the emulated machine's Linux", [program, *emulated.ARGUMENTS[name]])
               for program, name in names.items() if name in emulated.ARGUMENTS]
     inside = [] if has_kvm() else oracle + [
-        emulated.Case(f"{name}: inside", [JOEY, "do", "--privilege", "ring3", "--", program, *emulated.ARGUMENTS.get(name, [])])
+        emulated.Case(f"{name}: inside", [JOEY, "do", "--privilege", "ring3", "--",
+                                          *emulated.randomized([program, *emulated.ARGUMENTS.get(name, [])])])
         for program, name in names.items()]
     print(f"1..{len(CASES) + len(inside)}", flush=True)
     failed = run_cases([(name, function) for name, function, _ in CASES])

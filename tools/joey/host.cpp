@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <linux/openat2.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -203,6 +204,15 @@ std::vector<boot::Rlimit> current_rlimits() {
             limits.push_back({resource, limit.rlim_cur, limit.rlim_max});
     }
     return limits;
+}
+
+std::uint32_t current_address_randomization() {
+    if ((::personality(0xffffffff) & ADDR_NO_RANDOMIZE) != 0)
+        return 0;
+    const auto text = read_small_file(AT_FDCWD, "/proc/sys/kernel/randomize_va_space", 0);
+    return text && (text->starts_with("0") || text->starts_with("1"))
+               ? static_cast<std::uint32_t>((*text)[0] - '0')
+               : 2;
 }
 
 void lift_core_limit(std::vector<boot::Rlimit>& limits) {

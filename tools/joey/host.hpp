@@ -22,6 +22,9 @@ std::uint64_t default_memory_bytes();
 
 // The soft and hard limits of this process, for the program.
 std::vector<boot::Rlimit> current_rlimits();
+// Whether programs' addresses are to be random, as for this process's own: the host's
+// kernel.randomize_va_space, or 0 by personality(2).
+std::uint32_t current_address_randomization();
 // Core files of any size: somebody asked for them.
 void lift_core_limit(std::vector<boot::Rlimit>& limits);
 // Raises this process's own limit of open files to the hard one: a virtio-fs server holds one

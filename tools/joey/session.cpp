@@ -94,6 +94,7 @@ Outcome<boot::GuestDescription> Session::describe_guest() const {
     guest.strace_time = options_.strace_time;
     guest.log_level = options_.log_level;
     guest.umask = umask_;
+    guest.address_randomization = current_address_randomization();
     guest.rlimits = current_rlimits();
     if (!options_.core_directory.empty())
         lift_core_limit(guest.rlimits);

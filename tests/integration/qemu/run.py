@@ -50,11 +50,12 @@ def main():
         more = emulated.RING0_ARGUMENTS.get(name, [])
         if more:
             cases.append(emulated.Case(f"Linux: guest test {name}", [program, *more]))
-        add("ring0", f"guest test {name}", 0, "*", [program, *more])
+        command = emulated.randomized([program, *more])
+        add("ring0", f"guest test {name}", 0, "*", command)
         if name in TWO_CPUS:
-            add("ring0", f"guest test {name}, two CPUs", 0, "*", [program, *more], cpus="2")
+            add("ring0", f"guest test {name}, two CPUs", 0, "*", command, cpus="2")
         if name in options.ring3_programs:
-            add("ring3", f"guest test {name}", 0, "*", [program, *emulated.ARGUMENTS.get(name, [])])
+            add("ring3", f"guest test {name}", 0, "*", emulated.randomized([program, *emulated.ARGUMENTS.get(name, [])]))
     print(f"1..{len(cases)}", flush=True)
     return 1 if emulated.run(cases, case_seconds=options.case_seconds, seconds=options.seconds) else 0
 
