@@ -176,28 +176,6 @@ u64 present_cpus() {
     return count >= 64 ? ~u64{0} : (u64{1} << count) - 1;
 }
 
-// "0-2,5"; empty is no CPU. EINVAL.
-Result<u64> parse_list(std::string_view text) {
-    u64 mask = 0;
-    while (!(text = strip(text)).empty()) {
-        usize end = text.find(',');
-        end = end == std::string_view::npos ? text.size() : end;
-        std::string_view range = text.substr(0, end);
-        text.remove_prefix(end < text.size() ? end + 1 : end);
-        const usize dash = range.find('-');
-        TRY(const i64 first, parse_number(range.substr(0, dash)));
-        i64 last = first;
-        if (dash != std::string_view::npos) {
-            TRY(last, parse_number(range.substr(dash + 1)));
-        }
-        if (first < 0 || last < first || last >= 64)
-            return fail(EINVAL);
-        for (i64 cpu = first; cpu <= last; cpu++)
-            mask |= u64{1} << cpu;
-    }
-    return mask;
-}
-
 List show_cpus(TextBuilder& out, Cgroup& group) {
     out.bits(group.cpuset_wanted);
     out.append("\n");

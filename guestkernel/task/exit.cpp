@@ -8,6 +8,7 @@
 #include "guestkernel/ipc/sysv.hpp"
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/task/exit_observer.hpp"
 #include "guestkernel/task/first_program.hpp"
 #include "guestkernel/task/futex.hpp"
 #include "guestkernel/task/job_control.hpp"
@@ -318,6 +319,8 @@ void exit_task(u32 status) {
         undo_semaphores(process.pid);
         end_io_rings(process);
     }
+    if (exit_observer != nullptr)
+        exit_observer(task, last);
     join_stop_on_exit(task);
     retarget_signals(task);
     release_address_space_users(task);

@@ -36,14 +36,19 @@ i32 number_of(std::string_view name, std::string_view prefix) {
     return value;
 }
 
-} // namespace
-
-Result<i64> parse_number(std::string_view text) {
+std::string_view without_blanks(std::string_view text) {
     const auto blank = [](char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\0'; };
     while (!text.empty() && blank(text.front()))
         text.remove_prefix(1);
     while (!text.empty() && blank(text.back()))
         text.remove_suffix(1);
+    return text;
+}
+
+} // namespace
+
+Result<i64> parse_number(std::string_view text) {
+    text = without_blanks(text);
     const bool negative = !text.empty() && text.front() == '-';
     if (negative)
         text.remove_prefix(1);
@@ -56,6 +61,27 @@ Result<i64> parse_number(std::string_view text) {
         value = value * 10 + (c - '0');
     }
     return negative ? -value : value;
+}
+
+Result<u64> parse_list(std::string_view text) {
+    u64 mask = 0;
+    while (!(text = without_blanks(text)).empty()) {
+        usize end = text.find(',');
+        end = end == std::string_view::npos ? text.size() : end;
+        std::string_view range = text.substr(0, end);
+        text.remove_prefix(end < text.size() ? end + 1 : end);
+        const usize dash = range.find('-');
+        TRY(const i64 first, parse_number(range.substr(0, dash)));
+        i64 last = first;
+        if (dash != std::string_view::npos) {
+            TRY(last, parse_number(range.substr(dash + 1)));
+        }
+        if (first < 0 || last < first || last >= 64)
+            return fail(EINVAL);
+        for (i64 number = first; number <= last; number++)
+            mask |= u64{1} << number;
+    }
+    return mask;
 }
 
 Result<void> TableSuperblock::init(const TableEntry& root, const TableContext& context,

@@ -144,5 +144,7 @@ private:
 
 // A number in decimal, as programs write it to sysctls: blanks around it are fine. EINVAL.
 Result<i64> parse_number(std::string_view text);
+// "0-2,5" as bits; empty is none. EINVAL.
+Result<u64> parse_list(std::string_view text);
 
 } // namespace kernel

@@ -80,6 +80,10 @@ TEST_CASE("numbers written to a sysctl are decimal, with blanks around", "[procf
     CHECK(code_of(parse_number("")) == EINVAL);
     CHECK(code_of(parse_number("1x")) == EINVAL);
     CHECK(code_of(parse_number("99999999999999999999")) == EINVAL);
+    CHECK(*parse_list(" 0-2,5\n") == 0x27);
+    CHECK(*parse_list("") == 0);
+    for (const std::string_view wrong : {"x", "2-1", "64", "-1", "1,,2"})
+        CHECK(code_of(parse_list(wrong)) == EINVAL);
 }
 
 TEST_CASE("text is padded and escaped as proc(5) shows it", "[procfs]") {

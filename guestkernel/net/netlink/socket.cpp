@@ -434,6 +434,7 @@ void register_netlink_protocols() {
     start_route_protocol();
     start_sock_diag();
     start_generic_protocol();
+    start_task_stats();
     start_uevents();
 }
 

@@ -150,6 +150,12 @@ Result<void> receive(Request& request) {
     return fail(EOPNOTSUPP);
 }
 
+void released(Endpoint& endpoint) {
+    for (const GenericFamily* family : families)
+        if (family != nullptr && family->released != nullptr)
+            family->released(endpoint);
+}
+
 constexpr Protocol generic_protocol = {
     .number = protocol_generic,
     .groups = 128,
@@ -159,6 +165,7 @@ constexpr Protocol generic_protocol = {
     .join = [](Endpoint&, u32 group) -> Result<void> {
         return group >= controller_group && group < next_group ? Result<void>() : fail(ENOENT);
     },
+    .released = released,
 };
 
 } // namespace

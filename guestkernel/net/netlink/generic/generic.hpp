@@ -27,6 +27,7 @@ struct GenericFamily {
     u16 most_attributes = 0;
     std::span<const GenericOperation> operations;
     std::span<const std::string_view> groups; // by name; their numbers are given at registration
+    void (*released)(Endpoint& endpoint) = nullptr; // as Protocol's; may be null
     // --- given at registration
     u16 id = 0;
     u32 first_group = 0;
@@ -35,5 +36,6 @@ struct GenericFamily {
 void register_generic_family(GenericFamily& family);
 
 void start_generic_protocol();
+void start_task_stats();
 
 } // namespace kernel::net::netlink
