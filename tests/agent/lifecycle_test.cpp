@@ -513,3 +513,27 @@ TEST_CASE("an executed process whose client is gone does not keep its container"
     }
     CHECK(container.remove(true));
 }
+
+TEST_CASE("a process that two ask to delete while it runs is deleted once, and the agent lives") {
+    TestContainer container(sleeper);
+    container.must_run();
+    REQUIRE(container.create_exec("e", R"({"args": ["sleep", "1000"]})"));
+    REQUIRE(container.start("e"));
+    int deleted = 0;
+    int refused = 0;
+    proto::DeleteRequest request;
+    request.set_container_id(container.id());
+    request.set_exec_id("e");
+    request.set_force(true);
+    // Both are there before the agent hears of the end.
+    for (int i = 0; i < 2; ++i)
+        Agent::shared().client().call<proto::WaitResponse>(
+            "joey.agent.v1.Agent", "Delete", request, ttrpc::Client::no_limit,
+            [&](const os::Result<proto::WaitResponse>& answer) {
+                ++(answer ? deleted : refused);
+                CHECK((answer || answer.error().code == os::Code::NotFound));
+            });
+    REQUIRE(Agent::shared().eventually([&] { return deleted + refused == 2; }));
+    CHECK(deleted == 1);
+    CHECK(container.state()->status() == proto::RUNNING);
+}

@@ -114,3 +114,20 @@ TEST_CASE("a process that cannot be started leaves nothing in the guest", "[life
     user.finish();
     CHECK(user.complaints().empty());
 }
+
+TEST_CASE("a connection that the guest ends is made again when it is needed", "[life]") {
+    User user("again", no_hurry);
+    REQUIRE(user.start_shim());
+    REQUIRE(user.call<api::CreateTaskResponse>("Create", user.creation()));
+    REQUIRE(user.call<api::StartResponse>("Start", user.about<api::StartRequest>()));
+    for (const char* manner : {"Stats hangup", "Stats noise"}) {
+        user.tell_vm(manner);
+        CHECK_FALSE(user.call<api::StatsResponse>("Stats", user.about<api::StatsRequest>()));
+        user.tell_vm("");
+        CHECK(user.call<api::StatsResponse>("Stats", user.about<api::StatsRequest>()));
+    }
+    CHECK(user.call<Empty>("Kill", user.signal(SIGUSR1)));
+    CHECK(user.until([&] { return user.output().ends_with("usr1\n"); }));
+    user.finish();
+    CHECK(user.complaints().empty());
+}

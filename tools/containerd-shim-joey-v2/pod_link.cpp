@@ -11,14 +11,30 @@ void PodLink::connect(const pod::StateRoot& root, const std::string& pod) {
     if (!found)
         return;
     vm_ = found->vm();
+    directory_ = found->directory();
     seen_ = 0;
-    auto agent = pod::AgentLink::connect(loop_, found->directory(), vm_, patience);
+    open(patience);
+}
+
+void PodLink::open(std::chrono::milliseconds patience) {
+    auto agent = pod::AgentLink::connect(loop_, directory_, vm_, patience);
     if (!agent) {
         log_.warning(os::text("the pod's agent: ", agent.error().message));
+        last_failure_ = os::EventLoop::Clock::now();
         return;
     }
     agent_ = std::move(*agent);
+    ++connections_;
     ask_for_events();
+}
+
+// A guest that takes no connections keeps nobody for long.
+void PodLink::connect_again() {
+    const auto between = pod::patience(std::chrono::seconds(10));
+    if (directory_.empty() || !vm_.is_alive() ||
+        os::EventLoop::Clock::now() < last_failure_ + between)
+        return;
+    open(pod::patience(std::chrono::seconds(1)));
 }
 
 void PodLink::ask_for_events() {
@@ -26,14 +42,15 @@ void PodLink::ask_for_events() {
     request.set_after(seen_);
     agent_->call_later<pod::proto::NextEventsResponse>(
         "NextEvents", request,
-        [this, alive = alive_](const os::Result<pod::proto::NextEventsResponse>& answer) {
+        [this, alive = alive_,
+         connection = connections_](const os::Result<pod::proto::NextEventsResponse>& answer) {
             if (!*alive || !answer)
                 return;
             take(*answer);
             // A guest that always has something to say is not listened to all the time.
             constexpr std::chrono::milliseconds pause(20);
-            loop_.after(pause, [this, alive] {
-                if (*alive && is_open())
+            loop_.after(pause, [this, alive, connection] {
+                if (*alive && connection == connections_ && is_open())
                     ask_for_events();
             });
         });

@@ -22,7 +22,8 @@ public:
     void on_oom(std::function<void(const std::string& container)> action) {
         oom_ = std::move(action);
     }
-    // Waits a few seconds at most.
+    // Waits a few seconds at most. A connection that the guest ends is made again when it is
+    // needed.
     void connect(const pod::StateRoot& root, const std::string& pod);
     bool is_open() const { return agent_ && agent_->client().is_open(); }
     const pod::ProcessId& vm() const { return vm_; }
@@ -31,10 +32,13 @@ public:
     template <typename Response, typename Request, typename Function>
     void call(const char* method, const Request& request, std::chrono::nanoseconds limit,
               Function answered) {
+        if (!is_open())
+            connect_again();
         if (!is_open()) {
-            loop_.defer([answered] {
-                answered(os::Result<Response>(
-                    os::fail(os::Code::Unavailable, "the pod's VM has ended")));
+            const char* why = vm_.is_alive() ? "the agent in the pod's VM does not answer"
+                                             : "the pod's VM has ended";
+            loop_.defer([answered, why] {
+                answered(os::Result<Response>(os::fail(os::Code::Unavailable, why)));
             });
             return;
         }
@@ -42,13 +46,18 @@ public:
     }
 
 private:
+    void open(std::chrono::milliseconds patience);
+    void connect_again();
     void ask_for_events();
     void take(const pod::proto::NextEventsResponse& answer);
 
     os::EventLoop& loop_;
     const Log& log_;
     std::unique_ptr<pod::AgentLink> agent_;
+    std::string directory_; // the pod's
     pod::ProcessId vm_;
+    os::EventLoop::Clock::time_point last_failure_{}; // to connect
+    unsigned connections_ = 0;
     std::uint64_t seen_ = 0;
     std::function<void(const std::string&)> oom_;
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -90,10 +90,17 @@ Outcome<int> run_list(const image::Store& store, const ImageOptions& options) {
     for (const image::DamagedImage& damaged : list.damaged)
         Reporter().print("joey: ",
                          fmt::format("image {}: {}", damaged.names.front(), damaged.problem));
-    ListStyle style{options.json, options.quiet, options.digests, ""};
+    ListStyle style{.json = options.json,
+                    .quiet = options.quiet,
+                    .digests = options.digests,
+                    .format = options.format,
+                    .whole = options.whole,
+                    .only = ""};
     if (!options.words.empty())
         style.only = options.words.front();
-    return print(describe_list(list, style, static_cast<std::int64_t>(::time(nullptr))));
+    TRY(const std::string text,
+        told(describe_list(list, style, static_cast<std::int64_t>(::time(nullptr)))));
+    return print(text);
 }
 
 // One after the other; what fails is told, and the rest is done all the same.

@@ -7,6 +7,8 @@
 #include <boost/program_options.hpp>
 #include <fmt/format.h>
 
+#include "tools/joey/containers/format_functions.hpp"
+#include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/sizes.hpp"
 
 namespace joey {
@@ -20,7 +22,7 @@ constexpr std::string_view see_help = "see 'joey image help'";
 constexpr std::string_view usage_text =
     "usage: joey image import [--name NAME]... [--only NAME] [--platform OS/ARCH] "
     "FILE|DIRECTORY|-\n"
-    "       joey image ls [--format table|json] [--quiet] [--digests] [NAME]\n"
+    "       joey image ls [--format FORMAT] [--quiet] [--digests] [--no-trunc] [NAME]\n"
     "       joey image inspect NAME...\n"
     "       joey image history [--format table|json] [--no-trunc] NAME\n"
     "       joey image tag NAME NEW-NAME\n"
@@ -76,12 +78,12 @@ po::options_description describe(Verb verb, ImageOptions& options, RawOptions& r
             "of an image for several platforms, this one (default: linux/amd64)");
         add("max-size", po::value(&raw.max_size)->value_name("SIZE"), "what an image may unpack to (default: 64G)");
     }
-    if (every || verb == Verb::History)
-        add("no-trunc", po::bool_switch(&options.whole), "history: whole lines");
+    if (every || verb == Verb::History || verb == Verb::List)
+        add("no-trunc", po::bool_switch(&options.whole), "history: whole lines; ls: whole IDs");
     if (verb == Verb::History)
         add("format", po::value(&raw.format)->value_name("FORMAT"), "table, or json: one object per line");
     if (every || verb == Verb::List) {
-        add("format", po::value(&raw.format)->value_name("FORMAT"), "table, or json: one object per line");
+        add("format", po::value(&raw.format)->value_name("FORMAT"), "table, json (one object per line), or a template such as {{.Repository}}:{{.Tag}}");
         add("digests", po::bool_switch(&options.digests), "also the digests of the manifests");
     }
     if (every || verb == Verb::List || verb == Verb::Import)
@@ -109,9 +111,15 @@ std::string help_text() {
 
 Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw,
                         ImageOptions& options) {
-    if (raw.format != "table" && raw.format != "json")
-        return fail(fmt::format("--format {}: give table or json", raw.format));
-    options.json = raw.format == "json";
+    options.json = containers::is_json_format(raw.format);
+    const bool is_template = containers::FormatTemplate::is_template(raw.format);
+    if (!options.json && is_template && options.verb == Verb::List)
+        options.format = raw.format;
+    else if (!options.json && (is_template || raw.format != "table"))
+        return fail(fmt::format(
+            "--format {}: give table{} json{}", raw.format,
+            options.verb == Verb::List ? "," : " or",
+            options.verb == Verb::List ? " or a template such as {{.Repository}}:{{.Tag}}" : ""));
     if (given.count("only") != 0)
         options.only = raw.only;
     if (given.count("platform") != 0)

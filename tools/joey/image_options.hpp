@@ -34,6 +34,7 @@ struct ImageOptions {
     std::optional<std::uint64_t> max_size;
     std::string output; // a file; empty: stdout
     bool json = false;
+    std::string format; // a template; empty: none
     bool quiet = false;
     bool digests = false;
     bool force = false;

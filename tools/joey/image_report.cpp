@@ -8,6 +8,8 @@
 
 #include <fmt/format.h>
 
+#include "tools/joey/containers/format_template.hpp"
+
 namespace joey {
 namespace {
 
@@ -64,18 +66,41 @@ std::string make_table(const std::vector<std::vector<std::string>>& rows) {
     return out;
 }
 
-std::string row_json(const Row& row, std::int64_t now) {
+json row_json(const Row& row, std::int64_t now) {
     const image::Image& image = *row.image;
-    return dump({{"Repository", row.repository},
-                 {"Tag", row.tag},
-                 {"ID", image.id.text()},
-                 {"Digest", image.manifest_descriptor.digest.text()},
-                 {"Platform", image.config.platform.text()},
-                 {"CreatedAt", image.config.created},
-                 {"CreatedSince", time_since(image.config.created, now)},
-                 {"Size", image::human_size(image.unpacked_bytes)},
-                 {"Bytes", image.unpacked_bytes}}) +
-           "\n";
+    return json{{"Repository", row.repository},
+                {"Tag", row.tag},
+                {"ID", image.id.text()},
+                {"Digest", image.manifest_descriptor.digest.text()},
+                {"Platform", image.config.platform.text()},
+                {"CreatedAt", image.config.created},
+                {"CreatedSince", time_since(image.config.created, now)},
+                {"Size", image::human_size(image.unpacked_bytes)},
+                {"Bytes", image.unpacked_bytes}};
+}
+
+std::string id_of(const image::Image& image, const ListStyle& style) {
+    return style.whole ? image.id.text() : image.id.short_id();
+}
+
+// As Docker's users write it, with its headings.
+os::Result<std::string> by_template(const std::vector<Row>& rows, const ListStyle& style,
+                                    std::int64_t now) {
+    std::vector<json> documents;
+    for (const Row& row : rows) {
+        documents.push_back(row_json(row, now));
+        documents.back()["ID"] = id_of(*row.image, style);
+    }
+    return containers::format_all(style.format, documents,
+                                  json{{"Repository", "REPOSITORY"},
+                                       {"Tag", "TAG"},
+                                       {"ID", "IMAGE ID"},
+                                       {"Digest", "DIGEST"},
+                                       {"Platform", "PLATFORM"},
+                                       {"CreatedAt", "CREATED AT"},
+                                       {"CreatedSince", "CREATED"},
+                                       {"Size", "SIZE"},
+                                       {"Bytes", "BYTES"}});
 }
 
 } // namespace
@@ -103,30 +128,33 @@ std::string time_since(std::string_view rfc3339, std::int64_t now) {
     return "just now";
 }
 
-std::string describe_list(const image::ImageList& list, const ListStyle& style, std::int64_t now) {
+os::Result<std::string> describe_list(const image::ImageList& list, const ListStyle& style,
+                                      std::int64_t now) {
     const std::vector<Row> rows = make_rows(list, style);
     std::string out;
     if (style.quiet) {
         const image::Image* last = nullptr;
         for (const Row& row : rows) {
             if (row.image != last)
-                out += row.image->id.short_id() + "\n";
+                out += id_of(*row.image, style) + "\n";
             last = row.image;
         }
         return out;
     }
     if (style.json) {
         for (const Row& row : rows)
-            out += row_json(row, now);
+            out += dump(row_json(row, now)) + "\n";
         return out;
     }
+    if (!style.format.empty())
+        return by_template(rows, style, now);
     std::vector<std::vector<std::string>> cells = {
         {"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}};
     if (style.digests)
         cells.front().insert(cells.front().begin() + 2, "DIGEST");
     for (const Row& row : rows) {
         const image::Image& image = *row.image;
-        cells.push_back({row.repository, row.tag, image.id.short_id(),
+        cells.push_back({row.repository, row.tag, id_of(image, style),
                          time_since(image.config.created, now),
                          image::human_size(image.unpacked_bytes)});
         if (style.digests)

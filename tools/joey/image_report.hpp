@@ -13,11 +13,14 @@ struct ListStyle {
     bool json = false;
     bool quiet = false;
     bool digests = false;
-    std::string only; // a repository or a name; empty: all
+    std::string format; // a template; empty: none
+    bool whole = false; // IDs
+    std::string only;   // a repository or a name; empty: all
 };
 
 // Lines, each with its end. `now`: seconds since 1970.
-std::string describe_list(const image::ImageList& list, const ListStyle& style, std::int64_t now);
+os::Result<std::string> describe_list(const image::ImageList& list, const ListStyle& style,
+                                      std::int64_t now);
 // An element of what `joey image inspect` prints.
 os::Result<std::string> describe_image(const image::Store& store, const image::Image& image);
 

@@ -160,13 +160,13 @@ constexpr Option rm_options[] = {
     {"volumes", 'v', nothing, "", "volumes without a name, too; these always go with it"},
 };
 constexpr Option stats_options[] = {
-    format,
+    {"format", '\0', value, "FORMAT", "table, json, or a template such as {{.Name}} {{.CPUPerc}}", Offer::Words, "table json"},
     {"no-stream", '\0', nothing, "", "once"},
 };
 constexpr Option inspect_options[] = {{"format", 'f', value, "FORMAT", "json, or a template such as {{.State.Status}}"}};
 constexpr Option events_options[] = {
     filter,
-    {"format", '\0', value, "FORMAT", "json: one object a line", Offer::Words, "json"},
+    {"format", '\0', value, "FORMAT", "json: one object a line; or a template such as {{.Action}} {{.Actor.ID}}", Offer::Words, "json"},
     {"since", '\0', value, "TIME", "from then on"},
     {"until", '\0', value, "TIME", "up to then, and no longer"},
 };

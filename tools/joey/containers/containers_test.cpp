@@ -16,6 +16,8 @@
 #include "tools/joey/containers/security.hpp"
 #include "tools/joey/containers/table.hpp"
 #include "tools/joey/containers/watcher.hpp"
+#include "tools/joey/image_options.hpp"
+#include "tools/joey/image_report.hpp"
 
 using namespace joey::containers;
 using image::testing::ScratchFolder;
@@ -410,4 +412,78 @@ TEST_CASE("a table of a template has a heading and columns") {
     REQUIRE(out);
     CHECK(*out == "CONTAINER ID   NAMES\nabc            a       tab\n");
     CHECK(*format_all("{{.ID}}", {row, row}, heading) == "abc\nabc\n");
+}
+
+TEST_CASE("a label is asked for by its name, and is a column by the last word of that") {
+    const pod::Json row = {{"ID", "abc"}, {"Label", {{"com.docker.swarm.cpu", "2"}, {"a", "b"}}}};
+    const pod::Json heading = {{"ID", "CONTAINER ID"}, {"Label", ""}};
+    CHECK(*format_all(R"({{.Label "a"}}/{{.Label "none"}}/{{.Label "a" | upper}})", {row},
+                      heading) == "b//B\n");
+    CHECK(*format_all(R"({{if .Label "a"}}yes{{end}}{{if (.Label "none")}}no{{end}})", {row},
+                      heading) == "yes\n");
+    CHECK(*format_all(R"(table {{.ID}}\t{{.Label "com.docker.swarm.cpu"}}\t{{.Label "x.my-key"}})",
+                      {row}, heading) == "CONTAINER ID   cpu   my key\nabc            2\n");
+    CHECK(format_all(R"({{.ID "a"}})", {row}, heading).error().message ==
+          "--format: ID is no function of 1 values");
+    CHECK(format_all(R"({{.Label "a" "b"}})", {row}, heading).error().message ==
+          "--format: Label is no function of 2 values");
+    CHECK(format_all(R"({{.Label 7}})", {row}, heading).error().message ==
+          "--format: Label is no function of 1 values");
+    CHECK_FALSE(format_all(R"({{.Nonesuch "a"}})", {row}, heading));
+}
+
+namespace {
+
+image::Image image_of(char digit, std::vector<image::Reference> names) {
+    const image::Digest id = *image::Digest::parse("sha256:" + std::string(64, digit));
+    const image::Descriptor descriptor{"", id, 0, {}, {}};
+    image::Image out{id, descriptor, {descriptor, {}}, {}, std::move(names), 7 << 20};
+    out.config.created = "2024-01-01T00:00:00Z";
+    return out;
+}
+
+image::ImageList images() {
+    image::ImageList out;
+    out.images = {image_of('a', {*image::Reference::parse("debian:12"),
+                                 *image::Reference::parse("reg.io/x/y:z")}),
+                  image_of('b', {})};
+    return out;
+}
+
+std::string listed(const joey::ListStyle& style) {
+    constexpr std::int64_t three_weeks_later = 1704067200 + 21 * 86400;
+    const auto out = joey::describe_list(images(), style, three_weeks_later);
+    return out ? *out : "failed: " + out.error().message;
+}
+
+joey::Outcome<joey::ImageOptions> list_options(const std::string& format) {
+    const std::vector<std::string> words = {"ls", "--no-trunc", "--format", format};
+    return joey::parse_image_options(words);
+}
+
+} // namespace
+
+TEST_CASE("images by a template, as Docker's users list them") {
+    CHECK(listed({.format = "{{.ID}}: {{.Repository}}"}) == "aaaaaaaaaaaa: debian\n"
+                                                            "aaaaaaaaaaaa: reg.io/x/y\n"
+                                                            "bbbbbbbbbbbb: <none>\n");
+    CHECK(listed({.format = "table {{.ID}}\\t{{.Repository}}\\t{{.Tag}}", .only = "debian"}) ==
+          "IMAGE ID       REPOSITORY   TAG\naaaaaaaaaaaa   debian       12\n");
+    CHECK(listed({.format = "{{.CreatedSince}}, {{.Size}}", .only = "debian"}) ==
+          "3 weeks ago, 7 MiB\n");
+    CHECK(listed({.format = "{{.ID}}", .whole = true, .only = "debian"}) ==
+          "sha256:" + std::string(64, 'a') + "\n");
+    CHECK(listed({.format = "{{.Nonesuch}}"}) == "failed: --format: there is no field Nonesuch");
+}
+
+TEST_CASE("which formats joey image ls takes") {
+    CHECK(list_options("{{.ID}}")->format == "{{.ID}}");
+    CHECK(list_options("{{.ID}}")->whole);
+    CHECK(list_options("table {{.ID}}")->format == "table {{.ID}}");
+    CHECK(list_options("{{json .}}")->json);
+    CHECK(list_options("json")->json);
+    CHECK(list_options("table")->format.empty());
+    CHECK_FALSE(list_options("yaml"));
+    const std::vector<std::string> history = {"history", "--format", "{{.ID}}", "x"};
+    CHECK_FALSE(joey::parse_image_options(history));
 }

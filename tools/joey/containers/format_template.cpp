@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <utility>
 
+#include "tools/joey/containers/format_functions.hpp"
 #include "tools/joey/containers/table.hpp"
 
 namespace joey::containers {
@@ -18,10 +19,6 @@ using pod::Json;
 constexpr int deepest = 32;
 constexpr std::string_view blanks = " \t\r\n";
 
-os::Error wrong(std::string_view why) {
-    return {os::Code::InvalidArgument, os::text("--format: ", why)};
-}
-
 // A value to be computed.
 struct Expression {
     enum class Kind { Dot, Variable, Literal, Call };
@@ -30,6 +27,7 @@ struct Expression {
     Json literal;
     std::vector<Expression> arguments;
     std::vector<std::string> path; // fields of the result
+    std::vector<Expression> given; // to the last of these, which then is a method
 };
 
 } // namespace
@@ -84,7 +82,7 @@ public:
             return take(Token::Kind::Number, sign + letters(sign));
         if (is_letter(c))
             return take(Token::Kind::Word, letters(0));
-        return base::Failure(wrong(os::text("unexpected '", std::string(1, c), "'")));
+        return base::Failure(format_error(os::text("unexpected '", std::string(1, c), "'")));
     }
     // A field right behind what came last.
     bool is_field_next() const {
@@ -117,7 +115,7 @@ private:
                 out += text_[i];
             }
         }
-        return base::Failure(wrong("a quotation mark is not closed"));
+        return base::Failure(format_error("a quotation mark is not closed"));
     }
 
     std::string_view text_;
@@ -146,7 +144,7 @@ public:
             TRY(advance());
             TRY(Expression next, command(depth));
             if (next.kind != Expression::Kind::Call)
-                return base::Failure(wrong("after '|' there must be a function"));
+                return base::Failure(format_error("after '|' there must be a function"));
             next.arguments.push_back(std::move(out));
             out = std::move(next);
         }
@@ -160,8 +158,14 @@ private:
 
     // A function with its arguments, or an operand.
     os::Result<Expression> command(int depth) {
-        if (token_.kind != Token::Kind::Word || token_.text == "true" || token_.text == "false")
-            return operand(depth);
+        if (token_.kind != Token::Kind::Word || token_.text == "true" || token_.text == "false") {
+            TRY(Expression method, operand(depth));
+            while (!method.path.empty() && begins_operand()) {
+                TRY(Expression one, operand(depth));
+                method.given.push_back(std::move(one));
+            }
+            return method;
+        }
         Expression out;
         out.kind = Expression::Kind::Call;
         out.name = token_.text;
@@ -202,7 +206,7 @@ private:
             std::int64_t number = 0;
             const char* end = token_.text.data() + token_.text.size();
             if (std::from_chars(token_.text.data(), end, number).ptr != end)
-                return base::Failure(wrong(os::text(token_.text, " is no whole number")));
+                return base::Failure(format_error(os::text(token_.text, " is no whole number")));
             out.kind = Expression::Kind::Literal;
             out.literal = number;
             break;
@@ -221,13 +225,13 @@ private:
                 TRY(advance());
                 TRY(out, pipeline(depth + 1));
                 if (!at(")"))
-                    return base::Failure(wrong("')' is missing"));
+                    return base::Failure(format_error("')' is missing"));
                 TRY(path(out));
                 return out;
             }
             [[fallthrough]];
         case Token::Kind::End:
-            return base::Failure(wrong("a value is missing"));
+            return base::Failure(format_error("a value is missing"));
         }
         TRY(advance());
         return out;
@@ -247,7 +251,7 @@ public:
         std::string end;
         TRY(std::vector<Node> out, nodes(0, end));
         if (!end.empty())
-            return base::Failure(wrong(os::text("{{", end, "}} has no beginning")));
+            return base::Failure(format_error(os::text("{{", end, "}} has no beginning")));
         return out;
     }
 
@@ -256,7 +260,7 @@ private:
     os::Result<std::vector<Node>> nodes(int depth, std::string& end) {
         std::vector<Node> out;
         if (depth > deepest)
-            return base::Failure(wrong("too many actions within each other"));
+            return base::Failure(format_error("too many actions within each other"));
         while (at_ < text_.size()) {
             const std::size_t open = std::min(text_.find("{{", at_), text_.size());
             add_text(out, text_.substr(at_, open - at_),
@@ -264,7 +268,11 @@ private:
             at_ = open;
             if (open == text_.size())
                 break;
-            TRY(const std::string action, next_action());
+            // Not by TRY: GCC 12 takes the copy that it makes for one of nothing.
+            const auto found = next_action();
+            if (!found)
+                return base::Failure(found.error());
+            const std::string& action = *found;
             if (action.starts_with("/*"))
                 continue;
             if (action == "end" || action == "else") {
@@ -281,7 +289,7 @@ private:
     os::Result<std::string> next_action() {
         const std::size_t close = text_.find("}}", at_);
         if (close == std::string::npos)
-            return base::Failure(wrong("{{ is not closed"));
+            return base::Failure(format_error("{{ is not closed"));
         std::string_view inner = std::string_view(text_).substr(at_ + 2, close - at_ - 2);
         if (inner.starts_with("- "))
             inner.remove_prefix(1);
@@ -291,7 +299,7 @@ private:
         at_ = close + 2;
         const std::size_t first = inner.find_first_not_of(blanks);
         if (first == std::string_view::npos)
-            return base::Failure(wrong("{{}} is empty"));
+            return base::Failure(format_error("{{}} is empty"));
         return std::string(inner.substr(first, inner.find_last_not_of(blanks) - first + 1));
     }
 
@@ -323,7 +331,7 @@ private:
         }
         TRY(out.value, value.pipeline());
         if (!value.at_end())
-            return base::Failure(wrong(os::text("unexpected ", value.token().text)));
+            return base::Failure(format_error(os::text("unexpected ", value.token().text)));
         if (!has_body)
             return out;
         std::string end;
@@ -332,7 +340,7 @@ private:
             TRY(out.otherwise, nodes(depth + 1, end));
         }
         if (end != "end")
-            return base::Failure(wrong(os::text("{{", word, "}} has no {{end}}")));
+            return base::Failure(format_error(os::text("{{", word, "}} has no {{end}}")));
         return out;
     }
 
@@ -348,7 +356,7 @@ private:
                 TRY(value.advance());
         }
         if (!value.at(":="))
-            return base::Failure(wrong("':=' is missing"));
+            return base::Failure(format_error("':=' is missing"));
         return value.advance();
     }
 
@@ -359,94 +367,23 @@ private:
 
 // ---- printing
 
-std::string printed(const Json& value, int depth = 0) {
-    if (value.is_string())
-        return value.get<std::string>();
-    if (value.is_null())
-        return "<no value>";
-    if (!value.is_structured() || depth > deepest)
-        return pod::to_text(value);
-    std::string out;
-    for (const auto& [key, one] : value.items()) {
-        out += out.empty() ? "" : " ";
-        out += (value.is_object() ? key + ":" : "") + printed(one, depth + 1);
-    }
-    return value.is_object() ? "map[" + out + "]" : "[" + out + "]";
-}
-
-bool is_true(const Json& value) {
-    if (value.is_string())
-        return !value.get_ref<const std::string&>().empty();
-    if (value.is_boolean())
-        return value.get<bool>();
-    return value.is_number() ? value != 0 : !value.empty();
-}
-
-os::Result<Json> index_of(const Json& value, const Json& key) {
-    if (value.is_object() && key.is_string()) {
-        const Json* found = pod::find(value, key.get<std::string>());
-        return found != nullptr ? *found : Json("");
-    }
-    if (value.is_array() && key.is_number_integer() && key >= 0 && key < value.size())
-        return value[key.get<std::size_t>()];
-    return base::Failure(
-        wrong(os::text("index ", pod::to_text(key), ": there is no such element")));
-}
-
-std::string changed(std::string text, int (*change)(int)) {
-    std::transform(text.begin(), text.end(), text.begin(),
-                   [change](unsigned char c) { return static_cast<char>(change(c)); });
-    return text;
-}
-
-os::Result<Json> call(const std::string& name, const std::vector<Json>& given) {
-    const std::size_t count = given.size();
-    const auto needs = [&](std::size_t least) { return count >= least; };
-    if (name == "json" && count == 1)
-        return Json(pod::to_text(given[0]));
-    if (name == "len" && count == 1)
-        return Json(given[0].is_string() ? printed(given[0]).size() : given[0].size());
-    if (name == "index" && needs(1)) {
-        Json out = given[0];
-        for (std::size_t i = 1; i < count; ++i) {
-            TRY(out, index_of(out, given[i]));
-        }
-        return out;
-    }
-    if (name == "join" && count == 2 && given[0].is_array()) {
-        std::string out;
-        for (std::size_t i = 0; i < given[0].size(); ++i)
-            out += (i == 0 ? "" : printed(given[1])) + printed(given[0][i]);
-        return Json(out);
-    }
-    if (name == "lower" && count == 1)
-        return Json(changed(printed(given[0]), std::tolower));
-    if (name == "upper" && count == 1)
-        return Json(changed(printed(given[0]), std::toupper));
-    if ((name == "print" || name == "println") && needs(1)) {
-        std::string out;
-        for (std::size_t i = 0; i < count; ++i)
-            out += (i != 0 && name == "println" ? " " : "") + printed(given[i]);
-        return Json(name == "println" ? out + "\n" : out);
-    }
-    if (name == "not" && count == 1)
-        return Json(!is_true(given[0]));
-    if ((name == "eq" || name == "ne") && count == 2)
-        return Json((given[0] == given[1]) == (name == "eq"));
-    if ((name == "and" || name == "or") && needs(1)) {
-        const auto found = std::find_if(given.begin(), given.end() - 1, [&](const Json& one) {
-            return is_true(one) == (name == "or");
-        });
-        return *found;
-    }
-    return base::Failure(wrong(os::text("there is no function ", name, " of ", count, " values")));
-}
-
 // What is known at one place of the template.
 struct Scope {
     const Json* dot = nullptr;
     std::map<std::string, Json> variables;
 };
+
+os::Result<Json> value_of(const Expression& expression, const Scope& scope);
+
+os::Result<std::vector<Json>> values_of(const std::vector<Expression>& expressions,
+                                        const Scope& scope) {
+    std::vector<Json> out;
+    for (const Expression& one : expressions) {
+        TRY(Json value, value_of(one, scope));
+        out.push_back(std::move(value));
+    }
+    return out;
+}
 
 os::Result<Json> value_of(const Expression& expression, const Scope& scope) {
     Json out;
@@ -457,22 +394,22 @@ os::Result<Json> value_of(const Expression& expression, const Scope& scope) {
     if (expression.kind == Expression::Kind::Variable) {
         const auto found = scope.variables.find(expression.name);
         if (found == scope.variables.end())
-            return base::Failure(wrong(os::text("there is no variable ", expression.name)));
+            return base::Failure(format_error(os::text("there is no variable ", expression.name)));
         out = found->second;
     }
     if (expression.kind == Expression::Kind::Call) {
-        std::vector<Json> given;
-        for (const Expression& one : expression.arguments) {
-            TRY(Json value, value_of(one, scope));
-            given.push_back(std::move(value));
-        }
-        TRY(out, call(expression.name, given));
+        TRY(const std::vector<Json> given, values_of(expression.arguments, scope));
+        TRY(out, call_function(expression.name, given));
     }
     for (const std::string& field : expression.path) {
         // pod::find() does not tell null from nothing.
         if (!out.is_object() || !out.contains(field))
-            return base::Failure(wrong(os::text("there is no field ", field)));
+            return base::Failure(format_error(os::text("there is no field ", field)));
         out = Json(out[field]);
+    }
+    if (!expression.given.empty()) {
+        TRY(const std::vector<Json> given, values_of(expression.given, scope));
+        TRY(out, call_method(expression.path.back(), out, given));
     }
     return out;
 }

@@ -11,6 +11,8 @@
 #include <fmt/format.h>
 
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/format_functions.hpp"
+#include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
 
 namespace joey::containers {
@@ -180,6 +182,39 @@ std::string event_line(const Json& event) {
            "\n";
 }
 
+// Docker's templates call the fields by other names than its JSON does, and some by two.
+Json event_for_template(const Json& event) {
+    Json out = event;
+    const Json& actor = actor_of(event);
+    out["Status"] = pod::string_of(event, "Action");
+    out["ID"] = pod::string_of(actor, "ID");
+    out["From"] = std::string();
+    if (const auto attributes = pod::string_map_of(actor, "Attributes");
+        attributes.contains("image"))
+        out["From"] = attributes.at("image");
+    out["Scope"] = "local";
+    out["Time"] = pod::int_of(event, "time");
+    out["TimeNano"] = pod::int_of(event, "timeNano");
+    return out;
+}
+
+os::Result<std::string> event_text(const Json& event, const std::string& format) {
+    if (is_json_format(format))
+        return pod::to_text(event) + "\n";
+    return format.empty() ? event_line(event)
+                          : format_all(format, {event_for_template(event)}, Json::object());
+}
+
+os::Result<void> check_event_format(const std::string& format) {
+    if (format.empty() || is_json_format(format))
+        return {};
+    if (!FormatTemplate::is_template(format) || format.starts_with("table "))
+        return os::fail(os::Code::InvalidArgument, "events: --format ", format,
+                        ": give json or a template such as {{.Action}} {{.Actor.ID}}");
+    TRY(FormatTemplate::parse(format));
+    return {};
+}
+
 // The lines of the events' file, as they come, across a change of files.
 class EventReader {
 public:
@@ -233,17 +268,23 @@ os::Result<int> events(Session& session, const Arguments& arguments) {
     // Without --since: what happens from now on.
     if (!arguments.has("since") && !arguments.has("until"))
         span.since = now_nanoseconds();
-    const bool json = arguments.value("format") == "json";
+    const std::string format = arguments.value("format");
+    TRY(check_event_format(format));
     const std::vector<std::string> filters = arguments.values("filter");
     EventReader reader(session.registry.path() + "/events.jsonl");
+    os::Result<void> told;
     for (;;) {
         const bool over = now_nanoseconds() > span.until;
         reader.read([&](const Json& event) {
-            if (!span.has(pod::int_of(event, "timeNano")) || !fits_event(event, filters))
+            if (!told || !span.has(pod::int_of(event, "timeNano")) || !fits_event(event, filters))
                 return;
-            const std::string line = json ? pod::to_text(event) + "\n" : event_line(event);
-            static_cast<void>(std::fwrite(line.data(), 1, line.size(), stdout));
+            const auto line = event_text(event, format);
+            if (line)
+                static_cast<void>(std::fwrite(line->data(), 1, line->size(), stdout));
+            else
+                told = base::Failure(line.error());
         });
+        TRY(told);
         if (std::fflush(stdout) != 0 || over)
             return 0;
         constexpr int interval = 100; // milliseconds

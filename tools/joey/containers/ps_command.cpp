@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/format_functions.hpp"
 #include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
 #include "tools/joey/containers/table.hpp"
@@ -115,6 +116,13 @@ Json row_json(const Row& row, std::int64_t now, bool whole) {
         {"Pod", row.container.pod}};
 }
 
+// What a template can ask besides: {{.Label "key"}}.
+Json row_for_template(const Row& row, std::int64_t now, bool whole) {
+    Json out = row_json(row, now, whole);
+    out["Label"] = row.container.labels;
+    return out;
+}
+
 // Of a table whose columns somebody chose.
 Json heading() {
     return Json{{"ID", "CONTAINER ID"},
@@ -127,6 +135,7 @@ Json heading() {
                 {"Status", "STATUS"},
                 {"Names", "NAMES"},
                 {"Labels", "LABELS"},
+                {"Label", ""},
                 {"Mounts", "MOUNTS"},
                 {"Networks", "NETWORKS"},
                 {"Pod", "POD"}};
@@ -221,8 +230,9 @@ os::Result<std::vector<Row>> wanted_rows(Session& session, const Arguments& argu
 
 os::Result<int> ps(Session& session, const Arguments& arguments) {
     const std::string format = arguments.value("format", "table");
-    const bool is_template = FormatTemplate::is_template(format);
-    if (format != "table" && format != "json" && !is_template)
+    const bool is_json = is_json_format(format);
+    const bool is_template = !is_json && FormatTemplate::is_template(format);
+    if (format != "table" && !is_json && !is_template)
         return os::fail(os::Code::InvalidArgument, "ps: --format ", format,
                         ": give table, json or a template such as {{.Names}}");
     const bool whole = arguments.has("no-trunc");
@@ -234,11 +244,12 @@ os::Result<int> ps(Session& session, const Arguments& arguments) {
             out += (whole ? row.container.id : row.container.short_id()) + "\n";
         return print(out);
     }
-    if (format == "json" || is_template) {
+    if (is_json || is_template) {
         std::vector<Json> documents;
         documents.reserve(rows.size());
         for (const Row& row : rows)
-            documents.push_back(row_json(row, now, whole));
+            documents.push_back(is_template ? row_for_template(row, now, whole)
+                                            : row_json(row, now, whole));
         if (is_template) {
             TRY(out, format_all(format, documents, heading()));
             return print(out);

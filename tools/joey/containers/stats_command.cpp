@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/format_functions.hpp"
+#include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
 #include "tools/joey/containers/table.hpp"
 
@@ -87,18 +89,38 @@ constexpr const char* headings[] = {"CONTAINER ID", "NAME",      "CPU %", "MEM U
                                     "MEM %",        "BLOCK I/O", "PIDS"};
 constexpr const char* keys[] = {"ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "BlockIO", "PIDs"};
 
-std::string report(const std::vector<std::vector<std::string>>& rows, bool json) {
-    if (json) {
+Json named(const std::vector<std::string>& row) {
+    Json out;
+    for (std::size_t i = 0; i < row.size(); ++i)
+        out[keys[i]] = row[i];
+    return out;
+}
+
+// What Docker's users may ask for besides. A VM's network is its pod's, not a container's.
+Json for_template(const std::vector<std::string>& row, const char* container, const char* network) {
+    Json out = named(row);
+    out["Container"] = container == nullptr ? row[1] : container;
+    out["NetIO"] = network;
+    return out;
+}
+
+os::Result<std::string> report(const std::vector<std::vector<std::string>>& rows,
+                               const std::string& format) {
+    if (is_json_format(format)) {
         std::string out;
-        for (const auto& row : rows) {
-            Json line;
-            for (std::size_t i = 0; i < row.size(); ++i)
-                line[keys[i]] = row[i];
-            out += pod::to_text(line) + "\n";
-        }
+        for (const auto& row : rows)
+            out += pod::to_text(named(row)) + "\n";
         return out;
     }
-    std::vector<std::vector<std::string>> cells = {{std::begin(headings), std::end(headings)}};
+    const std::vector<std::string> heading(std::begin(headings), std::end(headings));
+    if (FormatTemplate::is_template(format)) {
+        std::vector<Json> documents;
+        documents.reserve(rows.size());
+        for (const auto& row : rows)
+            documents.push_back(for_template(row, nullptr, "-- / --"));
+        return format_all(format, documents, for_template(heading, "CONTAINER", "NET I/O"));
+    }
+    std::vector<std::vector<std::string>> cells = {heading};
     cells.insert(cells.end(), rows.begin(), rows.end());
     return table(cells);
 }
@@ -107,9 +129,11 @@ std::string report(const std::vector<std::vector<std::string>>& rows, bool json)
 
 os::Result<int> stats(Session& session, const Arguments& arguments) {
     const std::string format = arguments.value("format", "table");
-    if (format != "table" && format != "json")
+    const bool is_json = is_json_format(format);
+    if (format != "table" && !is_json && !FormatTemplate::is_template(format))
         return os::fail(os::Code::InvalidArgument, "stats: --format ", format,
-                        ": give table or json");
+                        ": give table, json or a template such as {{.Name}} {{.CPUPerc}}");
+    TRY(report({}, format)); // what is wrong with it is said at once
     const bool once = arguments.has("no-stream");
     constexpr int second = 1000;
     std::map<std::string, Sample> samples;
@@ -130,8 +154,9 @@ os::Result<int> stats(Session& session, const Arguments& arguments) {
         }
         // How fast the CPU is used shows with the second sample.
         if (round > 0) {
-            const bool clears = !once && format == "table" && ::isatty(STDOUT_FILENO) == 1;
-            TRY(print((clears ? "\x1b[2J\x1b[H" : "") + report(rows, format == "json")));
+            const bool clears = !once && !is_json && ::isatty(STDOUT_FILENO) == 1;
+            TRY(const std::string text, report(rows, format));
+            TRY(print((clears ? "\x1b[2J\x1b[H" : "") + text));
         }
         if (round > 0 && once)
             return 0;
