@@ -7,7 +7,9 @@
 //
 // Programs that this filter disturbs (those that look at their own seccomp mode, or install a
 // listener, of which Linux allows one) may fail here: what they do is judged by the suite
-// guest-on-host. What counts here is which calls they made.
+// guest-on-host. What counts here is which calls they made. A signal that comes between a call and
+// its report makes the call fail with EINTR, whichever it is: a program that failed runs again,
+// with the calls that it has made by then unreported, until it ends well or makes no others.
 #include <atomic>
 #include <bitset>
 #include <cerrno>
@@ -139,14 +141,20 @@ void serve(int listener, Calls& seen) {
     (void)ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
 }
 
+struct Outcome {
+    bool in_time = true;
+    int status = 0; // of waitpid(2)
+    size_t new_calls = 0;
+};
+
 // Runs a program to the end of its last process; what it leaves running is ended with it. Adds to
-// `all` what it calls. Returns false if it took too long.
-bool record(const char* path, Calls& all) {
+// `all` what it calls.
+Outcome record(const char* path, Calls& all) {
     const Child child = start(path, all);
     Calls seen;
     const auto begin = std::chrono::steady_clock::now();
     const auto end = begin + time_for_one;
-    bool in_time = true;
+    Outcome outcome;
     for (bool over = false;;) {
         pollfd ready{child.listener, POLLIN, 0};
         const int count = poll(&ready, 1, over ? 0 : 1000);
@@ -161,22 +169,22 @@ bool record(const char* path, Calls& all) {
             waitid(P_PID, static_cast<id_t>(child.pid), &gone, WEXITED | WNOHANG | WNOWAIT) == 0 &&
             gone.si_pid != 0;
         if (!over && std::chrono::steady_clock::now() > end) {
-            in_time = false;
+            outcome.in_time = false;
             kill(-child.pid, SIGKILL);
             kill(child.pid, SIGKILL);
             break;
         }
     }
     close(child.listener); // what still runs gets ENOSYS from now on
-    int status = 0;
-    waitpid(child.pid, &status, 0);
+    waitpid(child.pid, &outcome.status, 0);
     kill(-child.pid, SIGKILL);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    std::printf("# %s: %zu new calls, status %#x, %.1f s\n", path, (seen & ~all).count(),
-                static_cast<unsigned>(status), seconds.count());
+    outcome.new_calls = (seen & ~all).count();
+    std::printf("# %s: %zu new calls, status %#x, %.1f s\n", path, outcome.new_calls,
+                static_cast<unsigned>(outcome.status), seconds.count());
     std::fflush(stdout);
     all |= seen;
-    return in_time;
+    return outcome;
 }
 
 } // namespace
@@ -185,7 +193,11 @@ int main(int count, char** programs) {
     Calls all;
     bool good = count > 1;
     for (int i = 1; i < count; i++) {
-        if (!record(programs[i], all)) {
+        Outcome outcome;
+        do
+            outcome = record(programs[i], all);
+        while (outcome.in_time && outcome.status != 0 && outcome.new_calls != 0);
+        if (!outcome.in_time) {
             std::printf("%s: did not end\n", programs[i]);
             good = false;
         }
