@@ -498,6 +498,18 @@ Result<void> delete_posix_timer(i32 id) {
     return {};
 }
 
+Result<void> list_posix_timers(Process& process, Vector<PosixTimerListing>& out) {
+    SpinGuard tree(process_tree_lock()); // its end takes them away under it
+    ProcessTimers* timers = process.timers;
+    if (timers == nullptr)
+        return {};
+    SpinGuard guard(timers->lock);
+    for (const Ref<PosixTimer>& timer : timers->timers)
+        if (timer)
+            TRY(out.push_back({timer->id, timer->request}));
+    return {};
+}
+
 void delete_posix_timers(Process& process) {
     ProcessTimers* timers = process.timers;
     if (timers == nullptr)

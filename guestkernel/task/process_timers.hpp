@@ -4,6 +4,7 @@
 #include "guestkernel/core/result.hpp"
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/core/types.hpp"
+#include "guestkernel/lib/vector.hpp"
 
 namespace kernel {
 
@@ -40,6 +41,12 @@ Result<TimerSetting> set_posix_timer(i32 id, TimerSetting setting, bool absolute
 Result<TimerSetting> get_posix_timer(i32 id);
 Result<i32> posix_timer_overrun(i32 id);
 Result<void> delete_posix_timer(i32 id);
+struct PosixTimerListing {
+    i32 id;
+    PosixTimerRequest request;
+};
+// Of any process, for /proc/PID/timers.
+Result<void> list_posix_timers(Process& process, Vector<PosixTimerListing>& out);
 
 void destroy_process_timers(Process& process); // at the end of the process
 void delete_posix_timers(Process& process);    // exec

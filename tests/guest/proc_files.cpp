@@ -218,6 +218,39 @@ void machine_files() {
     close(label);
 }
 
+// The timers of a process, the newest first.
+void posix_timers() {
+    const std::string self = std::to_string(getpid());
+    CHECK(contents_of("/proc/self/timers").empty());
+    int usual = -1, thread = -1, quiet = -1;
+    CHECK(syscall(SYS_timer_create, CLOCK_MONOTONIC, nullptr, &usual) == 0);
+    struct sigevent event {};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = SIGUSR1;
+    event.sigev_value.sival_ptr = reinterpret_cast<void*>(uintptr_t{0x1234});
+    event._sigev_un._tid = getpid();
+    CHECK(syscall(SYS_timer_create, CLOCK_PROCESS_CPUTIME_ID, &event, &thread) == 0);
+    event.sigev_notify = SIGEV_NONE;
+    CHECK(syscall(SYS_timer_create, CLOCK_REALTIME, &event, &quiet) == 0);
+    const auto described = [](int id, const std::string& signal, const std::string& notify,
+                              int clock) {
+        return "ID: " + std::to_string(id) + "\nsignal: " + signal + "\nnotify: " + notify +
+               "\nClockID: " + std::to_string(clock) + "\n";
+    };
+    char value[17];
+    std::snprintf(value, sizeof value, "%016x", static_cast<unsigned>(usual));
+    const std::string text = contents_of("/proc/" + self + "/timers");
+    const std::string first = described(usual, std::string("14/") + value, "signal/pid." + self, 1);
+    const std::string second = described(thread, "10/0000000000001234", "signal/tid." + self, -6);
+    CHECK(has(text, first) && has(text, second) && text.find(second) < text.find(first));
+    CHECK(has(text, "notify: none/pid." + self + "\nClockID: 0\n"));
+    CHECK(syscall(SYS_timer_delete, thread) == 0 && syscall(SYS_timer_delete, quiet) == 0);
+    CHECK(contents_of("/proc/self/timers") == first);
+    CHECK(syscall(SYS_timer_delete, usual) == 0);
+    CHECK(contents_of("/proc/self/timers").empty());
+    CHECK(access("/proc/thread-self/timers", F_OK) != 0); // of the process only
+}
+
 } // namespace
 
 int main() {
@@ -228,4 +261,5 @@ int main() {
     keys();
     descriptors(dir);
     machine_files();
+    posix_timers();
 }

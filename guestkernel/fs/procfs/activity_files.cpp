@@ -1,10 +1,14 @@
 // What /proc/PID tells of a process's doings: I/O, the call it is in, its children; proc(5).
 #include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/signal.h>
+#include <linux/time.h>
 
 #include "guestkernel/arch/trap_frame.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/task/process_timers.hpp"
 
 namespace kernel::procfs {
 
@@ -98,6 +102,29 @@ Result<void> show_children(TextBuilder& out, const TableContext& of) {
     for (const Process& child : process->children)
         if (child.parent_task == of.tid)
             out.print("{} ", child.pid);
+    return {};
+}
+
+// The newest first; CPU clocks as the numbers that mean the caller's own.
+Result<void> show_timers(TextBuilder& out, const TableContext& of) {
+    TRY(const Ref<Process> process, subject_process(of));
+    Vector<PosixTimerListing> timers;
+    TRY(list_posix_timers(*process, timers));
+    for (usize i = timers.size(); i-- > 0;) {
+        const PosixTimerRequest& timer = timers[i].request;
+        const bool to_thread = timer.tid != 0;
+        out.print("ID: {}\nsignal: {}/", timers[i].id, timer.signal);
+        out.hex(timer.value_is_id ? static_cast<u64>(timers[i].id) : timer.value, 16);
+        out.append(timer.notify == SIGEV_NONE     ? "\nnotify: none/"
+                   : timer.notify == SIGEV_THREAD ? "\nnotify: thread/"
+                                                  : "\nnotify: signal/");
+        out.append(to_thread ? "tid." : "pid.");
+        out.print("{}\nClockID: ", pid_in(of.pids, to_thread ? timer.tid : of.pid));
+        constexpr i32 own_process = -6, own_thread = -2;
+        out.print("{}\n", timer.clock == CLOCK_PROCESS_CPUTIME_ID  ? own_process
+                          : timer.clock == CLOCK_THREAD_CPUTIME_ID ? own_thread
+                                                                   : timer.clock);
+    }
     return {};
 }
 

@@ -206,6 +206,7 @@ constexpr TableNumbers thread_numbers = {"", next_thread, thread_exists, with_th
 // clang-format off
 constexpr TableEntry process_children[] = {
     COMMON_ENTRIES
+    {.name = "timers", .mode = for_all, .show = show_timers, .owner = owned},
     {.name = "timerslack_ns",
      .mode = mode_regular | 0666,
      .show = show_timer_slack,
