@@ -13,6 +13,7 @@
 #include <linux/taskstats.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
@@ -153,10 +154,25 @@ void* short_thread(void* tid) {
     return nullptr;
 }
 
+// Only who sees all numbers may listen: in a namespace of pids or users Linux says EINVAL.
+bool may_listen() {
+    char pids[64] = {}, users[64] = {};
+    CHECK(readlink("/proc/self/ns/pid", pids, sizeof pids - 1) > 0);
+    CHECK(readlink("/proc/self/ns/user", users, sizeof users - 1) > 0);
+    return std::string(pids) == "pid:[4026531836]" && std::string(users) == "user:[4026531837]";
+}
+
 void ends(int fd, uint16_t family) {
     const std::string cpus = "0-" + std::to_string(sysconf(_SC_NPROCESSORS_CONF) - 1);
-    CHECK(ask(fd, std::move(command(family, NLM_F_ACK)
-                                .text(TASKSTATS_CMD_ATTR_REGISTER_CPUMASK, cpus.c_str()))) == 0);
+    const int error = ask(
+        fd,
+        std::move(
+            command(family, NLM_F_ACK).text(TASKSTATS_CMD_ATTR_REGISTER_CPUMASK, cpus.c_str())));
+    CHECK(error == (may_listen() ? 0 : EINVAL));
+    if (error != 0) {
+        std::puts("not in the initial namespaces: nothing to hear of ends");
+        return;
+    }
     const pid_t quiet = fork();
     if (quiet == 0)
         _exit(7);
@@ -201,9 +217,10 @@ void ends(int fd, uint16_t family) {
 // A listener that closes is forgotten; of itself a thread hears in every network.
 void namespaces(uint16_t family) {
     const int heard = open_socket(NETLINK_GENERIC);
-    CHECK(ask(heard,
-              std::move(
-                  command(family, NLM_F_ACK).text(TASKSTATS_CMD_ATTR_REGISTER_CPUMASK, "0"))) == 0);
+    CHECK(
+        ask(heard,
+            std::move(command(family, NLM_F_ACK).text(TASKSTATS_CMD_ATTR_REGISTER_CPUMASK, "0"))) ==
+        (may_listen() ? 0 : EINVAL));
     close(heard);
     const pid_t child = fork();
     if (child == 0) {
@@ -228,6 +245,8 @@ void namespaces(uint16_t family) {
 
 int main() {
     const int fd = open_socket(NETLINK_GENERIC);
+    const timeval patience = {60, 0}; // a notice that does not come is a failure
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0);
     const uint16_t family = family_of(fd);
     one_thread(fd, family);
     refusals(fd, family);
