@@ -21,6 +21,7 @@
 #include "guestkernel/drivers/virtio_mmio.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/ip.hpp"
+#include "guestkernel/net/offload_header.hpp"
 #include "guestkernel/net/route.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/sched/work.hpp"
@@ -53,18 +54,11 @@ constexpr u64 wanted_features = bit(feature_csum) | bit(feature_guest_csum) | bi
                                 bit(feature_host_tso6) | bit(feature_mrg_rxbuf) |
                                 bit(feature_status) | bit(feature_ctrl_vq) | bit(feature_mq);
 
-struct Header {
-    u8 flags;
-    u8 gso_type;
-    u16 header_length;
-    u16 gso_size;
-    u16 csum_start;
-    u16 csum_offset;
+struct Header { // struct virtio_net_hdr
+    net::OffloadHeader offloads;
     u16 num_buffers;
 };
 static_assert(sizeof(Header) == 12);
-constexpr u8 needs_csum = 1, data_valid = 2; // Header::flags
-constexpr u8 gso_ecn = 0x80;                 // Header::gso_type
 
 constexpr u32 config_status = 6, config_max_pairs = 8, config_mtu = 10;
 constexpr u16 link_up = 1;
@@ -141,21 +135,6 @@ bool NetDevice::room_locked(NetPair& pair, usize descriptors) {
     }
 }
 
-void fill_header(Header& header, net::Packet& packet) {
-    header = {};
-    if (packet.checksum_state != net::ChecksumState::Partial)
-        return;
-    header.flags = needs_csum;
-    header.csum_start = static_cast<u16>(packet.checksum_start_offset());
-    header.csum_offset = packet.checksum_offset;
-    if (packet.segmentation == net::Segmentation::None)
-        return;
-    header.gso_type = static_cast<u8>(static_cast<u8>(packet.segmentation) |
-                                      (packet.segments_have_ecn ? gso_ecn : 0));
-    header.gso_size = packet.segment_size;
-    header.header_length = static_cast<u16>(packet.linear_length());
-}
-
 bool NetDevice::start_transmit(unsigned queue, net::PacketPtr& packet) {
     NetPair& pair = pairs_[queue];
     if (!room_locked(pair, 1 + packet->fragments().size())) {
@@ -165,8 +144,7 @@ bool NetDevice::start_transmit(unsigned queue, net::PacketPtr& packet) {
         packet = {};
         return true;
     }
-    Header header;
-    fill_header(header, *packet);
+    const Header header{net::describe_offloads(*packet), 0};
     packet = net::Packet::with_headroom(std::move(packet), sizeof header);
     if (!packet) {
         net::count(counters.tx_dropped);
@@ -225,27 +203,6 @@ bool NetDevice::append_buffer(net::Packet& packet, FrameRef buffer, u32 offset, 
     return packet.append_fragment(buffer, offset, bytes);
 }
 
-// The device's word about checksum and segments; false: it makes no sense.
-bool apply_header(const Header& header, net::Packet& packet) {
-    if ((header.flags & needs_csum) != 0) {
-        if (!packet.set_partial_checksum(header.csum_start, header.csum_offset))
-            return false;
-    } else if ((header.flags & data_valid) != 0) {
-        packet.checksum_state = net::ChecksumState::Verified;
-    }
-    const u8 type = header.gso_type & static_cast<u8>(~gso_ecn);
-    if (type == 0)
-        return true;
-    const bool known = type == static_cast<u8>(net::Segmentation::Tcp4) ||
-                       type == static_cast<u8>(net::Segmentation::Tcp6);
-    if (!known || header.gso_size == 0)
-        return false;
-    packet.segmentation = static_cast<net::Segmentation>(type);
-    packet.segment_size = header.gso_size;
-    packet.segments_have_ecn = (header.gso_type & gso_ecn) != 0;
-    return true;
-}
-
 // The packet that begins in this buffer, with all the buffers that belong to it. Null: dropped.
 net::PacketPtr NetDevice::take_packet(NetPair& pair, const Virtqueue::Used& first) {
     FrameRef buffer = FrameRef::adopt(static_cast<Frame*>(first.token));
@@ -277,7 +234,7 @@ net::PacketPtr NetDevice::take_packet(NetPair& pair, const Virtqueue::Used& firs
         buffer = FrameRef::adopt(static_cast<Frame*>(next.token));
         whole = whole && append_buffer(*packet, std::move(buffer), 0, next.written);
     }
-    if (!whole || !apply_header(header, *packet))
+    if (!whole || !net::apply_offloads(header.offloads, *packet))
         return {};
     return packet;
 }

@@ -10,6 +10,8 @@ void register_memory_devices();
 // Of ipc/, which has no file system of its own: /dev/userfaultfd, a miscellaneous device.
 inline constexpr u32 userfault_major = 10, userfault_minor = 126;
 void register_userfault_device();
+// Of net/tun: /dev/net/tun.
+inline constexpr u32 tun_major = 10, tun_minor = 200;
 
 Result<Ref<File>> make_log_device(const Path& path, Ref<Inode> inode, u32 flags); // /dev/kmsg
 

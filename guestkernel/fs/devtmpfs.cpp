@@ -28,6 +28,7 @@ constexpr Node nodes[] = {
     {"vsock", mode_char | 0666, misc_major, vsock_minor},
     {"userfaultfd", mode_char | 0600, userfault_major, userfault_minor},
     {"fuse", mode_char | 0666, 10, 229},
+    {"net", mode_directory | 0755, 0, 0},
     {"tty", mode_char | 0666, 5, 0},
     {"console", mode_char | 0600, 5, 1},
     {"ptmx", mode_char | 0666, 5, 2},
@@ -57,6 +58,9 @@ Result<void> populate(TmpfsSuperblock& superblock) {
         TRY(root->create(node.name, node.mode, make_device(node.major, node.minor), 0, 0));
     for (const Link& link : links)
         TRY(root->symlink(link.name, link.target, 0, 0));
+    TRY(const Ref<Inode> net, root->lookup("net"));
+    MutexGuard inner(net->mutex());
+    TRY(net->create("tun", mode_char | 0666, make_device(tun_major, tun_minor), 0, 0));
     return {};
 }
 

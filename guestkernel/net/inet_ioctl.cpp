@@ -92,9 +92,12 @@ Result<void> set_address(Stack& stack, Interface& interface, const Request& requ
             TRY(stack.remove_address(interface, before.address, before.prefix_length));
         return {};
     }
-    // The class of the address, as it was before there were masks.
+    // The class of the address, as it was before there were masks; nobody else on a link of two.
     const u32 value = wanted.address.v4_value();
-    wanted.prefix_length = (value >> 31) == 0 ? 8 : (value >> 30) == 2 ? 16 : 24;
+    wanted.prefix_length = (interface.flags() & iff_point_to_point) != 0 ? 32
+                           : (value >> 31) == 0                          ? 8
+                           : (value >> 30) == 2                          ? 16
+                                                                         : 24;
     wanted.flags = IFA_F_PERMANENT;
     wanted.scope = wanted.address.is_loopback() ? scope_host : scope_universe;
     if ((interface.flags() & iff_broadcast) != 0)

@@ -146,7 +146,7 @@ Result<void> TableNode::set_attributes(const Attributes&, u32 mask) {
 Result<Ref<Inode>> TableNode::lookup(std::string_view name) {
     auto& fs = static_cast<TableSuperblock&>(*superblock_);
     for (const TableEntry& child : entry_.children)
-        if (child.name == name) {
+        if (child.name == name && child.present_in(context_)) {
             TRY(auto node, make_ref<TableNode>(fs, child, context_));
             return Ref<Inode>(std::move(node));
         }
@@ -255,7 +255,8 @@ Result<u64> TableDirectory::read_directory(DirectorySink& sink, u64 offset) {
     const u64 base = 2 + entry.children.size();
     while (offset < base) {
         const TableEntry& child = entry.children[offset - 2];
-        if (!sink.add(child.name, node_number(child, node().context()), directory_type(child.mode),
+        if (child.present_in(node().context()) &&
+            !sink.add(child.name, node_number(child, node().context()), directory_type(child.mode),
                       offset + 1))
             return offset;
         offset++;

@@ -67,6 +67,9 @@ struct TableEntry {
     // Who owns it, if not root; and the mode of symlinks whose mode says something.
     void (*owner)(const TableContext& of, u32& uid, u32& gid) = nullptr;
     u32 (*link_mode)(const TableContext& of) = nullptr;
+    // Of those that are not everywhere: whether it is here.
+    bool (*present)(const TableContext& of) = nullptr;
+    bool present_in(const TableContext& of) const { return present == nullptr || present(of); }
 };
 
 class TableSuperblock : public Superblock {

@@ -10,6 +10,7 @@
 #include "guestkernel/net/netlink/route/operational.hpp"
 #include "guestkernel/net/netlink/uevent.hpp"
 #include "guestkernel/net/stack.hpp"
+#include "guestkernel/net/tun/tun_interface.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel::sysfs {
@@ -305,6 +306,44 @@ constexpr TableEntry queue_entry = {.name = "", .mode = directory};
 constexpr TableNumbers queue_numbers = {"",           next_queue, queue_exists, with_queue,
                                         &queue_entry, queue_name, find_queue};
 
+// --- of tun devices
+
+const net::TunInterface* as_tun(const Interface& interface) {
+    return interface.kind() == "tun" ? static_cast<const net::TunInterface*>(&interface) : nullptr;
+}
+
+Result<void> show_tun_flags(TextBuilder& out, Interface& interface) {
+    const net::TunInterface* tun = as_tun(interface);
+    if (tun == nullptr)
+        return fail(ENODEV);
+    out.append("0x");
+    out.hex(tun->shown_flags());
+    out.append("\n");
+    return {};
+}
+
+template <bool group>
+Result<void> show_tun_owner(TextBuilder& out, Interface& interface) {
+    const net::TunInterface* tun = as_tun(interface);
+    if (tun == nullptr)
+        return fail(ENODEV);
+    const u32 id = (group ? tun->owner_group : tun->owner).load();
+    const UserNamespace* space = current_task().credentials->user_ns.get();
+    out.print("{}\n",
+              id == net::TunInterface::nobody ? i64{-1} : i64{from_global_id(space, group, id)});
+    return {};
+}
+
+template <auto Show>
+constexpr TableEntry shown_of_tun(std::string_view name) {
+    TableEntry out = shown<Show>(name);
+    out.present = [](const TableContext& of) {
+        const auto found = device(of);
+        return found && as_tun(**found) != nullptr;
+    };
+    return out;
+}
+
 constexpr TableEntry device_entries[] = {
     number<address_origin>("addr_assign_type"),
     number<address_bytes>("addr_len"),
@@ -323,11 +362,13 @@ constexpr TableEntry device_entries[] = {
     changed<show_alias, store_alias>("ifalias"),
     number<[](const Interface& i) { return i.index(); }>("ifindex"),
     number<link_of>("iflink"),
+    shown_of_tun<show_tun_owner<true>>("group"),
     {.name = "link_mode", .mode = read_only, .text = "0\n"},
     changed<show_number<[](const Interface& i) { return i.mtu(); }>, store_mtu>("mtu"),
     number<name_origin>("name_assign_type"),
     changed<show_number<[](const Interface& i) { return i.group; }>, store_group>("netdev_group"),
     shown<show_operstate>("operstate"),
+    shown_of_tun<show_tun_owner<false>>("owner"),
     {.name = "queues", .mode = directory, .numbers = &queue_numbers},
     shown<show_speed>("speed"),
     {.name = "statistics", .mode = directory, .children = statistics_entries},
@@ -337,6 +378,7 @@ constexpr TableEntry device_entries[] = {
          out.append("../../../../class/net");
          return {};
      }},
+    shown_of_tun<show_tun_flags>("tun_flags"),
     changed<show_number<[](const Interface& i) { return i.tx_queue_length; }>, store_queue_length>(
         "tx_queue_len"),
     number<[](const Interface& i) { return static_cast<u32>(i.type()); }>("type"),

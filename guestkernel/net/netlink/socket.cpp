@@ -20,6 +20,7 @@
 #include "guestkernel/net/netlink/generic/generic.hpp"
 #include "guestkernel/net/netlink/route/family.hpp"
 #include "guestkernel/net/netlink/uevent.hpp"
+#include "guestkernel/net/tun/tun_interface.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel::net::netlink {
@@ -442,6 +443,7 @@ void start_netlink() {
     register_socket_family(netlink_family);
     register_netlink_protocols();
     register_links();
+    register_tun();
     filter::start_filter();
 }
 

@@ -37,7 +37,7 @@ unsigned shown_queues(const Interface& interface) {
 std::string_view queue_discipline(const Interface& interface) {
     if (!interface.is_up())
         return "noop";
-    if (interface.is_loopback() || !interface.kind().empty())
+    if (interface.is_loopback() || (!interface.kind().empty() && interface.kind() != "tun"))
         return "noqueue";
     return interface.queue_count() > 1 ? "mq" : "pfifo_fast";
 }
