@@ -140,7 +140,7 @@ public:
                 const u32 events = pty_->packet_events.exchange(0);
                 const u8 control = static_cast<u8>(events);
                 if (events != 0)
-                    return out.copy_out(&control, 1) == 1 ? Result<usize>(1) : fail(EFAULT);
+                    return out.copy_out(&control, 1) == 1 ? Result<usize>(usize{1}) : fail(EFAULT);
             }
             if (pty_->output_pending() > 0 && out.remaining() > 0) {
                 if (packets && !marked && out.copy_out(&packet_data, 1) != 1)

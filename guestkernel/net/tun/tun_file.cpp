@@ -73,7 +73,7 @@ Result<Ref<TunInterface>> TunFile::device() {
 Result<usize> TunFile::read(IoBuffer& out, u64) {
     TRY(const Ref<TunInterface> from, device());
     if (out.remaining() == 0)
-        return 0;
+        return usize{0};
     for (;;) {
         if (const PacketPtr packet = from->take())
             return put(*packet, *from, out);

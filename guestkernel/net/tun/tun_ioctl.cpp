@@ -16,15 +16,16 @@ namespace kernel::net {
 
 namespace {
 
-// struct ifreq.
-struct TunRequest {
+struct LinkAddress { // struct sockaddr
+    u16 type;
+    u8 bytes[14];
+};
+
+struct TunRequest { // struct ifreq
     char name[16];
     union {
         u16 flags;
-        struct {
-            u16 type;
-            u8 bytes[14];
-        } address;
+        LinkAddress address;
         u8 all[24];
     };
     std::string_view text() const {
