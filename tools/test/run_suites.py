@@ -189,6 +189,17 @@ def tests_of(build, suite):
             if any(name.split(":")[-1] == suite or test["name"] == suite for name in test["suite"])]
 
 
+def programs_of(build, suites):
+    """The files that the suites' tests start or need, relative to the build directory."""
+    files = {target["id"]: target["filename"] for target in json.loads(subprocess.check_output(["meson", "introspect", "--targets", build]))}
+    needed = set()
+    for test in (test for suite in suites for test in tests_of(build, suite)):
+        needed.add(os.path.join(test["workdir"], test["cmd"][0]))
+        for target in test["depends"]:
+            needed.update(files[target])
+    return {os.path.relpath(name, build) for name in needed}
+
+
 def report(outcome):
     counts = f"{outcome.passed} passed, {len(outcome.failures)} failed"
     if outcome.skipped:
@@ -206,15 +217,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--top", required=True)
     parser.add_argument("--build", help="build directory (default: TOP/build)")
-    parser.add_argument("--programs", action="store_true", help="name the suites' programs, relative to the build directory; run none")
+    parser.add_argument("--programs", action="store_true", help="name the suites' programs and what they depend on, relative to the build directory; run none")
     parser.add_argument("suites", nargs="+")
     options = parser.parse_args()
     build = options.build or os.path.join(options.top, "build")
 
     if options.programs:
-        for suite in options.suites:
-            for test in tests_of(build, suite):
-                print(os.path.relpath(os.path.join(test["workdir"], test["cmd"][0]), build))
+        print("\n".join(sorted(programs_of(build, options.suites))))
         return 0
 
     passed = failed = skipped = 0
