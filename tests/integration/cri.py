@@ -94,10 +94,18 @@ class Cri:
     def has_image(self, name):
         return self.client.call("ImageService/ImageStatus", {"image": {"image": name}}, 60)["image"] is not None
 
+    def is_ready(self):
+        try:
+            return (self.has_image(PAUSE) and self.has_image(containerd.IMAGE) and
+                    all(entry["status"] for entry in self.runtime("Status")["status"]["conditions"]))
+        except Refused as refusal:
+            if "not initialized yet" not in refusal.args[1]:  # what the plugin says while containerd starts
+                raise
+            return False
+
     def until_ready(self):
         deadline = time.monotonic() + 60 * PATIENCE
-        while not (self.has_image(PAUSE) and self.has_image(containerd.IMAGE) and
-                   all(entry["status"] for entry in self.runtime("Status")["status"]["conditions"])):
+        while not self.is_ready():
             holds("the plugin is ready", time.monotonic() < deadline, self.one.log())
             time.sleep(0.2)
 
