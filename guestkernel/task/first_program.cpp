@@ -104,7 +104,6 @@ Result<Ref<Task>> make_process(i32 pid, bool user, Process* parent, Ref<ProcessG
     process->pid_namespace = initial_namespaces->pid_for_children;
     task->namespaces = Ref<Namespaces>::share(initial_namespaces);
     set_default_limits(*process);
-    set_address_randomization(static_cast<i32>(boot_config().address_randomization));
     SpinGuard tree(process_tree_lock());
     process->tasks.push_back(*task);
     join_root_cgroup_locked();
@@ -246,6 +245,7 @@ bool is_first_program(const Process& process) {
 }
 
 Result<void> start_first_program() {
+    set_address_randomization(static_cast<i32>(boot_config().address_randomization));
     TRY(start_reaper());
     TRY(Ref<ProcessGroup> init_group, make_session(init_pid));
     TRY(Ref<Task> init, make_process(init_pid, false, nullptr, std::move(init_group)));

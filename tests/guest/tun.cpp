@@ -169,6 +169,22 @@ Bytes next_ipv4(int fd, std::size_t headers = 0) {
     }
 }
 
+sockaddr_in place(const char* address, std::uint16_t port) {
+    sockaddr_in out{};
+    out.sin_family = AF_INET;
+    out.sin_port = htons(port);
+    CHECK(inet_pton(AF_INET, address, &out.sin_addr) == 1);
+    return out;
+}
+
+// A datagram to a program on the other side; the socket that sent it.
+int say_hello(const char* address) {
+    const int sender = socket(AF_INET, SOCK_DGRAM, 0);
+    const sockaddr_in to = place(address, 9);
+    CHECK(sendto(sender, "hello", 5, 0, reinterpret_cast<const sockaddr*>(&to), sizeof to) == 5);
+    return sender;
+}
+
 short events_of(int fd) {
     pollfd ready{fd, POLLIN | POLLOUT, 0};
     CHECK(poll(&ready, 1, 0) >= 0);
@@ -321,12 +337,7 @@ void reading_waits() {
         const Bytes packet = next_ipv4(fd); // poll(2) first, then what is there
         _exit(part<iphdr>(packet, 0).protocol == IPPROTO_UDP ? 0 : 1);
     }
-    const int sender = socket(AF_INET, SOCK_DGRAM, 0);
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(9);
-    CHECK(inet_pton(AF_INET, "10.9.3.2", &to.sin_addr) == 1);
-    CHECK(sendto(sender, "hello", 5, 0, reinterpret_cast<sockaddr*>(&to), sizeof to) == 5);
+    const int sender = say_hello("10.9.3.2");
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     close(sender);
@@ -349,12 +360,7 @@ void offloads() {
     CHECK(ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6) == 0);
     control.address(name, "10.9.4.1");
     control.up(name);
-    const int sender = socket(AF_INET, SOCK_DGRAM, 0);
-    sockaddr_in to{};
-    to.sin_family = AF_INET;
-    to.sin_port = htons(9);
-    CHECK(inet_pton(AF_INET, "10.9.4.2", &to.sin_addr) == 1);
-    CHECK(sendto(sender, "hello", 5, 0, reinterpret_cast<sockaddr*>(&to), sizeof to) == 5);
+    const int sender = say_hello("10.9.4.2");
     const Bytes sent = next_ipv4(fd, 12);
     const auto header = part<OffloadHeader>(sent, 0);
     CHECK(sent.size() == 12 + sizeof(iphdr) + sizeof(udphdr) + 5);
@@ -363,9 +369,7 @@ void offloads() {
     }
     // And the other way: a datagram whose checksum is to be made.
     const int receiver = socket(AF_INET, SOCK_DGRAM, 0);
-    sockaddr_in own = to;
-    CHECK(inet_pton(AF_INET, "10.9.4.1", &own.sin_addr) == 1);
-    own.sin_port = htons(99);
+    sockaddr_in own = place("10.9.4.1", 99);
     CHECK(bind(receiver, reinterpret_cast<sockaddr*>(&own), sizeof own) == 0);
     udphdr datagram{};
     datagram.source = htons(5);

@@ -68,10 +68,6 @@ os::Result<void> do_apart(const std::function<os::Result<std::string>()>& work) 
     return {};
 }
 
-} // namespace
-
-namespace {
-
 // Where the container's shim listens, if there is one.
 struct ShimPlace {
     std::string address;
