@@ -270,3 +270,50 @@ TEST_CASE("users who go away after each call, and for good after any, leave noth
         many.add(os::text("gone after ", gone),
                  [gone](User& user) { leave_again_and_again(user, gone); });
 }
+
+TEST_CASE("containerd that was killed while it created or deleted a container ends the shim",
+          "[life]") {
+    enter_private_host();
+    Many many;
+    many.add("killed while it created", [](User& user) {
+        user.tell_vm("Create late");
+        if (!user.start_shim())
+            user.complain("the shim does not start");
+        user.send("Create", user.creation());
+        user.disconnect();
+        if (user.load())
+            user.complain("a container that is being created has a process");
+    });
+    many.add("killed while it deleted", [](User& user) {
+        user.tell_vm("Shutdown never");
+        const bool runs = user.start_shim() &&
+                          user.call<api::CreateTaskResponse>("Create", user.creation()) &&
+                          user.call<api::StartResponse>("Start", user.about<api::StartRequest>());
+        const auto ended = user.wait();
+        if (!runs || !user.call<Empty>("Kill", user.signal(SIGKILL)) ||
+            !user.until([&] { return ended->status.has_value(); }))
+            user.complain("the container does not run and end");
+        user.send("Delete", user.about<api::DeleteRequest>());
+        user.disconnect();
+        if (user.load())
+            user.complain("a container that is being deleted has a process");
+    });
+    // After any other call it is kept or ended, too.
+    const std::size_t calls = all_sent().size();
+    for (std::size_t gone = 1; gone < calls; gone += 2)
+        many.add(os::text("killed after call ", gone), [gone](User& user) {
+            leave_again_and_again(user, gone);
+            static_cast<void>(user.load());
+        });
+}
+
+TEST_CASE("a shim that has no container and that nobody talks to ends by itself", "[life]") {
+    enter_private_host();
+    User user("forgotten", 60 * 60);
+    REQUIRE(user.start_shim());
+    user.disconnect();
+    const std::string socket = shim::path_of(user.address());
+    CHECK(::access(socket.c_str(), F_OK) == 0);
+    CHECK(user.until([&] { return ::access(socket.c_str(), F_OK) != 0; }));
+    CHECK(user.complaints().empty());
+}

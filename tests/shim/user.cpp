@@ -170,14 +170,34 @@ void User::end_container() {
     }));
     if (!deleted)
         complain("the container cannot be deleted");
+    shut_down();
+}
+
+void User::shut_down() {
     static_cast<void>(call<Empty>("Shutdown", about<api::ShutdownRequest>()).has_value());
     static_cast<void>(until([&] { return !client_->is_open(); }));
     if (client_->is_open())
         complain("the shim does not end");
 }
 
+bool User::load() {
+    if (!connect()) {
+        complain("no connection to the shim that is there");
+        return true;
+    }
+    const auto pids = call<api::PidsResponse>("Pids", about<api::PidsRequest>());
+    if (pids && pids->processes_size() != 0)
+        return true;
+    const auto deleted = call<api::DeleteResponse>("Delete", about<api::DeleteRequest>());
+    if (!deleted && deleted.error().code != os::Code::NotFound)
+        complain("the shim is forgotten: " + deleted.error().message);
+    shut_down();
+    ended_ = true;
+    return false;
+}
+
 void User::finish() {
-    if (!address_.empty())
+    if (!address_.empty() && !ended_)
         end_container();
     if (!std::all_of(waits_.begin(), waits_.end(), [](const auto& one) { return one->status; }))
         complain("a Wait was never answered");

@@ -75,6 +75,10 @@ public:
     void write_input(const std::string& text) const;
     const std::vector<std::string>& topics() const { return topics_; }
 
+    // What containerd that was killed and started again does with a shim that it finds
+    // (runtime/v2/shim_load.go): one without a process is deleted and told to end, and forgotten if
+    // the deletion fails. True: it is kept.
+    bool load();
     // The end, in every state, as containerd brings it about; then nothing may be left.
     void finish();
     // What was wrong; empty if nothing was.
@@ -92,6 +96,7 @@ private:
     void make_fifo(const std::string& name);
     void listen_for_events();
     void end_container();
+    void shut_down();
     void look_for_leftovers();
 
     const std::string id_;
@@ -106,6 +111,7 @@ private:
     std::vector<std::string> topics_;
     std::vector<std::string> complaints_;
     std::vector<std::shared_ptr<Waiting>> waits_;
+    bool ended_ = false; // load() saw to it
 };
 
 } // namespace shim_test

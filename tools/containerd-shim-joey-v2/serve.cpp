@@ -56,6 +56,21 @@ os::Result<std::string> publish_by_program(const CommandLine& line, const std::s
     return std::string();
 }
 
+// containerd holds a connection as long as it knows of a shim. One that has no container and that
+// nobody has talked to for two of these is known to nobody: it would stay for ever.
+constexpr std::chrono::minutes before_forgotten(5);
+
+void end_when_forgotten(os::EventLoop& loop, const Service& service, const ttrpc::Server& server,
+                        const std::function<void()>& end, bool was_idle = false) {
+    loop.after(pod::patience(before_forgotten), [&loop, &service, &server, end, was_idle] {
+        const bool idle = !service.has_tasks() && server.connections() == 0;
+        if (idle && was_idle)
+            end();
+        else
+            end_when_forgotten(loop, service, server, end, idle);
+    });
+}
+
 } // namespace
 
 os::Result<void> serve(const CommandLine& line) {
@@ -88,6 +103,7 @@ os::Result<void> serve(const CommandLine& line) {
     loop->after(before_sweep, [&workers, root = state_root(line.name_space)] {
         workers.run([root] { return sweep(root); }, [](const os::Result<std::string>&) {});
     });
+    end_when_forgotten(*loop, service, server, end);
     log.debug("the shim serves");
     loop->run();
     return {};

@@ -159,6 +159,7 @@ void Service::created(const TaskRef& task, const api::CreateTaskRequest& request
             [this, task, reply, error = made.error()](const os::Result<std::string>&) {
                 tasks_.erase(task->id);
                 reply(base::Failure(error));
+                settled(*task);
             });
         return;
     }
@@ -180,6 +181,12 @@ void Service::created(const TaskRef& task, const api::CreateTaskRequest& request
     api::CreateTaskResponse response;
     response.set_pid(static_cast<std::uint32_t>(init.pid));
     reply(response);
+    settled(*task);
+}
+
+void Service::settled(Task& task) {
+    for (const auto& go_on : std::exchange(task.when_settled, {}))
+        go_on();
 }
 
 void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteResponse>& reply) {
@@ -189,6 +196,13 @@ void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteR
         return;
     }
     const auto& [task, process] = *found;
+    // containerd that was killed in the middle of either deletes what it does not know. An error
+    // would have it forget this shim, with all that it has.
+    const bool being_created = process == task->init && process->status == ProcessStatus::Creating;
+    if (being_created || (process == task->init && task->deleting)) {
+        task->when_settled.emplace_back([this, request, reply] { remove(request, reply); });
+        return;
+    }
     if (process->status != ProcessStatus::Stopped && process->status != ProcessStatus::Created) {
         reply(os::fail(os::Code::FailedPrecondition, "cannot delete a process that runs"));
         return;
@@ -228,11 +242,7 @@ void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteR
 }
 
 void Service::remove_container(const TaskRef& task, const Reply<api::DeleteResponse>& reply) {
-    if (std::exchange(task->deleting, true)) {
-        reply(os::fail(os::Code::FailedPrecondition, "container ", task->id,
-                       " is being deleted already"));
-        return;
-    }
+    task->deleting = true;
     const bool others_live = task->id == pod_ && tasks_.size() > 1;
     parts_.workers.run(
         [root = root_, id = task->id, rootfs = task->rootfs(), others_live] {
@@ -242,6 +252,7 @@ void Service::remove_container(const TaskRef& task, const Reply<api::DeleteRespo
             task->deleting = false;
             if (!answer) {
                 reply(base::Failure(answer.error()));
+                settled(*task);
                 return;
             }
             Process& init = *task->init;
@@ -250,6 +261,7 @@ void Service::remove_container(const TaskRef& task, const Reply<api::DeleteRespo
             init.stdio->ended();
             tasks_.erase(task->id);
             removed(*task, init, reply);
+            settled(*task);
         });
 }
 

@@ -29,6 +29,7 @@ public:
     void add_to(ttrpc::Server& server);
     // When containerd has asked for the end and there is nothing left to do.
     void on_shutdown(std::function<void()> action) { shutdown_ = std::move(action); }
+    bool has_tasks() const { return !tasks_.empty(); }
 
 private:
     template <typename Response>
@@ -48,6 +49,7 @@ private:
                  const Reply<api::CreateTaskResponse>& reply);
     void remove(const api::DeleteRequest& request, const Reply<api::DeleteResponse>& reply);
     void remove_container(const TaskRef& task, const Reply<api::DeleteResponse>& reply);
+    static void settled(Task& task); // it is created, deleted, or neither
     void removed(const Task& task, const Process& process, const Reply<api::DeleteResponse>& reply);
     void shut_down(const api::ShutdownRequest& request, const Reply<Empty>& reply);
     void connect(const api::ConnectRequest& request, const Reply<api::ConnectResponse>& reply);

@@ -45,6 +45,8 @@ struct Task {
     std::map<std::string, std::shared_ptr<Process>> execs;
     bool paused = false;
     bool deleting = false;
+    // Deletions that came while it was being created or deleted: they go on when that has ended.
+    std::vector<std::function<void()>> when_settled;
 
     std::string rootfs() const { return bundle + "/rootfs"; }
     // Null if there is none of that name.
