@@ -118,6 +118,29 @@ Result<FileSystemStats> MqueueSuperblock::stats() {
     return out;
 }
 
+Result<NoticeSocket> NoticeSocket::make(net::netlink::Endpoint& socket,
+                                        std::span<const u8, cookie_size> cookie) {
+    NoticeSocket made;
+    made.message_ = net::netlink::make_message(cookie, 0, 0);
+    if (made.message_ == nullptr)
+        return fail(ENOMEM);
+    made.socket_ = Ref<net::netlink::Endpoint>::share(&socket);
+    return made;
+}
+
+NoticeSocket::~NoticeSocket() {
+    if (message_ != nullptr)
+        net::netlink::destroy_message(message_);
+}
+
+void NoticeSocket::tell(u8 why) {
+    if (message_ == nullptr)
+        return;
+    message_->data()[cookie_size - 1] = why;
+    if (socket_->push(message_) == net::netlink::Endpoint::Push::Done)
+        message_ = nullptr;
+}
+
 MessageQueue::MessageQueue(MqueueSuperblock& home, u64 number, u32 mode, u32 uid, u32 gid, u64 most,
                            u64 size)
     : TmpfsInode(home, number, mode, 0, uid, gid), most_messages_(most), message_size_(size) {}
@@ -182,6 +205,7 @@ void MessageQueue::insert(Message& message) {
 // Requires: mutex_. Once: the registration ends.
 void MessageQueue::notify() {
     Notification to = std::exchange(notification_, Notification());
+    to.socket.tell(NoticeSocket::woken_up);
     if (!to.process || to.method != sigev_signal || to.signal == 0)
         return;
     SignalInfo info;
@@ -261,8 +285,10 @@ Result<void> MessageQueue::set_notification(Notification wanted) {
 void MessageQueue::drop_notification(const Process& owner) {
     Notification dropped;
     MutexGuard guard(mutex_);
-    if (notification_.process.get() == &owner)
-        std::swap(dropped, notification_);
+    if (notification_.process.get() != &owner)
+        return;
+    std::swap(dropped, notification_);
+    dropped.socket.tell(NoticeSocket::removed);
 }
 
 Result<void> MessageQueue::describe(String& out) {

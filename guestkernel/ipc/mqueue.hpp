@@ -6,6 +6,7 @@
 #pragma once
 
 #include "guestkernel/fs/tmpfs.hpp"
+#include "guestkernel/net/netlink/endpoint.hpp"
 #include "guestkernel/sched/mutex.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -29,6 +30,35 @@ public:
     base::Atomic<u64> queues{0};
 };
 
+// SIGEV_THREAD: a netlink socket that gets a cookie of the registering program's, whose last byte
+// says why. The C library reads it in a helper thread (mq_notify(3)).
+class NoticeSocket {
+public:
+    static constexpr usize cookie_size = 32;
+    static constexpr u8 woken_up = 1, removed = 2;
+
+    NoticeSocket() = default;
+    // ENOMEM now rather than a notice lost later.
+    static Result<NoticeSocket> make(net::netlink::Endpoint& socket,
+                                     std::span<const u8, cookie_size> cookie);
+    NoticeSocket(NoticeSocket&& other) noexcept { swap(other); }
+    NoticeSocket& operator=(NoticeSocket&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    ~NoticeSocket();
+    // Once; nothing without a socket. A socket that is closed or full loses it.
+    void tell(u8 why);
+
+private:
+    void swap(NoticeSocket& other) noexcept {
+        std::swap(socket_, other.socket_);
+        std::swap(message_, other.message_);
+    }
+    Ref<net::netlink::Endpoint> socket_;
+    net::netlink::QueuedMessage* message_ = nullptr;
+};
+
 class MessageQueue final : public TmpfsInode {
 public:
     struct Message {
@@ -42,6 +72,7 @@ public:
         int method = 0; // SIGEV_*
         int signal = 0;
         u64 value = 0;
+        NoticeSocket socket; // SIGEV_THREAD
     };
 
     // EINVAL: not within the limits; EMFILE: RLIMIT_MSGQUEUE; ENOSPC: too many queues.

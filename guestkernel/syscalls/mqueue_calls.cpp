@@ -11,7 +11,9 @@
 #include "guestkernel/fs/open.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/ipc/mqueue.hpp"
+#include "guestkernel/net/netlink/socket.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
+#include "guestkernel/syscalls/socket_helpers.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
 
 namespace kernel {
@@ -176,6 +178,22 @@ Result<long> sys_mq_timedreceive(Task& task, int fd, u64 text, u64 bytes, u64 pr
     return static_cast<long>(message->text.size());
 }
 
+namespace {
+
+// The socket is given in place of the signal, its cookie by address.
+Result<NoticeSocket> notice_socket(Task& task, const SignalEvent& event) {
+    u8 cookie[NoticeSocket::cookie_size];
+    TRY(copy_in_bytes(cookie, event.value, sizeof cookie));
+    TRY(Ref<File> file, socket_file(task, event.signal));
+    auto& socket = static_cast<SocketFile&>(*file);
+    if (socket.family() != net::netlink::netlink_family.number)
+        return fail(EINVAL);
+    return NoticeSocket::make(static_cast<net::netlink::NetlinkSocketFile&>(socket).endpoint(),
+                              cookie);
+}
+
+} // namespace
+
 Result<long> sys_mq_notify(Task& task, int fd, u64 notification) {
     SignalEvent event{};
     if (notification != 0) {
@@ -185,12 +203,10 @@ Result<long> sys_mq_notify(Task& task, int fd, u64 notification) {
             return fail(EINVAL);
         if (event.method == sigev_signal && (event.signal < 0 || event.signal > signal_count))
             return fail(EINVAL);
-        // The C library has the kernel tell its helper thread by a netlink socket, which is given
-        // in place of the signal.
-        if (event.method == sigev_thread) {
-            TRY(usable_file(task, event.signal));
-            return fail(ENOTSOCK);
-        }
+    }
+    NoticeSocket notice;
+    if (event.method == sigev_thread) {
+        TRY(notice, notice_socket(task, event));
     }
     TRY(Ref<File> file, queue_file(task, fd));
     MessageQueue& queue = static_cast<MessageQueueFile&>(*file).queue();
@@ -203,6 +219,7 @@ Result<long> sys_mq_notify(Task& task, int fd, u64 notification) {
     wanted.method = event.method;
     wanted.signal = event.signal;
     wanted.value = event.value;
+    wanted.socket = std::move(notice);
     TRY(queue.set_notification(std::move(wanted)));
     return 0;
 }

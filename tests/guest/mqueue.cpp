@@ -1,15 +1,21 @@
 // POSIX message queues. mq_overview(7).
+#include <atomic>
 #include <csignal>
 #include <cstdint>
 #include <ctime>
 #include <fcntl.h>
+#include <iterator>
 #include <mqueue.h>
+#include <numeric>
 #include <poll.h>
 #include <string>
 #include <unistd.h>
 
+#include <linux/futex.h>
+#include <linux/netlink.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -203,6 +209,86 @@ void notification() {
     CHECK(mq_close(queue) == 0 && mq_unlink(name.c_str()) == 0);
 }
 
+// In a thread of the C library's, which the kernel wakes by a netlink socket.
+void notification_by_thread() {
+    static std::atomic<int> told{0};
+    const std::string name = name_of("thread");
+    mq_attr shape{};
+    shape.mq_maxmsg = 4;
+    shape.mq_msgsize = 8;
+    const mqd_t queue = mq_open(name.c_str(), O_RDWR | O_CREAT, 0600, &shape);
+    CHECK(queue >= 0);
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD;
+    event.sigev_notify_function = [](sigval value) {
+        told = value.sival_int;
+        syscall(SYS_futex, &told, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+    };
+    event.sigev_value.sival_int = 1147;
+    CHECK(mq_notify(queue, &event) == 0);
+    CHECK_FAILS(mq_notify(queue, &event), EBUSY);
+    CHECK(mq_send(queue, "a", 1, 0) == 0);
+    const timespec patience{20, 0};
+    while (told == 0)
+        CHECK(syscall(SYS_futex, &told, FUTEX_WAIT, 0, &patience, nullptr, 0) == 0 ||
+              errno == EAGAIN || errno == EINTR);
+    CHECK(told == 1147);
+    char text[8];
+    CHECK(mq_receive(queue, text, 8, nullptr) == 1);
+    CHECK(mq_notify(queue, &event) == 0); // the registration had ended
+    CHECK(mq_notify(queue, nullptr) == 0);
+    CHECK(mq_close(queue) == 0 && mq_unlink(name.c_str()) == 0);
+}
+
+// What the C library does not show: the cookie, and the notice of a registration that ends.
+void notification_by_socket() {
+    const std::string name = name_of("socket");
+    mq_attr shape{};
+    shape.mq_maxmsg = 4;
+    shape.mq_msgsize = 8;
+    const mqd_t queue = mq_open(name.c_str(), O_RDWR | O_CREAT, 0600, &shape);
+    CHECK(queue >= 0);
+    const auto notify = [&](int socket, const void* cookie) {
+        sigevent event{};
+        event.sigev_notify = SIGEV_THREAD;
+        event.sigev_signo = socket;
+        event.sigev_value.sival_ptr = const_cast<void*>(cookie);
+        return static_cast<int>(syscall(SYS_mq_notify, queue, &event));
+    };
+    char cookie[32];
+    std::iota(std::begin(cookie), std::end(cookie), 'A');
+    const int socket = ::socket(AF_NETLINK, SOCK_RAW, 0);
+    CHECK(socket >= 0);
+    const int other = ::socket(AF_UNIX, SOCK_DGRAM, 0);
+    CHECK_FAILS(notify(-1, cookie), EBADF);
+    CHECK_FAILS(notify(queue, cookie), ENOTSOCK);
+    CHECK_FAILS(notify(other, cookie), EINVAL);
+    CHECK_FAILS(notify(socket, nullptr), EFAULT);
+    const auto heard = [&](char why) {
+        char text[64];
+        CHECK(recv(socket, text, sizeof text, 0) == sizeof cookie);
+        CHECK(std::memcmp(text, cookie, sizeof cookie - 1) == 0 && text[sizeof cookie - 1] == why);
+        CHECK_FAILS(recv(socket, text, sizeof text, MSG_DONTWAIT), EAGAIN);
+    };
+    CHECK(notify(socket, cookie) == 0);
+    CHECK(mq_send(queue, "a", 1, 0) == 0);
+    heard(1);
+    char text[8];
+    CHECK(mq_receive(queue, text, 8, nullptr) == 1);
+    CHECK(notify(socket, cookie) == 0);
+    CHECK(mq_notify(queue, nullptr) == 0);
+    heard(2);
+    CHECK(notify(socket, cookie) == 0);
+    CHECK(mq_close(mq_open(name.c_str(), O_RDONLY)) == 0);
+    heard(2);
+    // A socket that has gone is no obstacle.
+    CHECK(notify(socket, cookie) == 0);
+    CHECK(close(socket) == 0 && close(other) == 0);
+    CHECK(mq_send(queue, "b", 1, 0) == 0);
+    CHECK(mq_receive(queue, text, 8, nullptr) == 1);
+    CHECK(mq_close(queue) == 0 && mq_unlink(name.c_str()) == 0);
+}
+
 void limits() {
     const pid_t child = fork();
     CHECK(child >= 0);
@@ -268,6 +354,8 @@ int main() {
     between_processes();
     polling();
     notification();
+    notification_by_thread();
+    notification_by_socket();
     limits();
     file_system();
     return 0;
