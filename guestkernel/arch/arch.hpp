@@ -122,6 +122,10 @@ TrapFrame& user_frame(Task& task);
 // Switches stacks, FPU state and segment bases; returns when the old task runs again. The page
 // table is loaded by the caller. Requires: called by the scheduler on `from`'s stack.
 void switch_to(Task& from, Task& to);
+// Makes what the running task wants of speculation (Task::speculation) so, after it changed.
+void apply_speculation(const Task& current_task);
+// The running program is a new one (execve): what guards it is decided anew at the next switch.
+void forget_program();
 
 // --- the way back to user mode
 // ---------------------------------------------------------------------------- Implemented by

@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/resource.h>
 
+#include "guestkernel/core/speculation.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/locks.hpp"
 #include "guestkernel/fs/notify.hpp"
@@ -36,7 +37,8 @@ Result<Ref<File>> FileTable::get(int fd) const {
     auto state = state_.lock();
     if (static_cast<usize>(static_cast<u32>(fd)) >= state->slots.size())
         return fail(EBADF);
-    const Ref<File>& file = state->slots[static_cast<usize>(fd)].file;
+    const usize slot = speculation::bounded_index(static_cast<usize>(fd), state->slots.size());
+    const Ref<File>& file = state->slots[slot].file;
     if (!file)
         return fail(EBADF);
     return file;

@@ -168,7 +168,20 @@ Result<long> set_mapping_name(u64 attribute, u64 start, u64 length, u64 name) {
 }
 
 // Questions about what this kernel does not have or always has.
-Result<long> fixed_answers(int option, u64 a, u64 b, u64 c, u64 d) {
+// prctl(2), PR_MCE_KILL. No memory fails here: kept and shown.
+Result<long> set_memory_failure_policy(Task& task, u64 how, u64 policy, u64 rest) {
+    if (rest != 0)
+        return fail(EINVAL);
+    if (how == PR_MCE_KILL_CLEAR && policy == 0)
+        task.memory_failure_policy = PR_MCE_KILL_DEFAULT;
+    else if (how == PR_MCE_KILL_SET && policy <= PR_MCE_KILL_DEFAULT)
+        task.memory_failure_policy = static_cast<u8>(policy);
+    else
+        return fail(EINVAL);
+    return 0;
+}
+
+Result<long> fixed_answers(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     switch (option) {
     case PR_GET_TIMING:
         return PR_TIMING_STATISTICAL;
@@ -202,9 +215,9 @@ Result<long> fixed_answers(int option, u64 a, u64 b, u64 c, u64 d) {
     case PR_MCE_KILL_GET:
         if ((a | b | c | d) != 0)
             return fail(EINVAL);
-        return PR_MCE_KILL_DEFAULT;
-    case PR_GET_SPECULATION_CTRL:
-        return b == 0 ? Result<long>(PR_SPEC_NOT_AFFECTED) : Result<long>(fail(EINVAL));
+        return task.memory_failure_policy;
+    case PR_MCE_KILL:
+        return set_memory_failure_policy(task, a, b, c | d);
     default:
         return fail(EINVAL);
     }
@@ -256,6 +269,14 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
         return keep_capabilities(a == 1);
     case PR_GET_KEEPCAPS:
         return (task.credentials->securebits & SECBIT_KEEP_CAPS) != 0 ? 1 : 0;
+    case PR_GET_SPECULATION_CTRL:
+        return (b | c | d) == 0 ? speculation::get_wish(task.speculation, a) : fail(EINVAL);
+    case PR_SET_SPECULATION_CTRL:
+        if ((c | d) != 0)
+            return fail(EINVAL);
+        TRY(speculation::set_wish(task.speculation, a, b));
+        arch::apply_speculation(task);
+        return 0;
     case PR_CAPBSET_READ:
         if (a > CAP_LAST_CAP)
             return fail(EINVAL);
@@ -287,7 +308,7 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
     case PR_SET_SYSCALL_USER_DISPATCH:
         return set_call_dispatch(a, b, c, d);
     default:
-        return fixed_answers(option, a, b, c, d);
+        return fixed_answers(task, option, a, b, c, d);
     }
 }
 

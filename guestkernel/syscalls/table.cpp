@@ -4,6 +4,7 @@
 
 #include <linux/errno.h>
 
+#include "guestkernel/core/speculation.hpp"
 #include "guestkernel/syscalls/handlers.hpp"
 
 namespace kernel {
@@ -35,7 +36,10 @@ constinit const std::array<SyscallEntry, syscall_limit> table = make_table();
 } // namespace
 
 const SyscallEntry* find_syscall(u64 number) {
-    return number < syscall_limit && table[number].name != nullptr ? &table[number] : nullptr;
+    if (number >= syscall_limit)
+        return nullptr;
+    const SyscallEntry& entry = table[speculation::bounded_index(number, syscall_limit)];
+    return entry.name != nullptr ? &entry : nullptr;
 }
 
 } // namespace kernel

@@ -116,6 +116,8 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.personality = parent.personality;
     child.entry_work = parent.entry_work & entry_strace;
     child.no_new_privileges = parent.no_new_privileges;
+    child.speculation = parent.speculation;
+    child.memory_failure_policy = parent.memory_failure_policy;
     child.session_ring = parent.session_ring;
     child.landlock = parent.landlock;
     child.syscall_number = parent.syscall_number;

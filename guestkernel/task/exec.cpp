@@ -308,6 +308,9 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     process.dumpable = !identity.secure;
     set_credentials(std::move(identity.credentials));
     set_name(task, path);
+    task.speculation.after_exec();
+    arch::apply_speculation(task);
+    arch::forget_program();
     keys_on_exec(task);
     end_io_rings(process);
     task.robust_list = task.rseq = 0;

@@ -12,7 +12,11 @@ namespace kernel {
 
 constinit Process* kernel_init_process = nullptr;
 
-Process::Process(i32 number) : pid(number), own_pid(number) {}
+namespace {
+base::Atomic<u64> serials{0};
+}
+
+Process::Process(i32 number) : pid(number), serial(serials.fetch_add(1) + 1), own_pid(number) {}
 
 Process::~Process() {
     ASSERT(tasks.empty() && children.empty() && !group);

@@ -55,6 +55,7 @@ public:
     ~Process() override;
 
     const i32 pid;
+    const u64 serial;            // never used again, unlike the pid
     i32 own_pid;                 // the same in its own pid namespace
     Process* pid_next = nullptr; // in the table of processes
     Ref<PidNamespace> pid_namespace;

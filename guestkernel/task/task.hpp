@@ -4,6 +4,7 @@
 #include "base/intrusive_list.hpp"
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/ref.hpp"
+#include "guestkernel/core/speculation.hpp"
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/mm/address_space.hpp"
@@ -105,9 +106,11 @@ public:
     u16 stack_owner = 0;        // the group that its kernel stack is charged to
     u16 memory_owner = 0;       // the group that its memory is charged to (mm/): 0: none
     bool no_new_privileges = false;
-    bool io_flusher = false; // PR_SET_IO_FLUSHER: kept and shown
-    u32 memory_policy = 0;   // set_mempolicy(2): MPOL_* and flags, bit 16: node 0 was given
-    u64 clear_child_tid = 0; // set_tid_address
+    speculation::Wishes speculation; // changed by the task itself
+    u8 memory_failure_policy = 2;    // PR_MCE_KILL, PR_MCE_KILL_DEFAULT
+    bool io_flusher = false;         // PR_SET_IO_FLUSHER: kept and shown
+    u32 memory_policy = 0;           // set_mempolicy(2): MPOL_* and flags, bit 16: node 0 was given
+    u64 clear_child_tid = 0;         // set_tid_address
     struct PiLock* pi_waits_for = nullptr; // both under the lock of task/futex_pi.cpp
     struct PiLock* pi_owned = nullptr;     // the contended ones, linked
     u64 robust_list = 0;

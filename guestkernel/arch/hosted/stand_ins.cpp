@@ -34,6 +34,8 @@ namespace kernel {
 [[gnu::weak]] Result<void> set_domainname(std::string_view) {
     return fail(ENOSYS);
 }
+[[gnu::weak]] void arch::apply_speculation(const Task&) {}
+[[gnu::weak]] void arch::forget_program() {}
 [[gnu::weak]] const VdsoImage& vdso_image() {
     std::abort();
 }

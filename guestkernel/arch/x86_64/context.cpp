@@ -3,6 +3,7 @@
 #include "guestkernel/arch/x86_64/cpu_area.hpp"
 #include "guestkernel/arch/x86_64/machine.hpp"
 #include "guestkernel/arch/x86_64/offsets.hpp"
+#include "guestkernel/arch/x86_64/speculation.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/task/task.hpp"
 
@@ -139,28 +140,42 @@ void switch_to(Task& from, Task& to) {
         write_fs(to.context.fs_base);
         write_gs(to.context.gs_base);
     }
+    switch_speculation(to);
     set_kernel_stack(to.cpu,
                      reinterpret_cast<u64>(to.context.kernel_stack) + kernel_stack_size - 8);
     joey_switch_stacks(&from.context.saved_rsp, to.context.saved_rsp);
 }
 
+namespace {
+
+// The caller's range check is a branch, and a CPU may guess it wrong: an address of the kernel's
+// half becomes all ones, by arithmetic, so that nothing of the kernel is read on a wrong guess
+// either (Spectre variant 1).
+template <typename T>
+T* user_pointer(u64 address) {
+    u64 sign = address;
+    asm volatile("sar $63, %0" : "+r"(sign) : : "cc");
+    return reinterpret_cast<T*>(address | sign);
+}
+
+} // namespace
+
 // SAFETY, for the copies: the user side was range-checked by the caller; faults there are served or
 // fixed up.
 usize copy_from_user(void* to, u64 from, usize bytes) {
-    return joey_copy_user(to, reinterpret_cast<const void*>(from), bytes);
+    return joey_copy_user(to, user_pointer<const void>(from), bytes);
 }
 usize copy_to_user(u64 to, const void* from, usize bytes) {
-    return joey_copy_user(reinterpret_cast<void*>(to), from, bytes);
+    return joey_copy_user(user_pointer<void>(to), from, bytes);
 }
 usize clear_user(u64 to, usize bytes) {
-    return joey_clear_user(reinterpret_cast<void*>(to), bytes);
+    return joey_clear_user(user_pointer<void>(to), bytes);
 }
 i64 copy_string_from_user(char* to, u64 from, usize capacity) {
-    return joey_copy_string(to, reinterpret_cast<const char*>(from), capacity);
+    return joey_copy_string(to, user_pointer<const char>(from), capacity);
 }
 bool compare_exchange_user(u64 address, u32 expected, u32 desired, u32& found) {
-    return joey_compare_exchange_user(reinterpret_cast<u32*>(address), expected, desired, &found) !=
-           0;
+    return joey_compare_exchange_user(user_pointer<u32>(address), expected, desired, &found) != 0;
 }
 
 } // namespace kernel::arch

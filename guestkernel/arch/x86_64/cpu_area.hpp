@@ -26,6 +26,10 @@ struct CpuArea {
     base::Atomic<u32> flush_pending;
     u32 flush_pages;
     u64 flush_root, flush_start;
+    // speculation.cpp: IA32_SPEC_CTRL's value; the program that ran last (Process::serial), and
+    // whether it guards itself.
+    u64 speculation_control, last_program;
+    u32 last_program_guarded;
 };
 static_assert(sizeof(CpuArea) <= 0x600); // below the ring-0 stack
 

@@ -133,11 +133,15 @@ joey_user_return:
 joey_user_return_window:
     cmpl $0, (%rax)
     jne joey_user_return
-    pop_all
+    cmpb $0, joey_clear_buffers(%rip)
+    jne 2f
+1:  pop_all
     add $8, %rsp
     .global joey_user_iretq
 joey_user_iretq:              // what it does not take is the program's fault: joey_exception()
     iretq
+2:  verw joey_verw_operand(%rip) // what the kernel read leaves the CPU's buffers (Intel SDM 2D, VERW)
+    jmp 1b
 joey_user_return_end:
 
 // --- exceptions ----------------------------------------------------------------------------------
@@ -530,14 +534,24 @@ joey_switch_stacks:
     push_preserved
     mov %rsp, (%rdi)
     mov %rsi, %rsp
-    pop_preserved
+    cmpb $0, joey_fill_return_stack(%rip)
+    je 1f
+    // What the other task left in the CPU's stack of guessed returns is written over: 32 calls that do not return.
+    .rept 32
+    call 2f
+    int3
+2:
+    .endr
+    add $(32 * 8), %rsp
+    lfence
+1:  pop_preserved
     ret
 // Where a new task's first switch returns to: RBX = entry, R12 = argument.
     .global joey_task_start
 joey_task_start:
     xor %ebp, %ebp
     mov %r12, %rdi
-    call *%rbx
+    call __x86_indirect_thunk_rbx
     jmp joey_user_return
 
 // --- user memory ---------------------------------------------------------------------------------------
@@ -684,4 +698,9 @@ joey_boot_stacks:             // CPU 0's; the others' are set before they start
     .skip (MAX_CPUS - 1) * 8
     .global joey_smap_on
 joey_smap_on: .byte 0
+    .global joey_clear_buffers, joey_fill_return_stack // speculation.cpp sets them
+joey_clear_buffers: .byte 0
+joey_fill_return_stack: .byte 0
+    .balign 2
+joey_verw_operand: .word 0x18 // the kernel's data segment
     .section .note.GNU-stack, "", @progbits

@@ -8,6 +8,7 @@
 #include "guestkernel/arch/x86_64/cpu_area.hpp"
 #include "guestkernel/arch/x86_64/offsets.hpp"
 #include "guestkernel/arch/x86_64/privileged.hpp"
+#include "guestkernel/arch/x86_64/speculation.hpp"
 #include "guestkernel/core/panic.hpp"
 
 namespace kernel::arch {
@@ -184,6 +185,7 @@ void init_syscalls(unsigned cpu) {
 void init_cpu(const boot::BootBlock& block, unsigned cpu) {
     if (cpu == 0)
         ring3_mode = block.privilege == boot::Privilege::Ring3;
+    init_speculation(cpu);
     const u64 base = area_base(cpu);
     CpuArea& area = cpu_area(cpu);
     area.cpu = cpu;

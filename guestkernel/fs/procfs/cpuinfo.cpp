@@ -207,7 +207,9 @@ Result<void> show_cpuinfo(TextBuilder& out, const TableContext&) {
         out.print("fpu\t\t: yes\nfpu_exception\t: yes\ncpuid level\t: {}\nwp\t\t: yes\nflags\t\t:",
                   first.eax);
         out.append(flags.view());
-        out.print("\nbugs\t\t:\nbogomips\t: {}.", khz * 2 / 1000);
+        out.append("\nbugs\t\t:");
+        speculation::append_bugs(out);
+        out.print("\nbogomips\t: {}.", khz * 2 / 1000);
         out.number(khz * 2 % 1000 / 10, 2, '0');
         out.print("\nclflush size\t: {}\ncache_alignment\t: 64\naddress sizes\t: {} bits physical, "
                   "{} bits virtual\npower management:\n\n",

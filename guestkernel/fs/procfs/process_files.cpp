@@ -298,6 +298,9 @@ Result<void> show_status(TextBuilder& out, const TableContext& of) {
     if (s.task) {
         out.print("NoNewPrivs:\t{}\n", s.task->no_new_privileges ? 1 : 0);
         out.print("Seccomp:\t{}\nSeccomp_filters:\t{}\n", s.seccomp_mode, s.seccomp_filters);
+        out.print("Speculation_Store_Bypass:\t{}\nSpeculationIndirectBranch:\t{}\n",
+                  speculation::store_bypass_text(s.task->speculation),
+                  speculation::indirect_branch_text(s.task->speculation));
         show_cpu_mask(out, s.task->affinity);
         out.append("Mems_allowed:\t1\nMems_allowed_list:\t0\n");
         out.print("voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",

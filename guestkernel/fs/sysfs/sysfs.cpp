@@ -3,6 +3,7 @@
 #include <linux/magic.h>
 
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/core/speculation.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/table_fs.hpp"
 #include "guestkernel/fs/sysfs/net_devices.hpp"
@@ -202,6 +203,23 @@ constexpr TableEntry smt_entries[] = {
     {.name = "active", .mode = file, .text = "0\n"},
     {.name = "control", .mode = file, .text = "notsupported\n"},
 };
+template <speculation::Weakness W>
+Result<void> show_weakness(TextBuilder& out, const TableContext&) {
+    speculation::describe(out, W);
+    return {};
+}
+template <speculation::Weakness W>
+constexpr TableEntry weakness_entry() {
+    return {.name = speculation::name_of(W), .mode = file, .show = show_weakness<W>};
+}
+using speculation::Weakness;
+constexpr TableEntry weakness_entries[] = {
+    weakness_entry<Weakness::L1tf>(),        weakness_entry<Weakness::Mds>(),
+    weakness_entry<Weakness::Meltdown>(),    weakness_entry<Weakness::MmioStaleData>(),
+    weakness_entry<Weakness::Retbleed>(),    weakness_entry<Weakness::ReturnStack>(),
+    weakness_entry<Weakness::StoreBypass>(), weakness_entry<Weakness::SpectreV1>(),
+    weakness_entry<Weakness::SpectreV2>(),   weakness_entry<Weakness::TsxAbort>(),
+};
 constexpr TableEntry cpus_entries[] = {
     {.name = "isolated", .mode = file, .text = "\n"},
     {.name = "kernel_max", .mode = file, .text = "63\n"},
@@ -210,6 +228,7 @@ constexpr TableEntry cpus_entries[] = {
     {.name = "possible", .mode = file, .show = show_all_cpus},
     {.name = "present", .mode = file, .show = show_all_cpus},
     {.name = "smt", .mode = directory, .children = smt_entries},
+    {.name = "vulnerabilities", .mode = directory, .children = weakness_entries},
 };
 Result<void> show_node_meminfo(TextBuilder& out, const TableContext&) {
     const MemoryStats m = memory_stats();
