@@ -21,7 +21,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import rootfs  # noqa: E402  (after the path is set)
-from suites import SUITES  # noqa: E402
+from suites import PATIENCE, SUITES  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 JOEY = os.environ.get("JOEY", os.path.join(HERE, "../../build/tools/joey/joey"))
@@ -46,10 +46,6 @@ umount -l .
 cd /
 exec "$@"
 """
-
-
-# As the end-to-end cases have it: how much longer than usual things may take.
-PATIENCE = float(os.environ.get("JOEY_TEST_PATIENCE", "1"))
 
 
 class Finished:
