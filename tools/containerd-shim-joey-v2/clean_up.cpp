@@ -1,4 +1,5 @@
 // delete: what a shim that was killed left of one container. containerd calls it for each.
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -23,7 +24,7 @@ constexpr int killed = 137;
 // containerd kills this command after five seconds, and then forgets the container: the VM has this
 // long to end by itself, and containerd its answer before that.
 constexpr std::chrono::milliseconds patience_for_vm(1500);
-constexpr int answer_within_ms = 4000;
+constexpr std::chrono::milliseconds answer_within(4000);
 
 // Files of a bundle may be missing: it may have been killed anywhere.
 std::string content_of(const std::string& path) {
@@ -33,7 +34,8 @@ std::string content_of(const std::string& path) {
 
 // In a process of its own, which goes on if this one is killed. What it does is undone by nobody,
 // so that an answer that does not come in time is not waited for.
-os::Result<void> do_apart(const std::function<os::Result<std::string>()>& work) {
+os::Result<void> do_apart(os::EventLoop::Clock::time_point answer_by,
+                          const std::function<os::Result<std::string>()>& work) {
     std::array<int, 2> ends{-1, -1};
     if (::pipe2(ends.data(), O_CLOEXEC) != 0)
         return os::fail_errno(errno, "make a pipe");
@@ -58,7 +60,9 @@ os::Result<void> do_apart(const std::function<os::Result<std::string>()>& work) 
     pollfd wanted{near.get(), POLLIN, 0};
     int ready = 0;
     do {
-        ready = ::poll(&wanted, 1, answer_within_ms);
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            answer_by - os::EventLoop::Clock::now());
+        ready = ::poll(&wanted, 1, std::max(static_cast<int>(left.count()), 0));
     } while (ready < 0 && errno == EINTR);
     std::array<char, 1024> why{};
     const ssize_t got = ready > 0 ? ::read(near.get(), why.data(), why.size()) : 0;
@@ -104,6 +108,7 @@ void ask_to_end(const std::string& address, const std::string& id) {
 } // namespace
 
 os::Result<std::string> clean_up(const CommandLine& line) {
+    const auto answer_by = os::EventLoop::Clock::now() + answer_within;
     std::string bundle = line.bundle;
     if (bundle.empty()) {
         char* here = ::getcwd(nullptr, 0);
@@ -129,7 +134,7 @@ os::Result<std::string> clean_up(const CommandLine& line) {
         ask_to_end(place.address, line.id); // nobody else knows of it
     // containerd wants this after deletions of the ordinary kind, too: then it is no reason to take
     // the VM from those that share it.
-    TRY(do_apart([&] {
+    TRY(do_apart(answer_by, [&] {
         return shim_lives && has_others(state, line.id)
                    ? forget(root, line.id, bundle + "/rootfs")
                    : remove(root, line.id, bundle + "/rootfs", patience_for_vm);

@@ -1,4 +1,5 @@
 // The service: everything hangs on one loop of one thread.
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <unistd.h>
@@ -56,18 +57,21 @@ os::Result<std::string> publish_by_program(const CommandLine& line, const std::s
     return std::string();
 }
 
-// containerd holds a connection as long as it knows of a shim. One that has no container and that
-// nobody has talked to for two of these is known to nobody: it would stay for ever.
-constexpr std::chrono::minutes before_forgotten(5);
+// A shim without a container is about to get its first, or to end. If neither comes, containerd was
+// killed in between: it does not know of the shim when it is started again, or takes it for one
+// with a container (its issue 6860). Two of these.
+constexpr std::chrono::seconds before_forgotten(20);
+constexpr std::chrono::milliseconds least_before_forgotten(2000); // in a hurry, too
 
-void end_when_forgotten(os::EventLoop& loop, const Service& service, const ttrpc::Server& server,
+void end_when_forgotten(os::EventLoop& loop, const Service& service,
                         const std::function<void()>& end, bool was_idle = false) {
-    loop.after(pod::patience(before_forgotten), [&loop, &service, &server, end, was_idle] {
-        const bool idle = !service.has_tasks() && server.connections() == 0;
+    const auto wait = std::max(pod::patience(before_forgotten), least_before_forgotten);
+    loop.after(wait, [&loop, &service, end, was_idle] {
+        const bool idle = !service.has_tasks();
         if (idle && was_idle)
             end();
         else
-            end_when_forgotten(loop, service, server, end, idle);
+            end_when_forgotten(loop, service, end, idle);
     });
 }
 
@@ -103,7 +107,7 @@ os::Result<void> serve(const CommandLine& line) {
     loop->after(before_sweep, [&workers, root = state_root(line.name_space)] {
         workers.run([root] { return sweep(root); }, [](const os::Result<std::string>&) {});
     });
-    end_when_forgotten(*loop, service, server, end);
+    end_when_forgotten(*loop, service, end);
     log.debug("the shim serves");
     loop->run();
     return {};
