@@ -277,10 +277,15 @@ TEST_CASE("sysctls need a namespace of their own") {
 }
 
 TEST_CASE("paths of control groups stay below") {
-    CHECK(
-        error_of(
-            R"({"ociVersion": "1.0.2", "root": {"path": "r"}, "linux": {"namespaces": [{"type": "mount"}], "cgroupsPath": "/a/../../b"}})") ==
-        "linux.cgroupsPath: must be free of \"..\"");
+    const auto error = [](const std::string& path) {
+        return error_of(
+            R"({"ociVersion": "1.0.2", "root": {"path": "r"}, "linux": {"namespaces": [{"type": "mount"}], "cgroupsPath": ")" +
+            path + "\"}}");
+    };
+    CHECK(error("/a/../../b") == "linux.cgroupsPath: must be free of \"..\"");
+    CHECK(error("..:docker:b") == "linux.cgroupsPath: must be free of \"..\"");
+    CHECK(error(".:docker:b") == "linux.cgroupsPath: must be free of \"..\"");
+    CHECK(error("system.slice:docker:b").empty());
 }
 
 TEST_CASE("devices and mappings are checked") {

@@ -157,7 +157,9 @@ os::Result<void> validate(const Spec& spec) {
                              os::text(quote(path), " is not absolute"));
         }
     }
-    const std::string cgroups = os::text("/", spec.linux_part.cgroups_path, "/");
+    std::string cgroups = os::text("/", spec.linux_part.cgroups_path, "/");
+    // "slice:prefix:name" becomes a path as well, with the slice as a directory of it.
+    std::replace(cgroups.begin(), cgroups.end(), ':', '/');
     if (cgroups.find("/../") != std::string::npos || cgroups.find("/./") != std::string::npos)
         return wrong("linux.cgroupsPath", "must be free of \"..\"");
     return {};
