@@ -37,6 +37,8 @@ private:
     os::Result<void> prepare();
     os::Result<pid_t> give_birth();
     os::Result<pid_t> clone_into_user_namespace(const OpenNamespace& user);
+    os::Result<pid_t> clone_from_between(const OpenNamespace& user, TemporaryStay& stay);
+    os::Result<void> enter_named(TemporaryStay& stay);
     os::Result<void> set_time_offsets();
     os::Result<void> equip();
     [[noreturn]] void begin_inside();
@@ -94,31 +96,39 @@ int flags_of_birth(const spec::Linux& part) {
 }
 
 // A user namespace that exists cannot be left again, so a process in between enters it. The new
-// namespaces then belong to it.
+// namespaces then belong to it. That process is born where the agent is, and enters what the
+// container is born into itself: numbers of processes then mean what they mean to the agent, also
+// with a pid namespace that is joined.
 os::Result<pid_t> Builder::clone_into_user_namespace(const OpenNamespace& user) {
-    TRY(const os::Channel answer, os::make_channel());
+    TRY(os::Channel answer, os::make_channel());
     TRY(const pid_t between, clone_sibling(0));
     if (between == 0) {
-        const auto entered = join(user);
-        if (!entered)
-            give_up(answer.far.get(), entered.error());
-        if (setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
-            give_up(answer.far.get(),
-                    {os::code_of(errno), "linux.namespaces: become root of the user namespace"});
-        const auto born = clone_sibling(flags_of_birth(part_));
+        TemporaryStay stay; // for good: this process does not return
+        const auto born = clone_from_between(user, stay);
         if (!born)
             give_up(answer.far.get(), born.error());
-        if (*born == 0)
+        if (*born == 0) {
+            answer = {};
             begin_inside();
+        }
         static_cast<void>(os::send_message(answer.far.get(), message::born, std::to_string(*born)));
         _exit(0);
     }
+    answer.far.reset();
     TRY(const std::optional<os::Message> word, os::receive_message(answer.near.get()));
     if (!word)
         return os::fail(os::Code::Aborted, "the process between two user namespaces ended early");
     if (word->kind != message::born)
         return base::Failure(decode_error(word->text));
     return static_cast<pid_t>(std::atoi(word->text.c_str()));
+}
+
+os::Result<pid_t> Builder::clone_from_between(const OpenNamespace& user, TemporaryStay& stay) {
+    TRY(enter_named(stay));
+    TRY(join(user));
+    if (setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
+        return os::fail_errno(errno, "linux.namespaces: become root of the user namespace");
+    return clone_sibling(flags_of_birth(part_));
 }
 
 os::Result<void> Builder::set_time_offsets() {
@@ -134,21 +144,26 @@ os::Result<void> Builder::set_time_offsets() {
     return {};
 }
 
-os::Result<pid_t> Builder::give_birth() {
-    TemporaryStay stay;
+// What the container's process is to be born into.
+os::Result<void> Builder::enter_named(TemporaryStay& stay) {
     for (const OpenNamespace& entry : named_) {
         if (entry.flag != CLONE_NEWUSER && entry.flag != CLONE_NEWNS) {
             TRY(stay.enter(entry));
         }
     }
-    if (part_.is_new(CLONE_NEWTIME)) {
-        TRY(stay.remember(CLONE_NEWTIME));
-        if (unshare(CLONE_NEWTIME) != 0)
-            return os::fail_errno(errno, "linux.namespaces: make a time namespace");
-        TRY(set_time_offsets());
-    }
+    if (!part_.is_new(CLONE_NEWTIME))
+        return {};
+    TRY(stay.remember(CLONE_NEWTIME));
+    if (unshare(CLONE_NEWTIME) != 0)
+        return os::fail_errno(errno, "linux.namespaces: make a time namespace");
+    return set_time_offsets();
+}
+
+os::Result<pid_t> Builder::give_birth() {
     if (const OpenNamespace* user = named(CLONE_NEWUSER))
         return clone_into_user_namespace(*user);
+    TemporaryStay stay;
+    TRY(enter_named(stay));
     TRY(const pid_t pid, clone_sibling(flags_of_birth(part_)));
     if (pid == 0)
         begin_inside();

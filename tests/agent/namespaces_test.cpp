@@ -154,6 +154,27 @@ TEST_CASE("a container can join another's user namespace") {
           os::text("0\n         0     100000      65536\n", fs::read_symlink(user).string(), "\n"));
 }
 
+TEST_CASE("a container that joins a user and a pid namespace is known by its number outside") {
+    TestContainer first(script_spec("exec sleep 1000", os::text(R"({"linux": {"namespaces": )",
+                                                                all_kinds, ", ", mapped, "}}")));
+    first.must_run();
+    const std::string ns = os::text("/proc/", first.state()->pid(), "/ns/");
+    TestContainer second(script_spec(
+        "exec sleep 1001",
+        os::text(
+            R"({"linux": {"namespaces": [{"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}, {"type": "pid", "path": ")",
+            ns, R"(pid"}, {"type": "user", "path": ")", ns, R"(user"}]}})")));
+    second.must_run();
+    const std::string own = os::text("/proc/", second.state()->pid());
+    CHECK(Agent::shared().eventually(
+        [&] { return text_of(own + "/cmdline") == std::string("sleep\0001001\0", 11); }));
+    CHECK(fs::read_symlink(own + "/ns/pid").string() == fs::read_symlink(ns + "pid").string());
+    CHECK(text_of(Agent::shared().cgroup_root() + "/" + second.id() + "/cgroup.procs") ==
+          os::text(second.state()->pid(), "\n"));
+    REQUIRE(second.remove(true));
+    CHECK(first.state()->status() == proto::RUNNING);
+}
+
 TEST_CASE("a time namespace has the offsets of the configuration") {
     const Outcome outcome = run_script(
         "cut -d. -f1 /proc/uptime",
