@@ -156,6 +156,13 @@ os::Result<std::shared_ptr<Process>> Agent::find(const std::string& container_id
     return container->find(exec_id);
 }
 
+// The name may be another's by now: a shutdown gives up the names of what it cannot remove.
+void Agent::forget(const ContainerRef& container) {
+    const auto found = containers_.find(container->id());
+    if (found != containers_.end() && found->second == container)
+        containers_.erase(found);
+}
+
 void Agent::info(const Reply<proto::InfoResponse>& reply) const {
     proto::InfoResponse out;
     out.set_version(JOEY_VERSION);
@@ -208,9 +215,9 @@ void Agent::create(const proto::CreateRequest& request, const Reply<proto::Creat
     }
     containers_[id] = container;
     container->create(wanted_of(request.streams()),
-                      [this, id, container, reply](const os::Result<void>& result) {
+                      [this, container, reply](const os::Result<void>& result) {
                           if (!result) {
-                              containers_.erase(id);
+                              forget(container);
                               reply(base::Failure(result.error()));
                               return;
                           }
@@ -336,14 +343,14 @@ void Agent::remove(const proto::DeleteRequest& request, const Reply<proto::WaitR
         return;
     }
     const bool whole = request.exec_id().empty();
-    const auto done = [this, whole, id = request.container_id(), process = *process,
+    const auto done = [this, whole, container = *container, process = *process,
                        reply](const os::Result<void>& result) {
         if (!result) {
             reply(base::Failure(result.error()));
             return;
         }
         if (whole)
-            containers_.erase(id);
+            forget(container);
         proto::WaitResponse out;
         *out.mutable_exit() = process->exit();
         reply(out);
@@ -441,10 +448,9 @@ void Agent::stop() {
 void Agent::end_containers(const std::function<void()>& done) {
     if (!containers_.empty()) {
         const auto container = containers_.begin()->second;
-        const std::string id = container->id();
-        container->remove(true, [this, id, done](const os::Result<void>&) {
+        container->remove(true, [this, container, done](const os::Result<void>&) {
             // One that cannot be removed must not keep the machine on.
-            containers_.erase(id);
+            forget(container);
             end_containers(done);
         });
         return;

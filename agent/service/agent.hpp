@@ -60,6 +60,7 @@ private:
     void shutdown(const Reply<proto::Empty>& reply);
     void end_containers(const std::function<void()>& done);
     void stop();
+    void forget(const ContainerRef& container);
 
     os::Result<ContainerRef> find(const std::string& container_id) const;
     os::Result<std::shared_ptr<Process>> find(const std::string& container_id,

@@ -76,6 +76,7 @@ void Container::create(const WantedStreams& wanted, const Done& done) {
             plan.common.seccomp = &*spec_.linux_part.seccomp;
         container::build_container(plan);
     };
+    building_ = true;
     process_->launch(
         *spec_.process, wanted, build,
         [self = shared_from_this(), done](const os::Result<void>& result) {
@@ -85,6 +86,7 @@ void Container::create(const WantedStreams& wanted, const Done& done) {
                                    [done, error](const auto&) { done(base::Failure(error)); });
                 return;
             }
+            self->building_ = false;
             self->watch_memory();
             self->around_.events.add(self->event(proto::Event::CREATED, "", *self->process_));
             done({});
@@ -366,7 +368,7 @@ void Container::remove_exec(const std::string& exec_id, bool force, const Done& 
         return;
     }
     const Process::Stage stage = (*process)->stage();
-    if (stage == Process::Stage::Creating || (stage == Process::Stage::Running && !force)) {
+    if ((*process)->is_launching() || (stage == Process::Stage::Running && !force)) {
         done(os::fail(os::Code::FailedPrecondition, "the process ", exec_id, " is running"));
         return;
     }

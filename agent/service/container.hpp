@@ -46,7 +46,9 @@ public:
     const std::string& id() const { return id_; }
     const spec::Spec& spec() const { return spec_; }
     const container::Cgroup& cgroup() const { return cgroup_; }
-    bool is_ready() const { return process_->stage() != Process::Stage::Creating; }
+    // Not while its builder is at work, nor while what a failed one has left is cleaned up: a
+    // container that took the name meanwhile would be cleaned up with it.
+    bool is_ready() const { return !building_; }
 
 private:
     struct Executed {
@@ -75,6 +77,7 @@ private:
     std::map<std::string, Executed> executed_;
     os::UniqueFd memory_watch_;
     std::uint64_t oom_kills_ = 0;
+    bool building_ = false;
     bool paused_ = false;
     bool removing_ = false;
 };

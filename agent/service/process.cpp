@@ -30,13 +30,14 @@ void Process::launch(const spec::Process& process, const WantedStreams& wanted,
     terminal_ = process.terminal;
     // A terminal comes from inside; until then, and if it never comes, nothing is connected.
     auto pipes = make_pipes(streams_, terminal_ ? WantedStreams{} : wanted);
+    launched_ = std::move(done);
     if (!report || !start || !pipes) {
-        done(os::fail(os::Code::ResourceExhausted, "make the pipes of a process"));
+        settle(os::fail(os::Code::ResourceExhausted, "make the pipes of a process"));
         return;
     }
     const pid_t builder = fork();
     if (builder < 0) {
-        done(os::fail_errno(errno, "start a builder"));
+        settle(os::fail_errno(errno, "start a builder"));
         return;
     }
     if (builder == 0) {
@@ -47,7 +48,6 @@ void Process::launch(const spec::Process& process, const WantedStreams& wanted,
         _exit(1);
     }
     children_.builder_begins();
-    launched_ = std::move(done);
     report_ = std::move(report->near);
     start_ = std::move(start->near);
     const auto watching =
@@ -90,8 +90,7 @@ void Process::on_word(os::Message word) {
         if (stage_ == Stage::Creating)
             stage_ = Stage::Created;
         created_at_ = now();
-        if (const Done done = std::exchange(launched_, nullptr))
-            done({});
+        settle({});
         return;
     default:
         fail({os::Code::Internal, "the builder said something that is no message"});
@@ -106,19 +105,21 @@ void Process::stop_listening() {
     children_.builder_ends();
 }
 
+void Process::settle(const os::Result<void>& result) {
+    if (const Done done = std::exchange(launched_, nullptr))
+        done(result);
+}
+
 void Process::fail(const os::Error& error) {
     stop_listening();
-    const Done done = std::exchange(launched_, nullptr);
-    if (!done)
-        return;
     if (!exists()) {
         stage_ = Stage::Stopped;
-        done(base::Failure(error));
+        settle(base::Failure(error));
         return;
     }
     // What was born of the attempt goes first: then nothing of it is in anybody's way.
     kill(pid_, SIGKILL);
-    on_exit([done, error] { done(base::Failure(error)); });
+    on_exit([this, error] { settle(base::Failure(error)); });
 }
 
 void Process::start(Done done) {

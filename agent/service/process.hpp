@@ -45,6 +45,8 @@ public:
     pid_t pid() const { return pid_; }
     bool terminal() const { return terminal_; }
     bool exists() const { return pid_ > 0 && stage_ != Stage::Stopped; }
+    // What launch() has begun is still at work, perhaps for a process that has been killed already.
+    bool is_launching() const { return launched_ != nullptr; }
     std::int64_t created_at() const { return created_at_; }
     std::int64_t started_at() const { return started_at_; }
     proto::ExitStatus& exit() { return exit_; }
@@ -58,6 +60,7 @@ private:
     void on_report();
     void on_word(os::Message word);
     void stop_listening();
+    void settle(const os::Result<void>& result);
     void fail(const os::Error& error);
     void on_start_word();
     void ended(int wait_status);

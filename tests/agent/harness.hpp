@@ -87,6 +87,7 @@ public:
 
     const std::string& id() const { return id_; }
     const std::string& bundle() const { return bundle_; }
+    const std::string& spec() const { return spec_; }
     std::string rootfs() const { return bundle_ + "/rootfs"; }
     // Writes a file of the root directory, or makes a link there, before create().
     void write(const std::string& path, const std::string& text, unsigned mode = 0644) const;

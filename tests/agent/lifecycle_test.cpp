@@ -220,6 +220,38 @@ TEST_CASE("a failed creation leaves no container, no process and no control grou
     CHECK(access((Agent::shared().cgroup_root() + "/" + container.id()).c_str(), F_OK) != 0);
 }
 
+TEST_CASE("a container whose process was killed while it is built keeps its name until it is gone") {
+    // A failed creation is cleaned up by the group's name. Whoever could delete it before that, and
+    // take the name again, would have his new container killed.
+    const std::string flag = Agent::shared().directory() + "/hold";
+    std::ofstream(flag) << "x";
+    TestContainer container(merged(
+        sleeper,
+        os::text(
+            R"({"hooks": {"createRuntime": [{"path": "/bin/sh", "env": ["PATH=/usr/bin:/bin"], "args": ["sh", "-c", "echo x > )",
+            flag, "-begun; while [ -e ", flag, R"( ]; do sleep 0.01; done; exit 1"]}]}})")));
+    bool answered = false;
+    proto::CreateRequest request;
+    request.set_container_id(container.id());
+    request.set_bundle(container.bundle());
+    request.set_spec(container.spec());
+    Agent::shared().client().call<proto::CreateResponse>(
+        "joey.agent.v1.Agent", "Create", request, ttrpc::Client::no_limit,
+        [&](const os::Result<proto::CreateResponse>& answer) { answered = !answer; });
+    REQUIRE(Agent::shared().eventually(
+        [&] { return access((flag + "-begun").c_str(), F_OK) == 0; }));
+    REQUIRE(container.kill(SIGKILL));
+    REQUIRE(container.wait());
+    const auto removed = container.remove(true);
+    REQUIRE_FALSE(removed);
+    CHECK(removed.error().message == "the container " + container.id() + " is being created");
+    CHECK(container.create().error().code == os::Code::AlreadyExists);
+    REQUIRE(unlink(flag.c_str()) == 0);
+    REQUIRE(Agent::shared().eventually([&] { return answered; }));
+    CHECK(container.state().error().code == os::Code::NotFound);
+    unlink((flag + "-begun").c_str());
+}
+
 TEST_CASE("what a configuration does wrong is named by its field") {
     const auto [patch, message] = GENERATE(
         std::pair(R"({"process": {"cwd": "relative"}})", "process: cwd must be an absolute path"),
