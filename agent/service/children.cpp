@@ -60,7 +60,12 @@ void Children::builder_ends() {
 
 void Children::watch(pid_t pid, Ended ended) {
     const auto found = unclaimed_.find(pid);
-    if (found == unclaimed_.end()) {
+    // What was kept for this number may be the status of another process that had it before. What
+    // can still be waited for has not ended, or nobody has heard of it yet.
+    siginfo_t about{};
+    if (found == unclaimed_.end() ||
+        waitid(P_PID, static_cast<id_t>(pid), &about, WEXITED | WNOHANG | WNOWAIT) == 0) {
+        unclaimed_.erase(pid);
         watched_[pid] = std::move(ended);
         return;
     }

@@ -17,5 +17,5 @@ def add(part):
         holds("passes", result.status == 0, f"status {result.status}\n" + (result.out + result.err).decode(errors="replace")[-6000:])
 
 
-for name in ("lifecycle", "namespaces", "process", "rootfs"):
+for name in ("children", "lifecycle", "namespaces", "process", "rootfs"):
     add(name)
