@@ -291,15 +291,17 @@ void Agent::wait(const proto::ProcessRequest& request, const Reply<proto::WaitRe
         return;
     }
     // Weakly: the process keeps this function.
-    (*process)->on_exit([reply, process = std::weak_ptr(*process)] {
+    const std::uint64_t waiting = (*process)->on_exit([reply, process = std::weak_ptr(*process)] {
         proto::WaitResponse out;
         if (const auto ended = process.lock())
             *out.mutable_exit() = ended->exit();
         reply(out);
     });
-    reply.on_cancel([process = std::weak_ptr(*process)] {
-        if (const auto left = process.lock())
+    reply.on_cancel([process = std::weak_ptr(*process), waiting] {
+        if (const auto left = process.lock()) {
+            left->forget(waiting);
             left->abandon();
+        }
     });
 }
 

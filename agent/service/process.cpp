@@ -168,11 +168,13 @@ os::Result<void> Process::signal(int number) const {
     return {};
 }
 
-void Process::on_exit(Exited exited) {
-    if (stage_ == Stage::Stopped)
+std::uint64_t Process::on_exit(Exited exited) {
+    if (stage_ == Stage::Stopped) {
         exited();
-    else
-        exited_.push_back(std::move(exited));
+        return 0;
+    }
+    exited_.emplace(++last_waiting_, std::move(exited));
+    return last_waiting_;
 }
 
 void Process::ended(int wait_status) {
@@ -189,9 +191,9 @@ void Process::ended(int wait_status) {
     streams_.input.close();
     if (exit_hook_)
         exit_hook_();
-    std::vector<Exited> exited;
+    std::map<std::uint64_t, Exited> exited;
     exited.swap(exited_);
-    for (const Exited& action : exited)
+    for (const auto& [number, action] : exited)
         action();
     // A process that died between its start and its program.
     if (started_ && start_)

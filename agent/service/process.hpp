@@ -3,10 +3,10 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "agent/container/plan.hpp"
 #include "agent/protocol/agent.pb.h"
@@ -36,8 +36,9 @@ public:
     // Told when its program runs, or why it does not.
     void start(Done done);
     os::Result<void> signal(int number) const;
-    // Called when it has ended; at once if it has.
-    void on_exit(Exited exited);
+    // Called when it has ended; at once if it has. The number is one to stop waiting by.
+    std::uint64_t on_exit(Exited exited);
+    void forget(std::uint64_t waiting) { exited_.erase(waiting); }
     // The first to be called when it ends, before all others.
     void set_exit_hook(Exited hook) { exit_hook_ = std::move(hook); }
 
@@ -77,7 +78,8 @@ private:
     Done launched_;
     Done started_;
     Exited exit_hook_;
-    std::vector<Exited> exited_;
+    std::map<std::uint64_t, Exited> exited_;
+    std::uint64_t last_waiting_ = 0;
     proto::ExitStatus exit_;
     std::int64_t created_at_ = 0;
     std::int64_t started_at_ = 0;

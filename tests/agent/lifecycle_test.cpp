@@ -419,6 +419,39 @@ TEST_CASE("wait is answered to everybody who asked, also after the end") {
     CHECK(container.wait()->exit().code() == 137);
 }
 
+TEST_CASE("a client that asks for an end again and again leaves nothing with the agent") {
+    TestContainer container(sleeper);
+    container.must_run();
+    const auto memory = [] {
+        std::ifstream status(os::text("/proc/", Agent::shared().pid(), "/status"));
+        std::string word;
+        long kilobytes = 0;
+        while (status >> word) {
+            if (word == "VmRSS:")
+                status >> kilobytes;
+        }
+        return kilobytes;
+    };
+    proto::ProcessRequest request;
+    request.set_container_id(container.id());
+    // A field that nobody knows travels along: 127, bytes, 1 MiB of them.
+    const std::string payload = request.SerializeAsString() +
+                                std::string("\xfa\x07\x80\x80\x40", 5) +
+                                std::string(1 << 20, 'x');
+    const long before = memory();
+    for (int i = 0; i < 100; ++i) {
+        bool late = false;
+        Agent::shared().client().call("joey.agent.v1.Agent", "Wait", payload,
+                                      std::chrono::milliseconds(1),
+                                      [&](const os::Result<std::string>& answer) {
+                                          late = answer.error().code == os::Code::DeadlineExceeded;
+                                      });
+        REQUIRE(Agent::shared().eventually([&] { return late; }));
+    }
+    REQUIRE(container.state());
+    CHECK(memory() - before < 50 * 1024);
+}
+
 TEST_CASE("what a container leaves behind is reaped") {
     TestContainer container(
         script_spec("for i in 1 2 3 4 5 6 7 8; do setsid sh -c 'sleep 0.01' & done; exit 0",
