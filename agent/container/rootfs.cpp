@@ -37,6 +37,13 @@ bool is_directory(int fd) {
     return fstat(fd, &about) == 0 && S_ISDIR(about.st_mode);
 }
 
+bool same_file(int one, int other) {
+    struct stat a {};
+    struct stat b {};
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
 template <typename T>
 os::Result<T> at(const std::string& path, os::Result<T> result) {
     if (result)
@@ -164,11 +171,12 @@ os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd
 }
 
 os::Result<void> Rootfs::make_devices() {
-    const bool brought =
-        std::any_of(spec_.mounts.begin(), spec_.mounts.end(), [](const spec::Mount& mount) {
-            return mount.options.bind &&
-                   (mount.destination == "/dev" || mount.destination == "/dev/");
-        });
+    // By what is there, not by its name: a link of the image may lead to it. Nodes that are made
+    // take the place of what has their names, and that would be the outside's.
+    const auto dev = open_in_root(root(), "/dev", O_PATH);
+    bool brought = false;
+    for (std::size_t i = 0; i < spec_.mounts.size() && dev; ++i)
+        brought |= spec_.mounts[i].options.bind && same_file(trees_.mounts[i].get(), dev->get());
     if (!brought) {
         TRY(make_device_nodes(root(), spec_));
     }

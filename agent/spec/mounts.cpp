@@ -147,9 +147,9 @@ os::Result<Mount> read_mount(const JsonView& view, const std::string& bundle) {
     }
     if (out.destination.empty())
         return view.wrong("destination is missing");
-    // Older documents have relative ones; runc takes them from the root.
-    if (out.destination[0] != '/')
-        out.destination.insert(0, "/");
+    // Older documents have relative ones; runc takes them from the root. Nobody who asks for "/dev"
+    // or "/proc" shall be deceived by another way of writing it.
+    out.destination = clean_path(out.destination);
     TRY(out.options, parse_mount_options(options, out.path + ".options"));
     if (out.type == "bind" || out.type == "rbind")
         out.options.bind = true;

@@ -22,5 +22,7 @@ os::Result<void> validate(const Spec& spec);
 
 // Absolute, and nowhere "..": for places that the agent makes itself.
 bool is_clean_absolute(std::string_view path);
+// Absolute, without ".", ".." and empty parts.
+std::string clean_path(std::string_view path);
 
 } // namespace spec

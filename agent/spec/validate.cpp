@@ -86,23 +86,9 @@ constexpr std::array allowed_in_proc = {"/proc/cpuinfo",
                                         "/proc/sys/kernel/ns_last_pid",
                                         "/proc/sys/crypto/fips_enabled"};
 
-std::string clean(std::string_view path) {
-    std::string out;
-    while (!path.empty()) {
-        const std::size_t end = std::min(path.find('/'), path.size());
-        const std::string_view part = path.substr(0, end);
-        if (part == "..")
-            out.erase(std::min(out.rfind('/'), out.size()));
-        else if (!part.empty() && part != ".")
-            out += os::text("/", part);
-        path.remove_prefix(std::min(end + 1, path.size()));
-    }
-    return out.empty() ? "/" : out;
-}
-
 os::Result<void> check_mounts(const Spec& spec) {
     for (const Mount& mount : spec.mounts) {
-        const std::string destination = clean(mount.destination);
+        const std::string& destination = mount.destination;
         if (destination == "/")
             return wrong(mount.path, "destination: the root is not mounted over");
         if (destination == "/proc" && mount.type != "proc" && mount.type != "bind")
@@ -137,6 +123,20 @@ os::Result<void> check_process(const Spec& spec) {
 }
 
 } // namespace
+
+std::string clean_path(std::string_view path) {
+    std::string out;
+    while (!path.empty()) {
+        const std::size_t end = std::min(path.find('/'), path.size());
+        const std::string_view part = path.substr(0, end);
+        if (part == "..")
+            out.erase(std::min(out.rfind('/'), out.size()));
+        else if (!part.empty() && part != ".")
+            out += os::text("/", part);
+        path.remove_prefix(std::min(end + 1, path.size()));
+    }
+    return out.empty() ? "/" : out;
+}
 
 bool is_clean_absolute(std::string_view path) {
     if (path.empty() || path[0] != '/' || path.ends_with('/'))

@@ -289,6 +289,33 @@ TEST_CASE("links of the image cannot lead devices, masks and working directories
     CHECK(text == "outside");
 }
 
+TEST_CASE("a /dev from outside is left as it is, however its place is written") {
+    const Outside outside;
+    std::ofstream(outside.path + "/null") << "mine";
+    const auto bind = [&](const char* place) {
+        return os::text(R"({"destination": ")", place, R"(", "type": "bind", "source": ")",
+                        outside.path, R"(", "options": ["bind"]})");
+    };
+    CHECK(run_script("cat /dev/file", with_mount(bind("/x/..//dev/."))).out == "outside");
+    CHECK(fs::is_regular_file(outside.path + "/null"));
+    CHECK_FALSE(fs::exists(outside.path + "/zero"));
+    TestContainer container(
+        script_spec("cat /dev/file", os::text(R"({"mounts": [)", bind("/brought"), "]}")));
+    fs::remove_all(container.rootfs() + "/dev");
+    fs::create_symlink("brought", container.rootfs() + "/dev");
+    CHECK(container.run().out == "outside");
+    CHECK(fs::is_regular_file(outside.path + "/null"));
+    CHECK_FALSE(fs::exists(outside.path + "/zero"));
+}
+
+TEST_CASE("a read-only /dev is filled first, however its place is written") {
+    CHECK(
+        run_script(
+            "echo x > /dev/null && echo null; touch /dev/x",
+            R"({"mounts": [{"destination": "/dev/", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]}]})")
+            .out == "null\n");
+}
+
 TEST_CASE("proc cannot be mounted by way of a link") {
     TestContainer container(
         R"({"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}]})");
