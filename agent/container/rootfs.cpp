@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <sched.h>
 
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 
 #include "agent/container/mount_calls.hpp"
 #include "agent/os/files.hpp"
@@ -37,10 +39,21 @@ bool is_directory(int fd) {
     return fstat(fd, &about) == 0 && S_ISDIR(about.st_mode);
 }
 
+bool is_proc(int fd) {
+    struct statfs about {};
+    return fstatfs(fd, &about) == 0 && about.f_type == PROC_SUPER_MAGIC;
+}
+
+bool same_device(int one, int other) {
+    struct stat a {};
+    struct stat b {};
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev;
+}
+
 bool same_file(int one, int other) {
     struct stat a {};
     struct stat b {};
-    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+    return same_device(one, other) && fstat(one, &a) == 0 && fstat(other, &b) == 0 &&
            a.st_ino == b.st_ino;
 }
 
@@ -121,24 +134,37 @@ os::Result<void> Rootfs::mount_all() {
 os::Result<void> Rootfs::mount_one(const spec::Mount& mount, os::UniqueFd& tree) {
     if (!mount.options.bind)
         return mount_filesystem(mount, tree);
-    if (is_directory(tree.get())) {
-        TRY(const os::UniqueFd target, make_directory_in_root(root(), mount.destination, 0755));
-        return attach(tree.get(), target.get());
-    }
-    TRY(const os::UniqueFd target, make_file_in_root(root(), mount.destination));
+    // A directory that pretends to be proc would get the masks that are meant for the real one.
+    if (mount.destination == "/proc" && !is_proc(tree.get()))
+        return os::fail(os::Code::InvalidArgument, "only proc can be mounted at /proc");
+    TRY(const os::UniqueFd target, is_directory(tree.get())
+                                       ? make_directory_in_root(root(), mount.destination, 0755)
+                                       : make_file_in_root(root(), mount.destination));
+    TRY(check_place(mount, target.get()));
     return attach(tree.get(), target.get());
+}
+
+// The configuration's words have been checked; what the image's links make of them has not.
+os::Result<void> Rootfs::check_place(const spec::Mount& mount, int target) const {
+    // Where the kernel's own files appear must not be a matter of links: what is masked later would
+    // be masked elsewhere.
+    if ((mount.destination == "/proc" || mount.type == "proc" || mount.type == "sysfs") &&
+        !open_in_root(root(), mount.destination, O_PATH, RESOLVE_NO_SYMLINKS))
+        return os::fail(os::Code::InvalidArgument,
+                        "must be an ordinary directory, there is a symbolic link on the way");
+    // A proc that the configuration has put elsewhere is another file system, or its own business.
+    const auto proc = open_in_root(root(), "/proc", O_PATH);
+    if (proc && is_proc(proc->get()) && same_device(proc->get(), target) &&
+        mount.destination != "/proc" && !mount.destination.starts_with("/proc/"))
+        return os::fail(os::Code::InvalidArgument,
+                        "a symbolic link on the way leads into proc, where nothing is mounted");
+    return {};
 }
 
 os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd& tree) {
     const auto before = open_in_root(root(), mount.destination, O_PATH);
     TRY(const os::UniqueFd target, make_directory_in_root(root(), mount.destination, 0755));
-    // Where the kernel's own files appear must not be a matter of the image's links: what is masked
-    // later would be masked elsewhere.
-    if (mount.type == "proc" || mount.type == "sysfs") {
-        if (!open_in_root(root(), mount.destination, O_PATH, RESOLVE_NO_SYMLINKS))
-            return os::fail(os::Code::InvalidArgument,
-                            "must be an ordinary directory, there is a symbolic link on the way");
-    }
+    TRY(check_place(mount, target.get()));
     const spec::MountOptions& options = mount.options;
     if (!tree) {
         std::vector<std::string> data = options.data;

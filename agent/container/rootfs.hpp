@@ -38,6 +38,7 @@ public:
 private:
     os::Result<void> mount_one(const spec::Mount& mount, os::UniqueFd& tree);
     os::Result<void> mount_filesystem(const spec::Mount& mount, os::UniqueFd& tree);
+    os::Result<void> check_place(const spec::Mount& mount, int target) const;
     os::Result<void> mask(const std::string& path);
     os::Result<void> make_read_only(const std::string& path);
 

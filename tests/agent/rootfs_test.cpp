@@ -326,6 +326,29 @@ TEST_CASE("proc cannot be mounted by way of a link") {
           "mounts[0] (/proc): must be an ordinary directory, there is a symbolic link on the way");
 }
 
+TEST_CASE("no directory pretends to be /proc, and no link of the image leads a mount into it") {
+    const Outside outside;
+    CHECK(TestContainer(
+              with_mount(os::text(R"({"destination": "/proc", "type": "bind", "source": ")",
+                                  outside.path, R"(", "options": ["bind"]})")))
+              .run()
+              .error == "mounts[7] (/proc): only proc can be mounted at /proc");
+    CHECK(run_script("cat /proc/self/comm", with_mount(R"({"destination": "/proc", "type": "bind",
+                     "source": "/proc", "options": ["rbind", "ro"]})"))
+              .error.empty());
+    for (const char* target : {"/proc", "proc/sys", "/proc/self/attr"}) {
+        for (const char* mount :
+             {R"({"destination": "/data", "type": "tmpfs", "source": "tmpfs"})",
+              R"({"destination": "/data", "type": "bind", "source": "/tmp", "options": ["bind"]})"}) {
+            TestContainer container(with_mount(mount));
+            fs::create_symlink(target, container.rootfs() + "/data");
+            CHECK(container.run().error ==
+                  "mounts[7] (/data): a symbolic link on the way leads into proc, where nothing is "
+                  "mounted");
+        }
+    }
+}
+
 TEST_CASE("nothing is mounted inside of /proc but what lxcfs mounts") {
     CHECK(TestContainer(
               with_mount(R"({"destination": "/proc/self", "type": "tmpfs", "source": "tmpfs"})"))
