@@ -106,7 +106,8 @@ os::Result<Trees> take_trees(const spec::Spec& spec, const std::string& cgroup_d
         } else if (is_cgroup(mount) && spec.linux_part.find(CLONE_NEWCGROUP) == nullptr) {
             // Without a namespace of its own, a container sees its own group by a bind mount.
             TRY(tree, clone_tree(AT_FDCWD, cgroup_directory.c_str(), false));
-            TRY(set_attributes(tree.get(), {.set = mount.options.set, .propagation = MS_PRIVATE}));
+            TRY(set_attributes(tree.get(),
+                               {.set = mount.options.set_when_new(), .propagation = MS_PRIVATE}));
         }
         out.mounts.push_back(std::move(tree));
     }
@@ -166,6 +167,7 @@ os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd
     TRY(const os::UniqueFd target, make_directory_in_root(root(), mount.destination, 0755));
     TRY(check_place(mount, target.get()));
     const spec::MountOptions& options = mount.options;
+    const std::uint64_t attributes = options.set_when_new();
     if (!tree) {
         std::vector<std::string> data = options.data;
         const auto is_mode = [](const std::string& option) { return option.starts_with("mode="); };
@@ -180,7 +182,7 @@ os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd
         }
         const bool later = mount.destination == "/dev";
         const std::uint64_t now =
-            later ? options.set & ~std::uint64_t{MOUNT_ATTR_RDONLY} : options.set;
+            later ? attributes & ~std::uint64_t{MOUNT_ATTR_RDONLY} : attributes;
         TRY(tree, new_filesystem(is_cgroup(mount) ? "cgroup2" : mount.type,
                                  mount.source.empty() ? mount.type : mount.source, data, now));
         if (options.copy_up && before) {
@@ -191,7 +193,7 @@ os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd
     for (const std::uint64_t flags : options.propagation)
         TRY(set_attributes(tree.get(), {.propagation = flags & ~std::uint64_t{MS_REC},
                                         .recursive = (flags & MS_REC) != 0}));
-    if (mount.destination == "/dev" && (options.set & MOUNT_ATTR_RDONLY) != 0)
+    if (mount.destination == "/dev" && (attributes & MOUNT_ATTR_RDONLY) != 0)
         read_only_dev_ = std::move(tree);
     return {};
 }

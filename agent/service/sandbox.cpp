@@ -28,7 +28,7 @@ os::Result<os::UniqueFd> make_mount(const proto::MountRequest& request,
     if (!options.bind)
         return container::new_filesystem(
             request.type(), request.source().empty() ? request.type() : request.source(),
-            options.data, options.set);
+            options.data, options.set_when_new());
     TRY(os::UniqueFd tree,
         container::clone_tree(AT_FDCWD, request.source().c_str(), options.recursive_bind));
     TRY(container::set_attributes(

@@ -68,6 +68,9 @@ struct MountOptions {
     bool recursive_bind = false;
     bool copy_up = false;
     std::vector<std::string> data; // "size=64k", "nr_inodes=1", "sync"
+
+    // Of a new file system, which is a whole tree by itself.
+    std::uint64_t set_when_new() const { return (set & ~recursive_clear) | recursive_set; }
 };
 
 struct Mount {

@@ -212,6 +212,16 @@ TEST_CASE("tmpfs: size, mode and flags") {
           "750\nrw,nosuid,nodev,noexec,relatime tmpfs rw,size=64k,mode=750\n65536\n");
 }
 
+TEST_CASE("rro of a new file system is not forgotten") {
+    CHECK(
+        run_script(
+            "touch /data/x; touch /dev/x; grep ' /data ' /proc/self/mountinfo | cut -d' ' -f6",
+            R"({"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["rro"]},
+                {"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["noatime", "rro", "rnoexec", "rstrictatime"]}]})")
+            .out == "ro,noexec\n");
+}
+
 TEST_CASE("tmpfs takes the mode of the directory that it covers") {
     CHECK(run_script("stat -c %a /tmp",
                      with_mount(R"({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})"))
