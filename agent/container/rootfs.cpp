@@ -168,6 +168,7 @@ os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd
     TRY(check_place(mount, target.get()));
     const spec::MountOptions& options = mount.options;
     const std::uint64_t attributes = options.set_when_new();
+    const bool later = mount.destination == "/dev" || mount.type == "tmpfs";
     if (!tree) {
         std::vector<std::string> data = options.data;
         const auto is_mode = [](const std::string& option) { return option.starts_with("mode="); };
@@ -180,7 +181,6 @@ os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd
                 octal += static_cast<char>('0' + (about.st_mode >> (shift - 3) & 7));
             data.push_back("mode=" + octal);
         }
-        const bool later = mount.destination == "/dev";
         const std::uint64_t now =
             later ? attributes & ~std::uint64_t{MOUNT_ATTR_RDONLY} : attributes;
         TRY(tree, new_filesystem(is_cgroup(mount) ? "cgroup2" : mount.type,
@@ -193,8 +193,8 @@ os::Result<void> Rootfs::mount_filesystem(const spec::Mount& mount, os::UniqueFd
     for (const std::uint64_t flags : options.propagation)
         TRY(set_attributes(tree.get(), {.propagation = flags & ~std::uint64_t{MS_REC},
                                         .recursive = (flags & MS_REC) != 0}));
-    if (mount.destination == "/dev" && (attributes & MOUNT_ATTR_RDONLY) != 0)
-        read_only_dev_ = std::move(tree);
+    if (later && (attributes & MOUNT_ATTR_RDONLY) != 0)
+        read_only_later_.push_back({mount.destination, std::move(tree)});
     return {};
 }
 
@@ -250,9 +250,8 @@ os::Result<void> Rootfs::make_read_only(const std::string& path) {
 }
 
 os::Result<void> Rootfs::protect_paths() {
-    if (read_only_dev_) {
-        TRY(at("/dev", set_attributes(read_only_dev_.get(), {.set = MOUNT_ATTR_RDONLY})));
-    }
+    for (const auto& [path, mount] : read_only_later_)
+        TRY(at(path, set_attributes(mount.get(), {.set = MOUNT_ATTR_RDONLY})));
     for (const std::string& path : spec_.linux_part.readonly_paths)
         TRY(at("linux.readonlyPaths", make_read_only(path)));
     for (const std::string& path : spec_.linux_part.masked_paths)

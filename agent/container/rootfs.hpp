@@ -4,6 +4,8 @@
 // descriptor.
 #pragma once
 
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/container/terminal.hpp"
@@ -44,8 +46,9 @@ private:
 
     const spec::Spec& spec_;
     Trees& trees_;
-    // A read-only /dev is filled first.
-    os::UniqueFd read_only_dev_;
+    // A read-only /dev, or tmpfs, is filled first: with nodes, with what it covers, with places for
+    // the mounts in it. Each with its path, for messages.
+    std::vector<std::pair<std::string, os::UniqueFd>> read_only_later_;
 };
 
 // devices.cpp: the nodes and links of /dev, and those of linux.devices.

@@ -222,6 +222,16 @@ TEST_CASE("rro of a new file system is not forgotten") {
             .out == "ro,noexec\n");
 }
 
+TEST_CASE("a read-only tmpfs has what it covers, and places for the mounts in it") {
+    const Outcome outcome = run_script(
+        "head -n 1 /etc/passwd; touch /etc/x",
+        R"({"mounts": [{"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "ro"]},
+            {"destination": "/etc/in/it", "type": "tmpfs", "source": "tmpfs"}]})");
+    CHECK(outcome.error.empty());
+    CHECK(outcome.out == "root:x:0:0:root:/root:/bin/sh\n");
+    CHECK(outcome.err.find("touch: /etc/x: Read-only file system") != std::string::npos);
+}
+
 TEST_CASE("tmpfs takes the mode of the directory that it covers") {
     CHECK(run_script("stat -c %a /tmp",
                      with_mount(R"({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})"))
