@@ -131,6 +131,8 @@ os::Result<os::UniqueFd> open_in_root(int root, std::string_view path, int flags
 
 namespace {
 
+constexpr int max_links = 40; // as the kernel
+
 // Follows a symbolic link whose target is missing: what would have to be made instead of `path`.
 os::Result<std::string> through_link(int directory, const std::string& done,
                                      const std::string& name, std::string_view rest) {
@@ -139,16 +141,16 @@ os::Result<std::string> through_link(int directory, const std::string& done,
     if (length <= 0)
         return os::fail_errno(length == 0 ? ENOENT : errno, done, "/", name);
     const std::string_view link(target.data(), static_cast<std::size_t>(length));
+    const std::string more = rest.empty() ? "" : os::text("/", rest);
     if (link[0] == '/')
-        return os::text(link, "/", rest);
-    return os::text(done, "/", link, "/", rest);
+        return os::text(link, more);
+    return os::text(done, "/", link, more);
 }
 
 } // namespace
 
 os::Result<os::UniqueFd> make_directory_in_root(int root, std::string_view path, unsigned mode) {
     std::string wanted(path);
-    constexpr int max_links = 40; // as the kernel
     for (int links = 0; links < max_links;) {
         std::string_view rest = without_leading_slashes(wanted);
         std::string done;
@@ -202,15 +204,26 @@ os::Result<Place> place_in_root(int root, std::string_view path) {
 }
 
 os::Result<os::UniqueFd> make_file_in_root(int root, std::string_view path) {
-    auto opened = open_in_root(root, path, O_PATH);
-    if (opened || opened.error().code != os::Code::NotFound)
-        return opened;
-    TRY(const Place place, place_in_root(root, path));
-    const os::UniqueFd made(openat(place.directory.get(), place.name.c_str(),
-                                   O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644));
-    if (!made && errno != EEXIST)
-        return os::fail_errno(errno, "make the file ", path);
-    return open_in_root(root, path, O_PATH);
+    std::string wanted(path);
+    for (int links = 0; links < max_links; ++links) {
+        auto opened = open_in_root(root, wanted, O_PATH);
+        if (opened || opened.error().code != os::Code::NotFound)
+            return opened;
+        TRY(const Place place, place_in_root(root, wanted));
+        const os::UniqueFd made(openat(place.directory.get(), place.name.c_str(),
+                                       O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644));
+        if (!made && errno != EEXIST)
+            return os::fail_errno(errno, "make the file ", path);
+        struct stat about {};
+        // A link to what is missing: /etc/resolv.conf of many images.
+        if (!made && fstatat(place.directory.get(), place.name.c_str(), &about,
+                             AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISLNK(about.st_mode)) {
+            const std::string parent = wanted.substr(0, wanted.rfind(place.name));
+            TRY(wanted, through_link(place.directory.get(), parent, place.name, ""));
+        }
+    }
+    return os::fail_errno(ELOOP, path);
 }
 
 } // namespace container

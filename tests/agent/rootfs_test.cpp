@@ -135,6 +135,26 @@ TEST_CASE("a single file can be mounted, also where there is none") {
     CHECK(outcome.out == "outside");
 }
 
+TEST_CASE("a single file can be mounted where a link leads to what is missing, inside") {
+    const Outside outside;
+    const std::string file =
+        os::text(R"({"destination": "/etc/resolv.conf", "type": "bind", "source": ")", outside.path,
+                 R"(/file", "options": ["bind"]})");
+    for (const std::string& target :
+         {std::string("../run/systemd/resolve/stub.conf"), std::string("second"),
+          "/../.." + outside.path + "/made"}) {
+        TestContainer container(script_spec("cat /etc/resolv.conf", with_mount(file)));
+        fs::create_symlink("/var/lib/third", container.rootfs() + "/etc/second");
+        fs::create_symlink(target, container.rootfs() + "/etc/resolv.conf");
+        CHECK(container.run().out == "outside");
+        CHECK_FALSE(fs::exists(outside.path + "/made"));
+    }
+    TestContainer container(script_spec("true", with_mount(file)));
+    fs::create_symlink("resolv.conf", container.rootfs() + "/etc/resolv.conf");
+    CHECK(container.run().error ==
+          "mounts[7] (/etc/resolv.conf): /etc/resolv.conf: Too many levels of symbolic links");
+}
+
 TEST_CASE("rro makes what is mounted below read-only too, ro does not") {
     const Outside outside;
     REQUIRE(mount("tmpfs", (outside.path + "/below").c_str(), "tmpfs", 0, nullptr) == 0);
