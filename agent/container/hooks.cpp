@@ -144,4 +144,9 @@ os::Result<void> run_hooks(const std::vector<spec::Hook>& hooks, const std::stri
     return {};
 }
 
+void run_every_hook(const std::vector<spec::Hook>& hooks, const std::string& state) {
+    for (const spec::Hook& hook : hooks)
+        static_cast<void>(run_hook(hook, state));
+}
+
 } // namespace container

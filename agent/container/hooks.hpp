@@ -25,5 +25,7 @@ struct HookState {
 // Runs them in order and stops at the first that fails. Blocks; for the agent's short-lived
 // processes.
 os::Result<void> run_hooks(const std::vector<spec::Hook>& hooks, const std::string& state);
+// Those of what is gone: each has something to clean up, whatever came of the ones before it.
+void run_every_hook(const std::vector<spec::Hook>& hooks, const std::string& state);
 
 } // namespace container

@@ -352,11 +352,12 @@ void Container::finish_removal(const Done& done) {
         return;
     }
     const std::string state = hook_state().json("stopped", 0);
-    // A hook that fails changes nothing any more: the container is gone (runtime-spec, lifecycle
-    // 14).
+    // A hook that fails changes nothing any more, and keeps no other from running: the container is
+    // gone (runtime-spec, lifecycle 13).
     around_.children.run_aside(
         [self = shared_from_this(), state] {
-            return container::run_hooks(self->spec_.hooks.poststop, state);
+            container::run_every_hook(self->spec_.hooks.poststop, state);
+            return os::Result<void>();
         },
         [done](const os::Result<void>&) { done({}); });
 }

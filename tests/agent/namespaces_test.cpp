@@ -248,6 +248,17 @@ TEST_CASE("a hook that fails ends the creation, with what it said") {
           "hooks.poststart[0] (/bin/false): exit status 1");
 }
 
+TEST_CASE("a poststop hook that fails keeps no other from running") {
+    const std::string log = Agent::shared().directory() + "/poststop.log";
+    TestContainer container(os::text(
+        R"({"hooks": {"poststop": [{"path": "/bin/false"}, {"path": "/nonesuch"}, {"path": "/bin/sh", "args": ["sh", "-c", "echo ran > )",
+        log, R"("]}]}})"));
+    container.must_run();
+    REQUIRE(container.wait());
+    REQUIRE(container.remove());
+    CHECK(text_of(log) == "ran\n");
+}
+
 TEST_CASE("a hook that takes too long is ended, and the creation with it") {
     CHECK(
         TestContainer(
