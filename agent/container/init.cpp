@@ -25,6 +25,8 @@ namespace container {
 
 namespace {
 
+constexpr mode_t hooks_umask = 0022;
+
 os::Result<void> loopback_up() {
     const os::UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     ifreq request{};
@@ -104,6 +106,8 @@ os::Result<void> build_root(const InitInputs& inputs, Terminal& terminal) {
         TRY(os::send_message(inputs.sync, message::terminal, {}, terminal.master.get()));
         terminal.master.reset();
     }
+    // What is made now has a mode already; hooks make files of their own.
+    umask(hooks_umask);
     if (!spec.hooks.create_runtime.empty()) {
         TRY(os::send_message(inputs.sync, message::hooks));
         TRY(wait_for_go(inputs.sync));

@@ -233,6 +233,15 @@ TEST_CASE("startContainer hooks run inside, after start and before the program")
     CHECK(outcome.out == "joey-test\nprogram\n");
 }
 
+TEST_CASE("files that hooks make are not everybody's to write") {
+    const std::string log = Agent::shared().directory() + "/umask.log";
+    TestContainer container(os::text(
+        R"({"hooks": {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "umask > )", log,
+        R"("]}]}})"));
+    REQUIRE(container.create());
+    CHECK(text_of(log) == "0022\n");
+}
+
 TEST_CASE("a hook that fails ends the creation, with what it said") {
     CHECK(
         TestContainer(
