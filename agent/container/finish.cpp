@@ -83,8 +83,6 @@ os::Result<void> enter_directory(const std::string& directory) {
 }
 
 std::string_view variable(const std::vector<std::string>& env, std::string_view name) {
-    // The last one counts, as for programs that look from the end; getenv() takes the first, so a
-    // list with two is the caller's own riddle.
     for (const std::string& entry : env) {
         if (entry.starts_with(name) && entry.size() > name.size() && entry[name.size()] == '=')
             return std::string_view(entry).substr(name.size() + 1);

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <array>
 #include <cap-ng.h>
+#include <functional>
+#include <set>
 
 #include <linux/capability.h>
 #include <linux/ioprio.h>
@@ -154,6 +156,19 @@ os::Result<void> read_io_priority(const JsonView& process, Process& out) {
     return {};
 }
 
+// Of two variables with one name the last counts, as with runc: programs differ in which they would
+// see. A HOME that is empty is none.
+void tidy(std::vector<std::string>& env) {
+    std::set<std::string, std::less<>> seen;
+    std::vector<std::string> out;
+    for (auto entry = env.rbegin(); entry != env.rend(); ++entry) {
+        if (seen.insert(entry->substr(0, entry->find('='))).second && *entry != "HOME=")
+            out.push_back(std::move(*entry));
+    }
+    std::reverse(out.begin(), out.end());
+    env = std::move(out);
+}
+
 // What the specification lets a system lack, and what must then not be asked for.
 os::Result<void> refuse_what_is_not_here(const JsonView& view) {
     std::string label;
@@ -179,6 +194,7 @@ os::Result<Process> read_process(const JsonView& view) {
     TRY(out.user, read_user(view));
     TRY(view.read("args", out.args));
     TRY(view.read("env", out.env));
+    tidy(out.env);
     TRY(view.read("cwd", out.cwd));
     TRY(out.capabilities, read_capabilities(view));
     TRY(out.rlimits, read_rlimits(view));

@@ -117,6 +117,16 @@ TEST_CASE("a process is checked") {
             .hard == RLIM_INFINITY);
 }
 
+TEST_CASE("of variables with one name the last counts, and an empty HOME is none") {
+    const auto env = [](const char* list) {
+        return spec::parse_process(os::text(R"({"args": ["x"], "cwd": "/", "env": )", list, "}"))->env;
+    };
+    CHECK(env(R"(["A=1", "B=2", "A=3", "HOME=/x", "HOME="])") ==
+          std::vector<std::string>{"B=2", "A=3"});
+    CHECK(env(R"(["HOME=", "HOME=/x", "AB=1", "A=2", "A"])") ==
+          std::vector<std::string>{"HOME=/x", "AB=1", "A"});
+}
+
 TEST_CASE("mount options are attributes, propagation or data") {
     const spec::MountOptions plain =
         options({"ro", "nosuid", "nodev", "size=64k", "mode=755", "sync", "rprivate", "defaults"});
