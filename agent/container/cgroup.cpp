@@ -144,6 +144,22 @@ os::Result<void> Cgroup::add(pid_t pid) const {
     return os::write_file(AT_FDCWD, (directory_ + "/cgroup.procs").c_str(), std::to_string(pid));
 }
 
+os::Result<void> Cgroup::add_beside(pid_t pid, pid_t first) const {
+    auto added = add(pid);
+    if (added)
+        return added;
+    std::string place;
+    for_each_group(directory_, max_depth, [&](const std::string& group) {
+        std::vector<pid_t> found;
+        read_processes(group, found);
+        if (std::find(found.begin(), found.end(), first) != found.end())
+            place = group;
+    });
+    if (place.empty() || place == directory_)
+        return added;
+    return os::write_file(AT_FDCWD, (place + "/cgroup.procs").c_str(), std::to_string(pid));
+}
+
 os::Result<void> Cgroup::freeze(bool frozen) const {
     return os::write_file(AT_FDCWD, (directory_ + "/cgroup.freeze").c_str(), frozen ? "1" : "0");
 }

@@ -27,6 +27,9 @@ public:
     os::Result<void> make() const;
     os::Result<void> apply(const std::vector<spec::CgroupSetting>& settings) const;
     os::Result<void> add(pid_t pid) const;
+    // Where that is refused, with `first`: a container that has divided its group (systemd, an
+    // engine) has processes in groups below only (cgroup-v2.rst, "No Internal Process Constraint").
+    os::Result<void> add_beside(pid_t pid, pid_t first) const;
     os::Result<void> freeze(bool frozen) const;
     // Ends every process of the group and of those below it.
     os::Result<void> kill() const;

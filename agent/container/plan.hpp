@@ -57,6 +57,7 @@ struct ExecPlan {
     ProcessPlan common;
     const std::vector<OpenNamespace>* namespaces = nullptr;
     const Cgroup* cgroup = nullptr;
+    pid_t first = -1; // the container's first process
     std::optional<std::uint64_t> personality;
 };
 

@@ -99,7 +99,7 @@ os::Result<void> ProcessBuilder::build() {
     TRY(pid_, give_birth());
     sync_.far.reset();
     TRY(os::send_message(plan_.common.report, message::born, std::to_string(pid_)));
-    TRY(plan_.cgroup->add(pid_));
+    TRY(plan_.cgroup->add_beside(pid_, plan_.first));
     TRY(apply_oom_score(*plan_.common.process, pid_));
     TRY(os::send_message(sync_.near.get(), message::go));
     return accompany(plan_.common, pid_, sync_.near.get(), [] { return os::Result<void>(); });

@@ -156,6 +156,7 @@ void Container::exec(const std::string& exec_id, spec::Process process, const Wa
         container::ExecPlan plan{.common = common,
                                  .namespaces = &*namespaces,
                                  .cgroup = &cgroup_,
+                                 .first = process_->pid(),
                                  .personality = spec_.linux_part.personality};
         if (spec_.linux_part.seccomp)
             plan.common.seccomp = &*spec_.linux_part.seccomp;

@@ -331,6 +331,38 @@ TEST_CASE("groups that a container has made below its own go with it") {
     CHECK_FALSE(fs::exists(Agent::shared().cgroup_root() + "/" + container.id()));
 }
 
+TEST_CASE("a process is executed in a container that has divided its control group") {
+    // Any controller that is no matter of threads: with it, a group has processes or groups.
+    const std::string own = Agent::shared().cgroup_root() + "/cgroup.subtree_control";
+    const std::string top = Agent::shared().directory() + "/cgroup/cgroup.subtree_control";
+    const bool had = Agent::shared().has_controller("hugetlb");
+    if (!had)
+        std::ofstream(top) << "+hugetlb";
+    const bool has = Agent::shared().has_controller("hugetlb");
+    const char* controller = has ? "hugetlb" : "memory";
+    if (!Agent::shared().has_controller(controller)) {
+        WARN("this host's control groups lack hugetlb and memory: groups can be divided freely");
+        return;
+    }
+    {
+        TestContainer container(script_spec(
+            os::text("cd /sys/fs/cgroup; mkdir init; echo $$ > init/cgroup.procs; echo +",
+                     controller, " > cgroup.subtree_control && echo divided; exec sleep 1000"),
+            R"({"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, {"destination": "/sys", "type": "sysfs", "source": "sysfs"}, {"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup"}]})"));
+        REQUIRE(container.create());
+        const Collected& output = container.collect();
+        REQUIRE(container.start());
+        REQUIRE(Agent::shared().eventually([&] { return output.out == "divided\n"; }));
+        const Outcome outcome = container.exec("grep ^0 /proc/self/cgroup");
+        CHECK(outcome.error.empty());
+        CHECK(outcome.out == "0::/init\n");
+    }
+    if (!had) {
+        std::ofstream(own) << "-hugetlb";
+        std::ofstream(top) << "-hugetlb";
+    }
+}
+
 TEST_CASE("limits bite, or are refused with the controller that is missing") {
     const auto [resources, controller, file, value] = GENERATE(
         std::tuple(R"({"memory": {"limit": 33554432}})", "memory", "memory.max", "33554432\n"),
