@@ -1,4 +1,5 @@
 // The builder of a container: everything that is done from outside of its namespaces.
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <ctime>
@@ -61,6 +62,27 @@ const OpenNamespace* Builder::named(int flag) const {
     return nullptr;
 }
 
+// What a container may do to a namespace that is its own, or another container's, it may not do to
+// the agent's by giving its path. The root of a joined mount namespace is exchanged.
+os::Result<void> refuse_own_namespaces(const spec::Spec& spec,
+                                       const std::vector<OpenNamespace>& named) {
+    for (const OpenNamespace& entry : named) {
+        if (!is_own(entry))
+            continue;
+        const bool names = !spec.hostname.empty() || !spec.domainname.empty();
+        const auto& sysctls = spec.linux_part.sysctls;
+        const bool sets =
+            std::any_of(sysctls.begin(), sysctls.end(), [&entry](const auto& sysctl) {
+                return spec::namespace_of_sysctl(sysctl.first) == entry.flag;
+            });
+        if (entry.flag == CLONE_NEWNS || (entry.flag == CLONE_NEWUTS && names) || sets)
+            return os::fail(os::Code::InvalidArgument, "linux.namespaces: the ",
+                            spec::namespace_name(entry.flag), " namespace is the agent's own",
+                            entry.flag == CLONE_NEWNS ? "" : ", where nothing can be set");
+    }
+    return {};
+}
+
 os::Result<void> Builder::prepare() {
     if (plan_.common.seccomp != nullptr) {
         TRY(filter_, compile_filter(*plan_.common.seccomp));
@@ -69,6 +91,7 @@ os::Result<void> Builder::prepare() {
     TRY(apply_device_rules(plan_.cgroup->directory(), part_.resources.devices));
     TRY(trees_, take_trees(*plan_.spec, plan_.cgroup->directory()));
     TRY(named_, open_named(part_));
+    TRY(refuse_own_namespaces(*plan_.spec, named_));
     TRY(sync_, os::make_channel());
     return {};
 }

@@ -1,5 +1,6 @@
 #include "agent/container/namespaces.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <fcntl.h>
@@ -85,6 +86,14 @@ os::Result<std::vector<OpenNamespace>> open_named(const spec::Linux& part) {
         out.push_back({entry.flag, std::move(*fd)});
     }
     return out;
+}
+
+bool is_own(const OpenNamespace& entry) {
+    const auto found = std::find_if(namespace_files.begin(), namespace_files.end(),
+                                    [&](const auto& file) { return file.flag == entry.flag; });
+    const auto own =
+        os::open_path(AT_FDCWD, os::text("/proc/self/ns/", found->file).c_str(), O_RDONLY);
+    return own && same_file(own->get(), entry.fd.get());
 }
 
 os::Result<void> join(const OpenNamespace& entry) {

@@ -22,6 +22,8 @@ struct OpenNamespace {
 os::Result<std::vector<OpenNamespace>> open_namespaces_of(pid_t pid);
 // Those that the configuration names by path; each is checked to be of its kind.
 os::Result<std::vector<OpenNamespace>> open_named(const spec::Linux& part);
+// Whether this process is in it.
+bool is_own(const OpenNamespace& entry);
 os::Result<void> join(const OpenNamespace& entry);
 
 // Joins what can be left again, and leaves it in the destructor: new processes are born with it.

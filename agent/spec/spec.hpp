@@ -187,5 +187,7 @@ os::Result<Resources> parse_resources(std::string_view resources);
 
 // "user" and its like, as the document spells it; empty for an unknown flag.
 std::string_view namespace_name(int flag);
+// CLONE_NEW* of the kind of namespace that holds it; 0: none does.
+int namespace_of_sysctl(const std::string& key);
 
 } // namespace spec

@@ -43,29 +43,27 @@ constexpr std::array ipc_sysctls = {"kernel.msgmax", "kernel.msgmnb",         "k
                                     "kernel.sem",    "kernel.shmall",         "kernel.shmmax",
                                     "kernel.shmmni", "kernel.shm_rmid_forced"};
 
-// Only what a namespace of the container's own holds: everything else belongs to others as well.
-os::Result<void> check_sysctl(const Linux& part, const std::string& key) {
+// sysctl(8) takes both, and a name with a slash may have dots in it (an interface's).
+std::string dotted_name(const std::string& key) {
     std::string dotted = key;
-    // sysctl(8) takes both, and a name with a slash may have dots in it (an interface's).
     if (key.find('/') != std::string::npos) {
         std::replace(dotted.begin(), dotted.end(), '.', '\0');
         std::replace(dotted.begin(), dotted.end(), '/', '.');
     }
+    return dotted;
+}
+
+// Only what a namespace of the container's own holds: everything else belongs to others as well.
+os::Result<void> check_sysctl(const Linux& part, const std::string& key) {
+    const std::string dotted = dotted_name(key);
     const std::string name = os::text("linux.sysctl[", quote(key), "]");
     if (os::text("/", key, "/").find("/../") != std::string::npos || dotted.empty() ||
         dotted.find("..") != std::string::npos || dotted[0] == '.')
         return wrong(name, "is no name of a sysctl");
-    int needed = 0;
-    if (dotted == "kernel.domainname")
-        needed = CLONE_NEWUTS;
-    else if (dotted == "kernel.hostname")
+    if (dotted == "kernel.hostname")
         return wrong(name, "is set by hostname");
-    else if (dotted.starts_with("net."))
-        needed = CLONE_NEWNET;
-    else if (dotted.starts_with("fs.mqueue.") ||
-             std::find(ipc_sysctls.begin(), ipc_sysctls.end(), dotted) != ipc_sysctls.end())
-        needed = CLONE_NEWIPC;
-    else
+    const int needed = namespace_of_sysctl(key);
+    if (needed == 0)
         return wrong(name, "does not belong to a namespace");
     if (part.find(needed) == nullptr)
         return wrong(name, os::text("needs a ", namespace_name(needed),
@@ -123,6 +121,18 @@ os::Result<void> check_process(const Spec& spec) {
 }
 
 } // namespace
+
+int namespace_of_sysctl(const std::string& key) {
+    const std::string dotted = dotted_name(key);
+    if (dotted == "kernel.domainname")
+        return CLONE_NEWUTS;
+    if (dotted.starts_with("net."))
+        return CLONE_NEWNET;
+    if (dotted.starts_with("fs.mqueue.") ||
+        std::find(ipc_sysctls.begin(), ipc_sysctls.end(), dotted) != ipc_sysctls.end())
+        return CLONE_NEWIPC;
+    return 0;
+}
 
 std::string clean_path(std::string_view path) {
     std::string out;

@@ -102,6 +102,27 @@ TEST_CASE("a path that is no namespace, or one of another kind, is refused") {
           "linux.namespaces: the network namespace: open /nonesuch: No such file or directory");
 }
 
+TEST_CASE("a path to the agent's own namespace does not make it the container's") {
+    const auto error = [](const char* kind, const char* file, const char* more) {
+        const std::string path = os::text("/proc/", Agent::shared().pid(), "/ns/", file);
+        const std::string mount = std::string(kind) == "mount" ? "" : R"({"type": "mount"}, )";
+        return TestContainer(os::text(R"({"hostname": null, "linux": {"namespaces": [)", mount,
+                                      R"({"type": ")", kind, R"(", "path": ")", path, R"("}])",
+                                      more))
+            .run()
+            .error;
+    };
+    CHECK(error("mount", "mnt", "}}") ==
+          "linux.namespaces: the mount namespace is the agent's own");
+    CHECK(error("uts", "uts", R"(}, "hostname": "mine"})") ==
+          "linux.namespaces: the uts namespace is the agent's own, where nothing can be set");
+    CHECK(error("network", "net", R"(, "sysctl": {"net.ipv4.ip_forward": "0"}}})") ==
+          "linux.namespaces: the network namespace is the agent's own, where nothing can be set");
+    CHECK(error("ipc", "ipc", R"(, "sysctl": {"kernel.msgmax": "8192"}}})") ==
+          "linux.namespaces: the ipc namespace is the agent's own, where nothing can be set");
+    CHECK(error("network", "net", "}}").empty());
+}
+
 TEST_CASE("a user namespace maps ids, and root inside is nobody outside") {
     TestContainer container(
         script_spec("id -u; cat /proc/self/uid_map; touch /dev/shm/x; stat -c %u /dev/shm/x; stat "
