@@ -172,9 +172,11 @@ os::Result<void> read_personality(const JsonView& view, Linux& out) {
 }
 
 os::Result<void> refuse_what_is_not_here(const JsonView& view) {
-    TRY(const JsonView intel, view.member("intelRdt"));
-    if (intel.exists())
-        return intel.wrong("is not supported");
+    for (const char* name : {"intelRdt", "netDevices", "memoryPolicy"}) {
+        TRY(const JsonView member, view.member(name));
+        if (member.exists())
+            return member.wrong("is not supported");
+    }
     std::string label;
     TRY(view.read("mountLabel", label));
     if (!label.empty())

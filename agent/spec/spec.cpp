@@ -54,7 +54,7 @@ os::Result<void> read_root(const JsonView& document, const std::string& bundle, 
 }
 
 os::Result<void> refuse_other_systems(const JsonView& root) {
-    for (const char* other : {"windows", "solaris", "vm", "zos"}) {
+    for (const char* other : {"windows", "solaris", "vm", "zos", "freebsd"}) {
         TRY(const JsonView member, root.member(other));
         if (member.exists())
             return member.wrong("this is no configuration for Linux");

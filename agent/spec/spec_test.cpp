@@ -70,6 +70,7 @@ TEST_CASE("text that is no configuration is refused with the place") {
     CHECK(error_of(R"({"ociVersion": "2.0"})") ==
           "the document: ociVersion \"2.0\" is not supported, versions 1.x are");
     CHECK(error_of(R"({"ociVersion": "1.0"})") == "root: path is missing");
+    CHECK(error_of(config(R"("freebsd": {})")) == "freebsd: this is no configuration for Linux");
 }
 
 TEST_CASE("wrong types are named by their field") {
@@ -315,6 +316,9 @@ TEST_CASE("devices and mappings are checked") {
     CHECK(error(R"("uidMappings": [{"containerID": 0}])") ==
           "linux.uidMappings[0]: size must be 1 or more");
     CHECK(error(R"("intelRdt": {})") == "linux.intelRdt: is not supported");
+    CHECK(error(R"("netDevices": {"eth0": {}})") == "linux.netDevices: is not supported");
+    CHECK(error(R"("memoryPolicy": {"mode": "MPOL_BIND"})") ==
+          "linux.memoryPolicy: is not supported");
     CHECK(error(R"("personality": {"domain": "BSD"})") ==
           "linux.personality: domain must be \"LINUX\" or \"LINUX32\"");
     CHECK(error(R"("rootfsPropagation": "wide")") ==
