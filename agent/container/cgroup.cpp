@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "agent/os/files.hpp"
+#include "agent/os/unique_fd.hpp"
 
 namespace container {
 
@@ -33,35 +34,71 @@ std::string trimmed(std::string text) {
     return text;
 }
 
-// Calls `visit` with the path of each group below `directory`, the deepest first, then its own. A
-// container may have made groups of any depth, so the depth is bounded.
-template <typename Visit>
-void for_each_group(const std::string& directory, int depth, const Visit& visit) {
-    DIR* listing = depth > 0 ? opendir(directory.c_str()) : nullptr;
-    if (listing != nullptr) {
-        std::vector<std::string> names;
-        while (const dirent* entry = readdir(listing)) {
-            if (entry->d_type == DT_DIR && entry->d_name[0] != '.')
-                names.emplace_back(entry->d_name);
-        }
-        closedir(listing);
-        for (const std::string& name : names)
-            for_each_group(os::text(directory, "/", name), depth - 1, visit);
+std::vector<std::string> groups_in(int directory) {
+    std::vector<std::string> out;
+    const int again = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR* listing = again < 0 ? nullptr : fdopendir(again);
+    if (listing == nullptr)
+        return out;
+    while (const dirent* entry = readdir(listing)) {
+        const std::string_view name = entry->d_name;
+        if (entry->d_type == DT_DIR && name != "." && name != "..")
+            out.emplace_back(name);
     }
-    visit(directory);
+    closedir(listing);
+    return out;
 }
-constexpr int max_depth = 64;
 
-void read_processes(const std::string& directory, std::vector<pid_t>& out) {
-    const auto text = os::read_file(AT_FDCWD, (directory + "/cgroup.procs").c_str());
-    if (!text)
+// Calls `visit` with a directory and the name in it, for each group below `top`, the deepest first,
+// and then for `top`. A container may have made groups deeper than a path is long, or than there
+// are descriptors: one is open at a time.
+template <typename Visit>
+void for_each_group(const std::string& top, const Visit& visit) {
+    struct Level {
+        std::string name;
+        std::vector<std::string> below;
+    };
+    constexpr int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    os::UniqueFd here(open(top.c_str(), flags));
+    if (!here)
         return;
+    std::vector<Level> way;
+    way.push_back({"", groups_in(here.get())});
+    for (;;) {
+        if (!way.back().below.empty()) {
+            std::string name = std::move(way.back().below.back());
+            way.back().below.pop_back();
+            os::UniqueFd next(openat(here.get(), name.c_str(), flags));
+            if (!next)
+                continue; // it has gone
+            way.push_back({std::move(name), groups_in(next.get())});
+            here = std::move(next);
+            continue;
+        }
+        if (way.size() == 1)
+            break;
+        os::UniqueFd above(openat(here.get(), "..", flags));
+        if (!above)
+            return;
+        visit(above.get(), way.back().name);
+        here = std::move(above);
+        way.pop_back();
+    }
+    visit(AT_FDCWD, top);
+}
+
+std::vector<pid_t> processes_of(int directory, const std::string& group) {
+    std::vector<pid_t> out;
+    const auto text = os::read_file(directory, (group + "/cgroup.procs").c_str());
+    if (!text)
+        return out;
     for (const std::string& line : split(*text, '\n')) {
         pid_t pid = 0;
         std::from_chars(line.data(), line.data() + line.size(), pid);
         if (pid > 0)
             out.push_back(pid);
     }
+    return out;
 }
 
 // Everything that a group has, it lets its children have.
@@ -105,11 +142,22 @@ bool Cgroup::overlaps(const Cgroup& other) const {
 os::Result<void> Cgroup::make() const {
     if (directory_ == root_)
         return os::fail(os::Code::InvalidArgument, "names the agent's own group");
+    std::vector<std::string> made;
+    auto result = make_all(made);
+    // The groups of a container that never was are nobody's to remove later.
+    for (auto group = made.rbegin(); !result && group != made.rend(); ++group)
+        rmdir(group->c_str());
+    return result;
+}
+
+os::Result<void> Cgroup::make_all(std::vector<std::string>& made) const {
     pass_controllers_on(root_);
     for (std::size_t at = root_.size() + 1; at < directory_.size();) {
         const std::size_t end = std::min(directory_.find('/', at), directory_.size());
         const std::string group = directory_.substr(0, end);
-        if (mkdir(group.c_str(), 0755) != 0 && errno != EEXIST)
+        if (mkdir(group.c_str(), 0755) == 0)
+            made.push_back(group);
+        else if (errno != EEXIST)
             return os::fail_errno(errno, "make the control group ", group);
         if (end < directory_.size())
             pass_controllers_on(group);
@@ -148,16 +196,13 @@ os::Result<void> Cgroup::add_beside(pid_t pid, pid_t first) const {
     auto added = add(pid);
     if (added)
         return added;
-    std::string place;
-    for_each_group(directory_, max_depth, [&](const std::string& group) {
-        std::vector<pid_t> found;
-        read_processes(group, found);
-        if (std::find(found.begin(), found.end(), first) != found.end())
-            place = group;
+    for_each_group(directory_, [&](int directory, const std::string& group) {
+        const std::vector<pid_t> found = processes_of(directory, group);
+        if (group != directory_ && std::find(found.begin(), found.end(), first) != found.end())
+            added = os::write_file(directory, (group + "/cgroup.procs").c_str(),
+                                   std::to_string(pid));
     });
-    if (place.empty() || place == directory_)
-        return added;
-    return os::write_file(AT_FDCWD, (place + "/cgroup.procs").c_str(), std::to_string(pid));
+    return added;
 }
 
 os::Result<void> Cgroup::freeze(bool frozen) const {
@@ -179,16 +224,18 @@ os::Result<void> Cgroup::kill() const {
 
 os::Result<std::vector<pid_t>> Cgroup::processes() const {
     std::vector<pid_t> out;
-    for_each_group(directory_, max_depth,
-                   [&out](const std::string& group) { read_processes(group, out); });
+    for_each_group(directory_, [&out](int directory, const std::string& group) {
+        const std::vector<pid_t> found = processes_of(directory, group);
+        out.insert(out.end(), found.begin(), found.end());
+    });
     std::sort(out.begin(), out.end());
     return out;
 }
 
 os::Result<void> Cgroup::remove() const {
     int error = 0;
-    for_each_group(directory_, max_depth, [&error](const std::string& group) {
-        error = rmdir(group.c_str()) == 0 || errno == ENOENT ? 0 : errno;
+    for_each_group(directory_, [&error](int directory, const std::string& group) {
+        error = unlinkat(directory, group.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : errno;
     });
     if (error != 0)
         return os::fail_errno(error, "remove the control group ", directory_);

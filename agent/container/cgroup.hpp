@@ -46,6 +46,8 @@ public:
     static std::vector<std::string> controllers(const std::string& root);
 
 private:
+    os::Result<void> make_all(std::vector<std::string>& made) const;
+
     std::string root_;
     std::string directory_;
 };

@@ -341,7 +341,8 @@ TEST_CASE("the agent's own control group, and one that has processes, are left a
 
 TEST_CASE("groups that a container has made below its own go with it") {
     TestContainer container(script_spec(
-        "mkdir -p /sys/fs/cgroup/a/b && echo $$ > /sys/fs/cgroup/a/b/cgroup.procs && echo ready; "
+        "mkdir -p /sys/fs/cgroup/a/b /sys/fs/cgroup/.hidden && d=/sys/fs/cgroup && for i in $(seq "
+        "80); do d=$d/deep; mkdir $d; done && echo $$ > /sys/fs/cgroup/a/b/cgroup.procs && echo ready; "
         "exec sleep 1000",
         R"({"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, {"destination": "/sys", "type": "sysfs", "source": "sysfs"}, {"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup"}]})"));
     REQUIRE(container.create());
@@ -350,6 +351,15 @@ TEST_CASE("groups that a container has made below its own go with it") {
     REQUIRE(Agent::shared().eventually([&] { return output.out == "ready\n"; }));
     REQUIRE(container.remove(true));
     CHECK_FALSE(fs::exists(Agent::shared().cgroup_root() + "/" + container.id()));
+}
+
+TEST_CASE("a control group that cannot be made leaves none behind") {
+    const Outcome outcome =
+        TestContainer(R"({"linux": {"cgroupsPath": "/halfway/there/two\nlines"}})").run();
+    CHECK(outcome.error == "linux.cgroupsPath: make the control group " +
+                               Agent::shared().cgroup_root() +
+                               "/halfway/there/two\nlines: Invalid argument");
+    CHECK_FALSE(fs::exists(Agent::shared().cgroup_root() + "/halfway"));
 }
 
 TEST_CASE("a process is executed in a container that has divided its control group") {
