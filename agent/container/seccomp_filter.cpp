@@ -114,6 +114,10 @@ os::Result<SeccompFilter> compile_filter(const spec::Seccomp& seccomp) {
         seccomp.default_action == SCMP_ACT_ALLOW || seccomp.default_action == SCMP_ACT_LOG;
     if (!lets_through && highest > 0)
         refuse_unknown_calls(out.program, highest);
+    // The kernel would say no more than EINVAL, at the start; and its count has 16 bits.
+    if (out.program.size() > BPF_MAXINSNS)
+        return os::fail(os::Code::InvalidArgument, "linux.seccomp: the filter has ",
+                        out.program.size(), " instructions, the kernel takes ", BPF_MAXINSNS);
     return out;
 }
 

@@ -335,6 +335,20 @@ TEST_CASE("seccomp: what cannot be done is refused with its field") {
           message);
 }
 
+TEST_CASE("seccomp: a filter that the kernel would not take is refused at creation") {
+    std::string rules;
+    for (int value = 0; value < 6000; ++value)
+        rules += os::text(value == 0 ? "" : ",",
+                          R"({"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [{"index": )",
+                          value % 6, R"(, "value": )", value, R"(, "op": "SCMP_CMP_EQ"}]})");
+    TestContainer container(os::text(
+        R"({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [)", rules, "]}}}"));
+    const auto created = container.create();
+    REQUIRE_FALSE(created);
+    CHECK(created.error().code == os::Code::InvalidArgument);
+    CHECK(created.error().message.find("instructions, the kernel takes 4096") != std::string::npos);
+}
+
 TEST_CASE("personality: a 32-bit one says so") {
     CHECK(run_script("uname -m", R"({"linux": {"personality": {"domain": "LINUX32"}}})").out ==
           "i686\n");
