@@ -84,6 +84,7 @@ os::Result<void> refuse_own_namespaces(const spec::Spec& spec,
 }
 
 os::Result<void> Builder::prepare() {
+    TRY(leave_session_keyring());
     if (plan_.common.seccomp != nullptr) {
         TRY(filter_, compile_filter(*plan_.common.seccomp));
     }

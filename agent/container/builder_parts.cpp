@@ -5,8 +5,10 @@
 #include <cstdlib>
 #include <fcntl.h>
 
+#include <linux/keyctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 namespace container {
 
@@ -33,6 +35,14 @@ void begin_builder(const ProcessPlan& plan, std::vector<int> keep) {
     // that is replaced: nobody inside may look.
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     prctl(PR_SET_NAME, "agent-builder", 0, 0, 0);
+}
+
+os::Result<void> leave_session_keyring() {
+    // ENOSYS: there are no keys. EPERM: a filter forbids them, and will do so inside.
+    if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS &&
+        errno != EPERM)
+        return os::fail_errno(errno, "make a session keyring");
+    return {};
 }
 
 os::Result<void> apply_oom_score(const spec::Process& process, pid_t pid) {

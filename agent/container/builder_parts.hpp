@@ -9,6 +9,9 @@ namespace container {
 
 // First thing in a builder: no signal handling of the agent's, no descriptor but the plan's.
 void begin_builder(const ProcessPlan& plan, std::vector<int> keep);
+// A new session keyring for this process and what is born of it: whoever has one holds the keys in
+// it, and no namespace divides them. Here, not inside, where the keys of a mapped user are counted.
+os::Result<void> leave_session_keyring();
 // Talks to the process that was born: answers, forwards, applies what needs the builder's rights.
 // Ends when it is ready. `run_hooks` is called when it asks for them.
 os::Result<void> accompany(const ProcessPlan& plan, pid_t pid, int sync,

@@ -92,6 +92,7 @@ os::Result<pid_t> ProcessBuilder::give_birth() {
 }
 
 os::Result<void> ProcessBuilder::build() {
+    TRY(leave_session_keyring());
     if (plan_.common.seccomp != nullptr) {
         TRY(filter_, compile_filter(*plan_.common.seccomp));
     }

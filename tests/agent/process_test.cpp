@@ -1,5 +1,9 @@
 // The process object: users, capabilities, limits, seccomp, streams and terminals.
 #include <csignal>
+#include <unistd.h>
+
+#include <linux/keyctl.h>
+#include <sys/syscall.h>
 
 #include <catch2/catch.hpp>
 
@@ -109,6 +113,28 @@ TEST_CASE("no-new-privileges is set when asked for and not otherwise") {
 TEST_CASE("the OOM score is set") {
     CHECK(run_script("cat /proc/self/oom_score_adj", R"({"process": {"oomScoreAdj": 500}})").out ==
           "500\n");
+}
+
+TEST_CASE("a container holds no keys of the agent's session") {
+    // Perl, because it can make any system call: 250 is keyctl, 0 asks for the number of keyring -3.
+    const std::string script = "syscall(250, 0, -3, 0)";
+    const std::string args = R"("args": ["/usr/bin/perl", "-e", "print )" + script + "\"]";
+    std::string mounts = R"("mounts": [)";
+    for (const char* path : {"/usr", "/lib", "/lib64"})
+        mounts += os::text(R"({"destination": ")", path, R"(", "type": "bind", "source": ")", path,
+                           R"(", "options": ["bind", "ro"]},)");
+    mounts.back() = ']';
+    const long own = syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0);
+    const Outcome first = TestContainer(os::text(R"({"process": {)", args, "}, ", mounts, "}")).run();
+    const Outcome second = TestContainer(os::text(R"({"process": {)", args, "}, ", mounts, "}")).run();
+    REQUIRE(!first.out.empty());
+    CHECK(first.out != std::to_string(own));
+    CHECK(first.out != second.out);
+    TestContainer container(script_spec("exec sleep 1000", "{" + mounts + "}"));
+    container.must_run();
+    const Outcome executed = container.exec("perl", "{" + args + "}");
+    REQUIRE(!executed.out.empty());
+    CHECK(executed.out != std::to_string(own));
 }
 
 TEST_CASE("only the three standard streams are open in a container") {
