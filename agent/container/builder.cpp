@@ -99,6 +99,7 @@ os::Result<void> Builder::prepare() {
 
 void Builder::begin_inside() {
     sync_.near.reset();
+    keep_start_only(plan_.common);
     const bool in_user_namespace = part_.find(CLONE_NEWUSER) != nullptr;
     run_init({.plan = plan_,
               .trees = trees_,
@@ -213,6 +214,7 @@ os::Result<void> Builder::build() {
     TRY(prepare());
     TRY(pid_, give_birth());
     sync_.far.reset();
+    keep_report_only(plan_.common);
     TRY(os::send_message(plan_.common.report, message::born, std::to_string(pid_)));
     TRY(equip());
     TRY(os::send_message(sync_.near.get(), message::go));

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <linux/keyctl.h>
 #include <sys/prctl.h>
@@ -104,6 +105,14 @@ os::Result<void> accompany(const ProcessPlan& plan, pid_t pid, int sync,
             return os::fail(os::Code::Internal, "the process said something that is no message");
         }
     }
+}
+
+void keep_report_only(const ProcessPlan& plan) {
+    close(plan.start);
+}
+
+void keep_start_only(const ProcessPlan& plan) {
+    close(plan.report);
 }
 
 void give_up(int where, const os::Error& error) {

@@ -18,6 +18,11 @@ os::Result<void> accompany(const ProcessPlan& plan, pid_t pid, int sync,
                            const std::function<os::Result<void>()>& run_hooks);
 os::Result<void> apply_oom_score(const spec::Process& process, pid_t pid);
 
+// Each of the two keeps its own channel to the agent only, so that its end is seen there at once: the
+// builder as soon as the other is born, and that one first of all.
+void keep_report_only(const ProcessPlan& plan);
+void keep_start_only(const ProcessPlan& plan);
+
 // In the process that was born: tells `where` of the failure and ends.
 [[noreturn]] void give_up(int where, const os::Error& error);
 // Waits for the builder's word.

@@ -56,6 +56,7 @@ os::Result<void> ProcessBuilder::enter() {
 
 void ProcessBuilder::begin_inside() {
     sync_.near.reset();
+    keep_start_only(plan_.common);
     const spec::Process& process = *plan_.common.process;
     const int sync = sync_.far.get();
     std::string program;
@@ -99,6 +100,7 @@ os::Result<void> ProcessBuilder::build() {
     TRY(sync_, os::make_channel());
     TRY(pid_, give_birth());
     sync_.far.reset();
+    keep_report_only(plan_.common);
     TRY(os::send_message(plan_.common.report, message::born, std::to_string(pid_)));
     TRY(plan_.cgroup->add_beside(pid_, plan_.first));
     TRY(apply_oom_score(*plan_.common.process, pid_));

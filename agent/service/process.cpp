@@ -179,6 +179,10 @@ std::uint64_t Process::on_exit(Exited exited) {
 
 void Process::ended(int wait_status) {
     const std::shared_ptr<Process> self = shared_from_this();
+    // A process that died between its start and its program, or whose end is heard of before its
+    // start: that comes first, or those who follow events hear of a start without an end.
+    if (started_ && start_)
+        on_start_word();
     stage_ = Stage::Stopped;
     constexpr std::uint32_t signal_base = 128;
     if (WIFSIGNALED(wait_status)) {
@@ -195,9 +199,6 @@ void Process::ended(int wait_status) {
     exited.swap(exited_);
     for (const auto& [number, action] : exited)
         action();
-    // A process that died between its start and its program.
-    if (started_ && start_)
-        on_start_word();
 }
 
 os::Result<void> Process::resize(std::uint16_t rows, std::uint16_t columns) const {

@@ -3,6 +3,9 @@
 #include <fstream>
 #include <set>
 
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
 #include <catch2/catch.hpp>
 
 #include "tests/agent/harness.hpp"
@@ -499,6 +502,54 @@ TEST_CASE("events tell what happened, in order") {
     }
     CHECK(kinds == std::vector<int>{proto::Event::CREATED, proto::Event::STARTED,
                                     proto::Event::EXITED, proto::Event::DELETED});
+}
+
+TEST_CASE("a program that ends before its builder does is started and has ended, in that order") {
+    const std::string file = Agent::shared().directory() + "/builder";
+    TestContainer container(os::text(
+        R"({"hooks": {"createRuntime": [{"path": "/bin/sh", "env": ["PATH=/usr/bin:/bin"], "args": ["sh", "-c", "echo $PPID > )",
+        file, "; while [ -e ", file, R"( ]; do sleep 0.01; done"]}]}})"));
+    proto::CreateRequest request;
+    request.set_container_id(container.id());
+    request.set_bundle(container.bundle());
+    request.set_spec(container.spec());
+    bool created = false;
+    Agent::shared().client().call<proto::CreateResponse>(
+        "joey.agent.v1.Agent", "Create", request, ttrpc::Client::no_limit,
+        [&](const os::Result<proto::CreateResponse>& answer) { created = answer.has_value(); });
+    pid_t builder = 0;
+    REQUIRE(Agent::shared().eventually([&] { return std::ifstream(file) >> builder && builder > 1; }));
+    // Held up at its end, with all that it has open.
+    REQUIRE(ptrace(PTRACE_SEIZE, builder, nullptr, PTRACE_O_TRACEEXIT) == 0);
+    REQUIRE(unlink(file.c_str()) == 0);
+    int status = 0;
+    do {
+        REQUIRE(waitpid(builder, &status, __WALL) == builder);
+        if (status >> 8 != (SIGTRAP | PTRACE_EVENT_EXIT << 8))
+            ptrace(PTRACE_CONT, builder, nullptr, WSTOPSIG(status) == SIGCHLD ? SIGCHLD : 0);
+    } while (status >> 8 != (SIGTRAP | PTRACE_EVENT_EXIT << 8));
+    REQUIRE(Agent::shared().eventually([&] { return created; }));
+    proto::StartRequest start;
+    start.set_container_id(container.id());
+    const auto started =
+        Agent::shared().call<proto::StartResponse>("Start", start, std::chrono::seconds(5));
+    CHECK(started);
+    ptrace(PTRACE_DETACH, builder, nullptr, nullptr);
+    REQUIRE(container.wait());
+    proto::NextEventsRequest events;
+    std::vector<int> kinds;
+    for (std::uint64_t last = 0; kinds.size() < 3;) {
+        events.set_after(last);
+        const auto answer = Agent::shared().call<proto::NextEventsResponse>("NextEvents", events);
+        REQUIRE(answer);
+        for (const proto::Event& event : answer->events()) {
+            last = event.number();
+            if (event.container_id() == container.id())
+                kinds.push_back(event.kind());
+        }
+    }
+    CHECK(kinds == std::vector<int>{proto::Event::CREATED, proto::Event::STARTED,
+                                    proto::Event::EXITED});
 }
 
 TEST_CASE("the agent says what it is and what the kernel has") {
