@@ -174,6 +174,10 @@ os::Result<void> Cgroup::apply(const std::vector<spec::CgroupSetting>& settings)
     for (const spec::CgroupSetting& setting : settings) {
         const std::string file = directory_ + "/" + setting.file;
         if (access(file.c_str(), F_OK) != 0) {
+            // Without swap there is nothing to limit or to take away (runc does alike).
+            if (setting.file == "memory.swap.max" &&
+                (setting.value == "0" || setting.value == "max"))
+                continue;
             const std::string controller = setting.file.substr(0, setting.file.find('.'));
             const std::string there = trimmed(read("cgroup.controllers"));
             return os::fail(os::Code::FailedPrecondition, setting.name, ": there is no ",

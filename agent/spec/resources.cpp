@@ -53,11 +53,14 @@ os::Result<void> read_memory(const JsonView& memory, Settings& out) {
     // 0 says nothing, as with runc: the Go structures cannot tell it from absent.
     if (limit.value_or(0) != 0)
         out.add("memory.max", limit_text(*limit), limit_view);
+    // Memory without a limit takes that of swap along unless there is a word about it, as with runc.
+    if (limit.value_or(0) < 0 && swap.value_or(0) == 0)
+        out.add("memory.swap.max", "max", limit_view);
     if (swap.value_or(0) != 0) {
         // Version 1 counts memory and swap together, version 2 swap alone.
-        std::string value = "max";
-        if (*swap > 0) {
-            if (limit.value_or(0) <= 0)
+        std::string value = limit_text(*swap);
+        if (*swap > 0 && limit.value_or(0) >= 0) {
+            if (limit.value_or(0) == 0)
                 return swap_view.wrong("a limit of memory and swap needs one of memory");
             if (*swap < *limit)
                 return swap_view.wrong("memory and swap together are less than memory alone");
@@ -180,6 +183,9 @@ os::Result<void> read_io_weights(const JsonView& io, Settings& out) {
 
 os::Result<void> read_block_io(const JsonView& io, Settings& out) {
     TRY(read_io_weights(io, out));
+    TRY(const JsonView leaf, io.member("leafWeight"));
+    if (leaf.exists())
+        out.warn(leaf, "control groups version 2 do not have it");
     constexpr std::array throttles = {std::pair("throttleReadBpsDevice", "rbps"),
                                       std::pair("throttleWriteBpsDevice", "wbps"),
                                       std::pair("throttleReadIOPSDevice", "riops"),
@@ -207,7 +213,13 @@ os::Result<void> read_unified(const JsonView& resources, Settings& out) {
         if (file.find('/') != std::string::npos || file.find('.') == std::string::npos ||
             file.starts_with(".") || file.starts_with("cgroup."))
             return view.wrong(quote(file), " is no file of a controller");
-        out.add(file, value, view);
+        // A line is a setting of its own (io.max, by device): the kernel takes one at a time.
+        std::string_view rest = value;
+        do {
+            const std::string_view line = rest.substr(0, rest.find('\n'));
+            rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+            out.add(file, std::string(line), view);
+        } while (!rest.empty());
     }
     return {};
 }

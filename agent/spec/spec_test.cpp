@@ -187,6 +187,9 @@ TEST_CASE("memory limits become files of version 2") {
     CHECK(setting(R"({"memory": {"limit": -1}})", "memory.max") == "max");
     CHECK(setting(R"({"memory": {"limit": 100, "swap": 150}})", "memory.swap.max") == "50");
     CHECK(setting(R"({"memory": {"limit": 100, "swap": -1}})", "memory.swap.max") == "max");
+    CHECK(setting(R"({"memory": {"limit": -1}})", "memory.swap.max") == "max");
+    CHECK(setting(R"({"memory": {"limit": -1, "swap": 150}})", "memory.swap.max") == "150");
+    CHECK(setting(R"({"memory": {"limit": 100, "swap": 100}})", "memory.swap.max") == "0");
     CHECK(setting(R"({"memory": {"reservation": 5}})", "memory.low") == "5");
     CHECK(setting(R"({"memory": {"limit": 100, "swap": 50}})", "") ==
           "linux.resources.memory.swap: memory and swap together are less than memory alone");
@@ -247,6 +250,12 @@ TEST_CASE("rules for devices are read with their defaults") {
 
 TEST_CASE("unified settings name files of controllers only") {
     CHECK(setting(R"({"unified": {"memory.high": "1000"}})", "memory.high") == "1000");
+    const auto lines = spec::parse_resources(
+        R"({"unified": {"io.max": "8:0 rbps=1\n8:16 wbps=2\n", "memory.high": ""}})");
+    REQUIRE(lines->settings.size() == 3);
+    CHECK(lines->settings[0].value == "8:0 rbps=1");
+    CHECK(lines->settings[1].value == "8:16 wbps=2");
+    CHECK(lines->settings[2].value.empty());
     CHECK(setting(R"({"unified": {"cgroup.procs": "1"}})", "") ==
           "linux.resources.unified: \"cgroup.procs\" is no file of a controller");
     CHECK(setting(R"({"unified": {"../x.y": "1"}})", "") ==
