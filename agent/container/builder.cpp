@@ -88,7 +88,7 @@ os::Result<void> Builder::prepare() {
     if (plan_.common.seccomp != nullptr) {
         TRY(filter_, compile_filter(*plan_.common.seccomp));
     }
-    TRY(plan_.cgroup->apply(part_.resources.settings));
+    TRY(plan_.cgroup->apply(part_.resources));
     TRY(apply_device_rules(plan_.cgroup->directory(), part_.resources.devices));
     TRY(trees_, take_trees(*plan_.spec, plan_.cgroup->directory()));
     TRY(named_, open_named(part_));

@@ -170,8 +170,27 @@ os::Result<void> Cgroup::make_all(std::vector<std::string>& made) const {
     return {};
 }
 
-os::Result<void> Cgroup::apply(const std::vector<spec::CgroupSetting>& settings) const {
-    for (const spec::CgroupSetting& setting : settings) {
+os::Result<void> Cgroup::check_usage(const spec::CgroupSetting& setting) const {
+    std::uint64_t wanted = 0;
+    std::uint64_t used = 0;
+    const std::string current = read("memory.current");
+    std::from_chars(current.data(), current.data() + current.size(), used);
+    const auto parsed = std::from_chars(setting.value.data(),
+                                        setting.value.data() + setting.value.size(), wanted);
+    // "max" is no number.
+    if (setting.file != "memory.max" || parsed.ec != std::errc() || current.empty() ||
+        wanted > used)
+        return {};
+    return os::fail(os::Code::FailedPrecondition, setting.name, ": ", wanted,
+                    " is not more than the ", used, " bytes in use");
+}
+
+os::Result<void> Cgroup::apply(const spec::Resources& resources) const {
+    for (const spec::CgroupSetting& setting : resources.settings) {
+        if (resources.check_usage)
+            TRY(check_usage(setting));
+    }
+    for (const spec::CgroupSetting& setting : resources.settings) {
         const std::string file = directory_ + "/" + setting.file;
         if (access(file.c_str(), F_OK) != 0) {
             // Without swap there is nothing to limit or to take away (runc does alike).

@@ -25,7 +25,7 @@ public:
     bool overlaps(const Cgroup& other) const;
     // Makes the group, with the controllers it can have. Refuses one that has processes.
     os::Result<void> make() const;
-    os::Result<void> apply(const std::vector<spec::CgroupSetting>& settings) const;
+    os::Result<void> apply(const spec::Resources& resources) const;
     os::Result<void> add(pid_t pid) const;
     // Where that is refused, with `first`: a container that has divided its group (systemd, an
     // engine) has processes in groups below only (cgroup-v2.rst, "No Internal Process Constraint").
@@ -46,6 +46,7 @@ public:
     static std::vector<std::string> controllers(const std::string& root);
 
 private:
+    os::Result<void> check_usage(const spec::CgroupSetting& setting) const;
     os::Result<void> make_all(std::vector<std::string>& made) const;
 
     std::string root_;

@@ -227,7 +227,7 @@ os::Result<void> Container::resume() {
 os::Result<void> Container::update(const spec::Resources& resources) const {
     if (!process_->exists() || !is_ready())
         return os::fail(os::Code::FailedPrecondition, "the container ", id_, " is not running");
-    TRY(cgroup_.apply(resources.settings));
+    TRY(cgroup_.apply(resources));
     return container::apply_device_rules(cgroup_.directory(), resources.devices);
 }
 

@@ -24,6 +24,7 @@ public:
     }
 
     void add(const DeviceRule& rule) { out_.devices.push_back(rule); }
+    void check_usage(bool wanted) { out_.check_usage = wanted; }
 
 private:
     Resources& out_;
@@ -70,6 +71,9 @@ os::Result<void> read_memory(const JsonView& memory, Settings& out) {
     }
     if (reservation.value_or(0) != 0)
         out.add("memory.low", limit_text(*reservation), reservation_view);
+    bool check = false;
+    TRY(memory.read("checkBeforeUpdate", check));
+    out.check_usage(check);
     // What version 2 has no word for is passed over, as runc does on such systems.
     for (const char* name : {"kernel", "kernelTCP", "swappiness", "disableOOMKiller"}) {
         TRY(const JsonView member, memory.member(name));

@@ -137,6 +137,8 @@ struct DeviceRule {
 struct Resources {
     std::vector<CgroupSetting> settings;
     std::vector<DeviceRule> devices;
+    // An update to a limit below what is in use, which would end processes, is to be refused.
+    bool check_usage = false;
     std::vector<std::string> warnings;
 };
 

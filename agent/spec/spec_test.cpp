@@ -191,6 +191,7 @@ TEST_CASE("memory limits become files of version 2") {
     CHECK(setting(R"({"memory": {"limit": -1, "swap": 150}})", "memory.swap.max") == "150");
     CHECK(setting(R"({"memory": {"limit": 100, "swap": 100}})", "memory.swap.max") == "0");
     CHECK(setting(R"({"memory": {"reservation": 5}})", "memory.low") == "5");
+    CHECK(spec::parse_resources(R"({"memory": {"checkBeforeUpdate": true}})")->check_usage);
     CHECK(setting(R"({"memory": {"limit": 100, "swap": 50}})", "") ==
           "linux.resources.memory.swap: memory and swap together are less than memory alone");
     CHECK(setting(R"({"memory": {"swap": 50}})", "") ==

@@ -470,6 +470,23 @@ TEST_CASE("an update of resources says what is wrong with it") {
     CHECK(Agent::shared().call<proto::Empty>("Update", request));
 }
 
+TEST_CASE("an update below what is in use is refused when that was asked for") {
+    TestContainer container(script_spec("exec sleep 1000"));
+    container.must_run();
+    proto::UpdateRequest request;
+    request.set_container_id(container.id());
+    request.set_resources(R"({"memory": {"limit": 4096, "checkBeforeUpdate": true}})");
+    const auto updated = Agent::shared().call<proto::Empty>("Update", request);
+    REQUIRE_FALSE(updated);
+    CHECK(updated.error().code == os::Code::FailedPrecondition);
+    if (!Agent::shared().has_controller("memory")) {
+        WARN("this host's control groups lack the controller memory: tested in the guest");
+        return;
+    }
+    CHECK(updated.error().message.find("linux.resources.memory.limit: 4096 is not more than") == 0);
+    CHECK(container.state()->status() == proto::RUNNING);
+}
+
 TEST_CASE("mounts for the sandbox are made and taken away") {
     const std::string target = Agent::shared().directory() + "/sandbox/mount";
     proto::MountRequest request;
