@@ -68,4 +68,8 @@ base::Failure<Error> fail_errno(int error, const Parts&... parts) {
     return base::Failure(Error{code_of(error), text(parts..., ": ", describe(error))});
 }
 
+// `text` with a question mark for every byte that is not part of a character in UTF-8, which is all
+// that a protobuf string may hold: names of files and words of programs may be anything.
+std::string as_utf8(std::string_view text);
+
 } // namespace os

@@ -121,7 +121,8 @@ void ServerConnection::answer(std::uint32_t stream, const os::Error* error, std:
     Response response;
     if (error != nullptr) {
         response.mutable_status()->set_code(static_cast<std::int32_t>(error->code));
-        response.mutable_status()->set_message(error->message);
+        // A client whose library refuses the string would take the whole answer for broken.
+        response.mutable_status()->set_message(os::as_utf8(error->message));
     } else {
         response.set_payload(std::move(payload));
     }

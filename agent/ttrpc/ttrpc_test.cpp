@@ -185,6 +185,28 @@ TEST_CASE("a failure carries its code and its sentence") {
     CHECK(answer.error().message == "no cake");
 }
 
+TEST_CASE("a failure's sentence may hold any bytes: its connection goes on") {
+    Fixture fixture;
+    fixture.server.handle<ttrpc::KeyValue, ttrpc::KeyValue>(
+        "test.Service", "Bytes", [](const auto&, const ttrpc::Reply<ttrpc::KeyValue>& reply) {
+            reply(os::fail(os::Code::Aborted, "\xff a\xc3\xa4 \xed\xa0\x80 \xe2\x82"));
+        });
+    const auto client = fixture.connect();
+    const auto failed =
+        client->call_and_wait<ttrpc::KeyValue>("test.Service", "Bytes", key("x"));
+    REQUIRE_FALSE(failed);
+    CHECK(failed.error().message == "? a\xc3\xa4 ??? ??");
+    CHECK(client->call_and_wait<ttrpc::KeyValue>("test.Service", "Echo", key("y")));
+}
+
+TEST_CASE("what is no UTF-8 is replaced byte by byte") {
+    CHECK(os::as_utf8("plain \xf0\x9f\xa6\x98 \xef\xbf\xbf") ==
+          "plain \xf0\x9f\xa6\x98 \xef\xbf\xbf");
+    CHECK(os::as_utf8("\xc0\x80 \xe0\x80\x80 \xf0\x80\x80\x80 \xf4\x90\x80\x80 \xf5") ==
+          "?? ??? ???? ???? ?");
+    CHECK(os::as_utf8(std::string_view("a\0b\xc3", 4)) == std::string("a\0b?", 4));
+}
+
 TEST_CASE("services and methods that do not exist are named") {
     Fixture f;
     const auto client = f.connect();
