@@ -20,6 +20,7 @@ public:
     // Runs posted tasks and ready callbacks until there is nothing left to do without waiting.
     void settle();
     std::size_t watched() const { return watches_.size(); }
+    std::size_t tasks() const { return tasks_.size(); } // that wait for their turn
 
 private:
     struct Watch {

@@ -73,7 +73,10 @@ void Vsock::reset_transport(std::uint32_t guest_cid) {
     work();
 }
 
+// One task waits, however often it is asked for: a guest could ask faster than they run.
 void Vsock::work_later() {
+    if (work_posted_.exchange(true))
+        return;
     loop_.post([this, alive = std::weak_ptr<bool>(alive_)] {
         if (!alive.expired())
             work();
@@ -82,7 +85,7 @@ void Vsock::work_later() {
 
 // Everything that can be done now, on behalf of nobody in particular.
 void Vsock::work() {
-    work_posted_ = false;
+    work_posted_.store(false);
     forget_old_driver();
     {
         const Gate::Pass pass(gate());
@@ -156,7 +159,10 @@ void Vsock::end(VsockStream& stream) {
     std::unique_ptr<VsockStream> owned = std::move(found->second);
     streams_.erase(found);
     serials_.erase(stream.key());
-    stream.listed = false;
+    // Its turn as well: a guest that offers no buffers would otherwise have one more kept for each
+    // connection that it makes and ends.
+    if (std::exchange(stream.listed, false))
+        std::erase(speaking_, stream.key());
     stream.close();
     closed_.push_back(std::move(owned));
     settle(stream);
@@ -194,8 +200,7 @@ void Vsock::stream_event(VsockStream& stream, Readiness readiness) {
         list(stream);
     }
     // Not at once: others whose events came with this one are to have their turns.
-    if (!std::exchange(work_posted_, true))
-        work_later();
+    work_later();
 }
 
 void Vsock::open(std::uint32_t guest_port, VsockType type, std::unique_ptr<VsockChannel> channel,
@@ -320,6 +325,7 @@ void Vsock::request(const virtio_vsock_hdr& header, VsockType type) {
     stream.take_credit(header);
     const std::uint64_t serial = next_serial_++;
     serials_[key] = serial;
+    ++reaching_;
     backend_.connect(key.host_port, type,
                      [this, key, serial,
                       alive = std::weak_ptr<bool>(alive_)](std::unique_ptr<VsockChannel> channel) {
@@ -330,9 +336,10 @@ void Vsock::request(const virtio_vsock_hdr& header, VsockType type) {
 
 // The host was reached, or not (null); the guest may have given up meanwhile.
 void Vsock::reached(VsockKey key, std::uint64_t serial, std::unique_ptr<VsockChannel> channel) {
+    --reaching_;
     const auto waiting = serials_.find(key);
     if (waiting == serials_.end() || waiting->second != serial)
-        return;
+        return backend_.room_again();
     serials_.erase(waiting);
     VsockStream& stream = *find(key);
     if (channel != nullptr)

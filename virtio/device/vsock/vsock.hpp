@@ -40,8 +40,10 @@ public:
 
     void open(std::uint32_t guest_port, VsockType type, std::unique_ptr<VsockChannel> channel,
               std::function<void(std::uint32_t host_port)> done) override;
-    bool has_room() const override { return stream_count() < max_streams; }
+    bool has_room() const override { return stream_count() + given_up() < max_streams; }
     std::size_t stream_count() const { return streams_.size() + closed_.size(); }
+    // Streams that have something to say to the guest.
+    std::size_t speakers() const { return speaking_.size(); }
 
     // The guest goes on elsewhere under another CID: its connections are gone, and it is told
     // (virtio 1.2, 5.10.6.7). On the loop's thread.
@@ -86,6 +88,9 @@ private:
     void end_all();
     bool forget_old_driver(); // whether there was one
     void check_drained();
+    // Connections that the host is still making, though the guest has ended them meanwhile: until
+    // then the backend remembers them, so that they count as streams.
+    std::size_t given_up() const { return reaching_ - serials_.size(); }
 
     EventLoop& loop_;
     VsockBackend& backend_;
@@ -98,9 +103,10 @@ private:
     std::uint32_t next_port_ = 1u << 30;
     std::uint64_t next_serial_ = 1;
     std::map<VsockKey, std::uint64_t> serials_; // of streams whose host is being reached
+    std::size_t reaching_ = 0;                  // what the backend was asked and has not answered
     Chain spare_;                               // a buffer of the guest that was not needed
     bool event_due_ = false;
-    bool work_posted_ = false; // for streams that are ready
+    std::atomic<bool> work_posted_{false};
     std::function<void()> drained_;
     std::atomic<bool> driver_gone_{false};
     // Tasks that we posted may run after we are gone.

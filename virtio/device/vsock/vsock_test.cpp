@@ -470,6 +470,55 @@ TEST_CASE("vsock: the guest may change its mind while the host is being reached"
     CHECK(at_end(f.backend.programs[0].get()));
 }
 
+TEST_CASE(
+    "vsock: a guest that asks and gives up, over and over, leaves no more than streams may be") {
+    Fixture f;
+    f.backend.later = true;
+    for (std::uint32_t i = 0; i < 2 * Vsock::max_streams; ++i) {
+        f.guest.send(VsockGuest::header(1 + i, port, VIRTIO_VSOCK_OP_REQUEST));
+        f.guest.send(VsockGuest::header(1 + i, port, VIRTIO_VSOCK_OP_RST));
+        while (f.receive()) {
+        }
+    }
+    CHECK(f.device.stream_count() == 0);
+    CHECK(f.backend.waiting.size() == Vsock::max_streams);
+    // Nobody gets in until the host has answered, and then somebody who waited does.
+    f.backend.open(70);
+    CHECK(f.backend.opened == std::vector<std::uint32_t>{0});
+    const unsigned rooms = f.backend.rooms;
+    for (const auto& done : f.backend.waiting)
+        done(nullptr);
+    CHECK(f.backend.rooms > rooms);
+    f.backend.later = false;
+    f.connect(5);
+}
+
+TEST_CASE("vsock: connections that ended before they could be spoken of are not remembered") {
+    PollLoop loop;
+    FakeRam ram{std::size_t{8} << 20};
+    TestBackend backend(loop);
+    Vsock device(loop, VsockGuest::cid, backend);
+    VsockGuest guest(device, ram); // that offers no buffers
+    for (std::uint32_t i = 0; i < 5000; ++i) {
+        guest.send(VsockGuest::header(1 + i, 99, VIRTIO_VSOCK_OP_REQUEST));
+        guest.send(VsockGuest::header(1 + i, 99, VIRTIO_VSOCK_OP_RST));
+    }
+    CHECK(device.stream_count() == 0);
+    CHECK(device.speakers() == 0);
+}
+
+TEST_CASE("vsock: whatever is asked of the event loop, one task of it waits") {
+    Fixture f;
+    for (std::uint32_t i = 0; i < 100; ++i) {
+        f.guest.send(VsockGuest::header(1 + i, 99, VIRTIO_VSOCK_OP_REQUEST));
+        f.backend.open(70);
+    }
+    CHECK(f.loop.tasks() <= 1);
+    while (f.receive()) {
+    }
+    f.connect(5);
+}
+
 TEST_CASE("vsock: the driver's reset ends every connection; what came before still arrives") {
     Fixture f;
     f.connect(70);
