@@ -68,6 +68,8 @@ public:
     unsigned tell = 0;
     bool driver_ready = false; // the driver said PORT_READY
     bool settled = true;       // the backend has all output that there was at the last look
+    bool input_posted = false; // a task waits that goes on with it
+    bool output_posted = false;
 
 private:
     Console& console_;
@@ -117,10 +119,16 @@ void Console::outside(Checked<void> (Console::*work)(PortState&), PortState& por
         report(done.error());
 }
 
-void Console::later(Checked<void> (Console::*work)(PortState&), PortState& port) {
-    loop_.post([this, work, &port, alive = std::weak_ptr<bool>(alive_)] {
-        if (!alive.expired())
-            outside(work, port);
+// One task of a kind waits: each notification that comes before it runs would add one more, which a
+// guest could have grow without end.
+void Console::later(bool& posted, Checked<void> (Console::*work)(PortState&), PortState& port) {
+    if (std::exchange(posted, true))
+        return;
+    loop_.post([this, &posted, work, &port, alive = std::weak_ptr<bool>(alive_)] {
+        if (alive.expired())
+            return;
+        posted = false;
+        outside(work, port);
     });
 }
 
@@ -130,7 +138,7 @@ Checked<void> Console::run_input(PortState& port) {
         return {};
     TRY(const auto pumped, port.pump.pump_input(*receive));
     if (pumped == ConsolePort::Pumped::Unfinished)
-        later(&Console::run_input, port);
+        later(port.input_posted, &Console::run_input, port);
     return {};
 }
 
@@ -141,7 +149,7 @@ Checked<void> Console::run_output(PortState& port) {
     const bool was_closed = port.pump.output_closed();
     const auto pumped = port.pump.pump_output(*transmit);
     if (pumped && *pumped == ConsolePort::Pumped::Unfinished)
-        later(&Console::run_output, port);
+        later(port.output_posted, &Console::run_output, port);
     // A driver at fault has nothing more to say: whoever waits for its output must not wait for
     // ever.
     port.settled = !pumped || (*pumped == ConsolePort::Pumped::Idle && !port.pump.output_pending());
@@ -157,7 +165,13 @@ Checked<void> Console::run_output(PortState& port) {
 
 Checked<void> Console::receive_control() {
     Queue& transmit = *queue(console_control_transmit_queue);
-    for (;;) {
+    // A round of the ring, then it is the turn of others on the loop: a guest that goes on adding
+    // must not keep it, on which the machine's end depends too.
+    for (unsigned taken = 0;; ++taken) {
+        if (taken == transmit.size()) {
+            later(control_posted_, &Console::go_on_with_control, *ports_.front());
+            break;
+        }
         TRY(Chain chain, transmit.pop());
         if (!chain)
             break;
@@ -166,6 +180,10 @@ Checked<void> Console::receive_control() {
     }
     transmit.interrupt_driver();
     return send_control();
+}
+
+Checked<void> Console::go_on_with_control(PortState&) {
+    return queue(console_control_transmit_queue) == nullptr ? Checked<void>{} : receive_control();
 }
 
 Checked<void> Console::handle_control(const Chain& chain) {

@@ -64,17 +64,19 @@ private:
     Checked<void> run_input(PortState& port);
     Checked<void> run_output(PortState& port);
     Checked<void> receive_control();
+    Checked<void> go_on_with_control(PortState& port);
     Checked<void> handle_control(const Chain& chain);
     Checked<void> send_control();
     Checked<std::uint32_t> write_next_control(const Chain& chain);
     void outside(Checked<void> (Console::*work)(PortState&), PortState& port);
-    void later(Checked<void> (Console::*work)(PortState&), PortState& port);
+    void later(bool& posted, Checked<void> (Console::*work)(PortState&), PortState& port);
     void check_drained();
 
     EventLoop& loop_;
     std::vector<std::unique_ptr<PortState>> ports_;
     std::uint16_t columns_ = 0;
     std::uint16_t rows_ = 0;
+    bool control_posted_ = false;
     std::function<void()> drained_;
     // Tasks that we posted may run after we are gone.
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

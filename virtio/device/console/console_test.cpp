@@ -365,6 +365,72 @@ TEST_CASE("console: the port handshake tells names and sizes, and floods cost no
                                                VIRTIO_CONSOLE_RESIZE, VIRTIO_CONSOLE_PORT_ADD});
 }
 
+namespace {
+
+// Whenever it is given output, the guest has more.
+class EagerPort final : public PortBackend {
+public:
+    void attach(PortEvents&) override {}
+    Transfer read(std::span<const struct iovec>) override { return {Transfer::Outcome::Ended, 0}; }
+    Transfer write(std::span<const struct iovec> from) override {
+        more();
+        return {Transfer::Outcome::Done, from.front().iov_len};
+    }
+    std::function<void()> more;
+};
+
+} // namespace
+
+TEST_CASE("console: however often a guest that never pauses notifies, one task waits") {
+    PollLoop loop;
+    FakeRam ram{std::size_t{4} << 20};
+    EagerPort port;
+    Console console(loop, {{&port, "only", false}});
+    FakeDriver driver(console, ram);
+    REQUIRE(driver.start(0, 128));
+    const GuestAddr byte = ram.allocate(1);
+    port.more = [&] {
+        while (driver.ring(1).take_used()) {
+        }
+        driver.ring(1).offer({{byte, 1}});
+    };
+    port.more();
+    for (int i = 0; i < 10; ++i)
+        driver.transport().notify(1);
+    CHECK(loop.tasks() == 1);
+    driver.reset();
+}
+
+TEST_CASE("console: a guest that goes on sending control messages does not keep the event loop") {
+    const Pipe in = make_pipe();
+    const Pipe out = make_pipe();
+    Fixture f(in.read.get(), out.write.get());
+    const virtio_console_control message{0, VIRTIO_CONSOLE_PORT_OPEN, 1};
+    const GuestAddr at = f.ram.allocate(sizeof message);
+    REQUIRE(f.ram.memory().write_object(at, message));
+    auto& ring = f.driver->ring(console_control_transmit_queue);
+    const std::uint16_t size = ring.config().size;
+    for (std::uint16_t head = 0; head < size; ++head) {
+        ring.write_descriptor(head, at, sizeof message, 0);
+        ring.offer_head(head);
+    }
+    // Another vCPU, which offers each buffer again as soon as it has been used.
+    std::atomic<bool> returned{false};
+    bool saw_it = false;
+    std::thread other([&] {
+        for (unsigned i = 0; i < 3'000'000 && !saw_it; ++i) {
+            ring.set_available_index(static_cast<std::uint16_t>(ring.used_index() + size));
+            saw_it = returned.load();
+        }
+    });
+    f.driver->transport().notify(console_control_transmit_queue);
+    returned.store(true);
+    other.join();
+    CHECK(saw_it);
+    f.loop.settle();
+    CHECK_FALSE(f.driver->needs_reset());
+}
+
 TEST_CASE("console: control messages that make no sense are the driver's fault") {
     const Pipe in = make_pipe();
     const Pipe out = make_pipe();
