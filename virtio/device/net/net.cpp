@@ -107,16 +107,17 @@ void Net::on_reset() {
 // Tells the backend what the driver wants, then has the pairs listen: in this order, since a queue
 // that is not attached yet has nothing to say.
 void Net::apply_on_loop() {
+    // One task waits: a guest gives commands faster than the host's kernel carries them out.
+    if (apply_posted_.exchange(true))
+        return;
     pairs_[0]->loop().post([this, alive = std::weak_ptr<bool>(alive_)] {
         if (alive.expired())
             return;
+        apply_posted_.store(false);
         backend_.set_guest_offloads(guest_offloads_.load(std::memory_order_relaxed));
         backend_.set_active_pairs(active_pairs_.load(std::memory_order_relaxed));
         for (const auto& pair : pairs_)
-            pair->loop().post([alive, &pair = *pair] {
-                if (!alive.expired())
-                    pair.start();
-            });
+            pair->start_later();
     });
 }
 

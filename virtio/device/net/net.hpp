@@ -84,6 +84,7 @@ private:
     Guarded<std::uint16_t> status_{net_link_up};
     std::atomic<std::uint64_t> guest_offloads_{0};
     std::atomic<std::uint32_t> active_pairs_{1};
+    std::atomic<bool> apply_posted_{false};
     // Tasks that were posted may run after we are gone.
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

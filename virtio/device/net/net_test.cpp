@@ -607,6 +607,23 @@ TEST_CASE("net: offloads change while the device runs") {
     CHECK(f.backend.guest_offloads == 0);
 }
 
+TEST_CASE("net: however many commands the guest gives, one task of the event loop waits") {
+    Fixture f(0, 3);
+    const NetControlHead head{net_class_mq, net_mq_pairs_set};
+    const std::uint16_t pairs = 3;
+    const GuestAddr answer = f.ram.allocate(1);
+    for (int i = 0; i < 100; ++i) {
+        f.driver->ring(6).offer({{f.place(&head, sizeof head), sizeof head},
+                                 {f.place(&pairs, sizeof pairs), sizeof pairs},
+                                 {answer, 1, true}});
+        f.driver->notify(6);
+        REQUIRE(f.driver->ring(6).take_used());
+    }
+    CHECK(f.loop.tasks() == 1);
+    f.loop.settle();
+    CHECK(f.backend.active == 3);
+}
+
 TEST_CASE("net: announcing, and the link's state") {
     Fixture f;
     const auto status = [&] { return f.driver->read(0x104) >> 16; };

@@ -103,9 +103,16 @@ void Net::Pair::later() {
     });
 }
 
-void Net::Pair::start() {
-    watching_ = false;
-    outside(&Pair::run);
+void Net::Pair::start_later() {
+    if (start_posted_.exchange(true))
+        return;
+    loop_.post([this, alive = std::weak_ptr<bool>(alive_)] {
+        if (alive.expired())
+            return;
+        start_posted_.store(false);
+        watching_ = false;
+        outside(&Pair::run);
+    });
 }
 
 void Net::Pair::reset() {

@@ -28,8 +28,8 @@ public:
 
     // Moves what can be moved, for a bounded time. Requires: a pass is held.
     Checked<void> run();
-    // The driver is there: begins to listen.
-    void start();
+    // The driver is there: begins to listen, on the loop's thread. From any thread.
+    void start_later();
     // Requires: the gate is closed and empty.
     void reset();
 
@@ -80,6 +80,7 @@ private:
     std::vector<Queue::UsedChain> used_;
     bool watching_ = false;
     bool later_posted_ = false;
+    std::atomic<bool> start_posted_{false};
     std::uint64_t idle_since_ = 0;
 
     // One writer; read by whoever asks.
