@@ -16,6 +16,7 @@
 #include <sys/timerfd.h>
 
 #include "virtio/backend/net/internet_checksum.hpp"
+#include "virtio/device/net/packet_check.hpp"
 
 namespace virtio {
 
@@ -32,6 +33,14 @@ std::int64_t now_ns() {
 std::uint64_t now_ms() {
     return static_cast<std::uint64_t>(now_ns()) / ns_per_ms;
 }
+
+// Fragments that wait for the rest of their datagram, for which libslirp gives them half a minute:
+// some 50 MB at most. With the usual MTU no datagram has any.
+constexpr RateLimit fragment_limit{.rate = std::uint64_t{1} << 20,
+                                   .burst = std::uint64_t{16} << 20};
+constexpr std::size_t least_fragment = 8192; // what a short one takes
+// Datagrams are still sent when there can be no more connections: the resolver is asked by one.
+constexpr std::size_t spare_sockets = 1024;
 
 std::uint32_t to_epoll(int events) {
     return ((events & SLIRP_POLL_IN) != 0 ? std::uint32_t{EPOLLIN} : 0u) |
@@ -150,8 +159,11 @@ struct UserNet::Callbacks {
         mine.at_ms = std::max<std::uint64_t>(static_cast<std::uint64_t>(expire_ms), 1);
         self(opaque).wake_at(mine.at_ms);
     }
-    static void register_poll_fd(int, void*) {}
-    static void unregister_poll_fd(int fd, void* opaque) { self(opaque).poll_.forget(fd); }
+    static void register_poll_fd(int fd, void* opaque) { self(opaque).count_socket(fd, true); }
+    static void unregister_poll_fd(int fd, void* opaque) {
+        self(opaque).poll_.forget(fd);
+        self(opaque).count_socket(fd, false);
+    }
     static void notify(void*) {} // what we do always ends with refill()
 
     static int add_poll(int fd, int events, void* opaque) {
@@ -177,7 +189,8 @@ struct UserNet::Callbacks {
 };
 
 UserNet::UserNet(const UserNetConfig& config, PollSet poll, UniqueFd timer)
-    : config_(config), poll_(std::move(poll)), timer_(std::move(timer)), frame_(net_max_frame) {
+    : config_(config), fragments_(fragment_limit), poll_(std::move(poll)), timer_(std::move(timer)),
+      frame_(net_max_frame) {
     static constexpr SlirpCb callbacks = Callbacks::table();
     std::vector<const char*> search;
     for (const std::string& domain : config_.search)
@@ -273,6 +286,40 @@ std::uint64_t UserNet::offloads() const {
 
 // ---- from the guest ------------------------------------------------------------------------
 
+void UserNet::count_socket(int fd, bool open) {
+    if (fd < 0)
+        return;
+    const auto index = static_cast<std::size_t>(fd);
+    if (index >= is_socket_.size())
+        is_socket_.resize(index + 1);
+    if (is_socket_[index] == open)
+        return;
+    is_socket_[index] = open;
+    if (open)
+        ++sockets_;
+    else
+        --sockets_;
+}
+
+// What the guest makes libslirp keep has its bounds here, for it sets none itself.
+bool UserNet::has_room_for(std::span<const std::byte> frame) {
+    const PacketLayout layout =
+        read_layout(frame.first(std::min<std::size_t>(frame.size(), net_head_bytes)));
+    if (layout.fragment) {
+        if (!fragments_.open(static_cast<std::uint64_t>(now_ns())))
+            return false;
+        fragments_.take(std::max(frame.size(), least_fragment));
+    }
+    if (sockets_ < config_.most_sockets)
+        return true;
+    if (const auto answer = refusal(frame)) {
+        to_guest(*answer);
+        return false;
+    }
+    return (layout.protocol != IPPROTO_UDP && layout.protocol != IPPROTO_ICMP) ||
+           sockets_ < config_.most_sockets + spare_sockets;
+}
+
 NetPort::Sent UserNet::send(const NetHeader& header, std::span<const struct iovec> frame,
                             std::size_t length) {
     if (length > frame_.size())
@@ -293,6 +340,8 @@ NetPort::Sent UserNet::send(const NetHeader& header, std::span<const struct iove
         if (verdict != LoopbackGuard::Verdict::Pass)
             return Sent::Refused;
     }
+    if (!has_room_for(whole))
+        return Sent::Refused;
     if ((header.flags & net_needs_csum) != 0) {
         // The field holds the sum of the pseudo header; it was checked to lie inside.
         std::uint16_t sum = internet_checksum(whole.subspan(header.csum_start));

@@ -21,6 +21,7 @@
 #include "virtio/backend/net/poll_set.hpp"
 #include "virtio/backend/net/user_net_config.hpp"
 #include "virtio/backend/unique_fd.hpp"
+#include "virtio/device/net/rate_limiter.hpp"
 
 struct Slirp;
 
@@ -67,6 +68,8 @@ private:
     // instead of losing the packets that would tell the guest of it.
     void watch(bool on) override;
 
+    bool has_room_for(std::span<const std::byte> frame);
+    void count_socket(int fd, bool open);
     void to_guest(std::span<const std::byte> frame);
     void on_sockets();
     void on_timer();
@@ -79,6 +82,9 @@ private:
 
     const UserNetConfig config_;
     LoopbackGuard guard_{config_};
+    TokenBucket fragments_;
+    std::vector<bool> is_socket_; // by descriptor: libslirp has it
+    std::size_t sockets_ = 0;
     EventLoop* loop_ = nullptr;
     PollSet poll_;
     UniqueFd timer_;

@@ -1,6 +1,7 @@
 // The network that a guest with user-mode networking sees.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ struct UserNetConfig {
     // Whether the guest reaches what listens on the host's own loopback, by the gateway's address.
     bool host_loopback = false;
     std::vector<std::string> search; // domains for its resolver
+    // Connections and ports that the guest has open: each is a socket of the host.
+    std::size_t most_sockets = 8192;
 
     static constexpr std::uint16_t largest_mtu = 65520;
     static constexpr unsigned prefix4 = 24;

@@ -103,9 +103,11 @@ Bytes ipv4(std::uint32_t to, unsigned protocol, Bytes transport, std::size_t fie
 
 struct Fixture {
     explicit Fixture(bool host_loopback = true,
-                     const std::function<void(UserNet&)>& prepare = nullptr) {
+                     const std::function<void(UserNet&)>& prepare = nullptr,
+                     std::size_t most_sockets = 100) {
         REQUIRE(virtio::testing::enter_own_namespace());
-        auto made = UserNet::create({.guest_mac = guest_mac, .host_loopback = host_loopback});
+        auto made = UserNet::create(
+            {.guest_mac = guest_mac, .host_loopback = host_loopback, .most_sockets = most_sockets});
         REQUIRE(made);
         net = std::move(*made);
         if (prepare)
@@ -172,9 +174,9 @@ struct Fixture {
         last_sent = send(ipv4(to, IPPROTO_UDP, std::move(transport), 6), 6);
     }
     void send_tcp(unsigned port, std::uint32_t sequence, std::uint32_t acknowledged, unsigned flags,
-                  std::string_view text = {}, std::uint16_t segment = 0) {
+                  std::string_view text = {}, std::uint16_t segment = 0, unsigned from = 4000) {
         Bytes transport;
-        put16(transport, 4000);
+        put16(transport, from);
         put16(transport, port);
         put32(transport, sequence);
         put32(transport, acknowledged);
@@ -474,6 +476,54 @@ TEST_CASE("user net: frames wait while the guest has no room, and come in order"
         return got.size() >= 3;
     });
     CHECK(got == "123");
+}
+
+TEST_CASE(
+    "user net: connections have a bound, at which they are refused; names can still be asked for") {
+    constexpr unsigned most = 4;
+    Fixture f(true, nullptr, most);
+    const HostSocket host(SOCK_STREAM);
+    REQUIRE(::listen(host.fd.get(), 16) == 0);
+    const auto answer_to = [&](unsigned from) {
+        f.send_tcp(host.port, 1000, 0, 0x02, {}, 0, from);
+        const auto answer =
+            f.await([&](const Bytes& frame) { return is_tcp(frame) && get16(frame, 36) == from; });
+        REQUIRE(answer);
+        return get16(*answer, 46) & 0x3f;
+    };
+    for (unsigned i = 0; i < most; ++i)
+        CHECK(answer_to(5000 + i) == 0x12); // SYN, ACK
+    CHECK(answer_to(6000) == 0x14);         // RST, ACK
+    f.send_udp(gateway, 53, "x");
+    CHECK(f.last_sent == NetPort::Sent::Taken);
+    // Those that end make room for others.
+    for (unsigned i = 0; i < 2; ++i)
+        f.send_tcp(host.port, 1001, 0, 0x04, {}, 0, 5000 + i); // RST
+    f.loop.settle();
+    CHECK(answer_to(6001) == 0x12);
+}
+
+TEST_CASE("user net: what waits for the rest of its datagram has a bound") {
+    Fixture f;
+    Bytes piece = ipv4(gateway, IPPROTO_UDP, Bytes(1480), 6);
+    const auto send_fragment = [&](unsigned number) {
+        // Of datagrams that never become whole: more to come, each with a number of its own.
+        piece[18] = static_cast<std::byte>(number >> 8);
+        piece[19] = static_cast<std::byte>(number);
+        piece[20] = std::byte{0x20};
+        piece[24] = piece[25] = std::byte{0};
+        const std::uint32_t sum = ~sum16(std::span(piece).subspan(14, 20)) & 0xffff;
+        piece[24] = static_cast<std::byte>(sum >> 8);
+        piece[25] = static_cast<std::byte>(sum & 0xff);
+        return f.send(piece);
+    };
+    CHECK(send_fragment(0) == NetPort::Sent::Taken);
+    unsigned taken = 0;
+    for (unsigned i = 1; i < 20'000; ++i)
+        taken += send_fragment(i) == NetPort::Sent::Taken ? 1 : 0;
+    CHECK(taken < 10'000);
+    f.send_udp(gateway, 53, "whole");
+    CHECK(f.last_sent == NetPort::Sent::Taken);
 }
 
 TEST_CASE("user net: garbage for packets") {
