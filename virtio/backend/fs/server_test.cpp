@@ -640,6 +640,36 @@ TEST_CASE("a share of one file shows that file alone") {
     CHECK(client.rename(root, "hosts", root, "x").error == EPERM);
 }
 
+TEST_CASE("a share of one file leaves the attributes of the directory around it alone") {
+    TemporaryDirectory dir;
+    dir.write("hosts", "127.0.0.1");
+    const auto server = serve({.path = dir / "hosts"});
+    REQUIRE(server);
+    FuseClient client(*server);
+    if (::setxattr(dir.path().c_str(), "user.mine", "1", 1, 0) != 0)
+        return; // no attributes on this file system
+    const auto get = [&](const char* name) {
+        fuse_getxattr_in in{};
+        in.size = 64;
+        return client.call(FUSE_GETXATTR, root, in, name);
+    };
+    struct {
+        std::uint32_t size = 1, flags = 0; // as without FUSE_SETXATTR_EXT
+    } set;
+    CHECK(client.call(FUSE_SETXATTR, root, set, "user.theirs", std::as_bytes(std::span("x", 1)))
+              .error == EPERM);
+    CHECK(::getxattr(dir.path().c_str(), "user.theirs", nullptr, 0) == -1);
+    CHECK(client.call(FUSE_REMOVEXATTR, root, "user.mine").error == EPERM);
+    CHECK(::getxattr(dir.path().c_str(), "user.mine", nullptr, 0) == 1);
+    CHECK(get("user.mine").error == ENODATA);
+    fuse_getxattr_in all{};
+    all.size = 1024;
+    CHECK(client.call(FUSE_LISTXATTR, root, all).body.empty());
+    // The file's own are the client's.
+    CHECK(client.call(FUSE_SETXATTR, client.walk("hosts"), set, "user.x",
+                      std::as_bytes(std::span("x", 1))));
+}
+
 TEST_CASE("DESTROY and reset forget everything") {
     Writable share;
     share.dir.write("file", "");

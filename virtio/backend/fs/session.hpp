@@ -127,9 +127,13 @@ private:
     Result<Directory> changeable_directory(std::uint64_t node);
     // Whether a name in the share's root is not part of a share of one file.
     bool hidden(const InodeRef& directory, std::string_view name) const {
-        return !share_.only_name.empty() && directory == inodes_.root() && name != share_.only_name;
+        return is_frame(directory) && name != share_.only_name;
     }
 
+    // The directory that a share of one file is in: nothing of it but the name is the client's.
+    bool is_frame(const InodeRef& inode) const {
+        return !share_.only_name.empty() && inode == inodes_.root();
+    }
     fuse_entry_out entry(const InodeRef& inode, const struct statx& found) const;
     fuse_attr_out attributes(const InodeRef& inode, const struct statx& found) const;
     Result<void> reply_entry(const Directory& parent, const Name& name, Reply& reply);
@@ -158,7 +162,7 @@ private:
     Result<void> read_directory(Request& request, Reply& reply, bool plus);
     // Whether the host lists it. The directory of a single shared file need not be readable.
     bool has_stream(const InodeRef& directory) const {
-        return !directory->sealed() && (share_.only_name.empty() || directory != inodes_.root());
+        return !directory->sealed() && !is_frame(directory);
     }
     Result<void> fill_only_name(DirectoryReply& out, const InodeRef& inode);
     Result<void> fill(DirectoryReply& out, const InodeRef& inode, const FdRef& stream,

@@ -26,7 +26,7 @@ Result<Session::Directory> Session::changeable_directory(std::uint64_t node) {
     TRY(Directory found, directory(node));
     if (!found.fd)
         return fail(EACCES);
-    if (!share_.only_name.empty() && found.inode == inodes_.root())
+    if (is_frame(found.inode))
         return fail(EPERM);
     return found;
 }

@@ -161,7 +161,7 @@ Result<void> Session::set_attributes(const fuse_setattr_in& in, const InodeRef& 
 Result<void> Session::op_setattr(Request& request, Reply& reply) {
     TRY(const fuse_setattr_in in, request.arguments<fuse_setattr_in>());
     TRY(const InodeRef inode, inodes_.find(request.node()));
-    if (!share_.only_name.empty() && inode == inodes_.root())
+    if (is_frame(inode))
         return fail(EPERM);
     std::shared_ptr<OpenFile> open;
     if ((in.valid & FATTR_FH) != 0 && inode->is_regular()) {

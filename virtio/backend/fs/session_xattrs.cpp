@@ -52,7 +52,7 @@ Result<void> Session::op_getxattr(Request& request, Reply& reply) {
     AttributeName name;
     TRY(attribute_name(request, name));
     TRY(const InodeRef inode, inodes_.find(request.node()));
-    if (inode->sealed())
+    if (inode->sealed() || is_frame(inode))
         return fail(ENODATA);
     TRY(const InodeTable::Place at, place_of_attributes(inode));
     if (!at.name.empty())
@@ -70,7 +70,7 @@ Result<void> Session::op_listxattr(Request& request, Reply& reply) {
         return fail(ENOSYS);
     TRY(const fuse_getxattr_in in, request.arguments<fuse_getxattr_in>());
     TRY(const InodeRef inode, inodes_.find(request.node()));
-    if (inode->sealed())
+    if (inode->sealed() || is_frame(inode))
         return reply_value(in.size, reply, [](std::span<std::byte>) {
             return Result<std::size_t>(std::size_t{0});
         });
@@ -101,6 +101,9 @@ Result<void> Session::op_setxattr(Request& request, Reply&) {
     if (!request.rest().read(std::span(value.get(), in.size)))
         return fail(EINVAL);
     TRY(const InodeRef inode, inodes_.find(request.node()));
+    // An access list is an attribute, too: it would open the directory to others on the host.
+    if (is_frame(inode))
+        return fail(EPERM);
     TRY(const FdRef fd, inodes_.any_fd(inode));
     return xattrs_.set(fd->get(), inode->key().type, name.data(), std::span(value.get(), in.size),
                        static_cast<int>(in.flags));
@@ -112,6 +115,8 @@ Result<void> Session::op_removexattr(Request& request, Reply&) {
     AttributeName name;
     TRY(attribute_name(request, name));
     TRY(const InodeRef inode, inodes_.find(request.node()));
+    if (is_frame(inode))
+        return fail(EPERM);
     TRY(const FdRef fd, inodes_.any_fd(inode));
     return xattrs_.remove(fd->get(), inode->key().type, name.data());
 }
