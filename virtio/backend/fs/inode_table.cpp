@@ -151,6 +151,10 @@ void InodeTable::clear() {
                 if (InodeRef inode = entry.lock())
                     known.push_back(std::move(inode));
             }
+            // And those whose file is gone, and whose key is another file's by now: the last
+            // reference must not go with the lock held.
+            for (auto& [id, inode] : shard.by_id)
+                known.push_back(std::move(inode));
             shard.by_id.clear();
         });
     }

@@ -8,9 +8,11 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include <catch2/catch.hpp>
 
+#include "virtio/backend/fs/inode_table.hpp"
 #include "virtio/backend/fs/testing/fuse_client.hpp"
 
 using namespace virtio;
@@ -209,6 +211,57 @@ TEST_CASE("messages of every wrong length are answered or ignored, never believe
     CHECK_FALSE(client.call(FUSE_INTERRUPT, root, std::uint64_t{1}).replied);
     CHECK(client.getattr(~std::uint64_t{0}).error == ESTALE);
     CHECK(client.getattr(0).error == ESTALE);
+}
+
+TEST_CASE("what the event loop is asked to forget at once has a bound") {
+    Fortress fortress;
+    FuseClient& client = *fortress.client;
+    const std::uint64_t node = client.walk("sub");
+    const auto forget = [&](std::uint32_t count) {
+        const fuse_forget_one one{node, 1};
+        const fuse_batch_forget_in batch{count, 0};
+        fuse_in_header header{};
+        header.len = static_cast<std::uint32_t>(sizeof header + sizeof batch + count * sizeof one);
+        header.opcode = FUSE_BATCH_FORGET;
+        std::vector<fuse_forget_one> entries(512, one);
+        std::vector<struct iovec> in = {{&header, sizeof header},
+                                        {const_cast<fuse_batch_forget_in*>(&batch), sizeof batch}};
+        // The same memory over and over, as descriptors of a queue may be.
+        for (std::uint32_t left = count; left != 0;) {
+            const std::uint32_t here = std::min<std::uint32_t>(left, 512);
+            in.push_back({entries.data(), here * sizeof one});
+            left -= here;
+        }
+        CHECK(fortress.server->handle(in, {}, FsServer::Accept::Notices) == 0);
+    };
+    forget(1 << 16);
+    CHECK(client.getattr(node));
+    forget(512);
+    CHECK(client.getattr(node).error == ESTALE);
+}
+
+TEST_CASE("a node whose key was taken by another file goes with the client") {
+    TemporaryDirectory dir;
+    // In a process of its own: a lock that is taken twice is waited for without end.
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(60);
+        UniqueFd directory(::open(dir.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        auto found = fs::stat_at(directory.get(), "");
+        if (!found)
+            ::_exit(1);
+        fs::InodeTable table(std::move(directory), *found, 8, true);
+        // As a file system without times of birth gives a number again.
+        found->stx_ino += 1;
+        const auto fd = std::make_shared<fs::HostFd>(UniqueFd(::open("/dev/null", O_RDONLY)));
+        if (!table.adopt(*found, fd) || !table.adopt(*found, fd))
+            ::_exit(2);
+        table.clear();
+        ::_exit(table.size() == 1 ? 0 : 3); // the root
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
 }
 
 TEST_CASE("a reply that has no room changes nothing") {

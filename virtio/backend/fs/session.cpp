@@ -17,6 +17,11 @@ namespace {
 constexpr std::uint32_t oldest_minor = 31;
 constexpr std::uint32_t max_pages = fs_max_transfer / 4096;
 constexpr std::uint16_t max_background = 64;
+// Pieces of a message may be the same memory again and again, so that its length is nobody's but
+// the client's to choose: the most that there is sense in.
+constexpr std::size_t longest_message = fs_max_transfer + 4096;
+// FORGETs are served on the event loop, which has others to serve.
+constexpr std::size_t longest_notice = std::size_t{64} << 10;
 // struct fuse_init_in as it was before FUSE_INIT_EXT.
 constexpr std::size_t short_init = offsetof(fuse_init_in, flags2);
 
@@ -106,7 +111,9 @@ std::size_t Session::handle(std::span<const struct iovec> in, std::span<const st
 
     Reply reply(behind);
     const Result<void> outcome = [&]() -> Result<void> {
-        if (header.len < sizeof header || header.len - sizeof header > rest.remaining())
+        const std::size_t longest = accept == Accept::Notices ? longest_notice : longest_message;
+        if (header.len < sizeof header || header.len > longest ||
+            header.len - sizeof header > rest.remaining())
             return fail(EINVAL);
         rest.limit(header.len - sizeof header);
         if (found == nullptr)
