@@ -62,6 +62,9 @@ Outcome<void> Session::set_up_process() {
         if (auto stream = virtio::FdStream::prepare(static_cast<int>(i), direction))
             prepared_[i] = std::move(*stream);
     }
+    // Now: what the control groups say is out of the sandbox's reach.
+    cpus_ = options_.cpus ? *options_.cpus : usable_cpus();
+    memory_bytes_ = options_.memory_bytes ? *options_.memory_bytes : default_memory_bytes();
     umask_ = ::umask(0); // the guest's modes arrive with its own mask applied
     std::signal(SIGPIPE, SIG_IGN);
     std::initializer_list<int> always = {SIGTERM, SIGHUP,  SIGINT, SIGQUIT,
@@ -72,14 +75,10 @@ Outcome<void> Session::set_up_process() {
     return {};
 }
 
-unsigned Session::cpus() const {
-    return options_.cpus ? *options_.cpus : usable_cpus();
-}
-
 Outcome<void> Session::open_network() {
     if (options_.network.kind == NetworkOptions::Kind::None)
         return {};
-    TRY(network_, Network::open(options_.network, options_.rootfs, options_.hostname, cpus()));
+    TRY(network_, Network::open(options_.network, options_.rootfs, options_.hostname, cpus_));
     mark("network opened");
     return {};
 }
@@ -132,7 +131,11 @@ Outcome<boot::GuestDescription> Session::describe_guest() const {
 
 Outcome<void> Session::enter_sandbox() {
     const bool reads_resolver = network_ && network_->user_mode();
-    if (auto done = vmm::give_up_privileges({shares_->paths(), options_.kernel, reads_resolver});
+    // Far more than serving a guest of this size takes.
+    constexpr std::uint64_t least = std::uint64_t{1} << 30;
+    const std::uint64_t most_memory = least + memory_bytes_ / 4;
+    if (auto done = vmm::give_up_privileges(
+            {shares_->paths(), options_.kernel, reads_resolver, options_.read_write, most_memory});
         !done)
         return base::Failure(from(done.error()));
     mark("privileges given up");
@@ -144,8 +147,8 @@ Outcome<void> Session::make_machine(boot::GuestDescription guest) {
     config.guest = std::move(guest);
     config.kernel_path = options_.kernel;
     config.privilege = options_.privilege;
-    config.cpus = cpus();
-    config.memory_bytes = options_.memory_bytes ? *options_.memory_bytes : default_memory_bytes();
+    config.cpus = cpus_;
+    config.memory_bytes = memory_bytes_;
     config.process_start_tsc = start_tsc_;
     config.watched = !options_.metrics.empty();
 

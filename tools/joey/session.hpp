@@ -46,7 +46,6 @@ private:
     Outcome<int> run_machine();
     Outcome<void> set_up_process();
     Outcome<void> open_network();
-    unsigned cpus() const;
     Outcome<boot::GuestDescription> describe_guest() const;
     Outcome<void> enter_sandbox();
     Outcome<void> make_machine(boot::GuestDescription guest);
@@ -67,6 +66,8 @@ private:
     const std::uint64_t start_tsc_;
     std::vector<vmm::TimingMark> marks_;
     std::uint32_t umask_ = 022;
+    unsigned cpus_ = 1;
+    std::uint64_t memory_bytes_ = 0;
     Reporter reporter_;
     Streams streams_;
     // By descriptor; opened before the sandbox, which forbids opening a terminal.

@@ -2,7 +2,6 @@
 // that joey installs them without spending start-up time on compiling. Also prints the names of the
 // system calls, for the line that a violation ends with.
 #include <cerrno>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +22,8 @@
 
 #include <seccomp.h>
 
+#include "vmm/sandbox/own_process.hpp"
+
 // Linux 6.13; libseccomp 2.5 has no names for these.
 #ifndef __SNR_setxattrat
 #define __SNR_setxattrat 463
@@ -33,6 +34,8 @@
 
 namespace {
 
+using vmm::own_process;
+
 // A row belongs to one or several of these parts; a filter is made of the rows of its parts.
 enum Part : unsigned {
     Loop = 1,
@@ -42,6 +45,7 @@ enum Part : unsigned {
     Writing = 16,
     Net = 32,
     UserNet = 64,
+    NoFiles = 128,
     All = Loop | Vcpu | Worker | Net,
 };
 
@@ -113,12 +117,12 @@ void print_filter(unsigned parts, const char* name) {
 
 int main() {
     std::printf("// Made by make_filters from rules.def.\n");
-    print_filter(Loop, "event_loop_filter");
+    print_filter(Loop | NoFiles, "event_loop_filter");
     print_filter(Vcpu | Reading, "vcpu_read_filter");
     print_filter(Vcpu | Reading | Writing, "vcpu_write_filter");
     print_filter(Worker | Reading, "worker_read_filter");
     print_filter(Worker | Reading | Writing, "worker_write_filter");
-    print_filter(Net, "net_filter");
+    print_filter(Net | NoFiles, "net_filter");
     print_filter(Net | UserNet, "user_net_filter");
     constexpr int highest = 512;
     std::printf("inline constexpr const char* syscall_names[] = {\n");

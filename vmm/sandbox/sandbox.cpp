@@ -1,5 +1,6 @@
 #include "vmm/sandbox/sandbox.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
@@ -7,6 +8,8 @@
 #include <cstring>
 #include <fcntl.h>
 #include <iterator>
+#include <new>
+#include <string_view>
 #include <unistd.h>
 #include <utility>
 #include <vector>
@@ -24,6 +27,7 @@
 
 #include "virtio/backend/unique_fd.hpp"
 #include "vmm/sandbox/filters.inc"
+#include "vmm/sandbox/own_process.hpp"
 
 namespace vmm {
 namespace {
@@ -38,9 +42,17 @@ constexpr std::uint64_t bit(unsigned capability) {
 // capabilities(7). Reading: root inside sees every file, as root outside does.
 constexpr std::uint64_t reading_capabilities = bit(CAP_DAC_READ_SEARCH);
 // Writing: the guest's kernel has checked its own users; the server then acts for any of them.
-constexpr std::uint64_t writing_capabilities =
-    reading_capabilities | bit(CAP_DAC_OVERRIDE) | bit(CAP_CHOWN) | bit(CAP_FOWNER) |
-    bit(CAP_FSETID) | bit(CAP_MKNOD) | bit(CAP_SETFCAP) | bit(CAP_SETUID) | bit(CAP_SETGID);
+constexpr std::uint64_t writing_capabilities = reading_capabilities | bit(CAP_DAC_OVERRIDE) |
+                                               bit(CAP_CHOWN) | bit(CAP_FOWNER) | bit(CAP_FSETID) |
+                                               bit(CAP_SETFCAP) | bit(CAP_SETUID) | bit(CAP_SETGID);
+
+// CAP_MKNOD only where nodes may be made (an overlay's whiteouts need none, Linux 5.8): one of a
+// disk would be the way to all of it.
+std::uint64_t capabilities_of(const SandboxPolicy& policy) {
+    if (!policy.writable())
+        return reading_capabilities;
+    return writing_capabilities | (policy.device_nodes ? bit(CAP_MKNOD) : 0);
+}
 
 Result<void> limit_capabilities(std::uint64_t keep) {
     __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
@@ -82,14 +94,16 @@ std::uint64_t landlock_handled(long abi) {
     return landlock_abi1 | (abi >= 2 ? landlock_refer : 0) | (abi >= 3 ? landlock_truncate : 0);
 }
 
-Result<void> allow_path(int ruleset, const SharedPath& share, std::uint64_t handled) {
+// `withheld`: of what a writable directory would allow.
+Result<void> allow_path(int ruleset, const SharedPath& share, std::uint64_t handled,
+                        std::uint64_t withheld = 0) {
     struct stat status {};
     if (::fstat(share.fd, &status) != 0)
         return fail(errno, "examine a path for the sandbox");
     const bool directory = S_ISDIR(status.st_mode);
     std::uint64_t access = directory ? landlock_read : landlock_read_file;
     if (share.writable)
-        access |= directory ? handled & ~std::uint64_t{LANDLOCK_ACCESS_FS_EXECUTE}
+        access |= directory ? handled & ~(LANDLOCK_ACCESS_FS_EXECUTE | withheld)
                             : handled & (landlock_write_file | landlock_truncate);
     landlock_path_beneath_attr rule{access, share.fd};
     if (::syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) != 0)
@@ -130,11 +144,44 @@ Result<void> limit_paths(const SandboxPolicy& policy) {
         SYS_landlock_create_ruleset, &attributes, sizeof attributes.handled_access_fs, 0)));
     if (!ruleset)
         return fail(errno, "make the sandbox's path rules");
+    const std::uint64_t withheld = policy.device_nodes ? 0 : LANDLOCK_ACCESS_FS_MAKE_BLOCK;
     for (const SharedPath& share : policy.shares)
-        TRY(allow_path(ruleset.get(), share, attributes.handled_access_fs));
+        TRY(allow_path(ruleset.get(), share, attributes.handled_access_fs, withheld));
     TRY(allow_own_files(ruleset.get(), policy, attributes.handled_access_fs));
     if (::syscall(SYS_landlock_restrict_self, ruleset.get(), 0) != 0)
         return fail(errno, "put the sandbox's path rules in force");
+    return {};
+}
+
+// ---- memory
+// --------------------------------------------------------------------------------
+
+// Address spaces of sanitizers are no measure.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool measurable = false;
+#else
+constexpr bool measurable = true;
+#endif
+
+// Called when there is no more memory.
+[[noreturn]] void on_exhaustion() {
+    constexpr std::string_view line = "joey: what the VM's process keeps for its guest has reached "
+                                      "its bound; the VM was ended\n";
+    static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+    ::_exit(125);
+}
+
+// RLIMIT_DATA: private memory, and so not the guest's, which is shared.
+Result<void> limit_memory(std::uint64_t most) {
+    if (most == 0 || !measurable)
+        return {};
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_DATA, &limit) != 0)
+        return fail(errno, "read the limit of memory");
+    limit.rlim_cur = limit.rlim_max = std::min<rlim_t>(limit.rlim_cur, most);
+    if (::setrlimit(RLIMIT_DATA, &limit) != 0)
+        return fail(errno, "limit memory");
+    std::set_new_handler(on_exhaustion);
     return {};
 }
 
@@ -211,7 +258,8 @@ Result<void> give_up_privileges(const SandboxPolicy& policy) {
     const rlimit no_core{0, 0};
     if (::setrlimit(RLIMIT_CORE, &no_core) != 0)
         return fail(errno, "forbid core dumps");
-    TRY(limit_capabilities(policy.writable() ? writing_capabilities : reading_capabilities));
+    TRY(limit_memory(policy.most_memory));
+    TRY(limit_capabilities(capabilities_of(policy)));
     if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         return fail(errno, "set no-new-privileges");
     TRY(limit_paths(policy));
@@ -233,8 +281,12 @@ Result<void> confine_thread(ThreadClass thread_class, bool writable) {
     // seccomp(2): threads inherit; a second filter would only make each call dearer.
     if (::prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == SECCOMP_MODE_FILTER)
         return {};
-    const sock_fprog program{static_cast<unsigned short>(info.program.size()),
-                             const_cast<sock_filter*>(info.program.data())};
+    std::vector<sock_filter> steps(info.program.begin(), info.program.end());
+    for (sock_filter& step : steps) {
+        if (step.code == (BPF_JMP | BPF_JEQ | BPF_K) && step.k == own_process)
+            step.k = static_cast<std::uint32_t>(::getpid());
+    }
+    const sock_fprog program{static_cast<unsigned short>(steps.size()), steps.data()};
     if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
         return fail(errno, "install the filter of system calls");
     return {};

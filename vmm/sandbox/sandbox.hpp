@@ -30,6 +30,11 @@ struct SandboxPolicy {
     std::string kernel_path; // empty: find_kernel()
     // User-mode networking asks the host's resolver for the guest.
     bool reads_resolver = false;
+    // Whether a share's guest may make device nodes in it.
+    bool device_nodes = false;
+    // What the process may hold beside the guest's memory, in bytes; 0: as much as it likes. A
+    // guest decides how many files and connections are remembered for it.
+    std::uint64_t most_memory = 0;
     // Keep the capabilities that serving files to the guest's root needs; without effect for an
     // ordinary user, who has none.
     bool writable() const {
