@@ -108,6 +108,14 @@ os::Result<os::UniqueFd> copy_of_mount(const std::string& source, bool recursive
     return tree;
 }
 
+os::Result<void> seal_directory(const std::string& directory) {
+    TRY(const os::UniqueFd tree, copy_of_mount(directory, false, true));
+    if (::syscall(SYS_move_mount, tree.get(), "", AT_FDCWD, directory.c_str(),
+                  MOVE_MOUNT_F_EMPTY_PATH) != 0)
+        return os::fail_errno(errno, directory, ": mount it read-only");
+    return {};
+}
+
 os::Result<void> mount_for(const ProcessId& process, std::span<const MountCopy> copies) {
     const std::string proc = os::text("/proc/", process.pid);
     const os::UniqueFd names(::open((proc + "/ns/mnt").c_str(), O_RDONLY | O_CLOEXEC));
@@ -122,7 +130,7 @@ os::Result<void> mount_for(const ProcessId& process, std::span<const MountCopy> 
     std::vector<os::UniqueFd> places;
     for (const MountCopy& copy : copies) {
         places.emplace_back(
-            ::openat(root.get(), copy.target.substr(1).c_str(), O_PATH | O_CLOEXEC));
+            ::openat(root.get(), copy.target.substr(1).c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
         if (!places.back())
             return os::fail_errno(errno, "look into the VM's mount namespace for ", copy.target);
     }

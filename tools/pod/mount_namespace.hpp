@@ -15,6 +15,9 @@ namespace pod {
 // the way to `needed` are left. The others would be kept busy for as long as the VM runs.
 os::Result<void> enter_private_mounts(std::span<const std::string> needed);
 
+// In that process: nothing can be made, changed or removed in `directory` itself any more, from
+// there on down to what is mounted in it later, which has rights of its own.
+os::Result<void> seal_directory(const std::string& directory);
 // A copy of what is at `source` on the host, mounts below it too if `recursive`; nobody's yet.
 os::Result<os::UniqueFd> copy_of_mount(const std::string& source, bool recursive, bool read_only);
 struct MountCopy {

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include <catch2/catch.hpp>
@@ -17,6 +19,7 @@
 #include "tools/pod/guest_config.hpp"
 #include "tools/pod/hooks.hpp"
 #include "tools/pod/host_cgroup.hpp"
+#include "tools/pod/mount_namespace.hpp"
 #include "tools/pod/records.hpp"
 #include "tools/pod/vm_log.hpp"
 
@@ -161,6 +164,51 @@ TEST_CASE("remove_tree takes links, not what they lead to") {
     CHECK_FALSE(exists(scratch / "gone"));
     CHECK(exists(scratch / "kept/file"));
     CHECK(remove_tree(scratch / "gone"));
+}
+
+TEST_CASE("a VM's process cannot write in a pod's share, but in what is mounted there") {
+    if (::geteuid() != 0)
+        return; // mounts are root's
+    const Scratch scratch;
+    REQUIRE(make_directories(scratch / "share/place"));
+    REQUIRE(make_directories(scratch / "volume"));
+    std::array<int, 2> ready{-1, -1};
+    std::array<int, 2> go_on{-1, -1};
+    REQUIRE((::pipe(ready.data()) == 0 && ::pipe(go_on.data()) == 0));
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const std::string needed[] = {scratch.path(), "/proc"};
+        const bool sealed = enter_private_mounts(needed) && seal_directory(scratch / "share");
+        char byte = sealed ? '1' : '0';
+        static_cast<void>(!::write(ready[1], &byte, 1));
+        static_cast<void>(!::read(go_on[0], &byte, 1));
+        const auto can_make = [&](const char* name) {
+            return ::mkdir((scratch / name).c_str(), 0700) == 0;
+        };
+        const bool safe = !can_make("share/own") && errno == EROFS && !can_make("share/late/own") &&
+                          ::rmdir((scratch / "share/place").c_str()) != 0 &&
+                          ::symlink("/etc", (scratch / "share/link").c_str()) != 0;
+        ::_exit(!safe ? 1 : can_make("share/place/made") ? 0 : 2);
+    }
+    char byte = 0;
+    REQUIRE(::read(ready[0], &byte, 1) == 1);
+    REQUIRE(byte == '1');
+    const auto process = ProcessId::of(child);
+    REQUIRE(process);
+    // The host goes on making places, and mounts there for that process.
+    REQUIRE(make_directories(scratch / "share/late"));
+    auto tree = copy_of_mount(scratch / "volume", true, false);
+    REQUIRE(tree);
+    std::vector<MountCopy> copies;
+    copies.push_back({std::move(*tree), scratch / "share/place"});
+    REQUIRE(mount_for(*process, copies));
+    REQUIRE(::write(go_on[1], &byte, 1) == 1);
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    CHECK(exists(scratch / "volume/made"));
+    for (const int fd : {ready[0], ready[1], go_on[0], go_on[1]})
+        ::close(fd);
 }
 
 TEST_CASE("a lock keeps another process out until its holder is killed") {

@@ -207,6 +207,9 @@ os::Result<void> become_vm(const VmConfig& config, const std::string& joey,
                                   "/lib64",
                                   "/etc"};
     TRY(enter_private_mounts(needed));
+    // The share is of the host's /run: a guest that could write beside what is mounted for it would
+    // fill that, and have a say in where the next mount goes.
+    TRY(seal_directory(config.directory + "/share"));
     if (::chdir(config.directory.c_str()) != 0)
         return os::fail_errno(errno, "enter ", config.directory);
     reset_signals();
