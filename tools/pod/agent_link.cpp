@@ -28,7 +28,9 @@ int milliseconds_until(Clock::time_point deadline) {
 
 // By the directory's descriptor: its path may be longer than a socket's name can be.
 os::Result<os::UniqueFd> reach_socket(int directory) {
-    os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    // Not blocking: a VM that takes no connections has a backlog that is full one day, and
+    // connect(2) would wait for it without end.
+    os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
     std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock", directory);
     if (!socket ||

@@ -116,7 +116,7 @@ os::Result<std::string> read_all(int socket, std::chrono::steady_clock::time_poi
 os::Result<std::string> Engine::vm_metrics(const std::string& id) const {
     TRY(const Pod found, Pod::open(root_, id));
     const os::UniqueFd place(::open(found.directory().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    const os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
     // By the directory's descriptor: its path may be longer than a socket's name can be.
     std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/metrics", place.get());

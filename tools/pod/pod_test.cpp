@@ -211,6 +211,36 @@ TEST_CASE("a VM's process cannot write in a pod's share, but in what is mounted 
         ::close(fd);
 }
 
+TEST_CASE("a VM that takes no connections is not waited for longer than one wants to") {
+    const Scratch scratch;
+    const os::UniqueFd place(::open(scratch.path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    const os::UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+    std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock", place.get());
+    const auto* address = reinterpret_cast<const sockaddr*>(&name);
+    REQUIRE(::bind(listener.get(), address, sizeof name) == 0);
+    REQUIRE(::listen(listener.get(), 0) == 0);
+    std::vector<os::UniqueFd> waiting; // until the backlog is full
+    do
+        waiting.emplace_back(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    while (::connect(waiting.back().get(), address, sizeof name) == 0);
+    REQUIRE(errno == EAGAIN);
+    // In a process that does not outlive what it would wait for.
+    const auto self = ProcessId::of(::getpid());
+    REQUIRE(self);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(60);
+        const auto loop = os::EventLoop::create();
+        const auto link =
+            AgentLink::connect(**loop, scratch.path(), *self, std::chrono::milliseconds(50));
+        ::_exit(!link && link.error().code == os::Code::DeadlineExceeded ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+}
+
 TEST_CASE("a lock keeps another process out until its holder is killed") {
     const Scratch scratch;
     const std::string path = scratch / "lock";
