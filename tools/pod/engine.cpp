@@ -160,11 +160,12 @@ struct Engine::Creation {
     bool has_poststop = false;
 };
 
-os::Result<Engine::Link> Engine::connect(const std::string& pod) const {
+os::Result<Engine::Link> Engine::connect(const std::string& pod,
+                                         std::chrono::milliseconds limit) const {
     TRY(const Pod found, Pod::open(root_, pod));
     Link out;
     TRY(out.loop, os::EventLoop::create());
-    TRY(out.agent, found.connect(*out.loop));
+    TRY(out.agent, found.connect(*out.loop, limit));
     return out;
 }
 

@@ -130,7 +130,9 @@ public:
     std::vector<ContainerState> list() const;
     // Pids in the guest.
     os::Result<std::vector<std::uint32_t>> processes(const std::string& id);
-    os::Result<proto::StatsResponse> stats(const std::string& id);
+    // `limit`: how long the guest may take, to be reached and for its answer.
+    os::Result<proto::StatsResponse>
+    stats(const std::string& id, std::chrono::milliseconds limit = Pod::patience_for_boot());
 
     // Pods, also those whose caller or VM has been killed.
     std::vector<PodState> pods() const;
@@ -156,7 +158,8 @@ private:
     };
     struct Creation;
 
-    os::Result<Link> connect(const std::string& pod) const;
+    os::Result<Link> connect(const std::string& pod,
+                             std::chrono::milliseconds limit = Pod::patience_for_boot()) const;
     os::Result<Lock> lock(const std::string& id) const;
     os::Result<Lock> claim(const std::string& id);
     os::Result<void> build(Creation& creation, const Json& config, const CreateOptions& options);

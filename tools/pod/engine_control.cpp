@@ -174,10 +174,11 @@ os::Result<std::vector<std::uint32_t>> Engine::processes(const std::string& id) 
     return std::vector<std::uint32_t>(found.pids().begin(), found.pids().end());
 }
 
-os::Result<proto::StatsResponse> Engine::stats(const std::string& id) {
+os::Result<proto::StatsResponse> Engine::stats(const std::string& id,
+                                               std::chrono::milliseconds limit) {
     TRY(const ContainerRecord record, running(id, "container with id is not running"));
-    TRY(const Link link, connect(record.pod));
-    return link.agent->call<proto::StatsResponse>("Stats", of(id));
+    TRY(const Link link, connect(record.pod, limit));
+    return link.agent->call<proto::StatsResponse>("Stats", of(id), limit);
 }
 
 } // namespace pod

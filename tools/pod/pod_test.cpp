@@ -241,6 +241,30 @@ TEST_CASE("a VM that takes no connections is not waited for longer than one want
     CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
 }
 
+TEST_CASE("a guest that says nothing is asked for its figures for as long as one wants to") {
+    const Scratch scratch;
+    const StateRoot root(scratch.path());
+    REQUIRE(root.make());
+    const auto self = ProcessId::of(::getpid()); // in place of the VM and the relay
+    REQUIRE(self);
+    ContainerRecord record = sample();
+    record.process = *self;
+    REQUIRE(make_directories(root.container(record.id)));
+    REQUIRE(record.store(root));
+    REQUIRE(make_directories(root.pod(record.pod)));
+    REQUIRE(write_quickly(root.pod(record.pod) + "/vm.json", to_text(self->to_json())));
+    const os::UniqueFd place(
+        ::open(root.pod(record.pod).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    const os::UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+    std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock", place.get());
+    REQUIRE(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0);
+    REQUIRE(::listen(listener.get(), 16) == 0);
+    const auto stats = Engine(root).stats(record.id, std::chrono::milliseconds(50));
+    REQUIRE_FALSE(stats);
+    CHECK(stats.error().code == os::Code::DeadlineExceeded);
+}
+
 TEST_CASE("a lock keeps another process out until its holder is killed") {
     const Scratch scratch;
     const std::string path = scratch / "lock";

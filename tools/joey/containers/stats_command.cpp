@@ -141,8 +141,13 @@ os::Result<int> stats(Session& session, const Arguments& arguments) {
         TRY(const std::vector<Container> containers, wanted(session, arguments));
         std::vector<std::vector<std::string>> rows;
         for (const Container& container : containers) {
-            auto stats = session.registry.engine().stats(container.id);
-            if (!stats && !arguments.words().empty())
+            // Of all that run, one whose guest says nothing is not to keep the others' figures
+            // back.
+            const bool is_named = !arguments.words().empty();
+            auto stats = is_named ? session.registry.engine().stats(container.id)
+                                  : session.registry.engine().stats(
+                                        container.id, pod::patience(std::chrono::seconds(2)));
+            if (!stats && is_named)
                 return os::fail(stats.error().code, container.name, ": ", stats.error().message);
             if (!stats)
                 continue; // it has just ended
