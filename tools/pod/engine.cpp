@@ -64,14 +64,6 @@ std::uint64_t bytes_of(const std::string& memory) {
     return value << (10 * (unit + 1));
 }
 
-// One CPU more than the guest has, for what the VMM does beside it.
-HostLimits limits_of(const VmConfig& vm) {
-    const std::uint64_t bytes = bytes_of(vm.memory);
-    return {.memory = bytes != 0 ? bytes + vm_overhead_bytes : 0,
-            .cpus = vm.cpus ? *vm.cpus + 1 : 0,
-            .processes = vm_processes};
-}
-
 VmNetwork network_of(const GuestConfig& guest) {
     if (!guest.own_network)
         return VmNetwork::Host;
@@ -104,6 +96,14 @@ os::Result<void> check_console(bool terminal, const std::string& socket, bool de
 }
 
 } // namespace
+
+// One CPU more than the guest has, for what the VMM does beside it.
+HostLimits limits_of(const VmConfig& vm) {
+    const std::uint64_t bytes = bytes_of(vm.memory);
+    return {.memory = (bytes != 0 ? bytes : largest_usual_memory) + vm_overhead_bytes,
+            .cpus = vm.cpus ? *vm.cpus + 1 : 0,
+            .processes = vm_processes};
+}
 
 std::string_view name_of(ContainerStatus status) {
     switch (status) {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "tools/pod/guest_config.hpp"
+#include "tools/pod/host_cgroup.hpp"
 #include "tools/pod/pod.hpp"
 #include "tools/pod/records.hpp"
 
@@ -179,6 +180,9 @@ private:
     StateRoot root_;
     std::chrono::milliseconds patience_;
 };
+
+// What the host gives the processes of such a VM at most.
+HostLimits limits_of(const VmConfig& vm);
 
 // state of the specification, as hooks and `state` have it.
 Json state_json(const ContainerRecord& record, std::string_view status, pid_t pid);

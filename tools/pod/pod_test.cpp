@@ -542,6 +542,11 @@ TEST_CASE("control groups: memory, CPUs and processes are limited where there is
     CHECK(names_in(one).size() == 2);
 }
 
+TEST_CASE("a VM is limited on the host, also when nobody has said how large it is to be") {
+    CHECK(limits_of({.memory = "512M"}).memory == (std::uint64_t{512} << 20) + vm_overhead_bytes);
+    CHECK(limits_of({}).memory == largest_usual_memory + vm_overhead_bytes);
+}
+
 TEST_CASE("a named process's record and end are found until they are removed") {
     const Scratch scratch;
     const StateRoot root(scratch.path());

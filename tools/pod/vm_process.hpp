@@ -28,6 +28,9 @@ struct VmConfig {
     std::vector<std::string> cgroups;    // directories that the process joins
 };
 
+// The most memory that joey do gives a VM for which nobody says how much.
+inline constexpr std::uint64_t largest_usual_memory = std::uint64_t{4} << 30;
+
 // The names in the guest.
 inline constexpr const char* guest_share = "/share";
 inline constexpr const char* guest_agent = "/joey-agent";
