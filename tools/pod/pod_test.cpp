@@ -474,6 +474,22 @@ TEST_CASE("a VM's log has a bound, and its end is the end of what was said") {
     CHECK(last == "the end");
 }
 
+TEST_CASE("a VM's log: messages without an end are not kept until they have one") {
+    const Scratch scratch;
+    keep_log_of(scratch, [](int, int messages) {
+        const std::string piece(8192, 'x');
+        for (int i = 0; i < 400; ++i)
+            say(messages, piece);
+        say(messages, "\n" + log_line("error", "vmm", "the end"));
+    });
+    const auto now = os::read_file(AT_FDCWD, (scratch / "log").c_str(), most_of_log);
+    REQUIRE(now);
+    CHECK(now->size() <= static_cast<std::size_t>(VmLog::largest));
+    std::string last;
+    read_vm_log(*now, [&](const VmLogLine& line) { last = line.message; });
+    CHECK(last == "the end");
+}
+
 TEST_CASE("a VM's log: who said what, whatever the guest writes") {
     const Scratch scratch;
     keep_log_of(scratch, [](int console, int messages) {

@@ -90,6 +90,9 @@ bool VmLog::take(Source& source) {
             write(std::string_view(source.rest).substr(0, end + 1));
             source.rest.erase(0, goes_on ? end + 1 : source.rest.size());
         }
+        // No line of the VMM's is so long: somebody else speaks for it.
+        if (source.rest.size() > longest_message)
+            source.rest.clear();
         return goes_on;
     }
     for (;;) {

@@ -27,6 +27,7 @@ public:
     static constexpr off_t largest = 1 << 20;
     static constexpr std::size_t longest_line = 8192; // of the console; more becomes several
 
+    static constexpr std::size_t longest_message = std::size_t{256} << 10; // of the VMM's
     // DIRECTORY/log; once it is full it is DIRECTORY/log.1, in place of an older one.
     static os::Result<VmLog> open(const std::string& directory);
     // Until the other sides of both pipes are closed. What cannot be written is dropped: the VM
