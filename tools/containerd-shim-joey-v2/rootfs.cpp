@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <fcntl.h>
 #include <string_view>
 #include <unistd.h>
 
+#include <linux/openat2.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "tools/pod/state_files.hpp"
 
@@ -109,14 +112,40 @@ os::Result<void> mount_one(MountCalls& calls, const Mount& mount, const std::str
     return {};
 }
 
-// In the mount's root, as containerd has it.
+// Where a descriptor leads: a path without links.
+os::Result<std::string> path_behind(int fd) {
+    char path[PATH_MAX];
+    const ssize_t length =
+        ::readlink(os::text("/proc/self/fd/", fd).c_str(), path, sizeof path - 1);
+    if (length <= 0)
+        return os::fail_errno(errno, "find the place of a mount");
+    return std::string(path, static_cast<std::size_t>(length));
+}
+
+// In the mount's root, as containerd has it. What is mounted there already is the image's, and its
+// links are followed as the container would follow them: none leads out.
 os::Result<std::string> place_of(const Mount& mount, const std::string& target) {
     if (mount.target().empty() || mount.target() == "/")
         return target;
     if (mount.target().find("..") != std::string::npos)
         return os::fail(os::Code::InvalidArgument, "mount target ", mount.target(),
                         " leads out of the root");
-    return os::text(target, mount.target().starts_with('/') ? "" : "/", mount.target());
+    const os::UniqueFd root(::open(target.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!root)
+        return os::fail_errno(errno, target);
+    struct open_how how {};
+    how.flags = O_PATH | O_CLOEXEC;
+    how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+    const os::UniqueFd place(static_cast<int>(
+        ::syscall(SYS_openat2, root.get(), mount.target().c_str(), &how, sizeof how)));
+    if (!place)
+        return os::fail_errno(errno, "mount target ", mount.target());
+    TRY(const std::string top, path_behind(root.get()));
+    TRY(std::string path, path_behind(place.get()));
+    if (!path.starts_with(top + "/"))
+        return os::fail(os::Code::InvalidArgument, "mount target ", mount.target(),
+                        " is not inside of the root");
+    return path;
 }
 
 } // namespace

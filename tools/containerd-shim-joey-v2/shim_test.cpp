@@ -28,6 +28,7 @@
 #include "tools/containerd-shim-joey-v2/stdio.hpp"
 #include "tools/containerd-shim-joey-v2/topics.hpp"
 #include "tools/containerd-shim-joey-v2/workers.hpp"
+#include "tools/pod/state_files.hpp"
 
 namespace {
 
@@ -244,6 +245,25 @@ TEST_CASE("of a root directory that cannot be mounted whole, nothing stays", "[s
     shim::Mount outside = mount_of("tmpfs", "tmpfs", {});
     outside.set_target("/../../etc");
     CHECK_FALSE(shim::mount_rootfs(calls, {outside}, folder / "r"));
+    CHECK(calls.made.empty());
+}
+
+TEST_CASE("links of the image lead no mount out of the root directory", "[shim]") {
+    const Folder folder;
+    const std::string target = folder / "rootfs";
+    REQUIRE(pod::make_directories(target + "/etc"));
+    REQUIRE(::symlink("/etc", (target + "/link").c_str()) == 0);
+    REQUIRE(::symlink("../../../../../../../tmp", (target + "/away").c_str()) == 0);
+    shim::Mount below = mount_of("tmpfs", "tmpfs", {});
+    Calls calls;
+    below.set_target("/link");
+    REQUIRE(shim::mount_rootfs(calls, {below}, target));
+    CHECK(calls.made.back() == os::text("|tmpfs|", target, "/etc|tmpfs|0|"));
+    calls.made.clear();
+    for (const char* wrong : {"/away", "/nothing"}) {
+        below.set_target(wrong);
+        CHECK_FALSE(shim::mount_rootfs(calls, {below}, target));
+    }
     CHECK(calls.made.empty());
 }
 
