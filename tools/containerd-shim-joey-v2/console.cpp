@@ -28,10 +28,10 @@ os::UniqueFd receive_descriptor(int socket) {
     message.msg_iovlen = 1;
     message.msg_control = control.data();
     message.msg_controllen = control.size();
-    if (::recvmsg(socket, &message, MSG_CMSG_CLOEXEC) <= 0)
+    if (::recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0)
         return os::UniqueFd();
     const cmsghdr* header = CMSG_FIRSTHDR(&message);
-    if (header == nullptr || header->cmsg_type != SCM_RIGHTS ||
+    if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
         header->cmsg_len != CMSG_LEN(sizeof(int)))
         return os::UniqueFd();
     int fd = -1;
@@ -58,7 +58,8 @@ os::Result<std::unique_ptr<Console>> Console::listen(os::EventLoop& loop, const 
         return os::fail_errno(errno, "open ", bundle);
     const std::string name = os::text("pty", ++number);
     self->socket_path_ = os::text("/proc/", ::getpid(), "/fd/", self->folder_.get(), "/", name);
-    self->listener_ = os::UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    self->listener_ =
+        os::UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
     std::snprintf(address.sun_path, sizeof address.sun_path, "%s", self->socket_path_.c_str());
     const mode_t before = ::umask(0177);
@@ -77,6 +78,7 @@ os::Result<std::unique_ptr<Console>> Console::listen(os::EventLoop& loop, const 
 
 Console::~Console() {
     remove_socket();
+    drop_sender();
     if (watched_ != 0)
         loop_.forget(master_.get());
     if (in_watched_)
@@ -94,14 +96,28 @@ void Console::remove_socket() {
         ::unlinkat(folder_.get(), name_.c_str(), 0);
 }
 
+void Console::drop_sender() {
+    if (sender_)
+        loop_.forget(sender_.get());
+    sender_.reset();
+}
+
+// Whoever connects sends at once; one who does not is not waited for, by other containers least of
+// all, and makes way for the next.
 void Console::accept() {
-    const os::UniqueFd connection(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    os::UniqueFd connection(
+        ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!connection)
         return;
-    // Whoever connects sends at once; a second is enough for a busy machine.
-    timeval patience{10, 0};
-    ::setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-    master_ = receive_descriptor(connection.get());
+    drop_sender();
+    sender_ = std::move(connection);
+    if (!loop_.watch(sender_.get(), EPOLLIN, [this](std::uint32_t) { receive(); }))
+        sender_.reset();
+}
+
+void Console::receive() {
+    master_ = receive_descriptor(sender_.get());
+    drop_sender();
     if (!master_)
         return;
     remove_socket();

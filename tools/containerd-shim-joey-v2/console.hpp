@@ -29,6 +29,8 @@ public:
 private:
     Console(os::EventLoop& loop, int in, int out) : loop_(loop), in_(in), out_(out) {}
     void accept();
+    void receive();
+    void drop_sender();
     void on_master(std::uint32_t events);
     void read_master();
     bool write_out();
@@ -41,7 +43,8 @@ private:
     os::EventLoop& loop_;
     os::UniqueFd folder_;
     os::UniqueFd listener_;
-    std::string name_; // of the socket, in the folder
+    os::UniqueFd sender_; // that has connected, and not sent the terminal yet
+    std::string name_;    // of the socket, in the folder
     std::string socket_path_;
     os::UniqueFd master_;
     std::uint32_t watched_ = 0; // events of the master; 0: it is not watched

@@ -1,12 +1,17 @@
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
 #include <fstream>
+#include <poll.h>
 #include <unistd.h>
 
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include <catch2/catch.hpp>
@@ -14,6 +19,7 @@
 #include "agent/ttrpc/server.hpp"
 #include "tools/containerd-shim-joey-v2/address.hpp"
 #include "tools/containerd-shim-joey-v2/command_line.hpp"
+#include "tools/containerd-shim-joey-v2/console.hpp"
 #include "tools/containerd-shim-joey-v2/grouping.hpp"
 #include "tools/containerd-shim-joey-v2/log.hpp"
 #include "tools/containerd-shim-joey-v2/metrics.hpp"
@@ -28,6 +34,7 @@
 #include "tools/containerd-shim-joey-v2/stdio.hpp"
 #include "tools/containerd-shim-joey-v2/topics.hpp"
 #include "tools/containerd-shim-joey-v2/workers.hpp"
+#include "tools/pod/relay.hpp"
 #include "tools/pod/state_files.hpp"
 
 namespace {
@@ -265,6 +272,57 @@ TEST_CASE("links of the image lead no mount out of the root directory", "[shim]"
         CHECK_FALSE(shim::mount_rootfs(calls, {below}, target));
     }
     CHECK(calls.made.empty());
+}
+
+namespace {
+
+os::UniqueFd connected_to(const std::string& path) {
+    os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+    REQUIRE(path.size() < sizeof name.sun_path);
+    std::memcpy(name.sun_path, path.data(), path.size());
+    REQUIRE(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0);
+    return socket;
+}
+
+bool has_hung_up(int socket) {
+    pollfd wanted{socket, POLLIN, 0};
+    return ::poll(&wanted, 1, 0) > 0;
+}
+
+} // namespace
+
+TEST_CASE("a relay that connects and sends no terminal keeps nobody waiting", "[shim]") {
+    const Folder folder;
+    const auto loop = os::EventLoop::create();
+    REQUIRE(loop);
+    std::array<int, 2> out{-1, -1};
+    REQUIRE(::pipe2(out.data(), O_CLOEXEC | O_NONBLOCK) == 0);
+    const os::UniqueFd read_end(out[0]);
+    const os::UniqueFd write_end(out[1]);
+    const auto console = shim::Console::listen(**loop, folder.path(), -1, write_end.get());
+    REQUIRE(console);
+    const os::UniqueFd silent = connected_to((*console)->socket_path());
+    (*loop)->run_once(std::chrono::milliseconds(0));
+    CHECK_FALSE(has_hung_up(silent.get()));
+    // Another one does what it is for: then the first is in vain.
+    const pid_t relay = ::fork();
+    if (relay == 0) {
+        auto made = pod::open_console((*console)->socket_path());
+        ::_exit(made && ::write(made->get(), "hello", 5) == 5 ? 0 : 1);
+    }
+    std::string said;
+    CHECK(until(**loop, [&] {
+        char piece[64];
+        const ssize_t got = ::read(read_end.get(), piece, sizeof piece);
+        said.append(piece, got > 0 ? static_cast<std::size_t>(got) : 0);
+        return said == "hello";
+    }));
+    CHECK(has_hung_up(silent.get()));
+    int status = 0;
+    REQUIRE(::waitpid(relay, &status, 0) == relay);
+    CHECK(status == 0);
+    CHECK(until(**loop, [&] { return (*console)->is_drained(); }));
 }
 
 TEST_CASE("streams go to fifos, files and programs", "[shim]") {
