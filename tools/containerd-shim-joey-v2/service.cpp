@@ -41,8 +41,15 @@ Service::Service(Parts parts, std::string name_space)
     : parts_(parts), name_space_(std::move(name_space)), root_(state_root(name_space_)),
       link_(parts_.loop, parts_.log) {
     link_.on_oom([this](const std::string& id) {
-        if (!tasks_.contains(id))
+        const auto task = tasks_.find(id);
+        if (task == tasks_.end())
             return;
+        // A guest may say so all the time; containerd's log and its clients hear it now and then.
+        constexpr std::chrono::seconds between(1);
+        const auto now = os::EventLoop::Clock::now();
+        if (now < task->second->oom_told + between)
+            return;
+        task->second->oom_told = now;
         events::TaskOOM event;
         event.set_container_id(id);
         parts_.publisher.publish(topic::oom, event);

@@ -47,6 +47,7 @@ struct Task {
     bool deleting = false;
     // Deletions that came while it was being created or deleted: they go on when that has ended.
     std::vector<std::function<void()>> when_settled;
+    os::EventLoop::Clock::time_point oom_told{}; // to containerd, last
 
     std::string rootfs() const { return bundle + "/rootfs"; }
     // Null if there is none of that name.
