@@ -12,36 +12,48 @@
 #include <linux/openat2.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 
 #include <fmt/format.h>
 
 #include "boot/protocol/layout.hpp"
+#include "tools/pod/vm_process.hpp"
 #include "virtio/backend/unique_fd.hpp"
 
 namespace joey {
 namespace {
 
 constexpr std::uint64_t default_memory_floor = 256ull << 20;
-constexpr std::uint64_t default_memory_cap = 4ull << 30;
+constexpr std::uint64_t default_memory_cap = pod::largest_usual_memory;
 
-std::optional<std::string> read_small_file(int directory, const char* path, std::uint64_t resolve) {
+// More than any list of accounts has.
+constexpr std::size_t largest_file = std::size_t{16} << 20;
+
+// A root directory may be anybody's: what is no regular file (a pipe that nobody writes to, a
+// device without an end) is none, nor is what is larger than `most`.
+std::optional<std::string> read_small_file(int directory, const char* path, std::uint64_t resolve,
+                                           std::size_t most = largest_file) {
     struct open_how how {};
-    how.flags = O_RDONLY | O_CLOEXEC;
+    how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
     how.resolve = resolve;
     const virtio::UniqueFd fd(
         static_cast<int>(::syscall(SYS_openat2, directory, path, &how, sizeof how)));
     if (!fd)
         return std::nullopt;
+    struct stat status {};
+    if (::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode))
+        return std::nullopt;
     std::string text;
     char buffer[16384];
-    for (;;) {
+    while (text.size() <= most) {
         const ssize_t got = ::read(fd.get(), buffer, sizeof buffer);
         if (got <= 0)
             return got < 0 ? std::nullopt : std::optional(std::move(text));
         text.append(buffer, static_cast<std::size_t>(got));
     }
+    return std::nullopt;
 }
 
 template <typename T>
@@ -171,8 +183,8 @@ std::optional<std::string> read_text_file_in(const std::string& rootfs, const ch
     const virtio::UniqueFd root(::open(rootfs.c_str(), O_PATH | O_CLOEXEC));
     if (!root)
         return std::nullopt;
-    auto text = read_small_file(root.get(), path, RESOLVE_IN_ROOT);
-    if (text && (text->size() > most || text->find('\0') != std::string::npos))
+    auto text = read_small_file(root.get(), path, RESOLVE_IN_ROOT, most);
+    if (text && text->find('\0') != std::string::npos)
         return std::nullopt;
     return text;
 }

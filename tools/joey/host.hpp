@@ -16,7 +16,7 @@ namespace joey {
 
 // CPUs that this process may use: its affinity, cut by the CPU quota of its cgroup.
 unsigned usable_cpus();
-// Half of what this process may use (the host's RAM or its cgroup's limit), within 256 MiB .. 8
+// Half of what this process may use (the host's RAM or its cgroup's limit), within 256 MiB .. 4
 // GiB.
 std::uint64_t default_memory_bytes();
 

@@ -2,8 +2,10 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
+#include <unistd.h>
 
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <catch2/catch.hpp>
 
@@ -16,6 +18,7 @@
 #include "tools/joey/containers/security.hpp"
 #include "tools/joey/containers/table.hpp"
 #include "tools/joey/containers/watcher.hpp"
+#include "tools/joey/host.hpp"
 #include "tools/joey/image_options.hpp"
 #include "tools/joey/image_report.hpp"
 
@@ -41,6 +44,29 @@ Container a_container(const std::string& name) {
 }
 
 } // namespace
+
+TEST_CASE("what is no ordinary file in a root directory is not waited for, nor read without end") {
+    const ScratchFolder folder;
+    const std::string root = folder.path();
+    REQUIRE(::mkdir((root + "/etc").c_str(), 0755) == 0);
+    REQUIRE(::mkfifo((root + "/etc/passwd").c_str(), 0644) == 0);
+    REQUIRE(::symlink("passwd", (root + "/etc/hosts").c_str()) == 0);
+    std::ofstream(root + "/etc/group") << "staff:x:50:\n";
+    // In a process of its own: a pipe that nobody writes to is waited for without end.
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(60);
+        const bool waits = joey::read_text_file_in(root, "etc/hosts", 100) ||
+                           joey::resolve_user("somebody", root) ||
+                           !joey::resolve_user("7:staff", root);
+        ::_exit(waits ? 1 : 0);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    CHECK(joey::read_text_file_in(root, "etc/group", 12));
+    CHECK_FALSE(joey::read_text_file_in(root, "etc/group", 11));
+}
 
 TEST_CASE("options are taken as Docker's users type them, and the command's own are left alone") {
     const auto run = parse("run", {"-itd", "-p8080:80", "-e", "A=b", "--env=C=d", "--rm=false",
