@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tools/joey/containers/format_template.hpp"
+#include "tools/joey/control_characters.hpp"
 
 namespace joey {
 namespace {
@@ -17,10 +18,7 @@ using nlohmann::json;
 
 // What hostile images say must not drive the terminal.
 std::string printable(std::string_view text) {
-    std::string out(text);
-    for (char& c : out)
-        c = static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-    return out;
+    return with_controls_as(text, '?');
 }
 
 std::string dump(const json& value, int indent = -1) {

@@ -1,7 +1,9 @@
 #include "tools/joey/reporter.hpp"
 
+#include <algorithm>
 #include <cerrno>
 
+#include "tools/joey/control_characters.hpp"
 #include "tools/pod/vm_log.hpp"
 
 namespace joey {
@@ -43,11 +45,14 @@ void Reporter::print(std::string_view prefix, std::string_view text) const {
     std::string out;
     out.reserve(prefix.size() + text.size() + 16);
     out += prefix;
-    for (const char c : text) {
+    while (!text.empty()) {
+        const char c = text.front();
+        const std::size_t control = c == '\t' ? 0 : control_length(text);
         if (c == '\n')
             out += line_end;
         else
-            out += (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f ? '?' : c;
+            out += control != 0 ? '?' : c;
+        text.remove_prefix(std::max<std::size_t>(control, 1));
     }
     out += line_end;
     write(out);

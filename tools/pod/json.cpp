@@ -1,5 +1,6 @@
 #include "tools/pod/json.hpp"
 
+#include <cstdio>
 #include <limits>
 
 namespace pod {
@@ -21,7 +22,20 @@ os::Result<Json> parse_object(std::string_view text, std::string_view what) {
 }
 
 std::string to_text(const Json& value) {
-    return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+    std::string out = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+    // Of what drives a terminal the library writes DEL and C1 (U+0080 to U+009F) as they are; they
+    // are in strings, where any character may be written by its number.
+    for (std::size_t at = out.find_first_of("\x7f\xc2"); at != std::string::npos;
+         at = out.find_first_of("\x7f\xc2", at + 1)) {
+        const bool is_delete = out[at] == '\x7f';
+        const unsigned code = static_cast<unsigned char>(out[is_delete ? at : at + 1]);
+        if (!is_delete && code >= 0xa0)
+            continue;
+        char number[8];
+        std::snprintf(number, sizeof number, "\\u%04x", code);
+        out.replace(at, is_delete ? 1 : 2, number);
+    }
+    return out;
 }
 
 const Json* find(const Json& value, std::string_view name) {

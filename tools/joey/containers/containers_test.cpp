@@ -18,6 +18,7 @@
 #include "tools/joey/containers/security.hpp"
 #include "tools/joey/containers/table.hpp"
 #include "tools/joey/containers/watcher.hpp"
+#include "tools/joey/control_characters.hpp"
 #include "tools/joey/host.hpp"
 #include "tools/joey/image_options.hpp"
 #include "tools/joey/image_report.hpp"
@@ -66,6 +67,17 @@ TEST_CASE("what is no ordinary file in a root directory is not waited for, nor r
     CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
     CHECK(joey::read_text_file_in(root, "etc/group", 12));
     CHECK_FALSE(joey::read_text_file_in(root, "etc/group", 11));
+}
+
+TEST_CASE("no character that drives a terminal passes, in whichever way it is written") {
+    CHECK(printable("a\x1b[31mb\x7f") == "a [31mb");
+    CHECK(printable("a\xc2\x9b"
+                    "31mb") == "a 31mb"); // U+009B, ESC [ in one
+    CHECK(printable("caf\xc3\xa9 \xc2\xa9") == "caf\xc3\xa9 \xc2\xa9");
+    CHECK(joey::with_controls_as("\xc2", '?') == "\xc2");
+    CHECK(joey::with_controls_as("a\n\tb\r", '?', "\n\t") == "a\n\tb?");
+    // Nor in a log's lines.
+    CHECK(pod::to_text(pod::Json("\xc2\x9bx\x7f\xc2\xa9")) == "\"\\u009bx\\u007f\xc2\xa9\"");
 }
 
 TEST_CASE("options are taken as Docker's users type them, and the command's own are left alone") {

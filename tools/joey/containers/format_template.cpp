@@ -9,6 +9,7 @@
 
 #include "tools/joey/containers/format_functions.hpp"
 #include "tools/joey/containers/table.hpp"
+#include "tools/joey/control_characters.hpp"
 
 namespace joey::containers {
 
@@ -461,10 +462,7 @@ os::Result<void> print_nodes(const std::vector<Node>& nodes, const Scope& scope,
 std::string tame(std::string text) {
     if (::isatty(STDOUT_FILENO) != 1)
         return text;
-    std::replace_if(
-        text.begin(), text.end(),
-        [](unsigned char c) { return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f; }, ' ');
-    return text;
+    return with_controls_as(text, ' ', "\n\t");
 }
 
 // What a shell's quotation marks keep from being a tab or a new line.

@@ -1,4 +1,5 @@
 // logs, events: what containers said, and what happened to them.
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <deque>
@@ -14,6 +15,7 @@
 #include "tools/joey/containers/format_functions.hpp"
 #include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
+#include "tools/joey/control_characters.hpp"
 
 namespace joey::containers {
 
@@ -35,12 +37,14 @@ std::string tamed(std::string_view text) {
                 continue;
             }
         }
-        text.remove_prefix(1);
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte >= 0x20 ? byte != 0x7f : c == '\n' || c == '\t' || c == '\r')
+        const std::size_t control = control_length(text);
+        if (control == 0 || c == '\n' || c == '\t' || c == '\r')
             out += c;
-        else
-            out += fmt::format("^{}", static_cast<char>(byte ^ 0x40));
+        else if (control == 1)
+            out += fmt::format("^{}", static_cast<char>(static_cast<unsigned char>(c) ^ 0x40));
+        else // as vis(1) and less(1) show them
+            out += fmt::format("M-^{}", static_cast<char>((text[1] & 0x7f) ^ 0x40));
+        text.remove_prefix(std::max<std::size_t>(control, 1));
     }
     return out;
 }

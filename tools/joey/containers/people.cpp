@@ -8,6 +8,7 @@
 
 #include "tools/image/store.hpp"
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/control_characters.hpp"
 #include "tools/joey/outcome.hpp"
 
 namespace joey::containers {
@@ -203,11 +204,7 @@ void complain(std::string_view text) {
 }
 
 std::string printable(std::string_view text) {
-    std::string out(text);
-    for (char& c : out) {
-        const auto byte = static_cast<unsigned char>(c);
-        c = byte < 0x20 || byte == 0x7f ? ' ' : c;
-    }
+    std::string out = with_controls_as(text, ' ');
     while (out.ends_with(' '))
         out.pop_back();
     return out;

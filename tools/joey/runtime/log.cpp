@@ -6,6 +6,7 @@
 #include <fcntl.h>
 
 #include "agent/os/unique_fd.hpp"
+#include "tools/joey/control_characters.hpp"
 #include "tools/pod/json.hpp"
 
 namespace joey::runtime {
@@ -56,7 +57,7 @@ void Log::error(std::string_view text) const {
     write("error", text);
     // Who has no log at hand sees it too.
     if (!path_.empty())
-        std::fprintf(stderr, "%.*s\n", static_cast<int>(text.size()), text.data());
+        std::fprintf(stderr, "%s\n", with_controls_as(text, '?', "\n\t").c_str());
 }
 
 void Log::warning(std::string_view text) const {
