@@ -44,7 +44,7 @@ Result<void> CpuGroup::init() {
 // --- shares --------------------------------------------------------------------------------------
 
 void count_runnable(Task& task, unsigned cpu) {
-    if (is_realtime(task))
+    if (!is_fair(task))
         return;
     task.counted_weight = task_weight(task);
     u64 weight = task.counted_weight;

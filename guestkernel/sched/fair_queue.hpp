@@ -1,5 +1,6 @@
-// The tasks that wait for one CPU, ordered by virtual run time: a treap in the tasks' own links, so
-// that any of them can be taken out again and nothing is ever allocated.
+// Tasks that wait for one CPU, ordered by a number of theirs (virtual run time, deadline): a treap
+// in the tasks' own links, so that any of them can be taken out again and nothing is ever
+// allocated.
 #pragma once
 
 #include "guestkernel/lib/hash_map.hpp"
@@ -7,11 +8,12 @@
 
 namespace kernel {
 
-class FairQueue {
+template <u64 Task::*Key>
+class TaskTree {
 public:
     bool empty() const { return root_ == nullptr; }
     u32 size() const { return size_; }
-    // The one with the least virtual run time; equal ones in the order of their addresses.
+    // The one with the least key; equal ones in the order of their addresses.
     Task* first() const { return first_; }
 
     void insert(Task& task) {
@@ -25,7 +27,7 @@ public:
             first_ = &task;
     }
 
-    // Requires: `task` is here, with the virtual run time it was inserted with.
+    // Requires: `task` is here, with the key that it was inserted with.
     void remove(Task& task) {
         Task** at = &root_;
         while (*at != &task)
@@ -46,9 +48,9 @@ public:
         return find_below(root_, match);
     }
 
-    // Virtual run times wrap in principle; their differences do not.
+    // Keys wrap in principle; their differences do not.
     static bool before(const Task& a, const Task& b) {
-        const i64 difference = static_cast<i64>(a.virtual_runtime - b.virtual_runtime);
+        const i64 difference = static_cast<i64>(a.*Key - b.*Key);
         return difference != 0 ? difference < 0 : &a < &b;
     }
 
@@ -100,5 +102,8 @@ private:
     Task* first_ = nullptr;
     u32 size_ = 0;
 };
+
+using FairQueue = TaskTree<&Task::virtual_runtime>;
+using DeadlineQueue = TaskTree<&Task::deadline_ns>;
 
 } // namespace kernel

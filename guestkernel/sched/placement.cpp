@@ -36,6 +36,41 @@ bool will_sleep_soon(const Task& task) {
     return task.average_burst_ns < short_burst_ns && burst < short_burst_ns;
 }
 
+// Where it runs at once: on an idle CPU, one without deadlines, or that of the latest deadline.
+unsigned choose_by_deadline(unsigned home, u64 allowed) {
+    const unsigned here = arch::cpu_id();
+    if ((allowed >> here & 1) != 0 && run_queue(here).current == run_queue(here).idle)
+        return here;
+    for (u64 idle = idle_cpus.load() & allowed; idle != 0; idle &= idle - 1)
+        if (const auto cpu = static_cast<unsigned>(__builtin_ctzll(idle)); claim(cpu))
+            return cpu;
+    unsigned best =
+        (allowed >> home & 1) != 0 ? home : static_cast<unsigned>(__builtin_ctzll(allowed));
+    u64 latest = run_queue(best).running_deadline_ns;
+    for (u64 rest = allowed; rest != 0 && latest != no_deadline; rest &= rest - 1) {
+        const auto cpu = static_cast<unsigned>(__builtin_ctzll(rest));
+        const u64 other = run_queue(cpu).running_deadline_ns;
+        if (!arch::cpu_online(cpu) || other <= latest)
+            continue;
+        best = cpu;
+        latest = other;
+    }
+    return best;
+}
+
+// Requires: `other.lock` held, which is released; the task waits there.
+void move_here(Task& task, CpuRunQueue& other, CpuRunQueue& queue) {
+    other.dequeue(task);
+    if (task.counted_weight != 0)
+        uncount_runnable(task, other.cpu);
+    task.virtual_runtime -= other.min_virtual_runtime;
+    task.cpu = queue.cpu;
+    other.lock.unlock();
+    SpinGuard guard(queue.lock);
+    task.virtual_runtime += queue.min_virtual_runtime;
+    queue.enqueue(task);
+}
+
 } // namespace
 
 unsigned choose_cpu(const Task& task, unsigned home, bool is_new) {
@@ -44,6 +79,8 @@ unsigned choose_cpu(const Task& task, unsigned home, bool is_new) {
     if (online == 1)
         return here;
     const u64 allowed = (task.affinity & online) != 0 ? task.affinity & online : online;
+    if (task.deadline_state == DeadlineState::Eligible) [[unlikely]]
+        return choose_by_deadline(home, allowed);
     const u64 here_bit = u64{1} << here;
     if ((allowed & here_bit) != 0) {
         const CpuRunQueue& queue = run_queue(here);
@@ -89,6 +126,8 @@ void place(Task& task, unsigned target, bool waking) {
             relative = -credit;
         task.virtual_runtime = queue.min_virtual_runtime + static_cast<u64>(relative);
         task.enqueued_ns = task.waiting_since_ns = now;
+        if (waking && task.deadline_state == DeadlineState::Eligible) [[unlikely]]
+            queue.wake_deadline(task, now);
         if (queue.current != nullptr && queue.current != queue.idle)
             queue.account(now);
         queue.enqueue(task);
@@ -123,7 +162,28 @@ void wake_idle_cpu(u64 allowed) {
     }
 }
 
+bool pull_deadline(CpuRunQueue& queue, u64 before) {
+    const u64 bit = u64{1} << queue.cpu;
+    const unsigned count = arch::cpu_count();
+    for (unsigned step = 1; step < count && before != 0; step++) {
+        CpuRunQueue& other = run_queue((queue.cpu + step) % count);
+        if (other.deadlines.empty())
+            continue;
+        other.lock.lock();
+        Task* found = other.deadlines.find([&](Task& task) { return (task.affinity & bit) != 0; });
+        if (found != nullptr && found->deadline_ns < before) {
+            move_here(*found, other, queue);
+            return true;
+        }
+        other.lock.unlock();
+    }
+    return false;
+}
+
 bool pull_task(CpuRunQueue& queue) {
+    if (waiting_deadline_tasks.load(base::Order::Relaxed) != 0 && pull_deadline(queue, no_deadline))
+        [[unlikely]]
+        return true;
     const u64 now = monotonic_ns();
     const u64 bit = u64{1} << queue.cpu;
     const unsigned count = arch::cpu_count();
@@ -148,15 +208,7 @@ bool pull_task(CpuRunQueue& queue) {
             other.lock.unlock();
             continue;
         }
-        other.dequeue(*found);
-        if (found->counted_weight != 0)
-            uncount_runnable(*found, other.cpu);
-        found->virtual_runtime -= other.min_virtual_runtime;
-        found->cpu = queue.cpu;
-        other.lock.unlock();
-        SpinGuard guard(queue.lock);
-        found->virtual_runtime += queue.min_virtual_runtime;
-        queue.enqueue(*found);
+        move_here(*found, other, queue);
         return true;
     }
     return false;

@@ -35,8 +35,16 @@ u32 task_weight(const Task& task) {
     return nice_weights[effective_nice(task) + 20];
 }
 
+i32 urgency(const Task& task) {
+    return task.policy == SCHED_DEADLINE ? urgency_of_deadlines : effective_rt_priority(task);
+}
+
 bool is_realtime(const Task& task) {
     return effective_rt_priority(task) > 0;
+}
+
+bool is_fair(const Task& task) {
+    return task.deadline_state != DeadlineState::Eligible && !is_realtime(task);
 }
 
 CpuRunQueue::CpuRunQueue() : slice_timer([](Timer&, void*) { scheduler_tick(); }, nullptr) {}
@@ -44,7 +52,10 @@ CpuRunQueue::CpuRunQueue() : slice_timer([](Timer&, void*) { scheduler_tick(); }
 void CpuRunQueue::enqueue(Task& task) {
     if (task.cpu_group != nullptr && task.counted_weight == 0)
         count_runnable(task, cpu);
-    if (is_realtime(task)) {
+    if (task.deadline_state == DeadlineState::Eligible) [[unlikely]] {
+        deadlines.insert(task);
+        waiting_deadline_tasks.fetch_add(1);
+    } else if (is_realtime(task)) {
         // Behind those of the same priority; a preempted SCHED_FIFO task should come first among
         // them, but nothing here preempts in favour of an equal.
         Task* after = nullptr;
@@ -65,16 +76,22 @@ void CpuRunQueue::enqueue(Task& task) {
 }
 
 void CpuRunQueue::dequeue(Task& task) {
-    if (task.run_node.linked())
+    if (task.deadline_state == DeadlineState::Eligible) [[unlikely]] {
+        deadlines.remove(task);
+        waiting_deadline_tasks.fetch_sub(1);
+    } else if (task.run_node.linked()) {
         task.run_node.unlink();
-    else
+    } else {
         fair.remove(task);
+    }
     task.queued = false;
     queued = queued - 1;
 }
 
 Task* CpuRunQueue::pick() {
-    Task* next = realtime.front();
+    Task* next = deadlines.first();
+    if (next == nullptr)
+        next = realtime.front();
     if (next == nullptr || realtime_exhausted())
         next = fair.first();
     if (next != nullptr)
@@ -98,24 +115,29 @@ void CpuRunQueue::account(u64 now) {
         system_ns += ran;
     else
         (task.nice > 0 ? nice_ns : user_ns) += ran;
-    if (is_realtime(task)) {
+    if (task.deadline_state == DeadlineState::Eligible) [[unlikely]]
+        account_deadline(task, ran, now);
+    else if (is_realtime(task))
         realtime_used_ns += ran;
-    } else {
-        const u32 weight = task_weight(task);
-        u64 weighted = weight == weight_of_nice_0 ? ran : ran * weight_of_nice_0 / weight;
-        if (task.cpu_group != nullptr) [[unlikely]]
-            weighted = share_of_groups(task, cpu, weighted);
-        task.virtual_runtime += weighted;
-    }
+    else
+        account_fair(task, ran);
     if (task.cgroup) [[unlikely]]
         account_groups(task, ran, now);
     advance_min();
 }
 
+void CpuRunQueue::account_fair(Task& task, u64 ran) {
+    const u32 weight = task_weight(task);
+    u64 weighted = weight == weight_of_nice_0 ? ran : ran * weight_of_nice_0 / weight;
+    if (task.cpu_group != nullptr) [[unlikely]]
+        weighted = share_of_groups(task, cpu, weighted);
+    task.virtual_runtime += weighted;
+}
+
 void CpuRunQueue::advance_min() {
     u64 least = min_virtual_runtime;
     const Task* first = fair.first();
-    if (current != idle && !is_realtime(*current))
+    if (current != idle && is_fair(*current))
         least = current->virtual_runtime;
     else if (first != nullptr)
         least = first->virtual_runtime;
@@ -128,6 +150,11 @@ void CpuRunQueue::advance_min() {
 bool CpuRunQueue::should_preempt(const Task& task) const {
     if (current == idle)
         return true;
+    if (task.deadline_state == DeadlineState::Eligible) [[unlikely]]
+        return current->deadline_state != DeadlineState::Eligible ||
+               DeadlineQueue::before(task, *current);
+    if (current->deadline_state == DeadlineState::Eligible) [[unlikely]]
+        return false;
     if (is_realtime(task))
         return effective_rt_priority(task) > effective_rt_priority(*current);
     if (is_realtime(*current) || task.policy == SCHED_BATCH)
@@ -136,6 +163,17 @@ bool CpuRunQueue::should_preempt(const Task& task) const {
         return true;
     return static_cast<i64>(current->virtual_runtime - task.virtual_runtime) >
            static_cast<i64>(wakeup_granularity_ns);
+}
+
+u64 CpuRunQueue::best_deadline(const Task* running) const {
+    if (realtime_used_ns >= realtime_share_ns)
+        return 0;
+    u64 best = no_deadline;
+    if (running != nullptr && running->deadline_state == DeadlineState::Eligible)
+        best = running->deadline_ns;
+    if (const Task* first = deadlines.first(); first != nullptr && first->deadline_ns < best)
+        best = first->deadline_ns;
+    return best;
 }
 
 void CpuRunQueue::arm_slice(u64 now) {

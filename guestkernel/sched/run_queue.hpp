@@ -3,6 +3,7 @@
 
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/time.hpp"
+#include "guestkernel/sched/deadline.hpp"
 #include "guestkernel/sched/fair_queue.hpp"
 
 namespace kernel {
@@ -18,12 +19,16 @@ inline constexpr u64 offer_delay_ns =
 inline constexpr u32 short_burst_ns = 60'000;
 inline constexpr u64 max_poll_ns = 50'000; // a halt and a wake-up cost more than this
 inline constexpr u32 weight_of_nice_0 = 1024;
-// Real-time tasks get at most this share of a CPU that ordinary tasks wait for (sched(7),
-// sched_rt_runtime_us): a busy loop under SCHED_FIFO must not lock everybody else out.
+// Real-time tasks and those with deadlines get together at most this share of a CPU that ordinary
+// tasks wait for (sched(7), sched_rt_runtime_us): a busy loop under SCHED_FIFO must not lock
+// everybody else out.
 inline constexpr u64 realtime_period_ns = 1'000'000'000, realtime_share_ns = 950'000'000;
 
 u32 task_weight(const Task& task);
+// Real-time by policy or because priority was lent to it. Not asked of those with deadlines unless
+// they are exhausted.
 bool is_realtime(const Task& task);
+bool is_fair(const Task& task); // neither
 
 struct CpuRunQueue {
     SpinLock lock{LockRank::RunQueue};
@@ -33,8 +38,10 @@ struct CpuRunQueue {
     Task* previous = nullptr; // during a switch: the task that gave the CPU away
     FairQueue fair;
     base::IntrusiveList<Task, &Task::run_node> realtime; // by falling priority
+    DeadlineQueue deadlines;                             // SCHED_DEADLINE, not exhausted
+    volatile u64 running_deadline_ns = no_deadline;      // of `current`, if it is one of them
     bool migrates = false;                               // `previous` may not run here any more
-    volatile u32 queued = 0;                             // waiting in both
+    volatile u32 queued = 0;                             // waiting in all three
     u64 min_virtual_runtime = 0;
     // The address space whose page table is loaded, held: kernel tasks borrow it. And one that was
     // unloaded, on its way to be dropped after the switch.
@@ -55,7 +62,7 @@ struct CpuRunQueue {
 
     CpuRunQueue();
 
-    // Run time of real-time tasks in the period that began then.
+    // Run time of real-time tasks and those with deadlines in the period that began then.
     u64 realtime_used_ns = 0, realtime_since_ns = 0;
 
     // All of these: Requires: lock held.
@@ -72,6 +79,9 @@ struct CpuRunQueue {
     bool realtime_exhausted() const {
         return realtime_used_ns >= realtime_share_ns && !fair.empty();
     }
+    // The earliest deadline of those that wait here and, unless null, of `running`: who has a later
+    // one need not come. 0: nobody need.
+    u64 best_deadline(const Task* running) const;
     // Whether `task`, just queued, should run instead of `current`.
     bool should_preempt(const Task& task) const;
     // After tasks came or went: is anybody waiting?
@@ -88,6 +98,18 @@ struct CpuRunQueue {
     void arm_slice(u64 now); // on the own CPU only
     // The same for a task whose groups' CPU time is limited: it must be looked at while it runs.
     void arm_bandwidth(Task& task, u64 now);
+
+    // --- deadline.cpp
+    void account_deadline(Task& task, u64 ran, u64 now); // of an eligible `current`
+    void yield_deadline(Task& task, u64 now);            // `current` gives up its runtime
+    void wake_deadline(Task& task, u64 now);             // an eligible task, about to be queued
+    void note_deadline(Task& task, u64 now);             // that it runs now; on the own CPU only
+    // It is among the fair from here on: without credit for the time when it was not.
+    void join_fair(Task& task);
+
+private:
+    void account_fair(Task& task, u64 ran);
+    void exhaust(Task& task, u64 now);
 };
 
 CpuRunQueue& run_queue(unsigned cpu);
@@ -99,6 +121,9 @@ inline CpuRunQueue& this_run_queue() {
 extern base::Atomic<u64> idle_cpus; // bit n: CPU n is in its idle loop with nothing to do
 // Where a woken or new task shall run. `home`: where it ran last.
 unsigned choose_cpu(const Task& task, unsigned home, bool is_new);
+// Moves a task that waits elsewhere and whose deadline is earlier than `before` here. Requires: no
+// lock held.
+bool pull_deadline(CpuRunQueue& queue, u64 before);
 // Moves a waiting task from a busier CPU here. Requires: no lock held. Returns whether one came.
 bool pull_task(CpuRunQueue& queue);
 // Enqueues a task that is Running, not queued and whose `cpu` is `target`, and sees to it that it

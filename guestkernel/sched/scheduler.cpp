@@ -139,11 +139,16 @@ void schedule() {
         now = monotonic_ns();
         queue->account(now);
         const bool sleeps = task.state != static_cast<u32>(TaskState::Running);
-        if ((sleeps || &task == queue->idle) && queue->queued == 0 && !pulled &&
-            arch::cpu_count() > 1) {
+        const bool out_of_work = (sleeps || &task == queue->idle) && queue->queued == 0;
+        const bool deadlines_wait = waiting_deadline_tasks.load(base::Order::Relaxed) != 0;
+        if ((out_of_work || deadlines_wait) && !pulled && arch::cpu_count() > 1) {
+            const u64 best = deadlines_wait ? queue->best_deadline(sleeps ? nullptr : &task) : 0;
             // Still `current`, so a wake-up in the meantime only sets the state back.
             queue->lock.unlock();
-            pull_task(*queue);
+            if (out_of_work)
+                pull_task(*queue);
+            else
+                pull_deadline(*queue, best);
             pulled = true;
             continue;
         }
@@ -168,6 +173,8 @@ void schedule() {
     else if (next->cgroup) [[unlikely]]
         note_group_waited(*next, queue->cpu, now);
     queue->note_waiting(now);
+    if (deadline_tasks.load(base::Order::Relaxed) != 0) [[unlikely]]
+        queue->note_deadline(*next, now);
     if (next == &task) {
         if (queue->queued != 0)
             queue->arm_slice(now);
@@ -202,8 +209,12 @@ void finish_first_switch() {
 void schedule_dead() {
     // Under the lock: a late wake-up must not bring it back.
     {
-        SpinGuard guard(this_run_queue().lock);
-        current_task().state = static_cast<u32>(TaskState::Dead);
+        CpuRunQueue& queue = this_run_queue();
+        SpinGuard guard(queue.lock);
+        Task& task = current_task();
+        task.state = static_cast<u32>(TaskState::Dead);
+        if (task.deadline_state != DeadlineState::None)
+            leave_deadline(task, queue);
     }
     schedule();
     PANIC("a dead task was scheduled");
@@ -270,14 +281,18 @@ void scheduler_tick() {
             queue.account(now);
             queue.arm_bandwidth(task, now);
         }
-        if (queue.queued == 0)
+        const bool had_deadline = task.deadline_state == DeadlineState::Eligible;
+        if (queue.queued == 0 && !had_deadline)
             return;
-        queue.account(now);
+        queue.account(now); // which says so if its runtime is used up
+        const bool has_deadline = had_deadline && task.deadline_state == DeadlineState::Eligible;
         if (Task* first = queue.fair.first())
             allowed = first->affinity;
         const bool fifo = task.policy == SCHED_FIFO;
-        if (is_realtime(task) && queue.realtime_exhausted())
+        if ((has_deadline || is_realtime(task)) && queue.realtime_exhausted())
             arch::set_need_resched();
+        else if (has_deadline) [[unlikely]]
+            queue.note_deadline(task, now);
         else if (!fifo && now - task.slice_start_ns >= time_slice_ns)
             arch::set_need_resched();
         else if (!fifo)
@@ -300,11 +315,14 @@ void yield() {
     {
         SpinGuard guard(queue.lock);
         Task& task = current_task();
-        queue.account(monotonic_ns());
+        const u64 now = monotonic_ns();
+        queue.account(now);
+        if (task.deadline_state == DeadlineState::Eligible) [[unlikely]]
+            queue.yield_deadline(task, now);
         // Behind whoever waits longest; real-time tasks go behind their equals by being queued
         // again.
         if (Task* first = queue.fair.first();
-            first != nullptr && !is_realtime(task) && FairQueue::before(task, *first))
+            first != nullptr && is_fair(task) && FairQueue::before(task, *first))
             task.virtual_runtime = first->virtual_runtime + 1;
     }
     schedule();

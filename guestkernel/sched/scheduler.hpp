@@ -87,8 +87,10 @@ u64 task_run_time(Task& task);
 // way back accounts.
 void account_kernel_entry(Task& task);
 void account_kernel_exit(Task& task);
-// Takes effect at once: policy (SCHED_*), static priority, nice value; the CPUs it may use.
+// Takes effect at once: policy (SCHED_*, but SCHED_DEADLINE: deadline.hpp), static priority, nice
+// value; the CPUs it may use.
 void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice);
+void set_nice(Task& task, i32 nice);
 void set_affinity(Task& task, u64 mask);
 // Which control group it is in and which shares its CPU time; gives back the former group.
 void set_groups(Task& task, Ref<Cgroup>& group, Cgroup* cpu_group);

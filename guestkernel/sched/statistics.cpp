@@ -1,9 +1,8 @@
 // Times, loads, and changes of how a task is scheduled.
 #include <linux/sched.h>
 
-#include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/sched/lend.hpp"
-#include "guestkernel/sched/run_queue.hpp"
+#include "guestkernel/sched/requeue.hpp"
 
 namespace kernel {
 
@@ -17,33 +16,6 @@ constexpr u64 load_decay[3] = {60296, 64453, 65172};
 
 constinit base::Atomic<u64> averages[3];
 constinit base::Atomic<u64> next_sample{load_period_ns};
-
-// Runs `change` while the task is in no run queue's order.
-template <typename Change>
-void with_task_dequeued(Task& task, Change&& change) {
-    for (;;) {
-        const unsigned home = __atomic_load_n(&task.cpu, __ATOMIC_RELAXED);
-        CpuRunQueue& queue = run_queue(home);
-        SpinGuard guard(queue.lock);
-        if (task.cpu != home)
-            continue;
-        const bool queued = task.queued;
-        if (queued)
-            queue.dequeue(task);
-        else if (queue.current == &task)
-            queue.account(monotonic_ns());
-        const bool counted = task.counted_weight != 0;
-        if (counted)
-            uncount_runnable(task, home);
-        change();
-        if (queued)
-            queue.enqueue(task);
-        else if (queue.current == &task && task.state == static_cast<u32>(TaskState::Running) &&
-                 task.cpu_group != nullptr)
-            count_runnable(task, home);
-        return;
-    }
-}
 
 } // namespace
 
@@ -115,28 +87,42 @@ void account_kernel_exit(Task& task) {
 }
 
 void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice) {
-    with_task_dequeued(task, [&] {
+    with_task_dequeued(task, [&](CpuRunQueue& queue) {
+        const bool was_fair = is_fair(task);
+        if (task.deadline_state != DeadlineState::None)
+            leave_deadline(task, queue);
         task.policy = policy;
         task.rt_priority = rt_priority;
         task.nice = nice;
+        if (!was_fair && is_fair(task))
+            queue.join_fair(task);
+        return Requeue::AndLook;
     });
-    if (&task == arch::current())
-        arch::set_need_resched();
+}
+
+void set_nice(Task& task, i32 nice) {
+    with_task_dequeued(task, [&](CpuRunQueue&) {
+        task.nice = nice;
+        return Requeue::AndLook;
+    });
 }
 
 void lend_priority(Task& task, i32 rt_priority, i32 nice) {
-    with_task_dequeued(task, [&] {
+    with_task_dequeued(task, [&](CpuRunQueue& queue) {
+        const bool was_fair = is_fair(task);
         task.lent_rt_priority = rt_priority;
         task.lent_nice = nice;
+        if (!was_fair && is_fair(task))
+            queue.join_fair(task);
+        return Requeue::AndLook;
     });
-    if (&task == arch::current())
-        arch::set_need_resched();
 }
 
 void set_groups(Task& task, Ref<Cgroup>& group, Cgroup* cpu_group) {
-    with_task_dequeued(task, [&] {
+    with_task_dequeued(task, [&](CpuRunQueue&) {
         std::swap(task.cgroup, group);
         task.cpu_group = cpu_group;
+        return Requeue::Quietly;
     });
 }
 
@@ -180,7 +166,7 @@ void set_affinity(Task& task, u64 mask) {
 }
 
 u64 slice_length_ns(Task& task) {
-    if (task.policy == SCHED_FIFO)
+    if (task.policy == SCHED_FIFO || task.policy == SCHED_DEADLINE)
         return 0;
     return is_realtime(task) ? 100'000'000 : time_slice_ns;
 }

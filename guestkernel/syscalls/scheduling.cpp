@@ -6,6 +6,7 @@
 #include <linux/sched/types.h>
 
 #include "guestkernel/cgroup/cpuset.hpp"
+#include "guestkernel/sched/deadline.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
 #include "guestkernel/task/futex_pi.hpp"
@@ -17,6 +18,7 @@ namespace {
 
 constexpr int max_rt_priority = 99;
 constexpr u64 known_sched_flags = SCHED_FLAG_ALL;
+constexpr u64 deadline_sched_flags = SCHED_FLAG_RECLAIM | SCHED_FLAG_DL_OVERRUN;
 // From linux/ioprio.h, which is not valid C++.
 constexpr int io_class_shift = 13, io_class_realtime = 1, io_class_idle = 3;
 constexpr int io_who_process = 1, io_who_user = 3;
@@ -57,6 +59,22 @@ bool may_nice(Process& process, i32 from, i32 to) {
     // RLIMIT_NICE: 20 - nice, see getrlimit(2).
     return to >= from || static_cast<u64>(20 - to) <= process.limits[RLIMIT_NICE].soft ||
            capable(CAP_SYS_NICE);
+}
+
+Result<void> set_deadline_policy(Task& target, const sched_attr& wanted, bool reset_on_fork) {
+    DeadlineParameters parameters = {wanted.sched_runtime, wanted.sched_deadline,
+                                     wanted.sched_period,
+                                     wanted.sched_flags & deadline_sched_flags};
+    if (parameters.period_ns == 0)
+        parameters.period_ns = parameters.deadline_ns;
+    if (wanted.sched_priority != 0 || !valid_deadline(parameters))
+        return fail(EINVAL);
+    if (!capable(CAP_SYS_NICE))
+        return fail(EPERM);
+    TRY(set_deadline(target, parameters, online_mask()));
+    target.reset_on_fork = reset_on_fork;
+    pi_priority_changed(target);
+    return {};
 }
 
 Result<void> set_policy(Task& target, int policy, i32 priority, i32 nice, bool reset_on_fork) {
@@ -145,6 +163,9 @@ Result<long> sys_sched_setaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
     if (!may_change(*target))
         return fail(EPERM);
     const u64 allowed = allowed_by_cpuset(*target, wanted & online_mask());
+    // What was admitted is the time of all CPUs.
+    if (target->policy == SCHED_DEADLINE && allowed != online_mask())
+        return fail(EBUSY);
     if (allowed == 0)
         return fail(EINVAL);
     target->wanted_affinity = wanted;
@@ -182,31 +203,49 @@ Result<sched_attr> copy_in_attributes(u64 address) {
     return wanted;
 }
 
+// SCHED_FLAG_KEEP_PARAMS: those of its present policy.
+void keep_parameters(Task& target, sched_attr& wanted) {
+    DeadlineParameters deadline;
+    if (deadline_of(target, deadline)) {
+        wanted.sched_priority = 0;
+        wanted.sched_runtime = deadline.runtime_ns;
+        wanted.sched_deadline = deadline.deadline_ns;
+        wanted.sched_period = deadline.period_ns;
+        wanted.sched_flags = (wanted.sched_flags & ~deadline_sched_flags) | deadline.flags;
+    } else if (is_realtime_policy(static_cast<int>(target.policy))) {
+        wanted.sched_priority = static_cast<u32>(target.rt_priority);
+    } else {
+        wanted.sched_nice = target.nice;
+    }
+}
+
 } // namespace
 
 Result<long> sys_sched_setattr(Task&, i32 pid, u64 attributes, u32 flags) {
     if (attributes == 0 || pid < 0 || flags != 0)
         return fail(EINVAL);
-    TRY(const sched_attr wanted, copy_in_attributes(attributes));
-    if ((wanted.sched_flags & ~known_sched_flags) != 0)
+    TRY(sched_attr wanted, copy_in_attributes(attributes));
+    if ((wanted.sched_flags & ~known_sched_flags) != 0 || static_cast<i32>(wanted.sched_policy) < 0)
         return fail(EINVAL);
     TRY(Ref<Task> target, task_by_pid(pid));
-    const auto policy = (wanted.sched_flags & SCHED_FLAG_KEEP_POLICY) != 0
-                            ? static_cast<int>(target->policy)
-                            : static_cast<int>(wanted.sched_policy);
+    const bool keeps_policy = (wanted.sched_flags & SCHED_FLAG_KEEP_POLICY) != 0;
+    const auto policy =
+        keeps_policy ? static_cast<int>(target->policy) : static_cast<int>(wanted.sched_policy);
+    const bool reset_on_fork =
+        keeps_policy ? target->reset_on_fork : (wanted.sched_flags & SCHED_FLAG_RESET_ON_FORK) != 0;
+    if ((wanted.sched_flags & SCHED_FLAG_KEEP_PARAMS) != 0)
+        keep_parameters(*target, wanted);
+    if (policy == SCHED_DEADLINE) {
+        TRY(set_deadline_policy(*target, wanted, reset_on_fork));
+        return 0;
+    }
     i32 nice = wanted.sched_nice;
     nice = nice < -20 ? -20 : nice > 19 ? 19 : nice;
     if (is_realtime_policy(policy))
         nice = target->nice;
     else if (target->process != nullptr && !may_nice(*target->process, target->nice, nice))
         return fail(EPERM);
-    if ((wanted.sched_flags & SCHED_FLAG_KEEP_PARAMS) != 0)
-        nice = target->nice;
-    const i32 priority = (wanted.sched_flags & SCHED_FLAG_KEEP_PARAMS) != 0
-                             ? target->rt_priority
-                             : static_cast<i32>(wanted.sched_priority);
-    TRY(set_policy(*target, policy, priority, nice,
-                   (wanted.sched_flags & SCHED_FLAG_RESET_ON_FORK) != 0));
+    TRY(set_policy(*target, policy, static_cast<i32>(wanted.sched_priority), nice, reset_on_fork));
     return 0;
 }
 
@@ -218,8 +257,17 @@ Result<long> sys_sched_getattr(Task&, i32 pid, u64 attributes, u32 size, u32 fla
     out.size = size < sizeof out ? size : static_cast<u32>(sizeof out);
     out.sched_policy = target->policy;
     out.sched_flags = target->reset_on_fork ? SCHED_FLAG_RESET_ON_FORK : 0;
-    out.sched_nice = target->nice;
-    out.sched_priority = static_cast<u32>(target->rt_priority);
+    DeadlineParameters deadline;
+    if (deadline_of(*target, deadline)) {
+        out.sched_flags |= deadline.flags;
+        out.sched_runtime = deadline.runtime_ns;
+        out.sched_deadline = deadline.deadline_ns;
+        out.sched_period = deadline.period_ns;
+    } else if (is_realtime_policy(static_cast<int>(target->policy))) {
+        out.sched_priority = static_cast<u32>(target->rt_priority);
+    } else {
+        out.sched_nice = target->nice;
+    }
     TRY(copy_out_bytes(attributes, &out, out.size));
     return 0;
 }
@@ -300,7 +348,7 @@ Result<long> sys_setpriority(Task&, int which, i32 who, int nice) {
             error = EACCES;
             return;
         }
-        set_scheduling(target, target.policy, target.rt_priority, nice);
+        set_nice(target, nice);
         pi_priority_changed(target);
     }));
     if (error != 0)

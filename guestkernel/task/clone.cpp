@@ -104,8 +104,9 @@ void copy_attributes(Task& child, const CloneRequest& request) {
     child.rt_priority = parent.rt_priority;
     child.memory_policy = parent.memory_policy;
     if (parent.reset_on_fork) { // sched(7)
-        child.nice = child.nice < 0 || parent.rt_priority != 0 ? 0 : child.nice;
-        child.policy = parent.rt_priority != 0 ? u32{SCHED_NORMAL} : parent.policy;
+        const bool privileged = parent.rt_priority != 0 || child.policy == SCHED_DEADLINE;
+        child.nice = child.nice < 0 || privileged ? 0 : child.nice;
+        child.policy = privileged ? u32{SCHED_NORMAL} : child.policy;
         child.rt_priority = 0;
     }
     child.io_priority = parent.io_priority;
@@ -286,6 +287,8 @@ Result<void> prepare(Task& child, const CloneRequest& request) {
     if (task_total() >= max_tasks())
         return fail(EAGAIN);
     copy_attributes(child, request);
+    if (child.policy == SCHED_DEADLINE) // nothing was admitted for it: sched(7)
+        return fail(EAGAIN);
     TRY(copy_resources(child, request.flags));
     TRY(copy_namespaces(child, request.flags));
     copy_registers(child, request);

@@ -52,10 +52,10 @@ PiLock* find_lock(const Key& key) {
 // The order of waiters: real-time by priority, then all others alike; first come first served among
 // equals.
 void insert_waiter(PiLock& lock, PiWaiter& waiter) {
-    const i32 priority = effective_rt_priority(*waiter.task);
+    const i32 priority = urgency(*waiter.task);
     PiWaiter* before = nullptr;
     for (PiWaiter& other : lock.waiters)
-        if (effective_rt_priority(*other.task) < priority) {
+        if (urgency(*other.task) < priority) {
             before = &other;
             break;
         }
@@ -102,7 +102,7 @@ void adjust(Task* task) {
         i32 priority = 0, nice = 20;
         for (PiLock* lock = task->pi_owned; lock != nullptr; lock = lock->next_owned)
             for (const PiWaiter& waiter : lock->waiters) {
-                const i32 lent = effective_rt_priority(*waiter.task);
+                const i32 lent = urgency(*waiter.task);
                 const i32 lent_nice = effective_nice(*waiter.task);
                 priority = lent > priority ? lent : priority;
                 nice = lent_nice < nice ? lent_nice : nice;

@@ -38,9 +38,9 @@ void FutexTable::add(FutexWaiter& waiter, const AddressSpace::FutexKey& key) {
     SpinGuard guard(bucket.lock);
     // Real-time tasks are woken first, by priority.
     FutexWaiter* before = nullptr;
-    if (const i32 priority = effective_rt_priority(*waiter.task); priority > 0)
+    if (const i32 priority = urgency(*waiter.task); priority > 0)
         for (FutexWaiter& other : bucket.waiters)
-            if (effective_rt_priority(*other.task) < priority) {
+            if (urgency(*other.task) < priority) {
                 before = &other;
                 break;
             }

@@ -1,5 +1,6 @@
 // The tables of numbers, and snapshots of what tasks may replace.
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/sched/deadline.hpp"
 #include "guestkernel/task/process.hpp"
 
 namespace kernel {
@@ -220,8 +221,12 @@ char task_state_letter(Task& task) {
         return 't';
     case TaskState::Dead:
         return 'X';
-    case TaskState::Uninterruptible:
     case TaskState::Killable:
+        // Waits for a CPU, as far as programs know: it has used up its runtime.
+        if (task.deadline_state == DeadlineState::Exhausted && task.deadline_server->held)
+            return 'R';
+        break;
+    case TaskState::Uninterruptible:
         break;
     }
     return task.is_kernel ? 'I' : 'D';

@@ -2,6 +2,7 @@
 #include <linux/signal.h>
 
 #include "guestkernel/cgroup/cgroup.hpp"
+#include "guestkernel/sched/deadline.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/rseq.hpp"
@@ -16,8 +17,11 @@ extern "C" void arch::joey_return_to_user(TrapFrame* frame) {
             schedule();
             continue;
         }
-        constexpr u32 due = interrupt_signal | interrupt_fatal | interrupt_rseq | interrupt_cgroup;
+        constexpr u32 due = interrupt_signal | interrupt_fatal | interrupt_rseq | interrupt_cgroup |
+                            interrupt_deadline;
         if ((task.interrupt_flags & due) != 0) [[unlikely]] {
+            if ((task.interrupt_flags & interrupt_deadline) != 0)
+                hold_by_deadline(task);
             if ((task.interrupt_flags & interrupt_cgroup) != 0)
                 hold_by_cgroup(task);
             if ((task.interrupt_flags & interrupt_rseq) != 0)

@@ -6,6 +6,7 @@
 #include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/sched/deadline.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
@@ -44,6 +45,7 @@ Task::~Task() {
     release_seccomp(*this);
     if (address_space && address_space->drop_user()) // it never ran
         address_space->release_memory();
+    delete deadline_server; // its timer may be under way: before anything of the task is gone
     delete signals;
     if (account)
         account->tasks.fetch_sub(1);

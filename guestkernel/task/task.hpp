@@ -24,7 +24,11 @@ struct SignalState;  // task/signal.hpp: handlers, queues, masks
 class Tracee;        // trace/tracee.hpp
 class SeccompFilter; // trace/seccomp.hpp
 struct CpuRunQueue;  // sched/
-class Cgroup;        // cgroup/cgroup.hpp
+struct DeadlineServer;
+class Cgroup; // cgroup/cgroup.hpp
+
+// None: not SCHED_DEADLINE. Exhausted: without runtime until its next period (sched/deadline.hpp).
+enum class DeadlineState : u8 { None, Eligible, Exhausted };
 
 // Identified by its number in the initial pid namespace; numbers are reused late.
 class Task : public RefCounted {
@@ -38,6 +42,7 @@ public:
     volatile u32 state = 0; // TaskState
     volatile u32 on_cpu = 0;
     bool queued = false;
+    DeadlineState deadline_state = DeadlineState::None;
     u32 cpu = 0;
     u64 virtual_runtime = 0;
     u64 slice_start_ns = 0;   // when it last got the CPU
@@ -58,6 +63,8 @@ public:
     i32 lent_nice = 20;
     u64 affinity = ~u64{0};        // where it may run: what it asked for, within its cpuset
     u64 wanted_affinity = ~u64{0}; // what it asked for
+    u64 deadline_ns = 0;           // SCHED_DEADLINE: on the monotonic clock
+    DeadlineServer* deadline_server = nullptr; // null: never was SCHED_DEADLINE
     base::ListNode run_node;
     Task* run_left = nullptr;
     Task* run_right = nullptr;
@@ -144,6 +151,8 @@ inline constexpr unsigned resource_limit_count = 16;
 
 // Bit of Task::interrupt_flags: hold_by_cgroup() before user mode (cgroup/hold.cpp).
 inline constexpr u32 interrupt_cgroup = 8;
+// The same for hold_by_deadline() (sched/deadline.cpp).
+inline constexpr u32 interrupt_deadline = 16;
 
 inline Task& current_task() {
     return *arch::current();

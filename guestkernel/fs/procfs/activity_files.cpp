@@ -1,6 +1,7 @@
 // What /proc/PID tells of a process's doings: I/O, the call it is in, its children; proc(5).
 #include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/sched.h>
 #include <linux/signal.h>
 #include <linux/time.h>
 
@@ -65,8 +66,14 @@ Result<void> show_sched(TextBuilder& out, const TableContext& of) {
     count("nr_voluntary_switches", task->voluntary_switches);
     count("nr_involuntary_switches", task->involuntary_switches);
     count("policy", task->policy);
-    count("prio", task->policy == 1 || task->policy == 2 ? static_cast<u64>(99 - task->rt_priority)
-                                                         : static_cast<u64>(120 + task->nice));
+    if (task->policy == SCHED_DEADLINE) {
+        out.append("prio                                         :                   -1\n");
+        count("dl.deadline", task->deadline_ns);
+        return {};
+    }
+    const bool realtime = task->policy == SCHED_FIFO || task->policy == SCHED_RR;
+    count("prio",
+          realtime ? static_cast<u64>(99 - task->rt_priority) : static_cast<u64>(120 + task->nice));
     return {};
 }
 

@@ -145,7 +145,7 @@ Result<void> show_stat(TextBuilder& out, const TableContext& of) {
         cpu = s.task->cpu;
         // Real-time priorities count downwards from -2; others are 20 + nice. With what others lend
         // it.
-        const i32 realtime = effective_rt_priority(*s.task);
+        const i32 realtime = urgency(*s.task);
         priority = realtime > 0 ? -1 - realtime : 20 + effective_nice(*s.task);
         rss_limit = s.process->limits[RLIMIT_RSS].soft;
     }
