@@ -5,6 +5,7 @@
 
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 
 namespace kernel {
 
@@ -67,7 +68,9 @@ Result<long> commit(Ref<Credentials> fresh, bool ids_changed) {
     }
     if (fresh->euid != task.credentials->euid || fresh->egid != task.credentials->egid)
         task.process->dumpable = false;
+    const ChangedIds changed = changed_ids(*task.credentials, *fresh);
     set_credentials(std::move(fresh));
+    tell_changed_ids(task, changed);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "guestkernel/mm/vma.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/task/rseq.hpp"
 #include "guestkernel/trace/call_dispatch.hpp"
 #include "guestkernel/trace/seccomp.hpp"
@@ -25,6 +26,7 @@ Result<long> set_name(Task& task, u64 from) {
     if (arch::copy_string_from_user(name, from, sizeof name - 1) < 0)
         return fail(EFAULT);
     __builtin_memcpy(task.name, name, sizeof name);
+    tell_process_event(ProcessEvent::Name, task);
     return 0;
 }
 

@@ -21,6 +21,7 @@
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/pidfd.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/task/wait.hpp"
 
 namespace kernel {
@@ -290,6 +291,8 @@ Result<long> sys_getsid(Task&, i32 pid) {
 
 Result<long> sys_setsid(Task&) {
     TRY(const long session, create_session());
+    if (const Ref<Task> leader = find_task(current_process().pid))
+        tell_process_event(ProcessEvent::Session, *leader);
     return visible_pid(static_cast<i32>(session));
 }
 

@@ -13,6 +13,7 @@
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/pidfd.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/task/process_timers.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
@@ -370,6 +371,7 @@ Result<long> clone_task(const CloneRequest& request) {
     numbers.keep();
     if (pidfd >= 0)
         files.fill(pidfd, std::move(pidfd_file), true);
+    tell_process_event(ProcessEvent::Fork, *child);
     start_task(*child, (flags & CLONE_VFORK) != 0);
     if (event != 0)
         trace_event(current_task(), event, static_cast<u64>(tid));

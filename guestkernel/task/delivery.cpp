@@ -8,6 +8,7 @@
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/task/process_timers.hpp"
 #include "guestkernel/task/rseq.hpp"
 #include "guestkernel/trace/core_dump.hpp"
@@ -199,8 +200,10 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
         break;
     }
     u32 status = static_cast<u32>(chosen.signal);
-    if (default_action(chosen.signal) == DefaultAction::Core)
+    if (default_action(chosen.signal) == DefaultAction::Core) {
+        tell_process_event(ProcessEvent::Core, current_task());
         status |= dump_core(chosen.info);
+    }
     exit_process(status);
 }
 

@@ -17,6 +17,7 @@
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/task/process_timers.hpp"
 #include "guestkernel/task/program_image.hpp"
 
@@ -306,7 +307,9 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     if (identity.secure)
         process.parent_death_signal = 0;
     process.dumpable = !identity.secure;
+    const ChangedIds changed = changed_ids(*task.credentials, *identity.credentials);
     set_credentials(std::move(identity.credentials));
+    tell_changed_ids(task, changed);
     set_name(task, path);
     task.speculation.after_exec();
     arch::apply_speculation(task);
@@ -373,6 +376,7 @@ Result<void> exec_program(ExecRequest& request) {
     commit(task, process, std::move(image), std::move(identity), request.path.view(),
            std::move(handlers), std::move(files));
     trace_exec(task, old_tid);
+    tell_process_event(ProcessEvent::Exec, task);
     return {};
 }
 

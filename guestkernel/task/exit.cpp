@@ -13,6 +13,7 @@
 #include "guestkernel/task/futex.hpp"
 #include "guestkernel/task/job_control.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/task/process_timers.hpp"
 #include "guestkernel/trace/core_dump.hpp"
 #include "guestkernel/trace/seccomp.hpp"
@@ -321,6 +322,7 @@ void exit_task(u32 status) {
     }
     if (exit_observer != nullptr)
         exit_observer(task, last);
+    tell_process_event(ProcessEvent::Exit, task);
     join_stop_on_exit(task);
     retarget_signals(task);
     release_address_space_users(task);

@@ -5,6 +5,7 @@
 #include <linux/signal.h>
 
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/trace/tracee.hpp"
 
 namespace kernel {
@@ -94,6 +95,7 @@ Result<void> trace_attach(i32 tid, bool seize, u64 options) {
         (void)wait_until(
             self.process->child_events, [&] { return trace.stopped || trace.task == nullptr; },
             no_deadline, TaskState::Killable);
+    tell_process_event(ProcessEvent::Traced, *target);
     return {};
 }
 

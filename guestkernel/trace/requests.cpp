@@ -10,6 +10,7 @@
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/syscalls/task_calls.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/trace/debug_registers.hpp"
 #include "guestkernel/trace/registers.hpp"
 #include "guestkernel/trace/seccomp.hpp"
@@ -369,6 +370,8 @@ Result<long> detach(Task& task, Frozen& frozen, u64 signal) {
         trace.resume_signal = static_cast<int>(signal);
     }
     detach_locked(trace);
+    tree.unlock();
+    tell_process_event(ProcessEvent::Untraced, task);
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/sched/lend.hpp"
 #include "guestkernel/sched/scheduler.hpp"
+#include "guestkernel/task/process_events.hpp"
 #include "guestkernel/trace/seccomp.hpp"
 
 namespace kernel::procfs {
@@ -326,6 +327,7 @@ Result<void> store_comm(std::string_view text, const TableContext& of) {
     char name[16] = {};
     __builtin_memcpy(name, text.data(), text.size());
     __builtin_memcpy(task->name, name, sizeof name);
+    tell_process_event(ProcessEvent::Name, *task);
     return {};
 }
 

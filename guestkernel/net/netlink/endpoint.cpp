@@ -296,22 +296,16 @@ auto members(Stack& stack, int protocol, u32 group) {
     };
 }
 
-} // namespace
-
-bool anybody_listens(Stack& stack, int protocol, u32 group) {
-    return table.any(members(stack, protocol, group));
-}
-
-void broadcast_from(Stack& stack, int protocol, u32 group, std::span<const u8> messages,
-                    u32 from_port, u32 except, SocketCredentials credentials) {
+// To all that match, in the order they were made.
+template <typename Match>
+void send_to_all(Match&& match, u32 group, std::span<const u8> messages, u32 from_port,
+                 SocketCredentials credentials) {
     constexpr usize at_once = 16;
     u64 after = 0;
     for (;;) {
         Ref<Endpoint> found[at_once];
-        const usize count = table.hold(after, found, at_once, members(stack, protocol, group));
+        const usize count = table.hold(after, found, at_once, match);
         for (usize i = 0; i < count; i++) {
-            if (except != 0 && found[i]->port() == except)
-                continue;
             QueuedMessage* message = make_message(messages, from_port, group, credentials);
             const auto pushed = message == nullptr ? Endpoint::Push::Full : found[i]->push(message);
             if (pushed == Endpoint::Push::Done)
@@ -324,6 +318,31 @@ void broadcast_from(Stack& stack, int protocol, u32 group, std::span<const u8> m
         if (count < at_once)
             return;
     }
+}
+
+} // namespace
+
+bool anybody_listens(Stack& stack, int protocol, u32 group) {
+    return table.any(members(stack, protocol, group));
+}
+
+void broadcast_from(Stack& stack, int protocol, u32 group, std::span<const u8> messages,
+                    u32 from_port, u32 except, SocketCredentials credentials) {
+    const auto member = members(stack, protocol, group);
+    send_to_all(
+        [&](const Endpoint& endpoint) {
+            return member(endpoint) && (except == 0 || endpoint.port() != except);
+        },
+        group, messages, from_port, credentials);
+}
+
+void broadcast_if(Stack& stack, int protocol, u32 group, std::span<const u8> messages,
+                  bool (*wants)(const Endpoint& endpoint, const void* context),
+                  const void* context) {
+    const auto member = members(stack, protocol, group);
+    send_to_all(
+        [&](const Endpoint& endpoint) { return member(endpoint) && wants(endpoint, context); },
+        group, messages, 0, {0, 0, 0});
 }
 
 void broadcast(Stack& stack, int protocol, u32 group, std::span<const u8> messages, u32 except) {

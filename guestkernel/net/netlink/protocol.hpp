@@ -103,10 +103,11 @@ private:
 };
 
 struct Protocol {
-    int number = 0;             // NETLINK_*
-    u32 groups = 0;             // the highest one; at most Endpoint::most_groups
-    bool anybody_joins = false; // groups without CAP_NET_ADMIN
-    bool anybody_sends = false; // to other programs and groups, likewise
+    int number = 0;                      // NETLINK_*
+    u32 groups = 0;                      // the highest one; at most Endpoint::most_groups
+    bool anybody_joins = false;          // groups without CAP_NET_ADMIN
+    bool anybody_sends = false;          // to other programs and groups, likewise
+    bool initial_namespace_only = false; // elsewhere nobody in the kernel hears what is sent
     // One request. What it returns is told to the sender, success if that was asked for.
     Result<void> (*receive)(Request& request) = nullptr;
     // Instead of it: all that one sendmsg(2) brought, for protocols that group messages.
@@ -124,6 +125,10 @@ const Protocol* find_protocol(int number);
 // To all that joined the group in the stack's namespace, but for the port `except` of which no echo
 // is wanted (0: none). Whoever has no room learns of it by ENOBUFS.
 void broadcast(Stack& stack, int protocol, u32 group, std::span<const u8> messages, u32 except = 0);
+// ... to those of them that `wants` names, from the kernel.
+void broadcast_if(Stack& stack, int protocol, u32 group, std::span<const u8> messages,
+                  bool (*wants)(const Endpoint& endpoint, const void* context),
+                  const void* context);
 // Whether anybody would get it: to save the work of putting a message together.
 bool anybody_listens(Stack& stack, int protocol, u32 group);
 // To one port: ECONNREFUSED (nobody has it), EAGAIN (no room).

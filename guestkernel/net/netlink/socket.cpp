@@ -16,6 +16,7 @@
 #include "guestkernel/net/filter/protocol.hpp"
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/net/link/links.hpp"
+#include "guestkernel/net/netlink/connector/connector.hpp"
 #include "guestkernel/net/netlink/diag/diag.hpp"
 #include "guestkernel/net/netlink/generic/generic.hpp"
 #include "guestkernel/net/netlink/route/family.hpp"
@@ -211,6 +212,12 @@ Result<void> NetlinkSocketFile::send_to_port(u32 port, std::span<const u8> bytes
     }
 }
 
+bool NetlinkSocketFile::kernel_listens() const {
+    const Protocol& protocol = endpoint_->protocol();
+    return (protocol.receive != nullptr || protocol.receive_all != nullptr) &&
+           (!protocol.initial_namespace_only || &endpoint_->stack() == &stack_of(nullptr));
+}
+
 Result<usize> NetlinkSocketFile::send(IoBuffer& in, SendRequest& request) {
     if ((request.flags & msg_oob) != 0)
         return fail(EOPNOTSUPP);
@@ -238,8 +245,7 @@ Result<usize> NetlinkSocketFile::send(IoBuffer& in, SendRequest& request) {
                        endpoint_->port(), credentials);
     if (port != 0)
         TRY(send_to_port(port, data.span(), request, credentials));
-    else if (endpoint_->protocol().receive != nullptr ||
-             endpoint_->protocol().receive_all != nullptr)
+    else if (kernel_listens())
         endpoint_->submit(data.span());
     else if (group == 0)
         return fail(ECONNREFUSED); // nobody in the kernel listens
@@ -437,6 +443,7 @@ void register_netlink_protocols() {
     start_generic_protocol();
     start_task_stats();
     start_uevents();
+    start_connector();
 }
 
 void start_netlink() {

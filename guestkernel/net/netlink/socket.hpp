@@ -30,6 +30,7 @@ public:
 
 private:
     bool may_administer() const;
+    bool kernel_listens() const;
     Result<void> autobind();
     Result<void> send_to_port(u32 port, std::span<const u8> bytes, const SendRequest& request,
                               SocketCredentials credentials);
