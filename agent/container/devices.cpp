@@ -43,7 +43,7 @@ os::Result<void> bind_device(int root, const spec::Device& device) {
         about.st_rdev != makedev(device.major, device.minor))
         return os::fail(os::Code::FailedPrecondition, device.path,
                         ": is another device outside, and cannot be made here");
-    TRY(const os::UniqueFd tree, clone_tree(AT_FDCWD, device.path.c_str(), false));
+    TRY(const os::UniqueFd tree, clone_read_only(device.path.c_str()));
     TRY(const os::UniqueFd target, make_file_in_root(root, device.path));
     return attach(tree.get(), target.get());
 }

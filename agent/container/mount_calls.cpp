@@ -57,6 +57,12 @@ os::Result<os::UniqueFd> clone_tree(int directory, const char* path, bool recurs
     return tree;
 }
 
+os::Result<os::UniqueFd> clone_read_only(const char* path) {
+    TRY(os::UniqueFd tree, clone_tree(AT_FDCWD, path, false));
+    TRY(set_attributes(tree.get(), {.set = MOUNT_ATTR_RDONLY}));
+    return tree;
+}
+
 os::Result<os::UniqueFd> new_filesystem(const std::string& type, const std::string& source,
                                         const std::vector<std::string>& options,
                                         std::uint64_t attributes) {

@@ -21,6 +21,10 @@ struct Attributes {
 
 // A copy of what is mounted at `path`, attached nowhere. An empty path names `directory` itself.
 os::Result<os::UniqueFd> clone_tree(int directory, const char* path, bool recursive);
+// A copy of the agent's own file or device at `path` for use in a container. Its mode and owner are
+// the agent's as well: root inside, who is root outside, must not change them. Devices can be
+// written to all the same.
+os::Result<os::UniqueFd> clone_read_only(const char* path);
 // A new file system; `options` are "key=value" and "flag". `attributes` are MOUNT_ATTR_*.
 os::Result<os::UniqueFd> new_filesystem(const std::string& type, const std::string& source,
                                         const std::vector<std::string>& options,

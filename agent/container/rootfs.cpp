@@ -234,7 +234,7 @@ os::Result<void> Rootfs::mask(const std::string& path) {
         return attach(empty.get(), place->get());
     }
     // The root is still the runtime's, and so is this /dev/null: nobody can have exchanged it.
-    TRY(const os::UniqueFd null, clone_tree(AT_FDCWD, "/dev/null", false));
+    TRY(const os::UniqueFd null, clone_read_only("/dev/null"));
     return attach(null.get(), place->get());
 }
 

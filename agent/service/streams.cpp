@@ -6,12 +6,21 @@
 
 #include <sys/epoll.h>
 
+#include "agent/container/mount_calls.hpp"
+#include "agent/os/files.hpp"
+
 namespace service {
 
 namespace {
 
 constexpr std::size_t most_at_once = 1U << 20;
 constexpr std::size_t usual = 64U << 10;
+
+// By way of a read-only mount of its own, so that the container cannot change the agent's.
+os::Result<os::UniqueFd> open_null() {
+    TRY(const os::UniqueFd null, container::clone_read_only("/dev/null"));
+    return os::open_path(AT_FDCWD, os::text("/proc/self/fd/", null.get()).c_str(), O_RDWR);
+}
 
 } // namespace
 
@@ -175,9 +184,7 @@ os::Result<std::array<os::UniqueFd, 3>> make_pipes(Streams& streams, const Wante
     const std::array<bool, 3> connected{wanted.input, wanted.output, wanted.error};
     for (std::size_t number = 0; number < 3; ++number) {
         if (!connected[number]) {
-            out[number] = os::UniqueFd(open("/dev/null", O_RDWR | O_CLOEXEC));
-            if (!out[number])
-                return os::fail_errno(errno, "open /dev/null");
+            TRY(out[number], open_null());
             continue;
         }
         std::array<int, 2> ends{};

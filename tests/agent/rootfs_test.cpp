@@ -1,6 +1,7 @@
 // Mounts, devices, what is hidden and read-only, and root directories that try to lead outside.
 #include <filesystem>
 #include <fstream>
+#include <unistd.h>
 
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -423,6 +424,28 @@ TEST_CASE("the agent's own program cannot be written to from inside") {
     REQUIRE(stat(program, &after) == 0);
     CHECK(before.st_mtime == after.st_mtime);
     CHECK(before.st_size == after.st_size);
+}
+
+TEST_CASE("what the agent's /dev/null is like is not a container's to change") {
+    struct stat before {};
+    REQUIRE(stat("/dev/null", &before) == 0);
+    const std::string attack = "for f in /etc/group /proc/self/fd/0; do chmod 600 $f; chown 7:7 "
+                               "$f; touch -d @1 $f; echo x > $f && echo written; done; cat; exit 0";
+    const std::string masked = R"({"linux": {"maskedPaths": ["/etc/group"]}})";
+    const Outcome outcome = run_script(attack, masked);
+    TestContainer holder(script_spec("exec sleep 1000", masked));
+    holder.must_run();
+    const Outcome executed = holder.exec(attack);
+    struct stat after {};
+    REQUIRE(stat("/dev/null", &after) == 0);
+    CHECK(after.st_mode == before.st_mode);
+    CHECK(after.st_uid == before.st_uid);
+    CHECK(after.st_mtime != 1);
+    CHECK(outcome.out == "written\nwritten\n");
+    CHECK(executed.out == "written\nwritten\n");
+    // Without what is tested here, the damage is done.
+    static_cast<void>(chmod("/dev/null", before.st_mode & 07777));
+    static_cast<void>(chown("/dev/null", before.st_uid, before.st_gid));
 }
 
 TEST_CASE("the container sees its own control group as the root") {
