@@ -121,8 +121,12 @@ void period_began(Timer&, void* owner) {
     with_task_dequeued(task, [&](CpuRunQueue& queue) {
         DeadlineServer& server = *task.deadline_server;
         const u64 now = monotonic_ns();
-        if (task.deadline_state != DeadlineState::Exhausted || now < server.replenished_at_ns)
+        if (task.deadline_state != DeadlineState::Exhausted)
             return Requeue::Quietly; // the shot of a former period
+        if (now < server.replenished_at_ns) {
+            server.timer.arm(server.replenished_at_ns);
+            return Requeue::Quietly;
+        }
         queue.realtime_used_ns += replenish_cost_ns;
         replenish(task, now);
         held = server.just_replenished = server.held;
@@ -200,7 +204,7 @@ bool deadline_of(Task& task, DeadlineParameters& out) {
     return true;
 }
 
-void leave_deadline(Task& task, CpuRunQueue& queue) {
+bool leave_deadline(Task& task, CpuRunQueue& queue) {
     DeadlineServer& server = *task.deadline_server;
     admitted.fetch_sub(std::exchange(server.bandwidth, 0));
     deadline_tasks.fetch_sub(1);
@@ -208,6 +212,7 @@ void leave_deadline(Task& task, CpuRunQueue& queue) {
     if (queue.current == &task)
         queue.running_deadline_ns = no_deadline;
     queue.join_fair(task);
+    return std::exchange(server.held, false);
 }
 
 void hold_by_deadline(Task& task) {

@@ -52,7 +52,8 @@ bool deadline_of(Task& task, DeadlineParameters& out);
 // Before it returns to user mode: until its next period. For Task::interrupt_flags.
 void hold_by_deadline(Task& task);
 // The task has left the class, or ended. Requires: the lock of its run queue, the task not queued.
-void leave_deadline(Task& task, CpuRunQueue& queue);
+// Returns whether it was held: it must be woken.
+bool leave_deadline(Task& task, CpuRunQueue& queue);
 
 // Whether any task is admitted; whether one waits for a CPU.
 extern base::Atomic<u32> deadline_tasks, waiting_deadline_tasks;

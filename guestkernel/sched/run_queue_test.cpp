@@ -375,6 +375,19 @@ TEST_CASE("neither new parameters nor another class for a while renew the runtim
     CHECK(task.deadline_server->timer.pending());
 }
 
+TEST_CASE("a task that leaves the class while it is held goes on") {
+    Machine machine;
+    Task& task = machine.task;
+    CHECK(error_of(set_deadline(task, {50 * ms, 2000 * ms, 2000 * ms}, 1)) == 0);
+    machine.queue().yield_deadline(task, monotonic_ns());
+    task.deadline_server->held = true; // as hold_by_deadline() leaves it
+    task.state = static_cast<u32>(TaskState::Killable);
+    machine.queue().current = &machine.idle;
+    set_scheduling(task, SCHED_NORMAL, 0, 0);
+    CHECK(task.state == static_cast<u32>(TaskState::Running));
+    CHECK(machine.queue().pick() == &task);
+}
+
 TEST_CASE("sched_yield gives up what is left of the period") {
     Machine machine;
     Task& task = machine.task;

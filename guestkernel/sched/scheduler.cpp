@@ -214,7 +214,7 @@ void schedule_dead() {
         Task& task = current_task();
         task.state = static_cast<u32>(TaskState::Dead);
         if (task.deadline_state != DeadlineState::None)
-            leave_deadline(task, queue);
+            (void)leave_deadline(task, queue);
     }
     schedule();
     PANIC("a dead task was scheduled");

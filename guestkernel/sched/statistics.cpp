@@ -87,10 +87,11 @@ void account_kernel_exit(Task& task) {
 }
 
 void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice) {
+    bool held = false;
     with_task_dequeued(task, [&](CpuRunQueue& queue) {
         const bool was_fair = is_fair(task);
         if (task.deadline_state != DeadlineState::None)
-            leave_deadline(task, queue);
+            held = leave_deadline(task, queue);
         task.policy = policy;
         task.rt_priority = rt_priority;
         task.nice = nice;
@@ -98,6 +99,8 @@ void set_scheduling(Task& task, u32 policy, i32 rt_priority, i32 nice) {
             queue.join_fair(task);
         return Requeue::AndLook;
     });
+    if (held)
+        wake(task, static_cast<u32>(TaskState::Killable));
 }
 
 void set_nice(Task& task, i32 nice) {
