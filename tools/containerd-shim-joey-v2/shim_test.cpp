@@ -318,10 +318,10 @@ TEST_CASE("a relay that connects and sends no terminal keeps nobody waiting", "[
         said.append(piece, got > 0 ? static_cast<std::size_t>(got) : 0);
         return said == "hello";
     }));
-    CHECK(has_hung_up(silent.get()));
     int status = 0;
     REQUIRE(::waitpid(relay, &status, 0) == relay);
     CHECK(status == 0);
+    CHECK(has_hung_up(silent.get())); // not before: the child had the other end, too
     CHECK(until(**loop, [&] { return (*console)->is_drained(); }));
 }
 
