@@ -28,6 +28,10 @@ constinit base::Atomic<u64> admitted{0};
 // out.
 constexpr u64 replenish_cost_ns = 30'000;
 
+// Whoever has less runtime than the way from being held to user mode takes gets so far
+// nevertheless.
+constexpr u64 least_progress_ns = 50'000;
+
 u64 bandwidth_of(const DeadlineParameters& parameters) {
     const u64 bandwidth = (parameters.runtime_ns << bandwidth_shift) / parameters.period_ns;
     return bandwidth != 0 ? bandwidth : 1;
@@ -246,6 +250,9 @@ void CpuRunQueue::exhaust(Task& task, u64 now) {
         wait_for_period(task);
         join_fair(task);
         running_deadline_ns = no_deadline;
+        // It may be on its way to user mode already, past the place where it would be held.
+        if (cpu == arch::cpu_id() && !slice_timer.pending())
+            slice_timer.arm(now + least_progress_ns);
     }
     arch::kick_cpu(cpu); // others may be more urgent now
 }

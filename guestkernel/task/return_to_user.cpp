@@ -11,17 +11,21 @@ namespace kernel {
 
 extern "C" void arch::joey_return_to_user(TrapFrame* frame) {
     Task& task = current_task();
+    u32 due =
+        interrupt_signal | interrupt_fatal | interrupt_rseq | interrupt_cgroup | interrupt_deadline;
     for (;;) {
         arch::run_softirqs();
         if (arch::need_resched()) {
             schedule();
             continue;
         }
-        constexpr u32 due = interrupt_signal | interrupt_fatal | interrupt_rseq | interrupt_cgroup |
-                            interrupt_deadline;
         if ((task.interrupt_flags & due) != 0) [[unlikely]] {
-            if ((task.interrupt_flags & interrupt_deadline) != 0)
+            if ((task.interrupt_flags & due & interrupt_deadline) != 0) {
                 hold_by_deadline(task);
+                // Not twice: each period must get it somewhere, even if its runtime is not enough
+                // for the way from here to there.
+                due &= ~interrupt_deadline;
+            }
             if ((task.interrupt_flags & interrupt_cgroup) != 0)
                 hold_by_cgroup(task);
             if ((task.interrupt_flags & interrupt_rseq) != 0)
