@@ -185,6 +185,10 @@ void Agent::create(const proto::CreateRequest& request, const Reply<proto::Creat
         reply(base::Failure(checked.error()));
         return;
     }
+    if (!ending_.empty()) {
+        reply(os::fail(os::Code::FailedPrecondition, "the agent is being shut down"));
+        return;
+    }
     if (containers_.contains(id)) {
         reply(os::fail(os::Code::AlreadyExists, "there is a container ", id));
         return;
@@ -446,19 +450,27 @@ void Agent::stop() {
     loop_.defer([this] { loop_.stop(); });
 }
 
+void Agent::end_containers(std::function<void()> done) {
+    ending_.push_back(std::move(done));
+    // Who asks while the containers are being ended already, waits for the same end.
+    if (ending_.size() == 1)
+        end_next_container();
+}
+
 // Every container, one after the other, each with its poststop hooks.
-void Agent::end_containers(const std::function<void()>& done) {
+void Agent::end_next_container() {
     if (!containers_.empty()) {
         const auto container = containers_.begin()->second;
-        container->remove(true, [this, container, done](const os::Result<void>&) {
+        container->remove(true, [this, container](const os::Result<void>&) {
             // One that cannot be removed must not keep the machine on.
             forget(container);
-            end_containers(done);
+            end_next_container();
         });
         return;
     }
     sync();
-    done();
+    for (const auto& done : ending_)
+        done();
 }
 
 } // namespace service

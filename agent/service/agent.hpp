@@ -1,9 +1,11 @@
 // Agent: the containers, and the methods of agent.proto on them.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "agent/protocol/agent.pb.h"
 #include "agent/service/container.hpp"
@@ -58,7 +60,8 @@ private:
     void next_events(const proto::NextEventsRequest& request,
                      const Reply<proto::NextEventsResponse>& reply);
     void shutdown(const Reply<proto::Empty>& reply);
-    void end_containers(const std::function<void()>& done);
+    void end_containers(std::function<void()> done);
+    void end_next_container();
     void stop();
     void forget(const ContainerRef& container);
 
@@ -71,6 +74,7 @@ private:
     Config config_;
     EventLog events_;
     std::map<std::string, ContainerRef> containers_;
+    std::vector<std::function<void()>> ending_; // who waits for the containers' end
     bool ended_ = false;
 };
 

@@ -113,23 +113,28 @@ Agent::Agent() : loop_(std::move(*os::EventLoop::create())) {
                      missing.c_str());
 }
 
-void Agent::start() {
+pid_t Agent::start_another(const std::string& socket, const std::string& cgroup_root) {
     const char* program = std::getenv("JOEY_AGENT");
     must(program != nullptr, "JOEY_AGENT must name the agent's program");
     // The agent's own messages and a sanitizer's go where this program's go.
-    pid_ = fork();
-    if (pid_ == 0) {
-        const std::string listen = os::text("unix:", directory_, "/agent.sock");
-        execl(program, program, "--listen", listen.c_str(), "--cgroup-root", cgroup_root_.c_str(),
+    const pid_t pid = fork();
+    if (pid == 0) {
+        const std::string listen = "unix:" + socket;
+        execl(program, program, "--listen", listen.c_str(), "--cgroup-root", cgroup_root.c_str(),
               nullptr);
         give_up(program);
     }
+    return pid;
+}
+
+void Agent::start() {
+    pid_ = start_another(directory_ + "/agent.sock", cgroup_root_);
     client_ = connect();
 }
 
-std::unique_ptr<ttrpc::Client> Agent::connect() {
+std::unique_ptr<ttrpc::Client> Agent::connect(const std::string& path) {
     sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-    std::snprintf(address.sun_path, sizeof address.sun_path, "%s/agent.sock", directory_.c_str());
+    std::snprintf(address.sun_path, sizeof address.sun_path, "%s", path.c_str());
     os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     const bool connected = eventually([&] {
         return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address),

@@ -36,6 +36,8 @@ class Agent {
 public:
     // The one that all tests of this program share.
     static Agent& shared();
+    // The process of another one, which listens at `socket` and has `cgroup_root` for itself.
+    static pid_t start_another(const std::string& socket, const std::string& cgroup_root);
     ~Agent();
     Agent(const Agent&) = delete;
     Agent& operator=(const Agent&) = delete;
@@ -47,7 +49,8 @@ public:
     }
     ttrpc::Client& client() { return *client_; }
     os::EventLoop& loop() { return *loop_; }
-    std::unique_ptr<ttrpc::Client> connect();
+    std::unique_ptr<ttrpc::Client> connect() { return connect(directory_ + "/agent.sock"); }
+    std::unique_ptr<ttrpc::Client> connect(const std::string& path);
     // Waits, within a bound, for something that other processes bring about.
     bool eventually(const std::function<bool()>& holds);
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <catch2/catch.hpp>
@@ -652,4 +653,50 @@ TEST_CASE("a process that two ask to delete while it runs is deleted once, and t
     REQUIRE(Agent::shared().eventually([&] { return deleted + refused == 2; }));
     CHECK(deleted == 1);
     CHECK(container.state()->status() == proto::RUNNING);
+}
+
+TEST_CASE("an agent that two shut down ends when all its containers are gone, and takes no more") {
+    const std::string directory = Agent::shared().directory();
+    const std::string group = Agent::shared().cgroup_root() + "/another";
+    REQUIRE(mkdir(group.c_str(), 0755) == 0);
+    const pid_t pid = Agent::start_another(directory + "/another.sock", group);
+    const auto one = Agent::shared().connect(directory + "/another.sock");
+    const auto two = Agent::shared().connect(directory + "/another.sock");
+    const auto create = [&](const TestContainer& container) {
+        proto::CreateRequest request;
+        request.set_container_id(container.id());
+        request.set_bundle(container.bundle());
+        request.set_spec(container.spec());
+        return one->call_and_wait<proto::CreateResponse>("joey.agent.v1.Agent", "Create", request);
+    };
+    const std::string log = directory + "/ended";
+    const auto spec = [&](const char* seconds) {
+        return merged(
+            sleeper,
+            os::text(
+                R"({"hooks": {"poststop": [{"path": "/bin/sh", "env": ["PATH=/usr/bin:/bin"], "args": ["sh", "-c", "sleep )",
+                seconds, "; echo ended >> ", log, R"("]}]}})"));
+    };
+    const TestContainer first(spec("0.1"));
+    const TestContainer second(spec("1.5"));
+    REQUIRE(create(first));
+    REQUIRE(create(second));
+    int answers = 0;
+    for (const auto* client : {&one, &two})
+        (*client)->call<proto::Empty>(
+            "joey.agent.v1.Agent", "Shutdown", proto::Empty(), ttrpc::Client::no_limit,
+            [&](const os::Result<proto::Empty>& answer) { answers += answer ? 1 : 0; });
+    const auto late = create(first);
+    REQUIRE_FALSE(late);
+    CHECK(late.error().message == "the agent is being shut down");
+    REQUIRE(Agent::shared().eventually([&] { return answers == 2; }));
+    int status = -1;
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    CHECK(status == 0);
+    std::string line;
+    int ended = 0;
+    for (std::ifstream lines(log); std::getline(lines, line);)
+        ++ended;
+    CHECK(ended == 2);
+    CHECK(rmdir(group.c_str()) == 0);
 }
