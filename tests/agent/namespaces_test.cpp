@@ -366,12 +366,18 @@ TEST_CASE("a process is executed in a container that has divided its control gro
     // Any controller that is no matter of threads: with it, a group has processes or groups.
     const std::string own = Agent::shared().cgroup_root() + "/cgroup.subtree_control";
     const std::string top = Agent::shared().directory() + "/cgroup/cgroup.subtree_control";
-    const bool had = Agent::shared().has_controller("hugetlb");
-    if (!had)
-        std::ofstream(top) << "+hugetlb";
-    const bool has = Agent::shared().has_controller("hugetlb");
-    const char* controller = has ? "hugetlb" : "memory";
-    if (!Agent::shared().has_controller(controller)) {
+    std::string controller;
+    bool had = true;
+    for (const char* name : {"hugetlb", "memory"}) {
+        had = Agent::shared().has_controller(name);
+        if (!had)
+            std::ofstream(top) << "+" << name;
+        controller = name;
+        if (Agent::shared().has_controller(name))
+            break;
+        controller.clear();
+    }
+    if (controller.empty()) {
         WARN("this host's control groups lack hugetlb and memory: groups can be divided freely");
         return;
     }
@@ -389,8 +395,8 @@ TEST_CASE("a process is executed in a container that has divided its control gro
         CHECK(outcome.out == "0::/init\n");
     }
     if (!had) {
-        std::ofstream(own) << "-hugetlb";
-        std::ofstream(top) << "-hugetlb";
+        std::ofstream(own) << "-" << controller;
+        std::ofstream(top) << "-" << controller;
     }
 }
 
