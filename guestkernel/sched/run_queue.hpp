@@ -82,6 +82,8 @@ struct CpuRunQueue {
     // The earliest deadline of those that wait here and, unless null, of `running`: who has a later
     // one need not come. 0: nobody need.
     u64 best_deadline(const Task* running) const;
+    // It is the turn of ordinary tasks, and some are there: no period of a deadline need begin.
+    bool owes_fair(u64 now) const;
     // Whether `task`, just queued, should run instead of `current`.
     bool should_preempt(const Task& task) const;
     // After tasks came or went: is anybody waiting?
@@ -104,10 +106,13 @@ struct CpuRunQueue {
     void yield_deadline(Task& task, u64 now);            // `current` gives up its runtime
     void wake_deadline(Task& task, u64 now);             // an eligible task, about to be queued
     void note_deadline(Task& task, u64 now);             // that it runs now; on the own CPU only
+    // What a period's begin cost besides run time, since it was due.
+    void charge_overhead(u64 due, u64 now);
     // It is among the fair from here on: without credit for the time when it was not.
     void join_fair(Task& task);
 
 private:
+    u64 overhead_until_ns_ = 0, event_cost_ns_ = 30'000;
     void account_fair(Task& task, u64 ran);
     void exhaust(Task& task, u64 now);
 };

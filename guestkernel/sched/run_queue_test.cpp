@@ -275,6 +275,24 @@ TEST_CASE("neither deadlines nor priorities keep a CPU from those who have none"
     CHECK(queue.pick() == &urgent); // nobody else is there
 }
 
+TEST_CASE("periods do not begin while it is the others' turn, which what they cost brings about") {
+    hosted::reset(ram_bytes);
+    CpuRunQueue queue;
+    Task idle;
+    Task fair;
+    queue.idle = queue.current = &idle;
+    for (u64 now = ms; queue.realtime_used_ns < realtime_share_ns; now += ms)
+        queue.charge_overhead(now - ms / 10, now);
+    CHECK_FALSE(queue.owes_fair(0)); // nobody else is there
+    queue.current = &fair;
+    CHECK(queue.owes_fair(0));
+    CHECK_FALSE(queue.owes_fair(realtime_period_ns)); // a new second
+    queue.current = &idle;
+    queue.enqueue(fair);
+    CHECK(queue.owes_fair(0));
+    CHECK(queue.pick() == &fair);
+}
+
 TEST_CASE("deadline parameters: runtime within deadline within period, and all of them sane") {
     CHECK(valid_deadline({10 * ms, 20 * ms, 30 * ms}));
     CHECK(valid_deadline({1024, shortest_period_ns, shortest_period_ns}));
