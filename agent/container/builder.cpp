@@ -71,10 +71,9 @@ os::Result<void> refuse_own_namespaces(const spec::Spec& spec,
             continue;
         const bool names = !spec.hostname.empty() || !spec.domainname.empty();
         const auto& sysctls = spec.linux_part.sysctls;
-        const bool sets =
-            std::any_of(sysctls.begin(), sysctls.end(), [&entry](const auto& sysctl) {
-                return spec::namespace_of_sysctl(sysctl.first) == entry.flag;
-            });
+        const bool sets = std::any_of(sysctls.begin(), sysctls.end(), [&entry](const auto& sysctl) {
+            return spec::namespace_of_sysctl(sysctl.first) == entry.flag;
+        });
         if (entry.flag == CLONE_NEWNS || (entry.flag == CLONE_NEWUTS && names) || sets)
             return os::fail(os::Code::InvalidArgument, "linux.namespaces: the ",
                             spec::namespace_name(entry.flag), " namespace is the agent's own",

@@ -18,8 +18,8 @@ os::Result<void> accompany(const ProcessPlan& plan, pid_t pid, int sync,
                            const std::function<os::Result<void>()>& run_hooks);
 os::Result<void> apply_oom_score(const spec::Process& process, pid_t pid);
 
-// Each of the two keeps its own channel to the agent only, so that its end is seen there at once: the
-// builder as soon as the other is born, and that one first of all.
+// Each of the two keeps its own channel to the agent only, so that its end is seen there at once:
+// the builder as soon as the other is born, and that one first of all.
 void keep_report_only(const ProcessPlan& plan);
 void keep_start_only(const ProcessPlan& plan);
 

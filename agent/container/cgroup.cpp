@@ -175,8 +175,8 @@ os::Result<void> Cgroup::check_usage(const spec::CgroupSetting& setting) const {
     std::uint64_t used = 0;
     const std::string current = read("memory.current");
     std::from_chars(current.data(), current.data() + current.size(), used);
-    const auto parsed = std::from_chars(setting.value.data(),
-                                        setting.value.data() + setting.value.size(), wanted);
+    const auto parsed =
+        std::from_chars(setting.value.data(), setting.value.data() + setting.value.size(), wanted);
     // "max" is no number.
     if (setting.file != "memory.max" || parsed.ec != std::errc() || current.empty() ||
         wanted > used)
@@ -222,8 +222,8 @@ os::Result<void> Cgroup::add_beside(pid_t pid, pid_t first) const {
     for_each_group(directory_, [&](int directory, const std::string& group) {
         const std::vector<pid_t> found = processes_of(directory, group);
         if (group != directory_ && std::find(found.begin(), found.end(), first) != found.end())
-            added = os::write_file(directory, (group + "/cgroup.procs").c_str(),
-                                   std::to_string(pid));
+            added =
+                os::write_file(directory, (group + "/cgroup.procs").c_str(), std::to_string(pid));
     });
     return added;
 }
@@ -258,7 +258,8 @@ os::Result<std::vector<pid_t>> Cgroup::processes() const {
 os::Result<void> Cgroup::remove() const {
     int error = 0;
     for_each_group(directory_, [&error](int directory, const std::string& group) {
-        error = unlinkat(directory, group.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : errno;
+        error =
+            unlinkat(directory, group.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : errno;
     });
     if (error != 0)
         return os::fail_errno(error, "remove the control group ", directory_);

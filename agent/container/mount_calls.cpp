@@ -222,8 +222,8 @@ os::Result<os::UniqueFd> make_file_in_root(int root, std::string_view path) {
             return os::fail_errno(errno, "make the file ", path);
         struct stat about {};
         // A link to what is missing: /etc/resolv.conf of many images.
-        if (!made && fstatat(place.directory.get(), place.name.c_str(), &about,
-                             AT_SYMLINK_NOFOLLOW) == 0 &&
+        if (!made &&
+            fstatat(place.directory.get(), place.name.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0 &&
             S_ISLNK(about.st_mode)) {
             const std::string parent = wanted.substr(0, wanted.rfind(place.name));
             TRY(wanted, through_link(place.directory.get(), parent, place.name, ""));

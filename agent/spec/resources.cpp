@@ -54,7 +54,8 @@ os::Result<void> read_memory(const JsonView& memory, Settings& out) {
     // 0 says nothing, as with runc: the Go structures cannot tell it from absent.
     if (limit.value_or(0) != 0)
         out.add("memory.max", limit_text(*limit), limit_view);
-    // Memory without a limit takes that of swap along unless there is a word about it, as with runc.
+    // Memory without a limit takes that of swap along unless there is a word about it, as with
+    // runc.
     if (limit.value_or(0) < 0 && swap.value_or(0) == 0)
         out.add("memory.swap.max", "max", limit_view);
     if (swap.value_or(0) != 0) {

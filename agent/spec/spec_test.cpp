@@ -120,7 +120,8 @@ TEST_CASE("a process is checked") {
 
 TEST_CASE("of variables with one name the last counts, and an empty HOME is none") {
     const auto env = [](const char* list) {
-        return spec::parse_process(os::text(R"({"args": ["x"], "cwd": "/", "env": )", list, "}"))->env;
+        return spec::parse_process(os::text(R"({"args": ["x"], "cwd": "/", "env": )", list, "}"))
+            ->env;
     };
     CHECK(env(R"(["A=1", "B=2", "A=3", "HOME=/x", "HOME="])") ==
           std::vector<std::string>{"B=2", "A=3"});

@@ -192,8 +192,7 @@ TEST_CASE("a failure's sentence may hold any bytes: its connection goes on") {
             reply(os::fail(os::Code::Aborted, "\xff a\xc3\xa4 \xed\xa0\x80 \xe2\x82"));
         });
     const auto client = fixture.connect();
-    const auto failed =
-        client->call_and_wait<ttrpc::KeyValue>("test.Service", "Bytes", key("x"));
+    const auto failed = client->call_and_wait<ttrpc::KeyValue>("test.Service", "Bytes", key("x"));
     REQUIRE_FALSE(failed);
     CHECK(failed.error().message == "? a\xc3\xa4 ??? ??");
     CHECK(client->call_and_wait<ttrpc::KeyValue>("test.Service", "Echo", key("y")));

@@ -224,7 +224,8 @@ TEST_CASE("a failed creation leaves no container, no process and no control grou
     CHECK(access((Agent::shared().cgroup_root() + "/" + container.id()).c_str(), F_OK) != 0);
 }
 
-TEST_CASE("a container whose process was killed while it is built keeps its name until it is gone") {
+TEST_CASE(
+    "a container whose process was killed while it is built keeps its name until it is gone") {
     // A failed creation is cleaned up by the group's name. Whoever could delete it before that, and
     // take the name again, would have his new container killed.
     const std::string flag = Agent::shared().directory() + "/hold";
@@ -242,8 +243,8 @@ TEST_CASE("a container whose process was killed while it is built keeps its name
     Agent::shared().client().call<proto::CreateResponse>(
         "joey.agent.v1.Agent", "Create", request, ttrpc::Client::no_limit,
         [&](const os::Result<proto::CreateResponse>& answer) { answered = !answer; });
-    REQUIRE(Agent::shared().eventually(
-        [&] { return access((flag + "-begun").c_str(), F_OK) == 0; }));
+    REQUIRE(
+        Agent::shared().eventually([&] { return access((flag + "-begun").c_str(), F_OK) == 0; }));
     REQUIRE(container.kill(SIGKILL));
     REQUIRE(container.wait());
     const auto removed = container.remove(true);
@@ -440,8 +441,7 @@ TEST_CASE("a client that asks for an end again and again leaves nothing with the
     request.set_container_id(container.id());
     // A field that nobody knows travels along: 127, bytes, 1 MiB of them.
     const std::string payload = request.SerializeAsString() +
-                                std::string("\xfa\x07\x80\x80\x40", 5) +
-                                std::string(1 << 20, 'x');
+                                std::string("\xfa\x07\x80\x80\x40", 5) + std::string(1 << 20, 'x');
     const long before = memory();
     for (int i = 0; i < 100; ++i) {
         bool late = false;
@@ -519,7 +519,8 @@ TEST_CASE("a program that ends before its builder does is started and has ended,
         "joey.agent.v1.Agent", "Create", request, ttrpc::Client::no_limit,
         [&](const os::Result<proto::CreateResponse>& answer) { created = answer.has_value(); });
     pid_t builder = 0;
-    REQUIRE(Agent::shared().eventually([&] { return std::ifstream(file) >> builder && builder > 1; }));
+    REQUIRE(
+        Agent::shared().eventually([&] { return std::ifstream(file) >> builder && builder > 1; }));
     // Held up at its end, with all that it has open.
     REQUIRE(ptrace(PTRACE_SEIZE, builder, nullptr, PTRACE_O_TRACEEXIT) == 0);
     REQUIRE(unlink(file.c_str()) == 0);
@@ -549,8 +550,8 @@ TEST_CASE("a program that ends before its builder does is started and has ended,
                 kinds.push_back(event.kind());
         }
     }
-    CHECK(kinds == std::vector<int>{proto::Event::CREATED, proto::Event::STARTED,
-                                    proto::Event::EXITED});
+    CHECK(kinds ==
+          std::vector<int>{proto::Event::CREATED, proto::Event::STARTED, proto::Event::EXITED});
 }
 
 TEST_CASE("the agent says what it is and what the kernel has") {

@@ -342,7 +342,8 @@ TEST_CASE("the agent's own control group, and one that has processes, are left a
 TEST_CASE("groups that a container has made below its own go with it") {
     TestContainer container(script_spec(
         "mkdir -p /sys/fs/cgroup/a/b /sys/fs/cgroup/.hidden && d=/sys/fs/cgroup && for i in $(seq "
-        "80); do d=$d/deep; mkdir $d; done && echo $$ > /sys/fs/cgroup/a/b/cgroup.procs && echo ready; "
+        "80); do d=$d/deep; mkdir $d; done && echo $$ > /sys/fs/cgroup/a/b/cgroup.procs && echo "
+        "ready; "
         "exec sleep 1000",
         R"({"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}, {"destination": "/sys", "type": "sysfs", "source": "sysfs"}, {"destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup"}]})"));
     REQUIRE(container.create());

@@ -116,7 +116,8 @@ TEST_CASE("the OOM score is set") {
 }
 
 TEST_CASE("a container holds no keys of the agent's session") {
-    // Perl, because it can make any system call: 250 is keyctl, 0 asks for the number of keyring -3.
+    // Perl, because it can make any system call: 250 is keyctl, 0 asks for the number of keyring
+    // -3.
     const std::string script = "syscall(250, 0, -3, 0)";
     const std::string args = R"("args": ["/usr/bin/perl", "-e", "print )" + script + "\"]";
     std::string mounts = R"("mounts": [)";
@@ -125,8 +126,10 @@ TEST_CASE("a container holds no keys of the agent's session") {
                            R"(", "options": ["bind", "ro"]},)");
     mounts.back() = ']';
     const long own = syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0);
-    const Outcome first = TestContainer(os::text(R"({"process": {)", args, "}, ", mounts, "}")).run();
-    const Outcome second = TestContainer(os::text(R"({"process": {)", args, "}, ", mounts, "}")).run();
+    const Outcome first =
+        TestContainer(os::text(R"({"process": {)", args, "}, ", mounts, "}")).run();
+    const Outcome second =
+        TestContainer(os::text(R"({"process": {)", args, "}, ", mounts, "}")).run();
     REQUIRE(!first.out.empty());
     CHECK(first.out != std::to_string(own));
     CHECK(first.out != second.out);
@@ -367,8 +370,9 @@ TEST_CASE("seccomp: a filter that the kernel would not take is refused at creati
         rules += os::text(value == 0 ? "" : ",",
                           R"({"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [{"index": )",
                           value % 6, R"(, "value": )", value, R"(, "op": "SCMP_CMP_EQ"}]})");
-    TestContainer container(os::text(
-        R"({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [)", rules, "]}}}"));
+    TestContainer container(
+        os::text(R"({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [)",
+                 rules, "]}}}"));
     const auto created = container.create();
     REQUIRE_FALSE(created);
     CHECK(created.error().code == os::Code::InvalidArgument);

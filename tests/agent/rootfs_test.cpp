@@ -141,9 +141,8 @@ TEST_CASE("a single file can be mounted where a link leads to what is missing, i
     const std::string file =
         os::text(R"({"destination": "/etc/resolv.conf", "type": "bind", "source": ")", outside.path,
                  R"(/file", "options": ["bind"]})");
-    for (const std::string& target :
-         {std::string("../run/systemd/resolve/stub.conf"), std::string("second"),
-          "/../.." + outside.path + "/made"}) {
+    for (const std::string& target : {std::string("../run/systemd/resolve/stub.conf"),
+                                      std::string("second"), "/../.." + outside.path + "/made"}) {
         TestContainer container(script_spec("cat /etc/resolv.conf", with_mount(file)));
         fs::create_symlink("/var/lib/third", container.rootfs() + "/etc/second");
         fs::create_symlink(target, container.rootfs() + "/etc/resolv.conf");
@@ -234,13 +233,12 @@ TEST_CASE("tmpfs: size, mode and flags") {
 }
 
 TEST_CASE("rro of a new file system is not forgotten") {
-    CHECK(
-        run_script(
-            "touch /data/x; touch /dev/x; grep ' /data ' /proc/self/mountinfo | cut -d' ' -f6",
-            R"({"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"},
+    CHECK(run_script(
+              "touch /data/x; touch /dev/x; grep ' /data ' /proc/self/mountinfo | cut -d' ' -f6",
+              R"({"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["rro"]},
                 {"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["noatime", "rro", "rnoexec", "rstrictatime"]}]})")
-            .out == "ro,noexec\n");
+              .out == "ro,noexec\n");
 }
 
 TEST_CASE("a read-only tmpfs has what it covers, and places for the mounts in it") {
@@ -369,18 +367,19 @@ TEST_CASE("proc cannot be mounted by way of a link") {
 
 TEST_CASE("no directory pretends to be /proc, and no link of the image leads a mount into it") {
     const Outside outside;
-    CHECK(TestContainer(
-              with_mount(os::text(R"({"destination": "/proc", "type": "bind", "source": ")",
-                                  outside.path, R"(", "options": ["bind"]})")))
-              .run()
-              .error == "mounts[7] (/proc): only proc can be mounted at /proc");
+    CHECK(
+        TestContainer(with_mount(os::text(R"({"destination": "/proc", "type": "bind", "source": ")",
+                                          outside.path, R"(", "options": ["bind"]})")))
+            .run()
+            .error == "mounts[7] (/proc): only proc can be mounted at /proc");
     CHECK(run_script("cat /proc/self/comm", with_mount(R"({"destination": "/proc", "type": "bind",
                      "source": "/proc", "options": ["rbind", "ro"]})"))
               .error.empty());
     for (const char* target : {"/proc", "proc/sys", "/proc/self/attr"}) {
-        for (const char* mount :
-             {R"({"destination": "/data", "type": "tmpfs", "source": "tmpfs"})",
-              R"({"destination": "/data", "type": "bind", "source": "/tmp", "options": ["bind"]})"}) {
+        for (
+            const char* mount :
+            {R"({"destination": "/data", "type": "tmpfs", "source": "tmpfs"})",
+             R"({"destination": "/data", "type": "bind", "source": "/tmp", "options": ["bind"]})"}) {
             TestContainer container(with_mount(mount));
             fs::create_symlink(target, container.rootfs() + "/data");
             CHECK(container.run().error ==
