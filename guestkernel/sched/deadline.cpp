@@ -4,6 +4,7 @@
 #include <linux/sched.h>
 #include <linux/signal.h>
 
+#include "guestkernel/core/panic.hpp"
 #include "guestkernel/sched/requeue.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/signal.hpp"
@@ -47,7 +48,8 @@ bool admit(u64 former, u64 fresh) {
 // sleep is not made use of). Its runtime is used up more slowly by this over bandwidth_of_cpu.
 u64 reclaiming_bandwidth(const DeadlineServer& server) {
     const u64 active = admitted.load(base::Order::Relaxed) / arch::cpu_count();
-    const u64 counted = server.bandwidth > active ? server.bandwidth : active;
+    u64 counted = server.bandwidth > active ? server.bandwidth : active;
+    counted = counted > 1 ? counted : 1;
     return counted < bandwidth_of_cpu ? counted : bandwidth_of_cpu;
 }
 
@@ -75,6 +77,7 @@ void begin_period(Task& task, u64 now) {
 void replenish(Task& task, u64 now) {
     DeadlineServer& server = *task.deadline_server;
     const DeadlineParameters& parameters = server.parameters;
+    ASSERT(parameters.runtime_ns != 0);
     if (server.left_ns <= 0) {
         const u64 periods = static_cast<u64>(-server.left_ns) / parameters.runtime_ns + 1;
         server.left_ns += static_cast<i64>(periods * parameters.runtime_ns);

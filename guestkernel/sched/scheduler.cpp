@@ -72,6 +72,23 @@ void finish_switch() {
         previous.release();
 }
 
+// Pulls a task from another CPU if this one is about to have nothing to do, or somebody's deadline
+// may be earlier than all here. Requires: queue.lock held; when it returns true, it was released.
+inline bool look_elsewhere(CpuRunQueue& queue, const Task& task, bool sleeps) {
+    const bool out_of_work = (sleeps || &task == queue.idle) && queue.queued == 0;
+    const bool deadlines_wait = waiting_deadline_tasks.load(base::Order::Relaxed) != 0;
+    if ((!out_of_work && !deadlines_wait) || arch::cpu_count() == 1)
+        return false;
+    const u64 best = deadlines_wait ? queue.best_deadline(sleeps ? nullptr : &task) : 0;
+    // Still `current`, so a wake-up in the meantime only sets the state back.
+    queue.lock.unlock();
+    if (out_of_work)
+        pull_task(queue);
+    else
+        pull_deadline(queue, best);
+    return true;
+}
+
 void note_sleep(Task& task) {
     const u64 burst = task.run_time_ns - task.burst_start_ns;
     const u64 capped = burst < 1'000'000'000 ? burst : 1'000'000'000;
@@ -139,16 +156,7 @@ void schedule() {
         now = monotonic_ns();
         queue->account(now);
         const bool sleeps = task.state != static_cast<u32>(TaskState::Running);
-        const bool out_of_work = (sleeps || &task == queue->idle) && queue->queued == 0;
-        const bool deadlines_wait = waiting_deadline_tasks.load(base::Order::Relaxed) != 0;
-        if ((out_of_work || deadlines_wait) && !pulled && arch::cpu_count() > 1) {
-            const u64 best = deadlines_wait ? queue->best_deadline(sleeps ? nullptr : &task) : 0;
-            // Still `current`, so a wake-up in the meantime only sets the state back.
-            queue->lock.unlock();
-            if (out_of_work)
-                pull_task(*queue);
-            else
-                pull_deadline(*queue, best);
+        if (!pulled && look_elsewhere(*queue, task, sleeps)) {
             pulled = true;
             continue;
         }
