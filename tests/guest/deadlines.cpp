@@ -369,16 +369,29 @@ void storm() {
     }
 }
 
+// Nothing is admitted, so that it leaves nothing behind on a machine that others use.
+void refusals() {
+    constexpr unsigned long long longest = 4'194'304'000;
+    CHECK_FAILS(set_deadline(0, 0, 0, 0), EINVAL);
+    CHECK_FAILS(set_deadline(0, 1023, 30 * ms, 100 * ms), EINVAL);
+    CHECK_FAILS(set_deadline(0, 2 * ms, 1 * ms, 2 * ms), EINVAL);
+    CHECK_FAILS(set_deadline(0, 1 * ms, 3 * ms, 2 * ms), EINVAL);
+    CHECK_FAILS(set_deadline(0, 1024, longest + 1, 0), EINVAL);
+    CHECK_FAILS(set_deadline(0, 10 * ms, 30 * ms, 100 * ms, 0, 1), EINVAL);
+    CHECK_FAILS(set_deadline(0x3fffffff, 10 * ms, 30 * ms, 100 * ms), ESRCH);
+    CHECK(sched_getscheduler(0) == SCHED_OTHER);
+}
+
 } // namespace
 
-int main() {
-    if (getuid() != 0)
+// Linux 6.18 does not always give back what sleeping tasks had, and has been seen to forget one
+// that waited for its period: what is admitted at all is for machines of which more is known
+// ("all").
+int main(int argc, char**) {
+    refusals();
+    if (argc < 2)
         return 0;
-    if (set_deadline(0, 10 * ms, 100 * ms, 0) != 0) {
-        CHECK(errno == EPERM); // a machine that keeps these from its containers
-        return 0;
-    }
-    CHECK(set_ordinary(0) == 0);
+    CHECK(getuid() == 0);
     parameters();
     flags();
     shown_in_proc();
