@@ -3,6 +3,7 @@
 #include "guestkernel/core/random.hpp"
 
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/cpuid.hpp"
 #include "guestkernel/core/lock.hpp"
 
 namespace kernel {
@@ -56,12 +57,7 @@ bool hardware_random(u64& out) {
 }
 
 bool has_rdrand() {
-    u32 a = 1;
-    u32 b = 0;
-    u32 c = 0;
-    u32 d = 0;
-    asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    return (c >> 30 & 1) != 0;
+    return (arch::cpuid(1).ecx >> 30 & 1) != 0;
 }
 
 } // namespace

@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/prctl.h>
 
+#include "guestkernel/arch/cpuid.hpp"
 #include "guestkernel/fs/procfs/text.hpp"
 
 namespace kernel::speculation {
@@ -57,10 +58,6 @@ IndirectBranches choose_branches(const Cpu& cpu) {
         return IndirectBranches::EnhancedIbrs;
     return IndirectBranches::Retpolines;
 }
-
-struct Registers {
-    u32 eax, ebx, ecx, edx;
-};
 
 struct State {
     Cpu cpu;
@@ -137,32 +134,22 @@ Result<void> change(u8& wish, u64 wanted) {
 
 Cpu this_cpu() {
     Cpu cpu;
-    const auto ask = [](u32 leaf, u32 subleaf) {
-        Registers r{};
-        asm volatile("cpuid"
-                     : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
-                     : "0"(leaf), "2"(subleaf));
-        return r;
-    };
-    const Registers basic = ask(0, 0);
+    const arch::CpuidLeaf basic = arch::cpuid(0);
     constexpr u32 authentic = 0x6874'7541, hygon = 0x6f67'7948; // "Auth", "Hygo"
     cpu.amd = basic.ebx == authentic || basic.ebx == hygon;
-    const u32 version = ask(1, 0).eax;
-    cpu.family = version >> 8 & 0xf;
-    if (cpu.family == 0xf)
-        cpu.family += version >> 20 & 0xff;
+    cpu.family = arch::cpu_family(arch::cpuid(1).eax);
     if (basic.eax >= 7) {
-        const Registers structured = ask(7, 0);
+        const arch::CpuidLeaf structured = arch::cpuid(7);
         cpu.structured_ebx = structured.ebx;
         cpu.structured_edx = structured.edx;
         if (structured.eax >= 2)
-            cpu.control_edx = ask(7, 2).edx;
+            cpu.control_edx = arch::cpuid(7, 2).edx;
     }
-    const u32 last = ask(0x8000'0000, 0).eax;
+    const u32 last = arch::cpuid(0x8000'0000).eax;
     if (last >= 0x8000'0008)
-        cpu.sizes_ebx = ask(0x8000'0008, 0).ebx;
+        cpu.sizes_ebx = arch::cpuid(0x8000'0008).ebx;
     if (last >= 0x8000'0021) {
-        const Registers extended = ask(0x8000'0021, 0);
+        const arch::CpuidLeaf extended = arch::cpuid(0x8000'0021);
         cpu.extended_eax = extended.eax;
         cpu.extended_ecx = extended.ecx;
     }

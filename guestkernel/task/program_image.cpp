@@ -5,6 +5,7 @@
 #include <linux/mman.h>
 #include <linux/resource.h>
 
+#include "guestkernel/arch/cpuid.hpp"
 #include "guestkernel/core/vdso.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/heap.hpp"
@@ -30,14 +31,8 @@ struct Buffer { // heap memory that goes away by itself
 
 u32 processor_features() {
     static u32 cached = 0; // CPUID traps
-    if (cached == 0) {
-        u32 a = 1;
-        u32 b = 0;
-        u32 c = 0;
-        u32 d = 0;
-        asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-        cached = d;
-    }
+    if (cached == 0)
+        cached = arch::cpuid(1).edx;
     return cached;
 }
 

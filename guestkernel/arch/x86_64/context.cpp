@@ -1,5 +1,6 @@
 // arch.hpp on x86-64: kernel stacks, task switches, FPU state, segment bases, user memory.
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/cpuid.hpp"
 #include "guestkernel/arch/x86_64/cpu_area.hpp"
 #include "guestkernel/arch/x86_64/machine.hpp"
 #include "guestkernel/arch/x86_64/offsets.hpp"
@@ -21,10 +22,6 @@ usize joey_copy_user(void* to, const void* from, usize bytes);
 usize joey_clear_user(void* to, usize bytes);
 i64 joey_copy_string(char* to, const char* from, usize capacity);
 u32 joey_compare_exchange_user(u32* address, u32 expected, u32 desired, u32* found);
-}
-
-void cpuid(u32 leaf, u32 subleaf, u32& a, u32& b, u32& c, u32& d) {
-    asm volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(leaf), "c"(subleaf));
 }
 
 void xsave(void* area) {
@@ -59,14 +56,11 @@ void write_gs(u64 value) {
 } // namespace
 
 void init_fpu() {
-    u32 a = 0;
-    u32 b = 0;
-    u32 c = 0;
-    u32 d = 0;
-    asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-    fpu_mask = u64{d} << 32 | a;
-    cpuid(0xd, 0, a, b, c, d); // EBX: size for what XCR0 enables
-    fpu_size = (b + 63) & ~63u;
+    u32 low = 0;
+    u32 high = 0;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    fpu_mask = u64{high} << 32 | low;
+    fpu_size = (cpuid(0xd).ebx + 63) & ~63u; // for what XCR0 enables
 }
 
 usize fpu_state_size() {

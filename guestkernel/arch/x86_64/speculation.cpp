@@ -58,8 +58,8 @@ void install_retpolines() {
     auto* place = static_cast<volatile u8*>(phys_to_virt(virt_to_phys(joey_thunks)));
     for (usize i = 0; i < bytes; i++)
         place[i] = joey_retpolines[i];
-    u32 a = 0, b = 0, c = 0,
-        d = 0; // serializes: no CPU has fetched them any more (Intel SDM 3A 8.1.3)
+    // CPUID serializes: what was fetched of them before is gone (Intel SDM 3A 8.1.3).
+    u32 a = 0, b = 0, c = 0, d = 0;
     asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d) : : "memory");
 }
 

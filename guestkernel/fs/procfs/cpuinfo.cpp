@@ -1,6 +1,7 @@
 // /proc/cpuinfo, from CPUID (Intel SDM 2A; AMD APM 3), in the words of Linux's
 // arch/x86/include/asm/cpufeatures.h.
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/cpuid.hpp"
 #include "guestkernel/cgroup/view.hpp"
 #include "guestkernel/core/clock.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
@@ -8,17 +9,8 @@
 namespace kernel::procfs {
 namespace {
 
-struct Leaf {
-    u32 eax, ebx, ecx, edx;
-};
-
-Leaf cpuid(u32 leaf, u32 subleaf = 0) {
-    Leaf out{};
-    asm volatile("cpuid"
-                 : "=a"(out.eax), "=b"(out.ebx), "=c"(out.ecx), "=d"(out.edx)
-                 : "a"(leaf), "c"(subleaf));
-    return out;
-}
+using arch::cpuid;
+using Leaf = arch::CpuidLeaf;
 
 enum Register : u8 { Eax, Ebx, Ecx, Edx };
 
@@ -173,12 +165,10 @@ Result<void> show_cpuinfo(TextBuilder& out, const TableContext&) {
     const Leaf first = cpuid(0);
     const Leaf version = cpuid(1);
     const u32 last_extended = cpuid(0x8000'0000).eax;
-    u32 family = version.eax >> 8 & 0xf;
+    const u32 family = arch::cpu_family(version.eax);
     u32 model = version.eax >> 4 & 0xf;
-    if (family == 0xf || family == 6)
+    if (family >= 0xf || family == 6)
         model |= (version.eax >> 16 & 0xf) << 4;
-    if (family == 0xf)
-        family += version.eax >> 20 & 0xff;
     TextBuilder vendor, name, flags;
     append_registers(vendor, {first.ebx, first.edx, first.ecx});
     for (u32 leaf = 0x8000'0002; leaf <= 0x8000'0004 && leaf <= last_extended; leaf++) {

@@ -3,6 +3,7 @@
 #include <linux/magic.h>
 
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/arch/cpuid.hpp"
 #include "guestkernel/core/speculation.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/table_fs.hpp"
@@ -91,21 +92,11 @@ struct CacheFacts {
 };
 
 CacheFacts cache_facts(i32 index) {
-    u32 a = 0, b = 0, c = 0, d = 0;
-    const auto ask = [&](u32 leaf, u32 subleaf) {
-        asm volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(leaf), "2"(subleaf));
-    };
-    ask(0, 0);
-    const u32 last = a;
-    const bool amd = b == 0x68747541; // "Auth"
-    if (amd) {
-        ask(0x8000'0000, 0);
-        if (a < 0x8000'001d)
-            return {};
-    } else if (last < 4) {
+    const arch::CpuidLeaf basic = arch::cpuid(0);
+    const bool amd = basic.ebx == 0x68747541; // "Auth"
+    if (amd ? arch::cpuid(0x8000'0000).eax < 0x8000'001d : basic.eax < 4)
         return {};
-    }
-    ask(amd ? 0x8000'001d : 4, static_cast<u32>(index));
+    const auto [a, b, c, d] = arch::cpuid(amd ? 0x8000'001d : 4, static_cast<u32>(index));
     if ((a & 0x1f) == 0)
         return {};
     return {.type = a & 0x1f,
