@@ -3,10 +3,13 @@
 #   ./test.sh [lint|unit|agent|guest|integration|qemu|asan|fuzz|long|fuzz-long|conformance|NAME...]
 # Without names: lint unit agent guest integration qemu asan fuzz. long, fuzz-long and conformance take hours.
 # Without a /dev/kvm, what needs one runs in an emulated machine (tools/emulate).
-# The last line is "N passed, N failed"; each test case of each program counts as one.
+# The last line is "N passed, N failed"; each test case of each program counts as one. With JOEY_TEST_MINUTES=N in the environment it
+# comes after N minutes at the latest: what was not done by then has failed.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$top/tools/setup/prepare.sh"
+JOEY_TEST_BEGAN=$(date +%s)
+export JOEY_TEST_BEGAN
 
 suites=("$@")
 [ ${#suites[@]} -gt 0 ] || suites=(lint unit agent guest integration qemu asan fuzz)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import faulthandler
 import fcntl
 import os
 import pty
@@ -311,6 +312,8 @@ def run_cases(chosen):
     for number, (name, function) in enumerate(chosen, 1):
         before = set(joey_processes())
         start = time.monotonic()
+        # Whoever is killed since it takes too long has said where it stood.
+        faulthandler.dump_traceback_later(120 * PATIENCE, repeat=True)
         try:
             function()
             nothing_left(before)
@@ -319,6 +322,7 @@ def run_cases(chosen):
             problem = str(failed)
         except Exception:  # a case that breaks is a case that failed
             problem = traceback.format_exc()
+        faulthandler.cancel_dump_traceback_later()
         if problem is not None:
             with contextlib.suppress(Failed):
                 nothing_left(before, 0.2)

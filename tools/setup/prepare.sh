@@ -69,10 +69,12 @@ build_in() {
     fi
     if ! ninja -C "$dir" -n "$@" 2>/dev/null 9>&- | grep -q 'no work to do'; then
         say "building ${dir##*/}/"
+        local began=$SECONDS
         if ! ninja -C "$dir" --quiet "$@" >"$dir/build.log" 2>&1 9>&-; then
             tail -n 60 "$dir/build.log" >&2
             status=1
         fi
+        say "built ${dir##*/}/ in $((SECONDS - began)) s"
     fi
     exec 9>&-
     [ $status -eq 0 ] || die "the build failed (above)"

@@ -17,10 +17,12 @@ import xml.etree.ElementTree as ElementTree
 # Suites whose programs start VMs or measure time run one at a time.
 PARALLEL = {"unit", "asan", "fuzz", "fuzz-long"}
 
-# Suites whose programs need /dev/kvm. Where there is none, they run in an emulated machine that has it (tools/emulate), with that much
-# more patience. (The suite `guest` sees to it itself: half of it runs on this machine's own Linux.)
+# Suites whose programs need /dev/kvm. Where there is none, they run in an emulated machine that has it (tools/emulate), where each step
+# is given that much more time, and a program at least so many seconds: what hangs there is to be told of, not waited for. (The suite
+# `guest` sees to it itself: half of it runs on this machine's own Linux.)
 NEED_KVM = {"integration", "long"}
-PATIENCE = 10
+PATIENCE = 6
+EMULATED_SECONDS = 900
 # Programs that are not run there, since they would take hours: they count as skipped, and the last line says so.
 TOO_LONG_IN_EMULATION = {"programs", "resources"}
 # Programs of those suites that start no VM.
@@ -33,7 +35,7 @@ def emulated(suite):
 
 def in_emulation(test, top):
     """The same test, run in an emulated machine."""
-    seconds = test["timeout"] * PATIENCE
+    seconds = max(test["timeout"], EMULATED_SECONDS)
     settings = [f"{name}={value}" for name, value in test["env"].items()]
     return dict(test, timeout=seconds + 60, cmd=[
         os.path.join(top, "tools/emulate/emulate.py"), "--cpus", "1", "--seconds", str(seconds), "--", "env", f"JOEY_TEST_PATIENCE={PATIENCE}", *settings,
@@ -49,8 +51,30 @@ class Outcome:
     seconds: float = 0.0
 
 
+# When all of this began, in the clock's seconds: with the script that builds, if one called us.
+BEGAN = float(os.environ.get("JOEY_TEST_BEGAN", time.time()))
+# By then it is to end with a verdict, for whoever gives it no more time.
+MINUTES = float(os.environ.get("JOEY_TEST_MINUTES", "inf"))
+
+
+def left():
+    """Seconds that remain."""
+    return BEGAN + 60 * MINUTES - time.time()
+
+
 def say(text):
     print(text, flush=True)
+
+
+def since_start():
+    minutes, seconds = divmod(int(time.time() - BEGAN), 60)
+    return f"{minutes}:{seconds:02}"
+
+
+def out_of_time(test):
+    if left() <= 0:
+        return f"the {MINUTES:g} minutes for everything (JOEY_TEST_MINUTES) were over"
+    return f"ran into its timeout of {test['timeout']} s"
 
 
 def run_program(test, extra, env, stream):
@@ -58,7 +82,8 @@ def run_program(test, extra, env, stream):
     process = subprocess.Popen(
         test["cmd"] + extra, cwd=test["workdir"], env=env, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    timeout = test["timeout"] if test["timeout"] > 0 else None
+    timeout = min(test["timeout"] if test["timeout"] > 0 else float("inf"), max(left(), 0))
+    timeout = None if timeout == float("inf") else timeout
     lines = []
 
     def read():
@@ -104,7 +129,7 @@ def run_catch(test, env, outcome):
         else:
             outcome.passed += 1
     if status is None:
-        outcome.failures.append(("(ends in time)", f"ran into its timeout of {test['timeout']} s\n" + tail(output)))
+        outcome.failures.append(("(ends in time)", f"{out_of_time(test)}\n" + tail(output)))
     elif not cases or (status != 0 and not outcome.failures):
         outcome.failures.append(("(runs to its end)", f"exit status {status}\n" + tail(output)))
 
@@ -138,7 +163,7 @@ def run_tap(test, env, outcome):
         else:
             details.append(line)
     if status is None:
-        outcome.failures.append(("(ends in time)", f"ran into its timeout of {test['timeout']} s\n" + tail(output)))
+        outcome.failures.append(("(ends in time)", f"{out_of_time(test)}\n" + tail(output)))
     elif planned is not None and seen != planned:
         outcome.failures.append(("(runs all its cases)", f"{seen} of {planned} cases, exit status {status}\n" + tail(output)))
     elif (status != 0 and not outcome.failures) or seen == 0:
@@ -150,7 +175,7 @@ def run_plain(test, env, outcome):
     if status == 0:
         outcome.passed = 1
     elif status is None:
-        outcome.failures.append(("(ends in time)", f"ran into its timeout of {test['timeout']} s\n" + tail(output)))
+        outcome.failures.append(("(ends in time)", f"{out_of_time(test)}\n" + tail(output)))
     else:
         outcome.failures.append(("(succeeds)", f"exit status {status}\n" + tail(output)))
 
@@ -170,7 +195,9 @@ def run_test(test, suite):
     env.setdefault("ASAN_OPTIONS", "detect_stack_use_after_return=1")
     env.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
     started = time.monotonic()
-    if is_catch(test):
+    if left() <= 0:
+        outcome.failures.append(("(is run)", out_of_time(test)))
+    elif is_catch(test):
         run_catch(test, env, outcome)
     elif test["protocol"] == "tap":
         run_tap(test, env, outcome)
@@ -204,7 +231,7 @@ def report(outcome):
     counts = f"{outcome.passed} passed, {len(outcome.failures)} failed"
     if outcome.skipped:
         counts += f", {len(outcome.skipped)} skipped"
-    say(f"{outcome.name}: {counts} ({outcome.seconds:.1f} s)")
+    say(f"{outcome.name}: {counts} ({outcome.seconds:.1f} s, at {since_start()})")
     for name in outcome.skipped:
         say(f"  skipped: {name}")
     for name, details in outcome.failures:

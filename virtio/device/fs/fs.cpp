@@ -1,6 +1,7 @@
 #include "virtio/device/fs/fs.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -37,7 +38,8 @@ DeviceInfo describe_device(std::string_view tag, bool has_workers) {
 
 } // namespace
 
-// The threads of the pooled queue, and how they are told that there is something in it.
+// The threads of the pooled queue, and how they are told that there is something in it. They also
+// take what is left in another queue by whom its notification has kept long enough.
 class Fs::Pool {
 public:
     Pool(Fs& device, unsigned count, std::function<bool()> on_start)
@@ -75,11 +77,11 @@ public:
     }
     bool started() const { return !threads_.empty(); }
 
-    // The driver has offered requests: as many workers as it takes come and see.
-    void notify() {
+    // There are requests in the queue: as many workers as it takes come and see.
+    void notify(std::uint32_t queue_index) {
         {
             const std::lock_guard lock(mutex_);
-            ++notifications_;
+            waiting_ |= 1u << queue_index;
         }
         wake_.notify_one();
     }
@@ -93,23 +95,25 @@ private:
     void work() {
         if (on_start_ && !on_start_())
             return;
-        for (std::uint64_t seen = 0;;) {
+        for (;;) {
+            std::uint32_t queue_index = 0;
             {
                 std::unique_lock lock(mutex_);
-                wake_.wait(lock, [&] { return ending_ || notifications_ != seen; });
+                wake_.wait(lock, [&] { return ending_ || waiting_ != 0; });
                 if (ending_)
                     return;
-                seen = notifications_;
+                queue_index = static_cast<std::uint32_t>(std::countr_zero(waiting_));
+                waiting_ &= waiting_ - 1;
             }
-            serve();
+            serve(queue_index);
         }
     }
 
-    void serve() {
+    void serve(std::uint32_t queue_index) {
         for (;;) {
             // Taken anew for each request: a reset waits for one at most.
             const Gate::Pass pass(device_.gate());
-            Queue* const requests = pass ? device_.queue(fs_pooled_queue) : nullptr;
+            Queue* const requests = pass ? device_.queue(queue_index) : nullptr;
             if (requests == nullptr)
                 return;
             auto popped = requests->pop();
@@ -120,7 +124,7 @@ private:
             if (!*popped)
                 return;
             // There may be another: a colleague is to look while this one is being served.
-            notify();
+            notify(queue_index);
             device_.serve_chain(*requests, std::move(*popped));
         }
     }
@@ -132,7 +136,7 @@ private:
     // Guards the two below only; a condition variable needs its mutex bare.
     std::mutex mutex_;
     std::condition_variable wake_;
-    std::uint64_t notifications_ = 0;
+    std::uint32_t waiting_ = 0; // queues in which there may be something, a bit each
     bool ending_ = false;
 };
 
@@ -156,20 +160,24 @@ void Fs::serve_chain(Queue& requests, Chain chain) {
 
 Checked<void> Fs::on_notify(std::uint32_t queue_index) {
     if (queue_index == fs_pooled_queue && pool_->started()) {
-        pool_->notify();
+        pool_->notify(queue_index);
         return {};
     }
     Queue& requests = *queue(queue_index);
-    // At most one round of the ring: other vCPUs that go on adding, and notify for what they add,
-    // must not keep this one here for ever.
-    for (unsigned served = 0; served < requests.size(); ++served) {
+    for (unsigned served = 0;; ++served) {
+        // One round of the ring: other vCPUs that go on adding must not keep this one here for
+        // ever. Nor may it just leave: the queue has not asked for a notification, so that what
+        // they add would wait for one that does not come.
+        if (served == requests.size() && pool_->started()) {
+            pool_->notify(queue_index);
+            return {};
+        }
         TRY(Chain chain, requests.pop());
         if (!chain)
-            break;
+            return {};
         // The lock of the queue is not held: vCPUs are served side by side.
         serve_chain(requests, std::move(chain));
     }
-    return {};
 }
 
 void Fs::on_reset() {

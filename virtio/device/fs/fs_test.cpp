@@ -122,6 +122,33 @@ TEST_CASE("a pooled request is answered by a worker") {
     }
 }
 
+TEST_CASE("whatever is offered after a full round of a ring is served, too") {
+    // Who is notified serves one round; what others add meanwhile finds the queue without a wish
+    // for notifications.
+    Guest guest;
+    REQUIRE(guest.device.start_workers());
+    REQUIRE(guest.driver.start());
+    guest.init(fs_inline_queue);
+    REQUIRE(guest.driver.ring(fs_inline_queue).take_used());
+    FakeRing& ring = guest.driver.ring(fs_inline_queue);
+    fuse_in_header header{};
+    header.len = sizeof header + sizeof(fuse_getattr_in);
+    header.opcode = FUSE_GETATTR;
+    header.nodeid = FUSE_ROOT_ID;
+    const GuestAddr at = guest.ram.allocate(header.len);
+    guest.ram.write(at, std::as_bytes(std::span(&header, 1)));
+    const auto offer = [&] { ring.offer_indirect({{at, header.len}, {guest.reply, 4096, true}}); };
+    const unsigned round = ring.config().size;
+    for (unsigned i = 0; i < round; ++i)
+        offer();
+    guest.driver.notify(fs_inline_queue);
+    for (unsigned i = 0; i < round; ++i)
+        REQUIRE(guest.wait(fs_inline_queue));
+    offer();
+    guest.driver.notify(fs_inline_queue);
+    CHECK(guest.wait(fs_inline_queue));
+}
+
 TEST_CASE("without workers the pooled queue is inline") {
     Guest guest(0);
     REQUIRE(guest.device.start_workers());
