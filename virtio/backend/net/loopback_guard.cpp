@@ -52,6 +52,13 @@ bool is_link_local(const in6_addr& address) {
     return address.s6_addr[0] == 0xfe && (address.s6_addr[1] & 0xc0) == 0x80;
 }
 
+// Not of the host's link, but what a cloud's machine finds there by IPv6 (fd00:ec2::254).
+bool is_metadata_service(const in6_addr& address) {
+    constexpr std::uint8_t bytes[sizeof address] = {0xfd, 0, 0x0e, 0xc2, 0, 0, 0,    0,
+                                                    0,    0, 0,    0,    0, 0, 0x02, 0x54};
+    return std::memcmp(&address, bytes, sizeof bytes) == 0;
+}
+
 // Only what follows the header at once: libslirp does not look further either.
 bool carries(const PacketLayout& layout, std::uint8_t protocol) {
     return layout.protocol == protocol && !layout.fragment;
@@ -61,6 +68,23 @@ bool begins_connection(std::span<const std::byte> frame, const PacketLayout& lay
     return carries(layout, IPPROTO_TCP) && layout.payload != 0 &&
            (byte_at(frame, layout.transport + tcp_flags) & (tcp_syn | tcp_ack | tcp_rst)) ==
                tcp_syn;
+}
+
+bool asks_resolver(std::span<const std::byte> frame, const PacketLayout& layout) {
+    return layout.payload != 0 && (carries(layout, IPPROTO_UDP) || carries(layout, IPPROTO_TCP)) &&
+           word_at(frame, layout.transport + 2u) == dns_port;
+}
+
+// What has an address on the host's link only: the credentials that a cloud gives to its machine
+// (169.254.169.254), and not to whoever runs in it, lie there. No router sends packets on to it
+// (RFC 3927, 7), and the gateway is none of the link's machines. A resolver there, which somebody
+// may have named, is asked nevertheless.
+LoopbackGuard::Verdict judge_host_link(std::span<const std::byte> frame,
+                                       const PacketLayout& layout) {
+    if (asks_resolver(frame, layout))
+        return LoopbackGuard::Verdict::Pass;
+    return begins_connection(frame, layout) ? LoopbackGuard::Verdict::Refuse
+                                            : LoopbackGuard::Verdict::Drop;
 }
 
 } // namespace
@@ -95,6 +119,8 @@ LoopbackGuard::Verdict LoopbackGuard::judge(std::span<const std::byte> frame,
         // Linux takes 0.0.0.0 for itself as well. 224.0.0.0/24 does not leave its link (RFC 5771).
         if (to >> 24 == 127 || to >> 24 == 0 || to == 0xffffffff || to >> 8 == 0xe00000)
             return Verdict::Drop;
+        if (to >> 16 == 0xa9fe)
+            return judge_host_link(frame, layout);
         if ((to & ~std::uint32_t{0xff}) != network_)
             return Verdict::Pass;
         const auto host = static_cast<std::uint8_t>(to);
@@ -125,7 +151,7 @@ LoopbackGuard::Verdict LoopbackGuard::judge(std::span<const std::byte> frame,
         return echo && !gateway && !resolver ? Verdict::Drop : Verdict::Pass;
     }
     if (!local)
-        return Verdict::Pass;
+        return is_metadata_service(to) ? judge_host_link(frame, layout) : Verdict::Pass;
     if (!same_network6(to, own))
         return Verdict::Drop;
     return judge_own_network({frame, layout, gateway, resolver}, now_ms);
@@ -139,8 +165,7 @@ LoopbackGuard::Verdict LoopbackGuard::judge_own_network(const Addressed& to, std
         return Verdict::Drop;
     const std::uint16_t from_port = word_at(to.frame, layout.transport);
     const std::uint16_t to_port = word_at(to.frame, layout.transport + 2u);
-    if (to.is_resolver && to_port == dns_port &&
-        (carries(layout, IPPROTO_UDP) || carries(layout, IPPROTO_TCP)))
+    if (to.is_resolver && asks_resolver(to.frame, layout))
         return Verdict::Pass;
     if (begins_connection(to.frame, layout))
         return Verdict::Refuse;

@@ -117,6 +117,21 @@ TEST_CASE("loopback guard: no name of the host's loopback leads there") {
     }
 }
 
+TEST_CASE("loopback guard: the host's link is not the guest's, a resolver there excepted") {
+    LoopbackGuard guard({});
+    for (const char* to : {"169.254.169.254", "169.254.0.1", "169.254.255.255", "fd00:ec2::254"}) {
+        CHECK(guard.judge(tcp(to, 80, syn), 0) == Verdict::Refuse);
+        CHECK(guard.judge(tcp(to, 80, ack), 0) == Verdict::Drop);
+        CHECK(guard.judge(udp(guest_for(to), 1, to, 123), 0) == Verdict::Drop);
+        CHECK(guard.judge(udp(guest_for(to), 1, to, 53), 0) == Verdict::Pass);
+        CHECK(guard.judge(tcp(to, 53, syn), 0) == Verdict::Pass);
+    }
+    CHECK(guard.judge(udp(guest4, 1, "169.254.169.254", 53, 8), 0) == Verdict::Drop);
+    CHECK(guard.judge(icmp("169.254.169.254", 8), 0) == Verdict::Drop);
+    for (const char* to : {"169.253.169.254", "169.255.0.1", "fd00:ec2::253"})
+        CHECK(guard.judge(tcp(to, 80, syn), 0) == Verdict::Pass);
+}
+
 TEST_CASE("loopback guard: the resolver is reached at its port, the gateway by ping") {
     LoopbackGuard guard({});
     for (const char* to : {"10.0.2.3", "fd6a:6f65:7900::3"}) {
