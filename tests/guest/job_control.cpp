@@ -299,6 +299,8 @@ void terminals() {
     // The end of a session's leader hangs the foreground up.
     in_child([&] {
         CHECK(setsid() == getpid());
+        int told[2];
+        CHECK(pipe(told) == 0);
         const pid_t shell = start([&] {
             CHECK(setsid() == getpid());
             const int terminal = open(name.c_str(), O_RDWR);
@@ -307,16 +309,25 @@ void terminals() {
             CHECK(pipe(ready) == 0);
             CHECK(prctl(PR_SET_CHILD_SUBREAPER, 0) == 0);
             (void)start([&] {
+                // Taken while it is waited for only: it may come at once.
+                sigset_t hangup;
+                sigset_t before;
+                sigemptyset(&hangup);
+                sigaddset(&hangup, SIGHUP);
+                CHECK(sigprocmask(SIG_BLOCK, &hangup, &before) == 0);
                 signal(SIGHUP, [](int) { hung_up = 2; });
                 CHECK(write(ready[1], "x", 1) == 1);
                 while (hung_up != 2)
-                    pause();
+                    sigsuspend(&before);
+                CHECK(write(told[1], "h", 1) == 1);
                 _exit(0);
             });
             char byte = 0;
             CHECK(read(ready[0], &byte, 1) == 1);
         });
         CHECK(waitpid(shell, nullptr, 0) == shell);
+        char byte = 0;
+        CHECK(read(told[0], &byte, 1) == 1 && byte == 'h');
     });
     close(master);
 }
