@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <poll.h>
@@ -170,6 +171,12 @@ Outcome record(const char* path, Calls& all) {
             gone.si_pid != 0;
         if (!over && std::chrono::steady_clock::now() > end) {
             outcome.in_time = false;
+            // Where it and its children stand, for whoever looks for the reason.
+            const std::string show =
+                std::string("ps -eo pid,ppid,pgid,sid,stat,wchan:24,args | grep -F '") + path + "'";
+            std::fflush(stdout);
+            if (std::system(show.c_str()) != 0)
+                std::printf("# nothing is known of its processes\n");
             kill(-child.pid, SIGKILL);
             kill(child.pid, SIGKILL);
             break;
