@@ -4,7 +4,7 @@
 # Without names: lint unit agent guest integration qemu asan fuzz. long, fuzz-long and conformance take hours.
 # Without a /dev/kvm, what needs one runs in an emulated machine (tools/emulate).
 # The last line is "N passed, N failed"; each test case of each program counts as one. With JOEY_TEST_MINUTES=N in the environment it
-# comes after N minutes at the latest: what was not done by then has failed.
+# comes after N minutes at the latest: what was not done by then has failed. JOEY_BUILD_OPTIONS is given to Meson when build/ is configured.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$top/tools/setup/prepare.sh"
@@ -19,7 +19,7 @@ wants() { case " ${suites[*]} " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 install_packages build test
 ! wants long || install_packages long bench
 ! wants conformance || install_packages conformance
-build_in "$top/build" ""
+build_in "$top/build" "${JOEY_BUILD_OPTIONS-}"
 if wants asan; then
     # The kernel has no runtime for sanitizers; its portable parts are built for the host.
     mapfile -t programs < <(python3 "$top/tools/test/run_suites.py" --top "$top" --programs unit)
