@@ -3,10 +3,12 @@
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -51,6 +53,9 @@ class Outcome:
     seconds: float = 0.0
 
 
+# For how long output is read of what a program has left behind, in a session of its own.
+LEFT_BEHIND_SECONDS = 10
+
 # When all of this began, in the clock's seconds: with the script that builds, if one called us.
 BEGAN = float(os.environ.get("JOEY_TEST_BEGAN", time.time()))
 # By then it is to end with a verdict, for whoever gives it no more time.
@@ -82,27 +87,39 @@ def run_program(test, extra, env, stream):
     process = subprocess.Popen(
         test["cmd"] + extra, cwd=test["workdir"], env=env, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    timeout = min(test["timeout"] if test["timeout"] > 0 else float("inf"), max(left(), 0))
-    timeout = None if timeout == float("inf") else timeout
-    lines = []
-
-    def read():
-        for line in process.stdout:
-            text = line.decode(errors="replace").rstrip("\n")
-            lines.append(text)
-            if stream and re.match(r"(not )?ok\b", text):
-                say("  " + text)
-        return process.wait()
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        reader = pool.submit(read)
-        try:
-            status = reader.result(timeout)
-        except concurrent.futures.TimeoutError:
-            status = None
-            # The session is ours: everything that the test left running goes with it.
-            os.killpg(process.pid, signal.SIGKILL)
-    return status, "\n".join(lines)
+    limit = time.monotonic() + min(test["timeout"] if test["timeout"] > 0 else float("inf"), max(left(), 0))
+    ended = None
+    output = b""
+    told = 0
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], 0.5)
+        now = time.monotonic()
+        if ready:
+            chunk = os.read(process.stdout.fileno(), 1 << 16)
+            if not chunk:
+                break
+            output += chunk
+            *lines, _ = output[told:].split(b"\n")
+            for line in lines:
+                told += len(line) + 1
+                if stream and re.match(rb"(not )?ok\b", line):
+                    say("  " + line.decode(errors="replace"))
+        elif ended is not None and now > ended + LEFT_BEHIND_SECONDS:
+            break
+        if ended is None and process.poll() is not None:
+            ended = now
+        if now > limit:
+            break
+    try:
+        status = process.wait(max(limit - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        status = None
+    # The session is ours: everything that the test left running goes with it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    return status, output.decode(errors="replace")
 
 
 def tail(text, lines=60):
