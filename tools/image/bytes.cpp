@@ -1,11 +1,11 @@
 #include "tools/image/bytes.hpp"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <unistd.h>
+
+#include "tools/image/archive_library.hpp"
 
 namespace image {
 namespace {
@@ -44,21 +44,21 @@ os::Result<Digest> HashingSource::finish() {
 }
 
 ArchiveHandle::ArchiveHandle(ByteSource& from, std::string name)
-    : from_(from), name_(std::move(name)), archive_(archive_read_new()),
+    : from_(from), name_(std::move(name)), archive_(libarchive().archive_read_new()),
       buffer_(std::make_unique<std::byte[]>(buffer_size)) {
     if (archive_ == nullptr)
         std::abort();
 }
 
 ArchiveHandle::~ArchiveHandle() {
-    archive_read_free(archive_);
+    libarchive().archive_read_free(archive_);
 }
 
 long ArchiveHandle::read_callback(archive* reader, void* self, const void** out) {
     auto& handle = *static_cast<ArchiveHandle*>(self);
     auto got = handle.from_.read(std::span(handle.buffer_.get(), buffer_size));
     if (!got) {
-        archive_set_error(reader, EIO, "%s", got.error().message.c_str());
+        libarchive().archive_set_error(reader, EIO, "%s", got.error().message.c_str());
         handle.source_error_ = std::move(got.error());
         return -1;
     }
@@ -67,7 +67,8 @@ long ArchiveHandle::read_callback(archive* reader, void* self, const void** out)
 }
 
 os::Result<void> ArchiveHandle::open() {
-    if (archive_read_open(archive_, this, nullptr, read_callback, nullptr) != ARCHIVE_OK)
+    if (libarchive().archive_read_open(archive_, this, nullptr, read_callback, nullptr) !=
+        ARCHIVE_OK)
         return failure();
     return {};
 }
@@ -75,27 +76,28 @@ os::Result<void> ArchiveHandle::open() {
 base::Failure<os::Error> ArchiveHandle::failure() {
     if (source_error_)
         return base::Failure(*source_error_);
-    const char* reason = archive_error_string(archive_);
+    const char* reason = libarchive().archive_error_string(archive_);
     return os::fail(os::Code::InvalidArgument, name_,
                     ": damaged, or no archive: ", reason != nullptr ? reason : "unreadable");
 }
 
 os::Result<std::unique_ptr<Decompressor>> Decompressor::open(ByteSource& from, std::string name,
                                                              std::uint64_t limit) {
+    TRY(load_libarchive());
     std::unique_ptr<Decompressor> out(new Decompressor(from, std::move(name), limit));
     archive* reader = out->handle_.get();
     // Each is built into Debian's libarchive; a warning would mean that a program is run instead.
-    if (archive_read_support_filter_gzip(reader) != ARCHIVE_OK ||
-        archive_read_support_filter_zstd(reader) != ARCHIVE_OK ||
-        archive_read_support_filter_xz(reader) != ARCHIVE_OK ||
-        archive_read_support_filter_bzip2(reader) != ARCHIVE_OK ||
-        archive_read_support_format_raw(reader) != ARCHIVE_OK ||
-        archive_read_support_format_empty(reader) != ARCHIVE_OK)
+    if (libarchive().archive_read_support_filter_gzip(reader) != ARCHIVE_OK ||
+        libarchive().archive_read_support_filter_zstd(reader) != ARCHIVE_OK ||
+        libarchive().archive_read_support_filter_xz(reader) != ARCHIVE_OK ||
+        libarchive().archive_read_support_filter_bzip2(reader) != ARCHIVE_OK ||
+        libarchive().archive_read_support_format_raw(reader) != ARCHIVE_OK ||
+        libarchive().archive_read_support_format_empty(reader) != ARCHIVE_OK)
         return os::fail(os::Code::Internal,
                         "this libarchive was built without gzip, zstd, xz or bzip2");
     TRY(out->handle_.open());
     archive_entry* entry = nullptr;
-    const int status = archive_read_next_header(reader, &entry);
+    const int status = libarchive().archive_read_next_header(reader, &entry);
     if (status == ARCHIVE_EOF)
         out->empty_ = true;
     else if (status != ARCHIVE_OK)
@@ -106,7 +108,7 @@ os::Result<std::unique_ptr<Decompressor>> Decompressor::open(ByteSource& from, s
 os::Result<std::size_t> Decompressor::read(std::span<std::byte> out) {
     if (empty_)
         return std::size_t{0};
-    const la_ssize_t got = archive_read_data(handle_.get(), out.data(), out.size());
+    const la_ssize_t got = libarchive().archive_read_data(handle_.get(), out.data(), out.size());
     if (got < 0)
         return handle_.failure();
     bytes_ += static_cast<std::uint64_t>(got);

@@ -63,6 +63,7 @@ private:
 };
 
 // A libarchive reader over a ByteSource. Its charset conversions are off: names are bytes.
+// Requires: load_libarchive().
 class ArchiveHandle {
 public:
     ArchiveHandle(ByteSource& from, std::string name);

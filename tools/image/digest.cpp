@@ -1,8 +1,8 @@
 #include "tools/image/digest.hpp"
 
 #include <array>
-#include <cstdlib>
-#include <openssl/evp.h>
+#include <nettle/sha2.h>
+#include <variant>
 
 namespace image {
 namespace {
@@ -19,12 +19,6 @@ constexpr std::array<Known, 2> known_algorithms = {{
 
 const Known& facts_of(Digest::Algorithm algorithm) {
     return known_algorithms[static_cast<std::size_t>(algorithm)];
-}
-
-// Out of memory, or a libcrypto without SHA-2: nothing that a caller could do anything about.
-void require(bool works) {
-    if (!works)
-        std::abort();
 }
 
 } // namespace
@@ -59,34 +53,42 @@ std::string Digest::text() const {
 }
 
 struct Hasher::Context {
-    EVP_MD_CTX* state = EVP_MD_CTX_new();
-    Context() = default;
-    Context(const Context&) = delete;
-    Context& operator=(const Context&) = delete;
-    ~Context() { EVP_MD_CTX_free(state); }
+    std::variant<sha256_ctx, sha512_ctx> state;
 };
 
 Hasher::Hasher(Digest::Algorithm algorithm)
     : algorithm_(algorithm), context_(std::make_unique<Context>()) {
-    const EVP_MD* kind = algorithm == Digest::Algorithm::Sha256 ? EVP_sha256() : EVP_sha512();
-    require(context_->state != nullptr && EVP_DigestInit_ex(context_->state, kind, nullptr) == 1);
+    if (algorithm == Digest::Algorithm::Sha256)
+        ::sha256_init(&context_->state.emplace<sha256_ctx>());
+    else
+        ::sha512_init(&context_->state.emplace<sha512_ctx>());
 }
 Hasher::Hasher(Hasher&&) noexcept = default;
 Hasher& Hasher::operator=(Hasher&&) noexcept = default;
 Hasher::~Hasher() = default;
 
 void Hasher::update(std::span<const std::byte> bytes) {
-    require(EVP_DigestUpdate(context_->state, bytes.data(), bytes.size()) == 1);
+    // SAFETY: unsigned char may alias any object.
+    const auto* data = reinterpret_cast<const std::uint8_t*>(bytes.data());
+    if (auto* short_one = std::get_if<sha256_ctx>(&context_->state))
+        ::sha256_update(short_one, bytes.size(), data);
+    else
+        ::sha512_update(std::get_if<sha512_ctx>(&context_->state), bytes.size(), data);
 }
 
 Digest Hasher::finish() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> raw{};
-    unsigned size = 0;
-    require(EVP_DigestFinal_ex(context_->state, raw.data(), &size) == 1);
+    std::array<std::uint8_t, SHA512_DIGEST_SIZE> raw{};
+    std::size_t size = SHA512_DIGEST_SIZE;
+    if (auto* short_one = std::get_if<sha256_ctx>(&context_->state)) {
+        size = SHA256_DIGEST_SIZE;
+        ::sha256_digest(short_one, size, raw.data());
+    } else {
+        ::sha512_digest(std::get_if<sha512_ctx>(&context_->state), size, raw.data());
+    }
     constexpr std::string_view digits = "0123456789abcdef";
     std::string hex;
-    hex.reserve(2 * std::size_t{size});
-    for (const unsigned char byte : std::span(raw).first(size)) {
+    hex.reserve(2 * size);
+    for (const std::uint8_t byte : std::span(raw).first(size)) {
         hex += digits[byte >> 4];
         hex += digits[byte & 15];
     }

@@ -1,7 +1,5 @@
 #include "tools/image/exporter.hpp"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -9,23 +7,25 @@
 
 #include <sys/stat.h>
 
+#include "tools/image/archive_library.hpp"
+
 namespace image {
 namespace {
 
 // A tar writer of files whose time and owner are of no interest.
 class TarWriter {
 public:
-    explicit TarWriter(int to) : writer_(archive_write_new()) {
+    explicit TarWriter(int to) : writer_(libarchive().archive_write_new()) {
         if (writer_ == nullptr)
             std::abort();
-        archive_write_set_format_pax_restricted(writer_);
+        libarchive().archive_write_set_format_pax_restricted(writer_);
         // No padding at the end, which would differ between files and pipes.
-        archive_write_set_bytes_in_last_block(writer_, 1);
-        open_ = archive_write_open_fd(writer_, to) == ARCHIVE_OK;
+        libarchive().archive_write_set_bytes_in_last_block(writer_, 1);
+        open_ = libarchive().archive_write_open_fd(writer_, to) == ARCHIVE_OK;
     }
     TarWriter(const TarWriter&) = delete;
     TarWriter& operator=(const TarWriter&) = delete;
-    ~TarWriter() { archive_write_free(writer_); }
+    ~TarWriter() { libarchive().archive_write_free(writer_); }
 
     os::Result<void> begin_file(const std::string& path, std::uint64_t size) {
         return header(path, AE_IFREG, 0644, size);
@@ -33,7 +33,8 @@ public:
     os::Result<void> directory(const std::string& path) { return header(path, AE_IFDIR, 0755, 0); }
     os::Result<void> write(std::span<const std::byte> bytes) {
         while (!bytes.empty()) {
-            const la_ssize_t written = archive_write_data(writer_, bytes.data(), bytes.size());
+            const la_ssize_t written =
+                libarchive().archive_write_data(writer_, bytes.data(), bytes.size());
             if (written <= 0)
                 return failure();
             bytes = bytes.subspan(static_cast<std::size_t>(written));
@@ -45,7 +46,7 @@ public:
         return write(std::as_bytes(std::span(text)));
     }
     os::Result<void> finish() {
-        if (archive_write_close(writer_) != ARCHIVE_OK)
+        if (libarchive().archive_write_close(writer_) != ARCHIVE_OK)
             return failure();
         return {};
     }
@@ -53,22 +54,22 @@ public:
 private:
     os::Result<void> header(const std::string& path, unsigned type, unsigned mode,
                             std::uint64_t size) {
-        archive_entry* entry = archive_entry_new();
+        archive_entry* entry = libarchive().archive_entry_new();
         if (entry == nullptr || !open_)
             std::abort();
-        archive_entry_set_pathname(entry, path.c_str());
-        archive_entry_set_filetype(entry, type);
-        archive_entry_set_perm(entry, static_cast<__LA_MODE_T>(mode));
-        archive_entry_set_size(entry, static_cast<la_int64_t>(size));
-        archive_entry_set_mtime(entry, 0, 0);
-        const int status = archive_write_header(writer_, entry);
-        archive_entry_free(entry);
+        libarchive().archive_entry_set_pathname(entry, path.c_str());
+        libarchive().archive_entry_set_filetype(entry, type);
+        libarchive().archive_entry_set_perm(entry, static_cast<__LA_MODE_T>(mode));
+        libarchive().archive_entry_set_size(entry, static_cast<la_int64_t>(size));
+        libarchive().archive_entry_set_mtime(entry, 0, 0);
+        const int status = libarchive().archive_write_header(writer_, entry);
+        libarchive().archive_entry_free(entry);
         if (status != ARCHIVE_OK)
             return failure();
         return {};
     }
     base::Failure<os::Error> failure() const {
-        const char* reason = archive_error_string(writer_);
+        const char* reason = libarchive().archive_error_string(writer_);
         return os::fail(os::Code::Unavailable, "cannot write the archive: ",
                         reason != nullptr ? reason : "the disk or the pipe took no more");
     }
@@ -166,6 +167,7 @@ private:
 
 os::Result<void> export_images(const Store& store, const std::vector<Image>& images, int to,
                                Progress* progress) {
+    TRY(load_libarchive());
     return Export(store, to, progress).run(images);
 }
 

@@ -1,13 +1,13 @@
 #include "tools/image/tar.hpp"
 
 #include <algorithm>
-#include <archive.h>
-#include <archive_entry.h>
 #include <climits>
 #include <clocale>
 #include <cstdlib>
 
 #include <sys/stat.h>
+
+#include "tools/image/archive_library.hpp"
 
 namespace image {
 namespace {
@@ -32,7 +32,7 @@ private:
 };
 
 bool is_charset_warning(archive* reader) {
-    const char* text = archive_error_string(reader);
+    const char* text = libarchive().archive_error_string(reader);
     return text != nullptr &&
            std::string_view(text).find("current locale") != std::string_view::npos;
 }
@@ -46,9 +46,9 @@ std::optional<std::uint32_t> as_id(la_int64_t value) {
 
 std::optional<TarEntry::Kind> kind_of(archive_entry* entry) {
     using Kind = TarEntry::Kind;
-    if (archive_entry_hardlink(entry) != nullptr)
+    if (libarchive().archive_entry_hardlink(entry) != nullptr)
         return Kind::HardLink;
-    switch (archive_entry_filetype(entry)) {
+    switch (libarchive().archive_entry_filetype(entry)) {
     case AE_IFREG:
         return Kind::File;
     case AE_IFDIR:
@@ -76,9 +76,10 @@ base::Failure<os::Error> TarReader::refuse(const TarEntry& entry, const Parts&..
 
 os::Result<std::unique_ptr<TarReader>> TarReader::open(ByteSource& from, std::string name,
                                                        const Limits& limits) {
+    TRY(load_libarchive());
     std::unique_ptr<TarReader> out(new TarReader(from, std::move(name), limits));
-    if (archive_read_support_format_tar(out->handle_.get()) != ARCHIVE_OK ||
-        archive_read_support_format_empty(out->handle_.get()) != ARCHIVE_OK)
+    if (libarchive().archive_read_support_format_tar(out->handle_.get()) != ARCHIVE_OK ||
+        libarchive().archive_read_support_format_empty(out->handle_.get()) != ARCHIVE_OK)
         return out->handle_.failure();
     TRY(out->handle_.open());
     return out;
@@ -87,7 +88,7 @@ os::Result<std::unique_ptr<TarReader>> TarReader::open(ByteSource& from, std::st
 os::Result<std::optional<TarEntry>> TarReader::next() {
     const BytesLocale locale;
     archive_entry* entry = nullptr;
-    const int status = archive_read_next_header(handle_.get(), &entry);
+    const int status = libarchive().archive_read_next_header(handle_.get(), &entry);
     if (status == ARCHIVE_EOF)
         return std::optional<TarEntry>();
     if (status != ARCHIVE_OK && !(status == ARCHIVE_WARN && is_charset_warning(handle_.get())))
@@ -100,7 +101,7 @@ os::Result<std::optional<TarEntry>> TarReader::next() {
 
 os::Result<TarEntry> TarReader::convert(archive_entry* entry) const {
     TarEntry out;
-    const char* path = archive_entry_pathname(entry);
+    const char* path = libarchive().archive_entry_pathname(entry);
     auto parsed = PathBeneath::parse(path != nullptr ? path : "");
     if (!parsed)
         return os::fail(parsed.error().code, handle_.name(), ": ", parsed.error().message);
@@ -110,32 +111,32 @@ os::Result<TarEntry> TarReader::convert(archive_entry* entry) const {
         return refuse(out, "an entry of a kind that root directories do not have");
     out.kind = *kind;
     if (out.kind == TarEntry::Kind::SymbolicLink) {
-        const char* target = archive_entry_symlink(entry);
+        const char* target = libarchive().archive_entry_symlink(entry);
         out.target = target != nullptr ? target : "";
         if (out.target.empty() || out.target.size() >= PATH_MAX)
             return refuse(out, "a symbolic link to nothing, or to a path that is too long");
     }
     if (out.kind == TarEntry::Kind::HardLink) {
-        auto target = PathBeneath::parse(archive_entry_hardlink(entry));
+        auto target = PathBeneath::parse(libarchive().archive_entry_hardlink(entry));
         if (!target)
             return refuse(out, "a hard link: ", target.error().message);
         out.link_target = std::move(*target);
     }
     if (out.kind != TarEntry::Kind::Directory && out.path.is_root())
         return refuse(out, "the root must be a directory");
-    out.mode = static_cast<std::uint32_t>(archive_entry_perm(entry)) & 07777;
-    const auto uid = as_id(archive_entry_uid(entry));
-    const auto gid = as_id(archive_entry_gid(entry));
+    out.mode = static_cast<std::uint32_t>(libarchive().archive_entry_perm(entry)) & 07777;
+    const auto uid = as_id(libarchive().archive_entry_uid(entry));
+    const auto gid = as_id(libarchive().archive_entry_gid(entry));
     if (!uid || !gid)
         return refuse(out, "its owner is no number that a file can have");
     out.uid = *uid;
     out.gid = *gid;
-    out.modified.tv_sec = archive_entry_mtime(entry);
-    const long nanoseconds = archive_entry_mtime_nsec(entry);
+    out.modified.tv_sec = libarchive().archive_entry_mtime(entry);
+    const long nanoseconds = libarchive().archive_entry_mtime_nsec(entry);
     out.modified.tv_nsec = nanoseconds >= 0 && nanoseconds < 1'000'000'000 ? nanoseconds : 0;
-    out.device = archive_entry_rdev(entry);
+    out.device = libarchive().archive_entry_rdev(entry);
     if (out.kind == TarEntry::Kind::File) {
-        const la_int64_t size = archive_entry_size(entry);
+        const la_int64_t size = libarchive().archive_entry_size(entry);
         if (size < 0 || static_cast<std::uint64_t>(size) > limits_.file_bytes)
             return refuse(out, "a file of more than ", human_size(limits_.file_bytes));
         out.size = static_cast<std::uint64_t>(size);
@@ -145,12 +146,12 @@ os::Result<TarEntry> TarReader::convert(archive_entry* entry) const {
 }
 
 os::Result<void> TarReader::read_xattrs(archive_entry* entry, TarEntry& out) const {
-    if (archive_entry_xattr_reset(entry) > static_cast<int>(limits_.xattrs_per_file))
+    if (libarchive().archive_entry_xattr_reset(entry) > static_cast<int>(limits_.xattrs_per_file))
         return refuse(out, "more than ", limits_.xattrs_per_file, " extended attributes");
     const char* name = nullptr;
     const void* value = nullptr;
     std::size_t size = 0;
-    while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+    while (libarchive().archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
         if (name == nullptr || size > limits_.xattr_bytes)
             return refuse(out, "an extended attribute of more than ",
                           human_size(limits_.xattr_bytes));
@@ -168,7 +169,7 @@ os::Result<std::optional<DataBlock>> TarReader::read_block() {
     const void* data = nullptr;
     std::size_t size = 0;
     la_int64_t offset = 0;
-    const int status = archive_read_data_block(handle_.get(), &data, &size, &offset);
+    const int status = libarchive().archive_read_data_block(handle_.get(), &data, &size, &offset);
     if (status == ARCHIVE_EOF)
         return std::optional<DataBlock>();
     if (status != ARCHIVE_OK)

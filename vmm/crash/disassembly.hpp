@@ -1,4 +1,4 @@
-// The instructions around one address, by capstone.
+// The instructions around one address, by Zydis.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,5 @@
 #include "tools/joey/containers/copy.hpp"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -14,6 +12,7 @@
 
 #include <sys/stat.h>
 
+#include "tools/image/archive_library.hpp"
 #include "tools/image/beneath.hpp"
 #include "tools/image/tar.hpp"
 
@@ -291,10 +290,10 @@ os::Result<void> copy_from_host(const std::string& from, bool follow, int root,
 namespace {
 
 struct ArchiveCloser {
-    void operator()(archive* one) const { ::archive_write_free(one); }
+    void operator()(archive* one) const { image::libarchive().archive_write_free(one); }
 };
 struct EntryCloser {
-    void operator()(archive_entry* one) const { ::archive_entry_free(one); }
+    void operator()(archive_entry* one) const { image::libarchive().archive_entry_free(one); }
 };
 
 class Archiver {
@@ -305,16 +304,17 @@ public:
         TRY(const struct stat status, about(node, name));
         if (S_ISSOCK(status.st_mode))
             return {}; // tar has none
-        const std::unique_ptr<archive_entry, EntryCloser> entry(::archive_entry_new());
-        ::archive_entry_set_pathname(entry.get(), name.c_str());
-        ::archive_entry_copy_stat(entry.get(), &status);
+        const std::unique_ptr<archive_entry, EntryCloser> entry(
+            image::libarchive().archive_entry_new());
+        image::libarchive().archive_entry_set_pathname(entry.get(), name.c_str());
+        image::libarchive().archive_entry_copy_stat(entry.get(), &status);
         if (S_ISLNK(status.st_mode)) {
             TRY(const std::string link, read_link(node, name));
-            ::archive_entry_set_symlink(entry.get(), link.c_str());
+            image::libarchive().archive_entry_set_symlink(entry.get(), link.c_str());
         }
         if (!S_ISREG(status.st_mode))
-            ::archive_entry_set_size(entry.get(), 0);
-        if (::archive_write_header(to_, entry.get()) < ARCHIVE_WARN)
+            image::libarchive().archive_entry_set_size(entry.get(), 0);
+        if (image::libarchive().archive_write_header(to_, entry.get()) < ARCHIVE_WARN)
             return problem(name);
         if (S_ISREG(status.st_mode))
             return add_data(node, name);
@@ -323,7 +323,7 @@ public:
 
 private:
     base::Failure<os::Error> problem(const std::string& name) const {
-        const char* text = ::archive_error_string(to_);
+        const char* text = image::libarchive().archive_error_string(to_);
         return os::fail(os::Code::Internal, name, ": ",
                         text != nullptr ? text : "write the archive");
     }
@@ -338,8 +338,8 @@ private:
                 return failed(name);
             if (got == 0)
                 return {};
-            const la_ssize_t written =
-                ::archive_write_data(to_, buffer.get(), static_cast<std::size_t>(got));
+            const la_ssize_t written = image::libarchive().archive_write_data(
+                to_, buffer.get(), static_cast<std::size_t>(got));
             if (written < 0)
                 return problem(name);
             if (written < got)
@@ -375,15 +375,17 @@ os::Result<void> write_archive(int root, const std::string& path, bool follow, i
         return os::fail(os::Code::InvalidArgument,
                         "cp: stdout is a terminal; let a tar archive go to a file or a pipe");
     TRY(const UniqueFd node, open_node(root, path, follow));
-    const std::unique_ptr<archive, ArchiveCloser> tar(::archive_write_new());
-    if (tar == nullptr || ::archive_write_set_format_pax_restricted(tar.get()) != ARCHIVE_OK ||
-        ::archive_write_open_fd(tar.get(), to) != ARCHIVE_OK)
+    TRY(image::load_libarchive());
+    const std::unique_ptr<archive, ArchiveCloser> tar(image::libarchive().archive_write_new());
+    if (tar == nullptr ||
+        image::libarchive().archive_write_set_format_pax_restricted(tar.get()) != ARCHIVE_OK ||
+        image::libarchive().archive_write_open_fd(tar.get(), to) != ARCHIVE_OK)
         return os::fail(os::Code::Internal, "begin the archive");
     const std::string name = split(path).name;
     TRY(Archiver(tar.get()).add(node.get(), name.empty() || name == "/" ? "." : name, 0));
-    if (::archive_write_close(tar.get()) != ARCHIVE_OK)
+    if (image::libarchive().archive_write_close(tar.get()) != ARCHIVE_OK)
         return os::fail(os::Code::Internal,
-                        "write the archive: ", ::archive_error_string(tar.get()));
+                        "write the archive: ", image::libarchive().archive_error_string(tar.get()));
     return {};
 }
 
