@@ -1,5 +1,5 @@
-// LoopbackGuard: keeps a guest away from what listens on the host's own loopback, and from what only
-// the host's link has.
+// LoopbackGuard: keeps a guest away from what listens on the host's own loopback, and from what
+// only the host's link has.
 //
 // libslirp takes the whole of the guest's network for the host's loopback. Its own switch against
 // that refuses too much: the answers of a published UDP port to a client on this machine, which
