@@ -64,6 +64,11 @@ public:
     }
     // As it stands: the header's length is the caller's affair.
     void send_raw(const virtio_vsock_hdr& header, std::string_view payload = {}) {
+        offer_raw(header, payload);
+        driver_.notify(vsock_transmit_queue);
+    }
+    // Into the ring, and no word of it to the device.
+    void offer_raw(const virtio_vsock_hdr& header, std::string_view payload = {}) {
         const GuestAddr at = outgoing_ + out_room_ * (next_out_++ % out_slots);
         ram_.write(at, std::as_bytes(std::span(&header, 1)));
         ram_.write(at + sizeof header, payload.substr(0, out_room_ - sizeof header));
@@ -71,7 +76,6 @@ public:
         ++in_flight_;
         driver_.ring(vsock_transmit_queue)
             .offer({{at, static_cast<std::uint32_t>(sizeof header + payload.size())}});
-        driver_.notify(vsock_transmit_queue);
     }
     void send(virtio_vsock_hdr header, std::string_view payload = {}) {
         header.len = static_cast<std::uint32_t>(payload.size());

@@ -241,7 +241,14 @@ Checked<void> Vsock::take_packets() {
     transmit->interrupt_driver();
     if (!done)
         return done;
-    return taken != 0 ? give_packets() : Checked<void>{};
+    const bool held_up = resets_.size() >= max_resets;
+    if (taken != 0 || held_up)
+        TRY(give_packets());
+    // The answers that held the others up are out: nobody else would come back for those, since the
+    // queue was left without a wish for notifications.
+    if (held_up && resets_.size() < max_resets)
+        work_later();
+    return {};
 }
 
 void Vsock::refuse(const virtio_vsock_hdr& header) {

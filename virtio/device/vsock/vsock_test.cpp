@@ -454,6 +454,22 @@ TEST_CASE("vsock: without buffers of the guest, answers pile up to a bound and n
     CHECK(refused == offered);
 }
 
+TEST_CASE("vsock: packets behind as many answers as may pile up are looked at, too") {
+    // All the answers find room at once, so that nothing of the guest's brings the device back.
+    Fixture f;
+    f.loop.settle();
+    for (unsigned i = 0; i < VsockGuest::ring_size; ++i)
+        f.guest.offer_raw(VsockGuest::header(1 + i, 99, VIRTIO_VSOCK_OP_RW));
+    f.guest.driver().notify(vsock_transmit_queue);
+    f.loop.settle();
+    REQUIRE(f.guest.room_to_send());
+    f.guest.send(VsockGuest::header(500, 99, VIRTIO_VSOCK_OP_RW));
+    unsigned refused = 0;
+    for (unsigned i = 0; i <= VsockGuest::ring_size; ++i)
+        refused += f.receive() ? 1 : 0;
+    CHECK(refused == VsockGuest::ring_size + 1);
+}
+
 TEST_CASE("vsock: the guest may change its mind while the host is being reached") {
     Fixture f;
     f.backend.later = true;
