@@ -135,9 +135,17 @@ Checked<void> Net::on_notify(std::uint32_t queue_index) {
 
 Checked<void> Net::serve_control() {
     const std::uint32_t index = negotiated(net_feature_mq) ? control_queue() : 2;
-    Queue& commands = *queue(index);
-    // At most one round of the ring: another vCPU that goes on adding must not keep this one here.
-    for (unsigned served = 0; served < commands.size(); ++served) {
+    Queue* const ring = queue(index);
+    if (ring == nullptr) // another driver than the one that gave the commands
+        return {};
+    Queue& commands = *ring;
+    for (unsigned served = 0;; ++served) {
+        // At most one round of the ring: another vCPU that goes on adding must not keep this one
+        // here. The loop takes the rest, for which no notification was asked.
+        if (served == commands.size()) {
+            control_later();
+            break;
+        }
         TRY(Chain chain, commands.pop());
         if (!chain)
             break;
@@ -152,6 +160,21 @@ Checked<void> Net::serve_control() {
     }
     commands.interrupt_driver();
     return {};
+}
+
+void Net::control_later() {
+    if (control_posted_.exchange(true))
+        return;
+    pairs_[0]->loop().post([this, alive = std::weak_ptr<bool>(alive_)] {
+        if (alive.expired())
+            return;
+        control_posted_.store(false);
+        const Gate::Pass pass(gate());
+        if (!pass)
+            return;
+        if (const Checked<void> done = serve_control(); !done)
+            report(done.error());
+    });
 }
 
 bool Net::execute(const NetControlHead& head, ChainReader& data) {

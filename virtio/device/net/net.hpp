@@ -70,6 +70,7 @@ private:
     std::uint32_t control_queue() const { return net_receive_queue(pair_count()); }
     std::uint32_t pair_count() const { return static_cast<std::uint32_t>(pairs_.size()); }
     Checked<void> serve_control();
+    void control_later();
     bool execute(const NetControlHead& head, ChainReader& data);
     bool set_mac(std::uint8_t command, ChainReader& data);
     bool set_pairs(ChainReader& data);
@@ -85,6 +86,7 @@ private:
     std::atomic<std::uint64_t> guest_offloads_{0};
     std::atomic<std::uint32_t> active_pairs_{1};
     std::atomic<bool> apply_posted_{false};
+    std::atomic<bool> control_posted_{false}; // a task waits that goes on with the commands
     // Tasks that were posted may run after we are gone.
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -52,8 +52,10 @@ Net::Pair::Pair(Net& device, std::uint32_t index, EventLoop& loop, NetPort& port
     // Without a timer the limits hold all the same; a packet then waits for the next event.
     static_cast<void>(loop_.add(timer_.get(), {.read = true}, [this](Readiness) {
         std::uint64_t expirations = 0;
-        if (::read(timer_.get(), &expirations, sizeof expirations) > 0)
+        if (::read(timer_.get(), &expirations, sizeof expirations) > 0) {
+            timer_at_ns_ = 0;
             outside(&Pair::run);
+        }
     }));
 }
 
@@ -130,7 +132,12 @@ void Net::Pair::watch(bool on) {
     port_.watch(on);
 }
 
+// At that time or earlier: the two directions share the timer, and what one of them waits for must
+// not put off the other.
 void Net::Pair::wake_at(std::uint64_t time_ns) {
+    if (timer_at_ns_ != 0 && timer_at_ns_ <= time_ns)
+        return;
+    timer_at_ns_ = time_ns;
     itimerspec when{};
     when.it_value.tv_sec = static_cast<time_t>(time_ns / 1'000'000'000);
     when.it_value.tv_nsec = static_cast<long>(time_ns % 1'000'000'000);
@@ -432,10 +439,12 @@ bool Net::Pair::deliver(std::span<const std::byte> frame) {
     Queue* const queue = pass ? device_.queue(net_receive_queue(index_)) : nullptr;
     if (queue == nullptr || frame.size() < net_ethernet_header || frame.size() > net_max_frame)
         return true; // to nobody
-    if (pending_ != 0)
+    // The port keeps what is not taken now, and run() comes for it: at once, to see what it has to
+    // wait for.
+    if (pending_ != 0 || (receive_limit_.limited() && !receive_limit_.open(now_ns()))) {
+        later();
         return false;
-    if (receive_limit_.limited() && !receive_limit_.open(now_ns()))
-        return false;
+    }
     const auto has_room = gather_room(*queue);
     if (!has_room) {
         device_.report(has_room.error());
@@ -443,8 +452,10 @@ bool Net::Pair::deliver(std::span<const std::byte> frame) {
     }
     lay_out_room();
     const std::size_t length = sizeof(NetHeader) + frame.size();
-    if (length > usable_bytes())
+    if (length > usable_bytes()) {
+        later();
         return false;
+    }
     const NetHeader header{.flags = net_data_valid}; // the host's own: nobody could have spoiled it
     std::memcpy(head_.data(), &header, sizeof header);
     const std::size_t head = std::min(frame.size(), head_.size() - sizeof header);

@@ -63,7 +63,8 @@ private:
     const std::uint32_t index_;
     EventLoop& loop_;
     NetPort& port_;
-    UniqueFd timer_; // of the rate limiters; none if there is no limit
+    UniqueFd timer_;                // of the rate limiters; none if there is no limit
+    std::uint64_t timer_at_ns_ = 0; // 0: not armed
 
     RateLimiter transmit_limit_;
     Chain outgoing_; // the backend was full
