@@ -275,6 +275,27 @@ TEST_CASE("vsock device: megabytes go both ways, each held back by the other's r
     CHECK(to_guest == data);
 }
 
+TEST_CASE("vsock device: a message that takes all of the room gets it, whatever came before") {
+    Machine machine;
+    const Ref<SocketFile> file = machine.connect_to_host(socket_seqpacket);
+    // Just too little of a stream to be told of by itself; then more than is left without it.
+    const std::string first = pattern(64'000);
+    const std::string second = pattern(200'000);
+    for (const std::string& message : {first, second}) {
+        REQUIRE(::send(machine.program(), message.data(), message.size(), MSG_DONTWAIT) ==
+                static_cast<ssize_t>(message.size()));
+        machine.run();
+        CHECK(take(*file) == message);
+        machine.run();
+    }
+    for (const std::string& message : {first, second}) {
+        CHECK(put(*file, message) == static_cast<long>(message.size()));
+        machine.run();
+        CHECK(read_some(machine.program()) == message);
+        machine.run();
+    }
+}
+
 TEST_CASE("vsock device: the host connects to a listener of the guest") {
     Machine machine;
     const Ref<SocketFile> listener = machine.make();

@@ -58,6 +58,7 @@ public:
     }
     u32 room_to_send() const; // credit, and what may wait in the queue here
     void consumed(u32 bytes); // a reader took them; tells the peer when that is worth a packet
+    void message_taken();     // the last of it; tells the peer in any case
     void set_buffer(u64 bytes);
 
     // --- life

@@ -231,6 +231,12 @@ void VsockEndpoint::consumed(u32 bytes) {
         say(say_credit);
 }
 
+// The next message may take all the room that there is, and nobody reads it before it is whole.
+void VsockEndpoint::message_taken() {
+    if (!done && peer_shutdown != vsock_shut_both && forwarded != told_forwarded)
+        say(say_credit);
+}
+
 void VsockEndpoint::set_buffer(u64 bytes) {
     buffer = static_cast<u32>(bytes < largest_buffer ? bytes : largest_buffer);
     granted = buffer > granted ? buffer : granted;

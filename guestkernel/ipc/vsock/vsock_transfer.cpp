@@ -341,6 +341,8 @@ Result<usize> VsockSocketFile::receive_message(IoBuffer& out, ReceiveRequest& re
             const u32 bytes = segment->size();
             pop_piece(own);
             took(own, bytes);
+            if ((flags & VIRTIO_VSOCK_SEQ_EOM) != 0)
+                own.message_taken();
         }
         segment = next;
     } while ((flags & VIRTIO_VSOCK_SEQ_EOM) == 0);

@@ -170,7 +170,11 @@ void VsockStream::drop_pending() {
 }
 
 void VsockStream::tell_credit() {
-    if (state_ == State::Open && forwarded_ - told_ >= buffer_ / 4)
+    const std::uint32_t untold = forwarded_ - told_;
+    // The next message may take all the room that there is, and nothing of it is forwarded before
+    // it is whole.
+    const std::uint32_t worth_it = type_ == VsockType::SeqPacket ? 1 : buffer_ / 4;
+    if (state_ == State::Open && untold >= worth_it)
         say(say_credit_bit);
 }
 

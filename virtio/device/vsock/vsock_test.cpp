@@ -373,6 +373,18 @@ TEST_CASE("vsock: sequenced packets keep their boundaries") {
     f.expect(VIRTIO_VSOCK_OP_RST);
 }
 
+TEST_CASE("vsock: a message that takes all of the room gets it, whatever came before") {
+    Fixture f;
+    f.guest.send(VsockGuest::header(70, port, VIRTIO_VSOCK_OP_REQUEST, 0, packets));
+    const std::uint32_t buffer = f.expect(VIRTIO_VSOCK_OP_RESPONSE).header.buf_alloc;
+    const auto end =
+        VsockGuest::header(70, port, VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_SEQ_EOM, packets);
+    // Too little of a stream to be told of by itself.
+    const std::uint32_t small = buffer / 8;
+    f.guest.send(end, std::string(small, 's'));
+    CHECK(f.expect(VIRTIO_VSOCK_OP_CREDIT_UPDATE).header.fwd_cnt == small);
+}
+
 TEST_CASE("vsock: a stream for a packet's connection, and a second request, break it off") {
     Fixture f;
     f.connect(70, packets);
