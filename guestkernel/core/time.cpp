@@ -46,8 +46,12 @@ ClockParameters clock_parameters() {
 u64 tsc_to_monotonic_ns(u64 tsc) {
     return tsc > clock.base_tsc ? scale(tsc - clock.base_tsc, clock.ns_per_tick) : 0;
 }
+// What is further than the counter can say saturates: a shot at what is left of it after an
+// overflow would come at once, over and over.
 u64 monotonic_ns_to_tsc(u64 ns) {
-    return clock.base_tsc + scale(ns, clock.ticks_per_ns);
+    constexpr u64 last = ~u64{0} - 1;
+    const Wide tsc = clock.base_tsc + (static_cast<Wide>(ns) * clock.ticks_per_ns >> 32);
+    return tsc < last ? static_cast<u64>(tsc) : last;
 }
 u64 monotonic_ns() {
     return tsc_to_monotonic_ns(arch::read_tsc());

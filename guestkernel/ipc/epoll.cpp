@@ -247,6 +247,7 @@ void forget_epoll_items(File& file) {
 usize EpollFile::collect(std::span<Ready> out) {
     MutexGuard guard(epoll_mutex());
     usize count = 0;
+    bool looked_at_all = false;
     // Each item that is on the list now is looked at once; level-triggered ones go back to its end.
     EpollItem* last = nullptr;
     {
@@ -262,6 +263,7 @@ usize EpollFile::collect(std::span<Ready> out) {
                 break;
             leave_ready(*item);
         }
+        looked_at_all = item == last;
         const u32 events = look(*item);
         if (events != 0) {
             out[count++] = {events, item->data};
@@ -270,9 +272,12 @@ usize EpollFile::collect(std::span<Ready> out) {
             else if ((item->events & EPOLLET) == 0)
                 make_ready(*item);
         }
-        if (item == last)
+        if (looked_at_all)
             break;
     }
+    // The others' wake-ups may have been this caller's alone.
+    if (!looked_at_all && first_ready_ != nullptr)
+        waiters_.wake_one(poll_in | poll_rdnorm);
     return count;
 }
 
@@ -283,6 +288,8 @@ Result<usize> EpollFile::wait(std::span<Ready> out, u64 deadline_ns) {
         const auto outcome = wait_until(
             waiters_, [&] { return first_ready_ != nullptr; }, deadline_ns,
             TaskState::Interruptible, true);
+        if (outcome != WaitOutcome::Ready && first_ready_ != nullptr)
+            waiters_.wake_one(poll_in | poll_rdnorm); // the wake-up may have been ours alone
         if (outcome == WaitOutcome::Interrupted)
             return fail(EINTR);
         if (outcome == WaitOutcome::TimedOut)

@@ -117,15 +117,28 @@ TimerFile::~TimerFile() {
     timer_.cancel();
 }
 
-void TimerFile::expire(Timer&, void* self) {
-    static_cast<TimerFile*>(self)->waiters_.wake_all(poll_in | poll_rdnorm);
+void TimerFile::expire(Timer& timer, void* self) {
+    auto& file = *static_cast<TimerFile*>(self);
+    {
+        SpinGuard guard(file.lock_);
+        file.fired_ = file.deadline_ != 0 && !timer.pending(); // else it was armed anew meanwhile
+    }
+    file.waiters_.wake_all(poll_in | poll_rdnorm);
+}
+
+// Whoever is woken may run on a CPU whose clock is a little behind that of the one that the timer
+// expired on, and would not be woken again.
+bool TimerFile::is_due() const {
+    return deadline_ != 0 && (fired_ || monotonic_ns() >= deadline_);
 }
 
 // How often it has expired since it was last read; moves the deadline on.
 u64 TimerFile::take_expirations_locked() {
-    const u64 now = monotonic_ns();
-    if (deadline_ == 0 || now < deadline_)
+    if (!is_due())
         return 0;
+    u64 now = monotonic_ns();
+    now = now > deadline_ ? now : deadline_;
+    fired_ = false;
     if (interval_ == 0) {
         deadline_ = 0;
         return 1;
@@ -138,9 +151,7 @@ u64 TimerFile::take_expirations_locked() {
 Result<usize> TimerFile::read(IoBuffer& out, u64) {
     if (out.remaining() < sizeof(u64))
         return fail(EINVAL);
-    const auto expired = [&] {
-        return canceled_ || (deadline_ != 0 && monotonic_ns() >= deadline_);
-    };
+    const auto expired = [&] { return canceled_ || is_due(); };
     for (;;) {
         u64 count = 0;
         {
@@ -166,7 +177,7 @@ u32 TimerFile::poll(PollTable* table) {
     if (table != nullptr)
         table->watch(waiters_);
     SpinGuard guard(lock_);
-    return canceled_ || (deadline_ != 0 && monotonic_ns() >= deadline_) ? poll_in | poll_rdnorm : 0;
+    return canceled_ || is_due() ? poll_in | poll_rdnorm : 0;
 }
 
 // Requires: the mutex of those that follow the wall clock.
@@ -180,6 +191,7 @@ void TimerFile::follow_wall_clock() {
             while (interval_ != 0 && deadline_ > now && wall_deadline_ + interval_ <= wall)
                 wall_deadline_ += interval_;
             deadline_ = wall_deadline_ > wall ? now + (wall_deadline_ - wall) : now;
+            fired_ = false;
             timer_.arm(deadline_);
         }
         canceled_ = canceled_ || cancel_on_set_;
@@ -229,6 +241,7 @@ Result<TimerFile::Setting> TimerFile::set(u64 interval, u64 first, bool absolute
         SpinGuard guard(lock_);
         interval_ = interval;
         deadline_ = deadline;
+        fired_ = false;
         wall_deadline_ = on_wall_clock ? first : 0;
         cancel_on_set_ = on_wall_clock && cancel_on_set;
         was_canceled = canceled_;

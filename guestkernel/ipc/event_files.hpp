@@ -59,12 +59,14 @@ private:
     static base::IntrusiveList<TimerFile, &TimerFile::wall_node_> wall_timers;
     void follow_wall_clock();
     static void expire(Timer& timer, void* self);
+    bool is_due() const;
     u64 take_expirations_locked();
     int clock_;
     SpinLock lock_{LockRank::Leaf};
     u64 interval_ = 0;
-    u64 deadline_ = 0;      // of the next expiry, monotonic; 0: disarmed
-    u64 wall_deadline_ = 0; // the same on the wall clock, for those that follow it; else 0
+    u64 deadline_ = 0;            // of the next expiry, monotonic; 0: disarmed
+    u64 wall_deadline_ = 0;       // the same on the wall clock, for those that follow it; else 0
+    volatile bool fired_ = false; // at that deadline
     bool cancel_on_set_ = false;
     volatile bool canceled_ = false;
     WaitQueue waiters_;

@@ -106,7 +106,11 @@ Result<usize> Pipe::read(IoBuffer& out, bool non_blocking) {
             if (here > 0) {
                 const bool was_full = here + atomic_limit > capacity_;
                 auto done = drain(out, smaller(here, out.remaining()));
+                const bool left = available() > 0;
                 guard.unlock();
+                // One write wakes one reader: what that leaves is the next one's.
+                if (left && read_waiters.has_waiters())
+                    read_waiters.wake_one(poll_in | poll_rdnorm);
                 if (was_full || write_waiters.has_waiters())
                     write_waiters.wake_one(poll_out | poll_wrnorm);
                 return done;
@@ -169,10 +173,8 @@ Result<usize> Pipe::write(IoBuffer& in, bool non_blocking) {
             return fail(EAGAIN);
         }
         const auto ready = [&] { return can_write(sent == 0 ? total : 1) || readers_.load() == 0; };
-        if (wait_until(write_waiters, ready, no_deadline, TaskState::Interruptible, true) ==
-            WaitOutcome::Interrupted) {
-            if (can_write(1))
-                write_waiters.wake_one(poll_out | poll_wrnorm);
+        // Not one at a time: room that is not enough for one is enough for another.
+        if (wait_until(write_waiters, ready) == WaitOutcome::Interrupted) {
             if (sent > 0)
                 return sent;
             return fail(restart_syscall);

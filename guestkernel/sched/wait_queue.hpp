@@ -1,6 +1,7 @@
 // Wait queues: where tasks sleep until something happens, and where poll and epoll hook in.
 #pragma once
 
+#include "base/atomic.hpp"
 #include "base/intrusive_list.hpp"
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/result.hpp"
@@ -31,7 +32,12 @@ public:
     void wake_all(u32 events = 0);
     // Wakes every non-exclusive waiter and one exclusive one.
     void wake_one(u32 events = 0);
-    bool has_waiters() const { return !waiters_empty_; }
+    // For whoever has just made true what others may wait for: that is visible before the look, as
+    // in wake_all().
+    bool has_waiters() const {
+        base::fence(base::Order::SeqCst);
+        return !waiters_empty_;
+    }
 
 private:
     SpinLock lock_{LockRank::WaitQueue};

@@ -188,6 +188,38 @@ void sizes() {
     close(p[1]);
 }
 
+// Several wait at one end: each goes on as soon as it can.
+void several_wait() {
+    int p[2];
+    CHECK(pipe(p) == 0);
+    {
+        const auto read_one = [&] {
+            char byte;
+            CHECK(read(p[0], &byte, 1) == 1);
+        };
+        Helper first(read_one);
+        Helper second(read_one);
+        first.await();
+        second.await();
+        CHECK(write(p[1], "ab", 2) == 2);
+    }
+    // One read makes room for all of them, and none other comes.
+    const std::string full(65536, 'f');
+    CHECK(write(p[1], full.data(), full.size()) == 65536);
+    {
+        const auto write_some = [&] { CHECK(write(p[1], "some", 4) == 4); };
+        Helper first(write_some);
+        Helper second(write_some);
+        first.await();
+        second.await();
+        std::string got(full.size(), '\0');
+        CHECK(read(p[0], got.data(), got.size()) == 65536);
+    }
+    CHECK(pending(p[0]) == 8);
+    close(p[0]);
+    close(p[1]);
+}
+
 void reopening() {
     int p[2];
     CHECK(pipe(p) == 0);
@@ -322,6 +354,7 @@ int main() {
     creation();
     ends();
     sizes();
+    several_wait();
     reopening();
     fifos();
     CHECK(rmdir(name) == 0);
