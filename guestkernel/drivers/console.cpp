@@ -275,10 +275,12 @@ Result<void> init_console() {
         offer_event(0);
         offer_event(1);
         arch::register_device_interrupt(slot.vector, on_interrupt, nullptr);
-        (void)console->control_in.enable_interrupts();
-        (void)console->port_events.enable_interrupts();
         console->control_in.notify();
         console->port_events.notify();
+        // The host may have spoken since the buffers were there, when nobody asked for interrupts:
+        // that is heard now, and interrupts are asked for from here on.
+        serve_control();
+        serve_port_events();
         return {};
     }
     return fail(ENODEV);

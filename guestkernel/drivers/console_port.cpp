@@ -38,6 +38,17 @@ bool PortOutput::can_write() {
     return room;
 }
 
+// The chain's length is in `frame.index`. False: there is no descriptor for it.
+bool PortOutput::offer(Frame& frame, bool& notify) {
+    SpinGuard guard(lock_);
+    const DeviceSegment segment[] = {{frame_to_phys(frame), static_cast<u32>(frame.index)}};
+    if (!queue.submit(segment, {}, &frame))
+        return false;
+    in_flight_ += frame.index;
+    notify = queue.needs_notification();
+    return true;
+}
+
 Result<usize> PortOutput::write(IoBuffer& in, bool non_blocking) {
     usize sent = 0;
     while (in.remaining() > 0) {
@@ -70,27 +81,18 @@ Result<usize> PortOutput::write(IoBuffer& in, bool non_blocking) {
                 return sent;
             return fail(EFAULT);
         }
+        frame->index = copied;
         bool notify = false;
-        {
-            SpinGuard guard(lock_);
-            const DeviceSegment segment[] = {{frame_to_phys(*frame), static_cast<u32>(copied)}};
-            frame->index = copied;
-            in_flight_ += copied;
-            if (!queue.submit(segment, {}, frame)) {
-                // Another writer took the last descriptor: these bytes were copied in and must not
-                // be lost.
-                in_flight_ -= copied;
-                guard.unlock();
-                wait_until(
-                    waiters, [&] { return can_write(); }, no_deadline, TaskState::Uninterruptible);
-                SpinGuard again(lock_);
-                in_flight_ += copied;
-                while (!queue.submit(segment, {}, frame))
-                    reclaim_locked();
-                notify = queue.needs_notification();
-            } else {
-                notify = queue.needs_notification();
+        // Another writer may have taken the last descriptor: these bytes were copied in and must
+        // not be lost.
+        while (!offer(*frame, notify)) {
+            if (closed_) {
+                frame->index = 0;
+                put_frame(*frame);
+                return fail(EPIPE);
             }
+            wait_until(
+                waiters, [&] { return can_write(); }, no_deadline, TaskState::Uninterruptible);
         }
         if (notify)
             queue.notify_now();
@@ -114,56 +116,60 @@ void PortOutput::on_interrupt() {
     waiters.wake_all();
 }
 
-void PortOutput::flush() {
-    const auto empty = [&] {
-        SpinGuard guard(lock_);
+bool PortOutput::all_taken() {
+    SpinGuard guard(lock_);
+    reclaim_locked();
+    // Until the wish for an interrupt stands behind all that came back: one that stands before some
+    // of it is not heard of any more.
+    while (in_flight_ > 0 && !queue.enable_interrupts() && !queue.broken())
         reclaim_locked();
-        if (in_flight_ > 0 && !queue.enable_interrupts())
-            reclaim_locked();
-        return in_flight_ == 0 || closed_ || queue.broken();
-    };
-    wait_until(waiters, empty, no_deadline, TaskState::Uninterruptible);
+    return in_flight_ == 0 || closed_ || queue.broken();
 }
 
-void PortInput::request_locked(bool& notify) {
-    if (requested_ || end_ || taken_ < filled_)
-        return;
+void PortOutput::flush() {
+    wait_until(
+        waiters, [this] { return all_taken(); }, no_deadline, TaskState::Uninterruptible);
+}
+
+// Asks the host for data. False: the answer was quicker than the wish to hear of it, so that nobody
+// will say that it is there.
+bool PortInput::request_locked(bool& notify) {
+    if (requested_)
+        return true;
     if (buffer_ == nullptr)
         buffer_ = alloc_frames(buffer_order, false);
     if (buffer_ == nullptr)
         buffer_ = alloc_frames(0, false);
     if (buffer_ == nullptr)
-        return; // the next poll or read tries again
+        return true; // the next poll or read tries again
     filled_ = taken_ = 0;
     const DeviceSegment segment[] = {
         {frame_to_phys(*buffer_), static_cast<u32>(usize{page_size} << buffer_->order)}};
     if (!queue.submit({}, segment, this))
-        return;
+        return true;
     requested_ = true;
-    notify = queue.needs_notification();
-    if (!queue.enable_interrupts())
-        notify = true; // it is there already: the caller looks again
+    notify = queue.needs_notification() || notify;
+    return queue.enable_interrupts();
 }
 
 bool PortInput::poll_ready() {
     bool notify = false;
+    bool ready = false;
     {
         SpinGuard guard(lock_);
-        Virtqueue::Used used;
-        while (queue.take_used(used)) {
-            requested_ = false;
-            filled_ = used.written;
-            taken_ = 0;
-        }
-        if (taken_ < filled_ || (end_ && !requested_))
-            return true;
-        if (end_)
-            return true;
-        request_locked(notify);
+        do {
+            Virtqueue::Used used;
+            while (queue.take_used(used)) {
+                requested_ = false;
+                filled_ = used.written;
+                taken_ = 0;
+            }
+            ready = taken_ < filled_ || end_;
+        } while (!ready && !request_locked(notify) && !queue.broken());
     }
     if (notify)
         queue.notify_now();
-    return false;
+    return ready;
 }
 
 usize PortInput::available() {

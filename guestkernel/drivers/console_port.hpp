@@ -24,12 +24,15 @@ public:
     void set_closed(); // the host's reader is gone
     void on_interrupt();
     void flush(); // sleeps until the host has everything
+    // Whether it has; if not, an interrupt says when there is reason to look again.
+    bool all_taken();
     WaitQueue waiters;
 
 private:
     static constexpr usize max_in_flight = 512 * 1024;
     static constexpr unsigned max_order = 4; // 64 KiB a chain
     void reclaim_locked();
+    bool offer(Frame& frame, bool& notify);
 
     SpinLock lock_{LockRank::Device};
     usize in_flight_ = 0;
@@ -52,7 +55,7 @@ public:
 
 private:
     static constexpr unsigned buffer_order = 4;
-    void request_locked(bool& notify);
+    bool request_locked(bool& notify);
 
     SpinLock lock_{LockRank::Device};
     Frame* buffer_ = nullptr;

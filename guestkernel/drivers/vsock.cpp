@@ -256,7 +256,8 @@ void flush_vsock_device() {
     const auto taken = [] {
         SpinGuard guard(vsock->lock);
         reclaim_locked();
-        if (vsock->in_flight > 0 && !vsock->transmit.enable_interrupts())
+        while (vsock->in_flight > 0 && !vsock->transmit.enable_interrupts() &&
+               !vsock->transmit.broken())
             reclaim_locked();
         return vsock->in_flight == 0 || vsock->transmit.broken();
     };
