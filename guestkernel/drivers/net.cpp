@@ -75,6 +75,7 @@ constexpr u32 copied_whole = 512, copied_head = 192;
 struct NetPair {
     Virtqueue receive, transmit;
     SpinLock receive_lock{LockRank::Device};
+    FrameRef spare; // of a packet that was copied: goes back into the ring; under receive_lock
     net::PacketList sent; // their descriptors came back; under the interface's queue lock
 };
 
@@ -107,7 +108,6 @@ private:
     VirtioDevice device_;
     Virtqueue control_;
     NetPair pairs_[max_queues];
-    FrameRef spare_; // of a packet that was copied: goes back into the ring
     Work rest_{serve_later, this};
     bool merges_buffers_ = false;
 };
@@ -184,7 +184,7 @@ void NetDevice::flush_transmit(unsigned queue) {
 
 void NetDevice::fill_locked(NetPair& pair) {
     while (pair.receive.free_descriptors() > 0) {
-        FrameRef frame = std::move(spare_);
+        FrameRef frame = std::move(pair.spare);
         if (!frame)
             frame = FrameRef::adopt(alloc_frame(false));
         if (!frame)
@@ -222,7 +222,7 @@ net::PacketPtr NetDevice::take_packet(NetPair& pair, const Virtqueue::Used& firs
     if (whole) {
         __builtin_memcpy(packet->put(head), buffer.data() + sizeof header, head);
         if (head == bytes)
-            spare_ = std::move(buffer);
+            pair.spare = std::move(buffer);
         else
             whole = append_buffer(*packet, std::move(buffer), header_bytes + head, bytes - head);
     }
