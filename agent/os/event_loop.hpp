@@ -45,6 +45,9 @@ public:
     // One round, which waits `timeout` at most (-1: for as long as it takes).
     void run_once(std::chrono::milliseconds timeout);
     void stop() { stopped_ = true; }
+    // After fork(), in the process that does not go on with it: epoll is common to both, so that
+    // what is forgotten here would be forgotten there. Nothing can be waited for here any more.
+    void leave_to_copy() { epoll_.reset(); }
 
 private:
     struct Watch {

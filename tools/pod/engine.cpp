@@ -171,9 +171,13 @@ os::Result<Engine::Link> Engine::connect(const std::string& pod,
 
 os::Result<Lock> Engine::lock(const std::string& id) const {
     TRY(check_id(id));
-    if (!exists(root_.container(id)))
+    auto held = exists(root_.container(id))
+                    ? Lock::take(root_.container(id) + "/lock")
+                    : os::fail(os::Code::NotFound, "container does not exist");
+    // Whoever held it may have removed the container meanwhile.
+    if (!held && held.error().code == os::Code::NotFound)
         return os::fail(os::Code::NotFound, "container does not exist");
-    return Lock::take(root_.container(id) + "/lock");
+    return held;
 }
 
 // The name for a new container, with its lock.

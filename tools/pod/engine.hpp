@@ -101,7 +101,9 @@ public:
     // The program waits for start(). Its streams are those of this process. The result: warnings.
     os::Result<std::vector<std::string>> create(const CreateOptions& options);
     os::Result<void> start(const std::string& id);
-    os::Result<void> kill(const std::string& id, int signal, bool all);
+    // `limit`: how long the guest may take, to be reached and for its answer.
+    os::Result<void> kill(const std::string& id, int signal, bool all,
+                          std::chrono::milliseconds limit = Pod::patience_for_boot());
     // `force`: whatever its state, and no error if there is none.
     os::Result<void> remove(const std::string& id, bool force);
     // The status, or 0 at once when detached.

@@ -47,7 +47,8 @@ os::Result<void> Engine::start(const std::string& id) {
     return {};
 }
 
-os::Result<void> Engine::kill(const std::string& id, int signal, bool all) {
+os::Result<void> Engine::kill(const std::string& id, int signal, bool all,
+                              std::chrono::milliseconds limit) {
     TRY(const ContainerState now, state(id));
     if (now.status == ContainerStatus::Stopped && !all)
         return os::fail(os::Code::FailedPrecondition, "container not running");
@@ -56,12 +57,13 @@ os::Result<void> Engine::kill(const std::string& id, int signal, bool all) {
         if (!pod || !pod->is_running())
             return {}; // all of them have ended
     }
-    TRY(const Link link, connect(now.record.pod));
+    TRY(const Link link, connect(now.record.pod, limit));
     proto::SignalRequest request;
     request.set_container_id(id);
     request.set_signal(static_cast<std::uint32_t>(signal));
     request.set_all(all);
-    TRY(link.agent->call<proto::Empty>("Signal", request));
+    TRY(link.agent->call<proto::Empty>(
+        "Signal", request, std::min<std::chrono::nanoseconds>(limit, AgentLink::usual_limit())));
     return {};
 }
 
@@ -98,7 +100,11 @@ os::Result<void> Engine::remove(const std::string& id, bool force) {
         rest.remove(patience_);
         return {};
     }
-    TRY(const Lock held, lock(id));
+    const auto held = lock(id);
+    if (!held && force && held.error().code == os::Code::NotFound)
+        return {}; // another was faster
+    if (!held)
+        return base::Failure(held.error());
     auto now = state(id);
     if (!now && !force)
         return base::Failure(now.error());

@@ -214,18 +214,22 @@ void Pod::end(std::chrono::milliseconds patience) const {
     if (!is_running())
         return;
     const auto deadline = std::chrono::steady_clock::now() + patience;
+    const auto left = [deadline](std::chrono::milliseconds least) {
+        return std::max(std::chrono::duration_cast<std::chrono::milliseconds>(
+                            deadline - std::chrono::steady_clock::now()),
+                        least);
+    };
     const auto patience_for_answer = pod::patience(std::chrono::seconds(2));
     if (const auto loop = os::EventLoop::create()) {
         const auto link =
             AgentLink::connect(**loop, directory_, vm_, std::min(patience_for_answer, patience));
         if (link) {
+            // To a call, no time at all is all the time there is.
             static_cast<void>((*link)
                                   ->call<proto::Empty>("Shutdown", proto::Empty(),
-                                                       deadline - std::chrono::steady_clock::now())
+                                                       left(std::chrono::milliseconds(1)))
                                   .has_value());
-            const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-                deadline - std::chrono::steady_clock::now());
-            if (vm_.wait_for_end(std::max(left, std::chrono::milliseconds(0))))
+            if (vm_.wait_for_end(left(std::chrono::milliseconds(0))))
                 return;
         }
     }

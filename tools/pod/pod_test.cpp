@@ -4,17 +4,21 @@
 #include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
+#include <poll.h>
+#include <thread>
 #include <unistd.h>
 
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
 #include <catch2/catch.hpp>
 
 #include "agent/os/files.hpp"
+#include "agent/ttrpc/server.hpp"
 #include "tools/pod/engine.hpp"
 #include "tools/pod/guest_config.hpp"
 #include "tools/pod/hooks.hpp"
@@ -70,6 +74,52 @@ ContainerRecord sample() {
     record.shared = {{"0123456789abcdef", 7, 9, true}};
     record.cgroups = {"/sys/fs/cgroup/x"};
     return record;
+}
+
+// The directory of a pod whose VM is that process, and the socket where its connections arrive.
+os::UniqueFd listen_as_vm(const StateRoot& root, const std::string& pod, const ProcessId& vm) {
+    REQUIRE(make_directories(root.pod(pod)));
+    REQUIRE(write_quickly(root.pod(pod) + "/vm.json", to_text(vm.to_json())));
+    const os::UniqueFd place(::open(root.pod(pod).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    os::UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+    std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock", place.get());
+    REQUIRE(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0);
+    REQUIRE(::listen(listener.get(), 16) == 0);
+    return listener;
+}
+
+// One connection, asked for a port and not yet told that it has it.
+os::UniqueFd accept_as_vm(int listener) {
+    os::UniqueFd socket(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    char byte = 0;
+    while (::read(socket.get(), &byte, 1) == 1 && byte != '\n') {
+    }
+    return socket;
+}
+
+void grant_as_vm(int socket) {
+    static_cast<void>(!::send(socket, "OK 1024\n", 8, MSG_NOSIGNAL));
+}
+
+template <typename Test>
+bool comes(Test test) {
+    for (int i = 0; i < 3000; ++i) {
+        if (test())
+            return true;
+        ::usleep(10'000);
+    }
+    return false;
+}
+
+// A process that waits for nothing but its end.
+pid_t idle_process() {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        for (;;)
+            ::pause();
+    }
+    return child;
 }
 
 } // namespace
@@ -251,18 +301,153 @@ TEST_CASE("a guest that says nothing is asked for its figures for as long as one
     record.process = *self;
     REQUIRE(make_directories(root.container(record.id)));
     REQUIRE(record.store(root));
-    REQUIRE(make_directories(root.pod(record.pod)));
-    REQUIRE(write_quickly(root.pod(record.pod) + "/vm.json", to_text(self->to_json())));
-    const os::UniqueFd place(
-        ::open(root.pod(record.pod).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    const os::UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
-    std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock", place.get());
-    REQUIRE(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) == 0);
-    REQUIRE(::listen(listener.get(), 16) == 0);
+    const os::UniqueFd listener = listen_as_vm(root, record.pod, *self);
     const auto stats = Engine(root).stats(record.id, std::chrono::milliseconds(50));
     REQUIRE_FALSE(stats);
     CHECK(stats.error().code == os::Code::DeadlineExceeded);
+    // A signal for it, too.
+    const auto killed = Engine(root).kill(record.id, SIGTERM, false, std::chrono::milliseconds(50));
+    REQUIRE_FALSE(killed);
+    CHECK(killed.error().code == os::Code::DeadlineExceeded);
+}
+
+TEST_CASE("a VM that says nothing is ended, also if its time was over before it was asked to") {
+    const Scratch scratch;
+    const StateRoot root(scratch.path());
+    const pid_t vm = idle_process();
+    const auto process = ProcessId::of(vm);
+    REQUIRE(process);
+    const os::UniqueFd listener = listen_as_vm(root, "one", *process);
+    constexpr std::chrono::milliseconds patience(1000);
+    const pid_t caller = ::fork();
+    if (caller == 0) {
+        ::alarm(60);
+        Pod::open(root, "one")->end(patience);
+        ::_exit(0);
+    }
+    const os::UniqueFd socket = accept_as_vm(listener.get());
+    // The connection is there in time; the caller, whom nobody lets run, is not.
+    ::kill(caller, SIGSTOP);
+    int status = 0;
+    REQUIRE(::waitpid(caller, &status, WUNTRACED) == caller);
+    grant_as_vm(socket.get());
+    std::this_thread::sleep_for(patience + patience / 10);
+    ::kill(caller, SIGCONT);
+    if (WIFSTOPPED(status))
+        REQUIRE(::waitpid(caller, &status, 0) == caller);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    CHECK_FALSE(process->is_alive());
+    ::kill(vm, SIGKILL);
+    ::waitpid(vm, nullptr, 0);
+}
+
+namespace {
+
+// An agent in whose container a program has ended that left another one behind: its output goes on.
+[[noreturn]] void be_agent(int listener) {
+    ::alarm(120);
+    const auto loop = os::EventLoop::create();
+    ttrpc::Server server(**loop);
+    constexpr const char* service = "joey.agent.v1.Agent";
+    server.handle<proto::ExecRequest, proto::ExecResponse>(
+        service, "Exec", [](const auto&, const ttrpc::Reply<proto::ExecResponse>& reply) {
+            reply(proto::ExecResponse());
+        });
+    server.handle<proto::StartRequest, proto::StartResponse>(
+        service, "Start", [](const auto&, const ttrpc::Reply<proto::StartResponse>& reply) {
+            reply(proto::StartResponse());
+        });
+    server.handle<proto::ProcessRequest, proto::WaitResponse>(
+        service, "Wait", [](const auto&, const ttrpc::Reply<proto::WaitResponse>& reply) {
+            proto::WaitResponse ended;
+            ended.mutable_exit()->set_code(3);
+            reply(ended);
+        });
+    std::vector<ttrpc::Reply<proto::ReadOutputResponse>> waiting;
+    server.handle<proto::ReadOutputRequest, proto::ReadOutputResponse>(
+        service, "ReadOutput",
+        [&waiting](const auto&, const ttrpc::Reply<proto::ReadOutputResponse>& reply) {
+            waiting.push_back(reply);
+        });
+    os::UniqueFd socket = accept_as_vm(listener);
+    grant_as_vm(socket.get());
+    if (!server.serve(std::move(socket)))
+        ::_exit(1);
+    (*loop)->run();
+    ::_exit(0);
+}
+
+} // namespace
+
+TEST_CASE("who serves the output of what an executed program left behind ends with the VM") {
+    const Scratch scratch;
+    const StateRoot root(scratch.path());
+    REQUIRE(root.make());
+    const auto self = ProcessId::of(::getpid()); // in place of the container's relay
+    REQUIRE(self);
+    ContainerRecord record = sample();
+    record.process = *self;
+    REQUIRE(make_directories(root.container(record.id)));
+    REQUIRE(record.store(root));
+    os::UniqueFd listener = listen_as_vm(root, record.pod, *self);
+    const pid_t vm = ::fork();
+    if (vm == 0)
+        be_agent(listener.get());
+    listener.reset();
+    const auto process = ProcessId::of(vm);
+    REQUIRE(process);
+    REQUIRE(write_quickly(root.pod(record.pod) + "/vm.json", to_text(process->to_json())));
+    std::array<int, 2> out{-1, -1};
+    REQUIRE(::pipe2(out.data(), O_CLOEXEC) == 0);
+    const os::UniqueFd read_end(out[0]);
+    os::UniqueFd write_end(out[1]);
+    const pid_t caller = ::fork();
+    if (caller == 0) {
+        ::setsid();
+        ::alarm(60);
+        const auto status = Engine(root).exec({.container = record.id,
+                                               .process = Json{{"args", {"program"}}},
+                                               .streams = StreamFds{-1, write_end.get(), -1}});
+        ::_exit(status && *status == 3 ? 0 : 1);
+    }
+    write_end.reset();
+    int status = 0;
+    REQUIRE(::waitpid(caller, &status, 0) == caller);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    // Somebody still has the stream.
+    pollfd wanted{read_end.get(), POLLIN, 0};
+    CHECK(::poll(&wanted, 1, 0) == 0);
+    ::kill(vm, SIGKILL);
+    ::waitpid(vm, nullptr, 0);
+    constexpr int milliseconds = 30'000;
+    CHECK(::poll(&wanted, 1, milliseconds) == 1);
+    ::kill(-caller, SIGKILL);
+}
+
+TEST_CASE("of two who remove a container by force the second finds nothing, and that is no error") {
+    const Scratch scratch;
+    const StateRoot root(scratch.path());
+    REQUIRE(make_directories(root.container("one")));
+    std::optional<Lock> first(*Lock::take(root.container("one") + "/lock"));
+    const pid_t second = ::fork();
+    if (second == 0) {
+        first.reset(); // its copy alone: the lock is the parent's as well
+        ::alarm(60);
+        ::_exit(Engine(root).remove("one", true) ? 0 : 1);
+    }
+    CHECK(comes([&] {
+        const auto locks = os::read_file(AT_FDCWD, "/proc/locks");
+        return !locks || locks->find("-> FLOCK  ADVISORY  WRITE " + std::to_string(second)) !=
+                             std::string::npos;
+    }));
+    REQUIRE(remove_tree(root.container("one")));
+    first.reset();
+    int status = 0;
+    REQUIRE(::waitpid(second, &status, 0) == second);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    const auto none = Engine(root).remove("one", false);
+    REQUIRE_FALSE(none);
+    CHECK(none.error().message == "container does not exist");
 }
 
 TEST_CASE("a lock keeps another process out until its holder is killed") {
@@ -313,6 +498,28 @@ TEST_CASE("a zombie has ended") {
     REQUIRE(process);
     CHECK_FALSE(process->is_alive());
     waitpid(child, nullptr, 0);
+}
+
+TEST_CASE("a process has not ended as long as one of its threads lives") {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(60);
+        std::thread([] {
+            for (;;)
+                ::pause();
+        }).detach();
+        ::syscall(SYS_exit, 0); // this thread alone
+    }
+    const auto process = ProcessId::of(child);
+    REQUIRE(process);
+    CHECK(comes([&] {
+        const auto stat = os::read_file(AT_FDCWD, os::text("/proc/", child, "/stat").c_str());
+        return stat && stat->find(") Z ") != std::string::npos;
+    }));
+    CHECK(process->is_alive());
+    CHECK_FALSE(process->wait_for_end(std::chrono::milliseconds(0)));
+    CHECK(process->kill_and_wait(std::chrono::milliseconds(30'000)));
+    ::waitpid(child, nullptr, 0);
 }
 
 TEST_CASE("the root and bind mounts are sources, other mounts are the guest's") {

@@ -16,6 +16,7 @@ namespace {
 
 struct Stat {
     char state = 0;
+    std::uint64_t threads = 0;
     std::uint64_t start = 0;
 };
 
@@ -29,6 +30,7 @@ std::optional<Stat> read_stat(pid_t pid) {
         return std::nullopt;
     Stat out;
     constexpr int state_field = 3;
+    constexpr int threads_field = 20;
     constexpr int start_field = 22;
     for (int field = state_field; field <= start_field; ++field) {
         at = text->find(' ', at);
@@ -36,6 +38,8 @@ std::optional<Stat> read_stat(pid_t pid) {
             return std::nullopt;
         if (field == state_field)
             out.state = (*text)[at];
+        else if (field == threads_field)
+            std::from_chars(text->data() + at, text->data() + text->size(), out.threads);
     }
     std::from_chars(text->data() + at, text->data() + text->size(), out.start);
     return out;
@@ -66,7 +70,9 @@ Json ProcessId::to_json() const {
 
 bool ProcessId::is_alive() const {
     const auto stat = pid > 0 ? read_stat(pid) : std::nullopt;
-    return stat && stat->start == start && stat->state != 'Z' && stat->state != 'X';
+    // The state is that of the first thread; the others may still be on their way out.
+    return stat && stat->start == start && stat->state != 'X' &&
+           (stat->state != 'Z' || stat->threads > 1);
 }
 
 os::UniqueFd ProcessId::handle() const {

@@ -385,6 +385,7 @@ int Relay::run() {
             deliver_rest();
             ::_exit(0);
         }
+        loop_.leave_to_copy();
     } else if (config_.ended) {
         config_.ended();
     }

@@ -44,7 +44,7 @@ public:
     os::Result<void> prepare();
     // Until the program has ended and what it wrote has been delivered; its status, as a shell has
     // it. A program that is left behind with the streams open, and whoever is slow to take what was
-    // written, are served by a copy of this process.
+    // written, are served by a copy of this process, which has the loop from then on.
     int run();
 
 private:
