@@ -464,6 +464,49 @@ def killed():
         joey.nothing_is_left()
 
 
+@case("people: commands at the same time: two restarts, stop while it is started again, rm -f of one whose monitor hangs in its start")
+def at_the_same_time():
+    with people() as joey:
+        joey.image()
+        ident = joey.start("--name", "r1", "box:1", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+        both = [subprocess.Popen([JOEY, *joey.options, "restart", "r1"], stdout=subprocess.DEVNULL, start_new_session=True) for _ in range(2)]
+        equal("status of both", [0, 0], [one.wait(120 * PATIENCE) for one in both])
+        equal("it runs", 0, joey.do("exec", "r1", "true").status)
+        equal("state", "running", joey.inspect("r1")["State"]["Status"])
+        joey.must("rm", "-f", "r1")
+
+        # What is to be removed at its end is not, if that end is a restart's.
+        joey.start("--rm", "--name", "r2", "box:1", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+        joey.must("restart", "r2")
+        joey.must("exec", "r2", "true")
+        joey.must("stop", "r2")
+        refused(joey.do("inspect", "r2"), "no such container", 1)
+
+        # The first time it fails; from then on it runs until it is told to end.
+        joey.start("--name", "s1", "--restart", "on-failure", "box:1", "sh", "-c",
+                   "trap 'exit 7' TERM; test -e /data/again || { touch /data/again; sync; exit 1; }; while :; do sleep 0.1; done")
+        joey.until_state("s1", "restarting")
+        joey.must("stop", "-t", "1000", "s1")
+        state = joey.inspect("s1")["State"]
+        holds("it has ended, and by no SIGKILL", state["Status"] == "exited" and state["ExitCode"] in (1, 7), state)
+        joey.must("rm", "s1")
+
+        ident = joey.must("create", "--name", "h1", *SMALL, "box:1", "sleep", "1000").strip()
+        started = subprocess.Popen([JOEY, *joey.options, "start", "h1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   start_new_session=True)
+        begun = os.path.join(joey.root, "containers", ident, "begun.json")
+        # In time, or the start was faster: then a stopped monitor has no lock.
+        while not os.path.exists(begun) and started.poll() is None:
+            time.sleep(0.001)
+        with open(os.path.join(joey.root, "people", ident, "condition.json"), encoding="utf-8") as file:
+            monitor = json.load(file)["monitor"]["pid"]
+        with contextlib.suppress(OSError):
+            os.kill(monitor, signal.SIGSTOP)
+        joey.must("rm", "-f", "h1")
+        started.wait(60 * PATIENCE)
+        joey.nothing_is_left()
+
+
 @case("people: images by path: an OCI layout, an archive; a directory by --rootfs; --init reaps")
 def sources():
     with people() as joey:

@@ -35,8 +35,8 @@ os::Result<int> logs(Session& session, const Arguments& arguments);
 os::Result<int> events(Session& session, const Arguments& arguments);
 // stats_command.cpp
 os::Result<int> stats(Session& session, const Arguments& arguments);
-// Whatever it does: killed first, if it runs.
-os::Result<void> remove_container(Session& session, const Container& container);
+// With `force` whatever it does: killed first, if it runs.
+os::Result<void> remove_container(Session& session, const Container& container, bool force);
 // manage_commands.cpp
 os::Result<int> rename(Session& session, const Arguments& arguments);
 os::Result<int> port(Session& session, const Arguments& arguments);

@@ -1,4 +1,5 @@
 // What people type and what is kept on disk: parsing and state.
+#include <csignal>
 #include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
@@ -9,11 +10,13 @@
 
 #include <catch2/catch.hpp>
 
+#include "agent/os/files.hpp"
 #include "tools/image/testing/archive_maker.hpp"
 #include "tools/joey/containers/commands.hpp"
 #include "tools/joey/containers/copy.hpp"
 #include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
+#include "tools/joey/containers/pod_network.hpp"
 #include "tools/joey/containers/run_request.hpp"
 #include "tools/joey/containers/security.hpp"
 #include "tools/joey/containers/table.hpp"
@@ -202,6 +205,236 @@ TEST_CASE("the registry: names are taken once, found by name, ID and its beginni
     REQUIRE(registry.drop(one).has_value());
     CHECK_FALSE(registry.has("one"));
     CHECK(registry.list().size() == 1);
+}
+
+namespace {
+
+Registry registry_in(const ScratchFolder& folder) {
+    return Registry(folder / "data", pod::StateRoot(folder / "run"));
+}
+
+// As if the container had a monitor: this process.
+Condition watched_here(Phase phase) {
+    Condition out;
+    out.phase = phase;
+    out.boot = boot_id();
+    out.monitor = *pod::ProcessId::of(::getpid());
+    return out;
+}
+
+Condition without_monitor() {
+    Condition out = watched_here(Phase::Running);
+    out.monitor = {1U << 22, 1};
+    return out;
+}
+
+template <typename Test>
+bool comes(Test test) {
+    for (int i = 0; i < 3000; ++i) {
+        if (test())
+            return true;
+        ::usleep(10'000);
+    }
+    return false;
+}
+
+bool is_asleep(pid_t pid) {
+    const auto stat = os::read_file(AT_FDCWD, os::text("/proc/", pid, "/stat").c_str());
+    return stat && stat->find(") S ") != std::string::npos;
+}
+
+bool waits_for_lock(pid_t pid) {
+    const auto locks = os::read_file(AT_FDCWD, "/proc/locks");
+    return !locks ||
+           locks->find("-> FLOCK  ADVISORY  WRITE " + std::to_string(pid)) != std::string::npos;
+}
+
+// In a process of its own, which ends in any case; what it writes to stdout comes to `out`.
+class Background {
+public:
+    template <typename Act>
+    explicit Background(Act act) {
+        int ends[2] = {-1, -1};
+        REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+        out_ = os::UniqueFd(ends[0]);
+        const os::UniqueFd write_end(ends[1]);
+        std::fflush(stdout);
+        pid_ = ::fork();
+        if (pid_ == 0) {
+            ::alarm(60);
+            ::dup2(write_end.get(), STDOUT_FILENO);
+            ::_exit(act());
+        }
+    }
+    ~Background() {
+        if (ended_)
+            return;
+        ::kill(pid_, SIGKILL);
+        ::waitpid(pid_, nullptr, 0);
+    }
+    Background(const Background&) = delete;
+    Background& operator=(const Background&) = delete;
+    pid_t pid() const { return pid_; }
+    int status() {
+        int status = 0;
+        REQUIRE(::waitpid(pid_, &status, 0) == pid_);
+        ended_ = true;
+        return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+    std::string said() const {
+        std::string out(4096, '\0');
+        const ssize_t got = ::read(out_.get(), out.data(), out.size());
+        out.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+        return out;
+    }
+
+private:
+    pid_t pid_ = -1;
+    os::UniqueFd out_;
+    bool ended_ = false;
+};
+
+int command(const ScratchFolder& folder, const char* name, const std::vector<std::string>& words) {
+    Session session{registry_in(folder), folder / "store"};
+    const auto status = find_command(name)->run(session, *parse(name, words));
+    return status ? *status : 1;
+}
+
+} // namespace
+
+TEST_CASE("what a monitor was killed over is done for it: its pod's VM ends, and --rm removes") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.remove = true;
+    REQUIRE(registry.add(one).has_value());
+    registry.store(one, without_monitor());
+    Container two = a_container("two");
+    two.pod = "shared";
+    REQUIRE(registry.add(two).has_value());
+    REQUIRE(pod::make_directories(folder / "run/pods/shared").has_value());
+    registry.store(two, without_monitor());
+    CHECK(registry.condition(one).status == 137);
+    CHECK_FALSE(pod::exists(registry.directory(one)));
+    CHECK(registry.condition(two).status == 137);
+    CHECK_FALSE(pod::exists(folder / "run/pods/shared"));
+    CHECK(registry.has("two"));
+}
+
+TEST_CASE("a pod is not left by a container that was started again meanwhile") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.pod = "shared";
+    REQUIRE(registry.add(one).has_value());
+    REQUIRE(pod::make_directories(folder / "run/pods/shared").has_value());
+    registry.store(one, watched_here(Phase::Starting));
+    leave_pod(registry, one);
+    CHECK(pod::exists(folder / "run/pods/shared"));
+    registry.store(one, watched_here(Phase::Exited));
+    leave_pod(registry, one);
+    CHECK_FALSE(pod::exists(folder / "run/pods/shared"));
+}
+
+TEST_CASE("what is left of a removal that was killed goes when the next container is made") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    REQUIRE(registry.add(one).has_value());
+    Container other = a_container("other");
+    REQUIRE(registry.add(other).has_value());
+    REQUIRE(pod::make_directories(registry.directory(other) + "/layer/upper/d").has_value());
+    REQUIRE(::unlink((registry.directory(other) + "/container.json").c_str()) == 0);
+    Container third = a_container("third");
+    {
+        // Not while somebody is at it.
+        const auto held = pod::Lock::take(registry.directory(other) + "/lock");
+        REQUIRE(held.has_value());
+        REQUIRE(registry.add(third).has_value());
+        CHECK(pod::exists(registry.directory(other)));
+    }
+    Container fourth = a_container("fourth");
+    REQUIRE(registry.add(fourth).has_value());
+    CHECK_FALSE(pod::exists(registry.directory(other)));
+    CHECK(registry.list().size() == 3);
+}
+
+TEST_CASE("rm without --force looks again when it has the lock: the container may run by then") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    REQUIRE(registry.add(one).has_value());
+    std::optional<pod::Lock> held(*registry.lock(one));
+    Background removal([&] {
+        held.reset(); // its copy alone
+        return command(folder, "rm", {"one"});
+    });
+    CHECK(comes([&] { return waits_for_lock(removal.pid()); }));
+    registry.store(one, watched_here(Phase::Running));
+    held.reset();
+    CHECK(removal.status() == 1);
+    CHECK(registry.has("one"));
+}
+
+TEST_CASE("what one command changes of a container another does not undo that began before") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    REQUIRE(registry.add(one).has_value());
+    std::ofstream(registry.directory(one) + "/config.json") << R"({"linux": {"resources": {}}})";
+    std::optional<pod::Lock> held(*registry.lock(one));
+    Background update([&] {
+        held.reset(); // its copy alone
+        return command(folder, "update", {"--restart", "always", "one"});
+    });
+    CHECK(comes([&] { return waits_for_lock(update.pid()); }));
+    REQUIRE(registry.rename(one, "other").has_value());
+    held.reset();
+    CHECK(update.status() == 0);
+    REQUIRE(registry.has("other"));
+    CHECK(registry.find("other")->restart.kind == RestartPolicy::Kind::Always);
+}
+
+TEST_CASE("start: of what runs it is no mistake; what is just being removed is not started") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    REQUIRE(registry.add(one).has_value());
+    registry.store(one, watched_here(Phase::Running));
+    Background again([&] { return command(folder, "start", {"one"}); });
+    CHECK(again.status() == 0);
+    CHECK(again.said() == "one\n");
+    Container two = a_container("two");
+    two.remove = true;
+    REQUIRE(registry.add(two).has_value());
+    registry.store(two, watched_here(Phase::Exited));
+    Background late([&] { return command(folder, "start", {"two"}); });
+    CHECK(late.status() == 1);
+    CHECK(registry.peek(two).monitor.pid == ::getpid());
+}
+
+TEST_CASE("wait: for the end, also if the monitor does not listen; of what is gone, no status") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    for (const bool is_removed : {false, true}) {
+        Container one = a_container("one");
+        REQUIRE(registry.add(one).has_value());
+        registry.store(one, watched_here(Phase::Starting));
+        Background waiter([&] { return command(folder, "wait", {"one"}); });
+        CHECK(comes([&] { return is_asleep(waiter.pid()); }));
+        if (is_removed) {
+            REQUIRE(registry.drop(one).has_value());
+            CHECK(waiter.status() == 1);
+            CHECK(waiter.said().empty());
+            continue;
+        }
+        Condition ended = watched_here(Phase::Exited);
+        ended.status = 5;
+        registry.store(one, ended);
+        CHECK(waiter.status() == 0);
+        CHECK(waiter.said() == "5\n");
+        REQUIRE(registry.drop(one).has_value());
+    }
 }
 
 TEST_CASE("a log: lines, pieces of lines, files put aside, read in order") {

@@ -18,6 +18,11 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds patience(20'000);
 
+// A guest that says nothing keeps nobody from ending it.
+milliseconds patience_for_signal() {
+    return pod::patience(milliseconds(10'000));
+}
+
 os::Result<void> not_running(const Container& container) {
     return os::fail(os::Code::FailedPrecondition, "container ", container.name, " is not running");
 }
@@ -33,16 +38,18 @@ os::Result<void> stop_one(Registry& registry, const Container& container, int si
     static_cast<void>(now.monitor.signal(SIGUSR1).has_value());
     if (now.phase == Phase::Paused)
         static_cast<void>(registry.engine().resume(container.id).has_value());
-    static_cast<void>(registry.engine().kill(container.id, signal, false).has_value());
+    static_cast<void>(
+        registry.engine().kill(container.id, signal, false, patience_for_signal()).has_value());
     constexpr std::int64_t longest = 86'400;
     const milliseconds limit(grace < 0 ? longest * 1000 : std::min(grace, longest) * 1000);
     if (now.monitor.wait_for_end(limit))
         return {};
-    static_cast<void>(registry.engine().kill(container.id, SIGKILL, true).has_value());
+    static_cast<void>(
+        registry.engine().kill(container.id, SIGKILL, true, patience_for_signal()).has_value());
     if (now.monitor.wait_for_end(patience))
         return {};
-    // The guest does not answer: the VM goes, and what waits for it sees that.
-    static_cast<void>(registry.engine().remove(container.id, true).has_value());
+    // The guest does not answer, or the monitor does not. First the monitor: one that hangs, or was
+    // stopped, may hold a lock that the end of the rest is waited for with.
     if (!now.monitor.kill_and_wait(patience))
         return os::fail(os::Code::DeadlineExceeded, "container ", container.name, " does not end");
     static_cast<void>(registry.condition(container));
@@ -90,12 +97,22 @@ os::Result<int> restart(Session& session, const Arguments& arguments) {
     return for_each_container(
         session, arguments.words(),
         [&](const Container& container, const std::string& word) -> os::Result<void> {
-            TRY(stop_as_asked(session, arguments, container));
-            TRY(const pod::Lock held, session.registry.lock(container));
-            TRY(const os::UniqueFd socket, start_monitor(session.registry, container, {}));
-            TRY(const std::optional<int> failed, await_start(socket.get()));
-            if (failed)
-                return os::fail(os::Code::Internal, "container ", word, " did not start again");
+            for (;;) {
+                session.registry.set_kept(container, true);
+                if (const auto stopped = stop_as_asked(session, arguments, container); !stopped) {
+                    session.registry.set_kept(container, false);
+                    return stopped;
+                }
+                TRY(const pod::Lock held, session.registry.lock(container));
+                // Another command has started it meanwhile: there is one monitor at a time.
+                if (session.registry.peek(container).is_live())
+                    continue;
+                TRY(const os::UniqueFd socket, start_monitor(session.registry, container, {}));
+                TRY(const std::optional<int> failed, await_start(socket.get()));
+                if (failed)
+                    return os::fail(os::Code::Internal, "container ", word, " did not start again");
+                break;
+            }
             TRY(print(word + "\n"));
             return {};
         });
@@ -125,12 +142,21 @@ os::Result<int> kill(Session& session, const Arguments& arguments) {
         });
 }
 
-os::Result<void> remove_container(Session& session, const Container& container) {
+os::Result<void> remove_container(Session& session, const Container& container, bool force) {
     Registry& registry = session.registry;
-    TRY(stop_one(registry, container, SIGKILL, 1));
-    const auto held = registry.lock(container);
-    if (!held)
-        return {}; // with --rm, its monitor was faster
+    std::optional<pod::Lock> lock;
+    while (!lock) {
+        if (!force && registry.condition(container).is_live())
+            return os::fail(os::Code::FailedPrecondition, "container ", container.name,
+                            " is running; 'joey stop' it first, or remove it with --force");
+        TRY(stop_one(registry, container, SIGKILL, 1));
+        auto held = registry.lock(container);
+        if (!held)
+            return {}; // with --rm, its monitor was faster
+        // Who had the lock may have started it.
+        if (!registry.peek(container).is_live())
+            lock = std::move(*held);
+    }
     TRY(registry.engine().remove(container.id, true));
     if (!container.pod.empty())
         leave_pod(registry, container);
@@ -148,11 +174,8 @@ os::Result<int> remove(Session& session, const Arguments& arguments) {
         os::Result<void> done;
         if (!container)
             done = base::Failure(container.error());
-        else if (!force && session.registry.condition(*container).is_live())
-            done = os::fail(os::Code::FailedPrecondition, "container ", word,
-                            " is running; 'joey stop' it first, or remove it with --force");
         else
-            done = remove_container(session, *container);
+            done = remove_container(session, *container, force);
         if (done)
             done = [&]() -> os::Result<void> {
                 TRY(print(word + "\n"));
@@ -200,21 +223,36 @@ namespace {
 
 constexpr char no_flags = 0;
 
-// The status of the next end, or of the last one; with --rm, only its monitor can still tell.
-int wait_for_end(Registry& registry, const Container& container) {
-    if (!registry.condition(container).is_live())
-        return registry.condition(container).status;
+// Nothing: its monitor does not listen, or is gone.
+std::optional<int> hear_of_end(const Registry& registry, const Container& container) {
     const auto socket = connect_in(registry.directory(container));
-    if (socket)
-        tell(socket->get(), Word::Hello, std::string_view(&no_flags, 1), true);
-    while (socket) {
+    if (!socket)
+        return std::nullopt;
+    tell(socket->get(), Word::Hello, std::string_view(&no_flags, 1), true);
+    for (;;) {
         const auto heard = hear(socket->get(), true);
         if (!heard || !*heard)
-            break;
+            return std::nullopt;
         if ((*heard)->word == Word::Ended)
             return std::atoi((*heard)->data.c_str());
     }
-    return registry.condition(container).status;
+}
+
+// The status of the next end, or of the last one; with --rm, only its monitor can still tell.
+os::Result<int> wait_for_end(Registry& registry, const Container& container) {
+    for (;;) {
+        const Condition now = registry.condition(container);
+        if (now.phase == Phase::Created && !registry.has(container.id))
+            return os::fail(os::Code::NotFound, "No such container: ", container.name);
+        if (!now.is_live())
+            return now.status;
+        if (const auto status = hear_of_end(registry, container))
+            return *status;
+        // One that is just starting does not listen yet, and one whose audience is large enough
+        // takes nobody more.
+        constexpr milliseconds between(100);
+        now.monitor.wait_for_end(between);
+    }
 }
 
 } // namespace
@@ -223,7 +261,8 @@ os::Result<int> wait(Session& session, const Arguments& arguments) {
     return for_each_container(
         session, arguments.words(),
         [&](const Container& container, const std::string&) -> os::Result<void> {
-            TRY(print(std::to_string(wait_for_end(session.registry, container)) + "\n"));
+            TRY(const int status, wait_for_end(session.registry, container));
+            TRY(print(std::to_string(status) + "\n"));
             return {};
         });
 }

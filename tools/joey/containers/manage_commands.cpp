@@ -65,7 +65,11 @@ os::Result<void> remove_stopped(Session& session, std::uint64_t& freed) {
         if (session.registry.condition(one).is_live())
             continue;
         const std::uint64_t bytes = disk_bytes(session.registry.directory(one));
-        TRY(remove_container(session, one));
+        if (const auto done = remove_container(session, one, false); !done) {
+            if (done.error().code == os::Code::FailedPrecondition)
+                continue; // it has just been started
+            return base::Failure(done.error());
+        }
         freed += bytes;
         removed += one.id + "\n";
     }
@@ -187,7 +191,10 @@ Json facts(Session& session) {
 } // namespace
 
 os::Result<int> rename(Session& session, const Arguments& arguments) {
-    TRY(Container container, session.registry.find(arguments.words()[0]));
+    TRY(const Container known, session.registry.find(arguments.words()[0]));
+    TRY(const pod::Lock held, session.registry.lock(known));
+    // As it is now: others have changed it meanwhile.
+    TRY(Container container, session.registry.find(known.id));
     const std::string before = container.name;
     std::string name = arguments.words()[1];
     if (name.starts_with('/'))

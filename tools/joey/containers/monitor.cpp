@@ -122,13 +122,14 @@ os::Result<void> Monitor::prepare() {
     if (!self)
         return os::fail(os::Code::Internal, "/proc does not show this process");
     now_.monitor = *self;
-    set_phase(Phase::Starting);
+    // Before anybody knows whom to send one.
     sigset_t set;
     ::sigemptyset(&set);
     for (const int number : {SIGUSR1, SIGTERM, SIGHUP, SIGINT, SIGQUIT})
         ::sigaddset(&set, number);
     ::sigprocmask(SIG_SETMASK, &set, nullptr);
     std::signal(SIGPIPE, SIG_IGN);
+    set_phase(Phase::Starting);
     signals_ = os::UniqueFd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     if (!signals_)
         return os::fail_errno(errno, "make a signalfd");
@@ -185,6 +186,10 @@ os::Result<void> Monitor::start_once() {
                           [this] { audience_.hold_input(false); }});
     program_->resize(size_);
     TRY(program_->create());
+    // Whoever stopped it meanwhile found nothing that takes a signal.
+    if (registry_.is_stopped(container_))
+        return os::fail(os::Code::FailedPrecondition, "container ", container_.name,
+                        " was stopped before its program began");
     TRY(program_->start());
     program_->write_input(early_input_);
     early_input_.clear();
@@ -236,7 +241,7 @@ void Monitor::end_for_good() {
     set_phase(now_.phase == Phase::Starting ? Phase::Created : Phase::Exited);
     if (!container_.pod.empty())
         leave_pod(registry_, container_);
-    if (container_.remove) {
+    if (container_.remove && !registry_.is_kept(container_)) {
         registry_.note(container_, "destroy");
         static_cast<void>(registry_.drop(container_).has_value());
     }
@@ -256,7 +261,7 @@ void Monitor::run(os::UniqueFd first) {
         if (started) {
             has_run = true;
             run_until_end();
-        } else {
+        } else if (!has_run || !registry_.is_stopped(container_)) {
             now_.status = status_of_failure(started.error());
             now_.error = started.error().message;
         }
@@ -305,6 +310,7 @@ void Monitor::run(os::UniqueFd first) {
 os::Result<os::UniqueFd> start_monitor(Registry& registry, const Container& container,
                                        const Start& start) {
     registry.set_stopped(container, false);
+    registry.set_kept(container, false);
     TRY(Line line, make_line());
     const char wants = static_cast<char>(start.wants);
     tell(line.near.get(), Word::Hello, std::string_view(&wants, 1), true);

@@ -94,6 +94,9 @@ os::Result<void> join_pod(Registry& registry, const Container& container) {
 
 void leave_pod(Registry& registry, const Container& container) {
     const auto held = lock_pods(registry);
+    // It has ended, so that it could be started again meanwhile, in the same VM.
+    if (registry.peek(container).is_live())
+        return;
     for (const Container& other : registry.list()) {
         if (other.id == container.pod)
             return; // the VM is that one's

@@ -12,6 +12,7 @@
 #include "agent/os/files.hpp"
 #include "tools/image/beneath.hpp"
 #include "tools/image/store.hpp"
+#include "tools/joey/containers/pod_network.hpp"
 
 namespace joey::containers {
 
@@ -58,9 +59,28 @@ os::Result<Container> Registry::find(const std::string& word) const {
                     "; give more of the ID");
 }
 
+// What somebody left who was killed while he removed a container, or made one. Requires: the lock
+// of names, under which a container gets its record and loses it.
+void Registry::remove_remains() const {
+    const os::UniqueFd data(::open(data_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    for (const std::string& id : pod::names_in(data_)) {
+        constexpr std::size_t length_of_id = 64;
+        const std::string place = os::text(data_, "/", id);
+        if (id.size() != length_of_id || !is_hexadecimal(id) ||
+            pod::exists(place + "/container.json"))
+            continue;
+        // Held: somebody is just removing it.
+        const os::UniqueFd lock(
+            ::open((place + "/lock").c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+        if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) == 0)
+            static_cast<void>(image::remove_tree(data.get(), id).has_value());
+    }
+}
+
 os::Result<void> Registry::add(Container& container) {
     TRY(pod::make_directories(data_));
     TRY(const pod::Lock held, pod::Lock::take(data_ + "/lock"));
+    remove_remains();
     const std::vector<Container> all = list();
     const auto holder = [&all](const std::string& name) {
         return std::find_if(all.begin(), all.end(),
@@ -195,6 +215,13 @@ Condition Registry::clear_away(const Container& container) {
     now->health.status.clear();
     store(container, *now);
     note(container, "die", {{"exitCode", std::to_string(killed)}});
+    // What its monitor would have done at the end.
+    if (!container.pod.empty())
+        leave_pod(*this, container);
+    if (container.remove && !is_kept(container) && held) {
+        note(container, "destroy");
+        static_cast<void>(drop(container).has_value());
+    }
     return *now;
 }
 
@@ -208,16 +235,32 @@ void Registry::store(const Container& container, const Condition& condition) con
     static_cast<void>(written.has_value());
 }
 
-void Registry::set_stopped(const Container& container, bool stopped) const {
-    const std::string path = directory(container) + "/stop";
-    if (stopped)
+namespace {
+
+// A file that says it by being there.
+void set_mark(const std::string& path, bool wanted) {
+    if (wanted)
         os::UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     else
         ::unlink(path.c_str());
 }
 
+} // namespace
+
+void Registry::set_stopped(const Container& container, bool stopped) const {
+    set_mark(directory(container) + "/stop", stopped);
+}
+
 bool Registry::is_stopped(const Container& container) const {
     return pod::exists(directory(container) + "/stop");
+}
+
+void Registry::set_kept(const Container& container, bool kept) const {
+    set_mark(directory(container) + "/keep", kept);
+}
+
+bool Registry::is_kept(const Container& container) const {
+    return pod::exists(directory(container) + "/keep");
 }
 
 void Registry::note(const Container& container, std::string_view action,

@@ -3,6 +3,7 @@
 //   DATA/lock              held while a name is taken or given up
 //   DATA/events.jsonl      what happened
 //   DATA/ID/               container.json  condition.json  config.json (the bundle's)  lock  stop
+//   keep
 //                          attach (a socket)  log/  layer/  root/  volumes/  hosts ...
 //
 // Locks: a container's `lock` is held by who starts or removes it; after it, DATA/lock for a
@@ -52,6 +53,9 @@ public:
     // Somebody wants it to end for good: no policy starts it again.
     void set_stopped(const Container& container, bool stopped) const;
     bool is_stopped(const Container& container) const;
+    // It is started again after its end: --rm does not remove it before.
+    void set_kept(const Container& container, bool kept) const;
+    bool is_kept(const Container& container) const;
 
     // Adds a line to the events.
     void note(const Container& container, std::string_view action,
@@ -60,6 +64,7 @@ public:
 private:
     std::optional<Condition> read_condition(const Container& container) const;
     Condition clear_away(const Container& container);
+    void remove_remains() const;
 
     std::string data_;
     pod::Engine engine_;

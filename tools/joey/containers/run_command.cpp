@@ -55,9 +55,15 @@ os::Result<int> begin(Session& session, const Container& container, const Start&
         hold_signals();
     {
         TRY(const pod::Lock held, session.registry.lock(container));
-        if (session.registry.peek(container).is_live())
+        const Condition now = session.registry.peek(container);
+        if (now.is_live())
             return os::fail(os::Code::FailedPrecondition, "container ", container.name,
                             " is running already");
+        // With --rm that is what its monitor does last.
+        if (container.remove && now.phase == Phase::Exited && now.boot == boot_id() &&
+            now.monitor.is_alive())
+            return os::fail(os::Code::FailedPrecondition, "container ", container.name,
+                            " is just being removed");
         TRY(socket, start_monitor(session.registry, container, how));
         TRY(const std::optional<int> failed, await_start(socket.get()));
         if (failed)
@@ -121,6 +127,12 @@ os::Result<int> start(Session& session, const Arguments& arguments) {
     const int status = for_each_container(
         session, arguments.words(),
         [&](const Container& container, const std::string& word) -> os::Result<void> {
+            // As Docker: to start what runs is no mistake.
+            const Phase phase = session.registry.condition(container).phase;
+            if (!attached && (phase == Phase::Running || phase == Phase::Restarting)) {
+                TRY(print(word + "\n"));
+                return {};
+            }
             const bool input = arguments.has("interactive") && container.open_stdin;
             const unsigned wants =
                 attached ? (input ? wants_input : 0U) | wants_output | wants_errors : 0U;

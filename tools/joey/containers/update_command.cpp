@@ -30,9 +30,11 @@ os::Result<void> check_memory(const Container& before, const Json& resources) {
 
 os::Result<void> update_one(Session& session, const Arguments& arguments, const std::string& id) {
     Registry& registry = session.registry;
+    TRY(const Container known, registry.find(id));
+    static_cast<void>(registry.condition(known));
+    TRY(const pod::Lock held, registry.lock(known));
+    // As it is now: others have changed it meanwhile.
     TRY(const Container before, registry.find(id));
-    static_cast<void>(registry.condition(before));
-    TRY(const pod::Lock held, registry.lock(before));
     Container changed = before;
     Json resources = Json::object();
     TRY(read_limits(arguments, changed, resources));
