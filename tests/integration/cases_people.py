@@ -158,6 +158,9 @@ def background():
         equal("exec: no input without -i", b"", joey.do("exec", "web", "cat", stdin=b"abc").out)
         equal("exec: status", 5, joey.do("exec", ident[:5], "sh", "-c", "exit 5").status)
         equal("exec: not found", 127, joey.do("exec", "web", "nonesuch").status)
+        equal("exec in the background says nothing, and is not waited for", b"",
+              joey.do("exec", "-d", "web", "sh", "-c", "echo said; touch /tmp/ran; exec sleep 1000").out)
+        joey.until("it ran", lambda: joey.do("exec", "web", "test", "-e", "/tmp/ran").status == 0)
         equal("exec: variables and place", "b /tmp\n",
               joey.must("exec", "-e", "A=b", "-w", "/tmp", "web", "sh", "-c", "echo $A $(pwd)"))
         refused(joey.do("rm", "web"), "is running", 1)
@@ -461,6 +464,45 @@ def killed():
         joey.until_state("m1", "exited")
         equal("status", 137, joey.inspect("m1")["State"]["ExitCode"])
         joey.must("rm", "-f", "m1")
+        joey.nothing_is_left()
+
+
+@case("people: run: who reads slowly gets all of it, also what came last; a reader that takes nothing does not keep stop from ending it")
+def slow_readers():
+    with people() as joey:
+        joey.image()
+
+        def watched(name, *words):
+            process = subprocess.Popen([JOEY, *joey.options, "run", *SMALL, "--log-driver", "none", "--name", name, "box:1", *words],
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+            joey.until("it runs", lambda: joey.do("exec", name, "true").status == 0)
+            return process
+        # More than is kept on the way.
+        with watched("w1", "sh", "-c", "until test -e /tmp/go; do sleep 0.1; done; seq 1 300000") as process:
+            exit_record = os.path.join(joey.root, "containers", joey.inspect("w1")["Id"], "exit.json")
+            joey.must("exec", "w1", "touch", "/tmp/go")
+            out = b""
+            while not os.path.exists(exit_record):
+                chunk = os.read(process.stdout.fileno(), 4096)
+                if not chunk:
+                    break
+                out += chunk
+                time.sleep(0.05)  # slower than the program writes
+            time.sleep(12)  # as somebody does who reads what is on his screen
+            rest, _ = process.communicate(timeout=120 * PATIENCE)
+        lines = (out + rest).decode().splitlines()
+        equal("lines", (300000, "1", "300000"), (len(lines), lines[0], lines[-1]))
+        joey.must("rm", "w1")
+        script = ("trap 'exit 7' TERM; (i=0; while :; do dd if=/dev/zero bs=65536 count=1 2>/dev/null; i=$((i+1)); echo $i >/tmp/done; "
+                  "done) & wait")
+        with watched("w2", "sh", "-c", script) as process:
+            progress = [-1, 0]
+            while progress[-1] != progress[-2] or progress[-1] < 16:
+                progress.append(int(joey.must("exec", "w2", "cat", "/tmp/done").strip() or 0))
+            joey.must("stop", "-t", "60", "w2")
+            equal("its own status", ("exited", 7), (joey.inspect("w2")["State"]["Status"], joey.inspect("w2")["State"]["ExitCode"]))
+            process.kill()
+        joey.must("rm", "w2")
         joey.nothing_is_left()
 
 

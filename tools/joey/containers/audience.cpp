@@ -30,15 +30,19 @@ Audience::~Audience() {
 
 void Audience::listen(os::UniqueFd socket) {
     listener_ = std::move(socket);
-    static_cast<void>(loop_
-                          .watch(listener_.get(), EPOLLIN,
-                                 [this](std::uint32_t) {
-                                     os::UniqueFd one(::accept4(listener_.get(), nullptr, nullptr,
-                                                                SOCK_CLOEXEC | SOCK_NONBLOCK));
-                                     if (one && members_.size() < most_members)
-                                         add(std::move(one));
-                                 })
-                          .has_value());
+    static_cast<void>(
+        loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { admit(); }).has_value());
+}
+
+void Audience::admit() {
+    while (listener_) {
+        os::UniqueFd one(
+            ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        if (!one)
+            return;
+        if (members_.size() < most_members)
+            add(std::move(one));
+    }
 }
 
 void Audience::add(os::UniqueFd socket) {
@@ -101,6 +105,9 @@ void Audience::hear_from(Member& member) {
 
 void Audience::tell_all(Word word, std::string_view data) {
     const unsigned want = want_of(word);
+    // Who has come while nobody looked hears of the end, too.
+    if (want == 0)
+        admit();
     std::vector<int> gone;
     for (const auto& [fd, member] : members_) {
         if (want != 0 && (member->wants & want) == 0)
@@ -182,8 +189,7 @@ void Audience::remove(int fd) {
         handlers_.drained();
 }
 
-void Audience::finish() {
-    constexpr std::chrono::seconds patience(10);
+void Audience::finish(std::chrono::seconds patience) {
     bool late = false;
     loop_.after(patience, [&late] { late = true; });
     const auto waits = [this] {

@@ -33,8 +33,8 @@ public:
     bool is_full() const;
     // The program takes no more input just now.
     void hold_input(bool hold);
-    // Waits until all have got what was told, for a moment; then they are sent home.
-    void finish();
+    // Waits until all have got what was told, or have gone; then they are sent home.
+    void finish(std::chrono::seconds patience);
 
 private:
     struct Member {
@@ -43,6 +43,7 @@ private:
         std::deque<Telling> waiting;
         std::size_t bytes = 0;
     };
+    void admit();
     void take(int fd);
     void hear_from(Member& member);
     void flush(Member& member);

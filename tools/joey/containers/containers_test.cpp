@@ -5,6 +5,7 @@
 #include <fstream>
 #include <unistd.h>
 
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -12,6 +13,7 @@
 
 #include "agent/os/files.hpp"
 #include "tools/image/testing/archive_maker.hpp"
+#include "tools/joey/containers/audience.hpp"
 #include "tools/joey/containers/commands.hpp"
 #include "tools/joey/containers/copy.hpp"
 #include "tools/joey/containers/format_template.hpp"
@@ -435,6 +437,65 @@ TEST_CASE("wait: for the end, also if the monitor does not listen; of what is go
         CHECK(waiter.said() == "5\n");
         REQUIRE(registry.drop(one).has_value());
     }
+}
+
+TEST_CASE("who comes to watch while the monitor is busy with the end hears of it") {
+    const ScratchFolder folder;
+    const auto loop = os::EventLoop::create();
+    REQUIRE(loop.has_value());
+    Audience audience(**loop, {[](std::string_view) {}, [] {}, [](Size) {}, [] {}});
+    audience.listen(std::move(*listen_in(folder.path())));
+    const auto late = connect_in(folder.path());
+    REQUIRE(late.has_value());
+    tell(late->get(), Word::Hello, std::string_view("\0", 1), true);
+    audience.tell_all(Word::Ended, "3");
+    const auto heard = hear(late->get(), false);
+    REQUIRE(heard.has_value());
+    REQUIRE(heard->has_value());
+    CHECK((*heard)->word == Word::Ended);
+    CHECK((*heard)->data == "3");
+}
+
+TEST_CASE("a signal ends watching, also while nobody takes the input or the output") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    const Container one = a_container("one");
+    const auto watching = [&](Line& line, const char* input) {
+        return Background([&registry, &one, &line, input] {
+            line.far.reset();
+            ::dup2(::open(input, O_RDONLY | O_CLOEXEC), STDIN_FILENO);
+            WatchOptions options;
+            options.input = true;
+            options.proxy_signals = false;
+            const auto status = watch(registry, one, std::move(line.near), options);
+            return status ? *status : 1;
+        });
+    };
+    auto input = make_line();
+    REQUIRE(input.has_value());
+    Background writer = watching(*input, "/dev/zero");
+    CHECK(comes([&] {
+        int waiting = 0;
+        return ::ioctl(input->far.get(), FIONREAD, &waiting) == 0 && waiting > 0 &&
+               is_asleep(writer.pid());
+    }));
+    ::kill(writer.pid(), SIGTERM);
+    CHECK(writer.status() == 128 + SIGTERM);
+
+    auto output = make_line();
+    REQUIRE(output.has_value());
+    Background reader = watching(*output, "/dev/null");
+    // Until neither the pipe nor the socket takes more.
+    const std::string piece(largest_piece, 'x');
+    CHECK(comes([&] {
+        while (tell(output->far.get(), Word::Output, piece, false) == Told::Yes) {
+        }
+        int waiting = 0;
+        return ::ioctl(output->near.get(), FIONREAD, &waiting) == 0 && waiting > 0 &&
+               is_asleep(reader.pid());
+    }));
+    ::kill(reader.pid(), SIGTERM);
+    CHECK(reader.status() == 128 + SIGTERM);
 }
 
 TEST_CASE("a log: lines, pieces of lines, files put aside, read in order") {

@@ -109,11 +109,17 @@ os::Result<Json> process_of(Session& session, const Arguments& arguments,
 
 // Of exec itself: the program's own failures to start have statuses of their own.
 os::Result<int> execute(Session& session, const Container& container, Json process, bool detach) {
+    // In the background, it does not have this process's streams: whoever reads them waits for
+    // their end.
+    std::optional<pod::StreamFds> streams;
+    if (detach)
+        streams = pod::StreamFds{-1, -1, -1};
     const auto status = session.registry.engine().exec({.container = container.id,
                                                         .process = std::move(process),
                                                         .console_socket = {},
                                                         .pid_file = {},
-                                                        .detach = detach});
+                                                        .detach = detach,
+                                                        .streams = streams});
     if (status)
         return *status;
     complain(printable(status.error().message));

@@ -33,6 +33,9 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds first_delay(100);
 constexpr std::chrono::milliseconds longest_delay(60'000);
 constexpr std::chrono::seconds long_enough(10);
+// For those who watch, after the end.
+constexpr std::chrono::seconds in_a_hurry(3);
+constexpr std::chrono::seconds without_hurry(365 * 86'400);
 // Typed while nothing runs.
 constexpr std::size_t most_early_input = 64U << 10;
 
@@ -209,8 +212,11 @@ void Monitor::run_until_end() {
     if (!container_.health.command.empty())
         health.emplace(loop_, registry_, container_,
                        [this](const HealthState& state) { take_health(state); });
-    while (!program_->status())
+    while (!program_->status()) {
         loop_.run_once(std::chrono::milliseconds(-1));
+        if (program_->has_ended() && registry_.is_stopped(container_))
+            program_->hurry();
+    }
     health.reset();
     now_.status = *program_->status();
     now_.health.status.clear();
@@ -280,12 +286,15 @@ void Monitor::run(os::UniqueFd first) {
         ++now_.restarts;
         started = {};
     }
+    // Who reads slowly gets all of it, unless somebody waits for the end.
+    const auto patience = registry_.is_stopped(container_) ? in_a_hurry : without_hurry;
     end_for_good();
     if (has_run)
         audience_.tell_all(Word::Ended, std::to_string(now_.status));
     else
         audience_.tell_all(Word::Failed, os::text(now_.status, " ", now_.error));
-    audience_.finish();
+    image_root_.reset();
+    audience_.finish(patience);
 }
 
 [[noreturn]] void be_monitor(Registry& registry, const Container& container, int socket) {

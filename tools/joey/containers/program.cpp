@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <poll.h>
+#include <utility>
 
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -19,6 +20,13 @@ namespace {
 
 constexpr std::size_t most_input = 256U << 10;
 constexpr int lost = 137; // of a program whose relay was killed
+// After the program's end, what it wrote may still come: from a copy of its relay, if somebody who
+// watches is slow. How long that may take while he is not; the copy also brings what programs write
+// that were left behind, which is no reason to wait. How much it is at most: what a relay keeps,
+// and the pipes. And how long whoever watches may take nothing, if somebody wants the end.
+constexpr std::chrono::seconds longest_rest(5);
+constexpr std::size_t most_rest = 8U << 20;
+constexpr std::chrono::seconds longest_hold(3);
 
 os::Result<void> make_nonblocking(int fd) {
     const int flags = ::fcntl(fd, F_GETFL);
@@ -72,6 +80,7 @@ Program::Program(os::EventLoop& loop, Registry& registry, const Container& conta
     : loop_(loop), registry_(registry), container_(container), handlers_(std::move(handlers)) {}
 
 Program::~Program() {
+    loop_.cancel(end_of_patience_);
     for (const os::UniqueFd& output : outputs_) {
         if (output)
             loop_.forget(output.get());
@@ -182,7 +191,7 @@ void Program::watch_output(std::size_t index) {
     if (!output)
         return;
     const auto watched =
-        loop_.watch(output.get(), EPOLLIN, [this, index](std::uint32_t) { read_output(index); });
+        loop_.watch(output.get(), EPOLLIN, [this, index](std::uint32_t) { take_ready(index); });
     if (!watched)
         close_output(index);
 }
@@ -192,9 +201,16 @@ void Program::close_output(std::size_t index) {
     outputs_[index].reset();
 }
 
+void Program::take_ready(std::size_t index) {
+    if (ended_)
+        try_to_finish();
+    else
+        read_output(index);
+}
+
 void Program::read_output(std::size_t index) {
     std::string data(largest_piece, '\0');
-    while (outputs_[index] && !held_) {
+    while (outputs_[index] && (!held_ || given_up_)) {
         const ssize_t got = ::read(outputs_[index].get(), data.data(), data.size());
         if (got < 0 && errno == EINTR)
             continue;
@@ -207,6 +223,9 @@ void Program::read_output(std::size_t index) {
                          std::string_view(data).substr(0, static_cast<std::size_t>(got)));
         if (!ended_)
             break; // others have their turn
+        rest_ += static_cast<std::size_t>(got);
+        if (rest_ > most_rest)
+            return close_output(index);
     }
 }
 
@@ -214,9 +233,13 @@ void Program::hold_output(bool hold) {
     if (hold == held_)
         return;
     held_ = hold;
-    for (const os::UniqueFd& output : outputs_) {
-        if (output)
-            loop_.change(output.get(), hold ? 0U : unsigned{EPOLLIN});
+    loop_.cancel(std::exchange(end_of_patience_, 0));
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+        // Not by watching for nothing: that the other side has gone would be told all the same.
+        if (hold && outputs_[i])
+            loop_.forget(outputs_[i].get());
+        else
+            watch_output(i);
     }
     if (!hold)
         try_to_finish();
@@ -225,10 +248,21 @@ void Program::hold_output(bool hold) {
 void Program::try_to_finish() {
     if (!ended_ || finished_)
         return;
-    // What was written before the end comes before it; what others still write does not count.
     for (std::size_t i = 0; i < outputs_.size(); ++i)
         read_output(i);
-    finished_ = !held_;
+    finished_ = given_up_ || (!outputs_[0] && !outputs_[1]);
+    if (!finished_ && !held_ && end_of_patience_ == 0)
+        end_of_patience_ = loop_.after(longest_rest, [this] { give_up(); });
+}
+
+void Program::hurry() {
+    if (ended_ && held_ && !finished_ && end_of_patience_ == 0)
+        end_of_patience_ = loop_.after(longest_hold, [this] { give_up(); });
+}
+
+void Program::give_up() {
+    given_up_ = true;
+    try_to_finish();
 }
 
 void Program::write_input(std::string_view data) {

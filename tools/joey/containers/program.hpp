@@ -29,7 +29,7 @@ public:
     // Its VM, with the program waiting in it.
     os::Result<void> create();
     os::Result<void> start();
-    // The status, once it has ended and all its output was handed on.
+    // The status, once it has ended and all its output was handed on, or did not come in time.
     std::optional<int> status() const { return finished_ ? std::optional(status_) : std::nullopt; }
 
     void write_input(std::string_view data);
@@ -37,6 +37,9 @@ public:
     void resize(Size size);
     // Takes no output until it is told to go on.
     void hold_output(bool hold);
+    bool has_ended() const { return ended_; }
+    // Once it has ended: whoever holds its output is not waited for much longer.
+    void hurry();
 
 private:
     os::Result<void> make_pipes(std::array<os::UniqueFd, 3>& far);
@@ -47,7 +50,9 @@ private:
     void read_output(std::size_t index);
     void flush_input();
     void close_output(std::size_t index);
+    void take_ready(std::size_t index);
     void try_to_finish();
+    void give_up();
 
     os::EventLoop& loop_;
     Registry& registry_;
@@ -61,7 +66,10 @@ private:
     bool input_ends_ = false;
     bool held_ = false;
     bool ended_ = false;
+    bool given_up_ = false;
     bool finished_ = false;
+    std::size_t rest_ = 0; // bytes that came after the end
+    os::EventLoop::TimerId end_of_patience_ = 0;
     int status_ = 0;
     Size size_;
 };

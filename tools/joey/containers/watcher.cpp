@@ -69,21 +69,8 @@ std::optional<int> number_in(const std::string& text) {
     return text.empty() ? std::nullopt : std::optional(std::atoi(text.c_str()));
 }
 
-void write_all(int fd, std::string_view data) {
-    while (!data.empty()) {
-        const ssize_t written = ::write(fd, data.data(), data.size());
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written < 0 && errno == EAGAIN) {
-            pollfd wanted{fd, POLLOUT, 0};
-            ::poll(&wanted, 1, -1);
-            continue;
-        }
-        if (written <= 0)
-            return; // nobody reads; the container goes on
-        data.remove_prefix(static_cast<std::size_t>(written));
-    }
-}
+// As much as a pipe that is writable takes without waiting (pipe(7)).
+constexpr std::size_t pipe_piece = 4096;
 
 class Watcher {
 public:
@@ -109,7 +96,7 @@ public:
             if (::poll(wanted.data(), wanted.size(), -1) < 0)
                 continue;
             if (wanted[1].revents != 0)
-                signals_.take([this](int number) { take_signal(number); });
+                take_signals();
             if (wanted[0].revents != 0)
                 take_output();
             if (wanted[2].revents != 0 && !status_)
@@ -125,6 +112,30 @@ private:
             tell(socket_, Word::Size, size_text(size.columns, size.rows), true);
     }
 
+    void take_signals() {
+        signals_.take([this](int number) { take_signal(number); });
+    }
+
+    // Whoever does not read makes the program wait, and not him who wants it to end.
+    void write_out(int fd, std::string_view data) {
+        while (!data.empty() && !status_) {
+            std::array<pollfd, 2> wanted = {pollfd{fd, POLLOUT, 0},
+                                            pollfd{signals_.fd(), POLLIN, 0}};
+            if (::poll(wanted.data(), wanted.size(), -1) < 0)
+                continue;
+            if (wanted[1].revents != 0)
+                take_signals();
+            if (wanted[0].revents == 0)
+                continue;
+            const ssize_t written = ::write(fd, data.data(), std::min(pipe_piece, data.size()));
+            if (written < 0 && (errno == EINTR || errno == EAGAIN))
+                continue;
+            if (written <= 0)
+                return; // nobody reads; the container goes on
+            data.remove_prefix(static_cast<std::size_t>(written));
+        }
+    }
+
     void take_output() {
         auto heard = hear(socket_, false);
         if (!heard && heard.error().code == os::Code::Unavailable)
@@ -137,9 +148,9 @@ private:
         }
         const Telling& telling = **heard;
         if (telling.word == Word::Output)
-            write_all(STDOUT_FILENO, telling.data);
+            write_out(STDOUT_FILENO, telling.data);
         else if (telling.word == Word::ErrorOutput)
-            write_all(STDERR_FILENO, telling.data);
+            write_out(STDERR_FILENO, telling.data);
         else if (telling.word == Word::Ended)
             status_ = number_in(telling.data).value_or(exit_joey_failed);
     }
@@ -159,7 +170,7 @@ private:
             typed = keys_.pass(typed);
             if (keys_.found()) {
                 raw_.reset();
-                write_all(STDERR_FILENO, "read escape sequence\r\n");
+                write_out(STDERR_FILENO, "read escape sequence\r\n");
                 status_ = 0;
                 return;
             }
@@ -172,9 +183,13 @@ private:
     // Output comes meanwhile: a program may wait for that to be taken.
     void send_input(std::string_view typed) {
         while (tell(socket_, Word::Input, typed, false) == Told::Full && !status_) {
-            pollfd wanted{socket_, POLLIN | POLLOUT, 0};
-            ::poll(&wanted, 1, -1);
-            if ((wanted.revents & POLLIN) != 0)
+            std::array<pollfd, 2> wanted = {pollfd{socket_, POLLIN | POLLOUT, 0},
+                                            pollfd{signals_.fd(), POLLIN, 0}};
+            if (::poll(wanted.data(), wanted.size(), -1) < 0)
+                continue;
+            if (wanted[1].revents != 0)
+                take_signals();
+            if ((wanted[0].revents & POLLIN) != 0)
                 take_output();
         }
     }
@@ -182,6 +197,9 @@ private:
     void take_signal(int number) {
         if (number == SIGWINCH)
             return send_size();
+        // That nobody reads is this process's affair (as Docker has it).
+        if (number == SIGPIPE && options_.proxy_signals)
+            return;
         if (!options_.proxy_signals || raw_) {
             status_ = exit_signal_base + number;
             return;
@@ -195,7 +213,10 @@ private:
             }
         }
         // If it has just ended, that is told next.
-        static_cast<void>(registry_.engine().kill(container_.id, number, false).has_value());
+        static_cast<void>(
+            registry_.engine()
+                .kill(container_.id, number, false, pod::patience(std::chrono::seconds(10)))
+                .has_value());
     }
 
     Registry& registry_;
