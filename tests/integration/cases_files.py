@@ -73,6 +73,18 @@ def volume():
         equal("contents", "back\n", open(os.path.join(folder, "from-guest")).read())
 
 
+@case("volume: rename(2), over another file and with flags")
+def volume_rename():
+    with scratch() as folder:
+        for name in ("a", "b", "c"):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(name)
+        # BusyBox's mv has no flags, that of coreutils has RENAME_NOREPLACE.
+        joey_sh("busybox mv /mnt/a /mnt/b && mv /mnt/c /mnt/d", options=["--volume", f"{folder}:/mnt"])
+        equal("names", ["b", "d"], sorted(os.listdir(folder)))
+        equal("contents", "a", open(os.path.join(folder, "b")).read())
+
+
 @case("volume: :ro refuses to write")
 def read_only_volume():
     with scratch() as folder:
