@@ -85,7 +85,7 @@ Result<void> TmpfsFile::allocate(int mode, u64 offset, u64 length) {
     if ((mode & FALLOC_FL_PUNCH_HOLE) != 0) {
         if ((mode & FALLOC_FL_KEEP_SIZE) == 0)
             return fail(EOPNOTSUPP);
-        if ((seals_ & F_SEAL_WRITE) != 0)
+        if ((seals_ & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0)
             return fail(EPERM);
         cache_->punch(offset, offset + length);
         note_modified();
@@ -121,10 +121,12 @@ Result<void> TmpfsFile::add_seals(u32 seals) {
         return fail(EPERM);
     if ((seals & F_SEAL_WRITE) != 0 && (seals_ & F_SEAL_WRITE) == 0) {
         // fcntl(2) refuses while writable shared mappings exist. Which ones are writable only the
-        // address spaces know: any mapping is enough to refuse here.
+        // address spaces know: any mapping is enough to refuse here. With the lock held, so that
+        // one that comes now finds the seal (AddressSpace::map()).
         SpinGuard mappings(cache_->mappings_lock());
         if (!cache_->mappings().empty())
             return fail(EBUSY);
+        seals_ = seals_ | seals;
     }
     seals_ = seals_ | seals;
     return {};

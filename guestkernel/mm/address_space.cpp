@@ -2,10 +2,12 @@
 
 #include <asm/errno.h>
 #include <linux/mman.h>
+#include <linux/mount.h>
 #include <linux/userfaultfd.h>
 
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/fs/mount.hpp"
 #include "guestkernel/mm/address_space_impl.hpp"
 
 namespace kernel {
@@ -60,6 +62,10 @@ Result<void> prepare(const MapRequest& request, Vma& vma) {
             return fail(EACCES);
         vma.max_protection &= ~u32{PROT_WRITE};
     }
+    // A mount without programs (MS_NOEXEC) has none by way of mprotect(2) either.
+    if (const Mount* mount = request.file->path().mount();
+        mount != nullptr && (mount->flags() & MS_NOEXEC) != 0)
+        vma.max_protection &= ~u32{PROT_EXEC};
     // A file that is sealed against writing stays so under mprotect(2).
     const Inode* inode = request.file->inode();
     if (vma.shared() && (request.protection & PROT_WRITE) == 0 && inode != nullptr &&
@@ -69,6 +75,22 @@ Result<void> prepare(const MapRequest& request, Vma& vma) {
     TRY(vma.cache, request.file->mapping(request.protection, request.flags));
     vma.file = request.file;
     vma.offset = request.offset;
+    return {};
+}
+
+// A seal against writing may have come between prepare() and the mapping's place on the cache's
+// list, where a later one finds it. Requires: it is on the list.
+Result<void> heed_seals(const MapRequest& request, Vma& vma) {
+    if (!vma.file || !vma.shared() || !vma.cache->memory_only() ||
+        (vma.max_protection & PROT_WRITE) == 0 || vma.file->inode() == nullptr ||
+        !vma.file->inode()->is_regular())
+        return {};
+    auto allowed = vma.file->mapping(vma.protection | PROT_WRITE, request.flags);
+    if (allowed)
+        return {};
+    if ((vma.protection & PROT_WRITE) != 0)
+        return fail(allowed.error().code);
+    vma.max_protection &= ~u32{PROT_WRITE};
     return {};
 }
 
@@ -302,6 +324,10 @@ Result<VirtAddr> AddressSpace::map(const MapRequest& request) {
         vma->end = end;
         Vma& added = *vma.leak();
         impl_->add_vma(added);
+        if (auto heeded = heed_seals(request, added); !heeded) {
+            impl_->remove_vma(added, removed);
+            return fail(heeded.error().code);
+        }
         // The first mapping of a library covers all of it and is replaced piece by piece
         // (MAP_FIXED): only the pieces.
         const bool constant = added.file && !added.shared() &&

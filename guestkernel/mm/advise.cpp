@@ -121,13 +121,36 @@ CachePart next_cache_part(AddressSpaceImpl& impl, u64& start, u64 end, bool only
     return {};
 }
 
+// The next part of [start, end) that MADV_REMOVE empties; advances `start`. Null cache: none left.
+Result<CachePart> next_part_to_remove(AddressSpaceImpl& impl, u64& start, u64 end, bool& holes) {
+    SharedGuard guard(impl.mutex);
+    const Vma* vma = impl.vmas.find_from(start);
+    if (vma == nullptr || vma->start >= end) {
+        holes = true;
+        start = end;
+        return CachePart();
+    }
+    const u64 from = start > vma->start ? start : vma->start;
+    const u64 to = end < vma->end ? end : vma->end;
+    if ((vma->flags & vma_locked) != 0 || !vma->cache)
+        return fail(EINVAL);
+    // It is the object that loses its contents: only for who may write to it.
+    if (!vma->shared() || (vma->max_protection & PROT_WRITE) == 0)
+        return fail(EACCES);
+    holes = holes || from != start;
+    start = to;
+    const u64 first_byte = vma->page_index(from) << page_shift;
+    return CachePart{vma->cache, vma->file, first_byte, first_byte + (to - from)};
+}
+
 Result<void> remove_pages(AddressSpaceImpl& impl, u64 start, u64 end) {
     bool holes = false;
     while (start < end) {
-        CachePart part = next_cache_part(impl, start, end, true, holes);
+        TRY(const CachePart part, next_part_to_remove(impl, start, end, holes));
         if (!part.cache)
-            return fail(EINVAL);
-        if (part.file && !part.cache->memory_only())
+            break;
+        // By way of the file, which has seals and an account of its pages.
+        if (part.file && part.file->inode() != nullptr && part.file->inode()->is_regular())
             TRY(part.file->allocate(0x03, part.first_byte,
                                     part.end_byte - part.first_byte)); // PUNCH_HOLE | KEEP_SIZE
         else

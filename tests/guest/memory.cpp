@@ -5,11 +5,13 @@
 #include <csignal>
 #include <fcntl.h>
 #include <fstream>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 
 #include <linux/memfd.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -313,6 +315,48 @@ void moves() {
     unmap(at, 6);
 }
 
+// MADV_REMOVE takes the contents out of the file: not for those who may only read it.
+void removal_of_others() {
+    for (const char* directory : {"/tmp", "/dev/shm"}) {
+        std::string name = std::string(directory) + "/joey-memory-XXXXXX";
+        const int fd = mkstemp(name.data());
+        CHECK(fd >= 0 && pwrite(fd, "data", 4, 0) == 4 && ftruncate(fd, page) == 0);
+        const int reader = open(name.c_str(), O_RDONLY);
+        CHECK(reader >= 0 && unlink(name.c_str()) == 0);
+        char* view = map(1, PROT_READ, MAP_SHARED, reader);
+        CHECK(std::memcmp(view, "data", 4) == 0);
+        CHECK_FAILS(madvise(view, page, MADV_REMOVE), EACCES);
+        CHECK(std::memcmp(view, "data", 4) == 0);
+        char* copy = map(1, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
+        CHECK_FAILS(madvise(copy, page, MADV_REMOVE), EACCES);
+        unmap(copy, 1);
+        // A mapping that is read-only by choice is enough.
+        char* own = map(1, PROT_READ, MAP_SHARED, fd);
+        CHECK(madvise(own, page, MADV_REMOVE) == 0 || errno == EOPNOTSUPP);
+        unmap(own, 1);
+        unmap(view, 1);
+        close(reader);
+        close(fd);
+    }
+}
+
+// Where no programs may be, there are none by way of mprotect(2) either.
+void mounts_without_programs() {
+    CHECK(unshare(CLONE_NEWNS) == 0);
+    CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    CHECK(mount("memory", "/mnt", "tmpfs", MS_NOEXEC, "size=1m") == 0);
+    const int fd = open("/mnt/file", O_RDWR | O_CREAT, 0755);
+    CHECK(fd >= 0 && ftruncate(fd, page) == 0);
+    for (const int flags : {MAP_SHARED, MAP_PRIVATE}) {
+        CHECK_MAP_FAILS(mmap(nullptr, page, PROT_READ | PROT_EXEC, flags, fd, 0), EPERM);
+        char* at = map(1, PROT_READ, flags, fd);
+        CHECK_FAILS(mprotect(at, page, PROT_READ | PROT_EXEC), EACCES);
+        CHECK(mprotect(at, page, PROT_READ | PROT_WRITE) == 0);
+        unmap(at, 1);
+    }
+    close(fd);
+}
+
 void advice() {
     char* at = map(8);
     const int harmless[] = {MADV_NORMAL,   MADV_RANDOM,  MADV_SEQUENTIAL, MADV_WILLNEED,
@@ -375,7 +419,10 @@ void advice() {
     CHECK_FAILS(madvise(shared, page, MADV_FREE), EINVAL);
     CHECK_FAILS(madvise(shared, page, MADV_WIPEONFORK), EINVAL);
     CHECK(madvise(shared + page, page, MADV_REMOVE) == 0 && shared[page] == 0);
+    CHECK(mlock(shared, page) == 0);
+    CHECK_FAILS(madvise(shared, page, MADV_REMOVE), EINVAL);
     unmap(shared, 4);
+    removal_of_others();
     char* own = map(1);
     CHECK_FAILS(madvise(own, page, MADV_REMOVE), EINVAL);
     // Guard pages (Linux 6.13) or none.
@@ -539,6 +586,8 @@ void memory_files() {
     CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) == 0);
     view[0] = 'D'; // what was mapped before goes on
     CHECK_FAILS(pwrite(fd, "x", 1, 0), EPERM);
+    CHECK_FAILS(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, page), EPERM);
+    CHECK_FAILS(madvise(view, page, MADV_REMOVE), EPERM);
     CHECK_MAP_FAILS(mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), EPERM);
     unmap(view, 1);
     CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SEAL) == 0);
@@ -550,6 +599,7 @@ void memory_files() {
     view = map(1, PROT_READ, MAP_SHARED, fd);
     CHECK(std::memcmp(view, "Data", 4) == 0);
     CHECK_FAILS(mprotect(view, page, PROT_READ | PROT_WRITE), EACCES);
+    CHECK_FAILS(madvise(view, page, MADV_REMOVE), EACCES);
     unmap(view, 1);
     view = map(1, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
     view[0] = 'x';
@@ -728,8 +778,10 @@ int main() {
     moves();
     advice();
     residence();
-    if (getuid() == 0)
+    if (getuid() == 0) {
         locks();
+        in_child(mounts_without_programs);
+    }
     breaks();
     memory_files();
     if (getuid() == 0)
