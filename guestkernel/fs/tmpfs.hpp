@@ -70,7 +70,7 @@ public:
 protected:
     virtual Result<void> resize(u64 /*size*/) { return fail(22); } // EINVAL
     virtual u64 visible_size() const { return 0; }
-    virtual u64 visible_pages() const { return 0; }
+    virtual u64 visible_pages() { return 0; }
 
 private:
     struct Xattr {
@@ -107,14 +107,14 @@ public:
 protected:
     Result<void> resize(u64 size) override;
     u64 visible_size() const override { return size_.load(base::Order::Relaxed); }
-    u64 visible_pages() const override { return cache_->resident_pages(); }
+    u64 visible_pages() override;
 
 private:
     void account();
 
     Ref<PageCache> cache_;
     base::Atomic<u64> size_{0};
-    u64 accounted_pages_ = 0;
+    base::Atomic<u64> accounted_pages_{0};
     volatile u32 seals_ = 1; // F_SEAL_SEAL: only memfds may be sealed
 };
 

@@ -26,7 +26,7 @@ Result<Ref<TmpfsFile>> TmpfsFile::make(TmpfsSuperblock& home, u32 mode, u32 uid,
 }
 
 TmpfsFile::~TmpfsFile() {
-    home().account(accounted_pages_, 0);
+    home().account(accounted_pages_.load(), 0);
 }
 
 Result<Ref<File>> TmpfsFile::open(const Path& path, u32 flags) {
@@ -37,8 +37,13 @@ Result<Ref<File>> TmpfsFile::open(const Path& path, u32 flags) {
 
 void TmpfsFile::account() {
     const u64 now = cache_->resident_pages();
-    home().account(accounted_pages_, now);
-    accounted_pages_ = now;
+    home().account(accounted_pages_.exchange(now), now);
+}
+
+// Pages come by way of mappings, too: a fault looks at the attributes before and after.
+u64 TmpfsFile::visible_pages() {
+    account();
+    return cache_->resident_pages();
 }
 
 Result<void> TmpfsFile::extend(u64 size) {

@@ -60,6 +60,24 @@ bool beyond_end(const Vma& vma, u64 page) {
            vma.page_index(page) >= page_up(attributes->size) >> page_shift;
 }
 
+// Of a mapping of a file of tmpfs; null: it is none.
+Superblock* of_memory_file_system(const Vma& vma) {
+    if (!vma.cache->memory_only() || !vma.file || vma.file->inode() == nullptr)
+        return nullptr;
+    Superblock* home = vma.file->inode()->superblock();
+    return home != nullptr && home->type() == std::string_view("tmpfs") ? home : nullptr;
+}
+
+// The page would be a new one of a file in memory: whether its file system, which may be limited in
+// size, has room for it. Linux raises SIGBUS, too, where there is none.
+bool has_room(const Vma& vma, u64 index) {
+    Superblock* home = of_memory_file_system(vma);
+    if (home == nullptr || vma.cache->lookup(index))
+        return true;
+    const auto stats = home->stats();
+    return !stats || stats->blocks == 0 || stats->free_blocks > 0;
+}
+
 // A store to this mapping is noticed by a fault, so that the page is written back.
 bool tracks_dirty(const Vma& vma) {
     return vma.shared() && !vma.cache->memory_only();
@@ -402,7 +420,7 @@ FaultOutcome AddressSpaceImpl::fault_read_only(Vma& vma, u64 page, u64 seen, Fau
 FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, FaultInfo& info) {
     PageCache& cache = *vma.cache;
     const u64 index = vma.page_index(page);
-    if (beyond_end(vma, page))
+    if (beyond_end(vma, page) || !has_room(vma, index))
         return FaultOutcome::BusError;
     const u64 around = (vma.flags & vma_random) != 0 ? 1 : around_pages;
     const Window window = window_around(vma, page, around);
@@ -411,6 +429,8 @@ FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, Faul
                             vma.page_index(window.start) + window.pages(), info.major);
     if (!found)
         return found.error().code == ENOMEM ? FaultOutcome::NoMemory : FaultOutcome::BusError;
+    if (of_memory_file_system(vma) != nullptr)
+        (void)vma.file->inode()->attributes(); // counts the page, if it is new
     if (write && !vma.shared()) {
         const FaultOutcome outcome = install_copy(vma, page, 0, **found, info);
         if (outcome == FaultOutcome::Done && vma.pages() <= 256 &&

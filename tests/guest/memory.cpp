@@ -14,6 +14,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -354,6 +355,31 @@ void mounts_without_programs() {
         CHECK(mprotect(at, page, PROT_READ | PROT_WRITE) == 0);
         unmap(at, 1);
     }
+    close(fd);
+}
+
+// The size of a tmpfs holds for what comes by way of mappings.
+void mounts_of_a_size() {
+    CHECK(unshare(CLONE_NEWNS) == 0);
+    CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    CHECK(mount("memory", "/mnt", "tmpfs", 0, "size=16k") == 0);
+    const auto free_pages = [] {
+        struct statvfs status = {};
+        CHECK(statvfs("/mnt", &status) == 0);
+        return status.f_bfree;
+    };
+    const int fd = open("/mnt/file", O_RDWR | O_CREAT, 0644);
+    CHECK(fd >= 0 && ftruncate(fd, 8 * page) == 0 && free_pages() == 4);
+    char* at = map(8, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+    for (size_t i = 0; i < 4; i++)
+        CHECK(write_signal(at + i * page) == 0 && free_pages() == 3 - i);
+    CHECK(write_signal(at + 4 * page) == SIGBUS && read_signal(at + 5 * page) == SIGBUS);
+    CHECK_FAILS(pwrite(fd, "x", 1, 6 * page), ENOSPC);
+    CHECK(write_signal(at + 3 * page) == 0); // what is there stays
+    CHECK(madvise(at, page, MADV_REMOVE) == 0 && free_pages() == 1);
+    CHECK(write_signal(at + 4 * page) == 0 && write_signal(at) == SIGBUS);
+    CHECK(ftruncate(fd, 0) == 0 && free_pages() == 4);
+    unmap(at, 8);
     close(fd);
 }
 
@@ -781,6 +807,7 @@ int main() {
     if (getuid() == 0) {
         locks();
         in_child(mounts_without_programs);
+        in_child(mounts_of_a_size);
     }
     breaks();
     memory_files();
