@@ -2,6 +2,7 @@
 // in memory; an attachment is a shared mapping of it, so fork, exit and removal need nothing more.
 #include <asm/shmbuf.h>
 #include <linux/errno.h>
+#include <linux/fcntl.h>
 #include <linux/mman.h>
 #include <linux/shm.h>
 
@@ -21,12 +22,15 @@ constexpr std::string_view segment_prefix = "SYSV"; // as /proc/PID/maps shows t
 constexpr u32 removed_mode = 01000; // SHM_DEST: removed, but attached
 
 struct Segment : SysvObject {
-    Ref<File> file;
+    Ref<File> file,
+        reader; // `reader`: what SHM_RDONLY maps, so that mprotect(2) makes no more of it
     u64 size = 0;
     i64 attach_time = 0, detach_time = 0, change_time = 0;
     i32 creator = 0, last_pid = 0;
 
-    u64 attachments() const { return file->ref_count() - 1; } // each mapping holds the file
+    // Each mapping holds the file.
+    u64 attachments() const { return file->ref_count() - 1 + (reader->ref_count() - 1); }
+    bool is_shown_by(const Ref<File>& mapped) const { return file == mapped || reader == mapped; }
 };
 
 // Removed segments that were attached then, by number. Its lock comes before those of the tables.
@@ -109,6 +113,8 @@ Result<long> sys_shmget(Task&, int key, u64 size, u32 flags) {
         TRY(Ref<Segment> segment, make_ref<Segment>());
         TRY(segment->file,
             make_shared_memory_file(std::string_view(name, length), page_up(size), 0));
+        TRY(segment->reader,
+            segment->file->inode()->open(segment->file->path(), O_RDONLY | O_LARGEFILE));
         segment->size = size;
         segment->creator = current_pid();
         segment->change_time = sysv_time();
@@ -123,7 +129,7 @@ Result<long> sys_shmat(Task& task, int id, u64 address, u32 flags) {
         MutexGuard guard(table().mutex);
         TRY(Segment * segment,
             find_segment(id, (flags & SHM_RDONLY) != 0 ? may_read : may_read | may_write));
-        request.file = segment->file;
+        request.file = (flags & SHM_RDONLY) != 0 ? segment->reader : segment->file;
         request.length = page_up(segment->size);
         segment->attach_time = sysv_time();
         segment->last_pid = current_pid();
@@ -165,7 +171,7 @@ Result<long> sys_shmdt(Task& task, u64 address) {
         MutexGuard guard(table().mutex);
         table().for_each([&](SysvObject& object) {
             auto& segment = static_cast<Segment&>(object);
-            if (segment.file != attachment.file)
+            if (!segment.is_shown_by(attachment.file))
                 return;
             segment.detach_time = sysv_time();
             segment.last_pid = current_pid();

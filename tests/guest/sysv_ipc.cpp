@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <sys/ipc.h>
+#include <sys/mman.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
@@ -116,6 +117,7 @@ void memory() {
     shared[0] = 'a';
     auto* again = static_cast<volatile char*>(shmat(id, nullptr, SHM_RDONLY));
     CHECK(again != shared && again[0] == 'a');
+    CHECK_FAILS(mprotect(const_cast<char*>(again), 4096, PROT_READ | PROT_WRITE), EACCES);
     shmid_ds status{};
     CHECK(shmctl(id, IPC_STAT, &status) == 0);
     CHECK(status.shm_segsz == 10'000 && status.shm_nattch == 2 && status.shm_cpid == getpid());
