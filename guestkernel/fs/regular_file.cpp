@@ -69,6 +69,41 @@ Result<usize> RegularFile::read(IoBuffer& out, u64 offset) {
     return done;
 }
 
+namespace {
+
+// The page with the next `piece` bytes of `in`, at most a page's worth, copied to it; `copied` may
+// fall short of them. Locks: the inode's mutex is held.
+Result<FrameRef> fill_page(PageCache& cache, IoBuffer& in, u64 at, usize piece, usize& copied) {
+    const u64 index = at >> page_shift;
+    const usize in_page = at % page_size;
+    FrameRef frame = cache.lookup(index);
+    if (!frame && piece != page_size) {
+        TRY(frame, cache.get_for_write(index, false));
+    }
+    if (frame) {
+        copied = in.copy_in(frame.data() + in_page, piece);
+        return frame;
+    }
+    // Nothing of the old contents is needed, and nothing but all of the new ones is shown: who
+    // reads meanwhile has neither zeros nor a part.
+    FrameRef fresh = FrameRef::adopt(alloc_frame());
+    if (!fresh)
+        return fail(ENOMEM);
+    copied = in.copy_in(fresh.data(), page_size);
+    if (copied == page_size) {
+        auto inserted = cache.insert(index, FrameRef::share(*fresh));
+        if (inserted)
+            return fresh;
+        if (inserted.error().code != EEXIST)
+            return fail(inserted.error().code);
+    }
+    TRY(frame, cache.get_for_write(index, false));
+    __builtin_memcpy(frame.data(), fresh.data(), copied);
+    return frame;
+}
+
+} // namespace
+
 // Locks: the inode's mutex is held.
 Result<usize> RegularFile::write_locked(IoBuffer& in, u64 offset) {
     PageCache& cache = *inode_->page_cache();
@@ -76,17 +111,16 @@ Result<usize> RegularFile::write_locked(IoBuffer& in, u64 offset) {
     usize done = 0;
     while (in.remaining() > 0) {
         const u64 at = offset + done;
-        const usize in_page = at % page_size;
-        const usize left = page_size - in_page;
+        const usize left = page_size - at % page_size;
         usize piece = in.remaining() < left ? in.remaining() : left;
-        // Pages in: a copy that stops half-way through an overwritten page would leave zeros in it.
+        // Pages in: most copies then need not be made twice.
         piece = in.fault_in(piece);
         if (piece == 0)
             return done != 0 ? Result<usize>(done) : Result<usize>(fail(EFAULT));
-        auto frame = cache.get_for_write(at >> page_shift, piece == page_size);
+        usize copied = 0;
+        auto frame = fill_page(cache, in, at, piece, copied);
         if (!frame)
             return done != 0 ? Result<usize>(done) : Result<usize>(fail(frame.error().code));
-        const usize copied = in.copy_in(frame->data() + in_page, piece);
         // The size first: write-back cuts pages off at the size it sees.
         if (at + copied > size) {
             auto extended = inode_->extend(at + copied);
@@ -95,6 +129,18 @@ Result<usize> RegularFile::write_locked(IoBuffer& in, u64 offset) {
             size = at + copied;
         }
         cache.mark_dirty(**frame);
+        // Dropped before it was dirty, since the file changed behind us: into the page that takes
+        // its place.
+        while (!cache.memory_only() &&
+               __atomic_load_n(&(*frame)->cache, __ATOMIC_ACQUIRE) != &cache) {
+            auto again = cache.get_for_write(at >> page_shift, false);
+            if (!again)
+                return done != 0 ? Result<usize>(done) : Result<usize>(fail(again.error().code));
+            __builtin_memcpy(again->data() + at % page_size, (*frame).data() + at % page_size,
+                             copied);
+            frame = std::move(again);
+            cache.mark_dirty(**frame);
+        }
         done += copied;
         if (copied < piece)
             break;

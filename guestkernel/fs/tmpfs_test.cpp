@@ -271,3 +271,19 @@ TEST_CASE("an unnamed file gets a name by link", "[fs][tmpfs]") {
     CHECK(fs.get("/named") == "late");
     CHECK(fs.stat("/named").links == 1);
 }
+
+TEST_CASE("a page is seen with all of a write's bytes or with none") {
+    FsFixture fs;
+    auto file = *open_file(at_fdcwd, "file", O_RDWR | O_CREAT, 0644);
+    const std::string page(page_size, 'x');
+    hosted::register_user_range(page.data(), page.size());
+    PageCache& cache = *file->inode()->page_cache();
+    hosted::meanwhile().copy = [&] { CHECK(!cache.lookup(0)); };
+    const UserVector vector{reinterpret_cast<u64>(page.data()), page.size()};
+    IoBuffer buffer(std::span(&vector, 1));
+    auto put = file->write(buffer, 0);
+    REQUIRE(put);
+    CHECK(*put == page_size);
+    CHECK(!hosted::meanwhile().copy);
+    CHECK(cache.lookup(0).data()[page_size - 1] == 'x');
+}

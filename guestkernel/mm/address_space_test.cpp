@@ -394,3 +394,38 @@ TEST_CASE("random mappings, protections, unmappings and copies agree with a mode
     release_kept_page_tables();
     CHECK(memory_stats().page_tables == 0);
 }
+
+// --- what other CPUs do meanwhile; CPU 1 works in the space, too
+
+TEST_CASE("a store to a shared page while it is being write-protected is not forgotten") {
+    SpaceTest test;
+    Ref<FakeFile> file = *make_ref<FakeFile>(mebibyte, O_RDWR);
+    const u64 start = test.map(4, read_write, MAP_SHARED, file);
+    REQUIRE(store(*test.space, start, 1));
+    test.space->active_cpus.store(2);
+    hosted::meanwhile().flush = [&] { CHECK(store(*test.space, start, 2)); };
+    REQUIRE(file->cache->write_back(0, ~u64{0}));
+    CHECK(!hosted::meanwhile().flush);
+    CHECK(file->source.content[0] == 2);
+    REQUIRE(store(*test.space, start, 3));
+    REQUIRE(file->cache->write_back(0, ~u64{0}));
+    CHECK(file->source.content[0] == 3);
+}
+
+TEST_CASE("a store to a shared page that has just been dropped goes to the one that follows") {
+    SpaceTest test;
+    Ref<FakeFile> file = *make_ref<FakeFile>(mebibyte, O_RDWR);
+    const u64 first = test.map(4, read_write, MAP_SHARED, file);
+    Ref<AddressSpace> other = *test.space->clone();
+    REQUIRE(load(*test.space, first) == file->source.content[0]);
+    REQUIRE(load(*other, first) == file->source.content[0]);
+    test.space->active_cpus.store(2);
+    // The first space has lost the page, the other one is to lose it next.
+    hosted::meanwhile().flush = [&] { CHECK(store(*other, first, 0x5a)); };
+    file->cache->invalidate();
+    CHECK(!hosted::meanwhile().flush);
+    CHECK(load(*other, first) == 0x5a);
+    CHECK(load(*test.space, first) == 0x5a);
+    REQUIRE(file->cache->write_back(0, ~u64{0}));
+    CHECK(file->source.content[0] == 0x5a);
+}

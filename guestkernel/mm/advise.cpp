@@ -245,8 +245,12 @@ Result<void> AddressSpace::sync(VirtAddr address, u64 length, int flags) {
     bool holes = false;
     while (start < end) {
         CachePart part = next_cache_part(*impl_, start, end, true, holes);
-        if (part.cache && (flags & MS_SYNC) != 0)
-            TRY(part.cache->write_back(part.first_byte, part.end_byte));
+        if (!part.cache || part.cache->memory_only() || (flags & MS_SYNC) == 0)
+            continue;
+        TRY(part.cache->write_back(part.first_byte, part.end_byte));
+        // As durable as fsync(2) would make it: the server is asked, too.
+        if (part.file)
+            TRY(part.file->sync(true));
     }
     if (holes)
         return fail(ENOMEM);

@@ -33,6 +33,8 @@ public:
     }
     Result<void> write_pages(u64 first, std::span<Frame* const> frames, u64 file_size) override {
         writes++;
+        if (fail_writes_with != 0)
+            return fail(fail_writes_with);
         pages_written += frames.size();
         content.resize(file_size);
         for (usize i = 0; i < frames.size(); i++) {
@@ -46,7 +48,7 @@ public:
     u64 size() const override { return content.size(); }
 
     std::vector<u8> content;
-    int fail_with = 0;
+    int fail_with = 0, fail_writes_with = 0;
     u64 reads = 0, pages_read = 0, writes = 0, pages_written = 0;
 };
 
@@ -57,6 +59,7 @@ public:
     }
     ~FakeFile() override { cache->detach(); }
     Result<Ref<PageCache>> mapping(u32, u32) override { return cache; }
+    Result<void> sync(bool) override { return {}; }
 
     FakeSource source;
     Ref<PageCache> cache;

@@ -165,9 +165,12 @@ FaultOutcome AddressSpaceImpl::install_cached(Vma& vma, u64 page, FrameRef frame
     u64* entry = table.make(page);
     if (entry == nullptr)
         return FaultOutcome::NoMemory;
-    if (*entry != 0 || __atomic_load_n(&frame->cache, __ATOMIC_ACQUIRE) != vma.cache.get())
-        return FaultOutcome::Done; // truncated meanwhile, or another task was faster: the access
-                                   // tells
+    if (*entry != 0)
+        return FaultOutcome::Done; // another task was faster: the access tells
+    if (write && tracks_dirty(vma))
+        vma.cache->mark_dirty(*frame); // before the store is possible, as in fault_read_only()
+    if (__atomic_load_n(&frame->cache, __ATOMIC_ACQUIRE) != vma.cache.get())
+        return FaultOutcome::Done; // truncated meanwhile
     *entry = make_entry(frame_to_phys(*frame).raw(), vma.protection, writable, 0);
     frame->map_count.fetch_add(1, base::Order::Relaxed);
     note_resident(0, 1, vma.cache->memory_only());
@@ -383,9 +386,14 @@ FaultOutcome AddressSpaceImpl::fault_read_only(Vma& vma, u64 page, u64 seen, Fau
         if (vma.shared()) {
             if (!writable)
                 return FaultOutcome::BadAccess;
-            *entry = seen | arch::pte_write;
-            get_frame(*frame);
-            from = FrameRef::adopt(frame);
+            // The mark first, and under this lock: a write-back that takes it away takes the
+            // permission afterwards, and a page with the mark is not dropped as a clean one.
+            if (tracks_dirty(vma))
+                vma.cache->mark_dirty(*frame);
+            if (__atomic_load_n(&frame->cache, __ATOMIC_ACQUIRE) == vma.cache.get()) {
+                *entry = seen | arch::pte_write;
+                return FaultOutcome::Done;
+            }
         } else if ((seen & pte_private) != 0 && frame->refs.load(base::Order::Acquire) == 1) {
             if (!writable)
                 return FaultOutcome::Done;
@@ -403,10 +411,9 @@ FaultOutcome AddressSpaceImpl::fault_read_only(Vma& vma, u64 page, u64 seen, Fau
         }
     }
     if (vma.shared()) {
-        // After the entry became writable: a write-back in between would see the mark, or not yet
-        // the store.
-        if (from->cache == vma.cache.get())
-            vma.cache->mark_dirty(*from);
+        // Out of its cache already and about to leave the page tables: the store goes to the page
+        // that takes its place.
+        zap(page, page + page_size, true);
         return FaultOutcome::Done;
     }
     const FaultOutcome outcome = install_copy(vma, page, seen, *from, info);
@@ -438,12 +445,9 @@ FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, Faul
             copy_around(vma, page);
         return outcome;
     }
-    FrameRef dirty = write && tracks_dirty(vma) ? FrameRef::share(**found) : FrameRef();
     FaultOutcome outcome = install_cached(vma, page, std::move(*found), write);
     if (outcome == FaultOutcome::NoMemory)
         outcome = make_table(page); // and the access tries again
-    if (dirty)
-        cache.mark_dirty(*dirty);
     // Where minor faults are somebody's to serve, a page that is there is not to be seen yet.
     if (around > 1 && (vma.flags & vma_fault_minor) == 0)
         map_around(vma, page);

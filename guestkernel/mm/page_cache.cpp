@@ -89,6 +89,10 @@ PageCache::~PageCache() {
 }
 
 void PageCache::detach() {
+    // Whoever writes back for reclaim or sync(2) holds the cache alone: he keeps his pages locked
+    // while he is in the source, and finds none afterwards.
+    if (source_ != nullptr)
+        drop_range(0, no_limit, false);
     source_ = nullptr;
 }
 

@@ -145,3 +145,31 @@ TEST_CASE("pages in use are not given up") {
         REQUIRE(test.right(i));
     CHECK(test.cache->lookup(7).get() == held.get());
 }
+
+TEST_CASE("a write-back that was interrupted, or found no memory, leaves its pages dirty") {
+    CacheTest test(mebibyte);
+    FrameRef frame = *test.cache->get_for_write(10, false);
+    frame.data()[0] = 0x5a;
+    test.cache->mark_dirty(*frame);
+    for (const int error : {EINTR, ENOMEM}) {
+        test.source.fail_writes_with = error;
+        CHECK(test.cache->write_back(0, ~u64{0}).error().code == error);
+        CHECK(test.cache->dirty_pages() == 1);
+        write_back_all(); // ends
+    }
+    test.source.fail_writes_with = 0;
+    REQUIRE(test.cache->write_back(0, ~u64{0}));
+    CHECK(test.source.content[10 * page_size] == 0x5a);
+    CHECK(test.cache->dirty_pages() == 0);
+}
+
+TEST_CASE("whoever still holds the cache of a file that is gone finds no page to write") {
+    CacheTest test(mebibyte);
+    FrameRef frame = *test.cache->get_for_write(10, false);
+    test.cache->mark_dirty(*frame);
+    test.cache->detach();
+    CHECK(test.cache->resident_pages() == 0);
+    CHECK(test.cache->dirty_pages() == 0);
+    CHECK(test.cache->write_back(0, ~u64{0}));
+    CHECK(test.source.writes == 0);
+}

@@ -1,6 +1,7 @@
 // Which pages to give up when memory runs short: a clock over all pages that can be read again.
 #include <new>
 
+#include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
@@ -21,6 +22,7 @@ constinit Clock clock;
 // One task writes back for reclaim at a time: writing needs memory itself and would come here
 // again.
 constinit base::Atomic<bool> writing{false};
+constinit base::Atomic<const Task*> writer{nullptr}; // while `writing`
 constinit base::Atomic<void (*)()> pressure_hook{nullptr};
 
 // A page and its cache, both held.
@@ -82,6 +84,10 @@ void untrack_page(Frame& frame) {
     clock.count--;
 }
 
+bool writes_for_reclaim() {
+    return writing.load() && writer.load() == arch::current();
+}
+
 void set_memory_pressure_hook(void (*hook)()) {
     pressure_hook.store(hook);
 }
@@ -107,9 +113,11 @@ usize reclaim(usize wanted, const MemoryGroup* only, bool spare_low, bool only_c
         if ((frame.flags.load(base::Order::Relaxed) & frame_dirty) != 0) {
             if (only_clean || writing.exchange(true, base::Order::Acquire))
                 continue;
+            writer.store(arch::current());
             const u64 first = index & ~u64{63};
             const bool written = static_cast<bool>(
                 candidate.cache->write_back(first << page_shift, (first + 64) << page_shift));
+            writer.store(nullptr);
             writing.store(false, base::Order::Release);
             if (!written)
                 continue;

@@ -18,6 +18,49 @@ struct DirtyCaches {
 };
 constinit DirtyCaches dirty_caches;
 
+// Pages [first, end) of a cache while they are being written: clean by their marks already, and
+// not yet where they belong.
+struct RunInFlight {
+    base::ListNode node;
+    const PageCache* cache;
+    u64 first, end;
+    u64 number = 0; // in order of their beginnings
+};
+
+struct RunsInFlight {
+    SpinLock lock{LockRank::Leaf};
+    base::IntrusiveList<RunInFlight, &RunInFlight::node> list;
+    base::Atomic<u64> begun{0};
+    base::Atomic<u32> count{0};
+    WaitQueue ended;
+
+    void begin(RunInFlight& run) {
+        SpinGuard guard(lock);
+        run.number = begun.fetch_add(1);
+        list.push_back(run);
+        count.fetch_add(1);
+    }
+    void end(RunInFlight& run) {
+        {
+            SpinGuard guard(lock);
+            run.node.unlink();
+            count.fetch_sub(1);
+        }
+        ended.wake_all();
+    }
+    // Whether one that began before number `until` writes any of the pages.
+    bool any(const PageCache& cache, u64 first, u64 end, u64 until) {
+        if (count.load() == 0)
+            return false;
+        SpinGuard guard(lock);
+        for (const RunInFlight& run : list)
+            if (run.cache == &cache && run.number < until && run.first < end && first < run.end)
+                return true;
+        return false;
+    }
+};
+constinit RunsInFlight in_flight;
+
 } // namespace
 
 void PageCache::mark_dirty(Frame& frame) {
@@ -54,52 +97,80 @@ usize PageCache::claim_dirty_run(u64& index, u64 end, std::span<Frame*> out) {
 }
 
 Result<void> PageCache::write_run(u64 first, std::span<Frame*> run) {
+    RunInFlight flight{{}, this, first, first + run.size()};
+    in_flight.begin(flight);
     for (Frame* frame : run)
         lock_page(*frame);
-    // From here on a store through a mapping faults and marks the page again: what it wrote before
-    // is written now.
-    write_protect_cached_pages(*this, first, first + run.size());
-    usize live = 0; // pages that are still this cache's
-    {
-        SpinGuard guard(lock_);
-        while (live < run.size() && run[live]->cache == this) {
-            Frame& frame = *run[live++];
-            tree_.clear_mark(frame.index);
-            if ((frame.flags.fetch_and(~u32{frame_dirty}, base::Order::AcqRel) & frame_dirty) !=
-                0) {
-                dirty_.fetch_sub(1, base::Order::Relaxed);
-                count_down(memory_counters.dirty);
+    Result<void> outcome;
+    for (usize at = 0; at < run.size();) {
+        usize live = 0; // pages that are still this cache's
+        {
+            SpinGuard guard(lock_);
+            while (at + live < run.size() && run[at + live]->cache == this) {
+                Frame& frame = *run[at + live++];
+                tree_.clear_mark(frame.index);
+                if ((frame.flags.fetch_and(~u32{frame_dirty}, base::Order::AcqRel) & frame_dirty) !=
+                    0) {
+                    dirty_.fetch_sub(1, base::Order::Relaxed);
+                    count_down(memory_counters.dirty);
+                }
             }
         }
+        if (live == 0) { // dropped; what follows may still be here
+            at++;
+            continue;
+        }
+        // After the marks went: a store until here is written now, and from here on it faults and
+        // marks the page again. The other way round, it could find the old mark, which then goes.
+        write_protect_cached_pages(*this, first + at, first + at + live);
+        const std::span<Frame*> part = run.subspan(at, live);
+        Result<void> written = source_ != nullptr
+                                   ? source_->write_pages(first + at, part, source_->size())
+                                   : Result<void>(fail(EIO));
+        // Nothing came of it for reasons of the caller's: a later one has to try again.
+        if (!written && (written.error().code == EINTR || written.error().code == ENOMEM))
+            for (Frame* frame : part)
+                mark_dirty(*frame);
+        if (!written && outcome)
+            outcome = fail(written.error().code);
+        at += live;
     }
-    Result<void> outcome;
-    if (live > 0)
-        outcome = source_ != nullptr
-                      ? source_->write_pages(first, {run.data(), live}, source_->size())
-                      : Result<void>(fail(EIO));
     for (Frame* frame : run) {
         unlock_page(*frame);
         put_frame(*frame);
     }
+    in_flight.end(flight);
     return outcome;
 }
 
 Result<void> PageCache::write_back(u64 first_byte, u64 end_byte) {
-    if (memory_only_ || dirty_pages() == 0)
+    if (memory_only_)
         return {};
+    const u64 first = first_byte >> page_shift;
     const u64 end = end_byte > no_limit << page_shift ? no_limit : page_up(end_byte) >> page_shift;
-    u64 index = first_byte >> page_shift;
     Result<void> outcome;
-    Frame* run[run_limit];
-    while (index < end) {
-        const usize count = claim_dirty_run(index, end, run);
-        if (count == 0)
+    // What others are writing has to arrive, too, and is dirty again if they were interrupted.
+    // Reclaim does not wait: it may be what the other one needs.
+    for (unsigned round = 0; round < 2; round++) {
+        u64 index = first_byte >> page_shift;
+        Frame* run[run_limit];
+        while (index < end && dirty_pages() != 0) {
+            const usize count = claim_dirty_run(index, end, run);
+            if (count == 0)
+                break;
+            Result<void> written = write_run(index, {run, count});
+            if (!written && outcome)
+                outcome = fail(
+                    written.error().code); // the first error is told; the rest is still written
+            index += count;
+        }
+        const u64 until = in_flight.begun.load();
+        const auto arrived = [&] { return !in_flight.any(*this, first, end, until); };
+        if (writes_for_reclaim() || arrived())
             break;
-        Result<void> written = write_run(index, {run, count});
-        if (!written && outcome)
-            outcome =
-                fail(written.error().code); // the first error is told; the rest is still written
-        index += count;
+        if (wait_until(in_flight.ended, arrived, no_deadline, TaskState::Killable) ==
+            WaitOutcome::Interrupted)
+            return fail(EINTR);
     }
     if (dirty_pages() == 0) {
         SpinGuard guard(dirty_caches.lock);
@@ -124,8 +195,10 @@ void write_back_all() {
         }
         if (!cache)
             return;
-        if (!cache->write_back(0, ~u64{0}))
-            continue; // fsync(2) is who tells of errors
+        // fsync(2) is who tells of errors; after these, pages would be found dirty again and again.
+        auto written = cache->write_back(0, ~u64{0});
+        if (!written && (written.error().code == EINTR || written.error().code == ENOMEM))
+            return;
     }
 }
 
@@ -181,6 +254,8 @@ void PageCache::punch(u64 first_byte, u64 end_byte) {
         if (FrameRef frame = lookup(from >> page_shift)) {
             __builtin_memset(frame.data() + from % page_size, 0, to - from);
             mark_dirty(*frame);
+        } else {
+            drop_range(from >> page_shift, (from >> page_shift) + 1, false); // being read
         }
     };
     const u64 first = page_up(first_byte) >> page_shift;
@@ -202,9 +277,12 @@ void PageCache::truncate(u64 first_byte) {
         return;
     const u64 first = page_up(first_byte) >> page_shift;
     if (first_byte % page_size != 0) {
-        if (FrameRef frame = lookup(first_byte >> page_shift))
+        const u64 last = first_byte >> page_shift;
+        if (FrameRef frame = lookup(last))
             __builtin_memset(frame.data() + first_byte % page_size, 0,
                              page_size - first_byte % page_size);
+        else
+            drop_range(last, last + 1, false); // being read: it may hold what was cut off
     }
     // First out of the cache, then out of the page tables: a fault maps only what it finds in the
     // cache, and looks once more under the page table's lock.

@@ -1,5 +1,6 @@
 // A FUSE server that is an ordinary program: fuse(4), by the messages themselves. As root, in a
 // mount namespace of its own.
+#include <atomic>
 #include <csignal>
 #include <dirent.h>
 #include <fcntl.h>
@@ -8,6 +9,7 @@
 #include <sched.h>
 #include <string>
 #include <unistd.h>
+#include <utility>
 
 #include <linux/fuse.h>
 #include <linux/magic.h>
@@ -25,12 +27,36 @@ namespace {
 
 constexpr uint64_t hang_node = 100; // reading it is never answered
 
+// What a test and its server tell each other.
+struct Control {
+    std::atomic<unsigned> hold{0};       // the next request of this kind is not answered yet
+    std::atomic<int> held{0};            // there it is
+    std::atomic<int> other{0};           // it is answered once this process sleeps
+    std::atomic<int> other_done{0};      // or is done
+    std::atomic<int> syncs{0}, early{0}; // FSYNC requests; those that came before the answer
+    std::atomic<int> fail_writes{0}, failed{0};
+};
+Control* control;
+
+// Asleep, or gone.
+bool sleeps(int process) {
+    char text[256] = {};
+    const int fd = open(("/proc/" + std::to_string(process) + "/stat").c_str(), O_RDONLY);
+    if (fd < 0)
+        return true;
+    const ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    const char* end = std::strrchr(text, ')');
+    return got <= 0 || end == nullptr || end[2] != 'R';
+}
+
 // Files in memory, all in one directory.
 class Server {
 public:
     explicit Server(int fd) : fd_(fd) {
         files_[2] = {"hello", "hello from the server\n", 0644};
         files_[hang_node] = {"hang", "never", 0644};
+        files_[3] = {"full", std::string(4096, 'x'), 0644};
     }
 
     // Until the file system is unmounted.
@@ -46,11 +72,48 @@ public:
             in_ = reinterpret_cast<const fuse_in_header*>(message);
             CHECK(in_->len == static_cast<unsigned>(got));
             body_ = message + sizeof(fuse_in_header);
-            serve();
+            if (control->hold != 0 && control->hold == in_->opcode)
+                hold(std::string(message, static_cast<size_t>(got)));
+            else
+                serve();
         }
     }
 
 private:
+    // Answers it, as the file is now, when the other process waits for something that is none of
+    // this server's to give.
+    void hold(const std::string& request) {
+        control->hold = 0;
+        const uint64_t node = reinterpret_cast<const fuse_in_header*>(request.data())->nodeid;
+        const std::string before = files_[node].data;
+        control->held = 1;
+        static char message[1 << 17];
+        for (;;) {
+            const bool over =
+                control->other_done != 0 || (control->other != 0 && sleeps(control->other));
+            pollfd ready{fd_, POLLIN, 0};
+            CHECK(poll(&ready, 1, 0) >= 0);
+            if ((ready.revents & POLLIN) != 0) {
+                const ssize_t got = read(fd_, message, sizeof message);
+                CHECK(got >= static_cast<ssize_t>(sizeof(fuse_in_header)));
+                in_ = reinterpret_cast<const fuse_in_header*>(message);
+                body_ = message + sizeof(fuse_in_header);
+                control->early += in_->opcode == FUSE_FSYNC ? 1 : 0;
+                serve();
+            } else if (over) {
+                break;
+            } else {
+                sched_yield();
+            }
+        }
+        const std::string now = std::exchange(files_[node].data, before);
+        in_ = reinterpret_cast<const fuse_in_header*>(request.data());
+        body_ = request.data() + sizeof(fuse_in_header);
+        serve();
+        if (in_->opcode == FUSE_READ)
+            files_[node].data = now;
+    }
+
     struct File {
         std::string name, data;
         mode_t mode;
@@ -63,7 +126,9 @@ private:
         header->error = -error;
         header->len = static_cast<unsigned>(sizeof *header + bytes);
         out.append(static_cast<const char*>(data), bytes);
-        CHECK(write(fd_, out.data(), out.size()) == static_cast<ssize_t>(out.size()));
+        // ENOENT: of a file system that is gone by now, nobody waits for the answer.
+        const ssize_t put = write(fd_, out.data(), out.size());
+        CHECK(put == static_cast<ssize_t>(out.size()) || errno == ENOENT);
     }
     template <typename T>
     void answer_with(const T& out) {
@@ -186,6 +251,11 @@ private:
             return;
         }
         case FUSE_WRITE: {
+            if (control->fail_writes != 0) {
+                fail(EIO);
+                control->failed++;
+                return;
+            }
             const auto* in = reinterpret_cast<const fuse_write_in*>(body_);
             std::string& data = files_[in_->nodeid].data;
             if (data.size() < in->offset + in->size)
@@ -240,10 +310,13 @@ private:
                 ? answer("sweet", 5)
                 : fail(ENODATA);
             return;
+        case FUSE_FSYNC:
+            control->syncs++;
+            answer(nullptr, 0);
+            return;
         case FUSE_FLUSH:
         case FUSE_RELEASE:
         case FUSE_RELEASEDIR:
-        case FUSE_FSYNC:
             answer(nullptr, 0);
             return;
         default:
@@ -259,6 +332,10 @@ private:
 };
 
 pid_t begin(const char* extra = "", const char* type = "fuse.test") {
+    void* shared =
+        mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(shared != MAP_FAILED);
+    control = new (shared) Control;
     CHECK(unshare(CLONE_NEWNS) == 0);
     CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
     CHECK(mount("base", "/tmp", "tmpfs", 0, "mode=0755") == 0);
@@ -325,7 +402,7 @@ void files() {
     while (readdir(listing) != nullptr)
         names++;
     closedir(listing);
-    CHECK(names == 5); // ., .., hello, hang, large
+    CHECK(names == 6); // ., .., hello, full, hang, large
     char value[16] = {};
     CHECK(getxattr("m/hello", "user.flavour", value, sizeof value) == 5);
     CHECK_FAILS(getxattr("m/hello", "user.other", value, sizeof value), ENODATA);
@@ -383,6 +460,93 @@ void failures() {
     CHECK(umount("m") == 0);
 }
 
+template <typename F>
+pid_t start(F&& body) {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        body();
+        _exit(0);
+    }
+    return child;
+}
+void finish(pid_t child) {
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+void wait_for(const std::atomic<int>& value) {
+    while (value == 0)
+        sched_yield();
+}
+
+// fsync(2) comes back when what others are writing has arrived as well.
+void writes_of_others() {
+    const pid_t server = begin();
+    const int fd = open("m/hello", O_RDWR);
+    CHECK(fd >= 0);
+    control->hold = FUSE_WRITE;
+    const pid_t writer = start([&] { CHECK(pwrite(fd, "HELLO", 5, 0) == 5); });
+    wait_for(control->held);
+    const pid_t syncer = start([&] {
+        control->other = getpid();
+        CHECK(fsync(fd) == 0);
+        control->other_done = 1;
+    });
+    finish(writer);
+    finish(syncer);
+    CHECK(control->syncs == 1 && control->early == 0);
+    close(fd);
+    end(server);
+}
+
+// A page that is being read while the file is cut: what was cut off does not come back.
+void cut_while_read() {
+    const pid_t server = begin();
+    const int fd = open("m/full", O_RDWR);
+    CHECK(fd >= 0);
+    control->hold = FUSE_READ;
+    const pid_t reader = start([&] {
+        char byte = 0;
+        CHECK(pread(fd, &byte, 1, 0) == 1 && byte == 'x');
+    });
+    wait_for(control->held);
+    const pid_t cutter = start([&] {
+        control->other = getpid();
+        CHECK(ftruncate(fd, 100) == 0);
+        control->other_done = 1;
+    });
+    finish(reader);
+    finish(cutter);
+    CHECK(ftruncate(fd, 4096) == 0);
+    char text[4096];
+    CHECK(pread(fd, text, sizeof text, 0) == sizeof text);
+    CHECK(text[99] == 'x' && text[100] == 0 && text[4095] == 0);
+    close(fd);
+    end(server);
+}
+
+// msync(2) is as good as fsync(2), and an error that nobody was told of is told by the next.
+void stores() {
+    const pid_t server = begin();
+    const int fd = open("m/hello", O_RDWR);
+    void* shared = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(shared != MAP_FAILED);
+    auto* text = static_cast<volatile char*>(shared);
+    text[0] = 'H';
+    CHECK(msync(shared, 4096, MS_SYNC) == 0);
+    CHECK(control->syncs == 1);
+    control->fail_writes = 1;
+    text[0] = 'h';
+    sync();
+    wait_for(control->failed);
+    control->fail_writes = 0;
+    CHECK_FAILS(fsync(fd), EIO);
+    CHECK(fsync(fd) == 0);
+    CHECK(munmap(shared, 4096) == 0);
+    close(fd);
+    end(server);
+}
+
 void errors() {
     CHECK(unshare(CLONE_NEWNS) == 0);
     CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
@@ -409,6 +573,9 @@ int main() {
     in_child(files);
     in_child(rights);
     in_child(failures);
+    in_child(writes_of_others);
+    in_child(cut_while_read);
+    in_child(stores);
     in_child(errors);
     return 0;
 }

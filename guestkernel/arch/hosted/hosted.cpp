@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include <sys/mman.h>
 
@@ -50,6 +51,7 @@ struct Machine {
     usize user_bytes = 0;
     AddressSpace* space = nullptr;
     Counters counters;
+    Meanwhile meanwhile;
 };
 Machine machine;
 thread_local unsigned this_cpu = 0;
@@ -89,6 +91,9 @@ void set_current(Task* task) {
 }
 Counters& counters() {
     return machine.counters;
+}
+Meanwhile& meanwhile() {
+    return machine.meanwhile;
 }
 
 void register_user_range(const void* start, usize bytes) {
@@ -244,9 +249,14 @@ void flush_on_cpus(u64 cpu_mask, PhysAddr, VirtAddr, usize pages) {
         return;
     machine.counters.flushes++;
     machine.counters.flushed_pages += pages;
+    if (const auto other = std::exchange(machine.meanwhile.flush, nullptr))
+        other();
 }
 
 usize copy_from_user(void* to, u64 from, usize bytes) {
+    if (bytes > 1)
+        if (const auto other = std::exchange(machine.meanwhile.copy, nullptr))
+            other();
     return for_each_part(from, bytes, false, [to](const u8* at, usize done, usize part) {
         std::memcpy(static_cast<u8*>(to) + done, at, part);
     });

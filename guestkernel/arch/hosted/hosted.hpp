@@ -2,6 +2,8 @@
 // a registered host range or whatever an address space's page tables show.
 #pragma once
 
+#include <functional>
+
 #include "guestkernel/core/types.hpp"
 
 namespace kernel {
@@ -40,5 +42,12 @@ struct Counters {
     u64 kicks = 0;
 };
 Counters& counters();
+
+// What other CPUs do meanwhile: called, once each, where another CPU is told of a flush, and before
+// more than a byte is copied from user memory.
+struct Meanwhile {
+    std::function<void()> flush, copy;
+};
+Meanwhile& meanwhile();
 
 } // namespace kernel::hosted

@@ -166,6 +166,14 @@ Result<void> VirtiofsInode::read_pages(u64 first, std::span<Frame* const> frames
 }
 
 Result<void> VirtiofsInode::write_pages(u64 first, std::span<Frame* const> frames, u64 file_size) {
+    auto sent = send_pages(first, frames, file_size);
+    // Reclaim and sync(2) have nobody to tell: the next fsync(2) or close(2) has.
+    if (!sent && sent.error().code != EINTR && sent.error().code != ENOMEM)
+        write_error_.store(sent.error().code);
+    return sent;
+}
+
+Result<void> VirtiofsInode::send_pages(u64 first, std::span<Frame* const> frames, u64 file_size) {
     const u64 start = first * page_size;
     if (start >= file_size)
         return {};
@@ -206,7 +214,10 @@ Result<void> VirtiofsInode::flush_pages() {
     if (cache == nullptr)
         return {};
     const u64 seen = modified_.load(base::Order::Acquire);
-    TRY(cache->write_back(0, ~u64{0}));
+    if (auto written = cache->write_back(0, ~u64{0}); !written) {
+        write_error_.store(0); // the caller tells
+        return written;
+    }
     if (seen == flushed_.load(base::Order::Acquire))
         return {};
     SpinGuard guard(attributes_lock_);
@@ -217,6 +228,12 @@ Result<void> VirtiofsInode::flush_pages() {
     cached_once_ = false;
     expire_attributes();
     return {};
+}
+
+Result<void> VirtiofsInode::flush_and_tell() {
+    TRY(flush_pages());
+    const int untold = write_error_.exchange(0);
+    return untold == 0 ? Result<void>() : Result<void>(fail(untold));
 }
 
 Result<void> VirtiofsInode::extend(u64 size) {
@@ -260,9 +277,17 @@ Result<Ref<File>> VirtiofsInode::open(const Path& path, u32 flags) {
 VirtiofsFile::~VirtiofsFile() {
     if (!inode_)
         return;
-    // A mapping may have outlived the last close(2).
-    if (writes_)
-        (void)node().flush_pages();
+    // A mapping may have outlived the last close(2). What others are writing needs the handle, too:
+    // EINTR is of one who is being killed and would not wait for that.
+    if (writes_) {
+        auto flushed = node().flush_pages();
+        while (!flushed && flushed.error().code == EINTR && !node().fs_.writes_through()) {
+            yield();
+            flushed = node().flush_pages();
+        }
+        if (!flushed)
+            node().write_error_.store(flushed.error().code); // for who has it open still
+    }
     node().release_handle(writes_);
 }
 
@@ -272,7 +297,7 @@ Result<usize> VirtiofsFile::write(IoBuffer& in, u64 offset) {
     const bool now = (flags_ & (O_SYNC | O_DSYNC)) != 0;
     if (now || node().fs_.writes_through() || waiting >= write_batch) {
         unflushed_.store(0, base::Order::Relaxed);
-        TRY(node().flush_pages());
+        TRY(node().flush_and_tell());
     }
     if (now)
         TRY(sync((flags_ & O_SYNC) != O_SYNC));
@@ -306,7 +331,7 @@ Result<u64> VirtiofsFile::seek(i64 offset, int whence) {
 Result<void> VirtiofsFile::flush() {
     if (!writes_)
         return {};
-    TRY(node().flush_pages());
+    TRY(node().flush_and_tell());
     VirtiofsSuperblock& fs = node().fs_;
     if (unflushed_.exchange(0, base::Order::Relaxed) == 0 ||
         fs.lacks(VirtiofsSuperblock::missing_flush))
@@ -323,7 +348,7 @@ Result<void> VirtiofsFile::flush() {
 }
 
 Result<void> VirtiofsFile::sync(bool data_only) {
-    TRY(node().flush_pages());
+    TRY(node().flush_and_tell());
     VirtiofsSuperblock& fs = node().fs_;
     if (fs.lacks(VirtiofsSuperblock::missing_fsync))
         return {};
@@ -365,7 +390,7 @@ Result<void> VirtiofsFile::allocate(int mode, u64 offset, u64 length) {
         if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0)
             cache->punch(offset, offset + length);
         else if (moves)
-            cache->truncate(offset);
+            cache->truncate(page_down(offset)); // blocks of the host may be smaller than pages
     }
     {
         SpinGuard attributes_guard(inode.attributes_lock());

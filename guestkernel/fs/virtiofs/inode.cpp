@@ -127,8 +127,9 @@ Result<Attributes> VirtiofsInode::attributes() {
 }
 
 Result<void> VirtiofsInode::set_attributes(const Attributes& wanted, u32 mask) {
-    // Data first: written later it would change the times again, or lie past the new end.
-    if (dirty())
+    // Data first: written later it would change the times again, or lie past the new end. What was
+    // written through mappings, or is on its way, does not show in dirty().
+    if (dirty() || (mask & set_size) != 0)
         TRY(flush_pages());
     fuse_setattr_in in{};
     const auto want = [&](u32 bit, u32 fuse_bit) {

@@ -189,6 +189,8 @@ private:
     void send_release(const FuseHandle& handle, u32 opcode, bool for_write);
     bool any_handle(bool for_write, u64& id);
     Result<void> flush_pages();
+    Result<void> flush_and_tell(); // of errors that nobody was told of before, too
+    Result<void> send_pages(u64 first, std::span<Frame* const> frames, u64 file_size);
     Result<String> xattr_call(u32 opcode, std::string_view name);
 
     VirtiofsSuperblock& fs_;
@@ -201,7 +203,8 @@ private:
     // Changes of the contents, and how many of them the server has: equal when clean. Until then
     // size and mtime are ours.
     base::Atomic<u64> modified_{0}, flushed_{0};
-    Attributes cached_; // under attributes_lock(), as is the next
+    base::Atomic<int> write_error_{0}; // of a write-back that had nobody to tell
+    Attributes cached_;                // under attributes_lock(), as is the next
     bool cached_once_ = false;
     Ref<PageCache> cache_; // made on demand
     base::Atomic<PageCache*> cache_pointer_{nullptr};
