@@ -213,7 +213,13 @@ void AddressSpaceImpl::add_vma(Vma& vma) {
     vma.space = &space;
     vmas.insert(vma);
     account(vma, true);
-    if (vma.cache)
+    show_in_cache(vma);
+}
+
+// Puts the mapping on its cache's list, if it is not there yet.
+void AddressSpaceImpl::show_in_cache(Vma& vma) {
+    vma.space = &space;
+    if (vma.cache && !vma.cache_node.linked())
         vma.cache->add_mapping(vma);
 }
 
@@ -248,6 +254,8 @@ Result<Vma*> AddressSpaceImpl::split(Vma& vma, u64 address) {
     if (vmas.count() >= max_mappings)
         return fail(ENOMEM);
     TRY(Vma * upper, copy_vma(vma, address, vma.end));
+    // Before its part leaves `vma`: whoever takes pages out of the cache meets one or the other.
+    show_in_cache(*upper);
     account(vma, false);
     vmas.set_bounds(vma, vma.start, address, vma.offset);
     account(vma, true);
@@ -266,10 +274,15 @@ Vma& AddressSpaceImpl::merge(Vma& vma, RemovedVmas& removed) {
     Vma* at = &vma;
     const auto join = [&](Vma& low, Vma& high) {
         const u64 end = high.end;
-        remove_vma(high, removed);
+        account(high, false);
+        vmas.erase(high);
         account(low, false);
         vmas.set_bounds(low, low.start, end, low.offset);
         account(low, true);
+        // Not before `low` shows its part: whoever takes pages out of the cache meets one of them.
+        if (high.cache)
+            high.cache->remove_mapping(high);
+        removed.add(high);
     };
     if (Vma* low = VmaTree::prev(*at); low != nullptr && alike(*low, *at)) {
         join(*low, *at);

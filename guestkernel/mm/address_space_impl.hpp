@@ -22,6 +22,10 @@ inline constexpr u64 leaves_per_step = 16;
 // Userfault: the mapping's program has to serve it first (FaultInfo::userfault).
 enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory, Userfault };
 
+// What a fault brings along at least where nothing speaks against it: a power of two that divides a
+// leaf table.
+inline constexpr u64 around_pages = 16;
+
 // How a fault was served.
 struct FaultInfo {
     // A file had to be read.
@@ -92,6 +96,7 @@ struct AddressSpaceImpl {
     bool limits_allow(u64 pages, u32 protection, u32 flags) const;
     void account(const Vma& vma, bool added);
     void add_vma(Vma& vma);
+    void show_in_cache(Vma& vma);
     void remove_vma(Vma& vma, RemovedVmas& removed);
     // Cuts so that `address` is no mapping's inside.
     Result<void> split_at(u64 address);

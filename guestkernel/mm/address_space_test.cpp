@@ -429,3 +429,66 @@ TEST_CASE("a store to a shared page that has just been dropped goes to the one t
     REQUIRE(file->cache->write_back(0, ~u64{0}));
     CHECK(file->source.content[0] == 0x5a);
 }
+
+TEST_CASE("a page cut off while its mapping moves is in neither place") {
+    SpaceTest test;
+    Ref<FakeFile> file = *make_ref<FakeFile>(mebibyte, O_RDWR);
+    const u64 start = test.map(4, read_write, MAP_SHARED, file);
+    const u64 target = test.map(4, PROT_NONE);
+    REQUIRE(store(*test.space, start, 1));
+    test.space->active_cpus.store(2);
+    hosted::meanwhile().flush = [&] {
+        file->source.content.clear();
+        file->cache->truncate(0);
+    };
+    REQUIRE(test.space->remap(VirtAddr(start), 4 * page_size, 4 * page_size,
+                              MREMAP_MAYMOVE | MREMAP_FIXED, VirtAddr(target)));
+    CHECK(!hosted::meanwhile().flush);
+    CHECK(signal_of(*test.space, target, 0) == packed(SIGBUS, BUS_ADRERR));
+}
+
+TEST_CASE("no CPU finds the copy of a page while another still reads the page") {
+    SpaceTest test;
+    constexpr u64 pages = 64;
+    const u64 start = test.map(pages);
+    for (u64 i = 0; i < pages; i++)
+        REQUIRE(store(*test.space, start + i * page_size, 1));
+    Ref<AddressSpace> child = *test.space->clone();
+    test.space->active_cpus.store(2);
+    u64 before[pages];
+    u64 flushes = 0;
+    for (u64 i = 0; i < pages; i++) { // in order: copies are made ahead, too
+        for (u64 k = 0; k < pages; k++)
+            before[k] = hosted::leaf_entry(*test.space, start + k * page_size);
+        std::function<void()> look = [&] {
+            flushes++;
+            for (u64 k = 0; k < pages; k++) {
+                const u64 now = hosted::leaf_entry(*test.space, start + k * page_size);
+                const bool same = ((now ^ before[k]) & arch::pte_address) == 0;
+                if ((before[k] & arch::pte_write) == 0 && now != 0 && !same)
+                    FAIL_CHECK("page " << k << " at the store to page " << i);
+                before[k] = now == 0 ? arch::pte_write : now; // may have any other from now on
+            }
+            hosted::meanwhile().flush = look;
+        };
+        hosted::meanwhile().flush = look;
+        REQUIRE(store(*test.space, start + i * page_size, 2));
+        hosted::meanwhile().flush = nullptr;
+    }
+    CHECK(flushes > 0);
+    for (u64 i = 0; i < pages; i++) {
+        CHECK(load(*test.space, start + i * page_size) == 2);
+        CHECK(load(*child, start + i * page_size) == 1);
+    }
+}
+
+TEST_CASE("views of shared memory are no more than mappings may be") {
+    SpaceTest test;
+    const u64 start = test.map(1, read_write, MAP_SHARED | MAP_ANONYMOUS);
+    u64 made = 0;
+    while (made < 70'000 &&
+           test.space->remap(VirtAddr(start), 0, page_size, MREMAP_MAYMOVE, VirtAddr(0)))
+        made++;
+    CHECK(made < 65'530);
+    CHECK(made > 60'000);
+}

@@ -25,7 +25,6 @@ namespace {
 
 // Powers of two that divide a leaf table. What is absent is read in smaller pieces than what is
 // resident is mapped.
-constexpr u64 around_pages = 16;
 constexpr u64 map_around_pages = 64;
 constexpr u64 most_around = 64;
 constexpr u64 copy_around_pages = 16;
@@ -277,6 +276,14 @@ FaultOutcome AddressSpaceImpl::install_copy(Vma& vma, u64 page, u64 expected, Fr
     if (expected == 0 && __atomic_load_n(&from.cache, __ATOMIC_ACQUIRE) != vma.cache.get())
         return FaultOutcome::Done;
     const bool writable = (vma.protection & PROT_WRITE) != 0;
+    if (expected != 0) {
+        // Other CPUs may go on reading the old frame unless told, and are told before any can find
+        // the new one: else what one of them writes there would be missing for another that was
+        // told of it. This CPU is about to repeat the store, which refreshes its translation
+        // without the 7 us of an INVLPG; fault() does that store itself.
+        *entry = 0;
+        space.flush(VirtAddr(page), 1, writable);
+    }
     *entry = make_entry(frame_to_phys(*copy).raw(), vma.protection, writable, pte_private);
     note_resident(pte_private, 1, false);
     copy.leak();
@@ -286,10 +293,6 @@ FaultOutcome AddressSpaceImpl::install_copy(Vma& vma, u64 page, u64 expected, Fr
     Frame* old = frame_of(expected);
     if ((expected & pte_private) == 0 && old != nullptr)
         old->map_count.fetch_sub(1, base::Order::Relaxed);
-    // Other CPUs may go on reading the old frame unless told. This one is about to repeat the
-    // store, which refreshes its translation without the 7 us of an INVLPG; fault() does that store
-    // itself.
-    space.flush(VirtAddr(page), 1, writable);
     info.touch = writable && (space.active_cpus.load() >> arch::cpu_id() & 1) != 0;
     if (old != nullptr)
         gather.release(*old);
@@ -315,59 +318,6 @@ u64 AddressSpaceImpl::reuse_around(Vma& vma, u64 page, u64 pages) {
     }
     vma.next_copy.store(window.end, base::Order::Relaxed);
     return changed;
-}
-
-void AddressSpaceImpl::note_written(Vma& vma, u64 page) {
-    if (written_after_fork)
-        written_after_fork->note(page);
-    // Writes in order, to what a fork shares: the window doubles.
-    u32 window = 1;
-    if (page == vma.next_copy.load(base::Order::Relaxed)) {
-        window = 2 * vma.copy_window.load(base::Order::Relaxed);
-        window = window > around_pages ? u32{around_pages} : window;
-    }
-    vma.copy_window.store(window, base::Order::Relaxed);
-    vma.next_copy.store(page + u64{window} * page_size, base::Order::Relaxed);
-}
-
-// After `page`, copies the rest of the window that note_written() chose. One flush for all: it also
-// makes KVM look at the whole table again, instead of at each page as it is touched (7 us each).
-void AddressSpaceImpl::copy_ahead(Vma& vma, u64 page) {
-    u64 end = vma.next_copy.load(base::Order::Relaxed);
-    if (end > vma.end)
-        end = vma.end;
-    Gather gather(*this);
-    for (u64 at = page + page_size; at < end; at += page_size) {
-        u64 seen = 0;
-        FrameRef from;
-        {
-            SpinGuard guard(table.lock());
-            u64* entry = table.find(at);
-            seen = entry != nullptr ? *entry : 0;
-            if ((seen & (arch::pte_present | arch::pte_write | pte_private | pte_guarded)) !=
-                (arch::pte_present | pte_private))
-                continue;
-            Frame* frame = frame_of(seen);
-            if (frame->refs.load(base::Order::Acquire) == 1) {
-                *entry = seen | arch::pte_write;
-                gather.changed(at);
-                continue;
-            }
-            from = FrameRef::share(*frame);
-        }
-        FrameRef copy = FrameRef::adopt(as_kind(FrameKind::Anonymous, alloc_frame()));
-        if (!copy)
-            return;
-        __builtin_memcpy(copy.data(), from.data(), page_size);
-        SpinGuard guard(table.lock());
-        u64* entry = table.find(at);
-        if (*entry != seen)
-            continue;
-        *entry = make_entry(frame_to_phys(*copy).raw(), vma.protection, true, pte_private);
-        copy.leak();
-        gather.changed(at);
-        gather.release(*frame_of(seen));
-    }
 }
 
 // A store to a page that is present and read-only, though the mapping is writable (or the store is

@@ -88,6 +88,9 @@ bool grow_in_place(AddressSpaceImpl& impl, Vma& vma, const Remap& request, Remov
 // `moved_for`: who serves the faults there and wants to know.
 Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVmas& removed,
                          Ref<UserfaultContext>& moved_for) {
+    // Room for the new one and for both cuts of the old one, so that nothing is moved in vain.
+    if (impl.vmas.count() + 3 > max_mappings)
+        return fail(ENOMEM);
     TRY(const u64 target, choose_target(impl, request, removed));
     const u64 old_end = request.old_start + request.old_length;
     Vma* vma = impl.vmas.find(request.old_start);
@@ -104,13 +107,21 @@ Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVm
         moved->flags &= ~vma_userfault;
     }
     moved_for = moved->userfault;
-    if (request.old_length != 0)
-        TRY(move_pages(impl, {request.old_start, target,
-                              request.old_length < request.new_length ? request.old_length
-                                                                      : request.new_length,
-                              (moved->flags & vma_fault_write) != 0}));
     Vma& added = *moved.leak();
+    // Before its pages come, and behind the old one on the cache's list: whoever takes pages out of
+    // the cache meanwhile finds them here or there.
     impl.add_vma(added);
+    if (request.old_length != 0) {
+        auto done = move_pages(impl, {request.old_start, target,
+                                      request.old_length < request.new_length ? request.old_length
+                                                                              : request.new_length,
+                                      (added.flags & vma_fault_write) != 0});
+        if (!done) {
+            impl.remove_vma(added, removed);
+            moved_for = nullptr;
+            return fail(done.error().code);
+        }
+    }
     if ((request.flags & MREMAP_DONTUNMAP) == 0 && request.old_length != 0) {
         // The entries are gone; splitting for the sake of it may still lack memory.
         TRY(impl.unmap_range(request.old_start, old_end, removed));
@@ -218,7 +229,12 @@ Result<void> AddressSpace::show_other_part(VirtAddr at, u64 length, u64 offset, 
         shown->userfault = nullptr;
         if (impl_->vmas.count() >= max_mappings)
             return fail(ENOMEM);
-        TRY(impl_->unmap_range(start, end, removed));
+        // Never off the cache's list: a seal against writing would take the object for unmapped.
+        impl_->show_in_cache(*shown);
+        if (auto done = impl_->unmap_range(start, end, removed); !done) {
+            shown->cache->remove_mapping(*shown);
+            return done;
+        }
         protection = shown->protection;
         Vma& added = *shown.leak();
         impl_->add_vma(added);
