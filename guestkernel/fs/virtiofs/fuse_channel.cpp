@@ -155,7 +155,7 @@ private:
 // descriptors go to the small one or to the lower half.
 Result<void> FuseChannel::fill(Slot& slot, const FuseCall& request, usize& readable,
                                usize& writable) {
-    static_assert(max_frames + 8 <= Slot::large_table);
+    static_assert(max_frames + 8 <= Slot::large_table / 2); // no two of them need be neighbours
     slot.done.store(0, base::Order::Relaxed);
     slot.written = 0;
     slot.is_forget = false;

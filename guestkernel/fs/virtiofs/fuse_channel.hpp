@@ -64,7 +64,7 @@ public:
 
 class FuseChannel final : public FuseTransport {
 public:
-    static constexpr usize max_frames = 256; // per call: 1 MiB
+    static constexpr usize max_frames = 248; // per call; a slot has room for that many apart
 
     FuseChannel();
     // The device with this tag, taken and started. ENODEV.
