@@ -510,11 +510,17 @@ def slow_readers():
 def at_the_same_time():
     with people() as joey:
         joey.image()
-        ident = joey.start("--name", "r1", "box:1", "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+        # It takes its time to end, so that both wait for that.
+        joey.start("--name", "r1", "box:1", "sh", "-c", "trap 'sleep 2; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+        joey.until_log("r1", "up")
         both = [subprocess.Popen([JOEY, *joey.options, "restart", "r1"], stdout=subprocess.DEVNULL, start_new_session=True) for _ in range(2)]
         equal("status of both", [0, 0], [one.wait(120 * PATIENCE) for one in both])
         equal("it runs", 0, joey.do("exec", "r1", "true").status)
-        equal("state", "running", joey.inspect("r1")["State"]["Status"])
+        names = []
+        for pid in joey.processes():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                names.append(file.read().strip())
+        equal("monitors", 1, names.count("joey-monitor"))
         joey.must("rm", "-f", "r1")
 
         # What is to be removed at its end is not, if that end is a restart's.

@@ -99,7 +99,7 @@ os::Result<int> restart(Session& session, const Arguments& arguments) {
         [&](const Container& container, const std::string& word) -> os::Result<void> {
             for (;;) {
                 session.registry.set_kept(container, true);
-                if (const auto stopped = stop_as_asked(session, arguments, container); !stopped) {
+                if (auto stopped = stop_as_asked(session, arguments, container); !stopped) {
                     session.registry.set_kept(container, false);
                     return stopped;
                 }
