@@ -99,7 +99,7 @@ Result<usize> Pipe::drain(IoBuffer& out, usize bytes) {
 Result<usize> Pipe::read(IoBuffer& out, bool non_blocking) {
     if (out.remaining() == 0)
         return usize{0};
-    for (;;) {
+    for (bool slept = false;; slept = true) {
         {
             MutexGuard guard(mutex_);
             const usize here = available();
@@ -108,8 +108,10 @@ Result<usize> Pipe::read(IoBuffer& out, bool non_blocking) {
                 auto done = drain(out, smaller(here, out.remaining()));
                 const bool left = available() > 0;
                 guard.unlock();
-                // One write wakes one reader: what that leaves is the next one's.
-                if (left && read_waiters.has_waiters())
+                // One write wakes one reader: what that leaves is the next one's. Whoever did not
+                // sleep took no wake-up from anybody, and a watcher is not told of the same bytes
+                // again.
+                if (left && slept)
                     read_waiters.wake_one(poll_in | poll_rdnorm);
                 if (was_full || write_waiters.has_waiters())
                     write_waiters.wake_one(poll_out | poll_wrnorm);

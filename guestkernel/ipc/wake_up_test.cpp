@@ -8,7 +8,6 @@
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/test_support.hpp"
 #include "guestkernel/ipc/epoll.hpp"
-#include "guestkernel/ipc/pipe.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 
 using namespace kernel;
@@ -27,42 +26,7 @@ struct Sleeper : Waiter {
     bool awake = false;
 };
 
-usize put(Pipe& pipe, std::string_view text) {
-    IoBuffer in(const_cast<char*>(text.data()), text.size());
-    const auto written = pipe.write(in, true);
-    return written ? *written : 0;
-}
-
-usize take(Pipe& pipe, usize bytes) {
-    char room[16];
-    IoBuffer out(room, bytes);
-    const auto got = pipe.read(out, true);
-    return got ? *got : 0;
-}
-
 } // namespace
-
-TEST_CASE("pipe: what a reader leaves wakes the next one") {
-    test::FsFixture fixture;
-    auto pipe = make_ref<Pipe>();
-    REQUIRE(pipe);
-    (*pipe)->add_end(true, true);
-    Sleeper first;
-    Sleeper second;
-    (*pipe)->read_waiters.add(first);
-    (*pipe)->read_waiters.add(second);
-    CHECK(put(**pipe, "two") == 3);
-    CHECK(first.awake);
-    CHECK_FALSE(second.awake);
-    CHECK(take(**pipe, 1) == 1);
-    CHECK(second.awake);
-    second.awake = false;
-    CHECK(take(**pipe, 2) == 2);
-    CHECK_FALSE(second.awake); // for nothing
-    (*pipe)->read_waiters.remove(first);
-    (*pipe)->read_waiters.remove(second);
-    (*pipe)->drop_end(true, true);
-}
 
 TEST_CASE("timerfd: who reads it on a CPU whose clock is behind is told all the same") {
     test::FsFixture fixture;
