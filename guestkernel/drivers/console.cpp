@@ -62,8 +62,7 @@ void offer_message(usize index) {
 void serve_message(const boot::ControlMessage& message) {
     switch (message.type) {
     case boot::ControlMessageType::signal:
-        if (console->on_signal != nullptr)
-            console->on_signal(static_cast<int>(message.a));
+        console->on_signal(static_cast<int>(message.a));
         break;
     case boot::ControlMessageType::window:
         if (console->on_window != nullptr)
@@ -75,7 +74,10 @@ void serve_message(const boot::ControlMessage& message) {
     }
 }
 
+// Until there is somebody to tell of signals, messages wait where they are.
 void serve_control() {
+    if (__atomic_load_n(&console->on_signal, __ATOMIC_ACQUIRE) == nullptr)
+        return;
     for (;;) {
         boot::ControlMessage message;
         {
@@ -278,8 +280,8 @@ Result<void> init_console() {
         console->control_in.notify();
         console->port_events.notify();
         // The host may have spoken since the buffers were there, when nobody asked for interrupts:
-        // that is heard now, and interrupts are asked for from here on.
-        serve_control();
+        // that is heard now, and interrupts are asked for from here on. joey's messages are when
+        // there is a handler.
         serve_port_events();
         return {};
     }
@@ -350,7 +352,8 @@ void set_console_window_handler(void (*handler)(u32 columns, u32 rows)) {
     console->on_window = handler;
 }
 void set_console_signal_handler(void (*handler)(int signal)) {
-    console->on_signal = handler;
+    __atomic_store_n(&console->on_signal, handler, __ATOMIC_RELEASE);
+    serve_control();
 }
 
 void flush_console() {

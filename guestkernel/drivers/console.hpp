@@ -24,7 +24,7 @@ void console_terminal_echo(const u8* data, usize bytes);
 bool console_terminal_can_write();
 WaitQueue& console_terminal_queue(); // woken when output has room again
 // Window size and signals from the host's control port: handlers are set by the terminal layer and
-// task/.
+// task/. What the host says is heard from the second of them on; until then it waits.
 void set_console_window_handler(void (*handler)(u32 columns, u32 rows));
 void set_console_signal_handler(void (*handler)(int signal));
 // Waits until the host has taken all output; before power-off.
