@@ -73,6 +73,7 @@ void reset(u64 ram_bytes, bool ram_is_zeroed, u64 first_frame) {
     machine.ram = static_cast<u8*>(ram);
     machine.ram_bytes = ram_bytes;
     loaded = PhysAddr{};
+    wants_resched = false; // of whom an earlier test had run
     reset_heap_for_test();
     reset_page_cache_for_test();
     reset_page_tables_for_test();
