@@ -460,16 +460,6 @@ void failures() {
     CHECK(umount("m") == 0);
 }
 
-template <typename F>
-pid_t start(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    return child;
-}
 void finish(pid_t child) {
     int status = -1;
     CHECK(waitpid(child, &status, 0) == child && status == 0);

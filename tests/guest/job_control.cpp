@@ -12,31 +12,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
-
-template <typename F>
-pid_t start(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    return child;
-}
-
-template <typename F>
-void in_child(F&& body) {
-    const pid_t child = start(body);
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-        std::fprintf(stderr, "child status %x\n", status);
-        std::exit(1);
-    }
-}
 
 void wait_for_ever() {
     for (;;)

@@ -7,17 +7,26 @@
 
 #include "tests/guest/check.hpp"
 
-// Runs `body` in a child, which then ends with 0; its wait status.
+// Starts `body` in a child, which then ends with 0.
 template <typename F>
-int status_of(F&& body) {
-    std::fflush(nullptr);
+pid_t start(F&& body) {
     const pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
         body();
-        std::fflush(nullptr);
         _exit(0);
     }
+    return child;
+}
+
+// Runs `body` in a child, which then ends with 0; its wait status.
+template <typename F>
+int status_of(F&& body) {
+    std::fflush(nullptr);
+    const pid_t child = start([&] {
+        body();
+        std::fflush(nullptr);
+    });
     int status = -1;
     CHECK(waitpid(child, &status, 0) == child);
     return status;

@@ -21,7 +21,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
-#include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -29,17 +29,6 @@ std::string self; // this program's file
 std::string directory;
 
 int shared_memory_value;
-
-template <typename F>
-pid_t start(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    return child;
-}
 
 int end_of(pid_t child) {
     int status = 0;

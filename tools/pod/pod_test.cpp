@@ -19,6 +19,7 @@
 
 #include "agent/os/files.hpp"
 #include "agent/ttrpc/server.hpp"
+#include "tests/unit/comes.hpp"
 #include "tools/pod/engine.hpp"
 #include "tools/pod/guest_config.hpp"
 #include "tools/pod/hooks.hpp"
@@ -100,16 +101,6 @@ os::UniqueFd accept_as_vm(int listener) {
 
 void grant_as_vm(int socket) {
     static_cast<void>(!::send(socket, "OK 1024\n", 8, MSG_NOSIGNAL));
-}
-
-template <typename Test>
-bool comes(Test test) {
-    for (int i = 0; i < 3000; ++i) {
-        if (test())
-            return true;
-        ::usleep(10'000);
-    }
-    return false;
 }
 
 // A process that waits for nothing but its end.

@@ -12,6 +12,7 @@
 #include <catch2/catch.hpp>
 
 #include "agent/os/files.hpp"
+#include "tests/unit/comes.hpp"
 #include "tools/image/testing/archive_maker.hpp"
 #include "tools/joey/containers/audience.hpp"
 #include "tools/joey/containers/commands.hpp"
@@ -228,16 +229,6 @@ Condition without_monitor() {
     Condition out = watched_here(Phase::Running);
     out.monitor = {1U << 22, 1};
     return out;
-}
-
-template <typename Test>
-bool comes(Test test) {
-    for (int i = 0; i < 3000; ++i) {
-        if (test())
-            return true;
-        ::usleep(10'000);
-    }
-    return false;
 }
 
 bool is_asleep(pid_t pid) {
