@@ -20,17 +20,16 @@ install_packages build test
 ! wants long || install_packages long bench
 ! wants conformance || install_packages conformance
 build_in "$top/build" "${JOEY_BUILD_OPTIONS-}"
-if wants asan; then
-    # The kernel has no runtime for sanitizers; its portable parts are built for the host.
+if wants asan || wants fuzz || wants fuzz-long; then
+    # The second build: the same objects for unit tests under sanitizers and for fuzzers, hence by Clang with the marks that lead
+    # libFuzzer. The kernel has no runtime for sanitizers; its portable parts are built for the host. Line numbers are all that a
+    # finding needs: a quarter of the compiler's time goes into the rest.
     mapfile -t programs < <(python3 "$top/tools/test/run_suites.py" --top "$top" --programs unit)
-    # Line numbers are all that a finding needs: a quarter of the compiler's time goes into the rest.
-    build_in "$top/build-asan" "-Db_sanitize=address,undefined -Doptimization=1 -Dkernel=false -Db_lundef=false -Dcpp_args=-g1" \
-        "${programs[@]}"
-fi
-if wants fuzz || wants fuzz-long; then
-    fuzzers=(tests/fuzz/{queue,transport,net_device,vsock,elf,fs,agent,spec,ttrpc,image_documents,image_layer}_fuzz)
-    ! wants fuzz-long || fuzzers+=(tests/fuzz/{filter,net,netlink,tcp,pod,shim}_fuzz)
-    CXX=clang++ build_in "$top/build-fuzz" "-Dfuzzers=true -Db_sanitize=address,undefined -Dkernel=false -Db_lundef=false \
-        -Dcpp_args=['-fsanitize=fuzzer-no-link','-g1']" "${fuzzers[@]}"
+    for fuzzer in "$top"/tests/fuzz/*_fuzz.cpp; do
+        fuzzer=${fuzzer#"$top/"}
+        programs+=("${fuzzer%.cpp}")
+    done
+    CXX=clang++ build_in "$top/build-asan" "-Db_sanitize=address,undefined -Doptimization=1 -Dkernel=false -Db_lundef=false \
+        -Dfuzzers=true -Dcpp_args=['-fsanitize=fuzzer-no-link','-g1']" "${programs[@]}"
 fi
 exec python3 "$top/tools/test/run_suites.py" --top "$top" "${suites[@]}"

@@ -23,8 +23,7 @@ namespace kernel {
 namespace {
 
 constexpr int fionread = 0x541b, sigpipe = 13;
-constexpr u32 poll_in = 1, poll_out = 4, poll_err = 8, poll_hup = 16, poll_rdnorm = 64,
-              poll_wrnorm = 256;
+constexpr u32 poll_in = 1, poll_out = 4, poll_err = 8, poll_rdnorm = 64, poll_wrnorm = 256;
 constexpr u16 control_buffers = 4;
 
 struct Console {

@@ -19,7 +19,6 @@ constexpr u32 questions = FAN_OPEN_PERM | FAN_ACCESS_PERM | FAN_OPEN_EXEC_PERM;
 // Events of an object that its directory can hear of too.
 constexpr u32 events_of_children =
     FAN_ACCESS | FAN_MODIFY | FAN_ATTRIB | FAN_CLOSE | FAN_OPEN | FAN_OPEN_EXEC | questions;
-constexpr u32 entry_events = FAN_CREATE | FAN_DELETE | FAN_MOVE | FAN_RENAME;
 
 // Of mounts and file systems; few, and only by who has CAP_SYS_ADMIN.
 constinit base::IntrusiveList<FanotifyMark, &FanotifyMark::target_node> wide_marks;

@@ -8,7 +8,7 @@ namespace kernel {
 
 namespace {
 
-constexpr u64 status = 6, control = 7;
+constexpr u64 control = 7;
 constexpr u64 enable_bits = 0xff;
 
 } // namespace

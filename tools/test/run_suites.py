@@ -2,6 +2,7 @@
 """Runs suites of tests of a Meson build and counts their cases; see README.md beside this file."""
 
 import argparse
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -16,12 +17,16 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 
+# Suites of the build with sanitizers.
+SANITIZED = {"asan", "fuzz", "fuzz-long"}
+
 # Suites whose programs start VMs or measure time run one at a time.
 PARALLEL = {"unit", "asan", "fuzz", "fuzz-long"}
 
-# Suites whose programs need /dev/kvm. Where there is none, they run in an emulated machine that has it (tools/emulate), where each step
-# is given that much more time, and a program at least so many seconds: what hangs there is to be told of, not waited for. (The suite
-# `guest` sees to it itself: half of it runs on this machine's own Linux.)
+# Where there is no /dev/kvm, VMs run in emulated machines that have it (tools/emulate). These do not see each other: each core has one.
+EMULATED = {"guest", "integration", "qemu", "long"}
+# Suites whose programs are put there as they are (the others see to it themselves: half of `guest` runs on this machine's own Linux).
+# Each step is given that much more time, and a program at least so many seconds: what hangs there is to be told of, not waited for.
 NEED_KVM = {"integration", "long"}
 PATIENCE = 6
 EMULATED_SECONDS = 900
@@ -31,8 +36,12 @@ TOO_LONG_IN_EMULATION = {"programs", "resources"}
 NO_VM = {"images"}
 
 
+def have_kvm():
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
 def emulated(suite):
-    return suite in NEED_KVM and not os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return suite in NEED_KVM and not have_kvm()
 
 
 def in_emulation(test, top):
@@ -51,6 +60,13 @@ class Outcome:
     failures: list = dataclasses.field(default_factory=list)  # (case, details)
     skipped: list = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class Stage:
+    tests: list  # (suite, test)
+    apart: bool  # in emulated machines
+    parallel: bool
 
 
 # For how long output is read of what a program has left behind, in a session of its own.
@@ -271,28 +287,37 @@ def main():
         return 0
 
     passed = failed = skipped = 0
+    stages = []  # (tests with their suites, jobs): what is under way at the same time
     for suite in options.suites:
-        if suite == "asan":
-            tests = tests_of(build + "-asan", "unit")
-        elif suite in ("fuzz", "fuzz-long"):
-            tests = tests_of(build + "-fuzz", suite)
+        if suite in SANITIZED:
+            tests = tests_of(build + "-asan", "unit" if suite == "asan" else suite)
         else:
             tests = tests_of(build, suite)
-        say(f"== {suite}: {len(tests)} programs")
         if not tests:
-            say(f"  FAILED: there is no test or suite named {suite}")
+            say(f"FAILED: there is no test or suite named {suite}")
             failed += 1
         if emulated(suite):
-            say("  /dev/kvm is missing here: these run in an emulated machine, except what would take hours")
+            say(f"{suite}: /dev/kvm is missing here: it runs in emulated machines, except what would take hours")
             left_out = [test["name"] for test in tests if test["name"] in TOO_LONG_IN_EMULATION or suite == "long"]
             for name in left_out:
                 say(f"{suite}: {name}: skipped: it needs a /dev/kvm of this machine's own")
             skipped += len(left_out)
             tests = [test if test["name"] in NO_VM else in_emulation(test, options.top)
                      for test in tests if test["name"] not in left_out]
-        jobs = len(os.sched_getaffinity(0)) if suite in PARALLEL else 1
+        apart = suite in EMULATED and not have_kvm()
+        tests = [(suite, test) for test in tests]
+        if apart and stages and stages[-1].apart:
+            stages[-1].tests += tests
+        else:
+            stages.append(Stage(tests, apart, parallel=apart or suite in PARALLEL))
+
+    for stage in stages:
+        counts = collections.Counter(suite for suite, _ in stage.tests)
+        say("== " + ", ".join(f"{suite}: {count} programs" for suite, count in counts.items()))
+        jobs = len(os.sched_getaffinity(0)) if stage.parallel else 1
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            for outcome in pool.map(lambda test: run_test(test, suite), tests):
+            for done in concurrent.futures.as_completed([pool.submit(run_test, test, suite) for suite, test in stage.tests]):
+                outcome = done.result()
                 report(outcome)
                 passed += outcome.passed
                 failed += len(outcome.failures)

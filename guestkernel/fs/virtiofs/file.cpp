@@ -266,7 +266,7 @@ Result<Ref<File>> VirtiofsInode::open(const Path& path, u32 flags) {
     const u32 access = flags & O_ACCMODE;
     const bool writes = access != O_RDONLY;
     TRY(acquire_handle(writes));
-    auto file = make_ref<VirtiofsFile>(path, Ref<Inode>::share(this), flags, !writes, writes);
+    auto file = make_ref<VirtiofsFile>(path, Ref<Inode>::share(this), flags, writes);
     if (!file) {
         release_handle(writes);
         return fail(file.error().code);

@@ -218,8 +218,8 @@ private:
 class VirtiofsFile final : public RegularFile {
 public:
     static constexpr char file_type[] = "virtiofs";
-    VirtiofsFile(Path path, Ref<Inode> inode, u32 flags, bool reads, bool writes)
-        : RegularFile(std::move(path), std::move(inode), flags), reads_(reads), writes_(writes) {}
+    VirtiofsFile(Path path, Ref<Inode> inode, u32 flags, bool writes)
+        : RegularFile(std::move(path), std::move(inode), flags), writes_(writes) {}
     ~VirtiofsFile() override;
     const char* type_name() const override { return file_type; }
     Result<usize> write(IoBuffer& in, u64 offset) override;
@@ -230,7 +230,7 @@ public:
 
 private:
     VirtiofsInode& node() const { return static_cast<VirtiofsInode&>(*inode_); }
-    bool reads_, writes_; // handles that it holds
+    bool writes_; // the handle that it holds is the one for writing
     base::Atomic<u64> unflushed_{0};
 };
 

@@ -85,7 +85,6 @@ HookVerdict Filter::run(const HookContext& context, PacketPtr& packet) {
 // --- headers
 
 bool Evaluation::find_headers() {
-    PacketTuple found;
     const Packet& of = *packet;
     has_transport = false;
     fragment_offset = 0;

@@ -10,7 +10,7 @@ namespace kernel::net::filter {
 
 namespace {
 
-constexpr u32 log_tcp_sequence = 1, log_tcp_options = 2, log_ip_options = 4, log_uid = 8;
+constexpr u32 log_tcp_sequence = 1, log_uid = 8;
 
 class Line {
 public:

@@ -17,7 +17,6 @@ namespace {
 constexpr int level_tcp = 6; // IPPROTO_TCP
 constexpr usize longest_algorithm_name = 16;
 constexpr int longest_keepalive = 32767, most_keepalive_probes = 127, most_syn_retries = 127;
-constexpr u32 largest_clamp = 0x7fff'ffff;
 
 Result<int> number_of(std::span<const u8> value) {
     int out = 0;

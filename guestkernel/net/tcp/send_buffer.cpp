@@ -26,7 +26,7 @@ SendBuffer::Room SendBuffer::room(u32 wanted) {
     if (!block_ || left == 0 || (left < wanted && left < page_size / 4)) {
         const unsigned order = wanted >= large_wish ? large_order : 0;
         Frame* frame = alloc_frames(order, order == 0);
-        block_size_ = page_size << order;
+        block_size_ = static_cast<u32>(page_size << order);
         if (frame == nullptr && order != 0) {
             frame = alloc_frames(0, true);
             block_size_ = page_size;

@@ -1,7 +1,14 @@
 // Our names against the kernel's header, which needs a hand to be valid C++.
+#ifdef __clang__
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wkeyword-macro"
+#endif
 #define class class_
 #include <linux/virtio_net.h>
 #undef class
+#ifdef __clang__
+#pragma clang diagnostic pop
+#endif
 
 #include <cstddef>
 
