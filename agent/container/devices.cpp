@@ -53,8 +53,15 @@ os::Result<void> make_node(int root, const spec::Device& device) {
     // An image may have a node there; what matters is that it is the right one and no link.
     struct stat about {};
     if (fstatat(place.directory.get(), place.name.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0 &&
-        !S_ISDIR(about.st_mode))
-        unlinkat(place.directory.get(), place.name.c_str(), 0);
+        !S_ISDIR(about.st_mode) && unlinkat(place.directory.get(), place.name.c_str(), 0) != 0) {
+        const bool is_mounted_over = errno == EBUSY;
+        const bool is_right = (about.st_mode & S_IFMT) == device.type &&
+                              about.st_rdev == makedev(device.major, device.minor);
+        // A mount of the configuration has the say (-v /dev/urandom:/dev/random), as with runc; and
+        // where nothing can be removed, nothing need be made again.
+        if (is_mounted_over || is_right)
+            return {};
+    }
     const mode_t mode = device.type | device.mode;
     if (mknodat(place.directory.get(), place.name.c_str(), mode,
                 makedev(device.major, device.minor)) != 0) {

@@ -89,7 +89,10 @@ void Agent::register_containers(ttrpc::Server& server) {
     server.handle<proto::ContainerRequest, proto::Empty>(
         service_name, "Pause", [this](const auto& request, const auto& reply) {
             const auto container = find(request.container_id());
-            reply(container ? empty((*container)->pause()) : base::Failure(container.error()));
+            if (container)
+                (*container)->pause(answer_with(reply));
+            else
+                reply(base::Failure(container.error()));
         });
     server.handle<proto::ContainerRequest, proto::Empty>(
         service_name, "Resume", [this](const auto& request, const auto& reply) {

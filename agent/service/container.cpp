@@ -23,6 +23,9 @@ constexpr int removal_attempts = 2500;
 // For those who still fetch what programs said last. One that has not come for it by then does not
 // keep a container or a machine.
 constexpr int delivery_attempts = 1000;
+// The kernel stops a process that is in a long call when that is over (cgroup-v2.rst,
+// "cgroup.freeze"). runc waits as long.
+constexpr int freezing_attempts = 5000;
 
 } // namespace
 
@@ -81,7 +84,10 @@ void Container::create(const WantedStreams& wanted, const Done& done) {
         *spec_.process, wanted, build,
         [self = shared_from_this(), done](const os::Result<void>& result) {
             if (!result) {
-                const os::Error& error = result.error();
+                os::Error error = result.error();
+                if (self->process_->exit().oom_killed())
+                    error.message += ": the kernel has ended it for want of memory "
+                                     "(linux.resources.memory.limit is too low)";
                 self->remove_group(removal_attempts,
                                    [done, error](const auto&) { done(base::Failure(error)); });
                 return;
@@ -142,6 +148,12 @@ void Container::exec(const std::string& exec_id, spec::Process process, const Wa
         done(base::Failure(namespaces.error()));
         return;
     }
+    // What it does not speak of is as the container has it, as with runc and crun: limits are no
+    // limits if one more process is without them.
+    if (!process.names_capabilities)
+        process.capabilities = spec_.process->capabilities;
+    if (process.rlimits.empty())
+        process.rlimits = spec_.process->rlimits;
     Executed& entry = executed_[exec_id];
     entry.process = std::make_shared<Process>(around_.loop, around_.children);
     entry.wanted = std::make_shared<spec::Process>(std::move(process));
@@ -206,12 +218,43 @@ os::Result<void> Container::signal_all(int number) const {
     return {};
 }
 
-os::Result<void> Container::pause() {
-    TRY(require_running());
-    TRY(cgroup_.freeze(true));
-    if (!std::exchange(paused_, true))
-        around_.events.add(event(proto::Event::PAUSED, "", *process_));
-    return {};
+void Container::pause(const Done& done) {
+    auto asked = require_running();
+    if (asked)
+        asked = cgroup_.freeze(true);
+    if (!asked) {
+        done(base::Failure(asked.error()));
+        return;
+    }
+    const bool was_paused = std::exchange(paused_, true);
+    when_frozen(freezing_attempts, [self = shared_from_this(), was_paused,
+                                    done](const os::Result<void>& frozen) {
+        if (frozen && !was_paused)
+            self->around_.events.add(self->event(proto::Event::PAUSED, "", *self->process_));
+        done(frozen ? os::Result<void>() : base::Failure(frozen.error()));
+    });
+}
+
+void Container::when_frozen(int attempts, const Done& done) {
+    if (!paused_) {
+        done(os::fail(os::Code::Aborted, "the container ", id_,
+                      " has ended, or was resumed, while it was being paused"));
+        return;
+    }
+    if (cgroup_.read_pairs("cgroup.events")["frozen"] == 1) {
+        done({});
+        return;
+    }
+    if (attempts <= 0) {
+        static_cast<void>(cgroup_.freeze(false));
+        paused_ = false;
+        done(os::fail(os::Code::DeadlineExceeded, "the container ", id_,
+                      " has a process that does not stop; it runs again"));
+        return;
+    }
+    around_.loop.after(removal_interval, [self = shared_from_this(), attempts, done] {
+        self->when_frozen(attempts - 1, done);
+    });
 }
 
 os::Result<void> Container::resume() {

@@ -33,7 +33,8 @@ public:
               const Done& done);
     void start_exec(const std::string& exec_id, const Done& done);
     os::Result<void> signal_all(int number) const;
-    os::Result<void> pause();
+    // Done when nothing of it runs any more.
+    void pause(const Done& done);
     os::Result<void> resume();
     os::Result<void> update(const spec::Resources& resources) const;
     // Ends what runs, if that is allowed; removes everything; runs the poststop hooks.
@@ -60,6 +61,7 @@ private:
     void watch_memory();
     void note_oom();
     void on_ended(const std::string& exec_id, Process& process);
+    void when_frozen(int attempts, const Done& done);
     void when_all_ended(const std::function<void()>& action);
     void when_all_delivered(int attempts, const std::function<void()>& action);
     bool is_all_delivered() const;

@@ -79,7 +79,7 @@ void Process::on_word(os::Message word) {
     case container::message::terminal:
         streams_.terminal = std::make_shared<os::UniqueFd>(std::move(word.fd));
         streams_.input.open(streams_.terminal, true);
-        streams_.output.open(streams_.terminal);
+        streams_.output.open(streams_.terminal, exists());
         return;
     case container::message::failed:
         fail(container::decode_error(word.text));
@@ -193,6 +193,7 @@ void Process::ended(int wait_status) {
     }
     exit_.set_exited_at(now());
     streams_.input.close();
+    streams_.output.writer_ended();
     if (exit_hook_)
         exit_hook_();
     std::map<std::uint64_t, Exited> exited;

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::size_t most_at_once = 1U << 20;
 constexpr std::size_t usual = 64U << 10;
+constexpr std::chrono::milliseconds look_again(50);
 
 // By way of a read-only mount of its own, so that the container cannot change the agent's.
 os::Result<os::UniqueFd> open_null() {
@@ -51,24 +52,51 @@ void OutputStream::read(std::uint64_t offset, std::size_t most, Done done) {
     }
     most_ = std::min(most == 0 ? usual : most, most_at_once);
     done_ = std::move(done);
-    if (read_now())
+    if (!read_now())
+        wait();
+}
+
+void OutputStream::wait() {
+    // For epoll, a terminal that nobody has open is always ready.
+    if (hung_up_) {
+        timer_ = loop_.after(look_again, [this] {
+            timer_ = 0;
+            if (!read_now())
+                wait();
+        });
         return;
+    }
     watched_ = os::UniqueFd(fcntl(fd_->get(), F_DUPFD_CLOEXEC, 0));
     const auto watching = loop_.watch(watched_.get(), EPOLLIN, [this](std::uint32_t) {
-        if (read_now())
+        if (read_now()) {
             stop_watching();
+        } else if (hung_up_) {
+            stop_watching();
+            wait();
+        }
     });
     if (!watching)
         std::exchange(done_, nullptr)(base::Failure(watching.error()));
+}
+
+void OutputStream::writer_ended() {
+    reopens_ = false;
+    if (timer_ == 0)
+        return;
+    stop_watching();
+    if (!read_now())
+        wait();
 }
 
 // True when the reader has been answered.
 bool OutputStream::read_now() {
     std::string data(most_, '\0');
     const ssize_t got = ::read(fd_->get(), data.data(), data.size());
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+    hung_up_ = got < 0 && errno == EIO;
+    // EIO: nobody has the terminal open now. A program that lives may open it again: by
+    // /dev/console, as systemd does for each line, or by /dev/tty.
+    if (got < 0 && (errno == EAGAIN || errno == EINTR || (hung_up_ && reopens_)))
         return false;
-    // EIO: nobody has the terminal open any more.
     if (got <= 0) {
         ended_ = true;
         fd_.reset();
@@ -80,6 +108,8 @@ bool OutputStream::read_now() {
 }
 
 void OutputStream::stop_watching() {
+    if (timer_ != 0)
+        loop_.cancel(std::exchange(timer_, 0));
     if (!watched_)
         return;
     loop_.forget(watched_.get());
@@ -199,7 +229,7 @@ os::Result<std::array<os::UniqueFd, 3>> make_pipes(Streams& streams, const Wante
         if (number == 0)
             streams.input.open(near, false);
         else
-            (number == 1 ? streams.output : streams.error).open(near);
+            (number == 1 ? streams.output : streams.error).open(near, false);
     }
     return out;
 }

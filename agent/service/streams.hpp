@@ -24,8 +24,13 @@ public:
     OutputStream(const OutputStream&) = delete;
     OutputStream& operator=(const OutputStream&) = delete;
 
-    // A non-blocking descriptor, shared with the input when it is a terminal.
-    void open(std::shared_ptr<os::UniqueFd> fd) { fd_ = std::move(fd); }
+    // A non-blocking descriptor, shared with the input when it is a terminal. `reopens`: that
+    // nobody has it open on the other side is no end of it, until writer_ended().
+    void open(std::shared_ptr<os::UniqueFd> fd, bool reopens) {
+        fd_ = std::move(fd);
+        reopens_ = reopens;
+    }
+    void writer_ended();
     // `offset`: what the reader has received so far; the last piece is kept until that says so.
     void read(std::uint64_t offset, std::size_t most, Done done);
     // The reader is gone.
@@ -37,11 +42,15 @@ public:
 
 private:
     bool read_now();
+    void wait();
     void stop_watching();
 
     os::EventLoop& loop_;
     std::shared_ptr<os::UniqueFd> fd_;
     os::UniqueFd watched_; // a duplicate: epoll watches a terminal for both directions apart
+    os::EventLoop::TimerId timer_ = 0; // instead of watching, while it hangs up
+    bool reopens_ = false;
+    bool hung_up_ = false;
     std::size_t most_ = 0;
     std::string last_;              // the last piece handed out
     std::uint64_t before_last_ = 0; // bytes handed out before it, all of which have arrived

@@ -196,6 +196,8 @@ os::Result<Process> read_process(const JsonView& view) {
     TRY(view.read("env", out.env));
     tidy(out.env);
     TRY(view.read("cwd", out.cwd));
+    TRY(const JsonView capabilities, view.member("capabilities"));
+    out.names_capabilities = capabilities.exists();
     TRY(out.capabilities, read_capabilities(view));
     TRY(out.rlimits, read_rlimits(view));
     TRY(view.read("noNewPrivileges", out.no_new_privileges));

@@ -304,6 +304,18 @@ os::Result<void> refuse(const JsonView& member, Settings&) {
     return member.wrong("is not supported: the kernel has no such controller");
 }
 
+// 0, which the kubelet writes for every size of page that the host has, is what there is.
+os::Result<void> read_huge_pages(const JsonView& list, Settings& out) {
+    TRY(const std::vector<JsonView> items, list.items());
+    for (const JsonView& item : items) {
+        std::optional<std::uint64_t> limit;
+        TRY(item.read("limit", limit));
+        if (limit.value_or(0) != 0)
+            return refuse(list, out);
+    }
+    return {};
+}
+
 constexpr std::array<std::pair<const char*, os::Result<void> (*)(const JsonView&, Settings&)>, 8>
     parts = {{{"memory", read_memory},
               {"cpu", read_cpu},
@@ -311,7 +323,7 @@ constexpr std::array<std::pair<const char*, os::Result<void> (*)(const JsonView&
               {"blockIO", read_block_io},
               {"devices", read_devices},
               {"network", read_network},
-              {"hugepageLimits", refuse},
+              {"hugepageLimits", read_huge_pages},
               {"rdma", refuse}}};
 
 } // namespace

@@ -51,6 +51,7 @@ struct Process {
     std::vector<std::string> args;
     std::vector<std::string> env;
     std::string cwd;
+    bool names_capabilities = false;
     Capabilities capabilities; // none given: all sets are empty
     std::vector<Rlimit> rlimits;
     bool no_new_privileges = false;

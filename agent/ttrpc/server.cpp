@@ -1,8 +1,10 @@
 #include "agent/ttrpc/server.hpp"
 
 #include <cerrno>
+#include <cstring>
 #include <fcntl.h>
 
+#include <linux/vm_sockets.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -47,12 +49,24 @@ os::Result<void> Server::listen(os::UniqueFd socket) {
     return loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_some(); });
 }
 
+bool may_connect(const sockaddr_storage& peer) {
+    if (peer.ss_family != AF_VSOCK)
+        return true;
+    sockaddr_vm address{};
+    std::memcpy(&address, &peer, sizeof address);
+    return address.svm_cid == VMADDR_CID_HOST;
+}
+
 void Server::accept_some() {
     for (;;) {
-        os::UniqueFd socket(
-            accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        sockaddr_storage peer{};
+        socklen_t length = sizeof peer;
+        os::UniqueFd socket(accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer), &length,
+                                    SOCK_CLOEXEC | SOCK_NONBLOCK));
         if (!socket)
             return;
+        if (!may_connect(peer))
+            continue;
         // Beyond the limit, and when memory is short, the client sees its connection closed.
         if (connections_.size() < limits_.connections)
             static_cast<void>(serve(std::move(socket)));

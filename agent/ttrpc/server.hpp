@@ -11,6 +11,8 @@
 #include <string>
 #include <unordered_map>
 
+#include <sys/socket.h>
+
 #include "agent/os/event_loop.hpp"
 #include "agent/ttrpc/connection.hpp"
 
@@ -71,6 +73,10 @@ private:
 };
 
 class ServerConnection;
+
+// Whether somebody with this address is served. Vsock knows no namespaces: by its loopback, every
+// program in every container could ask the agent for anything. There, the host alone is served.
+bool may_connect(const sockaddr_storage& peer);
 
 class Server {
 public:

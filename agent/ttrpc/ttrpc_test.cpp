@@ -1,8 +1,10 @@
 // Framing, server and client, and what a hostile peer can send to either.
+#include <cstring>
 #include <fcntl.h>
 #include <thread>
 #include <vector>
 
+#include <linux/vm_sockets.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -576,4 +578,22 @@ TEST_CASE("timers run in order and can be cancelled") {
     loop->cancel(never);
     loop->run();
     CHECK(order == "ab");
+}
+
+TEST_CASE("over vsock the host is served, and no program of the same machine") {
+    const auto served = [](unsigned cid) {
+        sockaddr_vm address{};
+        address.svm_family = AF_VSOCK;
+        address.svm_cid = cid;
+        sockaddr_storage peer{};
+        std::memcpy(&peer, &address, sizeof address);
+        return ttrpc::may_connect(peer);
+    };
+    constexpr unsigned some_guest = 3;
+    CHECK(served(VMADDR_CID_HOST));
+    CHECK_FALSE(served(VMADDR_CID_LOCAL));
+    CHECK_FALSE(served(some_guest));
+    sockaddr_storage local{};
+    local.ss_family = AF_UNIX;
+    CHECK(ttrpc::may_connect(local));
 }

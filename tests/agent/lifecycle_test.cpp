@@ -312,7 +312,7 @@ TEST_CASE("a paused container stands still until it is resumed") {
         }
         return text.find("frozen 1") != std::string::npos;
     };
-    REQUIRE(Agent::shared().eventually(frozen));
+    CHECK(frozen()); // the answer comes when it is so
     CHECK(container.exec("true").error == "the container " + container.id() + " is paused");
     // What was in the pipe still comes; then nothing.
     std::size_t seen = 0;
@@ -351,6 +351,21 @@ TEST_CASE("one more process has its own user, directory, environment and capabil
         "id -u; id -g; pwd; echo $X; grep CapEff /proc/self/status",
         R"({"user": {"uid": 1000, "gid": 1000}, "cwd": "/tmp", "env": ["PATH=/bin", "X=y"], "capabilities": null})");
     CHECK(outcome.out == "1000\n1000\n/tmp\ny\nCapEff:\t0000000000000000\n");
+}
+
+TEST_CASE("one more process has the container's limits and capabilities unless it names its own") {
+    TestContainer container(script_spec(
+        "exec sleep 1000",
+        R"({"process": {"rlimits": [{"type": "RLIMIT_NOFILE", "hard": 77, "soft": 66}]}})"));
+    container.must_run();
+    const char* script = "ulimit -n; ulimit -H -n; grep CapBnd /proc/self/status";
+    const Outcome as_container = container.exec(script, R"({"capabilities": null})");
+    CHECK(as_container.out == "66\n77\nCapBnd:\t00000000200004e1\n");
+    const Outcome its_own =
+        container.exec(script,
+                       R"({"capabilities": {"bounding": null, "effective": null, "permitted": null},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 88, "soft": 88}]})");
+    CHECK(its_own.out == "88\n88\nCapBnd:\t0000000000000000\n");
 }
 
 TEST_CASE("processes in a container: names once, errors by field, killed alone") {

@@ -457,6 +457,9 @@ TEST_CASE("resources that a kernel with version 2 lacks are refused or told") {
               .run()
               .error ==
           "linux.resources.hugepageLimits: is not supported: the kernel has no such controller");
+    CHECK(run_script("echo fine", R"({"linux": {"resources": {"hugepageLimits": [
+                                     {"pageSize": "2MB", "limit": 0}, {"pageSize": "1GB", "limit": 0}]}}})")
+              .out == "fine\n");
     TestContainer container(R"({"linux": {"resources": {"memory": {"swappiness": 10}}}})");
     const auto created = container.create();
     REQUIRE(created);

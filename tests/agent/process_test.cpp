@@ -293,6 +293,14 @@ TEST_CASE("/dev/console of a container with a terminal is that terminal") {
     CHECK(outcome.out == "to console\r\n");
 }
 
+TEST_CASE("a terminal that a program has closed, and opens again, goes on") {
+    TestContainer container(
+        script_spec("exec 0<&- 1>&- 2>&-; sleep 0.3; echo back > /dev/console; sleep 0.3; "
+                    "echo again > /dev/console",
+                    R"({"process": {"terminal": true}})"));
+    CHECK(container.run().out == "back\r\nagain\r\n");
+}
+
 TEST_CASE("one more process with a terminal of its own") {
     TestContainer container(script_spec("exec sleep 1000"));
     container.must_run();

@@ -63,6 +63,19 @@ TEST_CASE("the default devices are there and work") {
     CHECK(outcome.err.find("No space left on device") != std::string::npos);
 }
 
+TEST_CASE("a mount in the place of a default device, or of one of the configuration, stays") {
+    CHECK(run_script("stat -c %t:%T /dev/random",
+                     with_mount(R"({"destination": "/dev/random", "type": "bind",
+                                    "source": "/dev/urandom", "options": ["bind"]})"))
+              .out == "1:9\n");
+    const std::string mounted = with_mount(
+        R"({"destination": "/dev/mine", "type": "bind", "source": "/dev/zero", "options": ["bind"]})");
+    CHECK(run_script("stat -c %t:%T /dev/mine",
+                     merged(mounted, R"({"linux": {"devices": [{"path": "/dev/mine", "type": "c",
+                                                               "major": 1, "minor": 3}]}})"))
+              .out == "1:5\n");
+}
+
 TEST_CASE("the usual links of /dev are there") {
     CHECK(run_script("for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done").out ==
           "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n");

@@ -21,6 +21,8 @@ BUSYBOX = "/bin/busybox"
 APPLETS = ("sh cat echo ls id sleep true false uname mount grep hostname touch stat ps env kill head nc pwd test tty stty seq wc "
            "mkdir rm cut sync trap dd httpd wget").split()
 
+PEER = os.environ.get("VSOCK_PEER", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(JOEY))),
+                                                "tests/integration/vsock_peer"))
 SMALL = ["--vm-memory", "256M", "--vm-cpus", "1"]
 
 
@@ -218,6 +220,9 @@ def security():
         holds("no new privileges", re.search(r"NoNewPrivs:\s+1", said), said)
         said = joey.run("--rm", "--privileged", "box:1", "sh", "-c", script).out.decode()
         holds("privileged", "no mount" not in said and re.search(r"Seccomp:\s+0", said), said)
+        said = joey.run("--rm", "--security-opt", "seccomp=unconfined", "--user", "1000", "-v", f"{PEER}:/peer:ro", "box:1",
+                        "/peer", "inside", "1024").out
+        equal("the pod's agent does not listen to containers", b"closed\n", said)
         profile = joey.path("profile.json")
         with open(profile, "w", encoding="utf-8") as file:
             json.dump({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}, file)

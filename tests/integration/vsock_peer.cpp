@@ -1,6 +1,7 @@
 // What the vsock cases run inside the VM: a static program that talks to the host, in one way each.
 //   cid                       the guest's CID
 //   refused PORT              how a connection to the host fails
+//   inside PORT               whether who listens within the guest keeps a connection
 //   ask PORT TEXT             sends TEXT, ends its direction, prints what comes back
 //   source PORT BYTES         sends a pattern to the host; prints its adler32
 //   sink PORT                 reads from the host to the end; prints bytes and adler32
@@ -74,6 +75,22 @@ int refused(unsigned port) {
         std::puts("connected");
     else
         std::puts(errno == ECONNRESET ? "ECONNRESET" : std::strerror(errno));
+    return 0;
+}
+
+int inside(unsigned port) {
+    sockaddr_vm address{};
+    address.svm_family = AF_VSOCK;
+    address.svm_cid = VMADDR_CID_LOCAL;
+    address.svm_port = port;
+    const int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const timeval patience{5, 0};
+    char byte = 0;
+    const bool open =
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0 &&
+        connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
+        read(fd, &byte, 1) < 0 && errno == EAGAIN;
+    std::puts(open ? "open" : "closed");
     return 0;
 }
 
@@ -213,6 +230,8 @@ int main(int argc, char** argv) {
         return show_cid();
     if (what == "refused")
         return refused(port);
+    if (what == "inside")
+        return inside(port);
     if (what == "ask")
         return ask(port, more);
     if (what == "source")

@@ -61,7 +61,7 @@ TEST_CASE("a pod's life: created, started, spoken to, paused, killed, deleted, a
     CHECK(user.call<api::StateResponse>("State", user.about<api::StateRequest>()).error().code ==
           os::Code::NotFound);
     user.finish();
-    CHECK(user.complaints().empty());
+    CHECK(user.complaints() == "");
     for (const char* topic : {"/tasks/create", "/tasks/start", "/tasks/paused", "/tasks/resumed",
                               "/tasks/exit", "/tasks/delete"})
         CHECK(has_event(user, topic));
@@ -94,8 +94,10 @@ TEST_CASE("a process that is executed: its terminal, its size, its end, its dele
         REQUIRE(deleted);
         CHECK(deleted->exit_status() == 137);
     }
+    for (const std::string& name : names_in("/run/containerd/joey/exec/containers/exec"))
+        CHECK_FALSE(name.starts_with("exec-"));
     user.finish();
-    CHECK(user.complaints().empty());
+    CHECK(user.complaints() == "");
 }
 
 TEST_CASE("a process that cannot be started leaves nothing in the guest", "[life]") {
@@ -105,14 +107,17 @@ TEST_CASE("a process that cannot be started leaves nothing in the guest", "[life
     REQUIRE(user.call<api::StartResponse>("Start", user.about<api::StartRequest>()));
     REQUIRE(user.call<Empty>("Exec", user.execution("none", false)));
     user.tell_vm("Start refuse");
+    const auto ended = user.wait("none");
     const auto started =
         user.call<api::StartResponse>("Start", user.about<api::StartRequest>("none"));
     REQUIRE_FALSE(started);
     INFO(user.vm_log());
     CHECK(user.vm_log().find("Delete refused/shim-1\n") != std::string::npos);
+    CHECK(user.until([&] { return ended->status.has_value(); }));
+    CHECK(ended->status == 255);
     CHECK(user.call<api::DeleteResponse>("Delete", user.about<api::DeleteRequest>("none")));
     user.finish();
-    CHECK(user.complaints().empty());
+    CHECK(user.complaints() == "");
 }
 
 TEST_CASE("a connection that the guest ends is made again when it is needed", "[life]") {
@@ -129,5 +134,5 @@ TEST_CASE("a connection that the guest ends is made again when it is needed", "[
     CHECK(user.call<Empty>("Kill", user.signal(SIGUSR1)));
     CHECK(user.until([&] { return user.output().ends_with("usr1\n"); }));
     user.finish();
-    CHECK(user.complaints().empty());
+    CHECK(user.complaints() == "");
 }

@@ -7,6 +7,7 @@
 #include "tools/containerd-shim-joey-v2/engine_work.hpp"
 #include "tools/containerd-shim-joey-v2/options.hpp"
 #include "tools/containerd-shim-joey-v2/topics.hpp"
+#include "tools/pod/records.hpp"
 #include "tools/pod/state_files.hpp"
 
 namespace shim {
@@ -244,6 +245,8 @@ void Service::remove(const api::DeleteRequest& request, const Reply<api::DeleteR
         link_.call<pod::proto::WaitResponse>("Delete", forgotten,
                                              pod::patience(patience_for_output),
                                              [](const os::Result<pod::proto::WaitResponse>&) {});
+        // What the engine and its relay wrote of it, too: a probe is one more every few seconds.
+        pod::ExecRecord::remove(pod::StateRoot(root_), task->id, process->agent_id);
     }
     removed(*task, *process, reply);
 }

@@ -159,6 +159,8 @@ void Service::executed(const Found& found, const os::Result<std::string>& answer
         one.exit_status = 255;
         one.exited_at = now();
         reply(base::Failure(answer.error()));
+        for (const auto& tell : std::exchange(one.waiting, {}))
+            tell(one);
         return;
     }
     one.pid = std::atoi(answer->c_str());

@@ -1,6 +1,7 @@
 #include "tools/pod/hooks.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -27,8 +28,9 @@ std::vector<char*> pointers(std::vector<std::string>& words) {
     return out;
 }
 
-// In the child: the state on stdin, everything else as it is.
-[[noreturn]] void become_hook(const Json& hook, int input) {
+// In the child: the state on stdin. What it says goes to who runs it: the streams of this process
+// may be those of a container.
+[[noreturn]] void become_hook(const Json& hook, int input, int output) {
     const std::string path = string_of(hook, "path");
     std::vector<std::string> arguments = strings_of(hook, "args");
     std::vector<std::string> environment = strings_of(hook, "env");
@@ -38,11 +40,51 @@ std::vector<char*> pointers(std::vector<std::string>& words) {
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     std::signal(SIGPIPE, SIG_DFL);
-    if (::dup2(input, STDIN_FILENO) < 0)
+    if (::dup2(input, STDIN_FILENO) < 0 || ::dup2(output, STDOUT_FILENO) < 0 ||
+        ::dup2(output, STDERR_FILENO) < 0)
         ::_exit(1);
     os::close_all_but({});
     ::execve(path.c_str(), pointers(arguments).data(), pointers(environment).data());
-    ::_exit(errno == ENOENT ? 127 : 126);
+    const int error = errno;
+    const std::string why = os::text(path, ": ", os::describe(error));
+    static_cast<void>(!::write(STDERR_FILENO, why.data(), why.size()));
+    ::_exit(error == ENOENT ? 127 : 126);
+}
+
+// Until the hook has ended; false: its time is up. The end of what it says is kept.
+bool wait_for_hook(int handle, int output, std::int64_t seconds, std::string& said) {
+    using Clock = std::chrono::steady_clock;
+    const auto deadline = Clock::now() + std::chrono::seconds(seconds);
+    constexpr std::size_t most_said = 2048;
+    // As much as a pipe holds: what the hook leaves behind may write to it for ever.
+    constexpr int pieces_at_end = 64;
+    const auto take = [&] {
+        std::array<char, 1024> bytes{};
+        const ssize_t got = ::read(output, bytes.data(), bytes.size());
+        if (got == 0)
+            output = -1;
+        said.append(bytes.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
+        said.erase(0, said.size() - std::min(said.size(), most_said));
+        return got > 0;
+    };
+    while (handle >= 0 || output >= 0) {
+        int wait = -1;
+        if (seconds > 0) {
+            const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+            if (left.count() <= 0)
+                return false;
+            wait = static_cast<int>(left.count());
+        }
+        std::array<pollfd, 2> wanted{pollfd{output, POLLIN, 0}, pollfd{handle, POLLIN, 0}};
+        if (::poll(wanted.data(), wanted.size(), wait) < 0)
+            continue;
+        const bool ended = wanted[1].revents != 0;
+        for (int i = 0; wanted[0].revents != 0 && i < (ended ? pieces_at_end : 1) && take(); ++i) {
+        }
+        if (ended)
+            return true;
+    }
+    return true;
 }
 
 os::Result<os::UniqueFd> file_of(const std::string& text) {
@@ -57,31 +99,37 @@ os::Result<os::UniqueFd> file_of(const std::string& text) {
 os::Result<void> run_hook(const Json& hook, const std::string& name, int input) {
     constexpr std::int64_t longest = 86400;
     const std::int64_t seconds = std::min(int_of(hook, "timeout"), longest);
+    std::array<int, 2> ends{-1, -1};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+        return os::fail_errno(errno, "make a pipe");
+    const os::UniqueFd near(ends[0]);
+    os::UniqueFd far(ends[1]);
+    ::fcntl(near.get(), F_SETFL, O_NONBLOCK);
     const pid_t child = ::fork();
     if (child == 0)
-        become_hook(hook, input);
+        become_hook(hook, input, far.get());
     if (child < 0)
         return os::fail_errno(errno, "fork");
-    bool in_time = true;
-    if (const os::UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
-        handle && seconds > 0) {
-        pollfd ended{handle.get(), POLLIN, 0};
-        in_time = ::poll(&ended, 1, static_cast<int>(seconds * 1000)) > 0;
-        if (!in_time)
-            ::kill(child, SIGKILL);
-    }
+    far.reset();
+    const os::UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
+    std::string said;
+    const bool in_time = wait_for_hook(handle.get(), near.get(), seconds, said);
+    if (!in_time)
+        ::kill(child, SIGKILL);
     int status = 0;
     while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
+    said.erase(said.find_last_not_of('\n') + 1);
+    const std::string why = said.empty() ? said : ": " + said;
     if (!in_time)
         return os::fail(os::Code::DeadlineExceeded, "error running hook: ", name,
-                        ": hook ran past specified timeout of ", seconds, "s");
+                        ": hook ran past specified timeout of ", seconds, "s", why);
     if (WIFSIGNALED(status))
         return os::fail(os::Code::Internal, "error running hook: ", name, ": ended by signal ",
-                        WTERMSIG(status));
+                        WTERMSIG(status), why);
     if (WEXITSTATUS(status) != 0)
         return os::fail(os::Code::Internal, "error running hook: ", name, ": exit status ",
-                        WEXITSTATUS(status));
+                        WEXITSTATUS(status), why);
     return {};
 }
 

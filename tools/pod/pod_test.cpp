@@ -612,6 +612,37 @@ TEST_CASE("hooks get the state, in turn, and the first failure ends them") {
     CHECK(*os::read_file(AT_FDCWD, out.c_str()) == "{\"id\":\"x\"}again\n");
 }
 
+TEST_CASE("what a hook says is the reason of its failure, and not the container's output") {
+    const Scratch scratch;
+    const auto hook = [](const std::string& script) {
+        return Json{{"path", "/bin/sh"}, {"args", {"sh", "-c", script}}};
+    };
+    const Json hooks = {{"prestart", {hook("echo done")}},
+                        {"poststart", {hook("echo first; echo no device >&2; exit 3")}},
+                        {"poststop", {Json{{"path", "/nonesuch"}}}},
+                        // What it leaves behind is not waited for.
+                        {"createRuntime", {hook("while echo again; do :; done & exit 4")}}};
+    const std::string place = scratch / "stdout";
+    os::UniqueFd out(::open(place.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    const os::UniqueFd before(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
+    std::fflush(stdout);
+    ::dup2(out.get(), STDOUT_FILENO);
+    const auto good = run_hooks(hooks, "prestart", "");
+    const auto bad = run_hooks(hooks, "poststart", "");
+    const auto none = run_hooks(hooks, "poststop", "");
+    const auto daemon = run_hooks(hooks, "createRuntime", "");
+    ::dup2(before.get(), STDOUT_FILENO);
+    CHECK(good);
+    REQUIRE_FALSE(bad);
+    CHECK(bad.error().message ==
+          "error running hook: poststart #0: exit status 3: first\nno device");
+    REQUIRE_FALSE(none);
+    CHECK(none.error().message.starts_with(
+        "error running hook: poststop #0: exit status 127: /nonesuch: "));
+    CHECK_FALSE(daemon);
+    CHECK(os::read_file(AT_FDCWD, place.c_str())->empty());
+}
+
 TEST_CASE("a hook that takes too long is killed") {
     const Json hooks = {
         {"prestart", {Json{{"path", "/bin/sleep"}, {"args", {"sleep", "1000"}}, {"timeout", 1}}}}};

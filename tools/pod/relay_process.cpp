@@ -87,14 +87,17 @@ bool take_streams(const std::array<int, 3>& streams) {
     if (channel < 0 || (what.streams && !take_streams(*what.streams)))
         ::_exit(1);
     os::close_all_but({channel});
-    if (::chdir("/") != 0)
-        ::_exit(1);
     auto started = begin(pod, what);
     if (!started) {
         static_cast<void>(os::send_message(channel, failed,
                                            os::text(static_cast<int>(started.error().code), " ",
                                                     started.error().message))
                               .has_value());
+        ::_exit(1);
+    }
+    // Not before: the console socket's path may be relative.
+    if (::chdir("/") != 0) {
+        what.abandon(*started->agent);
         ::_exit(1);
     }
     std::string warnings;

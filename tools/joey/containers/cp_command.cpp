@@ -76,11 +76,30 @@ os::Result<Inside> find_inside(Session& session, const Container& container,
                     " is a file of the host; copy ", source);
 }
 
+// What is mounted below a directory is elsewhere on the host: who copies that has not got it.
+os::Result<void> check_whole(const Container& container, const std::string& path) {
+    TRY(const image::PathBeneath parsed, image::PathBeneath::parse(path));
+    const std::string above = parsed.is_root() ? "/" : os::text("/", parsed.text(), "/");
+    std::string left;
+    for (const Json& mount : container.mounts) {
+        const std::string target = pod::string_of(mount, "Destination");
+        if (target.starts_with(above) && target != above)
+            left += os::text(left.empty() ? "" : ", ", target);
+    }
+    if (left.empty())
+        return {};
+    return os::fail(os::Code::FailedPrecondition, container.name, ":", path,
+                    " is copied, but not what is mounted in it: ", left, "; copy that by its name");
+}
+
 os::Result<void> copy_out(Session& session, const Place& from, const std::string& to, bool follow) {
     TRY(const Inside inside, find_inside(session, *from.container, from.path));
-    if (to == "-")
-        return write_archive(inside.root.get(), inside.path, follow, STDOUT_FILENO);
-    return copy_to_host(inside.root.get(), inside.path, follow, to, from.path.ends_with("/."));
+    if (to == "-") {
+        TRY(write_archive(inside.root.get(), inside.path, follow, STDOUT_FILENO));
+    } else {
+        TRY(copy_to_host(inside.root.get(), inside.path, follow, to, from.path.ends_with("/.")));
+    }
+    return check_whole(*from.container, from.path);
 }
 
 os::Result<void> copy_in(Session& session, const std::string& from, const Place& to, bool follow,

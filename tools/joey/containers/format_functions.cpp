@@ -97,14 +97,10 @@ os::Result<Json> call_function(const std::string& name, const std::vector<Json>&
     }
     if (name == "not" && count == 1)
         return Json(!is_true(given[0]));
-    if ((name == "eq" || name == "ne") && count == 2)
-        return Json((given[0] == given[1]) == (name == "eq"));
-    if ((name == "and" || name == "or") && needs(1)) {
-        const auto found = std::find_if(given.begin(), given.end() - 1, [&](const Json& one) {
-            return is_true(one) == (name == "or");
-        });
-        return *found;
-    }
+    if (name == "eq" && needs(2)) // to any of the others
+        return Json(std::find(given.begin() + 1, given.end(), given[0]) != given.end());
+    if (name == "ne" && count == 2)
+        return Json(given[0] != given[1]);
     return base::Failure(
         format_error(os::text("there is no function ", name, " of ", count, " values")));
 }

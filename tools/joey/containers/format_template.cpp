@@ -276,7 +276,7 @@ private:
             const std::string& action = *found;
             if (action.starts_with("/*"))
                 continue;
-            if (action == "end" || action == "else") {
+            if (action == "end" || action.substr(0, action.find_first_of(blanks)) == "else") {
                 end = action;
                 return out;
             }
@@ -339,6 +339,16 @@ private:
         TRY(out.body, nodes(depth + 1, end));
         if (end == "else") {
             TRY(out.otherwise, nodes(depth + 1, end));
+        } else if (end.starts_with("else")) {
+            // {{else if}}: {{else}} and {{if}}, with one {{end}} for both.
+            const std::string next =
+                end.substr(end.find_first_not_of(blanks, std::string_view("else").size()));
+            if (out.kind == Node::Kind::Range || next.substr(0, next.find_first_of(blanks)) != word)
+                return base::Failure(
+                    format_error(os::text("{{", end, "}} does not go with {{", word, "}}")));
+            TRY(Node one, node(next, depth + 1));
+            out.otherwise.push_back(std::move(one));
+            return out;
         }
         if (end != "end")
             return base::Failure(format_error(os::text("{{", word, "}} has no {{end}}")));
@@ -398,7 +408,16 @@ os::Result<Json> value_of(const Expression& expression, const Scope& scope) {
             return base::Failure(format_error(os::text("there is no variable ", expression.name)));
         out = found->second;
     }
-    if (expression.kind == Expression::Kind::Call) {
+    const bool is_or = expression.name == "or";
+    if (expression.kind == Expression::Kind::Call && (is_or || expression.name == "and") &&
+        !expression.arguments.empty()) {
+        // What comes after the answer is not asked for.
+        for (const Expression& one : expression.arguments) {
+            TRY(out, value_of(one, scope));
+            if (is_true(out) == is_or)
+                break;
+        }
+    } else if (expression.kind == Expression::Kind::Call) {
         TRY(const std::vector<Json> given, values_of(expression.arguments, scope));
         TRY(out, call_function(expression.name, given));
     }

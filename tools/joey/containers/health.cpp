@@ -152,7 +152,15 @@ void Health::schedule() {
         loop_.after(std::chrono::nanoseconds(container_.health.interval_ns), [this] { check(); });
 }
 
+bool Health::is_paused() const {
+    const auto now = registry_.engine().state(container_.id);
+    return now && now->status == pod::ContainerStatus::Paused;
+}
+
 void Health::check() {
+    // Nothing can be executed in it, which says nothing of its health.
+    if (is_paused())
+        return schedule();
     int ends[2] = {-1, -1};
     // What cannot be made now may be possible the next time.
     if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0)
@@ -184,8 +192,9 @@ void Health::read_answer() {
     ::waitpid(child_, nullptr, 0);
     child_ = 0;
     const std::size_t blank = text_.find(' ');
-    conclude(blank == std::string::npos ? 1 : std::atoi(text_.c_str()),
-             blank == std::string::npos ? "the check has died" : text_.substr(blank + 1));
+    if (!is_paused())
+        conclude(blank == std::string::npos ? 1 : std::atoi(text_.c_str()),
+                 blank == std::string::npos ? "the check has died" : text_.substr(blank + 1));
     schedule();
 }
 

@@ -20,6 +20,7 @@ public:
 
 private:
     void schedule();
+    bool is_paused() const;
     void check();
     void read_answer();
     void conclude(int status, const std::string& output);

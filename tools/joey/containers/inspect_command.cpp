@@ -132,6 +132,9 @@ os::Result<int> inspect(Session& session, const Arguments& arguments) {
         for_each_container(session, arguments.words(),
                            [&](const Container& container, const std::string&) -> os::Result<void> {
                                TRY(Json one, describe(session.registry, container));
+                               // To a template of Docker's it is there, and false.
+                               if (format != "json" && !one["State"].contains("Health"))
+                                   one["State"]["Health"] = nullptr;
                                all.push_back(std::move(one));
                                return {};
                            });

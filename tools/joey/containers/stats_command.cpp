@@ -41,6 +41,10 @@ Usage usage_of(const Sample& before, const Sample& now) {
     if (elapsed > 0 && to >= from)
         out.cpu = static_cast<double>(to - from) * nanoseconds * 100 / static_cast<double>(elapsed);
     out.used = now.stats.memory().usage();
+    // Without files that are only remembered, as Docker's.
+    const auto cache = now.stats.memory().stat().find("inactive_file");
+    if (cache != now.stats.memory().stat().end() && cache->second < out.used)
+        out.used -= cache->second;
     out.limit = now.stats.memory().limit();
     if (out.limit != unlimited && out.limit != 0)
         out.memory = static_cast<double>(out.used) * 100 / static_cast<double>(out.limit);
