@@ -9,6 +9,8 @@
 #include "guestkernel/fs/fdinfo.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
+#include "guestkernel/task/process.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -48,6 +50,7 @@ struct EpollItem {
     EpollItem* previous_ready = nullptr;
     bool ready = false; // on the ready list
     Link* links = nullptr;
+    Ref<Process> signalled; // of a signalfd: whose queue the link is in
 
     static bool wake(Waiter& waiter, u32 events);
 };
@@ -69,6 +72,9 @@ public:
         link->queue = &queue;
         link->next = item_.links;
         item_.links = link;
+        // That queue is the process's, which may end before the item does.
+        if (file_as<SignalFile>(*item_.file) != nullptr)
+            item_.signalled = Ref<Process>::share(current_task().process);
         queue.add(*link);
     }
     bool failed = false;

@@ -145,6 +145,8 @@ u64 TimerFile::take_expirations_locked() {
     }
     const u64 count = 1 + (now - deadline_) / interval_;
     deadline_ += count * interval_;
+    if (wall_deadline_ != 0)
+        wall_deadline_ += count * interval_;
     return count;
 }
 
@@ -184,13 +186,19 @@ u32 TimerFile::poll(PollTable* table) {
 void TimerFile::follow_wall_clock() {
     {
         SpinGuard guard(lock_);
-        if (deadline_ != 0) {
+        // What has expired already stays so until it is read.
+        if (deadline_ != 0 && !is_due()) {
             const u64 wall = static_cast<u64>(realtime_ns());
             const u64 now = monotonic_ns();
-            // An interval's later expiries keep their distance from the first one.
-            while (interval_ != 0 && deadline_ > now && wall_deadline_ + interval_ <= wall)
-                wall_deadline_ += interval_;
-            deadline_ = wall_deadline_ > wall ? now + (wall_deadline_ - wall) : now;
+            if (wall_deadline_ > wall) {
+                deadline_ = now + (wall_deadline_ - wall);
+            } else {
+                // An interval's later expiries keep their distance from the first one.
+                if (interval_ != 0)
+                    wall_deadline_ += (wall - wall_deadline_) / interval_ * interval_;
+                const u64 late = wall - wall_deadline_;
+                deadline_ = late < now ? now - late : 1;
+            }
             fired_ = false;
             timer_.arm(deadline_);
         }
@@ -243,6 +251,9 @@ Result<TimerFile::Setting> TimerFile::set(u64 interval, u64 first, bool absolute
         deadline_ = deadline;
         fired_ = false;
         wall_deadline_ = on_wall_clock ? first : 0;
+        if (const u64 wall = static_cast<u64>(realtime_ns());
+            on_wall_clock && interval != 0 && first < wall)
+            wall_deadline_ += (wall - first) / interval * interval;
         cancel_on_set_ = on_wall_clock && cancel_on_set;
         was_canceled = canceled_;
         canceled_ = false;

@@ -12,6 +12,7 @@ namespace kernel {
 namespace {
 
 constexpr int sigio = 29, sigurg = 23;
+constexpr unsigned cap_kill = 5;
 // si_code of a file's signal (sigaction(2)).
 constexpr i32 code_in = 1, code_out = 2, code_message = 3, code_error = 4, code_urgent = 5,
               code_hang_up = 6;
@@ -38,8 +39,13 @@ void forget_file_owner(File& file) {
 Result<void> FileOwner::set(Kind kind, i32 number) {
     Ref<Process> process;
     Ref<Task> task;
-    bool permitted = false;
+    bool permitted = false, privileged = false;
+    u32 uid = 0, euid = 0;
     if (number != 0) {
+        const Credentials& own = *current_task().credentials;
+        uid = own.uid;
+        euid = own.euid;
+        privileged = own.capable(cap_kill);
         switch (kind) {
         case Kind::Thread:
             task = find_task(number);
@@ -58,7 +64,7 @@ Result<void> FileOwner::set(Kind kind, i32 number) {
         case Kind::Group:
             if (!group_exists(number))
                 return fail(ESRCH);
-            permitted = number == current_group() || capable(5); // CAP_KILL
+            permitted = number == current_group() || privileged;
             break;
         }
     }
@@ -66,6 +72,9 @@ Result<void> FileOwner::set(Kind kind, i32 number) {
     kind_ = kind;
     number_ = number;
     permitted_ = permitted;
+    privileged_ = privileged;
+    uid_ = uid;
+    euid_ = euid;
     std::swap(process_, process);
     std::swap(task_, task);
     guard.unlock();
@@ -140,12 +149,27 @@ void FileOwner::deliver(void* context) {
         owner->tell_urgent();
 }
 
+// Whether the target still is one that whoever set it may signal (fcntl(2), F_SETOWN). Requires:
+// mutex_.
+bool FileOwner::may_tell(const Ref<Process>& process, const Ref<Task>& task) {
+    if (!permitted_ || privileged_ || (!process && !task))
+        return permitted_;
+    Ref<Task> target = task;
+    if (!target) {
+        SpinGuard tree(process_tree_lock());
+        target = Ref<Task>::share(process->first_task());
+    }
+    const Ref<const Credentials> now = target ? credentials_of(*target) : Ref<const Credentials>();
+    return now && (euid_ == now->suid || euid_ == now->uid || //
+                   uid_ == now->suid || uid_ == now->uid);
+}
+
 void FileOwner::tell_urgent() {
     MutexGuard guard(mutex_);
-    if (!permitted_)
-        return;
     const Ref<Process> process = process_;
     const Ref<Task> task = task_;
+    if (!may_tell(process, task))
+        return;
     const i32 group = kind_ == Kind::Group ? number_ : 0;
     guard.unlock();
     if (group != 0)
@@ -176,10 +200,10 @@ void FileOwner::tell_message(int fd) {
 
 void FileOwner::send(i32 code, i64 band, int fd) {
     MutexGuard guard(mutex_);
-    if (!permitted_)
-        return;
     const Ref<Process> process = process_;
     const Ref<Task> task = task_;
+    if (!may_tell(process, task))
+        return;
     const i32 group = kind_ == Kind::Group ? number_ : 0;
     guard.unlock();
     const int number = signal_;

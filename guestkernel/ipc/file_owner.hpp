@@ -15,8 +15,8 @@ public:
     // The file's own, made when it is first needed.
     static Result<FileOwner*> of(File& file);
 
-    // Zero: nobody. ESRCH. Whether the caller may signal it is decided now: without the right to,
-    // no signal will come.
+    // Zero: nobody. ESRCH. Without the right to signal it now, no signal will come; nor if it has
+    // become somebody else by then.
     Result<void> set(Kind kind, i32 number);
     void get(Kind& kind, i32& number);
     // The running process, unless there is one: who takes a lease hears of its end.
@@ -41,6 +41,7 @@ private:
     static void deliver(void* context);
     void tell(u32 events);
     void tell_urgent();
+    bool may_tell(const Ref<Process>& process, const Ref<Task>& task);
     void start_delivery();
     void send(i32 code, i64 band, int fd);
 
@@ -48,6 +49,8 @@ private:
     Kind kind_ = Kind::Process;
     i32 number_ = 0;
     bool permitted_ = false;
+    bool privileged_ = false; // who set it was, and who that was
+    u32 uid_ = 0, euid_ = 0;
     Ref<Process> process_;
     Ref<Task> task_;
     volatile int signal_ = 0;

@@ -120,6 +120,15 @@ IoRing::~IoRing() {
         account->ring_bytes.fetch_sub(charged_);
 }
 
+void IoRights::swap() {
+    Task& task = current_task();
+    if (credentials_ == task.credentials && landlock_ == task.landlock)
+        return;
+    SpinGuard tree(process_tree_lock()); // others read them
+    std::swap(task.credentials, credentials_);
+    std::swap(task.landlock, landlock_);
+}
+
 void end_io_rings(Process& process) {
     current_task().io_rings = nullptr;
     if (ring_total.load(base::Order::Relaxed) == 0)
@@ -190,6 +199,7 @@ void IoRing::post(u64 user_data, i32 result, u32 flags) {
     if (notified)
         static_cast<EventFile&>(*notified).signal(1);
     waiters.wake_all(poll_in | poll_rdnorm);
+    entrants.wake_all();
 }
 
 void IoRing::flush_overflow() {
@@ -298,6 +308,11 @@ Result<Ref<IoRequest>> IoRing::prepare(const IoEntry& entry) {
     TRY(Ref<IoRequest> request, make_ref<IoRequest>());
     request->ring = Ref<IoRing>::share(this);
     request->entry = entry;
+    const Task& task = current_task();
+    request->submitter = task.process;
+    request->landlock = task.landlock;
+    if (entry.personality == 0)
+        request->credentials = task.credentials;
     MutexGuard guard(mutex);
     if (entry.personality != 0)
         for (const Personality& known : personalities_)
@@ -437,14 +452,18 @@ void IoRing::run_deferred() {
     }
 }
 
-// Begins a request of this task's own process.
+// Begins a request of this task's own process. Another one's has no meaning here: its addresses
+// and descriptors are that one's.
 void IoRing::start(Ref<IoRequest> request) {
+    const bool foreign = request->submitter != current_task().process;
     {
         MutexGuard guard(mutex);
         if (request->state != IoRequest::State::Queued)
             return;
-        request->state = IoRequest::State::Running;
+        request->state = foreign ? IoRequest::State::Done : IoRequest::State::Running;
     }
+    if (foreign)
+        return complete(std::move(request), IoOutcome::done(-ECANCELED));
     arm_link_timeout(*request);
     const bool elsewhere = (request->entry.flags & (1u << IOSQE_ASYNC_BIT)) != 0 &&
                            request->entry.opcode != IORING_OP_POLL_ADD &&
@@ -459,17 +478,15 @@ void IoRing::start(Ref<IoRequest> request) {
 void IoRing::issue(Ref<IoRequest> request) {
     Task& task = current_task();
     const bool own = owner == task.process;
-    Ref<const Credentials> before;
-    if (request->credentials) {
-        before = task.credentials;
-        set_credentials(request->credentials);
+    IoOutcome outcome = IoOutcome::done(-ECANCELED);
+    // A poll touches nothing of its submitter's; the rest only runs in its process.
+    if (request->submitter == task.process || request->entry.opcode == IORING_OP_POLL_ADD) {
+        const IoRights rights(*request);
+        // Without workers of its process, what would wait waits here.
+        task.refuses_sleep = own;
+        outcome = execute(task, *request);
+        task.refuses_sleep = false;
     }
-    // Without workers of its process, what would wait waits here.
-    task.refuses_sleep = own;
-    IoOutcome outcome = execute(task, *request);
-    task.refuses_sleep = false;
-    if (before)
-        set_credentials(std::move(before));
     if (outcome.kind == IoOutcome::Kind::Armed)
         return;
     if (outcome.kind == IoOutcome::Kind::Again) {

@@ -58,7 +58,10 @@ struct IoRequest : RefCounted {
     Ref<IoRing> ring;
     IoEntry entry{};
     Ref<File> file;
-    Ref<const Credentials> credentials; // of a personality; null: the submitter's
+    // What it may, whoever runs it: as a personality, else as its submitter when it submitted it.
+    Ref<const Credentials> credentials;
+    Ref<RefCounted> landlock;
+    const Process* submitter = nullptr; // compared, never followed
     State state = State::Queued;        // this and the next: under the ring's mutex
     bool cancelled = false;
     bool counted = false; // among those that a drained request waits for
@@ -82,6 +85,23 @@ struct IoRequest : RefCounted {
 
     static bool woken(Waiter& waiter, u32 events);
     static void expired(Timer& timer, void* self);
+};
+
+// While it lives, the running task may what a request's submitter might.
+class IoRights {
+public:
+    explicit IoRights(const IoRequest& request)
+        : credentials_(request.credentials), landlock_(request.landlock) {
+        swap();
+    }
+    IoRights(const IoRights&) = delete;
+    IoRights& operator=(const IoRights&) = delete;
+    ~IoRights() { swap(); }
+
+private:
+    void swap();
+    Ref<const Credentials> credentials_;
+    Ref<RefCounted> landlock_;
 };
 
 struct IoProvided {
@@ -198,7 +218,8 @@ public:
     volatile bool disabled = false;
     Mutex submit_mutex;
     Mutex mutex;
-    WaitQueue waiters{LockRank::Nested};      // completions and readiness: enter, poll
+    WaitQueue waiters{LockRank::Nested};      // completions: poll, also of this ring by itself
+    WaitQueue entrants{LockRank::Nested};     // completions and readiness: enter, nobody else
     WaitQueue work_waiters{LockRank::Nested}; // workers
     base::Atomic<u32> entered{0};             // waiters in enter that process
     IoRing* next_ring = nullptr;              // of all rings

@@ -150,7 +150,10 @@ IoOutcome poll_add(IoRing& ring, Task& task, IoRequest& request) {
     if (auto found = find_file(task, ring, request); !found)
         return IoOutcome::done(-found.error().code);
     const u32 wanted = (entry.op_flags & 0xffff) | poll_err | poll_hup;
-    const bool multi = (entry.length & IORING_POLL_ADD_MULTI) != 0;
+    // What may hear of this ring's own completions is told of once: each would make the next.
+    const bool multi = (entry.length & IORING_POLL_ADD_MULTI) != 0 &&
+                       file_as<IoRingFile>(*request.file) == nullptr &&
+                       file_as<EpollFile>(*request.file) == nullptr;
     const u32 ready = multi ? 0 : request.file->poll(nullptr) & wanted;
     if (ready != 0)
         return IoOutcome::done(ready);

@@ -5,6 +5,7 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/syscalls/time_values.hpp"
 
 namespace kernel {
@@ -41,8 +42,9 @@ void IoRing::push_ready(IoRequest& request) {
         ready_.push_back(request);
         ready_waits_ = true;
     }
+    // Not `waiters`: whose lock may be held, when it is this ring that is watched.
     if (entered.load() != 0)
-        waiters.wake_all();
+        entrants.wake_all();
     else
         work_waiters.wake_all();
 }
@@ -65,12 +67,17 @@ void IoRing::process_ready() {
     for (;;) {
         Ref<IoRequest> request;
         {
+            const Process* self = current_task().process;
             SpinGuard guard(ready_lock_);
-            IoRequest* first = ready_.pop_front();
+            IoRequest* first = ready_.front();
+            // Who only has the ring from its owner does what it submitted itself.
+            while (first != nullptr && self != owner && self != first->submitter)
+                first = ready_.next(*first);
             if (first == nullptr) {
-                ready_waits_ = false;
+                ready_waits_ = !ready_.empty();
                 return;
             }
+            ready_.remove(*first);
             first->ready = false;
             request = Ref<IoRequest>::adopt(first);
         }
@@ -394,6 +401,7 @@ void IoRing::shut_down() {
     }
     work_waiters.wake_all();
     waiters.wake_all(poll_hup);
+    entrants.wake_all();
 }
 
 // --- workers
@@ -420,6 +428,7 @@ Result<void> IoRing::start_worker(IoWorker::Kind kind) {
     task->files = creator_task.files;
     task->fs = creator_task.fs;
     task->credentials = creator;
+    task->namespaces = creator_task.namespaces;
     task->landlock = creator_task.landlock;
     task->signals->blocked = ~u64{0}; // signals are for the program's own threads
     task->nice = creator_task.nice;
@@ -483,6 +492,17 @@ Result<void> IoRing::give_to_worker(Ref<IoRequest> request) {
     return {};
 }
 
+namespace {
+
+// What a worker uses is charged to where the process that it works for is now.
+void charge_to_process(Task& task) {
+    SpinGuard tree(process_tree_lock());
+    if (const Task* member = task.process->first_task(); member != nullptr)
+        task.memory_owner = member->memory_owner;
+}
+
+} // namespace
+
 void IoRing::worker_loop(void* raw) {
     auto* self = static_cast<IoWorker*>(raw);
     {
@@ -492,6 +512,7 @@ void IoRing::worker_loop(void* raw) {
         Task& task = current_task();
         // Out of everything's sight before the files go, which may end the ring.
         leave_address_space();
+        Ref<Namespaces> namespaces = std::move(task.namespaces);
         Ref<FileTable> files = std::move(task.files);
         Ref<FsContext> fs = std::move(task.fs);
     }
@@ -508,6 +529,7 @@ void IoRing::work(IoWorker& self) {
             (void)wait_until(
                 work_waiters, [&] { return dead || (ready_waits_ && entered.load() == 0); },
                 no_deadline, TaskState::Uninterruptible);
+            charge_to_process(task);
             if (!dead)
                 process_ready();
             continue;
@@ -535,11 +557,12 @@ void IoRing::work(IoWorker& self) {
             }
             continue;
         }
-        Ref<const Credentials> before = task.credentials;
-        if (request->credentials)
-            task.credentials = request->credentials;
-        IoOutcome outcome = execute(task, *request);
-        task.credentials = std::move(before);
+        charge_to_process(task);
+        IoOutcome outcome;
+        {
+            const IoRights rights(*request);
+            outcome = execute(task, *request);
+        }
         bool ours = false;
         {
             MutexGuard guard(mutex);

@@ -190,11 +190,15 @@ public:
                         return total;
                     return fail(EAGAIN);
                 }
-                // A slave in raw mode that does not read: wait until it has.
-                const u32 pending = pty_->slave_files.load();
-                if (wait_until(pty_->master_waiters, [&] {
-                        return !pty_->input_full() || pending == 0;
-                    }) == WaitOutcome::Interrupted) {
+                if (pty_->hung_up()) {
+                    if (total > 0)
+                        return total;
+                    return fail(EIO);
+                }
+                // A slave in raw mode that does not read: wait until it has, or until one is
+                // opened again that does.
+                if (wait_until(pty_->master_waiters, [&] { return !pty_->input_full(); }) ==
+                    WaitOutcome::Interrupted) {
                     if (total > 0)
                         return total;
                     return fail(restart_syscall);

@@ -577,6 +577,7 @@ Result<usize> Terminal::write(IoBuffer& in, bool non_blocking) {
             return fail(EFAULT);
         }
         u8 processed[sizeof raw * 8];
+        u8 became[sizeof raw]; // how many bytes each byte became
         usize length = 0;
         {
             SpinGuard modes_guard(lock_);
@@ -585,12 +586,15 @@ Result<usize> Terminal::write(IoBuffer& in, bool non_blocking) {
                 const usize produced = process_output(raw[i], bytes);
                 for (usize j = 0; j < produced; j++)
                     processed[length++] = bytes[j];
+                became[i] = static_cast<u8>(produced);
             }
         }
-        // What was copied in is sent whole: the device bounds how long that takes.
         for (usize sent = 0; sent < length;) {
-            auto done = put(processed + sent, length - sent, false);
+            auto done = put(processed + sent, length - sent, non_blocking);
             if (!done) {
+                // What has gone out is written, and must not be written again.
+                for (usize i = 0, end = 0; i < count && (end += became[i]) <= sent; i++)
+                    taken++;
                 if (taken > 0)
                     return taken;
                 return fail(done.error().code);

@@ -43,9 +43,10 @@ Result<Ref<AddressSpace>> space_of_other(i32 pid) {
     const Ref<Task> task = find_task(global_pid(pid));
     if (!task || task->is_kernel)
         return fail(ESRCH);
+    // First the memory: that of a program that it executes meanwhile may be another's.
+    Ref<AddressSpace> space = address_space_of(*task);
     if (!may_access(*task))
         return fail(EPERM);
-    Ref<AddressSpace> space = address_space_of(*task);
     if (!space)
         return fail(ESRCH);
     return space;

@@ -163,7 +163,7 @@ Result<long> wait_for_completions(Task& task, IoRing& ring, u32 least, u64 deadl
         if (enough())
             break;
         const auto outcome = wait_until(
-            ring.waiters, [&] { return enough() || (own && ring.has_ready()) || ring.dead; },
+            ring.entrants, [&] { return enough() || (own && ring.has_ready()) || ring.dead; },
             deadline);
         if (outcome == WaitOutcome::Interrupted)
             error = EINTR;

@@ -139,6 +139,7 @@ Result<ExecStrings> prepend(const Program& program, const ExecStrings& given) {
 struct NewIdentity {
     Ref<Credentials> credentials; // null: unchanged
     bool secure = false;
+    bool was_traced = false; // and the ids take that into account
 };
 
 // mount_namespaces(7): what another, not nested, namespace mounted gives no ids here.
@@ -159,8 +160,8 @@ Result<NewIdentity> compute_identity(File& file) {
     TRY(result.credentials, old.clone());
     Credentials& fresh = *result.credentials;
     const Mount* mount = file.path().mount();
-    const bool may_gain =
-        !task.no_new_privileges && (!is_traced(task) || task.trace->tracer_capable);
+    result.was_traced = is_traced(task) && !task.trace->tracer_capable;
+    const bool may_gain = !task.no_new_privileges && !result.was_traced;
     const bool may_change = may_gain && (mount == nullptr || may_give_ids(*mount, old));
     if (file.inode() != nullptr && may_change) {
         const u32 mode = file.inode()->mode_;
@@ -288,6 +289,19 @@ void enter_program(Task& task, const ProgramImage& image) {
     arch::set_gs_base(task, 0);
 }
 
+// The ids were decided on before the program was loaded and the other threads had ended: whoever
+// traces by now must not get a program of another's privilege, and nobody may begin to, nor look
+// into the new memory by what the old program was. EAGAIN.
+Result<void> close_to_others(Process& process, const Task& task, const NewIdentity& identity) {
+    if (!identity.secure)
+        return {};
+    SpinGuard tree(process_tree_lock());
+    if (is_traced(task) && !task.trace->tracer_capable && !identity.was_traced)
+        return fail(EAGAIN);
+    process.dumpable = false;
+    return {};
+}
+
 // From here on there is no way back.
 void commit(Task& task, Process& process, ProgramImage image, NewIdentity identity,
             std::string_view path, Ref<SignalHandlers> handlers, Ref<FileTable> files) {
@@ -373,6 +387,7 @@ Result<void> exec_program(ExecRequest& request) {
     Ref<SignalHandlers> handlers;
     Ref<FileTable> files;
     TRY(unshare_for_exec(process, task, handlers, files));
+    TRY(close_to_others(process, task, identity));
     commit(task, process, std::move(image), std::move(identity), request.path.view(),
            std::move(handlers), std::move(files));
     trace_exec(task, old_tid);

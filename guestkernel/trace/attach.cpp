@@ -76,6 +76,8 @@ Result<void> trace_attach(i32 tid, bool seize, u64 options) {
         return fail(EPERM);
     if ((options & PTRACE_O_SUSPEND_SECCOMP) != 0 && !capable(CAP_SYS_ADMIN))
         return fail(EPERM);
+    const Ref<const Credentials> seen = credentials_of(*target);
+    const bool seen_dumpable = target->process->dumpable;
     if (!may_attach(*target))
         return fail(EPERM);
     TRY(make_record(*target));
@@ -84,6 +86,9 @@ Result<void> trace_attach(i32 tid, bool seize, u64 options) {
     {
         SpinGuard tree(process_tree_lock());
         if (trace.task == nullptr || target->exiting || trace.tracer != nullptr)
+            return fail(EPERM);
+        // It executes another program, or becomes somebody else, just now.
+        if (target->credentials != seen || target->process->dumpable != seen_dumpable)
             return fail(EPERM);
         SpinGuard guard(target->process->signal_lock);
         was_stopped = attach_locked(*target, trace, seize, options);

@@ -1,19 +1,23 @@
 // io_uring(7), by its system calls and the memory of its rings.
 #include <atomic>
 #include <csignal>
+#include <cstddef>
 #include <cstdint>
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <string>
 #include <thread>
 #include <unistd.h>
 
 #include <linux/io_uring.h>
+#include <linux/landlock.h>
 #include <linux/stat.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -804,6 +808,94 @@ void threads() {
     close(ends[1]);
 }
 
+// A ring hears of its own completions, directly and by an epoll file.
+void itself() {
+    for (const bool by_epoll : {false, true}) {
+        Ring ring(8);
+        const int epoll = epoll_create1(0);
+        epoll_event event{};
+        event.events = EPOLLIN;
+        CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, ring.fd, &event) == 0);
+        ring.add(IORING_OP_POLL_ADD, by_epoll ? epoll : ring.fd, 1).poll32_events = POLLIN;
+        __kernel_timespec soon = {0, 20'000'000};
+        io_uring_sqe& timeout = ring.add(IORING_OP_TIMEOUT, -1, 2);
+        timeout.addr = address(&soon);
+        timeout.len = 1;
+        CHECK(ring.enter(2, 1) == 2);
+        io_uring_cqe done = ring.wait();
+        CHECK(done.user_data == 2 && done.res == -ETIME);
+        done = ring.wait();
+        CHECK(done.user_data == 1 && done.res == POLLIN);
+        close(epoll);
+    }
+}
+
+// The result of opening a file by another thread of the kernel's.
+int open_elsewhere(Ring& ring, const char* path) {
+    io_uring_sqe& entry = ring.add(IORING_OP_OPENAT, AT_FDCWD, 9);
+    entry.addr = address(path);
+    entry.open_flags = O_RDONLY;
+    entry.flags = IOSQE_ASYNC;
+    return ring.run();
+}
+
+template <typename F>
+void apart(F&& body) {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        body();
+        _exit(0);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+// What a request may is what its submitter might then: not what the ring's maker might, nor anybody
+// in the first namespaces.
+void rights() {
+    char path[] = "/tmp/io_ring_XXXXXX";
+    const int file = mkstemp(path);
+    CHECK(file >= 0);
+    close(file);
+    apart([&] {
+        Ring ring(4);
+        CHECK(open_elsewhere(ring, path) >= 0);
+        const landlock_ruleset_attr attributes{LANDLOCK_ACCESS_FS_READ_FILE};
+        const long rules = syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0);
+        if (rules < 0)
+            return; // switched off here
+        CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        CHECK(syscall(SYS_landlock_restrict_self, rules, 0) == 0);
+        CHECK(open_elsewhere(ring, path) == -EACCES);
+    });
+    if (geteuid() == 0) {
+        apart([&] {
+            Ring ring(4);
+            CHECK(setresuid(65534, 65534, 65534) == 0);
+            CHECK(open_elsewhere(ring, path) == -EACCES);
+        });
+        apart([] {
+            sockaddr_un name{};
+            name.sun_family = AF_UNIX;
+            strcpy(name.sun_path + 1, "io_ring_rights");
+            const socklen_t length = offsetof(sockaddr_un, sun_path) + 15;
+            const int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+            CHECK(bind(listener, reinterpret_cast<sockaddr*>(&name), length) == 0);
+            CHECK(listen(listener, 1) == 0);
+            CHECK(unshare(CLONE_NEWNET) == 0);
+            Ring ring(4);
+            const int client = socket(AF_UNIX, SOCK_STREAM, 0);
+            io_uring_sqe& entry = ring.add(IORING_OP_CONNECT, client, 3);
+            entry.addr = address(&name);
+            entry.off = length;
+            entry.flags = IOSQE_ASYNC;
+            CHECK(ring.run() == -ECONNREFUSED);
+        });
+    }
+    CHECK(unlink(path) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -826,5 +918,7 @@ int main() {
     kernel_thread();
     ends();
     threads();
+    itself();
+    rights();
     return 0;
 }

@@ -16,6 +16,7 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -455,9 +456,51 @@ void counters() {
     close(b);
 }
 
+// A signalfd that is watched on behalf of a process which has ended since.
+void signals_of_the_dead() {
+    for (int round = 0; round < 20; round++) {
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGUSR1);
+        int ends[2];
+        CHECK(pipe(ends) == 0);
+        const int signals = signalfd(-1, &set, SFD_NONBLOCK);
+        const int epoll = make_epoll();
+        const pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) { // the item is the child's; both files outlive it
+            epoll_event event{};
+            event.events = EPOLLIN;
+            CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, signals, &event) == 0);
+            _exit(0);
+        }
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+        // Others take its place.
+        pid_t others[8];
+        for (pid_t& other : others) {
+            other = fork();
+            CHECK(other >= 0);
+            if (other == 0) {
+                char byte = 0;
+                close(ends[1]);
+                _exit(read(ends[0], &byte, 1) == 0 ? 0 : 1);
+            }
+        }
+        CHECK(epoll_ctl(epoll, EPOLL_CTL_DEL, signals, nullptr) == 0);
+        close(ends[1]);
+        for (const pid_t other : others)
+            CHECK(waitpid(other, &status, 0) == other && status == 0);
+        close(ends[0]);
+        close(epoll);
+        close(signals);
+    }
+}
+
 } // namespace
 
 int main() {
+    signals_of_the_dead();
     polls();
     masks_of_signals();
     selects();

@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -694,11 +696,84 @@ void permissions() {
     finish(pid);
 }
 
+// Nobody begins to trace between what execve(2) decides about set-user-ID and the new program: a
+// thread that is kept from ending holds it up there.
+void attached_in_execve() {
+    if (geteuid() != 0)
+        return;
+    constexpr uid_t nobody = 65534;
+    char path[] = "/tmp/ptrace_XXXXXX";
+    const int program = mkstemp(path);
+    const int self = open("/proc/self/exe", O_RDONLY);
+    CHECK(program >= 0 && self >= 0);
+    static char piece[65536];
+    for (ssize_t got; (got = read(self, piece, sizeof piece)) > 0;)
+        CHECK(write(program, piece, static_cast<size_t>(got)) == got);
+    CHECK(fchmod(program, 04755) == 0);
+    close(program);
+    close(self);
+    const pid_t unprivileged = start([&] {
+        CHECK(setresgid(nobody, nobody, nobody) == 0 && setresuid(nobody, nobody, nobody) == 0);
+        CHECK(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0);
+        int go[2], told[2];
+        CHECK(pipe(go) == 0 && pipe(told) == 0);
+        const pid_t target = start([&] {
+            pthread_t thread;
+            static int tell;
+            tell = told[1];
+            CHECK(pthread_create(
+                      &thread, nullptr,
+                      [](void*) -> void* {
+                          const pid_t number = static_cast<pid_t>(syscall(SYS_gettid));
+                          CHECK(write(tell, &number, sizeof number) == sizeof number);
+                          for (;;)
+                              pause();
+                      },
+                      nullptr) == 0);
+            char byte = 0;
+            CHECK(read(go[0], &byte, 1) == 1);
+            execl(path, path, "risen", nullptr);
+            _exit(9);
+        });
+        pid_t second = 0;
+        CHECK(read(told[0], &second, sizeof second) == sizeof second);
+        const bool allowed = ptrace(PTRACE_SEIZE, second, nullptr, PTRACE_O_TRACEEXIT) == 0;
+        CHECK(write(go[1], "g", 1) == 1);
+        int status = 0;
+        if (allowed) // it stops on its way out
+            CHECK(waitpid(second, &status, __WALL) == second && WIFSTOPPED(status));
+        const pid_t other = start([&] {
+            const bool attached = ptrace(PTRACE_SEIZE, target, nullptr, nullptr) == 0;
+            if (attached)
+                usleep(500'000); // until it has ended
+            _exit(attached ? 1 : 0);
+        });
+        usleep(200'000);
+        if (allowed) { // it is only gone when it was waited for
+            CHECK(ptrace(PTRACE_CONT, second, nullptr, nullptr) == 0);
+            CHECK(waitpid(second, &status, __WALL) == second && WIFEXITED(status));
+        }
+        int end = 0;
+        CHECK(waitpid(target, &end, 0) == target && WIFEXITED(end));
+        CHECK(waitpid(other, &status, 0) == other && WIFEXITED(status));
+        constexpr int as_root = 6;
+        CHECK(WEXITSTATUS(status) == 0 || WEXITSTATUS(end) != as_root);
+    });
+    int status = -1;
+    CHECK(waitpid(unprivileged, &status, 0) == unprivileged && status == 0);
+    CHECK(unlink(path) == 0);
+}
+
 } // namespace
 
 int main(int count, char** arguments) {
+    if (count > 1 && strcmp(arguments[1], "risen") == 0) {
+        usleep(100'000);
+        return geteuid() == 0 ? 6 : 8;
+    }
     if (count > 1)
         return 7;
+    attached_in_execve();
     memory_and_registers();
     floating_point();
     system_calls();

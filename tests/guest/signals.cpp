@@ -16,6 +16,7 @@
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -821,6 +822,46 @@ void storms_of_signals() {
     CHECK(storms == senders * each);
 }
 
+// F_SETOWN: who has become somebody else meanwhile gets no signal from those he was.
+void signals_of_files() {
+    if (geteuid() != 0)
+        return;
+    for (const bool rises : {false, true}) {
+        int ends[2], go[2], ready[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+        CHECK(pipe(go) == 0 && pipe(ready) == 0);
+        char byte = 0;
+        const pid_t target = start([&] {
+            handle(SIGIO, count);
+            calls = 0;
+            CHECK(setresuid(65534, 65534, 0) == 0);
+            CHECK(write(ready[1], "r", 1) == 1 && read(go[0], &byte, 1) == 1);
+            if (rises)
+                CHECK(setresuid(0, 0, 0) == 0);
+            CHECK(write(ready[1], "r", 1) == 1);
+            while (read(go[0], &byte, 1) != 1)
+                CHECK(errno == EINTR);
+            usleep(100'000);
+            _exit(calls);
+        });
+        CHECK(read(ready[0], &byte, 1) == 1);
+        in_child([&] {
+            CHECK(setresuid(65534, 65534, 65534) == 0);
+            CHECK(fcntl(ends[0], F_SETOWN, target) == 0);
+            CHECK(fcntl(ends[0], F_SETFL, O_ASYNC) == 0);
+        });
+        CHECK(write(go[1], "g", 1) == 1 && read(ready[0], &byte, 1) == 1);
+        CHECK(write(ends[1], "x", 1) == 1);
+        usleep(50'000);
+        CHECK(write(go[1], "g", 1) == 1);
+        int status = -1;
+        CHECK(waitpid(target, &status, 0) == target && WIFEXITED(status));
+        CHECK(WEXITSTATUS(status) == (rises ? 0 : 1));
+        for (const int fd : {ends[0], ends[1], go[0], go[1], ready[0], ready[1]})
+            close(fd);
+    }
+}
+
 } // namespace
 
 int main() {
@@ -839,5 +880,6 @@ int main() {
     signal_descriptors();
     directed_at_threads();
     storms_of_signals();
+    signals_of_files();
     return 0;
 }

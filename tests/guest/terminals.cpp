@@ -504,6 +504,85 @@ void line_disciplines_and_numbers() {
     CHECK_FAILS(ioctl(t.slave, TIOCSPGRP, &number), ENOTTY);
 }
 
+void interrupted(int) {}
+
+void on_alarm(int flags) {
+    struct sigaction action {};
+    action.sa_handler = interrupted;
+    action.sa_flags = flags;
+    CHECK(sigaction(SIGALRM, &action, nullptr) == 0);
+}
+
+// A master whose raw slave nobody reads, or has open: it waits, and can be interrupted.
+void full_input() {
+    Pair t;
+    t.raw();
+    on_alarm(0);
+    const std::string much(200'000, 'x');
+    for (int round = 0; round < 2; round++) {
+        alarm(1);
+        const ssize_t sent = write(t.master, much.data(), much.size());
+        CHECK((sent > 0 && sent < static_cast<ssize_t>(much.size())) ||
+              (sent == -1 && errno == EINTR));
+        if (t.slave >= 0)
+            close(t.slave);
+        t.slave = -1;
+    }
+}
+
+// A writer that shall not wait does not, whatever the size of its pieces.
+void full_output() {
+    Pair t;
+    t.raw();
+    CHECK(fcntl(t.slave, F_SETFL, O_NONBLOCK) == 0);
+    alarm(10);
+    size_t sent = 0;
+    ssize_t piece = 0;
+    char bytes[1000] = {};
+    while ((piece = write(t.slave, bytes, sizeof bytes)) > 0)
+        sent += static_cast<size_t>(piece);
+    CHECK(piece == -1 && errno == EAGAIN);
+    alarm(0);
+    while (sent > 0)
+        sent -= take(t.master).size();
+}
+
+// Signals that interrupt a writer make it write nothing twice.
+void interrupted_output() {
+    Pair t;
+    t.raw();
+    constexpr size_t all = 60'000;
+    const auto byte_at = [](size_t at) { return static_cast<char>(at % 251); };
+    on_alarm(SA_RESTART);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        std::string bytes;
+        for (size_t i = 0; i < all; i++)
+            bytes.push_back(byte_at(i));
+        size_t sent = 0;
+        size_t wanted = 100; // so that what follows does not end where a buffer does
+        while (sent < all) {
+            const ssize_t piece = write(t.slave, bytes.data() + sent, wanted);
+            CHECK(piece > 0 || errno == EINTR);
+            sent += piece > 0 ? static_cast<size_t>(piece) : 0;
+            wanted = all - sent;
+        }
+        _exit(0); // what it wrote is still to be read
+    }
+    size_t got = 0;
+    while (got < all) {
+        usleep(10'000);
+        kill(child, SIGALRM);
+        usleep(2'000);
+        for (const char byte : take(t.master))
+            CHECK(byte == byte_at(got++));
+    }
+    CHECK(got == all);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
 } // namespace
 
 int main() {
@@ -520,4 +599,7 @@ int main() {
     fixed_modes();
     exclusive();
     line_disciplines_and_numbers();
+    full_input();
+    full_output();
+    interrupted_output();
 }

@@ -224,8 +224,12 @@ void User::look_for_leftovers() {
     for (const std::string& name : names_in(bundle_)) {
         const char* known[] = {"config.json", "source",   "rootfs", "events",
                                "shim.pid",    "init.pid", "address"};
+        // A shim that is killed while it writes one of them leaves it under the name that it has
+        // until it is whole.
+        const std::string whole = name.substr(0, name.rfind('.'));
         if (!name.starts_with("fifo-") &&
-            std::find(std::begin(known), std::end(known), name) == std::end(known))
+            std::find(std::begin(known), std::end(known), name) == std::end(known) &&
+            std::find(std::begin(known), std::end(known), whole) == std::end(known))
             complain("a file is left in the bundle: " + name);
     }
     if (is_mounted_below(bundle_))
