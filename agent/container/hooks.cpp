@@ -2,15 +2,14 @@
 
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <fcntl.h>
-#include <poll.h>
 
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "agent/os/child_output.hpp"
 #include "agent/os/files.hpp"
 #include "agent/os/unique_fd.hpp"
 #include "agent/spec/json_view.hpp"
@@ -18,8 +17,6 @@
 namespace container {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 std::vector<char*> pointers(const std::vector<std::string>& strings) {
     std::vector<char*> out;
@@ -52,39 +49,6 @@ os::Result<os::UniqueFd> file_with(const std::string& text) {
     _exit(127);
 }
 
-// Reads what the hook says until it has closed its output or the time is up. Keeps the end of it.
-bool read_output(int output, Clock::time_point deadline, bool limited, int pidfd,
-                 std::string& said) {
-    constexpr std::size_t kept = 2048;
-    for (;;) {
-        int wait = -1;
-        if (limited) {
-            const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
-            if (left.count() <= 0)
-                return false;
-            wait = static_cast<int>(left.count());
-        }
-        // A hook may leave a process behind that holds its output: the hook's own end counts.
-        std::array<pollfd, 2> polled{pollfd{output, POLLIN, 0}, pollfd{pidfd, POLLIN, 0}};
-        if (poll(polled.data(), polled.size(), wait) < 0 && errno != EINTR)
-            return true;
-        if (polled[0].revents != 0) {
-            std::array<char, 1024> bytes{};
-            const ssize_t got = read(output, bytes.data(), bytes.size());
-            if (got > 0) {
-                said.append(bytes.data(), static_cast<std::size_t>(got));
-                if (said.size() > kept)
-                    said.erase(0, said.size() - kept);
-                continue;
-            }
-            if (got == 0)
-                output = -1;
-        }
-        if (polled[1].revents != 0)
-            return true;
-    }
-}
-
 os::Result<void> run_hook(const spec::Hook& hook, const std::string& state) {
     TRY(const os::UniqueFd input, file_with(state));
     std::array<int, 2> ends{};
@@ -100,8 +64,7 @@ os::Result<void> run_hook(const spec::Hook& hook, const std::string& state) {
     far.reset();
     const os::UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
     std::string said;
-    const bool in_time = read_output(near.get(), Clock::now() + std::chrono::seconds(hook.timeout),
-                                     hook.timeout != 0, pidfd.get(), said);
+    const bool in_time = os::wait_for_child(pidfd.get(), near.get(), hook.timeout, said);
     if (!in_time)
         kill(-pid, SIGKILL);
     int status = 0;

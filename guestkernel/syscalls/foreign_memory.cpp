@@ -137,9 +137,9 @@ Result<long> sys_process_madvise(Task& self, int pidfd, u64 vector, u64 count, i
     }
     if (!task)
         return fail(ESRCH);
+    const Ref<AddressSpace> space = address_space_of(*task); // first, as in space_of_other()
     if (!may_access(*task))
         return fail(EPERM);
-    const Ref<AddressSpace> space = address_space_of(*task);
     if (!space)
         return fail(ESRCH);
     // The advice is for somebody else's memory: who may not nice that process may not either.

@@ -263,6 +263,14 @@ TEST_CASE("files that hooks make are not everybody's to write") {
     CHECK(text_of(log) == "0022\n");
 }
 
+TEST_CASE("a hook is over when it ends, whatever it has left behind writes on") {
+    CHECK(
+        TestContainer(
+            R"({"hooks": {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "while echo again; do :; done & exit 3"]}]}})")
+            .run()
+            .error.starts_with("hooks.createRuntime[0] (/bin/sh): exit status 3"));
+}
+
 TEST_CASE("a hook that fails ends the creation, with what it said") {
     CHECK(
         TestContainer(

@@ -3,16 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <fcntl.h>
-#include <poll.h>
 #include <vector>
 
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "agent/os/child_output.hpp"
 #include "agent/os/files.hpp"
 
 namespace pod {
@@ -51,42 +50,6 @@ std::vector<char*> pointers(std::vector<std::string>& words) {
     ::_exit(error == ENOENT ? 127 : 126);
 }
 
-// Until the hook has ended; false: its time is up. The end of what it says is kept.
-bool wait_for_hook(int handle, int output, std::int64_t seconds, std::string& said) {
-    using Clock = std::chrono::steady_clock;
-    const auto deadline = Clock::now() + std::chrono::seconds(seconds);
-    constexpr std::size_t most_said = 2048;
-    // As much as a pipe holds: what the hook leaves behind may write to it for ever.
-    constexpr int pieces_at_end = 64;
-    const auto take = [&] {
-        std::array<char, 1024> bytes{};
-        const ssize_t got = ::read(output, bytes.data(), bytes.size());
-        if (got == 0)
-            output = -1;
-        said.append(bytes.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
-        said.erase(0, said.size() - std::min(said.size(), most_said));
-        return got > 0;
-    };
-    while (handle >= 0 || output >= 0) {
-        int wait = -1;
-        if (seconds > 0) {
-            const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
-            if (left.count() <= 0)
-                return false;
-            wait = static_cast<int>(left.count());
-        }
-        std::array<pollfd, 2> wanted{pollfd{output, POLLIN, 0}, pollfd{handle, POLLIN, 0}};
-        if (::poll(wanted.data(), wanted.size(), wait) < 0)
-            continue;
-        const bool ended = wanted[1].revents != 0;
-        for (int i = 0; wanted[0].revents != 0 && i < (ended ? pieces_at_end : 1) && take(); ++i) {
-        }
-        if (ended)
-            return true;
-    }
-    return true;
-}
-
 os::Result<os::UniqueFd> file_of(const std::string& text) {
     os::UniqueFd file(::memfd_create("state", MFD_CLOEXEC));
     if (!file ||
@@ -104,7 +67,6 @@ os::Result<void> run_hook(const Json& hook, const std::string& name, int input) 
         return os::fail_errno(errno, "make a pipe");
     const os::UniqueFd near(ends[0]);
     os::UniqueFd far(ends[1]);
-    ::fcntl(near.get(), F_SETFL, O_NONBLOCK);
     const pid_t child = ::fork();
     if (child == 0)
         become_hook(hook, input, far.get());
@@ -113,7 +75,7 @@ os::Result<void> run_hook(const Json& hook, const std::string& name, int input) 
     far.reset();
     const os::UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, child, 0)));
     std::string said;
-    const bool in_time = wait_for_hook(handle.get(), near.get(), seconds, said);
+    const bool in_time = os::wait_for_child(handle.get(), near.get(), seconds, said);
     if (!in_time)
         ::kill(child, SIGKILL);
     int status = 0;

@@ -32,9 +32,11 @@ Result<Ref<AddressSpace>> subject_memory(const TableContext& of) {
     auto task = subject_task(of);
     if (!task)
         return Ref<AddressSpace>();
+    // First the memory: that of a program that it executes meanwhile may be another's.
+    Ref<AddressSpace> space = address_space_of(**task);
     if (!may_access(**task))
         return fail(EACCES);
-    return address_space_of(**task);
+    return space;
 }
 
 Result<Ref<File>> subject_file(const TableContext& of) {
