@@ -150,7 +150,7 @@ void Container::exec(const std::string& exec_id, spec::Process process, const Wa
     }
     // What it does not speak of is as the container has it, as with runc and crun: limits are no
     // limits if one more process is without them.
-    if (!process.names_capabilities)
+    if (!process.capabilities.given)
         process.capabilities = spec_.process->capabilities;
     if (process.rlimits.empty())
         process.rlimits = spec_.process->rlimits;

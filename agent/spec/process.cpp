@@ -74,6 +74,7 @@ os::Result<std::uint64_t> read_capability_set(const JsonView& view, std::string_
 os::Result<Capabilities> read_capabilities(const JsonView& process) {
     Capabilities out;
     TRY(const JsonView view, process.member("capabilities"));
+    out.given = view.exists();
     TRY(out.bounding, read_capability_set(view, "bounding"));
     TRY(out.effective, read_capability_set(view, "effective"));
     TRY(out.inheritable, read_capability_set(view, "inheritable"));
@@ -196,8 +197,6 @@ os::Result<Process> read_process(const JsonView& view) {
     TRY(view.read("env", out.env));
     tidy(out.env);
     TRY(view.read("cwd", out.cwd));
-    TRY(const JsonView capabilities, view.member("capabilities"));
-    out.names_capabilities = capabilities.exists();
     TRY(out.capabilities, read_capabilities(view));
     TRY(out.rlimits, read_rlimits(view));
     TRY(view.read("noNewPrivileges", out.no_new_privileges));

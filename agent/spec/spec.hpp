@@ -36,6 +36,7 @@ struct Capabilities {
     std::uint64_t inheritable = 0;
     std::uint64_t permitted = 0;
     std::uint64_t ambient = 0;
+    bool given = false; // an executed process without has the container's
 };
 
 struct IoPriority {
@@ -51,7 +52,6 @@ struct Process {
     std::vector<std::string> args;
     std::vector<std::string> env;
     std::string cwd;
-    bool names_capabilities = false;
     Capabilities capabilities; // none given: all sets are empty
     std::vector<Rlimit> rlimits;
     bool no_new_privileges = false;

@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "base/sanitizers.hpp"
 #include "virtio/backend/unique_fd.hpp"
 #include "vmm/sandbox/filters.inc"
 #include "vmm/sandbox/own_process.hpp"
@@ -157,11 +158,7 @@ Result<void> limit_paths(const SandboxPolicy& policy) {
 // --------------------------------------------------------------------------------
 
 // Address spaces of sanitizers are no measure.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool measurable = false;
-#else
-constexpr bool measurable = true;
-#endif
+constexpr bool measurable = JOEY_WATCHES_MEMORY == 0;
 
 // Called when there is no more memory.
 [[noreturn]] void on_exhaustion() {

@@ -14,6 +14,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "base/sanitizers.hpp"
 #include "vmm/sandbox/sandbox.hpp"
 
 using vmm::ThreadClass;
@@ -105,7 +106,7 @@ TEST_CASE("sandbox: root keeps the right to make device nodes only where they ar
     ::close(writable[0].fd);
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !JOEY_WATCHES_MEMORY
 TEST_CASE("sandbox: what is kept for the guest has a bound, and reaching it ends the VM") {
     constexpr std::uint64_t bound = std::uint64_t{256} << 20;
     const auto take = [&](std::uint64_t bytes) {

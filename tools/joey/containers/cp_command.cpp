@@ -94,12 +94,9 @@ os::Result<void> check_whole(const Container& container, const std::string& path
 
 os::Result<void> copy_out(Session& session, const Place& from, const std::string& to, bool follow) {
     TRY(const Inside inside, find_inside(session, *from.container, from.path));
-    if (to == "-") {
-        TRY(write_archive(inside.root.get(), inside.path, follow, STDOUT_FILENO));
-    } else {
-        TRY(copy_to_host(inside.root.get(), inside.path, follow, to, from.path.ends_with("/.")));
-    }
-    return check_whole(*from.container, from.path);
+    if (to == "-")
+        return write_archive(inside.root.get(), inside.path, follow, STDOUT_FILENO);
+    return copy_to_host(inside.root.get(), inside.path, follow, to, from.path.ends_with("/."));
 }
 
 os::Result<void> copy_in(Session& session, const std::string& from, const Place& to, bool follow,
@@ -116,6 +113,22 @@ os::Result<void> copy_in(Session& session, const std::string& from, const Place&
 
 } // namespace
 
+// Without volumes, as Docker's export.
+os::Result<int> export_container(Session& session, const Arguments& arguments) {
+    TRY(const Container container, session.registry.find(arguments.words()[0]));
+    if (const std::string path = arguments.value("output"); !path.empty()) {
+        const os::UniqueFd file(
+            ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
+        if (!file || ::dup2(file.get(), STDOUT_FILENO) < 0)
+            return os::fail_errno(errno, path);
+    } else if (::isatty(STDOUT_FILENO) == 1) {
+        return os::fail(os::Code::InvalidArgument,
+                        "export: stdout is a terminal; name a file with --output");
+    }
+    TRY(copy_out(session, {container, "/"}, "-", false));
+    return 0;
+}
+
 os::Result<int> cp(Session& session, const Arguments& arguments) {
     TRY(const Place from, place_of(session, arguments.words()[0]));
     TRY(const Place to, place_of(session, arguments.words()[1]));
@@ -126,6 +139,7 @@ os::Result<int> cp(Session& session, const Arguments& arguments) {
     const bool follow = arguments.has("follow-link");
     if (from.container) {
         TRY(copy_out(session, from, to.path, follow));
+        TRY(check_whole(*from.container, from.path));
     } else {
         TRY(copy_in(session, from.path, to, follow, arguments.has("archive")));
     }

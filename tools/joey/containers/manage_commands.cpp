@@ -225,22 +225,6 @@ os::Result<int> port(Session& session, const Arguments& arguments) {
     return print(out);
 }
 
-os::Result<int> export_container(Session& session, const Arguments& arguments) {
-    TRY(const Container container, session.registry.find(arguments.words()[0]));
-    if (const std::string path = arguments.value("output"); !path.empty()) {
-        const os::UniqueFd file(
-            ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644));
-        if (!file || ::dup2(file.get(), STDOUT_FILENO) < 0)
-            return os::fail_errno(errno, path);
-    } else if (::isatty(STDOUT_FILENO) == 1) {
-        return os::fail(os::Code::InvalidArgument,
-                        "export: stdout is a terminal; name a file with --output");
-    }
-    TRY(const Arguments words,
-        Arguments::parse(*find_command("cp"), std::vector<std::string>{container.id + ":/", "-"}));
-    return cp(session, words);
-}
-
 os::Result<int> prune(Session& session, const Arguments& arguments) {
     if (!may_go_on(arguments, "all stopped containers"))
         return 0;
