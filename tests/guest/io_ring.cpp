@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -839,18 +840,6 @@ int open_elsewhere(Ring& ring, const char* path) {
     return ring.run();
 }
 
-template <typename F>
-void apart(F&& body) {
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        body();
-        _exit(0);
-    }
-    int status = -1;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
-}
-
 // What a request may is what its submitter might then: not what the ring's maker might, nor anybody
 // in the first namespaces.
 void rights() {
@@ -858,7 +847,7 @@ void rights() {
     const int file = mkstemp(path);
     CHECK(file >= 0);
     close(file);
-    apart([&] {
+    in_child([&] {
         Ring ring(4);
         CHECK(open_elsewhere(ring, path) >= 0);
         const landlock_ruleset_attr attributes{LANDLOCK_ACCESS_FS_READ_FILE};
@@ -870,12 +859,12 @@ void rights() {
         CHECK(open_elsewhere(ring, path) == -EACCES);
     });
     if (geteuid() == 0) {
-        apart([&] {
+        in_child([&] {
             Ring ring(4);
             CHECK(setresuid(65534, 65534, 65534) == 0);
             CHECK(open_elsewhere(ring, path) == -EACCES);
         });
-        apart([] {
+        in_child([] {
             sockaddr_un name{};
             name.sun_family = AF_UNIX;
             strcpy(name.sun_path + 1, "io_ring_rights");

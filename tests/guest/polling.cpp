@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -466,29 +467,23 @@ void signals_of_the_dead() {
         CHECK(pipe(ends) == 0);
         const int signals = signalfd(-1, &set, SFD_NONBLOCK);
         const int epoll = make_epoll();
-        const pid_t child = fork();
-        CHECK(child >= 0);
-        if (child == 0) { // the item is the child's; both files outlive it
+        in_child([&] { // the item is the child's; both files outlive it
             epoll_event event{};
             event.events = EPOLLIN;
             CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, signals, &event) == 0);
-            _exit(0);
-        }
-        int status = -1;
-        CHECK(waitpid(child, &status, 0) == child && status == 0);
+        });
         // Others take its place.
         pid_t others[8];
         for (pid_t& other : others) {
-            other = fork();
-            CHECK(other >= 0);
-            if (other == 0) {
+            other = start([&] {
                 char byte = 0;
                 close(ends[1]);
-                _exit(read(ends[0], &byte, 1) == 0 ? 0 : 1);
-            }
+                CHECK(read(ends[0], &byte, 1) == 0);
+            });
         }
         CHECK(epoll_ctl(epoll, EPOLL_CTL_DEL, signals, nullptr) == 0);
         close(ends[1]);
+        int status = -1;
         for (const pid_t other : others)
             CHECK(waitpid(other, &status, 0) == other && status == 0);
         close(ends[0]);
