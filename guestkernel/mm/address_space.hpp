@@ -172,9 +172,5 @@ private:
 
 // The current task's address space.
 AddressSpace* current_address_space();
-// Ends the largest process when memory is exhausted (OOM killer): implemented in task/, called by
-// mm/. Returns whether something was killed and the allocation may be tried again.
-struct MemoryGroup;
-bool kill_for_memory(MemoryGroup* within); // null: among all processes
 
 } // namespace kernel

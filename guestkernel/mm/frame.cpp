@@ -22,6 +22,8 @@ constexpr u64 chunk_size = u64{32} << 20;
 // Frames that one trip to the buddy lists brings into, or takes out of, a CPU's cache.
 constexpr unsigned cache_batch = 16;
 constexpr unsigned cache_limit = 96;
+// Nobody is killed for more frames in a row than 2^this.
+constexpr unsigned most_killed_for = 3;
 
 using FrameList = base::IntrusiveList<Frame, &Frame::node>;
 
@@ -262,6 +264,11 @@ Frame* try_alloc(unsigned order, bool use_reserve) {
     return frame;
 }
 
+// What is given up may never come to lie in a row; a single frame is got in the end.
+constexpr unsigned attempts_at(unsigned order) {
+    return order == 0 ? ~0U : 4096;
+}
+
 // As alloc_frames(); the frame_zeroed flag says whether all of it is known to hold zeros.
 Frame* alloc_with_flag(unsigned order, bool may_reclaim, Charge how) {
     const u16 owner = how == Charge::None ? u16{0} : current_memory_owner();
@@ -269,16 +276,13 @@ Frame* alloc_with_flag(unsigned order, bool may_reclaim, Charge how) {
         return nullptr;
     Frame* frame = try_alloc(order, !may_reclaim);
     if (frame == nullptr && may_reclaim && order <= max_order) {
-        // A victim needs some time to end; it may use the reserve to do so.
-        for (unsigned attempt = 0; attempt < 4096 && frame == nullptr; attempt++) {
-            const bool freed = reclaim_page_cache(usize{32} << order) != 0;
-            if (!freed &&
-                (fatal_signal_pending() || (attempt % 64 == 0 && !kill_for_memory(nullptr)))) {
-                frame = try_alloc(order, true);
+        unsigned in_vain = 0;
+        for (unsigned attempt = 0; frame == nullptr && attempt < attempts_at(order); attempt++) {
+            if (reclaim_page_cache(usize{32} << order) == 0 &&
+                (order > most_killed_for || !wait_for_memory(nullptr, in_vain++))) {
+                frame = try_alloc(order, true); // who is about to end may use the reserve to do so
                 break;
             }
-            if (!freed)
-                yield();
             frame = try_alloc(order, false);
         }
     }

@@ -5,6 +5,7 @@
 #include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/cgroup/pressure.hpp"
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/core/time.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/task/task.hpp"
 
@@ -222,25 +223,19 @@ bool charge_frames(u16 number, u64 pages, bool may_wait, Charge how) {
     if (!may_wait)
         return false;
     PressureStall stall(PressureKind::Memory);
-    bool told_oom = false;
-    // A victim needs some time to end, and the running task may be the one.
-    for (unsigned attempt = 0; attempt < 4096; attempt++) {
-        if (fatal_signal_pending())
-            return try_charge(number, pages, true, high) == nullptr;
+    unsigned in_vain = 0;
+    while (full != nullptr) {
         note_memory_event(*full, EventMax);
         if (reclaim_memory_group(*full, batch) == 0) {
-            if (!told_oom)
+            if (in_vain == 0)
                 note_memory_event(*full, EventOom);
-            told_oom = true;
-            if (attempt % 64 == 0 && !kill_for_memory(full))
-                return try_charge(number, pages, true, high) == nullptr; // nobody is left to kill
-            yield();
+            // Who is about to end, or the last one, is not kept from going on.
+            if (!wait_for_memory(full, in_vain++))
+                return try_charge(number, pages, true, high) == nullptr;
         }
         full = try_charge(number, pages, false, high);
-        if (full == nullptr)
-            return true;
     }
-    return false;
+    return true;
 }
 
 void uncharge_frames(u16 number, u64 pages, FrameKind kind) {
@@ -288,17 +283,14 @@ bool memory_protected(u16 number, bool also_low) {
 }
 
 void enforce_memory_limit(MemoryGroup& group) {
-    for (unsigned attempt = 0; group.usage > group.max && attempt < 4096; attempt++) {
-        if (fatal_signal_pending())
-            return;
+    unsigned in_vain = 0;
+    while (group.usage > group.max && !fatal_signal_pending()) {
         if (reclaim_memory_group(group, group.usage - group.max) != 0)
             continue;
-        if (attempt % 64 == 0) {
+        if (in_vain == 0)
             note_memory_event(group, EventOom);
-            if (!kill_for_memory(&group))
-                return;
-        }
-        yield();
+        if (!wait_for_memory(&group, in_vain++))
+            return;
     }
 }
 

@@ -60,8 +60,13 @@ u64 restart_peak(MemoryGroup& group);
 
 // Gives up page cache that the group pays for; returns how many pages. May sleep.
 usize reclaim_memory_group(MemoryGroup& group, usize wanted);
-// Ends the process of the group (null: of all) that holds most memory. False: there is none.
+// The OOM killer, in task/: ends the process of the group (null: of all) that holds most memory,
+// unless one is about to end. False: there is none.
 bool kill_for_memory(MemoryGroup* within);
+// Between two attempts to get memory where there is none (`attempt` counts them from 0): sees to it
+// that somebody gives some up, and lets others run, for a while that grows. False: it is of no use
+// to go on. Sleeps.
+bool wait_for_memory(MemoryGroup* within, unsigned attempt);
 u64 killed_for_memory(); // how often, since the start
 // A new limit: brings the group below it, by force if need be.
 void enforce_memory_limit(MemoryGroup& group);

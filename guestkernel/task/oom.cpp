@@ -3,6 +3,7 @@
 
 #include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/log.hpp"
+#include "guestkernel/core/time.hpp"
 #include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -11,6 +12,13 @@ namespace kernel {
 namespace {
 
 constexpr i32 never = -1000; // oom_score_adj
+// A process that has not ended after this long is waited for no longer: it may wait for a lock of
+// somebody who waits for memory, or for a tracer.
+constexpr u64 patience_ns = 2'000'000'000;
+// wait_for_memory(): about half a minute in all, if there is always somebody to wait for.
+constexpr unsigned attempts_per_victim = 32;
+constexpr unsigned most_attempts = 30'000;
+constexpr u64 pause_ns = 1'000'000;
 
 constinit base::Atomic<u64> kills{0};
 
@@ -24,6 +32,18 @@ i64 badness(Process& process, u64 total_pages) {
                                         usage.resident_shared + usage.table_pages);
     const i64 adjusted = pages + process.oom_score_adj * static_cast<i64>(total_pages / 1000);
     return adjusted > 0 ? adjusted : 1;
+}
+
+// Whether it is on its way out, so that its memory comes soon. Requires: tree lock.
+bool ends_soon(Process& process, u64 now_ns) {
+    if (process.state != ProcessState::Alive || !process.group_exiting)
+        return false;
+    const Task* task = process.first_task();
+    if (task == nullptr || !task->address_space)
+        return false;
+    if (process.memory_awaited_ns == 0)
+        process.memory_awaited_ns = now_ns;
+    return now_ns - process.memory_awaited_ns < patience_ns;
 }
 
 // Requires: tree lock.
@@ -56,6 +76,7 @@ u64 killed_for_memory() {
 
 bool kill_for_memory(MemoryGroup* within) {
     const u64 total_pages = memory_stats().total;
+    const u64 now_ns = monotonic_ns();
     Ref<Process> victim;
     i32 pid = 0;
     u64 pages = 0;
@@ -67,10 +88,7 @@ bool kill_for_memory(MemoryGroup* within) {
         for_each_process_locked([&](Process& process) {
             if (within != nullptr && !charged_to(process, *within))
                 return;
-            // One is on its way out already: its memory comes soon.
-            if (process.state == ProcessState::Alive && process.group_exiting &&
-                process.first_task() != nullptr && process.first_task()->address_space)
-                dying = true;
+            dying |= ends_soon(process, now_ns);
             const i64 score = process.group_exiting ? 0 : badness(process, total_pages);
             if (score > worst) {
                 worst = score;
@@ -94,6 +112,22 @@ bool kill_for_memory(MemoryGroup* within) {
     }
     SignalInfo info = kernel_signal(SIGKILL);
     (void)send_signal_info(*victim, info);
+    return true;
+}
+
+bool wait_for_memory(MemoryGroup* within, unsigned attempt) {
+    if (fatal_signal_pending() || attempt >= most_attempts)
+        return false;
+    if (attempt % attempts_per_victim == 0 && !kill_for_memory(within))
+        return false;
+    if (attempt < attempts_per_victim) {
+        yield(); // most victims need no more than a CPU
+        return true;
+    }
+    // The victim may wait for the host, or have less priority than this task.
+    WaitQueue nobody;
+    (void)wait_until(
+        nobody, [] { return false; }, monotonic_ns() + pause_ns, TaskState::Killable);
     return true;
 }
 

@@ -120,6 +120,7 @@ public:
     };
     Usage ended_threads, waited_children;
     i32 oom_score_adj = 0;
+    u64 memory_awaited_ns = 0; // since when somebody waits for what its end frees; 0: nobody does
     ProcessTimers* timers = nullptr;
     Ref<KeyObject> process_ring; // under keys_mutex()
     Ref<Cgroup> zombie_group;    // of its last thread: counted there until it is reaped

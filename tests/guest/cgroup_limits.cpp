@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -199,6 +200,44 @@ void touch(size_t bytes) {
         memory[i] = 1;
 }
 
+// Who needs memory waits for the victim to end, however long that takes: here its tracer holds it.
+// The limit is 16 MiB.
+void test_slow_victim(const std::string& group) {
+    const pid_t victim = spawn(group, [] {
+        CHECK(put("/proc/self/oom_score_adj", "1000") == 0);
+        CHECK(raise(SIGSTOP) == 0);
+        touch(10 * mega);
+        for (;;)
+            pause();
+    });
+    int status = 0;
+    CHECK(waitpid(victim, &status, WUNTRACED) == victim && WIFSTOPPED(status));
+    CHECK(ptrace(PTRACE_SEIZE, victim, nullptr, PTRACE_O_TRACEEXIT) == 0);
+    CHECK(kill(victim, SIGCONT) == 0);
+    while (number(group + "/memory.current") < long{10 * mega}) {
+        // The stops of the signal itself.
+        if (waitpid(victim, &status, WNOHANG) == victim)
+            CHECK(WIFSTOPPED(status) && ptrace(PTRACE_CONT, victim, nullptr, nullptr) == 0);
+        usleep(1000);
+    }
+    const pid_t patient = spawn(group, [] {
+        CHECK(put("/proc/self/oom_score_adj", "-1000") == 0); // it is the other one that has to end
+        touch(10 * mega);
+    });
+    do {
+        CHECK(waitpid(victim, &status, 0) == victim && WIFSTOPPED(status));
+        const bool ends = status >> 16 == PTRACE_EVENT_EXIT;
+        if (ends)
+            usleep(1'000'000);
+        CHECK(ptrace(PTRACE_CONT, victim, nullptr, nullptr) == 0);
+        if (ends)
+            break;
+    } while (true);
+    const int ended = wait_for(victim);
+    CHECK(WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL);
+    CHECK(wait_for(patient) == 0);
+}
+
 // A write to memory.peak starts it anew for who reads by the same open file (Linux 6.12).
 void test_peak(const std::string& group) {
     const std::string file = group + "/memory.peak";
@@ -261,6 +300,8 @@ void test_memory() {
     CHECK(figure(a + "/memory.events", "oom_kill") >= 1);
     CHECK(figure(a + "/memory.events", "max") >= 1);
     CHECK(number(a + "/memory.peak") <= long{32 * mega});
+
+    test_slow_victim(a);
 
     // The whole group at once.
     CHECK(put(a + "/memory.oom.group", "1") == 0);
