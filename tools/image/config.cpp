@@ -83,6 +83,9 @@ os::Result<void> read_set(const JsonView& view, std::string_view name,
 }
 
 os::Result<void> read_ports(const JsonView& view, ImageConfig& config) {
+    // Each is written out for a container: a few words must not become billions.
+    constexpr std::size_t most_ports = 3 * 65536; // all of each protocol
+    std::size_t count = 0;
     std::vector<std::string> ports;
     TRY(read_set(view, "ExposedPorts", ports));
     for (const std::string& text : ports) {
@@ -90,6 +93,9 @@ os::Result<void> read_ports(const JsonView& view, ImageConfig& config) {
         if (!port)
             return view.wrong("ExposedPorts has '", text.substr(0, 80),
                               "'; a port looks like 80/tcp");
+        count += std::size_t{port->last} - port->first + 1;
+        if (count > most_ports)
+            return view.wrong("ExposedPorts names more ports than there are");
         config.exposed_ports.push_back(*port);
     }
     return {};

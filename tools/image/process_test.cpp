@@ -191,6 +191,9 @@ TEST_CASE("configurations that make no sense are refused with the place") {
     CHECK(inner(R"({"Cmd":"sh"})").find("Cmd") != std::string::npos);
     CHECK(inner(R"({"Cmd":["a\u0000b"]})").find("NUL") != std::string::npos);
     CHECK(inner(R"({"ExposedPorts":{"x":{}}})").find("ExposedPorts") != std::string::npos);
+    CHECK(inner(R"({"ExposedPorts":{"0-65535":{},"0-65535/udp":{},"0-65535/sctp":{}}})").empty());
+    CHECK_FALSE(
+        inner(R"({"ExposedPorts":{"0-65535":{},"1-65535":{},"2-65535":{},"3-65535":{}}})").empty());
     CHECK(inner(R"({"Healthcheck":{"Test":["WHAT"]}})").find("Healthcheck") != std::string::npos);
     CHECK(inner(R"({"Healthcheck":{"Test":["CMD"]}})").find("Healthcheck") != std::string::npos);
     CHECK(problem(std::string(100000, '[')).find("deep") != std::string::npos);

@@ -89,8 +89,22 @@ bool Staging::hold_blob(const Digest& digest) {
     if (::linkat(store_.directory(), blob_path(digest).c_str(), directory_.get(),
                  blob_name(digest).c_str(), 0) != 0)
         return false;
+    // One that is damaged gives way to the one that comes in: to import again is what helps.
+    if (!is_whole(digest)) {
+        ::unlinkat(directory_.get(), blob_name(digest).c_str(), 0);
+        return false;
+    }
     blobs_.push_back(digest);
     return true;
+}
+
+bool Staging::is_whole(const Digest& digest) const {
+    auto fd = open_blob(digest);
+    if (!fd)
+        return false;
+    FileSource file(std::move(*fd), blob_name(digest));
+    const auto found = HashingSource(file, digest.algorithm()).finish();
+    return found && *found == digest;
 }
 
 bool Staging::has_blob(const Digest& digest) const {

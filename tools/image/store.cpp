@@ -207,10 +207,6 @@ os::Result<os::UniqueFd> Store::open_blob(const Digest& digest) const {
     return std::move(*fd);
 }
 
-bool Store::has_blob(const Digest& digest) const {
-    return ::faccessat(directory_.get(), blob_path(digest).c_str(), F_OK, 0) == 0;
-}
-
 std::optional<Rootfs> Store::find_rootfs(const Digest& chain) const {
     const std::string path = rootfs_path(chain);
     Rootfs rootfs;
@@ -248,8 +244,7 @@ os::Result<void> Store::place(Staging& staging) const {
     if (::syncfs(staging.directory()) != 0)
         return os::fail_errno(errno, "cannot write the image to ", path_);
     for (const Digest& digest : staging.blobs()) {
-        if (has_blob(digest))
-            continue;
+        // What is there under the name is the same file, and stays (rename(2)), or a damaged one.
         const std::string name = Staging::blob_name(digest);
         if (::renameat(staging.directory(), name.c_str(), directory_.get(),
                        blob_path(digest).c_str()) != 0)

@@ -81,7 +81,6 @@ public:
     // The content of a blob that is a document.
     os::Result<std::string> read_document(const Digest& digest) const;
     os::Result<os::UniqueFd> open_blob(const Digest& digest) const;
-    bool has_blob(const Digest& digest) const;
     // An unpacked root directory of these layers, if there is one, locked.
     std::optional<Rootfs> find_rootfs(const Digest& chain) const;
 
@@ -159,6 +158,8 @@ public:
     os::Result<void> adopt_blob(const std::string& name, const Digest& digest);
     // The blob is here or in the store; one of the store's is kept by a second name.
     bool hold_blob(const Digest& digest);
+    // Of one that is here: it is what its name says.
+    bool is_whole(const Digest& digest) const;
     os::Result<os::UniqueFd> open_blob(const Digest& digest) const;
     bool has_blob(const Digest& digest) const;
 

@@ -667,6 +667,22 @@ TEST_CASE("a damaged store says what is damaged and goes on with the rest") {
     CHECK(test.file("good", "f") == "1");
 }
 
+TEST_CASE("what is damaged in the store is whole again when the image is imported again") {
+    const TestStore test;
+    ImportOptions options;
+    options.names = {"bad"};
+    const Imported bad = test.one("b.tar", simple_layer("f", "2"), options);
+    const Digest layer = test.store.find("bad")->manifest.layers.front().digest;
+    for (const Digest& digest : {bad.id, layer}) {
+        test.folder.write("store/" + blob_path(digest), "{}");
+        CHECK(test.one("b.tar", simple_layer("f", "2"), options).id == bad.id);
+        CHECK(test.store.list()->damaged.empty());
+        REQUIRE(test.store.find("bad"));
+        CHECK(Hasher::of(test.folder.read("store/" + blob_path(digest))) == digest);
+        CHECK(test.file("bad", "f") == "2");
+    }
+}
+
 TEST_CASE("a store is for one user, and takes no folder that holds other things") {
     const ScratchFolder folder;
     folder.write("precious", "x");

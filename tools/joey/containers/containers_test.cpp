@@ -369,6 +369,18 @@ TEST_CASE("rm without --force looks again when it has the lock: the container ma
     CHECK(registry.has("one"));
 }
 
+TEST_CASE("a container whose image says too much of it is not made: no command would find it") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.labels["long"] = std::string(4U << 20, 'x');
+    CHECK(registry.add(one).error().code == os::Code::ResourceExhausted);
+    CHECK(registry.list().empty());
+    one.labels["long"].resize(1U << 20);
+    REQUIRE(registry.add(one).has_value());
+    CHECK(registry.has("one"));
+}
+
 TEST_CASE("what one command changes of a container another does not undo that began before") {
     const ScratchFolder folder;
     Registry registry = registry_in(folder);
@@ -388,6 +400,58 @@ TEST_CASE("what one command changes of a container another does not undo that be
     CHECK(registry.find("other")->restart.kind == RestartPolicy::Kind::Always);
 }
 
+TEST_CASE("update --memory of a container that is stopped makes its next VM larger") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.vm_memory = "193M";
+    one.limits["Memory"] = 64U << 20;
+    REQUIRE(registry.add(one).has_value());
+    const std::string config = registry.directory(one) + "/config.json";
+    std::ofstream(config) << R"({"annotations": {"io.joey.memory": "193M"},
+                                 "linux": {"resources": {}}})";
+    Background update([&] { return command(folder, "update", {"--memory", "1g", "one"}); });
+    CHECK(update.status() == 0);
+    const auto changed = pod::read_json(config);
+    REQUIRE(changed.has_value());
+    CHECK((*changed)["linux"]["resources"]["memory"]["limit"] == 1U << 30);
+    CHECK((*changed)["annotations"]["io.joey.memory"] == "1153M");
+    CHECK(registry.find("one")->vm_memory == "1153M");
+}
+
+TEST_CASE("cp comes to volumes as the container's programs do, through links") {
+    const ScratchFolder folder;
+    for (const char* name : {"root", "root/run", "root/run/app", "root/var", "root/data", "volume"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    REQUIRE(::symlink("../run", (folder / "root/var/run").c_str()) == 0);
+    REQUIRE(::symlink("/run/app", (folder / "root/app").c_str()) == 0);
+    REQUIRE(::symlink("/data", (folder / "volume/out").c_str()) == 0);
+    REQUIRE(::symlink("round", (folder / "root/round").c_str()) == 0);
+    folder.write("mine", "mine");
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.root = folder / "root";
+    one.mounts.push_back(pod::Json{{"Type", "bind"},
+                                   {"Source", folder / "volume"},
+                                   {"Destination", "/var/run/app"},
+                                   {"RW", true}});
+    REQUIRE(registry.add(one).has_value());
+    const auto copy = [&](const std::string& from, const std::string& to) {
+        return Background([&] { return command(folder, "cp", {from, to}); }).status();
+    };
+    CHECK(copy(folder / "mine", "one:/var/run/app/first") == 0);
+    CHECK(folder.read("volume/first") == "mine");
+    CHECK(copy(folder / "mine", "one:/app") == 0);
+    CHECK(folder.read("volume/mine") == "mine");
+    CHECK(copy(folder / "mine", "one:/run/app/out/third") == 0);
+    CHECK(folder.read("root/data/third") == "mine");
+    CHECK(copy("one:/app/first", folder / "back") == 0);
+    CHECK(folder.read("back") == "mine");
+    CHECK(copy("one:/app/.", folder / "all") == 0);
+    CHECK(folder.read("all/first") == "mine");
+    CHECK(copy(folder / "mine", "one:/round/x") == 1);
+}
+
 TEST_CASE("start: of what runs it is no mistake; what is just being removed is not started") {
     const ScratchFolder folder;
     Registry registry = registry_in(folder);
@@ -404,6 +468,30 @@ TEST_CASE("start: of what runs it is no mistake; what is just being removed is n
     Background late([&] { return command(folder, "start", {"two"}); });
     CHECK(late.status() == 1);
     CHECK(registry.peek(two).monitor.pid == ::getpid());
+}
+
+TEST_CASE("ps: names and IDs are looked for by regular expressions, as Docker's users write them") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("web");
+    Container two = a_container("web-old");
+    REQUIRE(registry.add(one).has_value());
+    REQUIRE(registry.add(two).has_value());
+    const auto found = [&](const std::string& filter) {
+        Background listing([&] {
+            return command(folder, "ps", {"-a", "--filter", filter, "--format", "{{.Names}}"});
+        });
+        CHECK(listing.status() == 0);
+        return listing.said();
+    };
+    CHECK(found("name=^web$") == "web\n");
+    CHECK(found("name=^/web$") == "web\n");
+    CHECK(found("name=old|new") == "web-old\n");
+    CHECK(found("name=eb-").size() == 8);
+    CHECK(found("id=^" + one.id.substr(0, 12)) == "web\n");
+    CHECK(found("id=" + one.id) == "web\n");
+    Background wrong([&] { return command(folder, "ps", {"-a", "--filter", "name=("}); });
+    CHECK(wrong.status() == 1);
 }
 
 TEST_CASE("wait: for the end, also if the monitor does not listen; of what is gone, no status") {
@@ -550,6 +638,28 @@ TEST_CASE("times and lengths of time") {
     CHECK(size_in_binary(1536) == "1.5KiB");
 }
 
+TEST_CASE(
+    "a time without a zone is one of here, its end may be left out, and far ones are no error") {
+    const char* before = std::getenv("TZ");
+    const std::string kept = before != nullptr ? before : "";
+    ::setenv("TZ", "EST5", 1);
+    ::tzset();
+    const std::int64_t noon = nanoseconds_of("2024-05-01T12:00:00Z");
+    CHECK(*parse_time("2024-05-01T07:00:00") == noon);
+    CHECK(*parse_time("2024-05-01T07:00:00.5") == noon + 500'000'000);
+    CHECK(*parse_time("2024-05-01T07:00") == noon);
+    CHECK(*parse_time("2024-05-01T07") == noon);
+    CHECK(*parse_time("2024-05-01") == nanoseconds_of("2024-05-01T05:00:00Z"));
+    CHECK(*parse_time("2024-05-01T14:00:00+02:00") == noon);
+    CHECK(*parse_time("9999-12-31T23:59:59Z") == INT64_MAX);
+    CHECK_FALSE(parse_time("2024-05-01T07:00:00+2").has_value());
+    if (before != nullptr)
+        ::setenv("TZ", kept.c_str(), 1);
+    else
+        ::unsetenv("TZ");
+    ::tzset();
+}
+
 TEST_CASE("detach keys are found however they come, and what only begins like them goes on") {
     CHECK(*parse_keys("ctrl-p,ctrl-q") == "\x10\x11");
     CHECK(*parse_keys("a,ctrl-]") == "a\x1d");
@@ -583,6 +693,49 @@ TEST_CASE("volumes, mounts and tmpfs") {
          {"", "type=bind,target=/b", "type=odd,target=/b", "target=b", "x=y,target=/b"})
         CHECK_FALSE(parse_mount(wrong).has_value());
     CHECK(parse_tmpfs("/t:size=1m")->options == "size=1m");
+}
+
+TEST_CASE("volumes: one at each place, however it is spelled, mounted from the outside in") {
+    CHECK(parse_volume("name:/b//c/")->target == "/b/c");
+    CHECK(parse_tmpfs("/t/./:size=1m")->target == "/t");
+    CHECK_FALSE(parse_mount("type=tmpfs,dst=/b/..").has_value());
+    const ScratchFolder folder;
+    const Session session{registry_in(folder), {}};
+    const auto given = parse("run", {"-v", "deep:/data/sub", "-v", "top:/data/", "box"});
+    REQUIRE(given.has_value());
+    image::ProcessDescription process;
+    process.volumes = {"/data", "/data/sub/own"};
+    const auto volumes = read_volumes(session, *given, process);
+    REQUIRE((volumes.has_value() && volumes->size() == 3));
+    CHECK((volumes->at(0).source == "top" && volumes->at(0).target == "/data"));
+    CHECK((volumes->at(1).source == "deep" && volumes->at(1).target == "/data/sub"));
+    CHECK(volumes->at(2).target == "/data/sub/own");
+    CHECK_FALSE(read_volumes(session, *parse("run", {"-v", "a:/x", "-v", "b:/x/", "box"}), process)
+                    .has_value());
+}
+
+TEST_CASE("a volume that two containers make at once is one, and is both's") {
+    const ScratchFolder folder;
+    for (const char* name : {"base", "base/data", "data"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("base/data/seed", "seed");
+    const auto place = [&] {
+        const Session session{registry_in(folder), {}};
+        RunRequest request;
+        request.base.directory = os::UniqueFd(::open((folder / "base").c_str(), O_RDONLY));
+        Volume volume;
+        volume.kind = Volume::Kind::Named;
+        volume.source = "shared";
+        volume.target = "/data";
+        request.volumes.push_back(volume);
+        return place_volumes(session, request, folder / "data").has_value() ? 0 : 1;
+    };
+    Background one(place);
+    Background other(place);
+    CHECK(one.status() == 0);
+    CHECK(other.status() == 0);
+    CHECK(pod::names_in(folder / "volumes") == std::vector<std::string>{"shared"});
+    CHECK(folder.read("volumes/shared/seed") == "seed");
 }
 
 TEST_CASE("published ports, with addresses, ranges and protocols") {
@@ -660,6 +813,38 @@ TEST_CASE("copies stay in their directory, whatever links lie there") {
         copy_to_host(root.get(), "/out/secret", false, folder / "stolen", false).has_value());
     CHECK_FALSE(copy_to_host(root.get(), "/out", true, folder / "stolen", false).has_value());
     CHECK(folder.read("outside/secret") == "untouched");
+}
+
+TEST_CASE("cp replaces files of this machine, also behind a link, and neither devices nor pipes") {
+    const ScratchFolder folder;
+    for (const char* name : {"inside", "real"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("inside/f", "fresh");
+    folder.write("real/f", "stale");
+    REQUIRE(::symlink("real/f", (folder / "link").c_str()) == 0);
+    REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
+    const os::UniqueFd root(::open((folder / "inside").c_str(), O_RDONLY | O_DIRECTORY));
+    CHECK_FALSE(copy_to_host(root.get(), "/f", false, folder / "pipe", false).has_value());
+    struct stat about {};
+    REQUIRE(::lstat((folder / "pipe").c_str(), &about) == 0);
+    CHECK(S_ISFIFO(about.st_mode));
+    REQUIRE(copy_to_host(root.get(), "/f", false, folder / "link", false).has_value());
+    REQUIRE(::lstat((folder / "link").c_str(), &about) == 0);
+    CHECK(S_ISLNK(about.st_mode));
+    CHECK(folder.read("real/f") == "fresh");
+}
+
+TEST_CASE("an archive with a hard link to its own root is refused") {
+    const ScratchFolder folder;
+    REQUIRE(::mkdir((folder / "inside").c_str(), 0755) == 0);
+    const os::UniqueFd root(::open((folder / "inside").c_str(), O_RDONLY | O_DIRECTORY));
+    for (const char* target : {".", "/", "a/.."}) {
+        folder.write("bad.tar", image::testing::ArchiveMaker().hard_link("new", target).finish());
+        const os::UniqueFd from(::open((folder / "bad.tar").c_str(), O_RDONLY));
+        const auto done = read_archive(from.get(), root.get(), "/");
+        REQUIRE_FALSE(done.has_value());
+        CHECK(done.error().message.find("a hard link") != std::string::npos);
+    }
 }
 
 namespace {

@@ -249,13 +249,35 @@ os::Result<void> copy_node(int node, const std::string& own_name, bool contents,
 
 } // namespace
 
+namespace {
+
+// What is there makes way for the copy: /dev/null and its like must not.
+os::Result<void> check_replaceable(const UniqueFd& existing, const std::string& name) {
+    struct stat status {};
+    if (!existing)
+        return {};
+    if (::fstat(existing.get(), &status) != 0)
+        return failed(name);
+    if (S_ISDIR(status.st_mode) || S_ISREG(status.st_mode))
+        return {};
+    return os::fail(os::Code::InvalidArgument, name,
+                    ": what is copied to must be a directory or a regular file; - writes an "
+                    "archive to stdout");
+}
+
+} // namespace
+
 os::Result<void> copy_to_host(int root, const std::string& path, bool follow, const std::string& to,
                               bool contents) {
     TRY(const UniqueFd node, open_node(root, path, follow));
     Goal goal;
-    const Split place = split(to);
-    goal.name = place.name;
     goal.existing = UniqueFd(::open(to.c_str(), O_PATH | O_CLOEXEC));
+    TRY(check_replaceable(goal.existing, to));
+    // A link of the user's is followed: the file that it leads to is replaced, and not the link.
+    char resolved[PATH_MAX];
+    const bool is_there = goal.existing && ::realpath(to.c_str(), resolved) != nullptr;
+    const Split place = split(is_there ? resolved : to);
+    goal.name = place.name;
     goal.parent = UniqueFd(::open(place.parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (to.ends_with('/') && !goal.existing && !is_directory(node.get()))
         return os::fail(os::Code::NotFound, to, ": no such directory");
@@ -444,6 +466,10 @@ private:
     }
 
     os::Result<void> put_link(const image::TarEntry& entry, const Target& target) const {
+        // It has neither a parent nor a name.
+        if (entry.link_target.is_root())
+            return os::fail(os::Code::InvalidArgument, entry.path.text(),
+                            ": a hard link to the directory itself");
         auto parent =
             image::open_in_root(root_, entry.link_target.parent().text(), O_RDONLY | O_DIRECTORY);
         if (!parent)

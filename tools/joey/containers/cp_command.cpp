@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <deque>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -41,40 +42,155 @@ struct Inside {
     bool read_only = false;
 };
 
-os::Result<Inside> find_inside(Session& session, const Container& container,
-                               const std::string& path) {
-    TRY(const image::PathBeneath parsed, image::PathBeneath::parse(path));
-    const std::string whole = parsed.is_root() ? "/" : "/" + parsed.text();
-    const Json* best = nullptr;
-    std::size_t length = 0;
-    for (const Json& mount : container.mounts) {
-        const std::string target = pod::string_of(mount, "Destination");
-        if ((whole == target || whole.starts_with(target + "/")) && target.size() >= length) {
-            best = &mount;
-            length = target.size();
+// Of one container: where on the host its paths are.
+class Places {
+public:
+    Places(Session& session, const Container& container)
+        : session_(session), container_(container) {}
+
+    // `to_the_end`: the last name is followed, too, if it is a link.
+    os::Result<Inside> find(const std::string& path, bool to_the_end) {
+        TRY(const image::PathBeneath parsed, image::PathBeneath::parse(path));
+        if (mounted_.empty())
+            find_mounts();
+        TRY(const std::string whole, walk(parsed, to_the_end));
+        return at(whole);
+    }
+
+private:
+    struct Mounted {
+        std::string target;
+        const Json* mount;
+    };
+
+    // From the outside in, as they were mounted: the way to each led through links, too.
+    void find_mounts() {
+        for (const Json& mount : container_.mounts) {
+            std::string target = pod::string_of(mount, "Destination");
+            if (const auto parsed = image::PathBeneath::parse(target)) {
+                if (auto found = walk(*parsed, true))
+                    target = std::move(*found);
+            }
+            mounted_.push_back({std::move(target), &mount});
         }
     }
-    Inside out;
-    if (best == nullptr) {
-        TRY(out.root, open_root(session.registry, container));
-        out.path = whole;
+
+    // As its programs come there. A link may lead into what is mounted or out of it, where the
+    // host's side of one directory has nothing, or something that is covered inside.
+    os::Result<std::string> walk(const image::PathBeneath& path, bool to_the_end) {
+        std::deque<std::string> left;
+        for (std::size_t i = 0; i < path.depth(); ++i)
+            left.push_back(path.part(i));
+        std::vector<std::string> done;
+        for (int links = 0; !left.empty();) {
+            std::string name = std::move(left.front());
+            left.pop_front();
+            if (name == "..") {
+                if (!done.empty())
+                    done.pop_back();
+                continue;
+            }
+            done.push_back(std::move(name));
+            if (left.empty() && !to_the_end)
+                break;
+            const auto target = link_at(joined(done));
+            if (!target)
+                continue;
+            if (++links > most_links)
+                return os::fail_errno(ELOOP, container_.name, ":", path.text());
+            done.pop_back();
+            if (target->starts_with('/'))
+                done.clear();
+            const std::vector<std::string> names = names_of(*target);
+            left.insert(left.begin(), names.begin(), names.end());
+        }
+        return joined(done);
+    }
+
+    static std::string joined(const std::vector<std::string>& names) {
+        std::string out;
+        for (const std::string& name : names)
+            out += "/" + name;
+        return out.empty() ? "/" : out;
+    }
+
+    static std::vector<std::string> names_of(std::string_view path) {
+        std::vector<std::string> out;
+        while (!path.empty()) {
+            const std::size_t slash = std::min(path.find('/'), path.size());
+            if (slash > 0 && path.substr(0, slash) != ".")
+                out.emplace_back(path.substr(0, slash));
+            path.remove_prefix(std::min(slash + 1, path.size()));
+        }
         return out;
     }
-    if (pod::string_of(*best, "Type") == "tmpfs")
-        return os::fail(os::Code::InvalidArgument, container.name, ":", path,
-                        " is in the container's memory, which cp does not reach");
-    const std::string source = pod::string_of(*best, "Source");
-    out.read_only = !pod::bool_of(*best, "RW");
-    out.path = whole.substr(length).empty() ? "/" : whole.substr(length);
-    out.root = os::UniqueFd(::open(source.c_str(), O_PATH | O_CLOEXEC));
-    struct stat about {};
-    if (!out.root || ::fstat(out.root.get(), &about) != 0)
-        return os::fail_errno(errno, source);
-    if (S_ISDIR(about.st_mode))
+
+    // Where the link leads that is at the place; nothing: it is none, or not there.
+    std::optional<std::string> link_at(const std::string& whole) {
+        const auto inside = at(whole);
+        if (!inside || inside->path == "/")
+            return std::nullopt;
+        const auto node =
+            image::open_in_root(inside->root.get(), inside->path, O_PATH | O_NOFOLLOW);
+        std::string target(PATH_MAX, '\0');
+        const ssize_t length =
+            node ? ::readlinkat(node->get(), "", target.data(), target.size()) : -1;
+        if (length <= 0)
+            return std::nullopt;
+        target.resize(static_cast<std::size_t>(length));
+        return target;
+    }
+
+    os::Result<Inside> at(const std::string& whole) {
+        const Json* best = nullptr;
+        std::size_t length = 0;
+        for (const Mounted& one : mounted_) {
+            if ((whole == one.target || whole.starts_with(one.target + "/")) &&
+                one.target.size() >= length) {
+                best = one.mount;
+                length = one.target.size();
+            }
+        }
+        Inside out;
+        if (best == nullptr) {
+            TRY(out.root, own_root());
+            out.path = whole;
+            return out;
+        }
+        if (pod::string_of(*best, "Type") == "tmpfs")
+            return os::fail(os::Code::InvalidArgument, container_.name, ":", whole,
+                            " is in the container's memory, which cp does not reach");
+        const std::string source = pod::string_of(*best, "Source");
+        out.read_only = !pod::bool_of(*best, "RW");
+        out.path = whole.substr(length).empty() ? "/" : whole.substr(length);
+        out.root = os::UniqueFd(::open(source.c_str(), O_PATH | O_CLOEXEC));
+        struct stat about {};
+        if (!out.root || ::fstat(out.root.get(), &about) != 0)
+            return os::fail_errno(errno, source);
+        if (S_ISDIR(about.st_mode))
+            return out;
+        return os::fail(os::Code::InvalidArgument, container_.name, ":", whole,
+                        " is a file of the host; copy ", source);
+    }
+
+    // Once: of a container that has ended it is mounted for that.
+    os::Result<os::UniqueFd> own_root() {
+        if (!root_) {
+            TRY(root_, open_root(session_.registry, container_));
+        }
+        os::UniqueFd out(::fcntl(root_.get(), F_DUPFD_CLOEXEC, 3));
+        if (!out)
+            return os::fail_errno(errno, container_.name);
         return out;
-    return os::fail(os::Code::InvalidArgument, container.name, ":", path,
-                    " is a file of the host; copy ", source);
-}
+    }
+
+    static constexpr int most_links = 40; // as the kernel
+
+    Session& session_;
+    const Container& container_;
+    os::UniqueFd root_;
+    std::vector<Mounted> mounted_;
+};
 
 // What is mounted below a directory is elsewhere on the host: who copies that has not got it.
 os::Result<void> check_whole(const Container& container, const std::string& path) {
@@ -93,15 +209,17 @@ os::Result<void> check_whole(const Container& container, const std::string& path
 }
 
 os::Result<void> copy_out(Session& session, const Place& from, const std::string& to, bool follow) {
-    TRY(const Inside inside, find_inside(session, *from.container, from.path));
+    // What is copied by its name is called by it, also if it is a link that is followed.
+    const bool contents = from.path.ends_with("/.");
+    TRY(const Inside inside, Places(session, *from.container).find(from.path, contents));
     if (to == "-")
         return write_archive(inside.root.get(), inside.path, follow, STDOUT_FILENO);
-    return copy_to_host(inside.root.get(), inside.path, follow, to, from.path.ends_with("/."));
+    return copy_to_host(inside.root.get(), inside.path, follow, to, contents);
 }
 
 os::Result<void> copy_in(Session& session, const std::string& from, const Place& to, bool follow,
                          bool archive) {
-    TRY(const Inside inside, find_inside(session, *to.container, to.path));
+    TRY(const Inside inside, Places(session, *to.container).find(to.path, true));
     if (inside.read_only)
         return os::fail(os::Code::FailedPrecondition, to.container->name, ":", to.path,
                         " is mounted read-only");

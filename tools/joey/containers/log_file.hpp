@@ -65,7 +65,7 @@ private:
     os::UniqueFd watch_;
 };
 
-// "2024-05-01T10:00:00Z", "1714557600.5", "10m" (ago): nanoseconds since 1970.
+// "2024-05-01T10:00:00Z", "2024-05-01" (here), "1714557600.5", "10m" (ago): nanoseconds since 1970.
 os::Result<std::int64_t> parse_time(std::string_view text);
 std::int64_t nanoseconds_of(std::string_view rfc3339);
 std::int64_t now_nanoseconds();

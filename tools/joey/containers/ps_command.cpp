@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <regex.h>
 
 #include <fmt/format.h>
 
@@ -141,16 +142,43 @@ Json heading() {
                 {"Pod", "POD"}};
 }
 
+// A regular expression, found anywhere, as with Docker: "^web$" is one name alone.
+class Expression {
+public:
+    explicit Expression(const std::string& text)
+        : error_(::regcomp(&compiled_, text.c_str(), REG_EXTENDED | REG_NOSUB)) {}
+    Expression(const Expression&) = delete;
+    Expression& operator=(const Expression&) = delete;
+    ~Expression() {
+        if (is_good())
+            ::regfree(&compiled_);
+    }
+    bool is_good() const { return error_ == 0; }
+    bool fits(const std::string& text) const {
+        return ::regexec(&compiled_, text.c_str(), 0, nullptr, 0) == 0;
+    }
+
+private:
+    regex_t compiled_{};
+    const int error_;
+};
+
 // Of one --filter: NAME=VALUE.
 os::Result<bool> fits(const Row& row, const std::string& filter) {
     const std::size_t equals = std::min(filter.find('='), filter.size());
     const std::string name = filter.substr(0, equals);
     const std::string value = filter.substr(std::min(equals + 1, filter.size()));
     const Container& container = row.container;
-    if (name == "id")
-        return container.id.starts_with(value);
-    if (name == "name")
-        return container.name.find(value) != std::string::npos;
+    if (name == "id" || name == "name") {
+        const Expression expression(value);
+        if (!expression.is_good())
+            return os::fail(os::Code::InvalidArgument, "--filter ", filter,
+                            ": is no regular expression");
+        // Docker's own names begin with a slash, which its users may write or leave out.
+        return name == "id"
+                   ? expression.fits(container.id)
+                   : expression.fits(container.name) || expression.fits("/" + container.name);
+    }
     if (name == "status")
         return state_of(row.now) == value;
     if (name == "exited")

@@ -101,7 +101,19 @@ os::Result<void> Registry::add(Container& container) {
     TRY(pod::make_directories(place + "/log"));
     store(container, {});
     // Last: with this file, there is the container. It is written once more when all of it is made.
-    return pod::write_quickly(place + "/container.json", container.to_text());
+    return write_record(container, false);
+}
+
+// One that is too long to be read again would hide the container from every command, also from
+// those that end it; its labels are the image's to choose.
+os::Result<void> Registry::write_record(const Container& container, bool lasts) const {
+    const std::string text = container.to_text();
+    if (text.size() > most_bytes)
+        return os::fail(os::Code::ResourceExhausted, "container ", container.name,
+                        ": its labels, ports, volumes and words are more than ", most_bytes,
+                        " bytes, the image's included");
+    const std::string path = directory(container) + "/container.json";
+    return lasts ? pod::write_whole(path, text) : pod::write_quickly(path, text);
 }
 
 os::Result<void> Registry::rename(Container& container, const std::string& name) const {
@@ -116,7 +128,7 @@ os::Result<void> Registry::rename(Container& container, const std::string& name)
     if (!pod::exists(record))
         return os::fail(os::Code::NotFound, "No such container: ", container.name);
     container.name = name;
-    return pod::write_whole(record, container.to_text());
+    return write_record(container, true);
 }
 
 os::Result<void> Registry::drop(const Container& container) const {

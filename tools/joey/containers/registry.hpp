@@ -38,6 +38,8 @@ public:
 
     // Makes the container's directory, under a name that is free: a generated one if it has none.
     os::Result<void> add(Container& container);
+    // What is known of it. `lasts`: it outlives a crash of the machine.
+    os::Result<void> write_record(const Container& container, bool lasts) const;
     // A name that is free, instead of the one it has.
     os::Result<void> rename(Container& container, const std::string& name) const;
     // Its files; it must have ended. Nothing of the engine's.

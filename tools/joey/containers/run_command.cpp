@@ -28,11 +28,10 @@ os::Result<void> make_container(Session& session, RunRequest& request) {
     }
     TRY(place_volumes(session, request, directory));
     request.config["root"]["path"] = container.root;
-    const auto write = [&](const std::string& path, const std::string& text) {
-        return container.remove ? pod::write_quickly(path, text) : pod::write_whole(path, text);
-    };
-    TRY(write(directory + "/config.json", pod::to_text(request.config)));
-    TRY(write(directory + "/container.json", container.to_text()));
+    const std::string config = directory + "/config.json";
+    TRY(container.remove ? pod::write_quickly(config, pod::to_text(request.config))
+                         : pod::write_whole(config, pod::to_text(request.config)));
+    TRY(registry.write_record(container, !container.remove));
     registry.note(container, "create");
     return {};
 }

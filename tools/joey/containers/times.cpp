@@ -1,6 +1,7 @@
 // Times and durations as people type them.
 #include <charconv>
 #include <ctime>
+#include <optional>
 
 #include "tools/joey/containers/log_file.hpp"
 
@@ -70,28 +71,60 @@ os::Result<std::int64_t> parse_duration(std::string_view text) {
     return sum;
 }
 
-std::int64_t nanoseconds_of(std::string_view rfc3339) {
-    tm parts{};
-    const std::string text(rfc3339.substr(0, 40));
-    const char* end = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &parts);
-    if (end == nullptr)
-        return 0;
-    std::string_view rest(end);
-    std::int64_t out = static_cast<std::int64_t>(::timegm(&parts)) * second;
-    if (rest.starts_with('.')) {
-        rest.remove_prefix(1);
-        out += fraction_of(rest);
-    }
-    // "+02:00"
-    if (rest.size() == 6 && (rest.front() == '+' || rest.front() == '-')) {
-        int hours = 0;
-        int minutes = 0;
-        std::from_chars(rest.data() + 1, rest.data() + 3, hours);
-        std::from_chars(rest.data() + 4, rest.data() + 6, minutes);
-        const std::int64_t offset = (hours * 3600 + minutes * 60) * second;
-        out += rest.front() == '+' ? -offset : offset;
-    }
+namespace {
+
+// Nanoseconds end in 2262: what is later, or long ago, is the last or first of them.
+std::int64_t in_nanoseconds(std::int64_t seconds, std::int64_t fraction) {
+    std::int64_t out = 0;
+    if (__builtin_mul_overflow(seconds, second, &out) ||
+        __builtin_add_overflow(out, fraction, &out))
+        return seconds < 0 ? INT64_MIN : INT64_MAX;
     return out;
+}
+
+// "+02:00"
+std::optional<std::int64_t> zone_in(std::string_view text) {
+    int hours = 0;
+    int minutes = 0;
+    if (text == "Z")
+        return 0;
+    if (text.size() != 6 || (text.front() != '+' && text.front() != '-'))
+        return std::nullopt;
+    std::from_chars(text.data() + 1, text.data() + 3, hours);
+    std::from_chars(text.data() + 4, text.data() + 6, minutes);
+    const std::int64_t offset = hours * 3600 + minutes * 60;
+    return text.front() == '+' ? offset : -offset;
+}
+
+// A date, with as much of the time as is given. Without a zone it is of the one here.
+std::optional<std::int64_t> absolute_time(std::string_view text, bool is_local) {
+    const std::string whole(text.substr(0, 40));
+    for (const char* format : {"%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H", "%Y-%m-%d"}) {
+        tm parts{};
+        const char* end = ::strptime(whole.c_str(), format, &parts);
+        if (end == nullptr)
+            continue;
+        std::string_view rest(end);
+        std::int64_t fraction = 0;
+        if (rest.starts_with('.')) {
+            rest.remove_prefix(1);
+            fraction = fraction_of(rest);
+        }
+        const auto zone = zone_in(rest);
+        if (!zone && !rest.empty())
+            return std::nullopt;
+        parts.tm_isdst = -1; // the zone says whether it is summer
+        const std::int64_t seconds =
+            zone || !is_local ? ::timegm(&parts) - zone.value_or(0) : ::mktime(&parts);
+        return in_nanoseconds(seconds, fraction);
+    }
+    return std::nullopt;
+}
+
+} // namespace
+
+std::int64_t nanoseconds_of(std::string_view rfc3339) {
+    return absolute_time(rfc3339, false).value_or(0);
 }
 
 std::int64_t now_nanoseconds() {
@@ -101,8 +134,8 @@ std::int64_t now_nanoseconds() {
 }
 
 os::Result<std::int64_t> parse_time(std::string_view text) {
-    if (const std::int64_t time = nanoseconds_of(text); time != 0)
-        return time;
+    if (const auto time = absolute_time(text, true))
+        return *time;
     std::int64_t whole = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), whole);
     std::string_view rest(end, static_cast<std::size_t>(text.data() + text.size() - end));

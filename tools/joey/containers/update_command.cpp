@@ -28,6 +28,13 @@ os::Result<void> check_memory(const Container& before, const Json& resources) {
                     " has ", before.vm_memory, "; more is possible when it is stopped");
 }
 
+// The next start makes the VM by what the configuration says, and it must hold what the container
+// may use.
+void change_vm(const Container& changed, Json& config) {
+    if (!changed.vm_memory.empty())
+        config["annotations"]["io.joey.memory"] = changed.vm_memory;
+}
+
 os::Result<void> update_one(Session& session, const Arguments& arguments, const std::string& id) {
     Registry& registry = session.registry;
     TRY(const Container known, registry.find(id));
@@ -53,8 +60,9 @@ os::Result<void> update_one(Session& session, const Arguments& arguments, const 
         TRY(registry.engine().update(before.id, resources));
     }
     config["linux"]["resources"].merge_patch(resources);
+    change_vm(changed, config);
     TRY(pod::write_whole(directory + "/config.json", pod::to_text(config)));
-    TRY(pod::write_whole(directory + "/container.json", changed.to_text()));
+    TRY(registry.write_record(changed, true));
     registry.note(changed, "update");
     return {};
 }

@@ -3,6 +3,7 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
 
@@ -30,11 +31,13 @@ std::vector<std::string> split(std::string_view text, char separator) {
     }
 }
 
-os::Result<void> check_target(const std::string& target, std::string_view given) {
-    if (!target.starts_with('/') || target == "/")
+// As its parts say it: "/a/" and "/a" are one place, and cp looks for volumes by these words.
+os::Result<std::string> target_of(const std::string& target, std::string_view given) {
+    const auto parsed = image::PathBeneath::parse(target);
+    if (!target.starts_with('/') || !parsed || parsed->is_root())
         return os::fail(os::Code::InvalidArgument, "'", given.substr(0, 200),
                         "': the place in the container must be an absolute path, and not /");
-    return {};
+    return "/" + parsed->text();
 }
 
 os::Result<std::string> absolute(const std::string& path) {
@@ -56,13 +59,11 @@ os::Result<Volume> parse_volume(std::string_view text) {
                         ": give SOURCE:TARGET[:ro]");
     if (parts.size() == 1) {
         out.kind = Volume::Kind::Own;
-        out.target = parts[0];
-        TRY(check_target(out.target, text));
+        TRY(out.target, target_of(parts[0], text));
         return out;
     }
     out.source = parts[0];
-    out.target = parts[1];
-    TRY(check_target(out.target, text));
+    TRY(out.target, target_of(parts[1], text));
     if (out.source.starts_with('/') || out.source.starts_with('.')) {
         TRY(out.source, absolute(out.source));
         out.make_source = true;
@@ -89,10 +90,9 @@ os::Result<Volume> parse_tmpfs(std::string_view text) {
     Volume out;
     out.kind = Volume::Kind::Memory;
     const std::size_t colon = text.find(':');
-    out.target = text.substr(0, colon);
+    TRY(out.target, target_of(std::string(text.substr(0, colon)), text));
     if (colon != std::string_view::npos)
         out.options = text.substr(colon + 1);
-    TRY(check_target(out.target, text));
     return out;
 }
 
@@ -124,7 +124,7 @@ os::Result<Volume> parse_mount(std::string_view text) {
             return wrong("there is no '", name, "'");
         }
     }
-    TRY(check_target(out.target, text));
+    TRY(out.target, target_of(out.target, text));
     if (out.kind == Volume::Kind::Bind) {
         if (out.source.empty())
             return wrong("source is missing");
@@ -172,10 +172,33 @@ os::Result<std::vector<Volume>> read_volumes(const Session& session, const Argum
         if (target != "/")
             static_cast<void>(add(std::move(volume)).has_value());
     }
+    // From the outside in, as Docker does it: what is mounted first is covered by what is mounted
+    // above it.
+    const auto depth = [](const Volume& volume) {
+        return std::count(volume.target.begin(), volume.target.end(), '/');
+    };
+    std::stable_sort(out.begin(), out.end(), [&](const Volume& one, const Volume& other) {
+        return depth(one) < depth(other);
+    });
     return out;
 }
 
 namespace {
+
+// Under its name, unless another command was faster: then the volume is that one's, whose container
+// may be writing to it already. rename(2) alone would put this one over it while it is empty.
+os::Result<void> take_its_name(const std::string& fresh, const std::string& path) {
+    if (::renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) == 0)
+        return {};
+    // EINVAL: a file system that does not know this (rename(2)).
+    if (errno == EINVAL && std::rename(fresh.c_str(), path.c_str()) == 0)
+        return {};
+    const int error = errno;
+    static_cast<void>(pod::remove_tree(fresh).has_value());
+    if (error == EEXIST || error == ENOTEMPTY)
+        return {};
+    return os::fail_errno(error, path);
+}
 
 // A fresh volume begins with what the image has at its place.
 os::Result<std::string> make_volume(const std::string& path, const RunRequest& request,
@@ -196,8 +219,9 @@ os::Result<std::string> make_volume(const std::string& path, const RunRequest& r
         if (::chown(fresh.c_str(), about.st_uid, about.st_gid) != 0)
             return os::fail_errno(errno, fresh);
     }
-    if (::chmod(fresh.c_str(), mode) != 0 || std::rename(fresh.c_str(), path.c_str()) != 0)
-        return os::fail_errno(errno, path);
+    if (::chmod(fresh.c_str(), mode) != 0)
+        return os::fail_errno(errno, fresh);
+    TRY(take_its_name(fresh, path));
     return path;
 }
 
