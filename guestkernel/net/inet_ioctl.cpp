@@ -265,7 +265,7 @@ Result<void> change_route(Stack& stack, u64 argument, bool add) {
     TRY(copy_in_bytes(entry, argument, sizeof entry));
     const auto address = [&](usize at) { return IpAddress::from_wire(false, entry + at + 4); };
     constexpr usize destination_at = 8, gateway_at = 24, mask_at = 40, flags_at = 56,
-                    metric_at = 76, device_at = 88, mtu_at = 96;
+                    metric_at = 80, device_at = 88, mtu_at = 96;
     constexpr u16 gateway_flag = 2, host_flag = 4, mtu_flag = 0x40;
     u16 flags = 0;
     i16 metric = 0;
@@ -411,7 +411,9 @@ Result<long> done(Result<void> result) {
 
 } // namespace
 
-Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argument) {
+Result<long> network_ioctl(Stack& stack, u32 command, u64 argument) {
+    // Over the network, which may be a user namespace's own.
+    const bool privileged = capable_over(stack.owner(), CAP_NET_ADMIN);
     switch (command) {
     case SIOCGIFCONF:
         return done(list_addresses(stack, argument));
@@ -458,12 +460,11 @@ Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argum
 }
 
 Result<long> network_ioctl_of_caller(u32 command, u64 argument) {
-    return network_ioctl(stack_of(current_net_namespace()), capable(CAP_NET_ADMIN), command,
-                         argument);
+    return network_ioctl(stack_of(current_net_namespace()), command, argument);
 }
 
 Result<long> InetSocketFile::ioctl(u32 command, u64 argument) {
-    return network_ioctl(stack(), capable(CAP_NET_ADMIN), command, argument);
+    return network_ioctl(stack(), command, argument);
 }
 
 } // namespace kernel::net

@@ -126,7 +126,7 @@ Result<Endpoint> parse_address(const SocketAddress& address, int family);
 void write_address(const Endpoint& endpoint, int family, SocketAddress& out);
 
 // The ioctls that any socket answers: ENOTTY for others.
-Result<long> network_ioctl(Stack& stack, bool privileged, u32 command, u64 argument);
+Result<long> network_ioctl(Stack& stack, u32 command, u64 argument);
 // The same in the running task's network namespace, for sockets of other families.
 Result<long> network_ioctl_of_caller(u32 command, u64 argument);
 // SIOCETHTOOL; `user` is where the caller's structure begins with its command. EOPNOTSUPP, EFAULT.

@@ -118,6 +118,11 @@ public:
     virtual bool movable() const { return true; }
     // Leaves the stack for good, called once; breaks what refers to it. May sleep.
     virtual void detached() {}
+    // One of its ports has left the stack, for good or for another one. May sleep.
+    virtual void port_gone(Stack& stack, Interface& port) {
+        (void)stack;
+        (void)port;
+    }
 
     // --- for drivers
     void receive(PacketList&& packets);

@@ -2,10 +2,13 @@
 #include <cstring>
 #include <vector>
 
+#include <linux/errno.h>
+
 #include <catch2/catch.hpp>
 
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/ip.hpp"
+#include "guestkernel/net/link/bridge.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/reassembly.hpp"
 #include "guestkernel/net/route.hpp"
@@ -502,4 +505,38 @@ TEST_CASE("IPv6 configures itself: a link-local address, duplicates, a router's 
     CHECK_FALSE(stacks[1]->is_local(own));
     for (Ref<Stack>& stack : stacks)
         stack->shutdown();
+}
+
+TEST_CASE("a port that leaves its stack leaves its bridge, and comes back only with the stack") {
+    Network net;
+    Stack& stack = *net.stacks[1];
+    LinkEnd& port = *net.ends[1];
+    auto made = make_ref<BridgeInterface>("switch");
+    REQUIRE(made);
+    BridgeInterface& bridge = **made;
+    CHECK(bridge.add_port(stack, port).error().code == ENODEV); // not there yet
+    REQUIRE(stack.attach(*made));
+    const u32 references = bridge.ref_count();
+    REQUIRE(bridge.add_port(stack, port));
+    CHECK(bridge.port_of(port));
+    stack.detach(port);
+    CHECK_FALSE(bridge.port_of(port));
+    CHECK(port.master == nullptr);
+    CHECK(bridge.ref_count() == references);
+    CHECK(bridge.add_port(stack, port).error().code == ENODEV);
+}
+
+TEST_CASE("a stack that is shut down takes no interface in: it stays where it was") {
+    Network net;
+    auto third = Stack::make(StackClock(net.clock), nullptr);
+    REQUIRE(third);
+    (*third)->shutdown();
+    const u32 references = (*third)->ref_count();
+    LinkEnd& port = *net.ends[1];
+    auto moved = net.stacks[1]->move(port, **third, "moved", 0);
+    REQUIRE_FALSE(moved);
+    CHECK(moved.error().code == ENODEV);
+    CHECK((*third)->ref_count() == references);
+    CHECK(net.stacks[1]->interface(port.name()).get() == &port);
+    CHECK(port.name() != "moved");
 }

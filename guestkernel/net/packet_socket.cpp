@@ -53,6 +53,7 @@ public:
     void deliver(Interface& on, const Packet& packet, u32 link_bytes, PacketKind kind) override;
 
     void describe(PacketSocketRecord& out) const override;
+    void interrupt() override { set_error(ENETDOWN); }
 
     bool cooked = false;                               // SOCK_DGRAM: without the link header
     u32 uid = 0;                                       // of the maker

@@ -15,6 +15,20 @@ void PacketTaps::remove(PacketTap& tap) {
         tap.node_.unlink();
 }
 
+void PacketTaps::interface_down(u32 index) {
+    SpinGuard guard(lock_);
+    for (PacketTap& tap : taps_)
+        if (tap.interface == index)
+            tap.interrupt();
+}
+
+void PacketTaps::interface_gone(u32 index) {
+    SpinGuard guard(lock_);
+    for (PacketTap& tap : taps_)
+        if (tap.interface == index)
+            tap.interface = PacketTap::gone;
+}
+
 void PacketTaps::enroll(PacketTap& tap) {
     SpinGuard guard(lock_);
     tap.serial_ = ++last_serial_;

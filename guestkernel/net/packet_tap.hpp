@@ -27,8 +27,10 @@ public:
     virtual void deliver(Interface& interface, const Packet& packet, u32 link_bytes,
                          PacketKind kind) = 0;
     virtual void describe(PacketSocketRecord& out) const = 0; // under the list's lock
-    u32 interface = 0;                                        // 0: all
-    u16 protocol = 0;                                         // ETH_P_ALL: both directions
+    virtual void interrupt() = 0; // its interface went down; under the list's lock
+    static constexpr u32 gone = ~u32{0};
+    u32 interface = 0; // 0: all; `gone`: it was removed
+    u16 protocol = 0;  // ETH_P_ALL: both directions
 private:
     friend class PacketTaps;
     base::ListNode node_, socket_node_;
@@ -42,6 +44,10 @@ public:
     void remove(PacketTap& tap);
     // `packet`: to be sent, with its link header; or received, with the link header taken off.
     void deliver(Interface& interface, const Packet& packet, PacketKind kind);
+
+    // An interface is down from now on; or out of the stack, where another one may get its number.
+    void interface_down(u32 index);
+    void interface_gone(u32 index);
 
     // --- all sockets, whether they are attached to an interface or not
     void enroll(PacketTap& tap);

@@ -5,6 +5,7 @@
 
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/core/random.hpp"
+#include "guestkernel/namespaces/user_namespace.hpp"
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/loopback.hpp"
 #include "guestkernel/net/ndp.hpp"
@@ -57,7 +58,7 @@ void notify_change(Stack& stack, const Change& change) {
 }
 
 Stack::Stack(const StackClock& stack_clock, UserNamespace* owner)
-    : clock(stack_clock), owner_(owner) {}
+    : clock(stack_clock), owner_(Ref<UserNamespace>::share(owner)) {}
 
 Stack::~Stack() {
     delete filter.load();
@@ -104,6 +105,11 @@ Result<void> Stack::init() {
 }
 
 void Stack::shutdown() {
+    // An interface that came after the last one went would keep the stack, and the stack it.
+    {
+        SpinGuard guard(lock);
+        shut_down_ = true;
+    }
     for (ProtocolPart& part : parts_)
         if (part.part)
             part.part->shutdown();
@@ -178,6 +184,8 @@ bool valid_name(std::string_view name) {
 Result<void> Stack::attach(Ref<Interface> interface, u32 wanted_index) {
     {
         SpinGuard guard(lock);
+        if (shut_down_)
+            return fail(ENODEV);
         std::string_view name = interface->name();
         char numbered[Interface::name_bytes];
         const auto taken = [&](std::string_view wanted) {
@@ -251,12 +259,25 @@ void Stack::take_out(Interface& gone, bool for_good) {
         SpinGuard inner(gone.stack_lock_);
         self = std::move(gone.stack_);
     }
+    leave_master(gone);
+    taps_->interface_gone(gone.index());
     routes_changed();
     Change change{ChangeKind::InterfaceRemoved};
     change.interface = &gone;
     notify_change(*this, change);
     if (for_good)
         gone.detached();
+}
+
+// From here on no master takes it: it is in no stack.
+void Stack::leave_master(Interface& gone) {
+    Ref<Interface> master;
+    {
+        SpinGuard guard(lock);
+        master = Ref<Interface>::share(gone.master);
+    }
+    if (master)
+        master->port_gone(*this, gone);
 }
 
 void Stack::detach(Interface& gone) {
@@ -388,6 +409,7 @@ Result<void> Stack::set_flags(Interface& interface, u32 flags, u32 mask) {
         bring_down(interface);
         interface.flags_.fetch_and(~u32{iff_up});
         interface.close();
+        taps_->interface_down(interface.index());
     }
     const u32 others = mask & ~u32{iff_up};
     interface.flags_.fetch_and(~(others & ~flags));

@@ -130,10 +130,10 @@ public:
     // Netfilter's, made when a program first asks for it, deleted with the stack.
     base::Atomic<StackPart*> filter{nullptr};
     u64 now() const { return clock.now(); }
-    UserNamespace* owner() const { return owner_; }
+    UserNamespace* owner() const { return owner_.get(); }
 
     // --- interfaces
-    // Gives it an index and its final name: EEXIST, EINVAL, ENFILE.
+    // Gives it an index and its final name: EEXIST, EINVAL, ENFILE; ENODEV after shutdown().
     Result<void> attach(Ref<Interface> interface, u32 wanted_index = 0);
     void detach(Interface& interface); // may sleep
     Ref<Interface> interface(u32 index);
@@ -145,7 +145,7 @@ public:
     Result<void> set_mac(Interface& interface, const MacAddress& mac);
     Result<void> rename(Interface& interface, std::string_view name);
     // To another stack, down and without its addresses; `name` and `index` if the own ones are not
-    // wanted there. EEXIST. May sleep.
+    // wanted there. EEXIST, ENODEV (the other one is shut down). May sleep.
     Result<void> move(Interface& interface, Stack& to, std::string_view name, u32 index);
 
     // --- addresses
@@ -203,17 +203,20 @@ private:
     Result<void> init();
     void bring_up(Interface& interface);
     void take_out(Interface& gone, bool for_good);
+    void leave_master(Interface& gone);
     void bring_down(Interface& interface);
     IpAddress select_source_locked(Interface& interface, const IpAddress& destination);
     friend Result<void> find_path(Stack& stack, Flow& flow);
     bool run_hook_slow(PacketHook hook, const HookContext& context, PacketPtr& packet);
 
-    UserNamespace* const owner_;
+    // Kept: whoever was about to use the stack when its namespace ended still asks for it.
+    const Ref<UserNamespace> owner_;
     Vector<Ref<Interface>> interfaces_; // sorted by index
     Ref<Interface> loopback_;
     u32 last_index_ = 0;
     base::Atomic<u32> generation_{1};
     base::Atomic<u32> ip_id_{0};
+    bool shut_down_ = false; // under `lock`
     u64 secret_ = 0;
     base::Atomic<PacketHook> hooks_[hook_points];
     Owned<RouteTables> routes_;

@@ -12,11 +12,13 @@
 #include <unistd.h>
 #include <vector>
 
+#include <arpa/inet.h>
 #include <linux/ethtool.h>
 #include <linux/genetlink.h>
 #include <linux/sockios.h>
 #include <linux/veth.h>
 #include <net/if.h>
+#include <net/route.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -24,6 +26,7 @@
 
 #include "tests/guest/check.hpp"
 #include "tests/guest/netlink_support.hpp"
+#include "tests/guest/process_support.hpp"
 
 namespace {
 
@@ -112,6 +115,59 @@ int change_link(int fd, const char* name, const char* renamed) {
         request.text(IFLA_IFNAME, renamed);
     return ask(fd, std::move(request));
 }
+
+// RTM_NEWLINK of one that is there, with the attributes that `fill` adds.
+template <typename F>
+int set_link(int fd, const char* name, F&& fill) {
+    ifinfomsg link{};
+    link.ifi_index = static_cast<int>(if_nametoindex(name));
+    CHECK(link.ifi_index != 0);
+    Builder request(RTM_NEWLINK, NLM_F_ACK);
+    request.put(link);
+    fill(request);
+    return ask(fd, std::move(request));
+}
+
+int add_bridge(int fd, const char* name) {
+    Builder info(0, 0);
+    info.bytes.clear();
+    info.text(IFLA_INFO_KIND, "bridge");
+    Builder request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+    request.put(ifinfomsg{}).text(IFLA_IFNAME, name);
+    request.attribute(IFLA_LINKINFO, info.bytes.data(), info.bytes.size());
+    return ask(fd, std::move(request));
+}
+
+// A process in a network namespace of its own, which stays until it is told to go.
+class Elsewhere {
+public:
+    Elsewhere() {
+        int ready[2], stay[2];
+        CHECK(pipe2(ready, O_CLOEXEC) == 0 && pipe2(stay, O_CLOEXEC) == 0);
+        child_ = start([&] {
+            close(stay[1]);
+            CHECK(unshare(CLONE_NEWNET) == 0 && write(ready[1], "r", 1) == 1);
+            char byte = 0;
+            CHECK(read(stay[0], &byte, 1) == 0);
+        });
+        close(stay[0]);
+        close(ready[1]);
+        char byte = 0;
+        CHECK(read(ready[0], &byte, 1) == 1);
+        close(ready[0]);
+        stay_ = stay[1];
+    }
+    pid_t pid() const { return child_; }
+    void end() {
+        close(stay_);
+        int status = 0;
+        CHECK(waitpid(child_, &status, 0) == child_ && status == 0);
+    }
+
+private:
+    pid_t child_ = -1;
+    int stay_ = -1;
+};
 
 // The next event about a device of this subsystem.
 std::set<std::string> next_event(int fd, const std::string& subsystem) {
@@ -305,11 +361,126 @@ void drivers() {
     close(fd);
 }
 
+// A port whose cable ends with a network namespace leaves its bridge: the bridge's address is that
+// of the ports that are left.
+void ports_go_with_their_cables() {
+    const int fd = open_socket();
+    CHECK(add_bridge(fd, "switch") == 0);
+    CHECK(add_cable(fd, "here", "there") == 0 && add_cable(fd, "left", "right") == 0);
+    for (const auto& [name, last] : {std::pair{"here", 0x10}, {"left", 0x20}}) {
+        const unsigned char mac[6] = {2, 0, 0, 0, 0, static_cast<unsigned char>(last)};
+        CHECK(set_link(fd, name, [&](Builder& to) {
+                  to.attribute(IFLA_ADDRESS, mac, sizeof mac);
+                  to.number(IFLA_MASTER, if_nametoindex("switch"));
+              }) == 0);
+    }
+    const std::string address = sys + "/class/net/switch/address";
+    CHECK(text_of(address) == "02:00:00:00:00:10\n");
+    Elsewhere elsewhere;
+    const auto pid = static_cast<uint32_t>(elsewhere.pid());
+    CHECK(set_link(fd, "there", [&](Builder& to) { to.number(IFLA_NET_NS_PID, pid); }) == 0);
+    elsewhere.end();
+    for (int i = 0; if_nametoindex("here") != 0; i++) {
+        CHECK(i < 1000);
+        usleep(10'000);
+    }
+    CHECK(text_of(address) == "02:00:00:00:00:20\n");
+    CHECK(change_link(fd, "left", nullptr) == 0 && change_link(fd, "switch", nullptr) == 0);
+    close(fd);
+}
+
+// One request takes an interface to another network namespace, names it there, where it may be
+// called as another one is here, and brings it up.
+void moving_by_name() {
+    const int fd = open_socket();
+    CHECK(add_cable(fd, "here", "there") == 0);
+    const int own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    CHECK(own >= 0);
+    Elsewhere elsewhere;
+    ifinfomsg link{};
+    link.ifi_index = static_cast<int>(if_nametoindex("there"));
+    link.ifi_flags = link.ifi_change = IFF_UP;
+    Builder request(RTM_NEWLINK, NLM_F_ACK);
+    request.put(link).text(IFLA_IFNAME, "here");
+    request.number(IFLA_NET_NS_PID, static_cast<uint32_t>(elsewhere.pid()));
+    CHECK(ask(fd, std::move(request)) == 0);
+    CHECK(if_nametoindex("there") == 0);
+    const std::string place = "/proc/" + std::to_string(elsewhere.pid()) + "/ns/net";
+    const int other = open(place.c_str(), O_RDONLY | O_CLOEXEC);
+    CHECK(other >= 0 && setns(other, CLONE_NEWNET) == 0);
+    const int control = socket(AF_INET, SOCK_DGRAM, 0);
+    ifreq moved{};
+    std::strcpy(moved.ifr_name, "here");
+    CHECK(ioctl(control, SIOCGIFFLAGS, &moved) == 0 && (moved.ifr_flags & IFF_UP) != 0);
+    close(control);
+    CHECK(setns(own, CLONE_NEWNET) == 0);
+    close(own);
+    close(other);
+    CHECK(change_link(fd, "here", nullptr) == 0);
+    elsewhere.end();
+    close(fd);
+}
+
+// route(8) and DHCP clients: routes that differ by their metric stand side by side, and go by it.
+void routes_by_ioctl() {
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    char device[IFNAMSIZ] = "lo";
+    const auto change = [&](unsigned long command, short metric) {
+        rtentry route{};
+        const auto put = [](sockaddr& to, const char* text) {
+            sockaddr_in address{};
+            address.sin_family = AF_INET;
+            CHECK(inet_pton(AF_INET, text, &address.sin_addr) == 1);
+            std::memcpy(&to, &address, sizeof address);
+        };
+        put(route.rt_dst, "10.77.0.0");
+        put(route.rt_genmask, "255.255.0.0");
+        route.rt_flags = RTF_UP;
+        route.rt_metric = metric;
+        route.rt_dev = device;
+        return ioctl(fd, command, &route) == 0 ? 0 : errno;
+    };
+    CHECK(change(SIOCADDRT, 4) == 0);
+    CHECK(change(SIOCADDRT, 4) == EEXIST);
+    CHECK(change(SIOCADDRT, 6) == 0);
+    CHECK(change(SIOCDELRT, 5) == ESRCH);
+    CHECK(change(SIOCDELRT, 6) == 0);
+    CHECK(change(SIOCDELRT, 6) == ESRCH);
+    CHECK(change(SIOCDELRT, 4) == 0);
+    close(fd);
+}
+
+// Whoever administers the user namespace that a network belongs to may change it by ioctl(2), and
+// nobody else's.
+void administrators() {
+    const auto bring_up = [] {
+        const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+        ifreq request{};
+        std::strcpy(request.ifr_name, "lo");
+        request.ifr_flags = IFF_UP;
+        const int error = ioctl(fd, SIOCSIFFLAGS, &request) == 0 ? 0 : errno;
+        close(fd);
+        return error;
+    };
+    in_child([&] {
+        CHECK(unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0);
+        CHECK(bring_up() == 0);
+    });
+    in_child([&] {
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        CHECK(bring_up() == EPERM);
+    });
+}
+
 int main() {
     own_network();
     loopback_in_sysfs();
     devices_come_and_go();
     drivers();
+    routes_by_ioctl();
+    administrators();
+    ports_go_with_their_cables();
+    moving_by_name();
     without_ipv6();
     generic_netlink();
     CHECK(umount2(sys.c_str(), MNT_DETACH) == 0);

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include <arpa/inet.h>
+#include <linux/aio_abi.h>
+#include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <net/if_arp.h>
@@ -17,9 +19,11 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
+#include "tests/guest/netlink_support.hpp"
 #include "tests/guest/network_support.hpp"
 
 namespace {
@@ -428,6 +432,76 @@ void persistent() {
     CHECK(if_nametoindex("stays") == 0);
 }
 
+// Who watches an interface is told when it goes down, and that it has gone; tcpdump ends then.
+void watched() {
+    const Control control;
+    const int fd = open_tun();
+    const std::string name = attach(fd, "watched", IFF_TUN | IFF_NO_PI);
+    control.up(name);
+    const int watcher = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    CHECK(watcher >= 0);
+    sockaddr_ll where{};
+    where.sll_family = AF_PACKET;
+    where.sll_protocol = htons(ETH_P_IP);
+    where.sll_ifindex = static_cast<int>(if_nametoindex(name.c_str()));
+    CHECK(bind(watcher, reinterpret_cast<const sockaddr*>(&where), sizeof where) == 0);
+    char byte = 0;
+    CHECK_FAILS(recv(watcher, &byte, 1, 0), EAGAIN);
+    control.up(name, false);
+    CHECK((events_of(watcher) & POLLERR) != 0);
+    CHECK_FAILS(recv(watcher, &byte, 1, 0), ENETDOWN);
+    CHECK_FAILS(recv(watcher, &byte, 1, 0), EAGAIN);
+    control.up(name);
+    close(fd);
+    CHECK_FAILS(recv(watcher, &byte, 1, 0), ENETDOWN);
+    socklen_t length = sizeof where;
+    CHECK(getsockname(watcher, reinterpret_cast<sockaddr*>(&where), &length) == 0);
+    CHECK(where.sll_ifindex == -1);
+    close(watcher);
+}
+
+// The last to hold the file is a request of aio that waits: the interface goes when it is complete,
+// and whoever listens is told, though no program closes anything then.
+void held_by_a_request() {
+    const Control control;
+    const int listener = open_socket();
+    sockaddr_nl groups{};
+    groups.nl_family = AF_NETLINK;
+    groups.nl_groups = RTMGRP_LINK;
+    CHECK(bind(listener, general(groups), sizeof groups) == 0);
+    const int fd = open_tun();
+    const std::string name = attach(fd, "held", IFF_TUN | IFF_NO_PI);
+    control.address(name, "10.9.7.1");
+    control.up(name);
+    Bytes packet(2048);
+    pollfd ready{fd, POLLIN, 0};
+    while (poll(&ready, 1, 200) == 1) // what IPv6 says when an interface comes up
+        CHECK(read(fd, packet.data(), packet.size()) > 0);
+    aio_context_t context = 0;
+    CHECK(syscall(SYS_io_setup, 1, &context) == 0);
+    iocb request{};
+    request.aio_lio_opcode = IOCB_CMD_POLL;
+    request.aio_fildes = static_cast<std::uint32_t>(fd);
+    request.aio_buf = POLLIN;
+    iocb* requests[1] = {&request};
+    CHECK(syscall(SYS_io_submit, context, 1, requests) == 1);
+    close(fd);
+    close(say_hello("10.9.7.2"));
+    io_event event{};
+    CHECK(syscall(SYS_io_getevents, context, 1, 1, &event, nullptr) == 1);
+    for (int i = 0; if_nametoindex(name.c_str()) != 0; i++) {
+        CHECK(i < 1000);
+        usleep(10'000);
+    }
+    bool told = false;
+    while (!told)
+        for (const Message& message : receive(listener))
+            told = told || (message.header.nlmsg_type == RTM_DELLINK &&
+                            message.text(sizeof(ifinfomsg), IFLA_IFNAME) == name);
+    CHECK(syscall(SYS_io_destroy, context) == 0);
+    close(listener);
+}
+
 // What iproute2's `ip tuntap` reads.
 void in_sysfs() {
     CHECK(unshare(CLONE_NEWNS) == 0);
@@ -484,6 +558,8 @@ int main() {
     reading_waits();
     offloads();
     persistent();
+    watched();
+    held_by_a_request();
     if (geteuid() == 0) {
         in_sysfs();
         unprivileged();

@@ -16,6 +16,10 @@ enum class Verdict : u8 { Continue, Break, Jump, Goto, Return, Accept, Drop };
 
 inline constexpr u32 register_words = 20; // the first four stand for the verdict, unused
 inline constexpr u32 most_jumps = 16;
+// That one packet may meet on its way through one base chain. Chains that are short multiply where
+// each of their rules jumps to the next, nothing else runs on the CPU meanwhile, and who may load
+// rules may be a container's root.
+inline constexpr u32 most_rules_met = 1u << 20;
 
 struct Evaluation {
     Stack& stack;

@@ -149,10 +149,14 @@ Verdict run_chain(Evaluation& at, const Chain& base) {
     at.chain = &base;
     __builtin_memset(at.words, 0, sizeof at.words);
     Frame frames[most_jumps];
-    u32 depth = 0;
+    u32 depth = 0, met = 0;
     Frame now{&base, 0};
     for (;;) {
         if (now.rule < now.chain->rules.size()) {
+            // Also what ends a circle: of gotos by elements that a commit changes just now, which
+            // a program that is still in force sees together with its own rules.
+            if (met++ == most_rules_met)
+                return Verdict::Drop;
             run_rule(at, *now.chain->rules[now.rule++]);
             switch (at.verdict) {
             case Verdict::Accept:

@@ -1,6 +1,7 @@
 // Rules, connections and translation, over a virtual link. Programs' messages are put together here
 // as they put them together.
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include <linux/errno.h>
@@ -254,6 +255,25 @@ TEST_CASE("chains that lead in a circle are refused at the rule that closes it")
     REQUIRE(Filter::existing(*net.stacks[1])->tables.empty());
 }
 
+TEST_CASE("a packet that rules would keep busy for ever is dropped") {
+    Network net;
+    Stack& stack = *net.stacks[1];
+    Batch batch(stack);
+    batch.table();
+    batch.base_chain("in", NF_INET_LOCAL_IN, 0, "filter");
+    constexpr int levels = 14, rules = 20; // 20^14 ways through
+    for (int level = 0; level < levels; level++)
+        batch.chain(std::to_string(level).c_str());
+    for (int level = -1; level + 1 < levels; level++)
+        for (int i = 0; i < rules; i++)
+            batch.rule(level < 0 ? "in" : std::to_string(level).c_str(),
+                       [&] { batch.verdict(NFT_JUMP, std::to_string(level + 1).c_str()); });
+    REQUIRE(batch.send().empty());
+    Seen seen(net);
+    send_udp(net, 1000, 7000);
+    REQUIRE(seen.packets.empty()); // no port unreachable
+}
+
 TEST_CASE("a register that nothing was put into cannot be compared") {
     Network net;
     Batch batch(*net.stacks[1]);
@@ -387,4 +407,47 @@ TEST_CASE("an interval holds what lies between its ends, and ends next to each o
     REQUIRE(holds(2, 0));
     REQUIRE(holds(2, 255));
     REQUIRE_FALSE(holds(3, 0));
+}
+
+TEST_CASE("elements whose time is over go from a set without a size, and intervals as a whole") {
+    Network net;
+    constexpr u64 second = 1000 * millisecond;
+    auto made = make_ref<Set>();
+    REQUIRE(made);
+    Set& set = **made;
+    set.flags = NFT_SET_TIMEOUT | NFT_SET_EVAL;
+    set.key_length = 4;
+    set.timeout_ms = 1000;
+    const auto add = [&](u32 number, u64 now) {
+        const u8 key[4] = {static_cast<u8>(number >> 8), static_cast<u8>(number)};
+        return set.add_by_packet(key, nullptr, 0, now, [](Element&) {});
+    };
+    for (u32 number = 0; number < 500; number++)
+        REQUIRE(add(number, second));
+    REQUIRE(set.count() == 500);
+    REQUIRE(add(1000, 10 * second));
+    REQUIRE(set.count() == 1);
+
+    auto other = make_ref<Set>();
+    REQUIRE(other);
+    Set& intervals = **other;
+    intervals.flags = NFT_SET_TIMEOUT | NFT_SET_INTERVAL;
+    intervals.key_length = 1;
+    const auto add_boundary = [&](u8 key, bool end, u64 expires_at, u64 now) {
+        auto element = make_owned<Element>();
+        REQUIRE(element);
+        (*element)->key[0] = key;
+        (*element)->interval_end = end;
+        (*element)->expires_at = expires_at;
+        (*element)->state = ElementState::Live;
+        REQUIRE(intervals.insert(std::move(*element), now));
+    };
+    add_boundary(10, false, 2 * second, second);
+    add_boundary(20, true, 0, second);
+    add_boundary(20, false, 0, second); // for ever
+    add_boundary(30, true, 0, second);
+    add_boundary(40, false, 0, 10 * second);
+    REQUIRE(intervals.count() == 3);
+    const u8 inside = 25;
+    REQUIRE(intervals.with(&inside, 10 * second, [](Element&) {}));
 }

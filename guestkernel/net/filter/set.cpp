@@ -85,6 +85,7 @@ Element* Set::lookup(const u8* key, u64 now) {
 Element* Set::add_locked(const u8* key, const Data* data, u64 timeout, u64 now) {
     if (intervals())
         return nullptr;
+    collect_when_due(now);
     if (size != 0 && count_ >= size)
         collect(now);
     if ((size != 0 && count_ >= size) || !grow())
@@ -201,6 +202,7 @@ Result<void> Set::grow() {
 
 Result<void> Set::insert(Owned<Element> element, u64 now) {
     SpinGuard guard(lock);
+    collect_when_due(now);
     if (size != 0 && count_ >= size && !element->interval_end) {
         collect(now);
         if (count_ >= size)
@@ -273,12 +275,30 @@ void Set::collect(u64 now) {
             delete element;
             count_--;
         }
-    for (usize i = elements_.size(); i-- > 0;)
-        if (over(*elements_[i])) {
-            delete elements_[i];
-            elements_.erase(i);
-            count_--;
-        }
+    const auto drop = [this](usize at) {
+        delete elements_[at];
+        elements_.erase(at);
+        count_--;
+    };
+    for (usize i = elements_.size(); i-- > 0;) {
+        if (!over(*elements_[i]))
+            continue;
+        // The end of an interval has no time of its own: it goes with the beginning.
+        if (sorted() && i + 1 < elements_.size() && elements_[i + 1]->interval_end &&
+            elements_[i + 1]->state == ElementState::Live)
+            drop(i + 1);
+        drop(i);
+    }
+}
+
+// A set that grows is not to keep what nobody finds any more, whether it has a size or not. All of
+// it is gone through for that, so not at each addition.
+void Set::collect_when_due(u64 now) {
+    constexpr u64 least_ms = 1000, ns_per_ms = 1'000'000;
+    if (!timed() || now < collect_at_)
+        return;
+    collect(now);
+    collect_at_ = now + (collect_interval > least_ms ? collect_interval : least_ms) * ns_per_ms;
 }
 
 } // namespace kernel::net::filter

@@ -102,6 +102,7 @@ private:
     Result<void> grow();
     void unlink(Element& element);
     void collect(u64 now); // expired ones that nobody holds
+    void collect_when_due(u64 now);
     bool visible(const Element& element, u64 now) const {
         return element.state != ElementState::Pending &&
                (element.expires_at == 0 || element.expires_at > now);
@@ -114,6 +115,7 @@ private:
     Element* catch_all_ = nullptr;
     u32 count_ = 0;
     u64 last_serial_ = 0;
+    u64 collect_at_ = 0;
 };
 
 template <typename Visit>

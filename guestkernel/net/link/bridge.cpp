@@ -219,6 +219,9 @@ Result<void> BridgeInterface::add_port(Stack& stack, Interface& port) {
         SpinGuard guard(stack.lock);
         if (port.master != nullptr)
             return fail(EBUSY);
+        // Files of /dev/net/tun and the ends of network namespaces do not wait for the mutex.
+        if (this->stack().get() != &stack || port.stack().get() != &stack)
+            return fail(ENODEV);
         SpinGuard inner(lock_);
         if (ports_.size() >= most_ports)
             return fail(EXFULL);
@@ -302,8 +305,10 @@ void BridgeInterface::detached() {
             remove_port(*at, *port->interface);
             continue;
         }
+        // On its way out on another CPU, which still calls remove_port() for the rest.
         SpinGuard guard(lock_);
-        ports_.pop_back();
+        if (!ports_.empty() && ports_.back() == port)
+            ports_.pop_back();
     }
     table.clear();
 }

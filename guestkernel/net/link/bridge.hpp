@@ -25,10 +25,12 @@ public:
     Result<void> set_mtu(u32 mtu) override;
     void detached() override;
     void port_changed() override;
+    void port_gone(Stack& stack, Interface& port) override { remove_port(stack, port); }
     std::string_view kind() const override { return "bridge"; }
     std::string_view driver() const override { return "bridge"; }
 
-    // EBUSY, EINVAL (no Ethernet), ELOOP, EXFULL. Requires: no locks; the configuration's mutex.
+    // EBUSY, EINVAL (no Ethernet), ELOOP, ENODEV (one of the two is not in that stack), EXFULL.
+    // Requires: no locks; the configuration's mutex.
     Result<void> add_port(Stack& stack, Interface& port);
     void remove_port(Stack& stack, Interface& port);
     Ref<BridgePort> port_of(const Interface& interface);

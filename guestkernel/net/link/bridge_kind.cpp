@@ -89,7 +89,10 @@ Result<Ref<Interface>> make(Request& request, const LinkWanted& wanted) {
 }
 
 Result<void> add_port(Request& request, Interface& master, Interface& port) {
-    auto added = bridge_of(master).add_port(request.stack(), port);
+    const Ref<Stack> at = master.stack();
+    if (!at)
+        return fail(ENODEV);
+    auto added = bridge_of(master).add_port(*at, port);
     if (!added && added.error().code == ELOOP)
         return request.refuse(ELOOP, "Can not enslave a bridge to a bridge");
     return added;

@@ -107,7 +107,9 @@ namespace {
 
 void fill(Interface& interface, netlink::MessageWriter& out) {
     auto& device = static_cast<TunInterface&>(interface);
-    const UserNamespace* space = current_task().credentials->user_ns.get();
+    // Nobody's when a kernel task tells of a change: it may be the last to let go of a file.
+    const Ref<const Credentials>& reader = current_task().credentials;
+    const UserNamespace* space = reader ? reader->user_ns.get() : nullptr;
     if (const u32 owner = device.owner.load(); owner != TunInterface::nobody)
         out.number32(IFLA_TUN_OWNER, from_global_id(space, false, owner));
     if (const u32 group = device.owner_group.load(); group != TunInterface::nobody)

@@ -90,8 +90,8 @@ void tell_changed(Stack& stack, Interface& interface) {
     notify_change(stack, change);
 }
 
-Result<void> set_master(Request& request, Interface& port, u32 index) {
-    Stack& stack = request.stack();
+// `stack`: where the port is, and where its master's number counts.
+Result<void> set_master(Request& request, Stack& stack, Interface& port, u32 index) {
     u32 before = 0;
     {
         SpinGuard guard(stack.lock);
@@ -147,8 +147,8 @@ Result<void> set_alias(Stack& stack, Interface& interface, std::string_view text
     return {};
 }
 
-Result<void> set_simple(Request& request, Interface& interface, const LinkAttributes& attributes) {
-    Stack& stack = request.stack();
+Result<void> set_simple(Request& request, Stack& stack, Interface& interface,
+                        const LinkAttributes& attributes) {
     if (const Attribute* address = attributes[IFLA_ADDRESS]) {
         TRY(const MacAddress mac, mac_of(*address));
         if (!(mac == interface.mac()))
@@ -179,11 +179,17 @@ Result<void> set_simple(Request& request, Interface& interface, const LinkAttrib
 // What the request says of an interface that is there.
 Result<void> change_link(Request& request, const LinkRequest& wanted, Interface& interface) {
     const LinkAttributes& attributes = wanted.attributes;
-    Stack& stack = request.stack();
-    TRY(Ref<Stack> target, target_of(request, attributes));
-    TRY(set_simple(request, interface, attributes));
+    TRY(const Ref<Stack> target, target_of(request, attributes));
+    Stack& stack = *target;
+    // First of all: a name need only be free where the interface goes, and all else counts there.
+    if (&stack != &request.stack()) {
+        leave_master(request.stack(), interface);
+        TRY(request.stack().move(interface, stack, attributes.text(IFLA_IFNAME),
+                                 attributes.number(IFLA_NEW_IFINDEX)));
+    }
+    TRY(set_simple(request, stack, interface, attributes));
     if (const Attribute* master = attributes[IFLA_MASTER])
-        TRY(set_master(request, interface, master->number()));
+        TRY(set_master(request, stack, interface, master->number()));
     if (wanted.header.ifi_flags != 0 || wanted.header.ifi_change != 0) {
         const u32 mask = wanted.header.ifi_change != 0 ? wanted.header.ifi_change : ~u32{0};
         TRY(stack.set_flags(interface, wanted.header.ifi_flags, mask));
@@ -198,11 +204,6 @@ Result<void> change_link(Request& request, const LinkRequest& wanted, Interface&
         interface.tx_queue_length = length->number();
     if (const Attribute* families = attributes[IFLA_AF_SPEC])
         TRY(set_families(request, interface, *families));
-    if (target.get() != &stack) {
-        leave_master(stack, interface);
-        TRY(stack.move(interface, *target, attributes.text(IFLA_IFNAME),
-                       attributes.number(IFLA_NEW_IFINDEX)));
-    }
     return {};
 }
 
@@ -271,7 +272,7 @@ Result<void> make_link(Request& request, const LinkRequest& wanted) {
         if (attributes[IFLA_IFALIAS] != nullptr)
             TRY(set_alias(*target, *made, attributes.text(IFLA_IFALIAS)));
         if (const Attribute* master = attributes[IFLA_MASTER])
-            TRY(set_master(request, *made, master->number()));
+            TRY(set_master(request, *target, *made, master->number()));
         if (const Attribute* families = attributes[IFLA_AF_SPEC])
             TRY(set_families(request, *made, *families));
         if (wanted.header.ifi_flags != 0 || wanted.header.ifi_change != 0) {
