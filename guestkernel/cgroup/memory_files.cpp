@@ -72,8 +72,7 @@ List store_max(Cgroup& group, std::string_view text) {
 
 List store_high(Cgroup& group, std::string_view text) {
     TRY(group.memory->high, parse_bytes(text));
-    if (group.memory->usage > group.memory->high)
-        (void)reclaim_memory_group(*group.memory, group.memory->usage - group.memory->high);
+    (void)reclaim_memory_group(*group.memory, group.memory->beyond(group.memory->high));
     return {};
 }
 

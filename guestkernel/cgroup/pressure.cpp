@@ -67,6 +67,7 @@ struct PressureTrigger {
     u64 window_start_ns, window_total_ns;
     volatile bool fired = false;
     WaitQueue queue;
+    SpinLock arming{LockRank::Leaf}; // by whoever polls, and by the timer itself
     Timer timer;
 };
 
@@ -169,7 +170,13 @@ u64 trigger_total(PressureTrigger& trigger, u64 now) {
 }
 
 // Looks a few times per window, as long as somebody waits.
-void check_trigger(Timer& timer, void* self) {
+void watch_trigger(PressureTrigger& trigger, u64 now) {
+    SpinGuard guard(trigger.arming);
+    if (!trigger.timer.pending())
+        trigger.timer.arm(now + trigger.window_ns / checks_per_window);
+}
+
+void check_trigger(Timer&, void* self) {
     auto& trigger = *static_cast<PressureTrigger*>(self);
     const u64 now = monotonic_ns();
     const u64 total = trigger_total(trigger, now);
@@ -183,7 +190,7 @@ void check_trigger(Timer& timer, void* self) {
         trigger.window_total_ns = total;
     }
     if (trigger.queue.has_waiters())
-        timer.arm(now + trigger.window_ns / checks_per_window);
+        watch_trigger(trigger, now);
 }
 
 } // namespace
@@ -264,8 +271,7 @@ u32 poll_pressure_trigger(PressureTrigger* trigger, PollTable* table) {
         return POLLERR | POLLPRI;
     if (table != nullptr) {
         table->watch(trigger->queue);
-        if (!trigger->timer.pending())
-            trigger->timer.arm(monotonic_ns() + trigger->window_ns / checks_per_window);
+        watch_trigger(*trigger, monotonic_ns());
     }
     if (!trigger->fired)
         return 0;

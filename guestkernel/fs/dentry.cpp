@@ -15,6 +15,7 @@ namespace kernel {
 namespace {
 
 constinit SpinLock the_tree_lock{LockRank::MountTable};
+constinit base::Atomic<u64> changes{0};
 constinit base::Atomic<u64> total{0};
 constinit base::Atomic<u64> limit{0};
 constinit base::Atomic<SharedRoot> shared_root{nullptr};
@@ -62,6 +63,13 @@ void start_shrinker() {
 
 SpinLock& tree_lock() {
     return the_tree_lock;
+}
+
+u64 way_changes() {
+    return changes.load(base::Order::Acquire);
+}
+void note_way_change() {
+    changes.fetch_add(1, base::Order::AcqRel);
 }
 
 // A part of the table with its own lock. Eviction is a clock that goes over the buckets.
@@ -212,7 +220,26 @@ Result<char*> DentryCache::prepare_name(std::string_view name) {
     return storage;
 }
 
+namespace {
+
+// Whether a directory would be below itself: a server that is a program says what it likes, and
+// layers change behind an overlay. Who locks the one and then the other would wait for himself.
+bool would_circle(Dentry& parent, const Inode* inode) {
+    const Superblock& superblock = parent.superblock();
+    if (inode == nullptr || !inode->is_directory() ||
+        (!superblock.own_rules && superblock.stacked == 0))
+        return false;
+    for (Ref<Dentry> at = Ref<Dentry>::share(&parent); at; at = at->parent_ref())
+        if (at->inode() == inode)
+            return true;
+    return false;
+}
+
+} // namespace
+
 Result<Ref<Dentry>> DentryCache::make(Dentry& parent, std::string_view name, Ref<Inode> inode) {
+    if (would_circle(parent, inode.get()))
+        return fail(ELOOP);
     TRY(char* storage, prepare_name(name));
     auto made = make_ref<Dentry>(*parent.superblock_, std::move(inode));
     if (!made) {
@@ -382,6 +409,8 @@ void DentryCache::move(Dentry& dentry, Dentry& new_parent, std::string_view new_
         dentry.name_length_ = static_cast<u16>(new_name.size());
         for (usize i = 0; i < new_name.size(); i++)
             dentry.name_[i] = new_name[i];
+        if (parent != dentry.parent_)
+            note_way_change();
         std::swap(dentry.parent_, parent);
         dentry.cached_at_ns_ = monotonic_ns();
         rehash(dentry);
@@ -400,6 +429,8 @@ void DentryCache::exchange(Dentry& a, Dentry& b) {
     a.name_ = b_long == nullptr ? a.inline_name_ : b_long;
     b.name_ = a_long == nullptr ? b.inline_name_ : a_long;
     std::swap(a.name_length_, b.name_length_);
+    if (a.parent_ != b.parent_)
+        note_way_change();
     std::swap(a.parent_, b.parent_);
     a.cached_at_ns_ = b.cached_at_ns_ = monotonic_ns();
     rehash(a);

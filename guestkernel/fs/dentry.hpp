@@ -68,6 +68,10 @@ private:
 // Guards names and parents of all dentries and the mount tree. Rank MountTable; held for short
 // looks only.
 SpinLock& tree_lock();
+// Counts what changes the way up from a place: a dentry has another parent, a mount another place.
+// Made with tree_lock() held.
+u64 way_changes();
+void note_way_change();
 
 class DentryCache {
 public:

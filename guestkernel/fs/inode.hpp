@@ -84,6 +84,15 @@ public:
     base::Atomic<u32> mount_count{0}; // fs/mount.cpp
     bool read_only = false;
     u32 flags = 0; // MS_* of the superblock
+    // What a mount asks for is the file system's only where it makes the file system: one that all
+    // share (mqueue, cgroup2) is not the newcomer's to change.
+    void take_flags(u32 wanted) {
+        if (mount_count.load() == 0)
+            flags |= wanted;
+    }
+    // How many file systems made of others' directories lie over each other here. Each calls those
+    // below it, all on one kernel stack.
+    u32 stacked = 0;
     // Who mounted it: device nodes work and ids count only for what the whole system trusts. Null:
     // the initial one.
     Ref<UserNamespace> user_ns;

@@ -57,6 +57,8 @@ Result<void> landlock_check_move(const Path& from, const Path& to, const Inode& 
 // Whether the running task may look into the other: EPERM of ptrace(2) unless that one is as
 // restricted.
 bool landlock_may_access(Task& target);
+// The same of any two tasks. Requires: the tree lock.
+bool landlock_may_access_locked(const Task& who, const Task& target);
 bool landlock_restricted(); // mount(2) and its like are refused: EPERM
 
 inline Result<void> landlock_check(const Path& path, u64 access) {

@@ -46,6 +46,7 @@ Mount::Mount(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags)
 }
 
 Mount::~Mount() {
+    MountTree::uncover(*this);
     forget_notify_target(this);
     root_ = nullptr;
     if (superblock_->mount_count.fetch_sub(1) == 1) {
@@ -75,7 +76,7 @@ u32 Mount::parent_id() const {
 
 Mount* MountTree::find(const Mount& mount, const Dentry& dentry) {
     for (Mount* m = bucket_of(mount, dentry); m != nullptr; m = m->hash_next_)
-        if (m->place_.get() == &dentry && m->parent_.get() == &mount)
+        if (m->place_.get() == &dentry && (m->parent_ ? m->parent_.get() : m->covers_in_) == &mount)
             return m;
     return nullptr;
 }
@@ -102,7 +103,10 @@ bool MountTree::cross_up(Ref<Mount>& mount, Ref<Dentry>& dentry) {
     Ref<Dentry> place;
     {
         SpinGuard guard(tree_lock());
-        parent = mount->parent_;
+        if (mount->covers_in_ != nullptr && mount->covers_in_->try_add_ref())
+            parent = Ref<Mount>::adopt(mount->covers_in_);
+        else
+            parent = mount->parent_;
         place = mount->place_;
     }
     if (!parent)
@@ -128,13 +132,20 @@ void MountTree::link(Mount& mount, Mount& parent, Dentry& place) {
     bucket = &mount;
     parent.children_.push_back(mount);
     mount.add_ref();
+    note_way_change();
 }
 
 // The tree's reference goes to the caller, and those to the parent and the place, which must not be
 // dropped under the lock.
 void MountTree::unlink(Mount& mount, Ref<Mount>& parent, Ref<Dentry>& place) {
-    for (Mount** at = &bucket_of(*mount.parent_, *mount.place_); *at != nullptr;
-         at = &(*at)->hash_next_)
+    unhash(mount, *mount.parent_);
+    note_way_change();
+    parent = std::move(mount.parent_);
+    place = std::move(mount.place_);
+}
+
+void MountTree::unhash(Mount& mount, const Mount& parent) {
+    for (Mount** at = &bucket_of(parent, *mount.place_); *at != nullptr; at = &(*at)->hash_next_)
         if (*at == &mount) {
             *at = mount.hash_next_;
             break;
@@ -142,8 +153,54 @@ void MountTree::unlink(Mount& mount, Ref<Mount>& parent, Ref<Dentry>& place) {
     mount.hash_next_ = nullptr;
     mount.place_->mounts.fetch_sub(1);
     mount.sibling_node_.unlink();
+}
+
+// Both are unmounted, but who stands in the parent must not see what the locked mount hides. It
+// keeps its place and the tree's reference; that to the parent goes to the caller, since from now
+// on it is the parent that keeps the mount. In front of those that are still to be taken out.
+void MountTree::keep_covering(Mount& mount, Ref<Mount>& parent) {
+    mount.covers_in_ = mount.parent_.get();
+    mount.sibling_node_.unlink();
+    mount.covers_in_->children_.push_front(mount);
     parent = std::move(mount.parent_);
-    place = std::move(mount.place_);
+}
+
+namespace {
+
+constinit bool uncovering = false; // under tree_lock(): a task gives up covers
+
+} // namespace
+
+// What still covers places in a mount that ends goes with it, unless somebody stands there. Covers
+// can be many and deep: they end in a loop of one task, not each in the end of the one above.
+void MountTree::uncover(Mount& dying) {
+    static constinit Doomed waiting;
+    if (dying.children_.empty())
+        return;
+    for (;;) {
+        Ref<Dentry> place; // its file system may end with `dying`: dropped here, without the lock
+        SpinGuard guard(tree_lock());
+        Mount* child = dying.children_.front();
+        if (child == nullptr)
+            break;
+        unhash(*child, dying);
+        child->covers_in_ = nullptr;
+        place = std::move(child->place_);
+        waiting.push_back(*child);
+        guard.unlock();
+    }
+    for (bool first = true;; first = false) {
+        SpinGuard guard(tree_lock());
+        if (first && std::exchange(uncovering, true))
+            return; // another task, or this one further up, is at it
+        Mount* next = waiting.pop_front();
+        if (next == nullptr) {
+            uncovering = false;
+            return;
+        }
+        guard.unlock();
+        next->release();
+    }
 }
 
 // All of a tree becomes part of a namespace.
@@ -266,7 +323,7 @@ Result<void> MountTree::list(Vector<Ref<Mount>>& out) {
 
 Result<void> mount_at(const Path& where, Ref<Superblock> superblock, u32 mount_flags,
                       std::string_view source) {
-    superblock->flags |= mount_flags & MS_RDONLY;
+    superblock->take_flags(mount_flags & MS_RDONLY);
     TRY(Ref<Dentry> root, Dentry::make_root(*superblock, superblock->root()));
     TRY(Ref<Mount> mount,
         MountTree::make(std::move(superblock), std::move(root), mount_flags, source));

@@ -28,7 +28,8 @@ public:
     // Where it is attached; an empty path for the topmost mount and for detached ones.
     Path attached_at() const;
     u32 parent_id() const; // its own id at the top
-    // Null when it is attached nowhere. Only to be compared, unless it is the caller's own.
+    // Null when it is attached nowhere. Only to be compared, unless it is the caller's own:
+    // another one may end at any time that MountTree's mutex is not held.
     MountNamespace* space() const { return space_; }
 
     // Files open for writing on it: a remount to read-only is refused while there are any.
@@ -53,6 +54,9 @@ private:
     // Under tree_lock() and MountTree's mutex: either makes them stable.
     Ref<Mount> parent_;
     Ref<Dentry> place_; // in the parent
+    // Instead of the parent: an unmounted one in which it still covers its place, as it is locked.
+    // That one's end takes it away; so it is no reference, and counts only with try_add_ref().
+    Mount* covers_in_ = nullptr;
     Mount* hash_next_ = nullptr;
     base::ListNode sibling_node_;
     base::IntrusiveList<Mount, &Mount::sibling_node_> children_;
@@ -64,6 +68,7 @@ private:
     volatile bool unbindable_ = false, locked_ = false;
     u32 locked_flags_ = 0; // may not be cleared
     bool chosen_ = false;  // to be unmounted with others
+    bool gone_ = false;    // was unmounted: nothing may be hung up in it any more
     base::Atomic<bool> expiry_mark_{false};
 };
 

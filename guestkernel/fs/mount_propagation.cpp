@@ -1,9 +1,11 @@
 // Peer groups and slaves (mount_namespaces(7), "Shared subtrees"). A group is a number; who is in
 // it is found by going through all mounts that have to do with any group.
+#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/mount.h>
 
 #include "guestkernel/fs/mount_tree.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -82,6 +84,7 @@ Result<void> MountTree::propagate(Mount& parent, Dentry& place, Mount& tree,
         Mount* source; // a tree whose mounts have the groups of what `group`'s members got
         Mount* served;
     };
+    const usize size = size_of(tree);
     Vector<Step> steps;
     TRY(steps.push_back(Step{parent.peer_group_, &tree, &parent}));
     for (usize i = 0; i < steps.size(); i++) {
@@ -103,14 +106,16 @@ Result<void> MountTree::propagate(Mount& parent, Dentry& place, Mount& tree,
             const Copy kind = peer                        ? Copy::Same
                               : receiver.peer_group_ != 0 ? Copy::SharedSlave
                                                           : Copy::Slave;
+            // Room first: what is awaited must be on the list, so that it is taken back.
+            TRY(out.reserve(out.size() + 1));
             TRY(Ref<Mount> copy, copy_tree(*step.source, step.source->root(), kind, true));
+            if (auto room = await(receiver, size); !room) {
+                dissolve(*copy);
+                return room;
+            }
             if (receiver.space_ != nullptr && receiver.space_->owner() != parent.space_->owner())
                 lock_tree(*copy);
             Mount* made = copy.get();
-            if (!out.reserve(out.size() + 1)) {
-                dissolve(*copy);
-                return fail(ENOMEM);
-            }
             TRY(out.push_back(Received{Ref<Mount>::share(&receiver), std::move(copy)}));
             if (!peer && receiver.peer_group_ != 0)
                 TRY(steps.push_back(Step{receiver.peer_group_, made, &receiver}));
@@ -184,8 +189,13 @@ Result<void> MountTree::share_group(const Path& from, const Path& with) {
     MutexGuard guard(mount_mutex());
     Mount& source = *from.mount();
     Mount& target = *with.mount();
-    if (from.dentry() != &source.root() || with.dentry() != &target.root() ||
-        source.space() == nullptr || target.space() == nullptr)
+    for (const Mount* mount : {&source, &target}) {
+        if (mount->space_ == nullptr)
+            return fail(EINVAL);
+        if (!capable_over(mount->space_->owner(), CAP_SYS_ADMIN))
+            return fail(EPERM);
+    }
+    if (from.dentry() != &source.root() || with.dentry() != &target.root())
         return fail(EINVAL);
     // The same file system, of which the target shows no more; it is in no group so far.
     if (&source.superblock() != &target.superblock() || target.peer_group_ != 0 ||

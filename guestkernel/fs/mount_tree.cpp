@@ -91,7 +91,12 @@ Result<Ref<Mount>> MountTree::copy_tree(Mount& top, Dentry& root, Copy kind, boo
             continue;
         }
         const bool visible = original != &top || is_descendant(*child->place_, root);
-        if (!visible || (child->unbindable_ && !unbindable_too)) {
+        const bool left_out = child->unbindable_ && !unbindable_too;
+        if (visible && left_out && child->locked_) {
+            dissolve(*copy); // a copy without it would show what it hides
+            return fail(EPERM);
+        }
+        if (!visible || left_out) {
             child = original->children_.next(*child);
             continue;
         }
@@ -111,11 +116,13 @@ Result<Ref<Mount>> MountTree::copy_tree(Mount& top, Dentry& root, Copy kind, boo
     }
 }
 
-// Takes a tree apart that nobody else can reach any more, or that is in no namespace.
+// Takes a tree apart that only those can reach any more who stand in it, or that is in no
+// namespace.
 void MountTree::dissolve(Mount& tree) {
     for (;;) {
         Mount* leaf = &tree;
-        while (Mount* child = leaf->children_.back())
+        for (Mount* child = leaf->children_.back(); child != nullptr && !child->gone_;
+             child = leaf->children_.back())
             leaf = child;
         Ref<Mount> parent;
         Ref<Dentry> place;
@@ -123,7 +130,10 @@ void MountTree::dissolve(Mount& tree) {
         {
             SpinGuard guard(tree_lock());
             leave_space(*leaf);
-            if (leaf != &tree) {
+            leaf->gone_ = true;
+            if (leaf != &tree && leaf->locked_) {
+                keep_covering(*leaf, parent);
+            } else if (leaf != &tree) {
                 unlink(*leaf, parent, place);
                 dropped = Ref<Mount>::adopt(leaf);
             }
@@ -135,11 +145,11 @@ void MountTree::dissolve(Mount& tree) {
 }
 
 MountNamespace::~MountNamespace() {
-    if (!top_)
-        return;
+    // Who moves the tree out of here may be at it: only the mutex tells whether there is one.
     MutexGuard guard(mount_mutex());
     const Ref<Mount> top = std::move(top_);
-    MountTree::dissolve(*top);
+    if (top)
+        MountTree::dissolve(*top);
 }
 
 Result<Ref<MountNamespace>> MountNamespace::copy(MountNamespace& from, Ref<UserNamespace> owner,
@@ -195,8 +205,45 @@ void MountTree::lock_tree(Mount& top) {
 
 // --- attaching -----------------------------------------------------------------------------------
 
+usize MountTree::size_of(Mount& tree) {
+    usize size = 0;
+    for (Mount* m = &tree; m != nullptr; m = next(*m, tree))
+        size++;
+    return size;
+}
+
+// More mounts for the namespace of one that will hold them: each copy that propagation makes
+// counts, or a few shared mounts would multiply without an end.
+Result<void> MountTree::await(Mount& parent, usize mounts) {
+    MountNamespace* space = parent.space_;
+    if (space == nullptr)
+        return {};
+    if (space->mount_count_ + space->awaited_ + mounts > mount_limit)
+        return fail(ENOSPC);
+    space->awaited_ += mounts;
+    return {};
+}
+
+// The copies of a tree for all that hear of it. Nothing is left of them if it fails.
+Result<void> MountTree::propagate_tree(Mount& tree, Mount& parent, Dentry& place,
+                                       Vector<Received>& received) {
+    for (Mount* m = &tree; m != nullptr; m = next(*m, tree))
+        if (m->peer_group_ == 0)
+            m->peer_group_ = new_group();
+    auto done = propagate(parent, place, tree, received);
+    for (Received& one : received) {
+        if (one.mount->space_ != nullptr)
+            one.mount->space_->awaited_ = 0;
+        if (!done)
+            dissolve(*one.tree);
+    }
+    return done;
+}
+
 // Requires: `tree` is linked to nothing above it.
 Result<void> MountTree::attach_tree(Mount& tree, const Path& where) {
+    if (where.mount()->gone_)
+        return fail(EINVAL); // unmounted since the caller found the place
     if (where.dentry()->is_negative() || where.dentry()->deleted())
         return fail(ENOENT);
     if (!same_kind(*where.dentry(), tree.root()))
@@ -205,22 +252,13 @@ Result<void> MountTree::attach_tree(Mount& tree, const Path& where) {
     Ref<Mount> parent = Ref<Mount>::share(where.mount());
     Ref<Dentry> place = Ref<Dentry>::share(where.dentry());
     cross_down(parent, place);
-    usize more = 0;
-    for (Mount* m = &tree; m != nullptr; m = next(*m, tree))
-        more++;
-    if (parent->space_ != nullptr && parent->space_->mount_count_ + more > mount_limit)
-        return fail(ENOSPC);
+    TRY(await(*parent, size_of(tree)));
     Vector<Received> received;
-    if (parent->peer_group_ != 0) {
-        for (Mount* m = &tree; m != nullptr; m = next(*m, tree))
-            if (m->peer_group_ == 0)
-                m->peer_group_ = new_group();
-        if (auto done = propagate(*parent, *place, tree, received); !done) {
-            for (Received& one : received)
-                dissolve(*one.tree);
-            return done;
-        }
-    }
+    auto done =
+        parent->peer_group_ == 0 ? Result<void>() : propagate_tree(tree, *parent, *place, received);
+    if (parent->space_ != nullptr)
+        parent->space_->awaited_ = 0;
+    TRY(std::move(done));
     SpinGuard guard(tree_lock());
     put(tree, *parent, *place);
     for (Received& one : received)
@@ -309,6 +347,12 @@ bool has_unbindable(Mount& top, Mount* (*next)(Mount&, const Mount&)) {
 
 } // namespace
 
+bool MountTree::in_reach(const Mount& mount) {
+    MutexGuard guard(mount_mutex()); // as long as it is held, a mount's namespace cannot go
+    const MountNamespace* space = mount.space_;
+    return space != nullptr && (space->anonymous_ || space == current_mount_namespace());
+}
+
 Result<void> MountTree::move_from(const Path& from, const Path& where) {
     Mount& mount = *from.mount();
     if (from.dentry() != &mount.root())
@@ -318,9 +362,13 @@ Result<void> MountTree::move_from(const Path& from, const Path& where) {
     Ref<Mount> old_parent;
     Ref<Dentry> old_place;
     Ref<Mount> held = Ref<Mount>::share(&mount);
+    Ref<MountNamespace> home; // outlives the guard: its end takes the mutex
     MutexGuard guard(mount_mutex());
-    MountNamespace* home = mount.space_;
-    if (home == nullptr || mount.locked_ || where.mount()->space_ == nullptr)
+    // Without the tree that is moved nothing keeps an anonymous namespace that is closed meanwhile.
+    if (mount.space_ == nullptr || !mount.space_->try_add_ref())
+        return fail(EINVAL);
+    home = Ref<MountNamespace>::adopt(mount.space_);
+    if (mount.locked_ || where.mount()->space_ == nullptr)
         return fail(EINVAL);
     if (!mount.parent_ && !home->anonymous_)
         return fail(EINVAL);
@@ -410,7 +458,8 @@ Result<void> MountTree::remount(const Path& where, u32 flags, bool bind_only) {
 Result<void> MountTree::change_propagation(const Path& where, u32 type, bool recursive) {
     MutexGuard guard(mount_mutex());
     Mount& top = *where.mount();
-    if (where.dentry() != &top.root())
+    // One that is in no namespace any more would never leave the list of groups.
+    if (where.dentry() != &top.root() || top.space_ == nullptr)
         return fail(EINVAL);
     for (Mount* m = &top; m != nullptr; m = recursive ? next(*m, top) : nullptr)
         set_propagation(*m, type);
@@ -424,11 +473,15 @@ void MountTree::remove(Doomed& doomed) {
     while (Mount* mount = doomed.pop_front()) {
         Ref<Mount> parent;
         Ref<Dentry> place;
-        {
-            SpinGuard guard(tree_lock());
+        Ref<Mount> dropped;
+        SpinGuard guard(tree_lock());
+        if (mount->locked_ && mount->parent_->gone_) {
+            keep_covering(*mount, parent);
+        } else {
             unlink(*mount, parent, place);
+            dropped = Ref<Mount>::adopt(mount); // the tree's
         }
-        mount->release(); // the tree's
+        guard.unlock();
     }
 }
 
@@ -462,6 +515,7 @@ Result<void> MountTree::unmount(const Path& where, bool detach, bool expire) {
         SpinGuard lock(tree_lock());
         for (Mount* m : chosen) {
             leave_space(*m);
+            m->gone_ = true;
             doomed.push_back(*m);
         }
     }

@@ -39,6 +39,7 @@ private:
     Ref<Mount> top_;                                         // under tree_lock()
     base::IntrusiveList<Mount, &Mount::space_node_> mounts_; // by age; tree_lock()
     usize mount_count_ = 0;
+    usize awaited_ = 0; // mounts that the change in progress brings; under the mutex
     base::Atomic<u64> changes_{1};
     WaitQueue change_events_;
 };
@@ -83,7 +84,10 @@ public:
     static Result<Ref<MountNamespace>> alone(Ref<Mount> mount);
     // move_mount(2): from the tree or from an anonymous namespace.
     static Result<void> move_from(const Path& from, const Path& where);
+    // Whether a mount is one of the caller's namespace or of an anonymous one.
+    static bool in_reach(const Mount& mount);
     // MOVE_MOUNT_SET_GROUP: the second mount takes part in what the first one hears and tells.
+    // EPERM: CAP_SYS_ADMIN is needed over both of their namespaces.
     static Result<void> share_group(const Path& from, const Path& with);
     static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags,
                                    std::string_view source);
@@ -97,6 +101,7 @@ public:
     }
 
 private:
+    friend class Mount;
     friend class MountNamespace;
     friend Result<Path> mount_root(Ref<Superblock>, u32, std::string_view);
     friend Result<Path> detached_mount(Ref<Superblock>, u32, std::string_view);
@@ -113,17 +118,24 @@ private:
     static Mount* find(const Mount& mount, const Dentry& dentry);
     static void link(Mount& mount, Mount& parent, Dentry& place);
     static void unlink(Mount& mount, Ref<Mount>& parent, Ref<Dentry>& place);
+    static void unhash(Mount& mount, const Mount& parent);
+    static void keep_covering(Mount& mount, Ref<Mount>& parent);
     static void put(Mount& tree, Mount& parent, Dentry& place);
     static void adopt(Mount& tree, MountNamespace& space);
     static void leave_space(Mount& mount);
     static void become_top(const Ref<Mount>& mount, MountNamespace& space);
+    static void uncover(Mount& dying); // takes the lock itself
     // mount_tree.cpp. Require the mutex.
     static Mount* next(Mount& mount, const Mount& top); // pre-order
+    static usize size_of(Mount& tree);
     static bool is_below(const Mount& mount, const Mount& ancestor);
     static Result<Ref<Mount>> clone(const Mount& mount, Dentry& root, Copy kind);
     static Result<Ref<Mount>> copy_tree(Mount& top, Dentry& root, Copy kind, bool unbindable_too);
     static void dissolve(Mount& tree); // never in sight of others: no propagation
     static Result<void> attach_tree(Mount& tree, const Path& where);
+    static Result<void> propagate_tree(Mount& tree, Mount& parent, Dentry& place,
+                                       Vector<Received>& received);
+    static Result<void> await(Mount& parent, usize mounts);
     static Result<void> check_bind_source(const Path& from, bool recursive);
     static void lock_tree(Mount& top);
     static bool has_locked_children(const Mount& mount, const Dentry& below);

@@ -101,6 +101,10 @@ Result<bool> rename_locked(const Names& names, Dentry& source, Dentry& target, u
     Ref<Inode> other = Ref<Inode>::share(target.inode());
     if (moved == other)
         return false;
+    // By a second name, as only a program's file system has it: they are locked already.
+    for (const Dentry* parent : {&names.old_parent, &names.new_parent})
+        if (moved.get() == parent->inode() || other.get() == parent->inode())
+            return fail(ESTALE);
     TRY(check_rename(names, source, target, flags));
     if (source.mounts.load() != 0 || target.mounts.load() != 0)
         return fail(EBUSY);

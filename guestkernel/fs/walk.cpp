@@ -50,8 +50,8 @@ Result<void> PathWalker::start(int directory, std::string_view name) {
 Result<void> PathWalker::start_from(const Path& start, std::string_view name) {
     if (name.empty() && (flags_ & lookup_empty_path) == 0)
         return fail(ENOENT);
-    const bool scoped = (flags_ & (lookup_in_root | lookup_beneath)) != 0;
-    root_ = scoped ? start : task_root();
+    changes_ = way_changes();
+    root_ = scoped() ? start : task_root();
     const bool absolute = !name.empty() && name.front() == '/';
     if (absolute && (flags_ & lookup_beneath) != 0)
         return fail(EXDEV);
@@ -84,8 +84,16 @@ Result<void> PathWalker::step_up() {
             return fail(EXDEV);
     }
     Ref<Dentry> parent = dentry_->parent_ref();
-    if (parent)
+    if (parent) {
+        // A directory may have been moved out of the part that a bind mount shows; what is above it
+        // then is not the mount's to show.
+        if (!mount_->root().is_root() && !is_descendant(*parent, mount_->root()))
+            return fail(ENOENT);
         dentry_ = std::move(parent);
+    }
+    // openat2(2): what was moved out of the root meanwhile leads up past it.
+    if (scoped() && way_changes() != changes_)
+        return fail(EAGAIN);
     return cross(mount_, dentry_);
 }
 
@@ -100,7 +108,7 @@ Result<void> PathWalker::follow_link(Dentry& link, std::string_view rest) {
             return fail(ELOOP);
         auto place = inode.follow_magic();
         if (place) {
-            if ((flags_ & (lookup_in_root | lookup_beneath)) != 0)
+            if (scoped())
                 return fail(EXDEV);
             if ((flags_ & lookup_no_xdev) != 0 && place->mount() != mount_.get())
                 return fail(EXDEV);

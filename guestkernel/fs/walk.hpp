@@ -52,6 +52,7 @@ private:
     };
     Result<void> follow_link(Dentry& link, std::string_view rest);
     Result<void> step_up();
+    bool scoped() const { return (flags_ & (lookup_in_root | lookup_beneath)) != 0; }
     Result<Ref<Dentry>> child(std::string_view name);
     Result<void> cross(Ref<Mount>& mount, Ref<Dentry>& dentry);
 
@@ -59,6 +60,7 @@ private:
 
     u32 flags_;
     Path root_;
+    u64 changes_ = 0; // way_changes() when a scoped walk began
     Ref<Mount> mount_;
     Ref<Dentry> dentry_;
     std::string_view rest_;

@@ -163,6 +163,32 @@ TEST_CASE("mounts cover, are crossed both ways, move and go", "[fs][mount]") {
     CHECK(fs.get("/other/f") == "bound");
 }
 
+TEST_CASE("mounts that come by propagation count against the limit", "[fs][mount]") {
+    FsFixture fs;
+    constexpr int peers = 200;
+    REQUIRE(fs.mkdir("/m") == 0);
+    REQUIRE(fs.mkdir("/peers") == 0);
+    REQUIRE(fs.mount_tmpfs("/m") == 0);
+    REQUIRE(fs.mkdir("/m/in") == 0);
+    const Path shared = *lookup_path(at_fdcwd, "/m", 0);
+    REQUIRE(MountTree::change_propagation(shared, MS_SHARED, false).has_value());
+    for (int i = 0; i < peers; i++) {
+        const std::string place = "/peers/" + std::to_string(i);
+        REQUIRE(fs.mkdir(place) == 0);
+        REQUIRE(MountTree::bind(shared, *lookup_path(at_fdcwd, place, 0), false).has_value());
+    }
+
+    int error = 0;
+    for (usize i = 0; error == 0 && i <= MountTree::mount_limit / peers; i++)
+        error = fs.mount_tmpfs("/m/in");
+
+    CHECK(error == ENOSPC);
+    Vector<Ref<Mount>> mounts;
+    REQUIRE(MountTree::list(mounts).has_value());
+    CHECK(mounts.size() <= MountTree::mount_limit);
+    CHECK(mounts.size() > MountTree::mount_limit - 2 * peers);
+}
+
 TEST_CASE("a read-only mount refuses changes, and is refused while files are open for writing",
           "[fs][mount]") {
     FsFixture fs;

@@ -18,7 +18,9 @@ namespace {
 
 constinit Mutex* registry = nullptr;
 alignas(Mutex) u8 registry_storage[sizeof(Mutex)];
-constexpr unsigned max_nesting = 4; // as Linux
+// As Linux: the ways by which a wake-up may go up through so many epoll files. It goes all its ways
+// at once, by recursion and with spin locks held.
+constexpr u32 most_ways[] = {1000, 500, 100, 50, 10};
 
 Mutex& epoll_mutex() {
     // The first epoll file makes it; two that race build the same zeros.
@@ -90,23 +92,84 @@ u32 look(EpollItem& item) {
     return now & item.events & ~control_bits;
 }
 
-// The depth of epoll files below `file`; more than max_nesting when `needle` is among them.
-unsigned nesting(File& file, const File& needle, EpollItem* (*items_of)(EpollFile&),
-                 unsigned level) {
-    if (&file == &needle || level > max_nesting)
-        return max_nesting + 1;
-    auto* epoll = file_as<EpollFile>(file);
-    if (epoll == nullptr)
-        return level;
-    unsigned deepest = level + 1;
-    for (EpollItem* item = items_of(*epoll); item != nullptr; item = item->next) {
-        const unsigned depth = nesting(*item->file, needle, items_of, level + 1);
-        deepest = depth > deepest ? depth : deepest;
-    }
-    return deepest;
+} // namespace
+
+// --- the shape of epoll files in each other ------------------------------------------------------
+//
+// All of it with the epoll mutex held. Each file is looked at once in a walk, however many entries
+// lead to it: there may be as many as descriptors, at each level. Recursion is as deep as add()
+// lets files nest.
+
+constinit u64 EpollFile::walks_ = 0;
+
+// Whether this walk has not been here.
+bool EpollFile::enter_walk() {
+    if (walk_ == walks_)
+        return false;
+    walk_ = walks_;
+    return true;
 }
 
-} // namespace
+// How many epoll files are in a row from this one downwards, itself among them; more than
+// max_nesting when `needle` is one of them.
+unsigned EpollFile::depth_below(const EpollFile& needle) {
+    if (this == &needle)
+        return max_nesting + 1;
+    if (!enter_walk())
+        return depth_;
+    unsigned deepest = 0;
+    for (const EpollItem* item = items_; item != nullptr; item = item->next)
+        if (auto* nested = file_as<EpollFile>(*item->file)) {
+            const unsigned depth = nested->depth_below(needle);
+            deepest = depth > deepest ? depth : deepest;
+        }
+    return depth_ = deepest + 1;
+}
+
+// The same upwards, without itself.
+unsigned EpollFile::depth_above() {
+    if (!enter_walk())
+        return depth_;
+    unsigned deepest = 0;
+    for (const EpollItem* item = epoll_items; item != nullptr; item = item->next_of_file) {
+        const unsigned depth = item->owner->depth_above() + 1;
+        deepest = depth > deepest ? depth : deepest;
+    }
+    return depth_ = deepest;
+}
+
+bool EpollFile::nests_too_deep(EpollFile& inner) {
+    walks_++;
+    const unsigned below = inner.depth_below(*this);
+    walks_++;
+    return below + depth_above() > max_nesting;
+}
+
+// Counts the ways up to those that nobody watches. False: too many of one length.
+bool EpollFile::count_ways(unsigned length, u32 (&counts)[max_nesting + 1]) const {
+    for (const EpollItem* item = epoll_items; item != nullptr; item = item->next_of_file) {
+        const EpollFile& above = *item->owner;
+        const bool on = above.epoll_items != nullptr;
+        if (on && (length == max_nesting || !above.count_ways(length + 1, counts)))
+            return false;
+        if (!on && ++counts[length] > most_ways[length])
+            return false;
+    }
+    return true;
+}
+
+// Whether this one, or one below it, can be left by too many ways.
+bool EpollFile::too_many_ways() {
+    if (!enter_walk())
+        return false;
+    u32 counts[max_nesting + 1] = {};
+    if (!count_ways(1, counts))
+        return true;
+    for (const EpollItem* item = items_; item != nullptr; item = item->next)
+        if (auto* nested = file_as<EpollFile>(*item->file); nested && nested->too_many_ways())
+            return true;
+    return false;
+}
 
 bool EpollItem::wake(Waiter& waiter, u32 events) {
     auto& item = *static_cast<EpollItem*>(waiter.context);
@@ -155,11 +218,11 @@ Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
     MutexGuard guard(epoll_mutex());
     if (find(fd, file) != nullptr)
         return fail(EEXIST);
-    if (file_as<EpollFile>(file) != nullptr) {
+    auto* nested = file_as<EpollFile>(file);
+    if (nested != nullptr) {
         if ((events & EPOLLEXCLUSIVE) != 0)
             return fail(EINVAL);
-        if (nesting(
-                file, *this, [](EpollFile& epoll) { return epoll.items_; }, 0) > max_nesting)
+        if (nests_too_deep(*nested))
             return fail(ELOOP);
     }
     TRY(Owned<EpollItem> item, make_owned<EpollItem>());
@@ -175,8 +238,13 @@ Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
     item->next_of_file = file.epoll_items;
     file.epoll_items = item.get();
     EpollItem& added = *item.leak();
+    walks_++;
+    if (nested != nullptr && nested->too_many_ways()) {
+        destroy(added);
+        return fail(EINVAL);
+    }
     EpollTable table(added);
-    if (auto* nested = file_as<EpollFile>(file); nested != nullptr)
+    if (nested != nullptr)
         table.watch(nested->waiters_);
     else
         file.poll(&table);

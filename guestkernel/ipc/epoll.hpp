@@ -36,6 +36,8 @@ public:
     u32 poll_locked(); // the same for who has the mutex of all epoll files
 
 private:
+    // As Linux: epoll files in each other.
+    static constexpr unsigned max_nesting = 4;
     friend struct EpollItem;
     friend void forget_epoll_items(File& file);
     EpollItem* find(int fd, const File& file);
@@ -43,8 +45,17 @@ private:
     void make_ready(EpollItem& item);
     void leave_ready(EpollItem& item);
     static void destroy(EpollItem& item);
+    bool enter_walk();
+    unsigned depth_below(const EpollFile& needle);
+    unsigned depth_above();
+    bool nests_too_deep(EpollFile& inner);
+    bool count_ways(unsigned length, u32 (&counts)[max_nesting + 1]) const;
+    bool too_many_ways();
 
-    EpollItem* items_ = nullptr; // under the epoll mutex
+    EpollItem* items_ = nullptr; // under the epoll mutex, as the next three
+    u64 walk_ = 0;               // the last that came by, and what it found
+    unsigned depth_ = 0;
+    static u64 walks_;
     SpinLock ready_lock_{LockRank::Nested};
     EpollItem* first_ready_ = nullptr; // under ready_lock_
     EpollItem* last_ready_ = nullptr;

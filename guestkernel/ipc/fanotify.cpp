@@ -249,7 +249,9 @@ Result<usize> FanotifyFile::give(FanotifyEvent& event, IoBuffer& out) {
     head.metadata_len = sizeof head;
     head.mask = event.mask;
     head.fd = FAN_NOFD;
-    head.pid = visible_pid(event.pid);
+    // Who has no rights learns from it which events are its own, and nothing of other processes
+    // (fanotify(7), "Unprivileged").
+    head.pid = trusted_ || event.pid == current_pid() ? visible_pid(event.pid) : 0;
     if (event.path) {
         TRY(const int fd, open_for(event));
         head.fd = fd;

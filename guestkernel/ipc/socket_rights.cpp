@@ -101,6 +101,11 @@ FileRights::~FileRights() {
 Result<Owned<FileRights>> FileRights::clone() const {
     TRY(Owned<FileRights> copy, make_owned<FileRights>());
     TRY(copy->files_.append(files_.span()));
+    // A collection that counted references before these were taken may go on for as long as it
+    // likes, but not past the caller: with descriptors for what it peeked at and without the socket
+    // in whose queue that lies, it would use queues that are taken apart.
+    SpinGuard guard(rights_lock);
+    guard.unlock();
     return copy;
 }
 
@@ -177,7 +182,7 @@ void for_each_socket_in(UnixSocketFile& socket, F&& function) {
 // socket all of whose references are in messages; suspects' queues explain references; what stays
 // unexplained is reachable from outside, with everything in its queues, and so on. Messages that
 // move meanwhile are of reachable sockets: they can only make fewer suspects (depart() and
-// arrive(), which count, wait for the lock).
+// arrive(), which count, wait for the lock, and so does clone(), which takes references out).
 void find_cycles_locked() {
     for (UnixSocketFile* s = sockets_in_flight; s != nullptr; s = s->next_in_flight) {
         s->suspected = s->ref_count() == s->in_flight;

@@ -18,7 +18,8 @@ public:
     ~FileRights();
 
     Result<void> add(Ref<File> file) { return files_.push_back(std::move(file)); }
-    Result<Owned<FileRights>> clone() const; // for MSG_PEEK
+    // For MSG_PEEK. Requires: no lock is held; a file of the queue's socket is.
+    Result<Owned<FileRights>> clone() const;
     std::span<Ref<File>> files() { return files_.span(); }
 
     // Around its stay in a queue. ETOOMANYREFS: too much is in flight. Requires: no lock is held;

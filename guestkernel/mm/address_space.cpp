@@ -44,13 +44,16 @@ u32 vma_flags(const MapRequest& request) {
     return flags;
 }
 
-// The cache behind a new mapping, and what it may become; checks the file's access mode.
+// The cache behind a new mapping, and what it may become; checks the file's access mode. What has a
+// cache does not grow downwards: it would have pages in front of the cache's first.
 Result<void> prepare(const MapRequest& request, Vma& vma) {
     vma.protection = request.protection & (PROT_READ | PROT_WRITE | PROT_EXEC);
     vma.flags = vma_flags(request);
     vma.name = request.name;
     if (!request.file) {
         if (vma.shared()) {
+            if ((vma.flags & vma_grows_down) != 0)
+                return fail(EINVAL);
             TRY(vma.cache, make_ref<PageCache>(nullptr));
         }
         return {};
@@ -73,6 +76,8 @@ Result<void> prepare(const MapRequest& request, Vma& vma) {
         !request.file->mapping(request.protection | PROT_WRITE, request.flags))
         vma.max_protection &= ~u32{PROT_WRITE};
     TRY(vma.cache, request.file->mapping(request.protection, request.flags));
+    if ((vma.flags & vma_grows_down) != 0)
+        return fail(EINVAL);
     vma.file = request.file;
     vma.offset = request.offset;
     return {};

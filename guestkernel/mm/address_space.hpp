@@ -102,6 +102,8 @@ public:
     struct FutexKey {
         const void* object;
         u64 offset;
+        // Of a cache: who waits holds nothing of it, and another may come to lie in its place.
+        u64 number = 0;
         friend bool operator==(const FutexKey&, const FutexKey&) = default;
     };
     Result<FutexKey> futex_key(VirtAddr address, bool shared);

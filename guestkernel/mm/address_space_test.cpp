@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <map>
 #include <random>
+#include <vector>
 
 #include <sys/mman.h>
 
@@ -10,7 +11,7 @@
 
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/arch/hosted/hosted.hpp"
-#include "guestkernel/mm/address_space.hpp"
+#include "guestkernel/mm/address_space_impl.hpp"
 #include "guestkernel/mm/fake_file.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/mm/page_cache.hpp"
@@ -204,6 +205,20 @@ TEST_CASE("shared anonymous memory is one memory for parent and child") {
     CHECK((*key == *same));
     const auto other = child->futex_key(VirtAddr(start + 8), false);
     CHECK_FALSE((*key == *other));
+}
+
+TEST_CASE("the futexes of an object are never those of one that was there before") {
+    SpaceTest test;
+    const auto key_of_new = [&] {
+        const u64 start = test.map(1, read_write, MAP_SHARED | MAP_ANONYMOUS);
+        const auto key = test.space->futex_key(VirtAddr(start), true);
+        REQUIRE(key);
+        REQUIRE(test.space->unmap(VirtAddr(start), page_size));
+        return *key;
+    };
+    const auto gone = key_of_new();
+    for (unsigned i = 0; i < 100; i++)
+        REQUIRE_FALSE((key_of_new() == gone));
 }
 
 TEST_CASE("mremap grows in place, moves with its contents, shrinks") {
@@ -430,21 +445,41 @@ TEST_CASE("a store to a shared page that has just been dropped goes to the one t
     CHECK(file->source.content[0] == 0x5a);
 }
 
-TEST_CASE("a page cut off while its mapping moves is in neither place") {
+TEST_CASE("a page cut off behind its mapping's move is in neither place") {
     SpaceTest test;
     Ref<FakeFile> file = *make_ref<FakeFile>(mebibyte, O_RDWR);
     const u64 start = test.map(4, read_write, MAP_SHARED, file);
     const u64 target = test.map(4, PROT_NONE);
     REQUIRE(store(*test.space, start, 1));
     test.space->active_cpus.store(2);
+    // Nobody can cut it off while a CPU may still reach its frame by the old place.
     hosted::meanwhile().flush = [&] {
-        file->source.content.clear();
-        file->cache->truncate(0);
+        CHECK(AddressSpaceImpl::of(*test.space).table.lock().is_locked());
     };
     REQUIRE(test.space->remap(VirtAddr(start), 4 * page_size, 4 * page_size,
                               MREMAP_MAYMOVE | MREMAP_FIXED, VirtAddr(target)));
     CHECK(!hosted::meanwhile().flush);
+    file->source.content.clear();
+    file->cache->truncate(0);
+    CHECK(hosted::leaf_entry(*test.space, start) == 0);
     CHECK(signal_of(*test.space, target, 0) == packed(SIGBUS, BUS_ADRERR));
+}
+
+TEST_CASE("a page loses its protection for all CPUs before others can take it away") {
+    SpaceTest test;
+    Ref<FakeFile> file = *make_ref<FakeFile>(mebibyte, O_RDWR);
+    const u64 start = test.map(4, read_write, MAP_SHARED, file);
+    for (const u32 protection : {u32{PROT_READ}, u32{PROT_NONE}}) {
+        REQUIRE(test.space->protect(VirtAddr(start), 4 * page_size, read_write));
+        REQUIRE(store(*test.space, start, 1));
+        test.space->active_cpus.store(2);
+        hosted::meanwhile().flush = [&] {
+            CHECK(AddressSpaceImpl::of(*test.space).table.lock().is_locked());
+        };
+        REQUIRE(test.space->protect(VirtAddr(start), 4 * page_size, protection));
+        CHECK(!hosted::meanwhile().flush);
+        test.space->active_cpus.store(0);
+    }
 }
 
 TEST_CASE("no CPU finds the copy of a page while another still reads the page") {
@@ -480,6 +515,32 @@ TEST_CASE("no CPU finds the copy of a page while another still reads the page") 
         CHECK(load(*test.space, start + i * page_size) == 2);
         CHECK(load(*child, start + i * page_size) == 1);
     }
+}
+
+TEST_CASE("nothing is written back for copies that are made ahead") {
+    SpaceTest test(16 * mebibyte);
+    Ref<FakeFile> file = *make_ref<FakeFile>(16 * page_size, O_RDWR);
+    const u64 start = test.map(16);
+    for (u64 i = 0; i < 16; i++)
+        REQUIRE(store(*test.space, start + i * page_size, 1));
+    Ref<AddressSpace> child = *test.space->clone();
+    const u64 view = test.map(16, read_write, MAP_SHARED, file);
+    for (u64 i = 0; i < 16; i++)
+        REQUIRE(store(*test.space, view + i * page_size, 1));
+    // In order, so that the window grows.
+    REQUIRE(store(*test.space, start, 2));
+    REQUIRE(store(*test.space, start + page_size, 2));
+    std::vector<Frame*> taken;
+    while (Frame* frame = alloc_frame(false))
+        taken.push_back(frame);
+    put_frame(*taken.back()); // for the page itself
+    taken.pop_back();
+    CHECK(store(*test.space, start + 3 * page_size, 2));
+    CHECK(file->source.writes == 0);
+    for (Frame* frame : taken)
+        put_frame(*frame);
+    CHECK(load(*test.space, start + 3 * page_size) == 2);
+    CHECK(load(*child, start + 3 * page_size) == 1);
 }
 
 TEST_CASE("views of shared memory are no more than mappings may be") {

@@ -230,7 +230,10 @@ void AddressSpaceImpl::copy_ahead(Vma& vma, u64 page) {
             }
             from = FrameRef::share(*frame);
         }
-        FrameRef copy = FrameRef::adopt(as_kind(FrameKind::Anonymous, alloc_frame()));
+        // No memory is worth waiting for here; and nothing may sleep between the exchange of
+        // `page`'s frame and the store that rids this CPU of its old translation
+        // (FaultInfo::touch): another thread would read the old frame here, whoever has it by then.
+        FrameRef copy = FrameRef::adopt(as_kind(FrameKind::Anonymous, alloc_frame(false)));
         if (!copy)
             break;
         __builtin_memcpy(copy.data(), from.data(), page_size);

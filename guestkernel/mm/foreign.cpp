@@ -90,7 +90,7 @@ Result<AddressSpace::FutexKey> AddressSpace::futex_key(VirtAddr address, bool sh
         if (vma == nullptr)
             return fail(EFAULT);
         if (vma->shared() && vma->cache)
-            return FutexKey{vma->cache.get(), at - vma->start + vma->offset};
+            return FutexKey{vma->cache.get(), at - vma->start + vma->offset, vma->cache->number()};
     }
     return FutexKey{this, at};
 }

@@ -284,8 +284,11 @@ bool memory_protected(u16 number, bool also_low) {
 
 void enforce_memory_limit(MemoryGroup& group) {
     unsigned in_vain = 0;
-    while (group.usage > group.max && !fatal_signal_pending()) {
-        if (reclaim_memory_group(group, group.usage - group.max) != 0)
+    while (!fatal_signal_pending()) {
+        const u64 beyond = group.beyond(group.max);
+        if (beyond == 0)
+            return;
+        if (reclaim_memory_group(group, beyond) != 0)
             continue;
         if (in_vain == 0)
             note_memory_event(group, EventOom);
@@ -297,15 +300,16 @@ void enforce_memory_limit(MemoryGroup& group) {
 void slow_down_for_memory(Task& task) {
     for (MemoryGroup* at = memory_group_by_number(task.memory_owner); at != nullptr;
          at = at->parent) {
-        if (at->usage <= at->high)
+        if (at->beyond(at->high) == 0)
             continue;
         note_memory_event(*at, EventHigh);
         PressureStall stall(PressureKind::Memory);
-        (void)reclaim_memory_group(*at, at->usage - at->high);
-        if (at->usage <= at->high)
+        (void)reclaim_memory_group(*at, at->beyond(at->high));
+        const u64 excess = at->beyond(at->high);
+        if (excess == 0)
             continue;
         // The further beyond, the longer; bounded, as in Linux, so that everything stays killable.
-        const u64 share = (at->usage - at->high) * 1000 / (at->high + 1);
+        const u64 share = excess * 1000 / (at->high + 1);
         const u64 delay_ns = 1'000'000 * (share < 5 ? 5 : share > 1000 ? 1000 : share);
         WaitQueue nobody;
         (void)wait_until(

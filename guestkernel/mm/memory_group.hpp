@@ -38,6 +38,11 @@ struct MemoryGroup {
     i64 kinds[frame_kinds] = {};
     MemoryEvents events, local_events;
 
+    // Pages beyond a bound. One look at the usage: it may fall below the bound at any moment.
+    u64 beyond(u64 bound) const {
+        const u64 now = __atomic_load_n(&usage, __ATOMIC_RELAXED);
+        return now > bound ? now - bound : 0;
+    }
     bool is_below(const MemoryGroup& other) const {
         const MemoryGroup* at = this;
         while (at != nullptr && at != &other)

@@ -20,6 +20,7 @@ constexpr u64 largest_window = 256;
 constexpr u64 small_file = 32;
 
 constinit WaitQueue page_waiters[64];
+constinit base::Atomic<u64> caches_made{0};
 
 WaitQueue& waiters_of(const Frame& frame) {
     return page_waiters[reinterpret_cast<u64>(&frame) / sizeof(Frame) % 64];
@@ -82,7 +83,9 @@ void unlock_page(Frame& frame) {
         waiters.wake_all();
 }
 
-PageCache::PageCache(PageSource* source) : source_(source), memory_only_(source == nullptr) {}
+PageCache::PageCache(PageSource* source)
+    : number_(caches_made.fetch_add(1, base::Order::Relaxed) + 1), source_(source),
+      memory_only_(source == nullptr) {}
 
 PageCache::~PageCache() {
     drop_range(0, no_limit, false);

@@ -73,6 +73,8 @@ public:
     u64 next_present(u64 index, u64 limit);
     u64 next_hole(u64 index, u64 limit);
 
+    // No other cache has or had it.
+    u64 number() const { return number_; }
     PageSource* source() const { return source_; }
     bool memory_only() const { return memory_only_; }
 
@@ -101,6 +103,7 @@ private:
     void detach_frame(Frame& frame);
     void drop_range(u64 first, u64 end, bool only_clean);
 
+    const u64 number_;
     PageSource* source_;
     bool memory_only_;
     SpinLock lock_{LockRank::PageCache};

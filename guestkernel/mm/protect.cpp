@@ -31,7 +31,8 @@ bool loses_permission(u64 before, u64 after) {
            ((after & ~before & arch::pte_no_exec) != 0);
 }
 
-void change_pages(AddressSpaceImpl& impl, const Vma& vma, u32 protection, Gather& gather) {
+void change_pages(AddressSpaceImpl& impl, const Vma& vma, u32 protection) {
+    Gather gather(impl);
     SpinGuard guard(impl.table.lock());
     impl.table.for_each_leaf(vma.start, vma.end, [&](const LeafRange& leaf) {
         for (unsigned i = leaf.first; i < leaf.end; i++) {
@@ -46,6 +47,9 @@ void change_pages(AddressSpaceImpl& impl, const Vma& vma, u32 protection, Gather
                 gather.changed(leaf.address(i));
         }
     });
+    // Under the lock: who takes the page out of its cache, or cleans it, flushes only what its
+    // entry still allows.
+    gather.flush();
 }
 
 // Checks [start, start + length) and rounds it outwards to pages.
@@ -86,7 +90,6 @@ Result<void> AddressSpace::protect(VirtAddr address, u64 length, u32 protection)
             return fail(EINVAL);
         start = vma->start;
     }
-    Gather gather(*impl_);
     // As far as it goes: what stands before a hole or a refusal has changed.
     while (start < end) {
         vma = impl_->vmas.find(start);
@@ -106,7 +109,7 @@ Result<void> AddressSpace::protect(VirtAddr address, u64 length, u32 protection)
             impl_->account(*vma, false);
             vma->protection = protection;
             impl_->account(*vma, true);
-            change_pages(*impl_, *vma, protection, gather);
+            change_pages(*impl_, *vma, protection);
         }
         impl_->merge(*vma, removed);
         start = stop;

@@ -15,7 +15,7 @@ struct Move {
 
 // Moves the entries of one range to another. Tables are made first: then nothing can fail half-way.
 Result<void> move_pages(AddressSpaceImpl& impl, const Move& move) {
-    Gather gather(impl); // destroyed after the lock is released, flushing what moved
+    Gather gather(impl);
     SpinGuard guard(impl.table.lock());
     bool complete = true;
     const auto for_each_entry = [&](auto&& function) {
@@ -41,6 +41,9 @@ Result<void> move_pages(AddressSpaceImpl& impl, const Move& move) {
         entry = 0;
         gather.changed(address);
     });
+    // Under the lock: who takes the page out of its cache finds it at its new place, flushes that
+    // one only, and frees a frame that a CPU could still reach by the old.
+    gather.flush();
     return {};
 }
 

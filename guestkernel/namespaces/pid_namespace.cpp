@@ -190,10 +190,7 @@ PidNumbers::~PidNumbers() {
 }
 
 void forget_pid_locked(i32 global) {
-    if (count.load(base::Order::Relaxed) == 0)
-        return;
-    if (find_task_locked(global) == nullptr && find_process_locked(global) == nullptr &&
-        find_group_locked(global) == nullptr && find_session_locked(global) == nullptr)
+    if (count.load(base::Order::Relaxed) != 0 && !number_used_locked(global))
         drop(global);
 }
 

@@ -73,7 +73,7 @@ public:
 private:
     i32 global_ = 0, own_ = 0;
 };
-// No task, process, group or session has this number any more. Requires: the tree lock.
+// Gives the number up if it is not used (number_used_locked()) any more. Requires: the tree lock.
 void forget_pid_locked(i32 global);
 
 Result<Ref<PidNamespace>> make_pid_namespace(PidNamespace* parent, Ref<UserNamespace> owner);

@@ -12,9 +12,10 @@ namespace kernel {
 
 constinit UserNamespace* initial_user_namespace = nullptr;
 
-u32 IdMap::to_global(u32 inside) const {
+u32 IdMap::to_global(u32 inside, u32 count) const {
     for (const IdExtent& extent : extents)
-        if (inside >= extent.inside && inside - extent.inside < extent.count)
+        if (inside >= extent.inside && inside - extent.inside < extent.count &&
+            count <= extent.count - (inside - extent.inside))
             return extent.global + (inside - extent.inside);
     return invalid_id;
 }
@@ -41,9 +42,9 @@ UserNamespace::~UserNamespace() {
             last->release();
 }
 
-u32 UserNamespace::to_global(bool group, u32 inside) const {
+u32 UserNamespace::to_global(bool group, u32 inside, u32 count) const {
     const IdMap* known = map(group);
-    return known == nullptr ? invalid_id : known->to_global(inside);
+    return known == nullptr ? invalid_id : known->to_global(inside, count);
 }
 
 u32 UserNamespace::to_inside(bool group, u32 global) const {
@@ -170,13 +171,13 @@ Result<void> parse_line(std::string_view line, IdMap& map) {
     return map.extents.push_back(extent);
 }
 
-// The parent's range must lie in one of its extents.
+// The parent's range must lie in one of its extents: between two that fit together at the ends
+// there may be ids that are not the parent's to give.
 Result<void> resolve(const UserNamespace* parent, bool group, IdMap& map) {
     for (IdExtent& extent : map.extents) {
-        extent.global = to_global_id(parent, group, extent.outside);
-        const u32 last = to_global_id(parent, group, extent.outside + (extent.count - 1));
-        if (extent.global == invalid_id || last == invalid_id ||
-            last - extent.global != extent.count - 1)
+        extent.global = is_initial(parent) ? extent.outside
+                                           : parent->to_global(group, extent.outside, extent.count);
+        if (extent.global == invalid_id)
             return fail(EPERM);
     }
     return {};

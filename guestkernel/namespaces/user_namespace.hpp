@@ -23,7 +23,8 @@ class IdMap : public RefCounted {
 public:
     static constexpr usize limit = 340;
     Vector<IdExtent> extents;
-    u32 to_global(u32 inside) const;
+    // The first of `count` ids that follow each other on both sides.
+    u32 to_global(u32 inside, u32 count = 1) const;
     u32 to_inside(u32 global) const;
 };
 
@@ -38,7 +39,7 @@ public:
     u32 owner_uid() const { return owner_uid_; } // global ids of its maker
     u32 owner_gid() const { return owner_gid_; }
 
-    u32 to_global(bool group, u32 inside) const;
+    u32 to_global(bool group, u32 inside, u32 count = 1) const;
     u32 to_inside(bool group, u32 global) const;
     const IdMap* map(bool group) const { return maps_[group ? 1 : 0].load(base::Order::Acquire); }
     Result<void> set_map(bool group, Ref<IdMap> map); // EPERM: there is one

@@ -6,6 +6,7 @@
 #include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/sched/run_queue.hpp"
+#include "guestkernel/task/process.hpp"
 #include "guestkernel/task/signal.hpp"
 
 namespace kernel {
@@ -381,6 +382,7 @@ Ref<AddressSpace> replace_address_space(Ref<AddressSpace> fresh) {
     if (fresh)
         fresh->add_user();
     {
+        SpinGuard tree(process_tree_lock()); // for who looks from outside: address_space_of()
         SpinGuard guard(queue.lock);
         std::swap(task.address_space, fresh);
         load_address_space(queue, task.address_space.get());
@@ -397,6 +399,8 @@ void leave_address_space() {
     Ref<AddressSpace> own;
     Ref<AddressSpace> unloaded;
     {
+        // As in replace_address_space(): a reference that is read meanwhile must be one in time.
+        SpinGuard tree(process_tree_lock());
         SpinGuard guard(queue.lock);
         own = std::move(task.address_space);
         const bool is_loaded = queue.loaded && (!own || queue.loaded == own);

@@ -19,6 +19,19 @@ constexpr u64 longest_payload = 1024 * 1024 - 1, longest_user_payload = 32767;
 constexpr u32 default_permissions = 0x3d01'0000; // possessor all but reading; user view
 constexpr u32 possessor_read = 0x0200'0000;
 
+// An id as the caller knows it; no id at all (a user's own rings have no group) is shown like one
+// that it does not know.
+u32 shown_id(const Task& task, bool group, u32 id) {
+    return id == invalid_id ? overflow_id
+                            : from_global_id(task.credentials->user_ns.get(), group, id);
+}
+
+// An id that the caller gave. EINVAL.
+Result<u32> given_id(const Task& task, bool group, u32 id) {
+    const u32 global = to_global_id(task.credentials->user_ns.get(), group, id);
+    return global != invalid_id ? Result<u32>(global) : fail(EINVAL);
+}
+
 Result<KeyType> copy_in_type(u64 address) {
     TRY(String name, copy_in_string(address, 32));
     if (name.empty())
@@ -104,6 +117,12 @@ Result<long> revoke(Task& task, i32 id) {
 
 Result<long> change_owner(Task& task, i32 id, u32 uid, u32 gid) {
     constexpr u32 unchanged = ~u32{0};
+    if (uid != unchanged) {
+        TRY(uid, given_id(task, false, uid));
+    }
+    if (gid != unchanged) {
+        TRY(gid, given_id(task, true, gid));
+    }
     MutexGuard guard(keys_mutex());
     TRY(KeyRef ref, lookup_key(task, id, false, key_setattr));
     KeyObject& key = *ref.key;
@@ -143,7 +162,8 @@ Result<long> describe(Task& task, i32 id, u64 buffer, u64 room) {
         for (unsigned i = 0; i < 8; i++)
             digits[i] = "0123456789abcdef"[key.permissions >> (28 - 4 * i) & 0xf];
         const usize length = log::format(head, sizeof head, "{};{};{};{};", key_type_name(key.type),
-                                         static_cast<i32>(key.uid), static_cast<i32>(key.gid),
+                                         static_cast<i32>(shown_id(task, false, key.uid)),
+                                         static_cast<i32>(shown_id(task, true, key.gid)),
                                          std::string_view(digits, 8));
         TRY(text.append({head, length}));
         TRY(text.append(key.description.view()));
@@ -267,9 +287,12 @@ Result<long> security_label(Task& task, i32 id, u64 buffer, u64 room) {
 
 Result<long> persistent(Task& task, u32 uid, i32 destination) {
     const Credentials& own = *task.credentials;
-    if (uid == ~u32{0})
+    if (uid == ~u32{0}) {
         uid = own.uid;
-    if (uid != own.uid && uid != own.euid && !capable(CAP_SETUID))
+    } else {
+        TRY(uid, given_id(task, false, uid));
+    }
+    if (uid != own.uid && uid != own.euid && !capable_here(CAP_SETUID))
         return fail(EPERM);
     MutexGuard guard(keys_mutex());
     TRY(KeyRef into, lookup_ring(task, destination, true, key_write));

@@ -128,10 +128,16 @@ Result<long> sys_landlock_restrict_self(Task& task, int fd, u32 flags) {
 }
 
 bool landlock_may_access(Task& target) {
-    const auto* own = static_cast<const LandlockDomain*>(current_task().landlock.get());
-    if (own == nullptr)
+    if (!current_task().landlock)
         return true;
     SpinGuard tree(process_tree_lock());
+    return landlock_may_access_locked(current_task(), target);
+}
+
+bool landlock_may_access_locked(const Task& who, const Task& target) {
+    const auto* own = static_cast<const LandlockDomain*>(who.landlock.get());
+    if (own == nullptr)
+        return true;
     const auto* other = static_cast<const LandlockDomain*>(target.landlock.get());
     if (other == nullptr || other->layers.size() < own->layers.size())
         return false;

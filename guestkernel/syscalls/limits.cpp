@@ -78,7 +78,7 @@ Result<Ref<Process>> process_for_limits(Task& self, i32 pid) {
         const bool same = own.uid == other->euid && own.uid == other->suid &&
                           own.uid == other->uid && own.gid == other->egid &&
                           own.gid == other->sgid && own.gid == other->gid;
-        if (!same && !capable(CAP_SYS_RESOURCE))
+        if (!same && !capable_over(other->user_space(), CAP_SYS_RESOURCE))
             return fail(EPERM);
     }
     return Ref<Process>::share(task->process);

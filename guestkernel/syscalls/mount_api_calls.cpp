@@ -159,7 +159,7 @@ Result<void> ConfigFile::create() {
         return fail(made.error().code);
     }
     superblock = std::move(*made);
-    superblock->flags |= flags;
+    superblock->take_flags(flags);
     phase = Phase::Made;
     return {};
 }
@@ -386,19 +386,11 @@ Result<long> sys_move_mount(Task&, int from_directory, u64 from_name, int to_dir
     lookup |= (flags & MOVE_MOUNT_T_EMPTY_PATH) != 0 ? u32{lookup_empty_path} : 0u;
     TRY(Path to, lookup_for(to_directory, to_name, lookup));
     if ((flags & MOVE_MOUNT_SET_GROUP) != 0) {
-        for (const Path* place : {&from, &to}) {
-            const MountNamespace* space = place->mount()->space();
-            if (space == nullptr)
-                return fail(EINVAL);
-            if (!capable_over(space->owner(), 21)) // CAP_SYS_ADMIN
-                return fail(EPERM);
-        }
         TRY(MountTree::share_group(from, to));
         return 0;
     }
     TRY(require_own(to));
-    const MountNamespace* home = from.mount()->space();
-    if (home == nullptr || (!home->anonymous() && home != current_mount_namespace()))
+    if (!MountTree::in_reach(*from.mount()))
         return fail(EINVAL);
     TRY(MountTree::move_from(from, to));
     return 0;
@@ -452,9 +444,7 @@ Result<long> sys_mount_setattr(Task&, int directory, u64 name, u32 flags, u64 at
     u32 lookup = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? 0u : u32{lookup_follow};
     lookup |= (flags & AT_EMPTY_PATH) != 0 ? u32{lookup_empty_path} : 0u;
     TRY(Path place, lookup_for(directory, name, lookup));
-    const MountNamespace* home = place.mount()->space();
-    if (home == nullptr || (!home->anonymous() && home != current_mount_namespace()) ||
-        place.dentry() != &place.mount()->root())
+    if (!MountTree::in_reach(*place.mount()) || place.dentry() != &place.mount()->root())
         return fail(EINVAL);
     const bool recursive = (flags & AT_RECURSIVE) != 0;
     TRY(MountTree::change_flags(place, set, clear, recursive));

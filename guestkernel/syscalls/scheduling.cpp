@@ -32,10 +32,20 @@ Result<Ref<Task>> task_by_pid(i32 pid) {
     return task;
 }
 
-bool may_change(Task& target) {
+bool is_owner(const Credentials& other) {
     const Credentials& own = *current_task().credentials;
+    return own.euid == other.uid || own.euid == other.euid;
+}
+
+// Policies are the whole system's affair, whoever's the task is.
+bool may_change_policy(Task& target) {
     const Ref<const Credentials> other = credentials_of(target);
-    return !other || own.euid == other->uid || own.euid == other->euid || capable(CAP_SYS_NICE);
+    return !other || is_owner(*other) || capable(CAP_SYS_NICE);
+}
+
+// ... and where it runs, and how nice it is, its user namespace's.
+bool may_change(const Credentials* other) {
+    return other == nullptr || is_owner(*other) || capable_over(other->user_space(), CAP_SYS_NICE);
 }
 
 bool is_realtime_policy(int policy) {
@@ -82,7 +92,7 @@ Result<void> set_policy(Task& target, int policy, i32 priority, i32 nice, bool r
         return fail(EINVAL);
     if (is_realtime_policy(policy) ? priority < 1 || priority > max_rt_priority : priority != 0)
         return fail(EINVAL);
-    if (!may_change(target))
+    if (!may_change_policy(target))
         return fail(EPERM);
     if (target.process != nullptr && is_realtime_policy(policy) && !capable(CAP_SYS_NICE) &&
         static_cast<u64>(priority) > target.process->limits[RLIMIT_RTPRIO].soft &&
@@ -160,7 +170,7 @@ Result<long> sys_sched_setaffinity(Task&, i32 pid, u32 bytes, u64 mask) {
     if (pid < 0) // unlike the policies' calls, these two say that nobody has it
         return fail(ESRCH);
     TRY(Ref<Task> target, task_by_pid(pid));
-    if (!may_change(*target))
+    if (!may_change(credentials_of(*target).get()))
         return fail(EPERM);
     const u64 allowed = allowed_by_cpuset(*target, wanted & online_mask());
     // What was admitted is the time of all CPUs.
@@ -335,12 +345,9 @@ Result<long> sys_getpriority(Task&, int which, i32 who) {
 Result<long> sys_setpriority(Task&, int which, i32 who, int nice) {
     nice = nice < -20 ? -20 : nice > 19 ? 19 : nice;
     int error = 0;
-    const Credentials& own = *current_task().credentials;
     SpinGuard tree(process_tree_lock());
     TRY(for_each_meant(which, who, [&](Task& target) {
-        const Credentials* other = target.credentials.get();
-        if (other != nullptr && own.euid != other->uid && own.euid != other->euid &&
-            !capable(CAP_SYS_NICE)) {
+        if (!may_change(target.credentials.get())) {
             error = EPERM;
             return;
         }

@@ -179,18 +179,21 @@ Result<long> sys_rt_sigtimedwait(Task& task, u64 set, u64 info, u64 timeout, u64
     TRY(const u64 deadline, copy_in_timeout(timeout));
     SignalInfo taken;
     bool found = take_signal(mask, taken);
+    bool interrupted = false; // EAGAIN means that the time is over
     if (!found && deadline > monotonic_ns()) {
+        interrupted = true;
         set_waited_for(mask);
         set_state(TaskState::Interruptible);
-        // A signal of the set interrupts like any other, and is then there to be taken.
+        // A signal of the set interrupts like any other, and is then there to be taken, unless
+        // another thread was faster.
         if (!signal_pending() && (pending_signals(task) & mask) == 0)
-            schedule_until(deadline);
+            interrupted = schedule_until(deadline);
         set_state(TaskState::Running);
         set_waited_for(0);
         found = take_signal(mask, taken);
     }
     if (!found)
-        return fail(signal_pending() ? EINTR : EAGAIN);
+        return fail(interrupted ? EINTR : EAGAIN);
     if (info != 0)
         TRY(UserPtr<SignalInfo>(info).copy_out(taken));
     return taken.signo;

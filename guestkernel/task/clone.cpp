@@ -240,6 +240,12 @@ Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& reques
     // A signal that was sent to the group before this moment must not miss the child, nor one now.
     if (parent.group_exiting || (current_task().interrupt_flags & interrupt_signal) != 0)
         return fail(restart_no_interrupt);
+    // The pid namespace may have ended since the child got its number there. What ends it has gone
+    // through the table already, or waits for all that came before.
+    for (const PidNamespace* space = fresh ? pid_namespace_of(*fresh) : nullptr; space != nullptr;
+         space = space->parent())
+        if (space->dead)
+            return fail(ENOMEM);
     TRY(join_cgroup_locked(child, plan));
     inherit_seccomp(child, current_task());
     if (!fresh) {
@@ -273,8 +279,7 @@ Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& reques
 Result<i32> choose_tid(i32 wanted) {
     SpinGuard guard(process_tree_lock());
     if (wanted != 0) {
-        if (find_task_locked(wanted) != nullptr || find_process_locked(wanted) != nullptr ||
-            find_group_locked(wanted) != nullptr || find_session_locked(wanted) != nullptr)
+        if (number_used_locked(wanted))
             return fail(EEXIST);
         return wanted;
     }
@@ -371,12 +376,14 @@ Result<long> clone_task(const CloneRequest& request) {
     numbers.keep();
     if (pidfd >= 0)
         files.fill(pidfd, std::move(pidfd_file), true);
+    // Before it may end: it has a number until then only.
+    const i32 told = is_traced(current_task()) ? number_for_tracer(child->tid) : tid;
     tell_process_event(ProcessEvent::Fork, *child);
     start_task(*child, (flags & CLONE_VFORK) != 0);
     if (event != 0)
-        trace_event(current_task(), event, static_cast<u64>(tid));
+        trace_event(current_task(), event, static_cast<u64>(told));
     if ((flags & CLONE_VFORK) != 0 && wait_for_vfork(*child))
-        trace_event(current_task(), PTRACE_EVENT_VFORK_DONE, static_cast<u64>(tid));
+        trace_event(current_task(), PTRACE_EVENT_VFORK_DONE, static_cast<u64>(told));
     return tid;
 }
 

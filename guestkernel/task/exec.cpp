@@ -382,7 +382,7 @@ Result<void> exec_program(ExecRequest& request) {
                        from_global_id(ids.user_ns.get(), true, ids.gid),
                        from_global_id(ids.user_ns.get(), true, ids.egid), identity.secure}));
     TRY(enter_time_namespace_for_exec(task));
-    const i32 old_tid = task.tid;
+    const i32 old_tid = number_for_tracer(task.tid);
     TRY(become_only_thread(task, process));
     Ref<SignalHandlers> handlers;
     Ref<FileTable> files;

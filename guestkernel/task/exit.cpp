@@ -154,8 +154,8 @@ void leave_process(Task& task, Process& process) {
             process.ended_threads.add(task_usage(task));
             process.thread_events.wake_all();
         }
+        trace_ended_locked(task); // before the number goes, which its tracer may still need
         remove_task_locked(task);
-        trace_ended_locked(task);
         leave_cgroup_locked(task, process.tasks.empty());
         if (process.tasks.empty()) {
             process.state = ProcessState::Zombie;
@@ -226,7 +226,9 @@ void release_address_space_users(Task& task) {
         // Nobody is left to look otherwise, and a write would only copy a page.
         if (task.address_space->users() > 1 || task.vfork_pending) {
             (void)UserPtr<i32>(task.clear_child_tid).copy_out(0);
-            (void)futex_wake(task.clear_child_tid, 1, ~0u, true);
+            // Not as a private one: the word may lie in memory that is shared, and whoever joins
+            // the thread waits for it as such (set_tid_address(2)).
+            (void)futex_wake(task.clear_child_tid, 1, ~0u, false);
         }
         task.clear_child_tid = 0;
     }

@@ -210,6 +210,8 @@ void set_core_directory() {
     const usize length = log::format(pattern, sizeof pattern, "{}/core.%e.%p", directory);
     if (auto set = set_core_pattern({pattern, length}); !set)
         log::error("the name of the directory for core files is too long");
+    if (auto found = find_core_directory(); !found)
+        log::error("the directory for core files is not there: error {}", found.error().code);
 }
 
 void run_program(void*) {

@@ -15,6 +15,7 @@ constinit HashTable<Task, &Task::tid_next, 1024> tasks;
 constinit HashTable<Process, &Process::pid_next, 1024> processes;
 constinit HashTable<ProcessGroup, &ProcessGroup::next, 256> groups;
 constinit HashTable<Session, &Session::next, 64> sessions;
+constinit HashTable<Tracee, &Tracee::number_next, 64> ended_threads;
 constinit SpinLock account_lock{LockRank::Leaf};
 constinit HashTable<UserAccount, &UserAccount::next, 64> accounts;
 i32 last_number = 0;
@@ -112,12 +113,18 @@ i32 next_tid_in(const PidNamespace* space, Process& process, i32 after) {
     return next;
 }
 
+bool number_used_locked(i32 number) {
+    return find_task_locked(number) != nullptr || find_process_locked(number) != nullptr ||
+           find_group_locked(number) != nullptr || find_session_locked(number) != nullptr ||
+           ended_threads.find(hash(number),
+                              [&](const Tracee& ended) { return ended.tid == number; }) != nullptr;
+}
+
 i32 allocate_pid_locked() {
     for (i32 tries = 0; tries < pid_limit; tries++) {
         last_number = last_number + 1 < pid_limit ? last_number + 1 : first_reused_pid;
         const i32 number = last_number;
-        if (find_task_locked(number) == nullptr && find_process_locked(number) == nullptr &&
-            find_group_locked(number) == nullptr && find_session_locked(number) == nullptr)
+        if (!number_used_locked(number))
             return number;
     }
     return 0;
@@ -132,6 +139,13 @@ void remove_task_locked(Task& task) {
         return;
     total--;
     forget_pid_locked(task.tid);
+}
+void keep_number_locked(Tracee& ended) {
+    ended_threads.insert(hash(ended.tid), ended);
+}
+void give_up_number_locked(Tracee& ended) {
+    if (ended_threads.remove(hash(ended.tid), ended))
+        forget_pid_locked(ended.tid);
 }
 void insert_process_locked(Process& process) {
     processes.insert(hash(process.pid), process);

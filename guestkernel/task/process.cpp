@@ -120,36 +120,38 @@ bool may_signal(Task& target, int signal) {
     return may_signal_locked(target, signal);
 }
 
-bool may_access(Task& target) {
-    const Task& self = current_task();
-    if (target.process == self.process)
-        return true;
+namespace {
+
+// ptrace(2), "Ptrace access mode checking", with these of the running task's ids and capabilities.
+bool may_reach(Task& target, u32 uid, u32 gid, u64 capabilities) {
     if (!landlock_may_access(target))
         return false;
     const Ref<const Credentials> other = credentials_of(target);
     if (!other)
         return false;
-    const Credentials& own = *self.credentials;
-    const bool same = own.fsuid == other->uid && own.fsuid == other->euid &&
-                      own.fsuid == other->suid && own.fsgid == other->gid &&
-                      own.fsgid == other->egid && own.fsgid == other->sgid;
-    return (same && target.process->dumpable) ||
+    const Credentials& own = *current_task().credentials;
+    const bool same = uid == other->uid && uid == other->euid && uid == other->suid &&
+                      gid == other->gid && gid == other->egid && gid == other->sgid;
+    // Nobody becomes more powerful than he is by what he looks into (capabilities(7)).
+    const bool weaker =
+        other->user_space() == own.user_space() && (other->cap_permitted & ~capabilities) == 0;
+    return (same && target.process->dumpable && weaker) ||
            capable_in(own, other->user_space(), CAP_SYS_PTRACE);
 }
 
-bool may_attach(Task& target) {
+} // namespace
+
+bool may_access(Task& target) {
     const Task& self = current_task();
-    const Ref<const Credentials> other = credentials_of(target);
-    if (!other)
-        return false;
+    if (target.process == self.process)
+        return true;
     const Credentials& own = *self.credentials;
-    const bool same = own.uid == other->uid && own.uid == other->euid && own.uid == other->suid &&
-                      own.gid == other->gid && own.gid == other->egid && own.gid == other->sgid;
-    // Nobody becomes more powerful than he is by a tracee (capabilities(7)).
-    const bool weaker =
-        other->user_space() == own.user_space() && (other->cap_permitted & ~own.cap_permitted) == 0;
-    return (same && target.process->dumpable && weaker) ||
-           capable_in(own, other->user_space(), CAP_SYS_PTRACE);
+    return may_reach(target, own.fsuid, own.fsgid, own.cap_effective);
+}
+
+bool may_attach(Task& target) {
+    const Credentials& own = *current_task().credentials;
+    return may_reach(target, own.uid, own.gid, own.cap_permitted);
 }
 
 bool capable(unsigned capability) {

@@ -176,6 +176,10 @@ i32 next_pid_in(const PidNamespace* space, i32 after);
 i32 next_tid_in(const PidNamespace* space, Process& process, i32 after);
 // A free number; requires the tree lock. 0: none left.
 i32 allocate_pid_locked();
+bool number_used_locked(i32 number); // requires the tree lock
+// A traced thread that has ended has its number until its tracer was told.
+void keep_number_locked(Tracee& ended);
+void give_up_number_locked(Tracee& ended);
 void insert_task_locked(Task& task);
 void remove_task_locked(Task& task);
 void insert_process_locked(Process& process);
@@ -259,7 +263,8 @@ bool group_orphaned_locked(ProcessGroup& group, Process* leaving);
 // May the running task send signals to / inspect that task? (kill(2), prlimit(2), ...)
 bool may_signal(Task& target, int signal);
 bool may_signal_locked(Task& target, int signal); // Requires: the tree lock
-bool may_access(Task& target);                    // ptrace-like access: same ids or CAP_SYS_PTRACE
+bool may_access(Task& target);                    // ptrace-like access: same ids and no more
+                                                  // capabilities, or CAP_SYS_PTRACE
 bool may_attach(Task& target);                    // ptrace(2): by the real ids
 
 Process::Usage task_usage(Task& task);

@@ -1,8 +1,11 @@
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <elf.h>
 #include <memory>
 #include <signal.h>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <catch2/catch.hpp>
@@ -42,6 +45,28 @@ QueuedSignal* queued(int signal, u64 value) {
 }
 
 } // namespace
+
+TEST_CASE("a task's memory does not go while another CPU looks for it") {
+    Machine machine;
+    machine.idle.address_space = *AddressSpace::create();
+    machine.idle.address_space->add_user();
+    const AddressSpace* const own = machine.idle.address_space.get();
+    std::atomic<bool> looks{false};
+    const AddressSpace* seen = nullptr;
+    std::thread other([&] {
+        hosted::set_cpu(1);
+        SpinGuard tree(process_tree_lock());
+        looks = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        seen = machine.idle.address_space.get();
+    });
+    while (!looks)
+        std::this_thread::yield();
+    leave_address_space();
+    other.join();
+    CHECK(seen == own);
+    CHECK(!machine.idle.address_space);
+}
 
 // --- signals -------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 #include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/ptrace.h>
+#include <linux/seccomp.h>
 #include <linux/signal.h>
 
+#include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_events.hpp"
 #include "guestkernel/trace/tracee.hpp"
@@ -24,8 +26,10 @@ void link_locked(Tracee& tracee, Task& tracer) {
 // task.
 void unlink_locked(Tracee& tracee) {
     tracee.node.unlink();
-    if (tracee.task == nullptr)
+    if (tracee.task == nullptr) {
         tracee.tracer->process->child_events.wake_all(); // it may wait for what is gone now
+        give_up_number_locked(tracee);
+    }
     tracee.tracer = nullptr;
     if (tracee.process->ended_leader == &tracee)
         tracee.process->ended_leader = nullptr;
@@ -43,6 +47,20 @@ Result<void> make_record(Task& task) {
 }
 
 constexpr u64 known_options = PTRACE_O_MASK;
+
+// Whether who is asked to trace the running task could have attached to it by himself, as far as
+// privileges go: a program may not give away what it has and its parent does not. Requires: the
+// tree lock.
+bool may_be_traced_by_locked(const Task& tracer) {
+    const Task& self = current_task();
+    if (!tracer.credentials || !landlock_may_access_locked(tracer, self))
+        return false;
+    const Credentials& theirs = *tracer.credentials;
+    const Credentials& own = *self.credentials;
+    return (theirs.user_space() == own.user_space() &&
+            (own.cap_permitted & ~theirs.cap_permitted) == 0) ||
+           capable_in(theirs, own.user_space(), CAP_SYS_PTRACE);
+}
 
 // Requires: both locks. A stopped thread moves over into a stop for its tracer.
 bool attach_locked(Task& target, Tracee& trace, bool seize, u64 options) {
@@ -64,6 +82,12 @@ Tracee::Tracee(Task& thread, Ref<Process> of)
     : tid(thread.tid), process(std::move(of)), task(&thread) {}
 Tracee::~Tracee() = default;
 
+bool may_suspend_seccomp() {
+    const Task& self = current_task();
+    const bool suspended = is_traced(self) && (self.trace->options & PTRACE_O_SUSPEND_SECCOMP) != 0;
+    return capable(CAP_SYS_ADMIN) && self.seccomp_mode == SECCOMP_MODE_DISABLED && !suspended;
+}
+
 Result<void> trace_attach(i32 tid, bool seize, u64 options) {
     const Ref<Task> target = find_task(tid);
     if (!target)
@@ -74,7 +98,7 @@ Result<void> trace_attach(i32 tid, bool seize, u64 options) {
     if (target->is_kernel || target->signals == nullptr || target->process == self.process ||
         target->process == kernel_init_process)
         return fail(EPERM);
-    if ((options & PTRACE_O_SUSPEND_SECCOMP) != 0 && !capable(CAP_SYS_ADMIN))
+    if ((options & PTRACE_O_SUSPEND_SECCOMP) != 0 && !may_suspend_seccomp())
         return fail(EPERM);
     const Ref<const Credentials> seen = credentials_of(*target);
     const bool seen_dumpable = target->process->dumpable;
@@ -118,6 +142,8 @@ Result<void> trace_me() {
         tracer = parent->first_task();
     if (tracer == nullptr || tracer->exiting)
         return {}; // about to be adopted: nobody traces
+    if (!may_be_traced_by_locked(*tracer))
+        return fail(EPERM);
     SpinGuard guard(self.process->signal_lock);
     link_locked(trace, *tracer);
     trace.seized = trace.trap_stop = trace.trap_notify = false;
@@ -203,6 +229,7 @@ void trace_ended_locked(Task& task) {
     if (trace.tracer == nullptr)
         return;
     if (trace.tid != trace.process->pid) {
+        keep_number_locked(trace);
         // execve has no use for the threads it ended, and nobody else will ask.
         notify_tracer_locked(trace, (trace.end_status & 0x7f) == 0 ? CLD_EXITED : CLD_KILLED,
                              static_cast<i32>((trace.end_status & 0x7f) == 0
@@ -262,9 +289,11 @@ void notify_tracer_locked(Tracee& tracee, i32 why, i32 status) {
     info.signo = SIGCHLD;
     info.code = why;
     info.child = {};
-    info.child.pid = tracee.tid;
-    if (tracee.task != nullptr && tracee.task->credentials)
-        info.child.uid = tracee.task->credentials->uid;
+    info.child.pid = pid_in(pid_namespace_of(tracer), tracee.tid);
+    const Ref<const Credentials>& reader = tracee.tracer->credentials;
+    if (tracee.task != nullptr && tracee.task->credentials && reader)
+        info.child.uid =
+            from_global_id(reader->user_ns.get(), false, tracee.task->credentials->uid);
     info.child.status = status;
     const bool stop = why != CLD_EXITED && why != CLD_KILLED && why != CLD_DUMPED;
     const SignalAction action = tracer.handlers->get(SIGCHLD);

@@ -11,7 +11,9 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/open.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/fs/walk.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/trace/core_notes.hpp"
@@ -27,6 +29,7 @@ constinit SpinLock pattern_lock{LockRank::Leaf};
 constinit char pattern_text[core_pattern_limit] = "core";
 constinit usize pattern_length = 4;
 constinit bool pattern_uses_pid = false;
+constinit const Path* host_directory = nullptr; // set once
 
 // The file, from its start on. A limit or an error ends it: what is there already is kept.
 class CoreFile {
@@ -148,15 +151,64 @@ void make_name(NameBuilder& name, std::string_view pattern, const SignalInfo& in
     }
 }
 
-Result<Ref<File>> open_core(std::string_view name) {
-    TRY(Ref<File> file,
-        open_file(at_fdcwd, name, O_CREAT | O_WRONLY | O_NOFOLLOW | O_NONBLOCK, 0600));
+constexpr u32 core_flags = O_CREAT | O_WRONLY | O_NOFOLLOW | O_NONBLOCK;
+constexpr u32 core_mode = 0600;
+
+// For the host's directory, which takes files of whoever dies: the rights of the kernel.
+class KernelRights {
+public:
+    KernelRights() : saved_(current_task().credentials) {
+        auto fresh = make_ref<Credentials>();
+        if (!fresh)
+            return;
+        (*fresh)->cap_effective = (*fresh)->cap_permitted = ~u64{0};
+        set_credentials(std::move(*fresh));
+    }
+    KernelRights(const KernelRights&) = delete;
+    KernelRights& operator=(const KernelRights&) = delete;
+    ~KernelRights() { set_credentials(std::move(saved_)); }
+
+private:
+    Ref<const Credentials> saved_;
+};
+
+// The last component of a name in the host's directory; empty: it is not there.
+std::string_view name_on_host(std::string_view name) {
+    const std::string_view directory = boot_config().core_directory;
+    if (host_directory == nullptr || !name.starts_with(directory))
+        return {};
+    name.remove_prefix(directory.size());
+    if (name.empty() || name.front() != '/')
+        return {};
+    name.remove_prefix(1);
+    return name.find('/') == std::string_view::npos ? name : std::string_view();
+}
+
+Result<void> check_core(File& file) {
     // Not through a link that somebody laid, and to no device.
-    TRY(const Attributes attributes, file->inode()->attributes());
+    TRY(const Attributes attributes, file.inode()->attributes());
     if ((attributes.mode & mode_type) != mode_regular || attributes.links != 1 ||
         attributes.uid != current_task().credentials->fsuid)
         return fail(EPERM);
-    TRY(file->truncate(0));
+    return file.truncate(0);
+}
+
+// With more rights than the program has only in the very directory: where its name leads by the
+// program's root and mounts is the program's choice.
+Result<Ref<File>> open_on_host(std::string_view name) {
+    const KernelRights rights;
+    PathWalker walker(lookup_beneath);
+    TRY(walker.start_from(*host_directory, name));
+    TRY(Ref<File> file, open_walk(walker, core_flags, core_mode));
+    TRY(check_core(*file));
+    return file;
+}
+
+Result<Ref<File>> open_core(std::string_view name) {
+    if (const std::string_view last = name_on_host(name); !last.empty())
+        return open_on_host(last);
+    TRY(Ref<File> file, open_file(at_fdcwd, name, core_flags, core_mode));
+    TRY(check_core(*file));
     return file;
 }
 
@@ -313,7 +365,8 @@ Result<void> write_core(CoreFile& out, const SignalInfo& info) {
 
 // --- the other threads
 
-// Every other thread ends; those that are not on their way already wait in park_for_core().
+// Every other thread ends; those that are not on their way already wait in park_for_core(). Those
+// that are must be gone as well: from here on the list of threads is gone through without a lock.
 bool stop_others(Process& process, int signal) {
     {
         SpinGuard guard(process.signal_lock);
@@ -326,13 +379,18 @@ bool stop_others(Process& process, int signal) {
     }
     const auto alone = [&] {
         SpinGuard guard(process.signal_lock);
-        return process.core_parked + 1 >= process.live_tasks;
+        if (process.core_parked + 1 < process.live_tasks)
+            return false;
+        for (const Task& other : process.tasks)
+            if (other.exiting)
+                return false;
+        return true;
     };
     if (wait_until(process.thread_events, alone, no_deadline, TaskState::Killable) !=
         WaitOutcome::Ready)
         return false;
     for (Task& other : process.tasks)
-        while (!other.exiting && &other != arch::current() && other.on_cpu != 0)
+        while (&other != arch::current() && other.on_cpu != 0)
             arch::relax();
     return true;
 }
@@ -349,38 +407,12 @@ void let_others_go(Process& process, bool dumped) {
     process.core_done.wake_all();
 }
 
-// The host's directory takes files of whoever dies: with the rights of the kernel.
-class KernelRights {
-public:
-    KernelRights() : saved_(current_task().credentials) {
-        auto fresh = make_ref<Credentials>();
-        if (!fresh)
-            return;
-        (*fresh)->cap_effective = (*fresh)->cap_permitted = ~u64{0};
-        set_credentials(std::move(*fresh));
-    }
-    KernelRights(const KernelRights&) = delete;
-    KernelRights& operator=(const KernelRights&) = delete;
-    ~KernelRights() { set_credentials(std::move(saved_)); }
-
-private:
-    Ref<const Credentials> saved_;
-};
-
 Result<void> dump(const SignalInfo& info, u64 limit) {
     TRY(const Owned<NameBuilder> name, make_owned<NameBuilder>()); // too large for the stack
     char pattern[core_pattern_limit];
     const std::string_view text(pattern, core_pattern(pattern));
-    const std::string_view directory = boot_config().core_directory;
     make_name(*name, text, info);
-    const bool to_host = !directory.empty() && name->text().starts_with(directory);
-    Ref<File> file;
-    if (to_host) {
-        const KernelRights rights;
-        TRY(file, open_core(name->text()));
-    } else {
-        TRY(file, open_core(name->text()));
-    }
+    TRY(Ref<File> file, open_core(name->text()));
     CoreFile out(std::move(file), limit);
     return write_core(out, info);
 }
@@ -416,6 +448,14 @@ void park_for_core(Task& task) {
     (void)wait_until(
         process.core_done, [&] { return process.core_dumper == nullptr; }, no_deadline,
         TaskState::Uninterruptible);
+}
+
+Result<void> find_core_directory() {
+    const KernelRights rights;
+    TRY(Path found,
+        lookup_path(at_fdcwd, boot_config().core_directory, lookup_follow | lookup_directory));
+    host_directory = new (std::nothrow) Path(std::move(found));
+    return host_directory != nullptr ? Result<void>() : fail(ENOMEM);
 }
 
 usize core_pattern(char (&out)[core_pattern_limit]) {

@@ -17,6 +17,10 @@ u32 dump_core(const SignalInfo& info);
 // A thread that ends while another one dumps waits until that has its registers.
 void park_for_core(Task& task);
 
+// Finds the host's directory for core files, boot_config().core_directory, by the running task's
+// root. Called before the first program runs: later its name may lead anybody elsewhere.
+Result<void> find_core_directory();
+
 // /proc/sys/kernel/core_pattern and core_uses_pid.
 inline constexpr usize core_pattern_limit = 256;
 usize core_pattern(char (&out)[core_pattern_limit]);

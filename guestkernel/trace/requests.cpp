@@ -280,8 +280,7 @@ Result<long> signal_mask(Task& task, u64 size, u64 address, bool write) {
 Result<long> set_options(Task& task, u64 options) {
     if ((options & ~u64{PTRACE_O_MASK}) != 0)
         return fail(EINVAL);
-    constexpr unsigned cap_sys_admin = 21;
-    if ((options & PTRACE_O_SUSPEND_SECCOMP) != 0 && !capable(cap_sys_admin))
+    if ((options & PTRACE_O_SUSPEND_SECCOMP) != 0 && !may_suspend_seccomp())
         return fail(EPERM);
     SpinGuard guard(task.process->signal_lock);
     task.trace->options = static_cast<u32>(options);

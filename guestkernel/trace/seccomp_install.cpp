@@ -53,6 +53,8 @@ Result<Ref<SeccompFilter>> read_program(u64 from) {
 
 // Calls that need not be asked about: this program allows them always, and all earlier ones do.
 void prepare_answers(SeccompFilter& filter) {
+    for (u64& word : filter.always_allowed)
+        word = 0;
     for (u32 number = 0; number < seccomp_calls; number++) {
         if (number % 32 == 0)
             cond_resched();
@@ -106,7 +108,38 @@ i32 find_obstacle(Process& process, const Task& self) {
     return 0;
 }
 
-Result<long> attach(Ref<SeccompFilter> filter, u32 flags) {
+// Puts the filter on top of those that the running thread has now. EBUSY: a second listener;
+// ENOMEM: too long together.
+Result<void> stack(SeccompFilter& filter) {
+    const Task& task = current_task();
+    Ref<SeccompFilter> previous;
+    {
+        SpinGuard guard(task.process->signal_lock);
+        previous = Ref<SeccompFilter>::share(task.seccomp);
+    }
+    filter.path_length = static_cast<u32>(filter.program.size());
+    filter.depth = 1;
+    if (previous) {
+        filter.path_length += previous->path_length + program_overhead;
+        filter.depth += previous->depth;
+        if (filter.path_length > max_path_length)
+            return fail(ENOMEM);
+    }
+    if (filter.listener)
+        for (const SeccompFilter* at = previous.get(); at != nullptr; at = at->previous.get())
+            if (at->listener)
+                return fail(EBUSY);
+    filter.previous = std::move(previous);
+    prepare_answers(filter);
+    return {};
+}
+
+// Another thread gave the running one a filter (SECCOMP_FILTER_FLAG_TSYNC) since stack(): below the
+// new filter it would be missing.
+constexpr long stacked_too_early = -1;
+
+// 0, the thread that is in the way of others, or stacked_too_early.
+Result<long> attach(const Ref<SeccompFilter>& filter, u32 flags) {
     Task& self = current_task();
     Process& process = *self.process;
     const bool sync = (flags & SECCOMP_FILTER_FLAG_TSYNC) != 0;
@@ -122,6 +155,8 @@ Result<long> attach(Ref<SeccompFilter> filter, u32 flags) {
         SpinGuard guard(process.signal_lock);
         if (process.live_tasks > count)
             continue;
+        if (self.seccomp != filter->previous.get())
+            return stacked_too_early;
         if (sync) {
             if (const i32 obstacle = find_obstacle(process, self); obstacle != 0) {
                 if ((flags & SECCOMP_FILTER_FLAG_TSYNC_ESRCH) != 0)
@@ -144,6 +179,21 @@ Result<long> attach(Ref<SeccompFilter> filter, u32 flags) {
     for (SeccompFilter* old : replaced)
         give_up(old);
     return 0;
+}
+
+Result<long> stack_and_attach(const Ref<SeccompFilter>& filter, u32 flags) {
+    for (;;) {
+        TRY(stack(*filter));
+        // A later filter uses the earlier one: the thread's own use of that goes over to it.
+        const Ref<SeccompFilter> previous = filter->previous;
+        if (previous)
+            previous->users.fetch_add(1);
+        auto result = attach(filter, flags);
+        if (!result || *result != 0)
+            drop_user(previous.get());
+        if (!result || *result != stacked_too_early)
+            return result;
+    }
 }
 
 } // namespace
@@ -173,37 +223,17 @@ Result<long> install_seccomp_filter(u32 flags, u64 program) {
         return fail(EINVAL);
     filter->log = has(SECCOMP_FILTER_FLAG_LOG);
     filter->wait_killable = has(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
-    const auto length = static_cast<u32>(filter->program.size());
-    filter->path_length = length;
-    if (task.seccomp != nullptr) {
-        filter->previous = Ref<SeccompFilter>::share(task.seccomp);
-        filter->path_length += task.seccomp->path_length + program_overhead;
-        filter->depth = task.seccomp->depth + 1;
-        if (filter->path_length > max_path_length)
-            return fail(ENOMEM);
-    }
     int fd = -1;
     Ref<File> file;
     if (listens) {
-        for (const SeccompFilter* at = task.seccomp; at != nullptr; at = at->previous.get())
-            if (at->listener)
-                return fail(EBUSY);
         TRY(filter->listener, make_ref<SeccompListener>());
         TRY(file, make_listener_file(filter->listener));
         TRY(fd, task.files->reserve());
     }
-    prepare_answers(*filter);
-    // The use that a later filter makes of an earlier one: the thread's own use of it goes over.
-    if (filter->previous)
-        filter->previous->users.fetch_add(1);
-    const Ref<SeccompFilter> previous = filter->previous;
-    auto result = attach(std::move(filter), flags);
-    const bool failed = !result || *result != 0;
-    if (failed)
-        drop_user(previous.get());
+    auto result = stack_and_attach(filter, flags);
     if (!listens)
         return result;
-    if (failed) {
+    if (!result || *result != 0) {
         task.files->unreserve(fd);
         return result;
     }
@@ -223,7 +253,15 @@ void inherit_seccomp(Task& child, const Task& parent) {
 }
 
 void release_seccomp(Task& task) {
-    give_up(std::exchange(task.seccomp, nullptr));
+    if (task.seccomp == nullptr) // so it is with tasks of the kernel, which have no process
+        return;
+    SeccompFilter* old = nullptr;
+    {
+        // /proc/PID/status counts them under the lock.
+        SpinGuard guard(task.process->signal_lock);
+        old = std::exchange(task.seccomp, nullptr);
+    }
+    give_up(old);
 }
 
 Result<long> read_seccomp_filter(Task& task, u64 index, u64 to) {

@@ -57,9 +57,15 @@ int stop(Task& task, u32 code, i32 why, u64 message, const SignalInfo* info, int
     return signal;
 }
 
+// As the running task knows them.
+void set_sender(SignalInfo& info, i32 number, u32 uid) {
+    const Credentials& own = *current_task().credentials;
+    info.sender = {visible_pid(number), from_global_id(own.user_ns.get(), false, uid), 0};
+}
+
 SignalInfo notice(i32 code) {
     SignalInfo info = user_signal(SIGTRAP, code);
-    info.sender.pid = current_task().tid;
+    set_sender(info, current_task().tid, current_task().credentials->uid);
     return info;
 }
 
@@ -94,8 +100,8 @@ int trace_signal(Task& task, int signal, SignalInfo& info) {
         info = user_signal(chosen, SI_USER);
         SpinGuard tree(process_tree_lock());
         const Task* tracer = task.trace->tracer;
-        info.sender = {tracer != nullptr ? tracer->process->pid : 0,
-                       tracer != nullptr && tracer->credentials ? tracer->credentials->uid : 0, 0};
+        set_sender(info, tracer != nullptr ? tracer->process->pid : 0,
+                   tracer != nullptr && tracer->credentials ? tracer->credentials->uid : 0);
     }
     // One that is blocked meanwhile waits its turn.
     if ((task.signals->blocked & signal_bit(chosen)) != 0 && !killed(task)) {
@@ -103,6 +109,13 @@ int trace_signal(Task& task, int signal, SignalInfo& info) {
         return 0;
     }
     return chosen;
+}
+
+i32 number_for_tracer(i32 tid) {
+    const Task& self = current_task();
+    SpinGuard tree(process_tree_lock());
+    return is_traced(self) ? pid_in(pid_namespace_of(*self.trace->tracer->process), tid)
+                           : visible_pid(tid);
 }
 
 bool trace_event_enabled(const Task& task, unsigned event) {

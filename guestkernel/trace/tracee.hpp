@@ -37,11 +37,12 @@ public:
     // --- under the tree lock
     i32 tid;
     const Ref<Process> process;
-    Task* task;                  // null once the thread has ended
-    Task* tracer = nullptr;      // the thread that traces; null: nobody
-    base::ListNode node;         // in the tracer's Process::tracees, which holds a reference
-    u32 end_status = 0;          // when the thread has ended
-    bool tracer_capable = false; // had CAP_SYS_PTRACE: set-id programs keep their privilege
+    Task* task;                    // null once the thread has ended
+    Task* tracer = nullptr;        // the thread that traces; null: nobody
+    base::ListNode node;           // in the tracer's Process::tracees, which holds a reference
+    u32 end_status = 0;            // when the thread has ended
+    Tracee* number_next = nullptr; // in the table of the numbers of ended threads
+    bool tracer_capable = false;   // had CAP_SYS_PTRACE: set-id programs keep their privilege
 
     // --- under the signal lock
     bool seized = false; // PTRACE_SEIZE: group stops are reported as such
@@ -70,7 +71,9 @@ int trace_signal(Task& task, int signal, SignalInfo& info);
 // PTRACE_EVENT_*: stops if the tracer asked for it.
 void trace_event(Task& task, unsigned event, u64 message);
 bool trace_event_enabled(const Task& task, unsigned event);
-// The new program runs: an event, or the SIGTRAP of old.
+// The number of a task as the running task's tracer knows it, for messages of events.
+i32 number_for_tracer(i32 tid);
+// The new program runs: an event, or the SIGTRAP of old. `old_tid`: from number_for_tracer().
 void trace_exec(Task& task, i32 old_tid);
 // The thread is about to end with this wait status.
 void trace_exit(Task& task, u32 status);
@@ -92,13 +95,16 @@ void wake_tracee_locked(Task& task, bool from_trap);
 
 // --- ties (attach.cpp)
 Result<void> trace_attach(i32 tid, bool seize, u64 options);
+// PTRACE_O_SUSPEND_SECCOMP: not for who is under a filter himself, whose children would get rid of
+// it by that.
+bool may_suspend_seccomp();
 Result<void> trace_me();
 // Requires: the tree lock; `tracee` is traced and held by the caller.
 void detach_locked(Tracee& tracee);
 // clone(2): prepares and links what is to be traced from its start.
 Result<void> prepare_trace(Task& child, Ref<Process> process, bool wanted);
 void inherit_trace_locked(Task& child);
-// The thread has left its process. Requires: the tree lock.
+// The thread has left its process; its number is about to be given up. Requires: the tree lock.
 void trace_ended_locked(Task& task);
 // The process is a zombie; whether a tracer that is not its parent hears of it first.
 bool tracer_reaps_first_locked(Process& process);

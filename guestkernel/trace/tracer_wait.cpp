@@ -24,6 +24,10 @@ bool matches(const Tracee& tracee, const WaitRequest& request) {
     return false;
 }
 
+u32 visible_uid(u32 uid) {
+    return from_global_id(current_task().credentials->user_ns.get(), false, uid);
+}
+
 void report_end(u32 status, WaitReport& report) {
     report.status = status;
     report.code = (status & 0x7f) == 0   ? CLD_EXITED
@@ -39,7 +43,7 @@ bool examine_ended(Tracee& tracee, const WaitRequest& request, WaitReport& repor
     if ((request.options & WEXITED) == 0 || (leader && process.state != ProcessState::Zombie))
         return false;
     report_end(leader ? process.exit_status : tracee.end_status, report);
-    report.uid = process.exit_uid;
+    report.uid = visible_uid(process.exit_uid);
     report.usage = process.ended_threads;
     report.usage.add(process.waited_children);
     if ((request.options & WNOWAIT) != 0)
@@ -77,7 +81,7 @@ bool examine_alive(Tracee& tracee, const WaitRequest& request, WaitReport& repor
         return false;
     }
     if (tracee.task->credentials)
-        report.uid = tracee.task->credentials->uid;
+        report.uid = visible_uid(tracee.task->credentials->uid);
     report.usage = process.usage();
     return true;
 }
@@ -90,12 +94,12 @@ void scan_tracees_locked(const WaitRequest& request, WaitReport& report, bool& a
         if (!matches(tracee, request))
             continue;
         any = true;
-        const i32 tid = tracee.tid;
+        const i32 number = visible_pid(tracee.tid); // gone when the end was told
         const bool found = tracee.task == nullptr ? examine_ended(tracee, request, report, reaped)
                                                   : examine_alive(tracee, request, report);
         if (!found)
             continue;
-        report.pid = visible_pid(tid);
+        report.pid = number;
         return; // the list may have changed
     }
 }

@@ -431,6 +431,25 @@ void test_namespaces() {
 
 // --- pressure -----------------------------------------------------------------------------------
 
+// Many wait for one trigger at once: what looks for them is set up by whoever comes first.
+void test_shared_trigger(int fd) {
+    constexpr int watchers = 4, rounds = 500;
+    pid_t children[watchers];
+    for (pid_t& child : children) {
+        child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            pollfd wait = {fd, POLLPRI, 0};
+            for (int i = 0; i < rounds; i++)
+                if (poll(&wait, 1, 1) < 0)
+                    _exit(1);
+            _exit(0);
+        }
+    }
+    for (const pid_t child : children)
+        CHECK(wait_for(child) == 0);
+}
+
 void test_pressure() {
     if (access("/proc/pressure/cpu", F_OK) != 0)
         return;
@@ -460,6 +479,7 @@ void test_pressure() {
     CHECK_FAILS(ask("some 100000 2000000"), EBUSY);
     pollfd wait = {fd, POLLPRI, 0};
     CHECK(poll(&wait, 1, 0) == 0);
+    test_shared_trigger(fd);
     close(fd);
     remove_group(a);
 }

@@ -64,6 +64,38 @@ std::string only_file() {
     return name;
 }
 
+// Many threads end by themselves just when another one dies: none of them is in the way of the
+// core file.
+void ending_threads() {
+    for (int attempt = 0; attempt < 20; attempt++) {
+        const pid_t pid = fork();
+        CHECK(pid >= 0);
+        if (pid == 0) {
+            constexpr unsigned count = 64;
+            const rlimit value = {RLIM_INFINITY, RLIM_INFINITY};
+            CHECK(setrlimit(RLIMIT_CORE, &value) == 0);
+            static pthread_barrier_t barrier;
+            pthread_barrier_init(&barrier, nullptr, count + 1);
+            const auto end = [](void*) -> void* {
+                pthread_barrier_wait(&barrier);
+                return nullptr;
+            };
+            for (unsigned i = 0; i < count; i++) {
+                pthread_t thread;
+                CHECK(pthread_create(&thread, nullptr, end, nullptr) == 0);
+            }
+            pthread_barrier_wait(&barrier);
+            raise(SIGABRT);
+            _exit(1);
+        }
+        int status = 0;
+        CHECK(waitpid(pid, &status, 0) == pid);
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && WCOREDUMP(status));
+        const std::string name = only_file();
+        CHECK(!name.empty() && unlink(name.c_str()) == 0);
+    }
+}
+
 std::string contents(const std::string& name) {
     const int fd = open(name.c_str(), O_RDONLY);
     CHECK(fd >= 0);
@@ -169,6 +201,7 @@ int main() {
         CHECK(name.substr(0, 4) == "core");
         check_core(contents(name));
         CHECK(unlink(name.c_str()) == 0);
+        ending_threads();
     }
     CHECK(chdir("/") == 0 && rmdir(directory) == 0);
 }

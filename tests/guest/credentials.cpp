@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
@@ -423,6 +424,43 @@ void kept_from_gaining() {
     }
 }
 
+// Of two processes with the same ids the one with fewer capabilities does not get at the memory and
+// the descriptors of the other: it would have them by that.
+void weaker_processes() {
+    static volatile int word = 1;
+    const pid_t strong = fork();
+    CHECK(strong >= 0);
+    if (strong == 0)
+        for (;;)
+            pause();
+    const auto outcome = [&](bool write) {
+        int value = 2;
+        const iovec own = {&value, sizeof value};
+        const iovec other = {const_cast<int*>(&word), sizeof word};
+        errno = 0;
+        return write ? process_vm_writev(strong, &own, 1, &other, 1, 0)
+                     : process_vm_readv(strong, &own, 1, &other, 1, 0);
+    };
+    const auto open_file = [&](const char* name) {
+        return open(("/proc/" + std::to_string(strong) + name).c_str(), O_RDONLY | O_CLOEXEC);
+    };
+    CHECK(outcome(false) == sizeof(int) && outcome(true) == sizeof(int));
+    in_child([&] {
+        const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, strong, 0));
+        CHECK(pidfd >= 0 && open_file("/mem") >= 0);
+        __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+        __user_cap_data_struct none[2] = {};
+        CHECK(syscall(SYS_capset, &header, none) == 0);
+        CHECK_FAILS(outcome(false), EPERM);
+        CHECK_FAILS(outcome(true), EPERM);
+        CHECK_FAILS(open_file("/mem"), EACCES);
+        CHECK_FAILS(syscall(SYS_pidfd_getfd, pidfd, 0, 0), EPERM);
+        constexpr int kcmp_vm = 1;
+        CHECK_FAILS(syscall(SYS_kcmp, strong, getpid(), kcmp_vm, 0, 0), EPERM);
+    });
+    CHECK(kill(strong, SIGKILL) == 0 && waitpid(strong, nullptr, 0) == strong);
+}
+
 void old_machine() {
     in_child([] {
         CHECK(personality(PER_LINUX32) >= 0);
@@ -466,6 +504,7 @@ int main(int argc, char** argv) {
     signal_permissions();
     controls();
     kept_from_gaining();
+    weaker_processes();
     old_machine();
     return 0;
 }

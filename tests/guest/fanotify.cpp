@@ -478,6 +478,26 @@ void processes(const ScratchDirectory& dir) {
     close(threads);
 }
 
+// Without CAP_SYS_ADMIN one is not told who did it, unless it was oneself.
+void users(const ScratchDirectory& dir) {
+    const std::string name = dir.path("used");
+    CHECK(chmod(dir.name().c_str(), 0755) == 0);
+    in_child([&] {
+        constexpr unsigned user = 1000;
+        CHECK(setresgid(user, user, user) == 0 && setresuid(user, user, user) == 0);
+        const int group = make_group(FAN_NONBLOCK | FAN_REPORT_FID);
+        CHECK(group >= 0);
+        CHECK(mark(group, FAN_MARK_ADD, FAN_OPEN, name.c_str()) == 0);
+        close(open(name.c_str(), O_RDONLY));
+        std::vector<Event> got = events(group);
+        CHECK(got.size() == 1 && got[0].pid == getpid());
+        in_child([&] { close(open(name.c_str(), O_RDONLY)); });
+        got = events(group);
+        CHECK(got.size() == 1 && got[0].pid == 0);
+        close(group);
+    });
+}
+
 void limits(const ScratchDirectory& dir) {
     const std::string before = contents_of("/proc/sys/fs/fanotify/max_queued_events");
     CHECK(std::stoul(before) > 0);
@@ -524,6 +544,7 @@ int main(int count, char**) {
     by_handle(dir);
     questions(dir);
     processes(dir);
+    users(dir);
     limits(dir);
     programs(dir);
 }

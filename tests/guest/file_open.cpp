@@ -1,5 +1,6 @@
 // open(2), openat(2), openat2(2), creat(2), O_TMPFILE, close(2), dup(2), truncation at open, name
 // limits, loops.
+#include <csignal>
 #include <cstdint>
 
 #include <linux/openat2.h>
@@ -287,6 +288,30 @@ void resolution(const ScratchDirectory& dir) {
     close(sub);
 }
 
+// A directory on the way is moved out of the root, and ".." from there must not lead past it.
+void resolution_meanwhile(const ScratchDirectory& dir) {
+    for (const char* name : {"root", "root/a", "root/a/b", "elsewhere"})
+        CHECK(mkdir(dir.path(name).c_str(), 0755) == 0);
+    make_file(dir.path("secret"), "secret");
+    const std::string inside = dir.path("root/a/b"), outside = dir.path("elsewhere/b");
+    const int root = open(dir.path("root").c_str(), O_PATH | O_DIRECTORY);
+    CHECK(root >= 0);
+    const pid_t mover = start([&] {
+        for (;;) {
+            CHECK(rename(inside.c_str(), outside.c_str()) == 0);
+            CHECK(rename(outside.c_str(), inside.c_str()) == 0);
+        }
+    });
+    for (int round = 0; round < 5'000; round++) {
+        CHECK(openat2(root, "a/b/../../secret", O_PATH, 0, RESOLVE_IN_ROOT) < 0);
+        CHECK(errno == ENOENT || errno == EAGAIN);
+        CHECK(openat2(root, "a/b/../../secret", O_PATH, 0, RESOLVE_BENEATH) < 0);
+        CHECK(errno == ENOENT || errno == EAGAIN || errno == EXDEV);
+    }
+    CHECK(kill(mover, SIGKILL) == 0 && waitpid(mover, nullptr, 0) == mover);
+    close(root);
+}
+
 void special(const ScratchDirectory& dir) {
     const std::string name = dir.path("socket");
     const int s = socket(AF_UNIX, SOCK_STREAM, 0);
@@ -344,6 +369,7 @@ int main() {
         symlinks(dir);
         unnamed(dir);
         resolution(dir);
+        resolution_meanwhile(dir);
         special(dir);
     });
 }

@@ -26,6 +26,7 @@
 namespace {
 
 constexpr uint64_t hang_node = 100; // reading it is never answered
+constexpr uint64_t circle_node = 101, huge_node = 102;
 
 // What a test and its server tell each other.
 struct Control {
@@ -142,8 +143,15 @@ private:
         out.nlink = 1;
         out.blksize = 4096;
         out.uid = 0;
-        out.mode = node == 1 ? S_IFDIR | 0755 : S_IFREG | files_[node].mode;
-        out.size = node == 1 ? 0 : files_[node].data.size();
+        if (node == 1 || node == circle_node) {
+            out.mode = S_IFDIR | 0755;
+        } else if (node == huge_node) {
+            out.mode = S_IFREG | 0644;
+            out.size = uint64_t{1} << 63;
+        } else {
+            out.mode = S_IFREG | files_[node].mode;
+            out.size = files_[node].data.size();
+        }
         return out;
     }
     fuse_entry_out entry(uint64_t node) {
@@ -154,6 +162,12 @@ private:
         return out;
     }
     uint64_t find(const std::string& name) {
+        if (name == "circle") // in itself, too
+            return circle_node;
+        if (name == "above")
+            return 1;
+        if (name == "huge")
+            return huge_node;
         for (const auto& [node, file] : files_)
             if (file.name == name)
                 return node;
@@ -460,6 +474,23 @@ void failures() {
     CHECK(umount("m") == 0);
 }
 
+// A server says what it likes: a directory that is in itself, the root below the root, a size that
+// no offset reaches.
+void lies() {
+    const pid_t server = begin();
+    CHECK(stat_of("m/circle").st_size == 0);
+    struct stat status {};
+    CHECK_FAILS(stat("m/circle/circle", &status), ELOOP);
+    CHECK_FAILS(rmdir("m/circle/circle"), ELOOP);
+    CHECK_FAILS(rename("m/circle/circle", "m/new"), ELOOP);
+    CHECK_FAILS(rename("m/circle", "m/circle/circle"), ELOOP);
+    CHECK_FAILS(stat("m/above", &status), EIO);
+    CHECK_FAILS(stat("m/huge", &status), EIO);
+    CHECK_FAILS(open("m/huge", O_RDONLY), EIO);
+    CHECK(contents_of("m/hello") == "hello from the server\n");
+    end(server);
+}
+
 void finish(pid_t child) {
     int status = -1;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
@@ -563,6 +594,7 @@ int main() {
     in_child(files);
     in_child(rights);
     in_child(failures);
+    in_child(lies);
     in_child(writes_of_others);
     in_child(cut_while_read);
     in_child(stores);

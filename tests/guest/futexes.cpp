@@ -576,6 +576,58 @@ void contention() {
     CHECK(turn == players * rounds);
 }
 
+// Who waits in an object that is gone takes no wake-up from those whose object took its place.
+void waits_in_gone_objects() {
+    const auto make = [] {
+        const int fd = memfd_create("words", MFD_CLOEXEC);
+        CHECK(fd >= 0 && ftruncate(fd, 4096) == 0);
+        void* const at = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(at != MAP_FAILED);
+        close(fd);
+        return static_cast<volatile Word*>(at);
+    };
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        static Waiter waiter; // sleeps until all ends
+        waiter.word = make();
+        waiter.operation = FUTEX_WAIT_BITSET;
+        waiter.start();
+        munmap(const_cast<Word*>(waiter.word), 4096);
+        for (int i = 0; i < 100; i++) {
+            volatile Word* const word = make();
+            CHECK(futex(word, FUTEX_WAKE, 1) == 0);
+            munmap(const_cast<Word*>(word), 4096);
+        }
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+// A thread whose stack, with the word that tells of its end, is shared memory can be joined.
+void ends_in_shared_memory() {
+    constexpr size_t bytes = 256 << 10;
+    void* const stack =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(stack != MAP_FAILED);
+    pthread_attr_t attributes;
+    CHECK(pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstack(&attributes, stack, bytes) == 0);
+    pthread_t thread;
+    CHECK(pthread_create(
+              &thread, &attributes,
+              [](void*) -> void* {
+                  usleep(20'000); // until it is waited for
+                  return nullptr;
+              },
+              nullptr) == 0);
+    const timespec end = in_future(CLOCK_REALTIME, 10'000'000'000);
+    CHECK(pthread_timedjoin_np(thread, nullptr, &end) == 0);
+    pthread_attr_destroy(&attributes);
+    munmap(stack, bytes);
+}
+
 void barriers() {
     const long commands = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
     CHECK(commands > 0);
@@ -613,6 +665,8 @@ int main() {
     several();
     many_threads();
     contention();
+    waits_in_gone_objects();
+    ends_in_shared_memory();
     barriers();
     return 0;
 }

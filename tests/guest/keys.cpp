@@ -1,10 +1,13 @@
 // keyrings(7): add_key(2), request_key(2), keyctl(2), by their system calls.
 #include <cstdint>
 #include <cstdio>
+#include <fcntl.h>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 
 #include <linux/keyctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -186,6 +189,44 @@ void somebody_else() {
     CHECK(control(KEYCTL_UNLINK, key, process) == 0);
 }
 
+void write_file(const char* path, const char* text) {
+    const int fd = open(path, O_WRONLY);
+    CHECK(fd >= 0 && write(fd, text, strlen(text)) == static_cast<ssize_t>(strlen(text)));
+    close(fd);
+}
+
+// A user namespace has its own ids: those that are shown and those that are given.
+void in_user_namespace() {
+    if (getuid() != 0)
+        return;
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(setgid(54322) == 0 && setuid(54322) == 0);
+        CHECK(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0);
+        if (unshare(CLONE_NEWUSER) != 0)
+            _exit(0); // not allowed everywhere
+        write_file("/proc/self/uid_map", "0 54322 1");
+        write_file("/proc/self/setgroups", "deny");
+        write_file("/proc/self/gid_map", "0 54322 1");
+        const serial key = add("user", "joey:mapped", "m", 1, process);
+        CHECK(key > 0 && describe(key) == "user;0;0;3f010000;joey:mapped");
+        CHECK(control(KEYCTL_CHOWN, key, 0, -1) == 0 && control(KEYCTL_CHOWN, key, -1, 0) == 0);
+        CHECK_FAILS(control(KEYCTL_CHOWN, key, 54322, -1), EINVAL);
+        const long persistent = control(KEYCTL_GET_PERSISTENT, 0, process);
+        CHECK(persistent > 0 || errno == EOPNOTSUPP);
+        CHECK(control(KEYCTL_GET_PERSISTENT, -1, process) == persistent);
+        CHECK_FAILS(control(KEYCTL_GET_PERSISTENT, 54322, process),
+                    persistent > 0 ? EINVAL : EOPNOTSUPP);
+        const long users = control(KEYCTL_GET_KEYRING_ID, user, 1);
+        CHECK(users > 0);
+        // It has no group.
+        CHECK(describe(static_cast<serial>(users)).find(";0;65534;") != std::string::npos);
+        _exit(0);
+    }
+    reap(child);
+}
+
 } // namespace
 
 int main() {
@@ -196,5 +237,6 @@ int main() {
     states();
     sharing();
     somebody_else();
+    in_user_namespace();
     return 0;
 }

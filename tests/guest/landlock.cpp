@@ -1,4 +1,5 @@
 // landlock(7): rulesets, what they allow, stacking and inheritance.
+#include <csignal>
 #include <cstdint>
 #include <fcntl.h>
 #include <string>
@@ -7,6 +8,7 @@
 #include <linux/landlock.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -187,6 +189,40 @@ void stacked() {
     });
 }
 
+// Who is restricted does not get out by the memory of somebody who is not.
+void tracing() {
+    int go[2];
+    CHECK(pipe(go) == 0);
+    const pid_t free_one = start([] {
+        for (;;)
+            pause();
+    });
+    in_child([&] {
+        char byte = 0;
+        // Made before the restriction, so without it: may not be traced by its own wish either.
+        const pid_t free_child = start([&] {
+            CHECK(read(go[0], &byte, 1) == 1);
+            CHECK_FAILS(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr), EPERM);
+        });
+        enforce(ruleset_of(everything));
+        CHECK(write(go[1], "g", 1) == 1);
+        int status = -1;
+        CHECK(waitpid(free_child, &status, 0) == free_child && status == 0);
+        CHECK_FAILS(ptrace(PTRACE_ATTACH, free_one, nullptr, nullptr), EPERM);
+        CHECK_FAILS(ptrace(PTRACE_SEIZE, free_one, nullptr, nullptr), EPERM);
+        // One that is as restricted is another matter.
+        const pid_t inside = start([] {
+            for (;;)
+                pause();
+        });
+        CHECK(ptrace(PTRACE_SEIZE, inside, nullptr, nullptr) == 0);
+        CHECK(kill(inside, SIGKILL) == 0 && waitpid(inside, &status, 0) == inside);
+    });
+    CHECK(kill(free_one, SIGKILL) == 0 && waitpid(free_one, nullptr, 0) == free_one);
+    close(go[0]);
+    close(go[1]);
+}
+
 void privileges() {
     if (getuid() != 0)
         return;
@@ -217,6 +253,7 @@ int main() {
     files();
     unhandled();
     stacked();
+    tracing();
     privileges();
     CHECK(rmdir(at("/read/folder").c_str()) == 0 && unlink(at("/one/other").c_str()) == 0);
     for (const char* name : {"/in", "/out", "/read", "/one"})

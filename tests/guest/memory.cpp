@@ -140,6 +140,16 @@ void mappings() {
                 -1, 0, stack + 63 * page);
     CHECK(write_signal(stack - 1) == 0 && write_signal(stack - 10 * page) == 0);
     unmap(stack - 16 * page, 17);
+    // Only private memory grows.
+    const int fd = memfd_create("grows", 0);
+    CHECK(fd >= 0 && ftruncate(fd, static_cast<off_t>(4 * page)) == 0);
+    for (const int type : {MAP_SHARED, MAP_PRIVATE})
+        CHECK_MAP_FAILS(mmap(nullptr, page, PROT_READ | PROT_WRITE, type | MAP_GROWSDOWN, fd, 0),
+                        EINVAL);
+    close(fd);
+    CHECK_MAP_FAILS(mmap(nullptr, page, PROT_READ | PROT_WRITE,
+                         MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN, -1, 0),
+                    EINVAL);
 }
 
 void file_mappings() {

@@ -1,6 +1,8 @@
 // Mounting in steps: fsopen(2), fsconfig(2), fsmount(2), fspick(2), open_tree(2), move_mount(2),
 // mount_setattr(2). As root, in mount namespaces of its own.
+#include <atomic>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <string>
 #include <unistd.h>
@@ -241,6 +243,78 @@ void attributes() {
     CHECK_FAILS(mount_setattr(AT_FDCWD, "a", 0, &wanted, sizeof wanted), EINVAL);
 }
 
+// What another thread does with a number each time that it is given one.
+class Beside {
+public:
+    explicit Beside(void (*act)(int)) : act_(act) {
+        CHECK(pthread_create(&thread_, nullptr, run, this) == 0);
+    }
+    ~Beside() {
+        give(ended);
+        CHECK(pthread_join(thread_, nullptr) == 0);
+    }
+    Beside(const Beside&) = delete;
+    Beside& operator=(const Beside&) = delete;
+    void give(int number) { number_.store(number); }
+    void wait() const {
+        while (number_.load() != nothing)
+            sched_yield();
+    }
+
+private:
+    static constexpr int nothing = -1, ended = -2;
+    static void* run(void* self) {
+        auto& own = *static_cast<Beside*>(self);
+        for (int number; (number = own.number_.load()) != ended;) {
+            if (number == nothing) {
+                sched_yield();
+                continue;
+            }
+            own.act_(number);
+            own.number_.store(nothing);
+        }
+        return nullptr;
+    }
+    void (*const act_)(int);
+    std::atomic<int> number_{nothing};
+    pthread_t thread_{};
+};
+
+// One thread hangs a tree up while another one closes its only descriptor.
+void closed_meanwhile() {
+    Beside closer([](int fd) { close(fd); });
+    for (int round = 0; round < 1000; round++) {
+        const int context = fsopen("tmpfs", 0);
+        CHECK(fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0);
+        const int tree = fsmount(context, 0, 0);
+        CHECK(tree >= 0 && close(context) == 0);
+        closer.give(tree);
+        const bool moved = move_mount(tree, "", AT_FDCWD, "a", MOVE_MOUNT_F_EMPTY_PATH) == 0;
+        CHECK(moved || errno == EBADF || errno == EINVAL || errno == ENOENT);
+        closer.wait();
+        if (moved)
+            CHECK(umount2("a", umount_detach) == 0);
+    }
+}
+
+// One thread changes a mount, and mounts in it, while another one takes it away.
+void unmounted_meanwhile() {
+    Beside remover([](int) { CHECK(umount2("b", umount_detach) == 0); });
+    for (int round = 0; round < 1000; round++) {
+        CHECK(mount("none", "b", "tmpfs", 0, nullptr) == 0);
+        CHECK(mkdir("b/in", 0755) == 0);
+        remover.give(0);
+        CHECK(mount("none", "b", nullptr, MS_SHARED, nullptr) == 0 || errno == EINVAL);
+        CHECK(mount("none", "b/in", "tmpfs", 0, nullptr) == 0 || errno == EINVAL ||
+              errno == ENOENT);
+        remover.wait();
+    }
+    CHECK_FAILS(umount2("b", 0), EINVAL);
+    // The groups are as they were.
+    CHECK(mount("none", "/tmp", nullptr, MS_SHARED, nullptr) == 0);
+    CHECK(mount("none", "c", "tmpfs", 0, nullptr) == 0 && umount2("c", 0) == 0);
+}
+
 void without_rights() {
     CHECK(setresuid(1000, 1000, 1000) == 0);
     CHECK_FAILS(fsopen("tmpfs", 0), EPERM);
@@ -264,6 +338,8 @@ int main() {
     in_child(change_by_pick);
     in_child(trees);
     in_child(attributes);
+    in_child(closed_meanwhile);
+    in_child(unmounted_meanwhile);
     in_child(without_rights);
     return 0;
 }

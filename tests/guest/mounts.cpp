@@ -188,6 +188,25 @@ void binds_and_moves() {
     });
 }
 
+// Who stands in a directory that is moved out of what a bind mount shows does not get further up.
+void moved_out() {
+    in_child([] {
+        begin();
+        CHECK(mkdir("a/shown", 0755) == 0 && mkdir("a/shown/deep", 0755) == 0);
+        make_file("a/hidden");
+        CHECK(mount("a/shown", "b", nullptr, MS_BIND, nullptr) == 0);
+        CHECK(chdir("b/deep") == 0);
+        CHECK(access("..", F_OK) == 0);
+        CHECK(rename("/tmp/a/shown/deep", "/tmp/a/deep") == 0);
+        CHECK_FAILS(chdir(".."), ENOENT);
+        CHECK_FAILS(access("../hidden", F_OK), ENOENT);
+        CHECK_FAILS(open("../../file", O_RDONLY), ENOENT);
+        CHECK(access(".", F_OK) == 0);
+        CHECK(rename("/tmp/a/deep", "/tmp/a/shown/deep") == 0);
+        CHECK(chdir("..") == 0 && access("../file", F_OK) == 0);
+    });
+}
+
 void no_symlinks() {
 #ifndef MS_NOSYMFOLLOW
     constexpr unsigned long MS_NOSYMFOLLOW = 256;
@@ -356,9 +375,48 @@ void less_privileged() {
             CHECK_FAILS(mount("none", "a", nullptr, MS_REMOUNT | MS_NODEV, nullptr), EPERM);
             CHECK_FAILS(mount(".", "b", nullptr, MS_BIND, nullptr), EINVAL);
             CHECK(mount(".", "b", nullptr, MS_BIND | MS_REC, nullptr) == 0);
+            // To leave out what hides something is no way to see it.
+            CHECK(mount("none", "a", nullptr, MS_UNBINDABLE, nullptr) == 0);
+            CHECK_FAILS(mount(".", "d", nullptr, MS_BIND | MS_REC, nullptr), EPERM);
             CHECK(mount("mine", "c", "tmpfs", 0, nullptr) == 0);
             CHECK_FAILS(mount("none", "d", "devtmpfs", 0, nullptr), EPERM);
             CHECK(umount("c") == 0);
+        });
+    });
+}
+
+// What a locked mount hides stays hidden from who stands in an unmounted tree.
+void stays_covered() {
+    in_child([] {
+        begin();
+        make_file("a/hidden");
+        CHECK(mount("one", "a", "tmpfs", 0, nullptr) == 0);
+        CHECK(mkdir("a/in", 0755) == 0);
+        make_file("a/in/hidden");
+        CHECK(mount("two", "a/in", "tmpfs", 0, nullptr) == 0);
+        in_child([] { // so that the namespace it came from lives on
+            if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0)
+                return; // user namespaces are off
+            const auto covered = [](int top) {
+                CHECK_FAILS(faccessat(top, "a/hidden", F_OK, 0), ENOENT);
+                CHECK_FAILS(faccessat(top, "a/in/hidden", F_OK, 0), ENOENT);
+                CHECK(faccessat(top, "a/in/../../file", F_OK, 0) == 0);
+            };
+            CHECK(mount(".", "b", nullptr, MS_BIND | MS_REC, nullptr) == 0);
+            const int copy = open("b", O_PATH | O_DIRECTORY);
+            CHECK(copy >= 0);
+            covered(copy);
+            CHECK(umount2("b", MNT_DETACH) == 0);
+            covered(copy);
+            const int middle = openat(copy, "a", O_PATH | O_DIRECTORY);
+            close(copy);
+            CHECK_FAILS(faccessat(middle, "in/hidden", F_OK, 0), ENOENT);
+            close(middle);
+            const int old = open(".", O_PATH | O_DIRECTORY);
+            CHECK(old >= 0);
+            CHECK(unshare(CLONE_NEWNS) == 0); // the last one to leave it
+            covered(old);
+            close(old);
         });
     });
 }
@@ -376,6 +434,24 @@ void owned_by_the_mounter() {
         CHECK(mount("own", "c", "tmpfs", 0, "uid=7") == 0);
         CHECK(stat("c", &status) == 0 && status.st_uid == 7 && status.st_gid == 4321);
         CHECK(umount("c") == 0);
+    });
+}
+
+// To mount a file system once more, read-only, does not change it for those who have it already.
+void shared_file_systems() {
+    in_child([] {
+        begin();
+        CHECK(unshare(CLONE_NEWIPC) == 0);
+        CHECK(mount("q", "a", "mqueue", 0, nullptr) == 0);
+        CHECK(mount("q", "b", "mqueue", MS_RDONLY, nullptr) == 0);
+        CHECK_FAILS(open("b/one", O_CREAT | O_RDWR, 0600), EROFS);
+        CHECK(close(open("a/one", O_CREAT | O_RDWR, 0600)) == 0);
+        CHECK(unlink("a/one") == 0);
+        CHECK(mount("g", "c", "cgroup2", 0, nullptr) == 0);
+        CHECK(mount("g", "d", "cgroup2", MS_RDONLY, nullptr) == 0);
+        CHECK_FAILS(mkdir("d/guest-mounts-test", 0755), EROFS);
+        CHECK(mkdir("c/guest-mounts-test", 0755) == 0);
+        CHECK(rmdir("c/guest-mounts-test") == 0);
     });
 }
 
@@ -421,13 +497,16 @@ int main() {
     errors();
     flags();
     binds_and_moves();
+    moved_out();
     no_symlinks();
     propagation();
     propagation_between_namespaces();
     unbindable();
     roots();
     less_privileged();
+    stays_covered();
     owned_by_the_mounter();
+    shared_file_systems();
     special_file_systems();
     return 0;
 }

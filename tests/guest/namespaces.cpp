@@ -17,6 +17,7 @@
 #include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -291,6 +292,93 @@ void map_by_parent() {
         close(fd);
 }
 
+// Root of a user namespace is it over the processes there, whatever their ids; but it gives nobody
+// more than the whole system's root allows.
+void power_over_members() {
+    int ready[2], mapped[2];
+    CHECK(pipe(ready) == 0 && pipe(mapped) == 0);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    char byte = 0;
+    if (child == 0) {
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        CHECK(write(ready[1], "x", 1) == 1);
+        CHECK(read(mapped[0], &byte, 1) == 1);
+        CHECK(setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0); // the mapped one
+        const pid_t other = fork();
+        CHECK(other >= 0);
+        if (other == 0) {
+            CHECK(setresgid(5, 5, 5) == 0 && setresuid(5, 5, 5) == 0);
+            CHECK(write(ready[1], "y", 1) == 1);
+            for (;;)
+                pause();
+        }
+        while (read(ready[0], &byte, 1) == 1 && byte != 'y')
+            continue;
+        CHECK(setpriority(PRIO_PROCESS, static_cast<id_t>(other), 5) == 0);
+        CHECK_FAILS(setpriority(PRIO_PROCESS, static_cast<id_t>(other), 4), EACCES);
+        cpu_set_t cpus;
+        CHECK(sched_getaffinity(other, sizeof cpus, &cpus) == 0);
+        CHECK(sched_setaffinity(other, sizeof cpus, &cpus) == 0);
+        const sched_param none = {};
+        CHECK_FAILS(sched_setscheduler(other, SCHED_BATCH, &none), EPERM);
+        rlimit limit = {};
+        CHECK(prlimit(other, RLIMIT_NOFILE, nullptr, &limit) == 0);
+        limit.rlim_cur = limit.rlim_max = 64;
+        CHECK(prlimit(other, RLIMIT_NOFILE, &limit, nullptr) == 0);
+        limit.rlim_max = 65;
+        CHECK_FAILS(prlimit(other, RLIMIT_NOFILE, &limit, nullptr), EPERM);
+        CHECK_FAILS(setpriority(PRIO_PROCESS, static_cast<id_t>(getppid()), 5), EPERM);
+        CHECK_FAILS(prlimit(getppid(), RLIMIT_NOFILE, nullptr, &limit), EPERM);
+        CHECK(kill(other, SIGKILL) == 0 && waitpid(other, nullptr, 0) == other);
+        _exit(0);
+    }
+    CHECK(read(ready[0], &byte, 1) == 1);
+    const std::string base = "/proc/" + std::to_string(child);
+    CHECK(write_file(base + "/uid_map", "0 100000 10\n") == 0);
+    CHECK(write_file(base + "/gid_map", "0 100000 10\n") == 0);
+    CHECK(write(mapped[1], "x", 1) == 1);
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(status == 0);
+    for (const int fd : {ready[0], ready[1], mapped[0], mapped[1]})
+        close(fd);
+}
+
+// A namespace with the ids 0 and 2 cannot give away 0 to 2, though both ends are its own.
+void map_over_a_gap() {
+    int ready[2], mapped[2];
+    CHECK(pipe(ready) == 0 && pipe(mapped) == 0);
+    char byte = 0;
+    const pid_t child = start([&] {
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        CHECK(write(ready[1], "x", 1) == 1);
+        CHECK(read(mapped[0], &byte, 1) == 1);
+        const pid_t inner = start([&] {
+            CHECK(unshare(CLONE_NEWUSER) == 0);
+            CHECK(write(ready[1], "y", 1) == 1);
+            CHECK(read(mapped[0], &byte, 1) == 1);
+        });
+        CHECK(read(ready[0], &byte, 1) == 1);
+        const std::string map = "/proc/" + std::to_string(inner) + "/uid_map";
+        CHECK(write_file(map, "0 0 3\n") == EPERM);
+        CHECK(write_file(map, "0 0 2\n") == EPERM);
+        CHECK(write_file(map, "0 0 1\n2 2 1\n") == 0);
+        CHECK(write(mapped[1], "x", 1) == 1);
+        int status = 0;
+        CHECK(waitpid(inner, &status, 0) == inner && status == 0);
+    });
+    CHECK(read(ready[0], &byte, 1) == 1);
+    const std::string base = "/proc/" + std::to_string(child);
+    CHECK(write_file(base + "/uid_map", "0 0 1\n2 2 1\n") == 0);
+    CHECK(write_file(base + "/gid_map", "0 0 1\n") == 0);
+    CHECK(write(mapped[1], "x", 1) == 1);
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    for (const int fd : {ready[0], ready[1], mapped[0], mapped[1]})
+        close(fd);
+}
+
 void user_threads_and_entry() {
     in_child([] {
         pthread_t thread;
@@ -313,6 +401,22 @@ void user_threads_and_entry() {
             CHECK(errno == EINVAL);
         const int own = open_ns("user");
         CHECK_FAILS(setns(own, CLONE_NEWUSER), EINVAL); // where it is already
+    });
+}
+
+// To be looked at does not make a process share its working directory.
+void entry_while_watched() {
+    in_child([] {
+        const std::string own = "/proc/" + std::to_string(getpid()) + "/cwd";
+        const pid_t watcher = start([&] {
+            char text[256];
+            while (readlink(own.c_str(), text, sizeof text) > 0) {
+            }
+        });
+        const int space = open_ns("mnt");
+        for (int round = 0; round < 20'000; round++)
+            CHECK(setns(space, CLONE_NEWNS) == 0);
+        CHECK(kill(watcher, SIGKILL) == 0 && waitpid(watcher, nullptr, 0) == watcher);
     });
 }
 
@@ -559,7 +663,10 @@ int main() {
     abstract_sockets();
     user_maps();
     map_by_parent();
+    power_over_members();
+    map_over_a_gap();
     user_threads_and_entry();
+    entry_while_watched();
     user_limit();
     pids();
     pid_kill_from_above();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <dirent.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <sched.h>
 #include <string>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -342,6 +344,56 @@ void user_marks() {
     });
 }
 
+// Becomes a user without rights, and root of a user namespace and a mount namespace of its own.
+void become_own_root() {
+    constexpr unsigned user = 1000;
+    CHECK(setgroups(0, nullptr) == 0);
+    CHECK(setresgid(user, user, user) == 0 && setresuid(user, user, user) == 0);
+    CHECK(prctl(PR_SET_DUMPABLE, 1) == 0); // its /proc/self is its own again
+    CHECK(unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0);
+    make_file("/proc/self/setgroups", "deny");
+    make_file("/proc/self/uid_map", "0 1000 1");
+    make_file("/proc/self/gid_map", "0 1000 1");
+}
+
+// The layers are changed with the rights of who mounted them, wherever the options lead.
+void rights_of_the_mounter() {
+    in_child([] {
+        begin();
+        for (const char* name : {"sys", "sys2", "sys2/work", "own", "own/l", "own/u", "own/w"})
+            CHECK(mkdir(name, 0755) == 0);
+        make_file("sys2/work/precious", "of root");
+        make_file("own/l/profile", "of the user");
+        for (const char* name : {"own", "own/l", "own/u", "own/w", "own/l/profile"})
+            CHECK(chown(name, 1000, 1000) == 0);
+        in_child([] {
+            become_own_root();
+            // Linux mounts it read-only: it finds no place to work in.
+            if (mount("overlay", "m", "overlay", 0,
+                      "userxattr,lowerdir=own/l,upperdir=own/u,workdir=sys2") == 0) {
+                CHECK_FAILS(mkdir("m/new", 0755), EROFS);
+                CHECK(umount("m") == 0);
+            }
+            mount_it("userxattr,lowerdir=own/l,upperdir=sys,workdir=own/w");
+            CHECK(contents_of("m/profile") == "of the user");
+            CHECK_FAILS(open("m/profile", O_WRONLY), EACCES);
+            CHECK_FAILS(chmod("m/profile", 0600), EACCES);
+        });
+        CHECK(contents_of("sys2/work/precious") == "of root");
+        CHECK(!exists("sys/profile"));
+        // What is one's own all through can be written, and mounted again.
+        in_child([] {
+            become_own_root();
+            for (const char* text : {"first", "second"}) {
+                mount_it("userxattr,lowerdir=own/l,upperdir=own/u,workdir=own/w");
+                make_file("m/profile", text);
+                CHECK(contents_of("own/u/profile") == text);
+                CHECK(umount("m") == 0);
+            }
+        });
+    });
+}
+
 // What a container engine does: the layers' paths in steps, a root to pivot into.
 void steps() {
     in_child([] {
@@ -365,6 +417,44 @@ void steps() {
         CHECK(chdir("m") == 0 && syscall(SYS_pivot_root, ".", "old") == 0);
         CHECK(umount2("/old", MNT_DETACH) == 0);
         CHECK(contents_of("/d/c") == "c" && names("/") == "d link low old only top");
+    });
+}
+
+// Changes behind the overlay's back may be lost or refused, but a directory does not become part of
+// itself.
+void layers_that_move() {
+    in_child([] {
+        begin();
+        for (const char* name : {"u/a", "u/b"})
+            CHECK(mkdir(name, 0755) == 0);
+        mount_it();
+        const int a = open("m/a", O_RDONLY | O_DIRECTORY);
+        const int b = open("m/b", O_RDONLY | O_DIRECTORY);
+        CHECK(a >= 0 && b >= 0);
+        CHECK(rename("u/b", "u/a/b") == 0);
+        CHECK_FAILS(renameat(AT_FDCWD, "m/a", b, "a"), ESTALE);
+        CHECK(exists("u/a/b") && !exists("u/a/b/a"));
+        // Whatever else walks up from there comes to an end.
+        CHECK(mkdir("u/a/b/c", 0755) == 0);
+        CHECK(rename("u/a/b/c", "u/c") == 0);
+        close(a);
+        close(b);
+    });
+}
+
+// Two overlays over each other, as Linux has it: a third would be one more of who knows how many.
+void stacks() {
+    in_child([] {
+        begin();
+        for (const char* name : {"m2", "m3", "u3", "w3"})
+            CHECK(mkdir(name, 0755) == 0);
+        mount_it();
+        CHECK(mount("overlay", "m2", "overlay", 0, "lowerdir=/tmp/m:/tmp/l2") == 0);
+        CHECK(contents_of("m2/d/a") == "a of l1");
+        CHECK_FAILS(mount("overlay", "m3", "overlay", 0, "lowerdir=/tmp/m2:/tmp/l2"), EINVAL);
+        CHECK_FAILS(mount("overlay", "m3", "overlay", 0,
+                          "lowerdir=/tmp/l1:/tmp/m2,upperdir=/tmp/u3,workdir=/tmp/w3"),
+                    EINVAL);
     });
 }
 
@@ -398,7 +488,10 @@ int main() {
     removals();
     renames();
     user_marks();
+    rights_of_the_mounter();
     steps();
+    layers_that_move();
+    stacks();
     many();
     return 0;
 }

@@ -292,6 +292,43 @@ void nesting() {
     close(outer);
 }
 
+// A wake-up goes up by every way at once: neither from above nor side by side may epoll files be
+// tied together without end.
+void shapes() {
+    std::vector<int> chain{make_epoll()};
+    for (int depth = 0; depth < 10; depth++) {
+        const int next = make_epoll();
+        const int above = chain.back();
+        chain.push_back(next);
+        errno = 0;
+        if (control(above, EPOLL_CTL_ADD, next, EPOLLIN) != 0)
+            break;
+    }
+    CHECK(errno == ELOOP && chain.size() == 6);
+    const int e = eventfd(0, EFD_NONBLOCK);
+    CHECK(control(chain[4], EPOLL_CTL_ADD, e, EPOLLIN) == 0);
+    CHECK(eventfd_write(e, 1) == 0 && ready(chain[0]) == EPOLLIN);
+    for (const int fd : chain)
+        close(fd);
+    const int inner = make_epoll(), outer = make_epoll();
+    CHECK(control(inner, EPOLL_CTL_ADD, e, EPOLLIN) == 0);
+    std::vector<int> copies;
+    int added = 0;
+    for (; added < 600; added++) {
+        copies.push_back(dup(inner));
+        CHECK(copies.back() >= 0);
+        errno = 0;
+        if (control(outer, EPOLL_CTL_ADD, copies.back(), EPOLLIN) != 0)
+            break;
+    }
+    CHECK(errno == EINVAL && added == 500);
+    CHECK(ready(outer) == EPOLLIN);
+    for (const int fd : copies)
+        close(fd);
+    for (const int fd : {inner, outer, e})
+        close(fd);
+}
+
 void crowds() {
     // An exclusive entry wakes one of several sleepers, at least one always.
     const int e = eventfd(0, EFD_NONBLOCK | EFD_SEMAPHORE);
@@ -501,6 +538,7 @@ int main() {
     selects();
     epolls();
     nesting();
+    shapes();
     crowds();
     many();
     counters();

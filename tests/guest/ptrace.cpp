@@ -675,6 +675,78 @@ void waiting() {
     expect_exit(pid, 0);
 }
 
+// A pid namespace has its own numbers: of a thread that ends as well.
+void ended_threads() {
+    const pid_t pid = start_traced([] {
+        pthread_t thread;
+        const auto body = [](void*) -> void* { return nullptr; };
+        CHECK(pthread_create(&thread, nullptr, body, nullptr) == 0);
+        CHECK(pthread_join(thread, nullptr) == 0);
+        raise(SIGUSR1); // the tracer does not let it through
+        _exit(3);
+    });
+    CHECK(request(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACECLONE) == 0);
+    CHECK(request(PTRACE_CONT, pid, 0, 0) == 0);
+    expect_stop(pid, SIGTRAP | PTRACE_EVENT_CLONE << 8);
+    unsigned long message = 0;
+    CHECK(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &message) == 0);
+    const auto thread = static_cast<pid_t>(message);
+    expect_stop(thread, SIGSTOP);
+    CHECK(request(PTRACE_CONT, thread, 0, 0) == 0);
+    CHECK(request(PTRACE_CONT, pid, 0, 0) == 0);
+    expect_stop(pid, SIGUSR1);
+    expect_exit(thread, 0);
+    CHECK(request(PTRACE_CONT, pid, 0, 0) == 0);
+    expect_exit(pid, 3);
+    CHECK_FAILS(waitpid(-1, nullptr, __WALL), ECHILD);
+}
+
+volatile pid_t child_of_signal = 0;
+
+void note_child(int, siginfo_t* info, void*) {
+    child_of_signal = info->si_pid;
+}
+
+// What signals and events say of a tracee is its number as the tracer knows it.
+void numbers_told(const char* self) {
+    struct sigaction action = {};
+    struct sigaction before = {};
+    action.sa_sigaction = note_child;
+    action.sa_flags = SA_SIGINFO | SA_RESTART;
+    CHECK(sigaction(SIGCHLD, &action, &before) == 0);
+    const pid_t pid = start_traced([&] { execl(self, self, "again", nullptr); });
+    CHECK(child_of_signal == pid);
+    CHECK(request(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACEEXEC) == 0);
+    CHECK(request(PTRACE_CONT, pid, 0, 0) == 0);
+    expect_stop(pid, SIGTRAP | PTRACE_EVENT_EXEC << 8);
+    unsigned long message = 0;
+    CHECK(ptrace(PTRACE_GETEVENTMSG, pid, nullptr, &message) == 0);
+    CHECK(message == static_cast<unsigned long>(pid));
+    siginfo_t info = {};
+    CHECK(ptrace(PTRACE_GETSIGINFO, pid, nullptr, &info) == 0);
+    CHECK(info.si_signo == SIGTRAP && info.si_pid == pid);
+    CHECK(request(PTRACE_CONT, pid, 0, 0) == 0);
+    expect_exit(pid, 7);
+    CHECK(sigaction(SIGCHLD, &before, nullptr) == 0);
+}
+
+void in_pid_namespace(const char* self) {
+    ended_threads();
+    numbers_told(self);
+    if (geteuid() != 0)
+        return;
+    const pid_t outside = start([&] {
+        if (unshare(CLONE_NEWPID) != 0)
+            return; // not in every container
+        const pid_t inside = start([&] {
+            ended_threads();
+            numbers_told(self);
+        });
+        expect_exit(inside, 0);
+    });
+    expect_exit(outside, 0);
+}
+
 void permissions() {
     CHECK_FAILS(ptrace(PTRACE_ATTACH, getpid(), nullptr, nullptr), EPERM);
     CHECK_FAILS(ptrace(PTRACE_ATTACH, 0x3fffffff, nullptr, nullptr), ESRCH);
@@ -789,5 +861,6 @@ int main(int count, char** arguments) {
     reparented_zombie();
     orphaned();
     waiting();
+    in_pid_namespace(arguments[0]);
     permissions();
 }

@@ -305,6 +305,50 @@ void threads() {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+// A thread installs a filter of its own while another one gives it one: whoever comes second, both
+// are asked.
+void crossing_filters() {
+    const int status = status_of([] {
+        // Takes long to look through, and allows everything.
+        static Program own(BPF_MAXINSNS, statement(BPF_LD | BPF_W | BPF_ABS, 0));
+        own.back() = statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+        for (unsigned attempt = 0; attempt < 100; attempt++) {
+            std::fflush(nullptr);
+            const pid_t child = fork();
+            CHECK(child >= 0);
+            if (child != 0) {
+                int end = 0;
+                CHECK(waitpid(child, &end, 0) == child && end == 0);
+                continue;
+            }
+            static pthread_barrier_t begin, done;
+            static bool given = false;
+            pthread_barrier_init(&begin, nullptr, 2);
+            pthread_barrier_init(&done, nullptr, 2);
+            pthread_t thread;
+            CHECK(pthread_create(
+                      &thread, nullptr,
+                      [](void*) -> void* {
+                          pthread_barrier_wait(&begin);
+                          CHECK(install(own) == 0);
+                          pthread_barrier_wait(&done);
+                          CHECK(!given || (syscall(SYS_getppid) == -1 && errno == EXDEV));
+                          return nullptr;
+                      },
+                      nullptr) == 0);
+            pthread_barrier_wait(&begin);
+            for (unsigned spin = 0; spin < attempt * 5000; spin++)
+                asm volatile("");
+            given = install(only(SYS_getppid, SECCOMP_RET_ERRNO | EXDEV),
+                            SECCOMP_FILTER_FLAG_TSYNC) == 0;
+            pthread_barrier_wait(&done);
+            CHECK(pthread_join(thread, nullptr) == 0);
+            _exit(0);
+        }
+    });
+    CHECK(status == 0);
+}
+
 void tracer() {
     const pid_t pid = fork();
     if (pid == 0) {
@@ -410,6 +454,37 @@ void supervisors() {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+// A tracer suspends the filters of others only when it has none: a child that it makes would be out
+// of them.
+void suspension() {
+    const int status = status_of([] {
+        CHECK(install(only(SYS_getppid, SECCOMP_RET_ERRNO | EXDEV)) == 0);
+        const pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            CHECK(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0);
+            raise(SIGSTOP);
+            CHECK_FAILS(syscall(SYS_getppid), EXDEV);
+            _exit(0);
+        }
+        int end = 0;
+        CHECK(waitpid(child, &end, 0) == child && WIFSTOPPED(end));
+        constexpr long suspend = 1 << 21; // PTRACE_O_SUSPEND_SECCOMP
+        CHECK(ptrace(PTRACE_SETOPTIONS, child, nullptr, suspend) == -1);
+        CHECK(errno == EPERM || errno == EINVAL); // EINVAL: a kernel without
+        CHECK(ptrace(PTRACE_CONT, child, nullptr, nullptr) == 0);
+        CHECK(waitpid(child, &end, 0) == child && end == 0);
+        const pid_t seized = fork();
+        CHECK(seized >= 0);
+        if (seized == 0)
+            for (;;)
+                pause();
+        CHECK(ptrace(PTRACE_SEIZE, seized, nullptr, suspend) == -1);
+        CHECK(kill(seized, SIGKILL) == 0 && waitpid(seized, &end, 0) == seized);
+    });
+    CHECK(status == 0);
+}
+
 // --- PR_SET_SYSCALL_USER_DISPATCH
 
 long dispatch(unsigned long mode, const void* start = nullptr, std::size_t length = 0,
@@ -510,7 +585,9 @@ int main(int count, char**) {
     actions();
     arguments();
     threads();
+    crossing_filters();
     tracer();
     supervisors();
+    suspension();
     call_dispatch();
 }

@@ -786,6 +786,46 @@ void directed_at_threads() {
     (void)wait_for_end;
 }
 
+// Who is woken for a signal that another thread takes first was interrupted: no time is over.
+void waits_of_two() {
+    block(SIG_BLOCK, SIGUSR1, SIGUSR2);
+    struct Counts {
+        int taken = 0, interrupted = 0, others = 0;
+    } counts;
+    pthread_t thread;
+    CHECK(pthread_create(
+              &thread, nullptr,
+              [](void* raw) -> void* {
+                  auto& own = *static_cast<Counts*>(raw);
+                  const sigset_t set = set_of(SIGUSR1, SIGUSR2);
+                  for (;;) {
+                      const int signal = sigwaitinfo(&set, nullptr);
+                      if (signal == SIGUSR2)
+                          return nullptr;
+                      ++(signal == SIGUSR1 ? own.taken
+                         : errno == EINTR  ? own.interrupted
+                                           : own.others);
+                  }
+              },
+              &counts) == 0);
+    const sigset_t set = set_of(SIGUSR1, SIGUSR2);
+    const timespec none = {0, 0};
+    int taken = 0;
+    for (int round = 0; round < 500; round++) {
+        usleep(100); // until the other one waits again
+        CHECK(kill(getpid(), SIGUSR1) == 0);
+        if (sigtimedwait(&set, nullptr, &none) == SIGUSR1)
+            taken++;
+        else
+            CHECK(errno == EAGAIN);
+    }
+    CHECK(pthread_kill(thread, SIGUSR2) == 0);
+    CHECK(pthread_join(thread, nullptr) == 0);
+    CHECK(counts.others == 0);
+    CHECK(counts.taken + taken <= 500 && counts.interrupted <= taken);
+    block(SIG_UNBLOCK, SIGUSR1, SIGUSR2);
+}
+
 volatile sig_atomic_t storms;
 void storm(int) {
     storms = storms + 1;
@@ -879,6 +919,7 @@ int main() {
     alternate_stacks();
     signal_descriptors();
     directed_at_threads();
+    waits_of_two();
     storms_of_signals();
     signals_of_files();
     return 0;

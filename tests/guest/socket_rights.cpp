@@ -1,7 +1,10 @@
 // Descriptors and credentials through Unix sockets. unix(7), cmsg(3).
+#include <atomic>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <string>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -200,6 +203,56 @@ void many_cycles() {
     }
 }
 
+// A socket that is peeked out of a queue is not garbage, although the queue's own socket is closed
+// right after that and all that refers to either was in messages when somebody began to count. The
+// sockets between the two in the list of those in flight make counting take its time.
+void peeking() {
+    constexpr int fillers = 200, rounds = 300;
+    std::vector<int> filler;
+    for (int i = 0; i < fillers / 2; i++) {
+        int s[2];
+        CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, s) == 0);
+        filler.insert(filler.end(), {s[0], s[1]});
+    }
+    int p[2];
+    CHECK(pipe(p) == 0);
+    std::atomic<bool> over{false};
+    std::thread collector([&] {
+        while (!over) {
+            int s[2];
+            CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, s) == 0);
+            close(s[0]); // each end of a socket looks for cycles
+            close(s[1]);
+        }
+    });
+    for (int round = 0; round < rounds; round++) {
+        int a[2], b[2], c[2], between[2];
+        for (int* pair : {a, b, c, between})
+            CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0);
+        send_files(b[0], {p[1]}, "kept");
+        send_files(c[0], {a[1]}, "a in c");
+        send_files(between[0], filler, "between");
+        send_files(a[0], {b[1]}, "b in a");
+        send_files(a[0], {c[1]}, "c in a");
+        for (const int fd : {a[0], b[0], b[1], c[0], c[1]})
+            close(fd);
+        for (int wait = 0; wait < round % 50; wait++)
+            sched_yield();
+        const Received peeked = receive(a[1], 256, MSG_PEEK);
+        close(a[1]);
+        CHECK(peeked.files.size() == 1);
+        const Received kept = receive(peeked.files[0], 256, MSG_DONTWAIT);
+        CHECK(kept.text == "kept" && kept.files.size() == 1);
+        for (const int fd : {kept.files[0], peeked.files[0], between[0], between[1]})
+            close(fd);
+    }
+    over = true;
+    collector.join();
+    filler.insert(filler.end(), {p[0], p[1]});
+    for (const int fd : filler)
+        close(fd);
+}
+
 // Closing the outermost closes all.
 void chain() {
     int p[2], outer[2];
@@ -234,5 +287,6 @@ int main() {
     credentials();
     cycles();
     many_cycles();
+    peeking();
     chain();
 }

@@ -149,6 +149,18 @@ def core_on_host():
     equal("status without the directory", 125, nowhere.status)
 
 
+@case("--core: what is mounted at the directory's name inside does not get the file")
+def core_diverted():
+    with Program() as program:
+        cores = os.path.join(program.directory, "cores")
+        os.mkdir(cores)
+        result = joey_sh("mkdir /tmp/elsewhere; unshare --user --map-root-user --mount sh -c "
+                         f"'mount --bind /tmp/elsewhere {cores} && {program.path} crash'; ls /tmp/elsewhere",
+                         options=["--core", cores])
+        equal("stdout", b"", result.out)
+        equal("files", 1, len(os.listdir(cores)))
+
+
 @case("core files inside: by RLIMIT_CORE and core_pattern")
 def core_inside():
     with Program() as program:

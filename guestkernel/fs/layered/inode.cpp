@@ -78,6 +78,9 @@ Result<void> LayeredInode::copy_up_here(bool with_data) {
     MutexGuard guard(copy_mutex_);
     if (upper() != nullptr)
         return {};
+    // The overlay's own checks saw the object, which may be its user's in a directory that is not.
+    if (!unlinked_)
+        TRY(fs_.check_mounter(*parent_->upper()->inode()));
     Inode& below = *lowers_[0]->inode();
     const String temporary = fs_.next_name();
     if (temporary.empty())

@@ -14,6 +14,7 @@
 #include "guestkernel/fs/acl.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/lib/vector.hpp"
+#include "guestkernel/task/credentials.hpp"
 
 namespace kernel {
 
@@ -51,6 +52,9 @@ public:
     // The node for these objects: the one that is there, or a new one.
     Result<Ref<LayeredInode>> wrap(Ref<Dentry> upper, Vector<Ref<Dentry>> lowers,
                                    LayeredInode* parent, std::string_view name);
+    // Whether who mounted it may put a name into this directory of the upper layer: whoever uses
+    // the overlay, the layers are changed with the mounter's rights.
+    Result<void> check_mounter(Inode& directory) const;
     // What the overlay shows as the inode number of an upper object (for listings).
     u64 number_of(const Superblock* layer, u64 number);
     u64 listed_number(const Inode& object);
@@ -71,6 +75,7 @@ private:
     static usize bucket_of(const Inode& object);
 
     Layers layers_;
+    Ref<const Credentials> mounter_; // null: the kernel
     String options_;
     Ref<Dentry> work_; // the directory "work" in the work directory
     Vector<const Superblock*> systems_;

@@ -9,6 +9,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/mount_tree.hpp"
+#include "guestkernel/fs/permission.hpp"
 #include "guestkernel/lib/hash_map.hpp"
 
 namespace kernel {
@@ -18,6 +19,7 @@ namespace {
 // numbers, so that they differ.
 constexpr unsigned system_shift = 56;
 constexpr usize most_layers = 500;
+constexpr u32 most_stacked = 2; // FILESYSTEM_MAX_STACK_DEPTH of Linux
 
 Result<void> check_upper(const Path& upper, const Path& work) {
     if (upper.mount() != work.mount() || upper.mount()->read_only())
@@ -27,6 +29,16 @@ Result<void> check_upper(const Path& upper, const Path& work) {
         is_descendant(*work.dentry(), *upper.dentry()))
         return fail(EINVAL);
     return {};
+}
+
+// Overlays on overlays, the one that is to be made included.
+u32 stacked_on(const LayeredSuperblock::Layers& layers) {
+    u32 most = layers.upper ? layers.upper.mount()->superblock().stacked : 0;
+    for (const Path& layer : layers.lower) {
+        const u32 below = layer.mount()->superblock().stacked;
+        most = below > most ? below : most;
+    }
+    return most + 1;
 }
 
 } // namespace
@@ -39,8 +51,13 @@ Result<Ref<LayeredSuperblock>> LayeredSuperblock::create(Layers layers) {
         return fail(EINVAL);
     if (layers.upper)
         TRY(check_upper(layers.upper, layers.work));
+    const u32 stacked = stacked_on(layers);
+    if (stacked > most_stacked)
+        return fail(EINVAL);
     TRY(auto fs, make_ref<LayeredSuperblock>());
+    fs->stacked = stacked;
     fs->layers_ = std::move(layers);
+    fs->mounter_ = Ref<const Credentials>::share(current_credentials());
     fs->options_ = std::move(fs->layers_.options);
     if (fs->writable()) {
         TRY(fs->prepare_work());
@@ -83,14 +100,24 @@ LayeredSuperblock::~LayeredSuperblock() {
         }
 }
 
-// What an earlier mount left there goes; a fresh directory takes its place.
+// What an earlier mount left there goes; a fresh directory takes its place. It may be anybody's
+// directory that is named, in a user namespace too.
 Result<void> LayeredSuperblock::prepare_work() {
     Dentry& base = *layers_.work.dentry();
     auto removed = upper_remove_tree(base, "work");
     if (!removed && removed.error().code != ENOENT)
         return removed;
-    TRY(work_, upper_create(base, "work", mode_directory, 0, 0, 0));
+    {
+        MutexGuard guard(base.inode()->mutex());
+        TRY(check_create(base));
+    }
+    // The mounter's, who is to be able to remove it the next time.
+    TRY(work_, upper_create(base, "work", mode_directory, 0, current_fsuid(), current_fsgid()));
     return {};
+}
+
+Result<void> LayeredSuperblock::check_mounter(Inode& directory) const {
+    return check_permission(directory, may_write | may_exec, mounter_.get());
 }
 
 String LayeredSuperblock::next_name() {

@@ -5,6 +5,7 @@
 #include <linux/fs.h>
 
 #include "guestkernel/fs/mount_tree.hpp"
+#include "guestkernel/fs/permission.hpp"
 
 namespace kernel {
 namespace {
@@ -89,7 +90,11 @@ Result<Ref<Dentry>> upper_link(Dentry& directory, std::string_view name, Inode& 
     });
 }
 
-Result<void> upper_remove(Dentry& directory, std::string_view name) {
+namespace {
+
+enum class Rights : u8 { Checked, Caller };
+
+Result<void> remove_entry(Dentry& directory, std::string_view name, Rights rights) {
     Inode& inode = *directory.inode();
     MutexGuard guard(inode.mutex());
     TRY(Ref<Dentry> there, DentryCache::lookup_locked(directory, name));
@@ -98,6 +103,8 @@ Result<void> upper_remove(Dentry& directory, std::string_view name) {
     if (there->mounts.load() != 0)
         return fail(EBUSY);
     Ref<Inode> gone = Ref<Inode>::share(there->inode());
+    if (rights == Rights::Caller)
+        TRY(check_delete(directory, *gone, gone->is_directory()));
     if (gone->is_directory()) {
         MutexGuard own(gone->mutex());
         TRY(inode.rmdir(name, *gone));
@@ -107,6 +114,12 @@ Result<void> upper_remove(Dentry& directory, std::string_view name) {
     TRY(inode.unlink(name, *gone));
     DentryCache::remove(*there);
     return {};
+}
+
+} // namespace
+
+Result<void> upper_remove(Dentry& directory, std::string_view name) {
+    return remove_entry(directory, name, Rights::Checked);
 }
 
 Result<void> upper_rename(Dentry& from, std::string_view old_name, Dentry& to,
@@ -119,6 +132,11 @@ Result<void> upper_rename(Dentry& from, std::string_view old_name, Dentry& to,
         return fail(ENOENT);
     if (source->mounts.load() != 0 || target->mounts.load() != 0)
         return fail(EBUSY);
+    // The overlay saw to it that neither goes into itself, but in its own tree: a program may have
+    // moved one below the other in the layer. The dentries would be a ring, and walks up from there
+    // would never end.
+    if (is_descendant(to, *source) || is_descendant(from, *target))
+        return fail(ESTALE);
     Ref<Inode> moved = Ref<Inode>::share(source->inode());
     Ref<Inode> other = Ref<Inode>::share(target->inode());
     if (moved == other)
@@ -161,7 +179,7 @@ Result<void> upper_remove_tree(Dentry& directory, std::string_view name) {
     TRY(names.push_back(std::move(first)));
     while (!names.empty()) {
         Dentry& parent = *open.back();
-        auto removed = upper_remove(parent, names.back().view());
+        auto removed = remove_entry(parent, names.back().view(), Rights::Caller);
         if (removed || removed.error().code == ENOENT) {
             names.pop_back();
             // What is left of the same directory is found again by listing it.
@@ -177,7 +195,7 @@ Result<void> upper_remove_tree(Dentry& directory, std::string_view name) {
         NameList inside;
         TRY(inside.read(*below));
         for (usize i = 0; i + 1 < inside.names.size(); i++)
-            (void)upper_remove(*below, inside.names[i].view());
+            (void)remove_entry(*below, inside.names[i].view(), Rights::Caller);
         if (inside.names.empty())
             return removed;
         TRY(open.push_back(std::move(below)));

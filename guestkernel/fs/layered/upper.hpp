@@ -17,7 +17,8 @@ Result<void> upper_remove(Dentry& directory, std::string_view name);
 // What stands at the new name is replaced, or exchanged (RENAME_EXCHANGE).
 Result<void> upper_rename(Dentry& from, std::string_view old_name, Dentry& to,
                           std::string_view new_name, u32 flags);
-// Removes a directory's contents and the directory itself, or a file; for leftovers.
+// Removes a directory's contents and the directory itself, or a file; for leftovers, which may be
+// anybody's: what the running task may not remove stays (EACCES, EPERM).
 Result<void> upper_remove_tree(Dentry& directory, std::string_view name);
 
 // All names but "." and "..": `each(name)` until it fails.

@@ -45,6 +45,10 @@ VirtiofsInode& as_virtiofs(Inode& inode) {
 
 } // namespace
 
+bool valid_fuse_size(const fuse_attr& attr) {
+    return attr.size <= ~u64{0} >> 1;
+}
+
 VirtiofsInode::VirtiofsInode(VirtiofsSuperblock& fs, u64 node, u64 number, u32 mode)
     : Inode(&fs, number, mode), fs_(fs), node_(node) {}
 
@@ -113,6 +117,8 @@ Result<void> VirtiofsInode::refresh() {
     set_in(call, in);
     set_out(call, out);
     TRY(transport().call(call));
+    if (!valid_fuse_size(out.attr))
+        return fail(EIO);
     if ((out.attr.mode & mode_type) != type())
         return fail(ESTALE);
     update(out.attr, out.attr_valid, out.attr_valid_nsec);
@@ -162,6 +168,8 @@ Result<void> VirtiofsInode::set_attributes(const Attributes& wanted, u32 mask) {
     set_in(call, in);
     set_out(call, out);
     TRY(transport().call(call));
+    if (!valid_fuse_size(out.attr))
+        return fail(EIO);
     if ((out.attr.mode & mode_type) != type())
         return fail(ESTALE);
     if ((mask & set_size) != 0) {

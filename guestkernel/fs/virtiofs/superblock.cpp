@@ -22,9 +22,11 @@ constexpr u32 oldest_minor = 23;
 constexpr u32 useless_limit = 2048;
 constexpr u32 missed_limit = 64;
 
+// The root has no name below itself, and a node of its own.
 bool valid_entry(const fuse_entry_out& entry) {
     return (entry.attr.mode & ~(mode_type | mode_permissions)) == 0 &&
-           (entry.attr.mode & mode_type) != 0 && entry.nodeid != 0;
+           (entry.attr.mode & mode_type) != 0 && entry.nodeid != 0 &&
+           entry.nodeid != FUSE_ROOT_ID && valid_fuse_size(entry.attr);
 }
 
 } // namespace
@@ -185,7 +187,7 @@ void VirtiofsSuperblock::note_lookup() {
 
 Result<Ref<VirtiofsInode>> VirtiofsSuperblock::adopt_entry(const fuse_entry_out& entry) {
     if (!valid_entry(entry)) {
-        if (entry.nodeid != 0)
+        if (entry.nodeid != 0 && entry.nodeid != FUSE_ROOT_ID)
             transport_.forget(entry.nodeid, 1);
         return fail(EIO);
     }

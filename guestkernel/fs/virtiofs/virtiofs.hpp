@@ -29,6 +29,10 @@ namespace kernel {
 class VirtiofsInode;
 class VirtiofsDirectory;
 
+// Whether files may be so long (off_t): what is computed from offsets and sizes relies on it, and
+// the server may be any program.
+bool valid_fuse_size(const fuse_attr& attr);
+
 class VirtiofsSuperblock final : public Superblock {
 public:
     // The transport must outlive the superblock. Sends INIT.
