@@ -19,6 +19,7 @@
 #include "guestkernel/core/boot_config.hpp"
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/drivers/virtio_mmio.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/offload_header.hpp"
@@ -68,6 +69,8 @@ constexpr u16 receive_size = 256, transmit_size = 256, control_size = 4;
 constexpr unsigned batch = 64;
 // Then others have their turn: a flood must not keep a CPU in here for ever.
 constexpr unsigned batches_at_once = 16;
+// When to look again whether there is memory for the pages that are missing.
+constexpr u64 refill_delay = nanoseconds_per_second / 10;
 // Smaller packets are copied whole, so that they do not pin a page each; of larger ones so much is
 // copied that all headers are in one piece.
 constexpr u32 copied_whole = 512, copied_head = 192;
@@ -81,7 +84,9 @@ struct NetPair {
 
 class NetDevice final : public net::Interface {
 public:
-    NetDevice(u32 mtu, unsigned pairs) : Interface("eth%d", net::LinkType::Ethernet, mtu, pairs) {}
+    NetDevice(u32 mtu, unsigned pairs, const net::StackClock& clock)
+        : Interface("eth%d", net::LinkType::Ethernet, mtu, pairs), clock_(clock),
+          refill_(clock, refill_due, this) {}
 
     bool start_transmit(unsigned queue, net::PacketPtr& packet) override;
     void flush_transmit(unsigned queue) override;
@@ -92,6 +97,9 @@ public:
 
 private:
     static void serve_later(void* self) { static_cast<NetDevice*>(self)->serve(); }
+    static void refill_due(net::NetTimer&, void* self) {
+        (void)queue_work(static_cast<NetDevice*>(self)->rest_);
+    }
     void choose_features();
     Result<void> activate_pairs();
     void look_at_link();
@@ -104,11 +112,16 @@ private:
     net::PacketPtr take_packet(NetPair& pair, const Virtqueue::Used& first);
     bool append_buffer(net::Packet& packet, FrameRef buffer, u32 offset, u32 bytes);
     void fill_locked(NetPair& pair);
+    bool lacks_pages(NetPair& pair);
+    void refill_later();
 
     VirtioDevice device_;
     Virtqueue control_;
     NetPair pairs_[max_queues];
     Work rest_{serve_later, this};
+    const net::StackClock clock_;
+    SpinLock refill_lock_{LockRank::Leaf}; // of arming it
+    net::NetTimer refill_;
     bool merges_buffers_ = false;
 };
 
@@ -185,10 +198,12 @@ void NetDevice::flush_transmit(unsigned queue) {
 void NetDevice::fill_locked(NetPair& pair) {
     while (pair.receive.free_descriptors() > 0) {
         FrameRef frame = std::move(pair.spare);
+        // Nobody's: whoever happens to run while the ring is filled may be of a group that is at
+        // its limit, and would keep all others from receiving.
         if (!frame)
-            frame = FrameRef::adopt(alloc_frame(false));
+            frame = FrameRef::adopt(alloc_frames(0, false, Charge::None));
         if (!frame)
-            return; // the next packet tries again
+            return; // the next packet tries again, or the timer
         const DeviceSegment room[] = {{frame_to_phys(*frame), static_cast<u32>(page_size)}};
         if (!pair.receive.submit({}, room, frame.get()))
             return;
@@ -239,6 +254,18 @@ net::PacketPtr NetDevice::take_packet(NetPair& pair, const Virtqueue::Used& firs
     return packet;
 }
 
+bool NetDevice::lacks_pages(NetPair& pair) {
+    SpinGuard guard(pair.receive_lock);
+    return pair.receive.free_descriptors() > 0 && !pair.receive.broken();
+}
+
+// The last page may be gone: no packet comes into an empty ring, whose interrupt would fill it.
+void NetDevice::refill_later() {
+    SpinGuard guard(refill_lock_);
+    if (!refill_.pending())
+        refill_.arm(clock_.now() + refill_delay);
+}
+
 unsigned NetDevice::take_batch(NetPair& pair, net::PacketList& packets) {
     SpinGuard guard(pair.receive_lock);
     Virtqueue::Used used;
@@ -278,15 +305,18 @@ bool NetDevice::receive_batches(NetPair& pair) {
 }
 
 void NetDevice::serve() {
-    bool done = true;
+    bool done = true, lacking = false;
     for (unsigned i = 0; i < queue_count(); i++) {
         done = receive_batches(pairs_[i]) && done;
+        lacking = lacks_pages(pairs_[i]) || lacking;
         // Sends what waits for room, if any does; reclaims on the way.
         wake_queue(i);
     }
     look_at_link();
     if (!done)
         (void)queue_work(rest_); // or it is queued already
+    else if (lacking)
+        refill_later();
 }
 
 void NetDevice::look_at_link() {
@@ -440,7 +470,8 @@ Result<Ref<net::Interface>> open_net_device(const VirtioSlot& slot, net::Stack& 
     u16 mtu = 0;
     VirtioDevice::peek_config(PhysAddr(slot.phys), config_mtu, &mtu, sizeof mtu);
     constexpr u16 usual = 1500, least = 68;
-    TRY(Ref<NetDevice> device, make_ref<NetDevice>(mtu >= least ? mtu : usual, pairs_to_use(slot)));
+    TRY(Ref<NetDevice> device,
+        make_ref<NetDevice>(mtu >= least ? mtu : usual, pairs_to_use(slot), stack.clock));
     TRY(device->set_up(slot));
     TRY(stack.attach(Ref<net::Interface>(device)));
     arch::register_device_interrupt(

@@ -17,6 +17,7 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/drivers/net.hpp"
 #include "guestkernel/drivers/virtio_mmio.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/net/testing/virtual_link.hpp"
 #include "guestkernel/sched/work.hpp"
@@ -352,6 +353,38 @@ TEST_CASE("net driver: thousands of packets, and no page is lost") {
     CHECK(free_after + 1000 > free_before);
     CHECK(free_before + 1000 > free_after);
     CHECK_FALSE(f.transport->first_fault().kind != virtio::FaultKind::None);
+}
+
+TEST_CASE("net driver: a ring that ran empty for lack of memory is filled again by itself") {
+    Fixture f;
+    static std::vector<net::PacketPtr> held;
+    f.interface->receive_handler.store([](net::Interface&, net::PacketPtr& packet) {
+        held.push_back(std::move(packet));
+        return true;
+    });
+    // No page is free, but places for packets are, here and there.
+    std::vector<net::PacketPtr> packets;
+    for (int i = 0; i < 1000; ++i)
+        packets.push_back(net::Packet::allocate(192));
+    std::vector<FrameRef> pages;
+    while (FrameRef page = FrameRef::adopt(alloc_frames(0, false, Charge::None)))
+        pages.push_back(std::move(page));
+    for (std::size_t i = 0; i < packets.size(); i += 2)
+        packets[i] = {};
+    for (int i = 0; i < 300; ++i)
+        f.port().arrive({}, make_frame({.payload = 2000}).bytes);
+    for (int i = 0; i < 10; ++i)
+        f.serve();
+    CHECK(held.size() == 256);
+    CHECK(f.port().arriving.size() == 300 - 256);
+    pages.clear();
+    f.clock.advance_to(f.clock.now() + nanoseconds_per_second);
+    kernel::testing::run_queued_work();
+    f.loop.settle();
+    CHECK(f.port().arriving.empty());
+    f.serve();
+    CHECK(held.size() == 300);
+    held.clear();
 }
 
 TEST_CASE("net driver: a busy device is not notified, an idle driver is not missed") {

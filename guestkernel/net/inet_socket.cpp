@@ -13,6 +13,7 @@
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/netlink/socket.hpp"
 #include "guestkernel/net/raw_socket.hpp"
+#include "guestkernel/net/route.hpp"
 #include "guestkernel/net/tcp/protocol.hpp"
 #include "guestkernel/net/tcp/socket.hpp"
 #include "guestkernel/net/udp.hpp"
@@ -170,7 +171,7 @@ void InetSocketFile::fill_flow(Flow& flow, const IpAddress& destination, u32 sco
     flow.priority = static_cast<u8>(options_.priority);
     flow.allow_broadcast = option_on(SO_BROADCAST);
     flow.dont_route = option_on(SO_DONTROUTE);
-    flow.any_source = ip_.on(ip_freebind) || ip_.on(ip_transparent);
+    flow.any_source = ip_.on(ip_transparent) || (as_v6 && ip_.on(ip_freebind));
     flow.traffic_class = as_v6 ? ip_.traffic_class : ip_.tos;
     flow.interface = ip_.bound_interface != 0 ? ip_.bound_interface : scope;
     if (destination.is_multicast()) {
@@ -192,6 +193,18 @@ void InetSocketFile::fill_flow(Flow& flow, const IpAddress& destination, u32 sco
     flow.discover_mtu = discover == 1;
     if (!as_v6 && ip_.header_options_length > 0)
         flow.options = {ip_.header_options, ip_.header_options_length};
+}
+
+Result<void> InetSocketFile::check_source(const Flow& flow) const {
+    const IpAddress& source = flow.source;
+    if (flow.any_source || source.is_v6() || source.is_any() || source.is_multicast() ||
+        source.is_limited_broadcast() || stack_->is_local(source))
+        return {};
+    RouteKey key;
+    key.destination = source;
+    SpinGuard guard(stack_->lock);
+    const auto found = stack_->routes().find_in(table_local, key, stack_->now());
+    return found ? Result<void>() : Result<void>(fail(ENETUNREACH));
 }
 
 Result<Endpoint> InetSocketFile::parse_bind(const SocketAddress& address) {

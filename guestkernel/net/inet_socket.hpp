@@ -101,6 +101,9 @@ protected:
     virtual u32 connected_mtu() { return 0; }
     // A flow with the options of the socket, to `destination`; source and ports are the caller's.
     void fill_flow(Flow& flow, const IpAddress& destination, u32 scope) const;
+    // Whether packets may leave from the source that the program chose: of IPv4 only from this
+    // machine's addresses, whatever IP_FREEBIND, which is anybody's, lets it bind to. ENETUNREACH.
+    Result<void> check_source(const Flow& flow) const;
     // In the user namespace that owns the network namespace.
     bool capable(unsigned capability) const;
     // What bind(2) takes: AF_UNSPEC with the any address stands for AF_INET.

@@ -62,7 +62,7 @@ struct Flow {
     bool discover_mtu = false;    // IPv4: DF on what fits the path, fragments of what does not
     bool ignore_path_mtu = false; // the interface's MTU instead (IP_PMTUDISC_PROBE)
     bool dont_route = false;      // MSG_DONTROUTE
-    bool any_source = false;      // the source need not be ours (IP_FREEBIND, IP_TRANSPARENT)
+    bool any_source = false;      // the source need not be ours (IP_TRANSPARENT, IPV6_FREEBIND)
     bool allow_broadcast = false; // else EACCES
     bool multicast_loop = true;
     bool hop_limit_given = false; // hop_limit counts even if it is 0 (a group's: this machine only)

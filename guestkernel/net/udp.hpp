@@ -54,6 +54,8 @@ private:
     Result<void> transmit(Flow& flow, PacketPtr packet, u16 segment);
     Result<void> transmit_lite(Flow& flow, PacketPtr packet);
     bool lite() const { return endpoint().lite; }
+    Result<void> take_source(Flow& flow) const;
+    Result<void> start_cork(IoBuffer& in, usize bytes, SendRequest& request);
     Result<usize> add_to_cork(IoBuffer& in, usize bytes, SendRequest& request);
     Result<void> uncork();
     void take_path(Flow& flow);

@@ -143,6 +143,7 @@ Result<void> UdpSocketFile::connect(const SocketAddress& address) {
     fill_flow(flow, to.address, to.scope);
     if (!bound_local_.is_any())
         flow.source = bound_local_;
+    TRY(check_source(flow));
     flow.protocol = static_cast<u8>(protocol());
     TRY(resolve(stack(), flow));
     stack().udp_ports.set_peer(own, flow.source, to.address, to.port, true);
@@ -289,6 +290,17 @@ Result<usize> UdpSocketFile::send(IoBuffer& in, SendRequest& request) {
     return send_one(in, bytes, request);
 }
 
+// What it is bound to, where that is an address to send from.
+Result<void> UdpSocketFile::take_source(Flow& flow) const {
+    const IpAddress& local = endpoint().local;
+    if (local.is_any() || local.is_multicast())
+        return {};
+    if (local.is_v4() != flow.destination.is_v4())
+        return fail(ENETUNREACH);
+    flow.source = local;
+    return {};
+}
+
 Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& request) {
     UdpEndpoint& own = endpoint();
     TRY(const Endpoint to, target(request));
@@ -300,13 +312,10 @@ Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& re
     TRY(autobind());
     Flow flow;
     fill_flow(flow, to.address, to.scope);
-    if (!own.local.is_any() && !own.local.is_multicast()) {
-        if (own.local.is_v4() != to.address.is_v4())
-            return fail(ENETUNREACH);
-        flow.source = own.local;
-    }
+    TRY(take_source(flow));
     apply_control(control, flow);
-    if (control.has_source && !flow.any_source && !stack().is_local(control.source))
+    if (control.has_source && control.source.is_v6() && !flow.any_source &&
+        !stack().is_local(control.source))
         return fail(EINVAL);
     if ((request.flags & msg_dontroute) != 0)
         flow.dont_route = true;
@@ -318,6 +327,8 @@ Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& re
     if (usual)
         take_path(flow);
     const u32 known = flow.path.generation;
+    if (known != stack().generation()) // else it was asked when the path was found
+        TRY(check_source(flow));
     TRY(resolve(stack(), flow));
     TRY(PacketPtr packet, load(in, bytes, headroom, request.flags));
     if ((request.flags & msg_confirm) != 0 && flow.path.neighbour)
@@ -329,20 +340,27 @@ Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& re
     return bytes;
 }
 
+// Locks: cork_mutex_.
+Result<void> UdpSocketFile::start_cork(IoBuffer& in, usize bytes, SendRequest& request) {
+    TRY(const Endpoint to, target(request));
+    if (bytes > (to.address.is_v4() ? most_bytes4 : most_bytes6))
+        return fail(EMSGSIZE);
+    TRY(autobind());
+    pending_flow_ = Flow();
+    fill_flow(pending_flow_, to.address, to.scope);
+    TRY(take_source(pending_flow_));
+    TRY(check_source(pending_flow_));
+    pending_flow_.protocol = static_cast<u8>(protocol());
+    pending_flow_.source_port = endpoint().port;
+    pending_flow_.destination_port = to.port;
+    TRY(pending_, load(in, bytes, headroom, request.flags));
+    return {};
+}
+
 Result<usize> UdpSocketFile::add_to_cork(IoBuffer& in, usize bytes, SendRequest& request) {
-    UdpEndpoint& own = endpoint();
     MutexGuard guard(cork_mutex_);
     if (!pending_) {
-        TRY(const Endpoint to, target(request));
-        TRY(autobind());
-        pending_flow_ = Flow();
-        fill_flow(pending_flow_, to.address, to.scope);
-        if (!own.local.is_any())
-            pending_flow_.source = own.local;
-        pending_flow_.protocol = static_cast<u8>(protocol());
-        pending_flow_.source_port = own.port;
-        pending_flow_.destination_port = to.port;
-        TRY(pending_, load(in, bytes, headroom, request.flags));
+        TRY(start_cork(in, bytes, request));
     } else {
         const usize most = pending_flow_.destination.is_v4() ? most_bytes4 : most_bytes6;
         if (pending_->length() + bytes > most) {

@@ -250,7 +250,55 @@ void await(const std::string& connection, const std::string& state) {
     CHECK(false);
 }
 
+uint16_t checksum_of(const std::vector<uint8_t>& bytes) {
+    uint32_t sum = 0;
+    for (size_t i = 0; i + 1 < bytes.size(); i += 2)
+        sum += static_cast<uint32_t>(bytes[i] << 8 | bytes[i + 1]);
+    while (sum >> 16 != 0)
+        sum = (sum & 0xffff) + (sum >> 16);
+    return static_cast<uint16_t>(~sum);
+}
+
+// A reset in the name of `from`, somewhere in the window of `to`: beyond what `listening`, which
+// hears all segments, has heard of `from`.
+void guess_reset(int listening, uint16_t from, uint16_t to) {
+    uint8_t heard[256];
+    uint32_t sequence = 0;
+    bool found = false;
+    ssize_t got = 0;
+    while ((got = recv(listening, heard, sizeof heard, MSG_DONTWAIT)) > 0) {
+        const uint8_t* tcp = heard + (heard[0] & 15) * 4;
+        if (got < 40 || (tcp[0] << 8 | tcp[1]) != from || (tcp[2] << 8 | tcp[3]) != to)
+            continue;
+        std::memcpy(&sequence, tcp + 4, sizeof sequence);
+        sequence = ntohl(sequence);
+        found = true;
+    }
+    CHECK(found);
+    sequence += 1000;
+    // The pseudo header, then the segment.
+    std::vector<uint8_t> bytes = {127, 0, 0, 1, 127, 0, 0, 1, 0, 6, 0, 20};
+    for (const uint16_t port : {from, to}) {
+        bytes.push_back(static_cast<uint8_t>(port >> 8));
+        bytes.push_back(static_cast<uint8_t>(port));
+    }
+    for (const int shift : {24, 16, 8, 0})
+        bytes.push_back(static_cast<uint8_t>(sequence >> shift));
+    const uint8_t rest[] = {0, 0, 0, 0, 0x50, 4, 0, 0, 0, 0, 0, 0};
+    bytes.insert(bytes.end(), std::begin(rest), std::end(rest));
+    const uint16_t sum = checksum_of(bytes);
+    bytes[28] = static_cast<uint8_t>(sum >> 8);
+    bytes[29] = static_cast<uint8_t>(sum);
+    const sockaddr_in there = loopback(0);
+    CHECK(sendto(listening, bytes.data() + 12, 20, 0, reinterpret_cast<const sockaddr*>(&there),
+                 sizeof there) == 20);
+}
+
 void streams_are_shown() {
+    const int raw = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_TCP);
+    CHECK(raw >= 0);
+    const sockaddr_in here = loopback(0);
+    CHECK(bind(raw, reinterpret_cast<const sockaddr*>(&here), sizeof here) == 0);
     const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK(listener >= 0);
     const uint16_t port = bound(listener);
@@ -266,6 +314,10 @@ void streams_are_shown() {
     std::string line = tracked(which);
     CHECK(line.compare(0, 22, "ipv4     2 tcp      6 ") == 0 && has(line, "[ASSURED]"));
     CHECK(seconds_left(line) > 431'000);
+    guess_reset(raw, own, port);
+    close(raw);
+    usleep(50'000);
+    CHECK(has(tracked(which), " ESTABLISHED "));
     CHECK(store(settings + "tcp_timeout_time_wait", "55") == 0);
     close(client);
     await(which, "CLOSE_WAIT");

@@ -305,8 +305,15 @@ void corked() {
     CHECK(send(pair.client, "e", 1, 0) == 1);
     CHECK(wait_for(pair.server, POLLIN) == POLLIN);
     CHECK(recv(pair.server, text, sizeof text, MSG_WAITALL | MSG_DONTWAIT) == 2);
-    // The end of the stream pushes everything.
+    // Nothing is held back for good.
+    CHECK(send(pair.client, "x", 1, MSG_MORE) == 1);
+    CHECK(wait_for(pair.server, POLLIN) == POLLIN);
+    CHECK(recv(pair.server, text, sizeof text, 0) == 1);
     set(pair.client, IPPROTO_TCP, TCP_CORK, 1);
+    CHECK(send(pair.client, "y", 1, 0) == 1);
+    CHECK(wait_for(pair.server, POLLIN) == POLLIN);
+    CHECK(recv(pair.server, text, sizeof text, 0) == 1);
+    // The end of the stream pushes everything.
     CHECK(send(pair.client, "f", 1, MSG_MORE) == 1);
     CHECK(shutdown(pair.client, SHUT_WR) == 0);
     CHECK(recv(pair.server, text, sizeof text, MSG_WAITALL) == 1);

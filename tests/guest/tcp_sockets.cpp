@@ -2,6 +2,7 @@
 // sockets and what poll(2) and epoll(7) say of it, over the loopback of a network namespace of its
 // own.
 #include <csignal>
+#include <ctime>
 #include <thread>
 
 #include <sys/epoll.h>
@@ -411,6 +412,34 @@ void lingering() {
     const int fd = stream();
     CHECK_FAILS(setsockopt(fd, SOL_SOCKET, SO_LINGER, &patient, 4), EINVAL);
     close(fd);
+}
+
+// What a process leaves behind does not keep it from ending, whichever way it ends.
+void lingering_at_exit() {
+    for (const bool killed : {false, true}) {
+        const Pair pair = connected();
+        const linger patient{1, 30};
+        CHECK(setsockopt(pair.client, SOL_SOCKET, SO_LINGER, &patient, sizeof patient) == 0);
+        set(pair.server, SOL_SOCKET, SO_RCVBUF, 4096);
+        non_blocking(pair.client);
+        const std::string text = pattern(60'000);
+        while (send(pair.client, text.data(), text.size(), 0) > 0) {
+        }
+        const pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            if (killed)
+                pause();
+            _exit(0);
+        }
+        close(pair.client); // the child has the last descriptor
+        const time_t before = time(nullptr);
+        if (killed)
+            CHECK(kill(child, SIGKILL) == 0);
+        CHECK(waitpid(child, nullptr, 0) == child);
+        CHECK(time(nullptr) - before < 15);
+        close(pair.server);
+    }
 }
 
 void disconnect() {
@@ -856,6 +885,7 @@ int main(int argc, char** argv) {
         {"unread_data_survive_a_reset", unread_data_survive_a_reset},
         {"broken_pipe", broken_pipe},
         {"lingering", lingering},
+        {"lingering_at_exit", lingering_at_exit},
         {"disconnect", disconnect},
         {"addresses_in_use", addresses_in_use},
         {"shared_ports", shared_ports},

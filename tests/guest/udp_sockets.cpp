@@ -443,8 +443,41 @@ void corking() {
     CHECK_FAILS(recv(server, text, sizeof text, MSG_DONTWAIT), EAGAIN);
     set(client, IPPROTO_UDP, UDP_CORK, 0);
     CHECK(recv(server, text, sizeof text, 0) == 3 && std::memcmp(text, "123", 3) == 0);
+    // More than fits a datagram is refused from the start.
+    const std::string large(65'510, 'x');
+    CHECK_FAILS(send(client, large.data(), large.size(), MSG_MORE), EMSGSIZE);
+    CHECK(send(client, "4", 1, 0) == 1);
+    CHECK(recv(server, text, sizeof text, 0) == 1 && text[0] == '4');
     close(server);
     close(client);
+}
+
+// IP_FREEBIND is everybody's: to bind with, not to send in somebody else's name.
+void foreign_sources() {
+    const int server = bound(address4("127.0.0.1", 0), AF_INET);
+    const sockaddr_in to = address4("127.0.0.1", port_of(server));
+    const sockaddr_in foreign = address4("203.0.113.5", 0);
+    char text[16] = {};
+    const int client = socket(AF_INET, SOCK_DGRAM, 0);
+    set(client, IPPROTO_IP, IP_FREEBIND, 1);
+    CHECK(bind(client, general(foreign), sizeof foreign) == 0);
+    for (const int flags : {0, int{MSG_MORE}})
+        CHECK_FAILS(sendto(client, text, 1, flags, general(to), sizeof to), ENETUNREACH);
+    CHECK_FAILS(connect(client, general(to), sizeof to), ENETUNREACH);
+    close(client);
+    const int stream = socket(AF_INET, SOCK_STREAM, 0);
+    set(stream, IPPROTO_IP, IP_FREEBIND, 1);
+    CHECK(bind(stream, general(foreign), sizeof foreign) == 0);
+    CHECK_FAILS(connect(stream, general(to), sizeof to), ENETUNREACH);
+    close(stream);
+    // The last four bytes of an IPv6 address are no IPv4 address.
+    const int six = bound(address6("::1", 0), AF_INET6);
+    const sockaddr_in6 mapped = address6("::ffff:127.0.0.1", port_of(server));
+    for (const int flags : {0, int{MSG_MORE}})
+        CHECK_FAILS(sendto(six, text, 1, flags, general(mapped), sizeof mapped), ENETUNREACH);
+    close(six);
+    CHECK_FAILS(recv(server, text, sizeof text, MSG_DONTWAIT), EAGAIN);
+    close(server);
 }
 
 void multicast() {
@@ -600,6 +633,7 @@ int main() {
     sharing_ports();
     segments();
     corking();
+    foreign_sources();
     lite();
     multicast();
     interfaces();

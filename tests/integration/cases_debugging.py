@@ -157,7 +157,7 @@ def core_diverted():
         result = joey_sh("mkdir /tmp/elsewhere; unshare --user --map-root-user --mount sh -c "
                          f"'mount --bind /tmp/elsewhere {cores} && {program.path} crash'; ls /tmp/elsewhere",
                          options=["--core", cores])
-        equal("stdout", b"", result.out)
+        equal("stdout", b"child 42\n", result.out)
         equal("files", 1, len(os.listdir(cores)))
 
 

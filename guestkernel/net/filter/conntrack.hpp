@@ -82,8 +82,10 @@ public:
     SpinLock lock{LockRank::Leaf};
     struct TcpSide {
         u32 end = 0, window_end = 0, window = 0; // as nf_conntrack's td_end, td_maxend, td_maxwin
+        u32 acknowledged = 0;                    // the most that it did, if it did
         u8 scale = 0;
         bool scaled = false; // the option was there
+        bool acknowledges = false;
     };
     TcpState tcp = TcpState::None;
     u8 last_direction = 0;

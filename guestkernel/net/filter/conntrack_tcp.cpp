@@ -213,8 +213,21 @@ bool in_window(Connection& connection, const SegmentRange& range, u8 direction, 
             receiver.window_end = open;
         if (receiver.window == 0)
             receiver.end = acknowledged;
+        if (!sender.acknowledges || after(acknowledged, sender.acknowledged))
+            sender.acknowledged = acknowledged;
+        sender.acknowledges = true;
     }
     return true;
+}
+
+// A reset in the window that is not exactly what its receiver waits for, nor behind what was sent
+// last. The receiver only asks about it (RFC 5961, 3.2): it may be a stranger's guess, and the
+// connection, with its translation, goes on.
+bool is_guess(const Connection& connection, const SegmentRange& range, u8 direction, u32 sent) {
+    const Connection::TcpSide& receiver = connection.sides[1 - direction];
+    return connection.tcp == TcpState::Established && connection.has(status_assured) &&
+           !connection.liberal && range.sequence != sent && receiver.acknowledges &&
+           range.sequence != receiver.acknowledged;
 }
 
 // Counts how often the same acknowledgement came in a row.
@@ -256,7 +269,7 @@ bool Connections::follow_tcp(Connection& connection, Packet& packet, const Packe
         remove(connection);
         return false;
     }
-    const Move next = move(old, segment, direction != 0);
+    Move next = move(old, segment, direction != 0);
     if (next.step == Step::Ignore)
         return true;
     if (next.step == Step::Invalid)
@@ -277,8 +290,11 @@ bool Connections::follow_tcp(Connection& connection, Packet& packet, const Packe
         if (segment == Segment::SynAck && !(side.scaled && other.scaled))
             side.scale = other.scale = 0;
     }
+    const u32 sent = connection.sides[direction].end;
     if (!in_window(connection, range, direction, segment == Segment::Reset))
         return false;
+    if (segment == Segment::Reset && is_guess(connection, range, direction, sent))
+        next.to = old;
     connection.tcp = next.to;
     connection.last_direction = direction;
     if (segment == Segment::Ack)

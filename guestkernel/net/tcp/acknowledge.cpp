@@ -47,7 +47,7 @@ bool Connection::input_ack(const Header& header) {
     sample_rtt(header, delivery, time);
     if (acked != 0) {
         retransmissions_ = 0;
-        probes_ = 0;
+        probes_ = closed_probes_ = 0;
         stalled_since_ = time;
         soft_error = 0;
         if (!delivery.was_retransmitted || delivery.original_acked)
@@ -81,8 +81,10 @@ void Connection::update_send_window(const Header& header, Sequence ack) {
     send_window_ = window;
     if (window > max_send_window_)
         max_send_window_ = window;
-    if (window != 0)
+    if (window != 0) {
         clear_deadline(Deadline::Persist);
+        closed_probes_ = 0;
+    }
 }
 
 void Connection::process_sacks(const Header& header, Delivery& delivery, bool& duplicate_sack) {

@@ -363,7 +363,15 @@ void Connection::orphan(bool reset) {
     set_deadline(Deadline::End, now() + fin_wait());
 }
 
+// Such a connection is Closed, where finish() finds nothing to do, but in the table already: left
+// there, it would be entered a second time, or outlive its socket.
+void Connection::forget_fast_open() {
+    if (std::exchange(fast_open_waiting, false))
+        leave_table();
+}
+
 void Connection::reset_for_reuse() {
+    forget_fast_open();
     abort(0);
     arrived_.clear();
     queued_memory_.store(0);
@@ -380,11 +388,11 @@ void Connection::reset_for_reuse() {
     urgent_ = {};
     urgent_sending_ = more_coming_ = ack_pending_ = false;
     interactive_ = has_urgent_ack_ = undo_possible_ = probe_outstanding_ = false;
-    retransmissions_ = probes_ = 0;
+    retransmissions_ = probes_ = closed_probes_ = 0;
     last_sent_ = last_received_ = ack_timeout_ = 0;
     receive_rtt_ = receive_rtt_start_ = 0;
     duplicate_ = {};
-    fast_open_used = fast_open_waiting = fast_open_data_ = false;
+    fast_open_used = fast_open_data_ = false;
     cookie_ = {};
     flow.path = {};
     flow.source = {};

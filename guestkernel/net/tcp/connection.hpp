@@ -113,8 +113,9 @@ public:
     void abort(int reason); // sends a reset if there is a peer; `reason` for the waiting
     void become_listener(Ref<Listener> made);
     Ref<Listener> stop_listening();
-    void reset_for_reuse(); // Closed and as new
-    void disconnect();      // the same by the program: connect(2) with AF_UNSPEC
+    void reset_for_reuse();  // Closed and as new
+    void disconnect();       // the same by the program: connect(2) with AF_UNSPEC
+    void forget_fast_open(); // a SYN that waited for its data is not going to be sent
 
     // --- reading; with the lock, by the one reader
     void take_arrived(net::PacketList& out) { out.append(std::move(arrived_)); }
@@ -268,7 +269,7 @@ private:
     void send_duplicate_ack(SequenceRange duplicate);
     void send_syn(bool with_ack);
     Result<u32> transmit(Sequence start, u32 length, u8 flags);
-    u32 sendable(u32 mss, bool ignore_nagle, bool& window_limited);
+    u32 sendable(u32 mss, bool ignore_nagle);
     bool may_send_small(bool ignore_nagle) const;
     bool send_one(u32 length, u32 mss);
     // --- timers.cpp
@@ -345,7 +346,8 @@ private:
     Sequence probe_end_;
     unsigned retransmissions_ = 0; // timeouts in a row
     u64 stalled_since_ = 0;        // the first unanswered transmission
-    unsigned probes_ = 0;          // keepalive or zero-window probes in a row
+    unsigned probes_ = 0;          // keepalive or zero-window probes in a row, unanswered
+    unsigned closed_probes_ = 0;   // of a window that has been closed all the time, answered or not
 
     // --- receiving
     Sequence receive_initial_, receive_next_, copied_;

@@ -156,6 +156,8 @@ bool Connection::syn_received_ack(const Header& header) {
     if (syn_sent_at_ != 0 && retransmissions_ == 0)
         rtt_.sample(now() - syn_sent_at_, now());
     become_established();
+    if (!sent_.empty())
+        arm_retransmit(true); // the answer to a fast open's data: the timer was the SYN's, too
     if (fast_open_used && listener && !accepted)
         listener->lost(*this); // it counts no more
     writers.wake_all(poll_out | poll_wrnorm);

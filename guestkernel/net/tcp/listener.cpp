@@ -359,8 +359,9 @@ void Listener::input_request(Request& request, net::PacketPtr packet, const Head
         const bool old = request.negotiated.timestamps && told.has_timestamp &&
                          static_cast<i32>(told.timestamp - request.recent_timestamp) < 0;
         if (header.has(flag_syn) && !header.has(flag_ack)) {
-            if (header.sequence() == request.receive_initial)
-                answer(request, time); // ours was lost
+            // Ours was lost; or the client begins anew, and finds that this is not what it asked
+            // for: its reset makes room for what it asks now (RFC 9293, 3.5.1).
+            answer(request, time);
             return;
         }
         const bool inside =

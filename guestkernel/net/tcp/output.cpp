@@ -312,8 +312,7 @@ Result<u32> Connection::transmit(Sequence start, u32 length, u8 flags) {
 }
 
 // How much new data may go now, in one piece; 0: none yet.
-u32 Connection::sendable(u32 mss, bool ignore_nagle, bool& window_limited) {
-    window_limited = false;
+u32 Connection::sendable(u32 mss, bool ignore_nagle) {
     const u32 available = unsent();
     const Sequence window_end = una_ + send_window_;
     const u32 window = window_end > send_next_ ? window_end.since(send_next_) : 0;
@@ -324,7 +323,6 @@ u32 Connection::sendable(u32 mss, bool ignore_nagle, bool& window_limited) {
     if (limit == 0)
         return 0;
     limit = limit < window ? limit : window;
-    window_limited = window < available && window <= congestion;
     const u32 header = ip_header(flow) + most_header;
     u32 most = (largest_packet - header) / mss * mss;
     most = most == 0 ? mss : most;
@@ -381,20 +379,22 @@ void Connection::push_output(bool ignore_nagle) {
         if (idle > rtt_.base_timeout())
             congestion_.restart_after_idle(idle, rtt_.base_timeout());
     }
-    bool window_limited = false;
     while (unsent() != 0 || (fin_queued_ && !fin_sent_)) {
         const u32 available = unsent();
         const u32 mss = segment_size();
         u32 length = 0;
         if (available > 0) {
-            length = sendable(mss, ignore_nagle, window_limited);
+            length = sendable(mss, ignore_nagle);
             if (length == 0)
                 break;
         }
         if (!send_one(length, mss))
             break;
     }
-    if (window_limited && sent_.empty() && unsent() != 0 && !has_deadline(Deadline::Persist))
+    // Nothing is under way whose acknowledgement would bring us here again: either the window is
+    // closed, or a program holds back what it has (TCP_CORK, MSG_MORE), for 200 ms at most
+    // (tcp(7)).
+    if (sent_.empty() && unsent() != 0 && !has_deadline(Deadline::Persist))
         set_deadline(Deadline::Persist, now() + persist_delay());
 }
 

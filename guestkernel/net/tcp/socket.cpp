@@ -11,6 +11,7 @@
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel::tcp {
 
@@ -81,6 +82,7 @@ TcpSocket::~TcpSocket() {
             served = own.stop_listening();
         else if (own.state() != State::Closed)
             own.orphan(hurry || (unread && own.readable() != 0));
+        own.forget_fast_open();
         if (own.state() == State::Closed)
             stack().tcp_ports.unbind(own);
     }
@@ -98,7 +100,8 @@ void TcpSocket::linger() {
         const State state = own.state();
         return state != State::FinWait1 && state != State::Closing && state != State::LastAck;
     };
-    if (arch::current() == nullptr)
+    // At a process's end there is nobody whose patience that would be (socket(7), SO_LINGER).
+    if (arch::current() == nullptr || current_task().exiting)
         return;
     (void)wait_until(own.writers, over,
                      monotonic_ns() + static_cast<u64>(options_.linger) * nanoseconds_per_second);
@@ -177,24 +180,7 @@ Result<void> TcpSocket::connect(const SocketAddress& address) {
     if (address.length < sizeof(u16))
         return fail(EINVAL);
     if (address.family() == family_unspecified) {
-        {
-            MutexGuard reading(receive_mutex_);
-            reading_.clear();
-            reading_offset_ = 0;
-        }
-        Ref<Listener> served;
-        {
-            SpinGuard guard(own.lock);
-            if (own.state() == State::Listen)
-                served = own.stop_listening();
-            own.disconnect();
-            if (!own.port_kept)
-                stack().tcp_ports.unbind(own);
-            progress_ = Progress::Unconnected;
-        }
-        if (served)
-            served->close();
-        net::run_backlog();
+        disconnect();
         return {};
     }
     TRY(net::Endpoint to, net::parse_address(address, family()));
@@ -231,10 +217,34 @@ Result<void> TcpSocket::connect(const SocketAddress& address) {
     return finish_connect(EINPROGRESS);
 }
 
+// connect(2) with AF_UNSPEC. Both mutexes for all of it: a reader must not account for bytes, nor a
+// sender open with data, of a connection that was reset meanwhile.
+void TcpSocket::disconnect() {
+    Connection& own = *connection_;
+    Ref<Listener> served;
+    {
+        MutexGuard sending(send_mutex_);
+        MutexGuard reading(receive_mutex_);
+        reading_.clear();
+        reading_offset_ = 0;
+        SpinGuard guard(own.lock);
+        if (own.state() == State::Listen)
+            served = own.stop_listening();
+        own.disconnect();
+        if (!own.port_kept)
+            stack().tcp_ports.unbind(own);
+        progress_ = Progress::Unconnected;
+    }
+    if (served)
+        served->close();
+    net::run_backlog();
+}
+
 Result<void> TcpSocket::start_connect(const net::Endpoint& to, bool deferred) {
     Connection& own = *connection_;
     SpinGuard guard(own.lock);
-    if (own.state() != State::Closed)
+    // One that waits for the data of a fast open is Closed still, but in the table.
+    if (own.state() != State::Closed || own.fast_open_waiting)
         return fail(EISCONN);
     net::Flow flow;
     fill_flow(flow, to.address, to.scope);
@@ -245,6 +255,7 @@ Result<void> TcpSocket::start_connect(const net::Endpoint& to, bool deferred) {
                       ? net::IpAddress::any(to.address.is_v6())
                       : own.local;
     flow.dont_fragment = true;
+    TRY(check_source(flow));
     TRY(net::resolve(stack(), flow));
     if (flow.path.type == net::RouteType::Broadcast || flow.path.type == net::RouteType::Multicast)
         return fail(ENETUNREACH);

@@ -69,6 +69,8 @@ private:
     Result<usize> peek(IoBuffer& out, u32 flags, usize skip);
     Result<bool> may_wait_for_data(u32 flags);
     usize pass_urgent(Sequence at, usize piece, bool& skip, bool& stop);
+    // --- socket.cpp
+    void disconnect();
     // --- options.cpp
     Result<void> set_tcp_option(int name, std::span<const u8> value);
     Result<void> set_number(int name, int value);

@@ -225,6 +225,33 @@ TEST_CASE("options of the connection can be set and read") {
     CHECK(info.tcpi_state == 7);
 }
 
+TEST_CASE("a fast open whose data never came leaves nothing in the table") {
+    Sockets s;
+    const u32 before = Table::get().size();
+    const int on = 1;
+    const auto waiting = [&](u16 port) {
+        Ref<SocketFile> file = s.make();
+        for (const int name : {TCP_FASTOPEN_CONNECT, TCP_FASTOPEN_NO_COOKIE})
+            CHECK(code(file->set_socket_option(
+                      level_tcp, name, {reinterpret_cast<const u8*>(&on), sizeof on})) == 0);
+        CHECK(code(file->connect(Sockets::address(port))) == 0);
+        CHECK(Table::get().size() == before + 1);
+        return file;
+    };
+    SocketAddress nowhere;
+    nowhere.length = sizeof(u16);
+    nowhere.set_family(family_unspecified);
+    Ref<SocketFile> file = waiting(8001);
+    CHECK(code(file->connect(Sockets::address(8002))) == EISCONN);
+    CHECK(code(file->connect(nowhere)) == 0);
+    CHECK(Table::get().size() == before);
+    // Elsewhere: it must not stand in two buckets.
+    CHECK(code(file->connect(Sockets::address(8002))) == 0);
+    CHECK(Table::get().size() == before + 1);
+    file = nullptr;
+    CHECK(Table::get().size() == before);
+}
+
 TEST_CASE("connect finds the one port that is left behind many that are taken") {
     Sockets sockets;
     sockets.host.stack->settings.local_ports.first = 40000;

@@ -183,6 +183,26 @@ TEST_CASE("a SYN-ACK is sent again, and the request given up after five times") 
     CHECK(server.listener->request_count() == 0);
 }
 
+TEST_CASE("a client that begins anew with other numbers is let in") {
+    Fixture f;
+    Server server(f.host, 80);
+    f.peer.host_port = 80;
+    f.peer.send(flag_syn, 5000, 0);
+    f.peer.expect(flag_syn | flag_ack);
+    f.peer.send(flag_syn, 900'000, 0);
+    REQUIRE_FALSE(f.peer.quiet());
+    CHECK(f.peer.expect(flag_syn | flag_ack).acknowledgement == 5001);
+    f.peer.send(flag_syn, 900'000, 0); // one answer in half a second
+    CHECK(f.peer.quiet());
+    f.peer.send(flag_rst, 5001, 0);
+    CHECK(server.listener->request_count() == 0);
+    f.peer.send(flag_syn, 900'000, 0);
+    const Segment answer = f.peer.expect(flag_syn | flag_ack);
+    CHECK(answer.acknowledgement == 900'001);
+    f.peer.send(flag_ack, 900'001, answer.sequence + 1);
+    CHECK(server.accept().state() == State::Established);
+}
+
 TEST_CASE("a wrong acknowledgement of a SYN-ACK is answered with a reset and changes nothing") {
     Fixture f;
     Server server(f.host, 80);
@@ -336,6 +356,25 @@ TEST_CASE("Nagle: a small segment waits for the last; NODELAY and CORK change th
         program.connection->push_output(true);
     }
     CHECK(f.peer.expect(flag_ack).data.size() == 65);
+}
+
+TEST_CASE("what TCP_CORK and MSG_MORE hold back leaves after a while, if nothing follows") {
+    Fixture f;
+    Program program = f.connect();
+    program.send(std::string("a"), true);
+    f.peer.pass(100 * ms);
+    CHECK(f.peer.quiet());
+    program.send(std::string("b"), true); // no new patience
+    f.peer.pass(200 * ms);
+    REQUIRE_FALSE(f.peer.quiet());
+    CHECK(f.peer.expect(flag_ack).data == "ab");
+    f.peer.send(flag_ack, 5001, f.peer.next + 2);
+    program.connection->options.cork = true;
+    program.send("c");
+    CHECK(f.peer.quiet());
+    f.peer.pass(300 * ms);
+    REQUIRE_FALSE(f.peer.quiet());
+    CHECK(f.peer.expect(flag_ack).data == "c");
 }
 
 TEST_CASE("a big write leaves as one packet that is cut up later, in whole segments") {
@@ -516,6 +555,35 @@ TEST_CASE("a closed window is probed, and opens again") {
     f.peer.discard();
     f.peer.send(flag_ack, 5001, f.peer.next + 100, {}, 1000);
     CHECK(f.peer.take().data.size() == 400);
+}
+
+TEST_CASE("a window that stays closed is probed ever more rarely; for an orphan, not for ever") {
+    Fixture f;
+    Program program = f.connect({}, 100);
+    program.send(std::string(500, 'x'));
+    CHECK(f.peer.take().data.size() == 100);
+    u32 probes = 0;
+    // Every probe is answered.
+    const auto pass = [&](u64 seconds) {
+        for (u64 i = 0; i < 10 * seconds; i++) {
+            f.peer.pass(100 * ms);
+            const bool asked = !f.peer.quiet();
+            f.peer.discard();
+            if (asked)
+                f.peer.send(flag_ack, 5001, f.peer.next + 100, {}, 0);
+            probes += asked ? 1 : 0;
+        }
+    };
+    f.peer.send(flag_ack, 5001, f.peer.next + 100, {}, 0);
+    pass(60);
+    CHECK(probes >= 5);
+    CHECK(probes <= 15);
+    pass(3600);
+    CHECK(program.state() == State::Established);
+    program.close();
+    CHECK(f.host.tcp().orphans.load() == 1);
+    pass(600);
+    CHECK(f.host.tcp().orphans.load() == 0);
 }
 
 TEST_CASE("our window closes as data piles up, is never taken back, and opens with reading") {
@@ -852,6 +920,58 @@ TEST_CASE("fast open as a server: data of the SYN are there before the handshake
     syn.options.cookie.bytes[0] ^= 1;
     f.peer.send(syn);
     CHECK(f.peer.expect(flag_syn | flag_ack).acknowledgement == 5001);
+}
+
+TEST_CASE("fast open as a server: an answer ahead of the handshake's end is not lost with it") {
+    Fixture f;
+    f.host.tcp().settings.fast_open = 3;
+    ConnectionOptions options;
+    options.fast_open_backlog = 5;
+    Server server(f.host, 80, 10, options);
+    Segment syn;
+    syn.flags = flag_syn;
+    syn.sequence = 5000;
+    syn.window = 65535;
+    syn.options = sack_options();
+    syn.options.has_cookie = true;
+    f.peer.host_port = 80;
+    f.peer.send(syn);
+    syn.options.cookie = f.peer.expect(flag_syn | flag_ack).options.cookie;
+    f.peer.send(flag_rst, 5001, 0);
+    syn.data = "GET /";
+    // As a server that is quick: the SYN-ACK is on its way still.
+    u32 first = 0;
+    const auto serve = [&](u16 port) {
+        f.peer.port = port;
+        f.peer.send(syn);
+        first = f.peer.expect(flag_syn | flag_ack).sequence + 1;
+        Program program = server.accept();
+        program.commit("yes");
+        {
+            SpinGuard guard(program.connection->lock);
+            program.connection->appended(3, false, true);
+        }
+        CHECK(f.peer.expect(flag_ack).data == "yes");
+        CHECK(program.state() == State::SynReceived);
+        return program;
+    };
+    // Both are lost at first; then the client has them.
+    Program program = serve(4001);
+    f.peer.pass(1100 * ms);
+    f.peer.expect(flag_syn | flag_ack);
+    f.peer.discard();
+    f.peer.send(flag_ack, 5006, first + 3);
+    CHECK(program.state() == State::Established);
+    CHECK(program.connection->unacknowledged() == 0);
+    CHECK(f.peer.quiet());
+    // The answer alone is lost.
+    Program other = serve(4002);
+    f.peer.send(flag_ack, 5006, first);
+    CHECK(other.state() == State::Established);
+    f.peer.discard();
+    f.peer.pass(5 * second);
+    REQUIRE_FALSE(f.peer.quiet());
+    CHECK(f.peer.take().data == "yes");
 }
 
 TEST_CASE("fast open as a client: a cookie first, then data on the SYN") {

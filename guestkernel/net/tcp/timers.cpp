@@ -140,7 +140,10 @@ void Connection::on_syn_timeout() {
     rtt_.back_off();
     statistics_.retransmits++;
     Counters::count(tcp_.counters.retransmitted);
-    send_next_ = send_initial_ + 1; // data on a SYN is not tried twice
+    // Data on a SYN is not tried twice. What answered a fast open's is under way by itself, and its
+    // acknowledgement must not look like one of something that was never sent.
+    if (sent_.empty())
+        send_next_ = send_initial_ + 1;
     syn_sent_at_ = 0;
     flow.path.generation = 0;
     send_syn(!active);
@@ -148,19 +151,24 @@ void Connection::on_syn_timeout() {
 }
 
 u64 Connection::persist_delay() const {
-    const u64 delay = rtt_.base_timeout() << (probes_ < 12 ? probes_ : 12);
+    // Answers that leave the window closed do not make the next probe more urgent.
+    const u64 delay = rtt_.base_timeout() << (closed_probes_ < 12 ? closed_probes_ : 12);
     return delay < most_timeout ? delay : most_timeout;
 }
 
-// The peer's window is closed, or too small for what waits (RFC 9293, 3.8.6.1).
+// The peer's window is closed, or too small for what waits (RFC 9293, 3.8.6.1); or what waits was
+// held back for long enough.
 void Connection::on_persist() {
     if (!sent_.empty() || unsent() == 0)
         return;
     if (probes_ == 0)
         stalled_since_ = now();
     const unsigned limit = orphaned ? orphan_retries() : tcp_.settings.retries;
-    // A peer that answers may keep its window closed for as long as it likes.
-    if (given_up(stalled_since_, probes_, limit)) {
+    // A peer that answers may keep its window closed for as long as it likes while a program waits
+    // for that. What nobody can give up any more, with all its data, is given up here: when the
+    // probes are as rare as they become.
+    const bool left_alone = orphaned && persist_delay() >= most_timeout;
+    if (left_alone || given_up(stalled_since_, probes_, limit)) {
         time_out();
         return;
     }
@@ -176,6 +184,7 @@ void Connection::on_persist() {
         send_control(flag_ack, una_ - 1);
     }
     probes_++;
+    closed_probes_++;
     if (sent_.empty())
         set_deadline(Deadline::Persist, now() + persist_delay());
 }

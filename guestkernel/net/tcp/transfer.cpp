@@ -178,6 +178,10 @@ Result<void> TcpSocket::send_fast_open(IoBuffer& in, const SendRequest& request,
     }
     {
         MutexGuard sending(send_mutex_);
+        // Cleared under this mutex only. Another sender's SYN has gone, or all of it was broken
+        // off: a second open() would give new numbers to what is under way.
+        if (!own.fast_open_waiting)
+            return {};
         const usize left = in.remaining();
         const SendBuffer::Room room =
             own.buffer().room(left < 1400 ? static_cast<u32>(left) : 1400);
