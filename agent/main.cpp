@@ -143,8 +143,11 @@ os::Result<void> run(int argc, char** argv) {
     TRY(const Options options, read_options(argc, argv));
     const bool is_init = getpid() == 1;
     TRY(startup::protect_own_program(argv));
-    if (options.first && !is_init)
+    if (options.first && !is_init) {
+        // Before there are two of them: the machine goes with either.
+        startup::outlive_want_of_memory();
         TRY(become_first());
+    }
     if (options.first || is_init)
         TRY(startup::set_up_system(!is_init));
     else if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)

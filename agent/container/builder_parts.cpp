@@ -47,10 +47,15 @@ os::Result<void> leave_session_keyring() {
 }
 
 os::Result<void> apply_oom_score(const spec::Process& process, pid_t pid) {
-    if (!process.oom_score_adj)
-        return {};
-    const auto written = os::write_file(AT_FDCWD, os::text("/proc/", pid, "/oom_score_adj").c_str(),
-                                        std::to_string(*process.oom_score_adj));
+    const std::string file = os::text("/proc/", pid, "/oom_score_adj");
+    if (!process.oom_score_adj) {
+        const auto inherited = os::read_file(AT_FDCWD, file.c_str());
+        // What protects the agent is not for its containers.
+        if (!inherited || !inherited->starts_with('-'))
+            return {};
+    }
+    const auto written =
+        os::write_file(AT_FDCWD, file.c_str(), std::to_string(process.oom_score_adj.value_or(0)));
     if (!written)
         return os::fail(written.error().code, "process.oomScoreAdj: ", written.error().message);
     return {};

@@ -278,7 +278,10 @@ void Agent::signal(const proto::SignalRequest& request, const Reply<proto::Empty
         return;
     }
     const int number = static_cast<int>(request.signal());
-    reply(empty(request.all() ? (*container)->signal_all(number) : (*process)->signal(number)));
+    // A process that is named is meant alone, as with runc's shim: containerd's client asks for
+    // "all" whenever it kills to delete, executed processes too.
+    const bool whole = request.all() && request.exec_id().empty();
+    reply(empty(whole ? (*container)->signal_all(number) : (*process)->signal(number)));
 }
 
 void Agent::update(const proto::UpdateRequest& request, const Reply<proto::Empty>& reply) {

@@ -154,6 +154,8 @@ void Container::exec(const std::string& exec_id, spec::Process process, const Wa
         process.capabilities = spec_.process->capabilities;
     if (process.rlimits.empty())
         process.rlimits = spec_.process->rlimits;
+    if (!process.oom_score_adj)
+        process.oom_score_adj = spec_.process->oom_score_adj;
     Executed& entry = executed_[exec_id];
     entry.process = std::make_shared<Process>(around_.loop, around_.children);
     entry.wanted = std::make_shared<spec::Process>(std::move(process));

@@ -9,4 +9,7 @@ namespace startup {
 // (`new_pids`).
 os::Result<void> set_up_system(bool new_pids);
 
+// A machine that is out of memory ends its containers' programs, and not what all of them end with.
+void outlive_want_of_memory();
+
 } // namespace startup

@@ -148,6 +148,19 @@ TEST_CASE("a signal to all reaches every process of the container and no other")
     CHECK(other.state()->status() == proto::RUNNING);
 }
 
+TEST_CASE("a signal to all of an executed process reaches that one alone") {
+    TestContainer container(sleeper);
+    container.must_run();
+    for (const char* name : {"a", "b"}) {
+        REQUIRE(container.create_exec(name, R"({"args": ["sleep", "1000"]})"));
+        REQUIRE(container.start(name));
+    }
+    REQUIRE(container.kill(SIGKILL, true, "a"));
+    CHECK(container.wait("a")->exit().code() == 137);
+    CHECK(container.state("b")->status() == proto::RUNNING);
+    CHECK(container.state()->status() == proto::RUNNING);
+}
+
 TEST_CASE("an invalid signal is refused") {
     TestContainer container(sleeper);
     container.must_run();

@@ -115,6 +115,13 @@ TEST_CASE("the OOM score is set") {
           "500\n");
 }
 
+TEST_CASE("one more process has the container's OOM score unless it names its own") {
+    TestContainer container(script_spec("sleep 1000", R"({"process": {"oomScoreAdj": 500}})"));
+    container.must_run();
+    CHECK(container.exec("cat /proc/self/oom_score_adj").out == "500\n");
+    CHECK(container.exec("cat /proc/self/oom_score_adj", R"({"oomScoreAdj": 600})").out == "600\n");
+}
+
 TEST_CASE("a container holds no keys of the agent's session") {
     // Perl, because it can make any system call: 250 is keyctl, 0 asks for the number of keyring
     // -3.

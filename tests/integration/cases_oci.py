@@ -233,6 +233,22 @@ def a_pod():
         joey.nothing_is_left()
 
 
+@case("oci: a container that would join the namespaces of a pod's first one, which has ended, is refused")
+def first_has_ended():
+    with runtime() as joey:
+        joey.create("pod", joey.bundle("p", "exec sleep 1000", in_pod("sandbox", "pod")))
+        joey.must("start", "pod")
+        joey.create("other", joey.bundle("o", "exec sleep 1000", in_pod("container", "pod")))
+        joey.must("start", "other")
+        joey.must("kill", "pod", "KILL")
+        joey.until("pod", "stopped")
+        refused(joey.run("create", "--bundle", joey.bundle("l", "true", in_pod("container", "pod")), "late"),
+                "the pod's first container has ended")
+        joey.must("delete", "--force", "other")
+        joey.must("delete", "--force", "pod")
+        joey.nothing_is_left()
+
+
 @case("oci: a terminal goes to the console socket, with its size")
 def console():
     with runtime() as joey:
@@ -330,6 +346,20 @@ def limits():
         equal("pids", 50, event["data"]["pids"]["limit"])
         holds("time", event["data"]["cpu"]["usage"]["total"] > 0)
         joey.must("delete", "--force", "one")
+        joey.nothing_is_left()
+
+
+@case("oci: want of memory ends the programs of containers and not the agent, which all of them end with")
+def agent_outlives():
+    def sees_the_agent(config):
+        config["linux"]["namespaces"] = [one for one in config["linux"]["namespaces"] if one["type"] != "pid"]
+        config["process"].pop("oomScoreAdj", None)
+    with runtime() as joey:
+        joey.create("one", joey.bundle("b", "cat /proc/1/oom_score_adj /proc/self/oom_score_adj", sees_the_agent))
+        joey.must("start", "one")
+        joey.until("one", "stopped")
+        equal("the agent's and the container's", b"-1000\n0\n", joey.output("one"))
+        joey.must("delete", "one")
         joey.nothing_is_left()
 
 

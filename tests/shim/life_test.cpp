@@ -1,6 +1,8 @@
 // The life of a pod whose VM does what it should.
 #include <csignal>
 
+#include <sys/stat.h>
+
 #include <catch2/catch.hpp>
 
 #include "tests/shim/user.hpp"
@@ -65,6 +67,40 @@ TEST_CASE("a pod's life: created, started, spoken to, paused, killed, deleted, a
     for (const char* topic : {"/tasks/create", "/tasks/start", "/tasks/paused", "/tasks/resumed",
                               "/tasks/exit", "/tasks/delete"})
         CHECK(has_event(user, topic));
+}
+
+TEST_CASE("the VM ends also when a pod's first container is deleted while its last one is",
+          "[life]") {
+    User user("both", no_hurry);
+    REQUIRE(user.start_shim());
+    REQUIRE(user.call<api::CreateTaskResponse>("Create", user.creation()));
+    const std::string second = user.bundle() + "-second";
+    REQUIRE(::mkdir(second.c_str(), 0700) == 0);
+    write_text(second + "/config.json", content_of(user.bundle() + "/config.json"));
+    auto creation = user.creation();
+    creation.set_id("second");
+    creation.set_bundle(second);
+    creation.clear_stdin();
+    creation.clear_stdout();
+    REQUIRE(user.call<api::CreateTaskResponse>("Create", creation));
+    // The second one's program ends with its input, which it has none of.
+    CHECK(user.call<Empty>("Kill", user.signal(SIGKILL)));
+    api::StateRequest asked;
+    asked.set_id("second");
+    CHECK(user.until([&] {
+        const auto state = user.call<api::StateResponse>("State", asked);
+        return state && state->status() == shim::TaskStatus::STOPPED &&
+               state_of(user).status() == shim::TaskStatus::STOPPED;
+    }));
+    user.tell_vm("Delete late");
+    api::DeleteRequest last;
+    last.set_id("second");
+    user.send("Delete", last);
+    CHECK(user.call<api::DeleteResponse>("Delete", user.about<api::DeleteRequest>()));
+    CHECK(user.until([&] { return !user.call<api::StateResponse>("State", asked); }));
+    CHECK(names_in("/run/containerd/joey/both/pods").empty());
+    user.finish();
+    CHECK(user.complaints() == "");
 }
 
 TEST_CASE("a process that is executed: its terminal, its size, its end, its deletion", "[life]") {

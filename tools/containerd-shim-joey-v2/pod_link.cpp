@@ -23,6 +23,9 @@ void PodLink::open(std::chrono::milliseconds patience) {
         last_failure_ = os::EventLoop::Clock::now();
         return;
     }
+    // The end of the earlier connection may be known, and those who wait for answers over it not
+    // told yet: that is deferred, too, and comes first.
+    loop_.defer([old = std::shared_ptr<pod::AgentLink>(std::move(agent_))] {});
     agent_ = std::move(*agent);
     ++connections_;
     ask_for_events();

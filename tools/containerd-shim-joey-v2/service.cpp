@@ -258,21 +258,45 @@ void Service::remove_container(const TaskRef& task, const Reply<api::DeleteRespo
         [root = root_, id = task->id, rootfs = task->rootfs(), others_live] {
             return others_live ? forget(root, id, rootfs) : shim::remove(root, id, rootfs);
         },
-        [this, task, reply](const os::Result<std::string>& answer) {
-            task->deleting = false;
+        [this, task, others_live, reply](const os::Result<std::string>& answer) {
             if (!answer) {
+                task->deleting = false;
                 reply(base::Failure(answer.error()));
                 settled(*task);
                 return;
             }
-            Process& init = *task->init;
-            init.console.reset();
-            end_logger(init);
-            init.stdio->ended();
-            tasks_.erase(task->id);
-            removed(*task, init, reply);
-            settled(*task);
+            if (others_live)
+                kept_rootfs_ = task->rootfs();
+            if (tasks_.size() > 1 || kept_rootfs_.empty())
+                container_removed(task, reply);
+            else
+                remove_pod(task, reply);
         });
+}
+
+// The last of the others may have gone at the same time as the pod's first one, which stayed for
+// it. The task is there until then: without one, the shim is told to end.
+void Service::remove_pod(const TaskRef& last, const Reply<api::DeleteResponse>& reply) {
+    parts_.workers.run(
+        [root = root_, id = pod_, rootfs = std::exchange(kept_rootfs_, std::string())] {
+            return shim::remove(root, id, rootfs);
+        },
+        [this, last, reply](const os::Result<std::string>& answer) {
+            if (!answer)
+                parts_.log.warning(os::text("pod ", pod_, ": ", answer.error().message));
+            container_removed(last, reply);
+        });
+}
+
+void Service::container_removed(const TaskRef& task, const Reply<api::DeleteResponse>& reply) {
+    task->deleting = false;
+    Process& init = *task->init;
+    init.console.reset();
+    end_logger(init);
+    init.stdio->ended();
+    tasks_.erase(task->id);
+    removed(*task, init, reply);
+    settled(*task);
 }
 
 void Service::removed(const Task& task, const Process& process,

@@ -49,6 +49,8 @@ private:
                  const Reply<api::CreateTaskResponse>& reply);
     void remove(const api::DeleteRequest& request, const Reply<api::DeleteResponse>& reply);
     void remove_container(const TaskRef& task, const Reply<api::DeleteResponse>& reply);
+    void remove_pod(const TaskRef& last, const Reply<api::DeleteResponse>& reply);
+    void container_removed(const TaskRef& task, const Reply<api::DeleteResponse>& reply);
     static void settled(Task& task); // it is created, deleted, or neither
     void removed(const Task& task, const Process& process, const Reply<api::DeleteResponse>& reply);
     void shut_down(const api::ShutdownRequest& request, const Reply<Empty>& reply);
@@ -92,7 +94,8 @@ private:
     const std::string name_space_;
     const std::string root_;
     PodLink link_;
-    std::string pod_; // its first container's id
+    std::string pod_;         // its first container's id
+    std::string kept_rootfs_; // of that one, when it was deleted and stayed for the others
     std::map<std::string, TaskRef> tasks_;
     unsigned last_exec_ = 0;
     std::function<void()> shutdown_;

@@ -65,7 +65,8 @@ Outcome<void> Session::set_up_process() {
     // Now: what the control groups say is out of the sandbox's reach.
     cpus_ = options_.cpus ? *options_.cpus : usable_cpus();
     memory_bytes_ = options_.memory_bytes ? *options_.memory_bytes : default_memory_bytes();
-    umask_ = ::umask(0); // the guest's modes arrive with its own mask applied
+    rlimits_ = current_rlimits(); // before the shares raise one of them for themselves
+    umask_ = ::umask(0);          // the guest's modes arrive with its own mask applied
     std::signal(SIGPIPE, SIG_IGN);
     std::initializer_list<int> always = {SIGTERM, SIGHUP,  SIGINT, SIGQUIT,
                                          SIGUSR1, SIGUSR2, SIGPWR};
@@ -94,7 +95,7 @@ Outcome<boot::GuestDescription> Session::describe_guest() const {
     guest.log_level = options_.log_level;
     guest.umask = umask_;
     guest.address_randomization = current_address_randomization();
-    guest.rlimits = current_rlimits();
+    guest.rlimits = rlimits_;
     if (!options_.core_directory.empty())
         lift_core_limit(guest.rlimits);
     shares_->describe(guest);

@@ -66,6 +66,7 @@ private:
     const std::uint64_t start_tsc_;
     std::vector<vmm::TimingMark> marks_;
     std::uint32_t umask_ = 022;
+    std::vector<boot::Rlimit> rlimits_;
     unsigned cpus_ = 1;
     std::uint64_t memory_bytes_ = 0;
     Reporter reporter_;

@@ -224,7 +224,8 @@ os::Result<void> Engine::share_sources(Creation& creation, GuestConfig& guest) c
     std::vector<Pod::Showing> fresh;
     for (const GuestConfig::Source& source : guest.sources) {
         TRY(const Pod::Place place,
-            creation.pod->place_for(root_, source.path, source.read_only, source.is_root));
+            creation.pod->place_for(
+                root_, {source.path, source.read_only, source.recursive, source.is_root}));
         guest.place(source, guest_path(place.shared));
         creation.record.shared.push_back(place.shared);
         if (place.fresh)
@@ -247,7 +248,8 @@ os::Result<void> Engine::join_pod(Creation& creation, GuestConfig& guest, Link& 
     proto::ProcessRequest request;
     request.set_container_id(creation.record.pod);
     TRY(const auto first, link.agent->call<proto::StateResponse>("State", request));
-    if (first.pid() == 0)
+    // The number of one that has ended may be another's by now, with another's namespaces.
+    if (first.pid() == 0 || first.status() == proto::STOPPED)
         return os::fail(os::Code::FailedPrecondition, "the pod's first container has ended");
     guest.join(first.pid());
     return {};

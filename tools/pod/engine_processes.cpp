@@ -71,7 +71,11 @@ os::Result<int> exec_here(const Pod& pod, RelayConfig config, const ExecOptions&
             forget_exec(*agent, config);
         return base::Failure(begun.error());
     }
-    TRY(write_pid(options.pid_file, ::getpid()));
+    if (auto written = write_pid(options.pid_file, ::getpid()); !written) {
+        // It runs by now, and nobody would be there for its streams and its end.
+        forget_exec(*agent, config);
+        return base::Failure(written.error());
+    }
     return relay.run();
 }
 

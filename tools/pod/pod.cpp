@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 
 #include "tools/pod/mount_namespace.hpp"
@@ -144,27 +145,32 @@ os::Result<std::unique_ptr<AgentLink>> Pod::connect(os::EventLoop& loop,
                     said.empty() ? "" : "; its last words: ", said);
 }
 
-os::Result<Pod::Place> Pod::place_for(const StateRoot& root, const std::string& source,
-                                      bool read_only, bool alone) const {
+os::Result<Pod::Place> Pod::place_for(const StateRoot& root, const Wanted& wanted) const {
+    const std::string& source = wanted.source;
     struct stat about {};
-    if (::stat(source.c_str(), &about) != 0)
+    struct statvfs mount {};
+    if (::stat(source.c_str(), &about) != 0 || ::statvfs(source.c_str(), &mount) != 0)
         return os::fail_errno(errno, source);
     if (!S_ISDIR(about.st_mode) && !S_ISREG(about.st_mode) && !S_ISSOCK(about.st_mode) &&
         !S_ISFIFO(about.st_mode))
         return os::fail(os::Code::InvalidArgument, source, ": neither a directory nor a file");
-    for (const std::string& other : alone ? std::vector<std::string>() : root.containers()) {
+    // The host may have mounted the same directory twice, and write-protected once.
+    const Shared fresh{fresh_name(),     about.st_dev,     about.st_ino,
+                       wanted.read_only, wanted.recursive, mount.f_flag & (ST_RDONLY | ST_NOEXEC)};
+    for (const std::string& other : wanted.alone ? std::vector<std::string>() : root.containers()) {
         const auto record = ContainerRecord::load(root, other);
         if (!record || record->pod != id_)
             continue;
         const auto same =
             std::find_if(record->shared.begin(), record->shared.end(), [&](const Shared& one) {
-                return one.device == about.st_dev && one.inode == about.st_ino &&
-                       one.read_only == read_only;
+                return one.device == fresh.device && one.inode == fresh.inode &&
+                       one.read_only == fresh.read_only && one.recursive == fresh.recursive &&
+                       one.mount_flags == fresh.mount_flags;
             });
         if (same != record->shared.end())
             return Place{*same, false};
     }
-    return Place{{fresh_name(), about.st_dev, about.st_ino, read_only}, true};
+    return Place{fresh, true};
 }
 
 os::Result<void> Pod::share(const std::vector<Showing>& all) const {
@@ -198,11 +204,17 @@ void Pod::unshare(const StateRoot& root, const std::vector<Shared>& shared,
                   const std::string& except) const {
     std::vector<std::string> used;
     for (const std::string& other : root.containers()) {
-        const auto record = ContainerRecord::load(root, other);
-        if (other == except || !record || record->pod != id_)
+        if (other == except)
             continue;
-        for (const Shared& one : record->shared)
-            used.push_back(one.name);
+        // One that is being created may have been given a place that others have. It is asked for
+        // first: what it has begun with goes when its record is there.
+        for (const auto load : {ContainerRecord::load_begun, ContainerRecord::load}) {
+            const auto record = load(root, other);
+            if (!record || record->pod != id_)
+                continue;
+            for (const Shared& one : record->shared)
+                used.push_back(one.name);
+        }
     }
     for (const Shared& one : shared) {
         if (std::find(used.begin(), used.end(), one.name) == used.end())

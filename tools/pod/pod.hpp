@@ -34,14 +34,20 @@ public:
     os::Result<std::unique_ptr<AgentLink>> connect(os::EventLoop& loop,
                                                    std::chrono::milliseconds limit) const;
 
-    // Where a directory or file of the host will be in the share; what is shown already is shown
-    // once, unless it is to be `alone`: then all see the same. Requires: the pod's lock.
+    // Where a directory or file of the host will be in the share; what is shown already, and by a
+    // mount that allows as much, is shown once, unless it is to be `alone`: then all see the same.
+    // Requires: the pod's lock.
+    struct Wanted {
+        std::string source;
+        bool read_only = false;
+        bool recursive = false;
+        bool alone = false;
+    };
     struct Place {
         Shared shared;
         bool fresh = false; // share() is still to be called
     };
-    os::Result<Place> place_for(const StateRoot& root, const std::string& source, bool read_only,
-                                bool alone) const;
+    os::Result<Place> place_for(const StateRoot& root, const Wanted& wanted) const;
     // Shows them to the guest, while that runs. Requires: the pod's lock.
     struct Showing {
         Shared shared;
@@ -49,7 +55,8 @@ public:
         bool recursive = false;
     };
     os::Result<void> share(const std::vector<Showing>& all) const;
-    // Takes away what none of the pod's other containers uses. Requires: the pod's lock.
+    // Takes away what none of the pod's other containers uses, or is about to use. Requires: the
+    // pod's lock.
     void unshare(const StateRoot& root, const std::vector<Shared>& shared,
                  const std::string& except) const;
 

@@ -155,6 +155,27 @@ TEST_CASE("a pod is used by what runs in it or is being created, but not by what
     CHECK_FALSE(is_used(root, "pod-1", "two"));
 }
 
+TEST_CASE("what a container that is being created shares with one that goes stays in the share") {
+    const Scratch scratch;
+    const StateRoot root(scratch / "state");
+    ContainerRecord one = sample();
+    ContainerRecord two = sample();
+    two.id = "two";
+    for (const ContainerRecord& each : {one, two})
+        REQUIRE(make_directories(root.container(each.id)));
+    const std::string place = root.pod("pod-1") + "/share/" + one.shared.front().name;
+    REQUIRE(make_directories(place));
+    REQUIRE(one.store_begun(root));
+    REQUIRE(two.store(root));
+    const auto shared_pod = Pod::open(root, "pod-1");
+    REQUIRE(shared_pod);
+    shared_pod->unshare(root, two.shared, "two");
+    CHECK(exists(place));
+    REQUIRE(remove_tree(root.container("two")));
+    shared_pod->unshare(root, one.shared, "one");
+    CHECK_FALSE(exists(place));
+}
+
 TEST_CASE("a record that is not one is refused") {
     for (const char* text :
          {"", "{", "[]", "null", "{}", R"({"id": "a"})", R"({"id": "../a", "pod": "b"})",
@@ -205,6 +226,60 @@ TEST_CASE("remove_tree takes links, not what they lead to") {
     CHECK_FALSE(exists(scratch / "gone"));
     CHECK(exists(scratch / "kept/file"));
     CHECK(remove_tree(scratch / "gone"));
+}
+
+TEST_CASE("a place in the share is common to containers that want the same of it") {
+    const Scratch scratch;
+    const StateRoot root(scratch / "state");
+    ContainerRecord other = sample();
+    REQUIRE(make_directories(root.container(other.id)));
+    REQUIRE(make_directories(root.pod(other.pod)));
+    REQUIRE(make_directories(scratch / "volume"));
+    const auto of_pod = Pod::open(root, other.pod);
+    REQUIRE(of_pod);
+    const auto first = of_pod->place_for(root, {.source = scratch / "volume", .recursive = true});
+    REQUIRE(first);
+    CHECK(first->fresh);
+    other.shared = {first->shared};
+    REQUIRE(other.store(root));
+    const auto is_fresh = [&](const Pod::Wanted& wanted) {
+        const auto place = of_pod->place_for(root, wanted);
+        REQUIRE(place);
+        return place->fresh;
+    };
+    CHECK_FALSE(is_fresh({.source = scratch / "volume", .recursive = true}));
+    CHECK(is_fresh({.source = scratch / "volume", .recursive = true, .alone = true}));
+    CHECK(is_fresh({.source = scratch / "volume", .read_only = true, .recursive = true}));
+    CHECK(is_fresh({.source = scratch / "volume"}));
+}
+
+TEST_CASE("what the host has mounted read-only is not shown by another's writable mount of it") {
+    if (::geteuid() != 0)
+        return; // mounts are root's
+    const Scratch scratch;
+    const StateRoot root(scratch / "state");
+    ContainerRecord other = sample();
+    REQUIRE(make_directories(root.container(other.id)));
+    REQUIRE(make_directories(root.pod(other.pod)));
+    REQUIRE(make_directories(scratch / "volume"));
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const std::string needed[] = {scratch.path(), "/proc"};
+        const auto of_pod = Pod::open(root, other.pod);
+        if (!of_pod || !enter_private_mounts(needed))
+            ::_exit(1);
+        const auto writable = of_pod->place_for(root, {.source = scratch / "volume"});
+        if (!writable)
+            ::_exit(1);
+        other.shared = {writable->shared};
+        if (!other.store(root) || !seal_directory(scratch / "volume"))
+            ::_exit(1);
+        const auto sealed = of_pod->place_for(root, {.source = scratch / "volume"});
+        ::_exit(!sealed ? 1 : sealed->fresh ? 0 : 2);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
 }
 
 TEST_CASE("a VM's process cannot write in a pod's share, but in what is mounted there") {
@@ -334,6 +409,8 @@ TEST_CASE("a VM that says nothing is ended, also if its time was over before it 
 
 namespace {
 
+constexpr int was_told_to_delete = 7;
+
 // An agent in whose container a program has ended that left another one behind: its output goes on.
 [[noreturn]] void be_agent(int listener) {
     ::alarm(120);
@@ -360,6 +437,11 @@ namespace {
         [&waiting](const auto&, const ttrpc::Reply<proto::ReadOutputResponse>& reply) {
             waiting.push_back(reply);
         });
+    server.handle<proto::DeleteRequest, proto::WaitResponse>(
+        service, "Delete", [](const auto&, const ttrpc::Reply<proto::WaitResponse>& reply) {
+            reply(proto::WaitResponse());
+            ::_exit(was_told_to_delete);
+        });
     os::UniqueFd socket = accept_as_vm(listener);
     grant_as_vm(socket.get());
     if (!server.serve(std::move(socket)))
@@ -368,26 +450,53 @@ namespace {
     ::_exit(0);
 }
 
+// The VM of a container that runs.
+pid_t start_agent(const StateRoot& root, ContainerRecord& record) {
+    REQUIRE(root.make());
+    const auto self = ProcessId::of(::getpid()); // in place of the container's relay
+    REQUIRE(self);
+    record.process = *self;
+    REQUIRE(make_directories(root.container(record.id)));
+    REQUIRE(record.store(root));
+    const os::UniqueFd listener = listen_as_vm(root, record.pod, *self);
+    const pid_t vm = ::fork();
+    if (vm == 0)
+        be_agent(listener.get());
+    const auto process = ProcessId::of(vm);
+    REQUIRE(process);
+    REQUIRE(write_quickly(root.pod(record.pod) + "/vm.json", to_text(process->to_json())));
+    return vm;
+}
+
 } // namespace
+
+TEST_CASE("an executed process whose number cannot be written is not left in the guest") {
+    const Scratch scratch;
+    const StateRoot root(scratch.path());
+    ContainerRecord record = sample();
+    const pid_t vm = start_agent(root, record);
+    const pid_t caller = ::fork();
+    if (caller == 0) {
+        ::alarm(60);
+        const auto status = Engine(root).exec({.container = record.id,
+                                               .process = Json{{"args", {"program"}}},
+                                               .pid_file = scratch / "none/pid"});
+        ::_exit(status ? 1 : 0);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(caller, &status, 0) == caller);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    CHECK(comes([&] { return !ProcessId::of(vm) || !ProcessId::of(vm)->is_alive(); }));
+    ::kill(vm, SIGKILL);
+    REQUIRE(::waitpid(vm, &status, 0) == vm);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == was_told_to_delete));
+}
 
 TEST_CASE("who serves the output of what an executed program left behind ends with the VM") {
     const Scratch scratch;
     const StateRoot root(scratch.path());
-    REQUIRE(root.make());
-    const auto self = ProcessId::of(::getpid()); // in place of the container's relay
-    REQUIRE(self);
     ContainerRecord record = sample();
-    record.process = *self;
-    REQUIRE(make_directories(root.container(record.id)));
-    REQUIRE(record.store(root));
-    os::UniqueFd listener = listen_as_vm(root, record.pod, *self);
-    const pid_t vm = ::fork();
-    if (vm == 0)
-        be_agent(listener.get());
-    listener.reset();
-    const auto process = ProcessId::of(vm);
-    REQUIRE(process);
-    REQUIRE(write_quickly(root.pod(record.pod) + "/vm.json", to_text(process->to_json())));
+    const pid_t vm = start_agent(root, record);
     std::array<int, 2> out{-1, -1};
     REQUIRE(::pipe2(out.data(), O_CLOEXEC) == 0);
     const os::UniqueFd read_end(out[0]);

@@ -13,10 +13,9 @@ namespace pod {
 namespace {
 
 Json to_json(const Shared& shared) {
-    return Json{{"name", shared.name},
-                {"device", shared.device},
-                {"inode", shared.inode},
-                {"readOnly", shared.read_only}};
+    return Json{{"name", shared.name},           {"device", shared.device},
+                {"inode", shared.inode},         {"readOnly", shared.read_only},
+                {"recursive", shared.recursive}, {"mountFlags", shared.mount_flags}};
 }
 
 std::uint64_t unsigned_of(const Json& value, std::string_view name) {
@@ -59,8 +58,9 @@ os::Result<ContainerRecord> ContainerRecord::parse(std::string_view text, const 
     if (shared == nullptr || !shared->is_array())
         return out;
     for (const Json& item : *shared) {
-        Shared one{string_of(item, "name"), unsigned_of(item, "device"), unsigned_of(item, "inode"),
-                   bool_of(item, "readOnly")};
+        Shared one{string_of(item, "name"),    unsigned_of(item, "device"),
+                   unsigned_of(item, "inode"), bool_of(item, "readOnly"),
+                   bool_of(item, "recursive"), unsigned_of(item, "mountFlags")};
         TRY(check_id(one.name));
         out.shared.push_back(std::move(one));
     }
@@ -125,11 +125,11 @@ bool is_used(const StateRoot& root, const std::string& pod, const std::string& e
     return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
         if (name == except)
             return false;
+        // In this order: it goes when the record is there.
+        const auto begun = ContainerRecord::load_begun(root, name);
         const auto record = ContainerRecord::load(root, name);
-        if (!record) {
-            const auto begun = ContainerRecord::load_begun(root, name);
+        if (!record)
             return begun && begun->pod == pod;
-        }
         return record->pod == pod && record->process.is_alive() &&
                !ExitRecord::load(root.container(name) + "/exit.json");
     });

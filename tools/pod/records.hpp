@@ -43,6 +43,8 @@ struct Shared {
     std::uint64_t device = 0;
     std::uint64_t inode = 0;
     bool read_only = false;
+    bool recursive = false;
+    std::uint64_t mount_flags = 0; // that it has from the host's mount: ST_RDONLY, ST_NOEXEC
 };
 
 struct ContainerRecord {
