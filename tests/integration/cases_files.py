@@ -113,6 +113,17 @@ def volume_file():
         equal("contents", b"s3cret\n", joey("cat", "/etc/hostname", options=["--volume", f"{path}:/etc/hostname:ro"]).out)
 
 
+@case("volume: a single file stays the one that it was, whatever takes its place")
+def volume_file_replaced():
+    with scratch() as folder:
+        path = os.path.join(folder, "conf")
+        with open(path, "w") as file:
+            file.write("old\n")
+        result = joey_sh("echo new > /dir/next && mv /dir/next /dir/conf && cat /dir/conf /conf && rm /dir/conf && cat /conf",
+                         options=["--volume", f"{folder}:/dir", "--volume", f"{path}:/conf:ro"])
+        equal("contents", b"new\nold\nold\n", result.out)
+
+
 @case("volumes: several at once")
 def volumes():
     with scratch() as a, scratch() as b:

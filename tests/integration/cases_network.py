@@ -317,6 +317,20 @@ def names():
     equal("addresses", {HOST4, HOST6, "unknown"}, found)
 
 
+@case("a resolver of this machine's link, named with its interface, is one of several")
+def link_local_resolver():
+    with scratch() as folder:
+        path = os.path.join(folder, "resolv.conf")
+        with open(path, "w", encoding="ascii") as file:
+            file.write("nameserver fe80::1%lo\n" + RESOLV_CONF)
+        # In mounts of its own: the other cases keep theirs.
+        script = f"mount --bind {path} {os.path.realpath('/etc/resolv.conf')} && exec {JOEY} do -- getent ahostsv4 files.test"
+        result = run(["unshare", "--mount", "sh", "-c", script])
+    equal("stderr", b"", result.err)
+    equal("status", 0, result.status)
+    equal("addresses", {HOST4}, {line.split()[0] for line in result.out.decode().splitlines()})
+
+
 @case("a client inside fetches files by name, by IPv4 and by IPv6")
 def http_client():
     content = random.Random(2).randbytes(2 * MEBI)

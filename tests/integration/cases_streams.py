@@ -168,6 +168,10 @@ def umask_and_limits():
     same("umask 027; umask; exec true")
     command = ["bash", "-c", f"umask 027; ulimit -n 777; exec '{JOEY}' do -- bash -c 'umask; ulimit -n'"]
     equal("umask, open files", b"0027\n777\n", run(command).out)
+    # The soft one is the program's, though joey raises its own.
+    command = ["bash", "-c", f"ulimit -Sn 256; ulimit -Hn; exec '{JOEY}' do -- bash -c 'ulimit -Sn; ulimit -Hn'"]
+    hard, *inside = run(command).out.split()
+    equal("open files, soft and hard", [b"256", hard], inside)
 
 
 @case("randomness of addresses: the caller's")

@@ -2,12 +2,16 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
 #include <functional>
 #include <new>
 #include <unistd.h>
 
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -77,6 +81,18 @@ TEST_CASE("sandbox: no descriptor signals another process either") {
     }
     ::close(ends[0]);
     ::close(ends[1]);
+}
+
+TEST_CASE("sandbox: the network thread asks for an interface's number, by no Unix socket") {
+    CHECK(status_as(ThreadClass::UserNet, [] {
+              struct ifreq request {};
+              std::strcpy(request.ifr_name, "lo");
+              const int fd = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+              // A namespace may be without it.
+              return ::ioctl(fd, SIOCGIFINDEX, &request) == 0 || errno == ENODEV ? 0 : 1;
+          }) == 0);
+    CHECK(status_as(ThreadClass::UserNet,
+                    [] { return ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); }) == refused);
 }
 
 TEST_CASE("sandbox: whoever serves files has no calls that take a path alone") {

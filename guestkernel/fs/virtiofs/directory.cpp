@@ -88,6 +88,7 @@ Result<void> VirtiofsDirectory::fill(u64 offset) {
         call.in = &in;
         call.in_bytes = sizeof in;
         call.out_data = {buffer_, capacity_};
+        asked_ = fs.moment();
         auto length = node().transport().call(call);
         if (!length && length.error().code == ENOSYS && with_attributes_) {
             fs.note_missing(VirtiofsSuperblock::missing_readdirplus);
@@ -139,7 +140,6 @@ void VirtiofsDirectory::discard_rest() {
 Result<u64> VirtiofsDirectory::read_directory(DirectorySink& sink, u64 offset) {
     MutexGuard guard(mutex_);
     VirtiofsSuperblock& fs = node().fs_;
-    const u64 directory = node().node();
     for (;;) {
         if (offset == end_offset_)
             return offset;
@@ -174,12 +174,12 @@ Result<u64> VirtiofsDirectory::read_directory(DirectorySink& sink, u64 offset) {
             fs.transport_.forget(record.entry.nodeid, 1);
             continue;
         }
-        auto inode = fs.adopt_entry(record.entry);
+        auto inode = fs.adopt_entry(record.entry, asked_);
         if (!inode)
             continue;
         const u64 until = fuse_deadline(record.entry.entry_valid, record.entry.entry_valid_nsec);
         const usize unused =
-            fs.entries_.put(directory, record.name, Ref<Inode>(std::move(*inode)), until);
+            node().remember(record.name, Ref<Inode>(std::move(*inode)), until, asked_);
         if (unused > 0)
             fs.useless_attributes_.fetch_add(1, base::Order::Relaxed);
     }

@@ -226,7 +226,7 @@ Result<void> VirtiofsInode::flush_pages() {
     // The server's clock stamped the writes: our guess is void, and the difference is nobody else's
     // doing.
     cached_once_ = false;
-    expire_attributes();
+    note_change_locked();
     return {};
 }
 
@@ -395,6 +395,7 @@ Result<void> VirtiofsFile::allocate(int mode, u64 offset, u64 length) {
     {
         SpinGuard attributes_guard(inode.attributes_lock());
         inode.cached_once_ = false; // our own change
+        inode.note_change_locked();
     }
     return inode.refresh();
 }

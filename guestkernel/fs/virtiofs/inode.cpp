@@ -65,8 +65,19 @@ void VirtiofsInode::last_reference() {
     delete this;
 }
 
-void VirtiofsInode::update(const fuse_attr& attr, u64 valid_seconds, u32 valid_nanoseconds) {
-    const u64 until = fuse_deadline(valid_seconds, valid_nanoseconds);
+void VirtiofsInode::note_change_locked() {
+    changed_at_.store(fs_.next_moment(), base::Order::Release);
+    attributes_until_.store(0, base::Order::Release);
+}
+
+void VirtiofsInode::note_change() {
+    SpinGuard guard(attributes_lock_);
+    note_change_locked();
+}
+
+void VirtiofsInode::update(const fuse_attr& attr, u64 valid_seconds, u32 valid_nanoseconds,
+                           u64 asked, bool own) {
+    u64 until = fuse_deadline(valid_seconds, valid_nanoseconds);
     Attributes fresh;
     fresh.inode = attr.ino;
     fresh.mode = attr.mode;
@@ -86,6 +97,13 @@ void VirtiofsInode::update(const fuse_attr& attr, u64 valid_seconds, u32 valid_n
     bool changed = false;
     {
         SpinGuard guard(attributes_lock_);
+        if (changed_since(asked)) {
+            // From before a change of ours. Better than nothing only where nothing is known yet.
+            attributes_until_.store(0, base::Order::Release);
+            if (cached_.mode != 0)
+                return;
+            until = 0;
+        }
         if (dirty()) { // the server has yet to hear of our writes
             fresh.size = size_.load(base::Order::Relaxed);
             fresh.modify_time = cached_.modify_time;
@@ -103,8 +121,11 @@ void VirtiofsInode::update(const fuse_attr& attr, u64 valid_seconds, u32 valid_n
         mode_ = (mode_ & mode_type) | (fresh.mode & mode_permissions);
         uid_ = fresh.uid;
         gid_ = fresh.gid;
+        // Answers to older questions may still be on their way.
+        if (own)
+            changed_at_.store(fs_.next_moment(), base::Order::Release);
+        attributes_until_.store(until, base::Order::Release);
     }
-    attributes_until_.store(until, base::Order::Release);
     if (changed)
         if (PageCache* cache = cache_pointer_.load(base::Order::Acquire))
             cache->invalidate();
@@ -116,12 +137,13 @@ Result<void> VirtiofsInode::refresh() {
     FuseCall call = make_call(FUSE_GETATTR, node_);
     set_in(call, in);
     set_out(call, out);
+    const u64 asked = fs_.moment();
     TRY(transport().call(call));
     if (!valid_fuse_size(out.attr))
         return fail(EIO);
     if ((out.attr.mode & mode_type) != type())
         return fail(ESTALE);
-    update(out.attr, out.attr_valid, out.attr_valid_nsec);
+    update(out.attr, out.attr_valid, out.attr_valid_nsec, asked);
     return {};
 }
 
@@ -167,6 +189,7 @@ Result<void> VirtiofsInode::set_attributes(const Attributes& wanted, u32 mask) {
     FuseCall call = make_call(FUSE_SETATTR, node_);
     set_in(call, in);
     set_out(call, out);
+    const u64 asked = fs_.moment();
     TRY(transport().call(call));
     if (!valid_fuse_size(out.attr))
         return fail(EIO);
@@ -185,7 +208,7 @@ Result<void> VirtiofsInode::set_attributes(const Attributes& wanted, u32 mask) {
         SpinGuard guard(attributes_lock_);
         cached_once_ = false;
     }
-    update(out.attr, out.attr_valid, out.attr_valid_nsec);
+    update(out.attr, out.attr_valid, out.attr_valid_nsec, asked, true);
     return {};
 }
 
@@ -205,6 +228,7 @@ Result<Ref<Inode>> VirtiofsInode::lookup(std::string_view name) {
     FuseCall call = make_call(FUSE_LOOKUP, node_);
     call.names[0] = name;
     set_out(call, entry);
+    const u64 asked = fs_.moment();
     TRY(transport().call(call));
     if (entry.nodeid == 0) { // "it does not exist, and you may remember that"
         const u64 until = fuse_deadline(entry.entry_valid, entry.entry_valid_nsec);
@@ -212,22 +236,33 @@ Result<Ref<Inode>> VirtiofsInode::lookup(std::string_view name) {
         fs_.negative_timeout_ns_.store(until == ~u64{0} ? until : until - now,
                                        base::Order::Relaxed);
         if (until > now)
-            fs_.entries_.put(node_, name, nullptr, until);
+            remember(name, nullptr, until, asked);
         return fail(ENOENT);
     }
-    TRY(Ref<VirtiofsInode> inode, fs_.adopt_entry(entry));
+    TRY(Ref<VirtiofsInode> inode, fs_.adopt_entry(entry, asked));
     if (!inode->is_directory())
         fs_.note_lookup();
     return Ref<Inode>(std::move(inode));
 }
 
+usize VirtiofsInode::remember(std::string_view name, Ref<Inode> child, u64 until, u64 asked) {
+    if (changed_since(asked))
+        return 0;
+    const usize unused = fs_.entries_.put(node_, name, std::move(child), until);
+    // Who changes a name says so before he has it forgotten: one of us two comes after the other.
+    if (changed_since(asked))
+        fs_.entries_.forget(node_, name);
+    return unused;
+}
+
 Result<Ref<Inode>> VirtiofsInode::finish_entry(std::string_view name, Result<u32> answer,
-                                               const fuse_entry_out& entry) {
+                                               const fuse_entry_out& entry, u64 asked) {
+    if (answer)
+        note_change(); // the directory's own times and link count, too
     fs_.entries_.forget(node_, name);
     if (!answer)
         return fail(answer.error().code);
-    expire_attributes(); // the directory's own times and link count
-    TRY(Ref<VirtiofsInode> inode, fs_.adopt_entry(entry));
+    TRY(Ref<VirtiofsInode> inode, fs_.adopt_entry(entry, asked));
     return Ref<Inode>(std::move(inode));
 }
 
@@ -256,7 +291,8 @@ Result<Ref<Inode>> VirtiofsInode::create(std::string_view name, u32 mode, u64 de
         mknod.rdev = static_cast<u32>(device_number);
         set_in(call, mknod);
     }
-    return finish_entry(name, transport().call(call), entry);
+    const u64 asked = fs_.moment();
+    return finish_entry(name, transport().call(call), entry, asked);
 }
 
 // Makes and opens a regular file in one round trip. The handle waits in the inode for the open(2)
@@ -276,7 +312,8 @@ Result<Ref<Inode>> VirtiofsInode::create_open(u32 opcode, std::string_view name,
     call.names[0] = name;
     set_in(call, in);
     set_out(call, out);
-    TRY(Ref<Inode> made, finish_entry(name, transport().call(call), out.entry));
+    const u64 asked = fs_.moment();
+    TRY(Ref<Inode> made, finish_entry(name, transport().call(call), out.entry, asked));
     VirtiofsInode& inode = as_virtiofs(*made);
     MutexGuard guard(inode.handles_mutex_);
     if (inode.write_handle_.open || !inode.is_regular()) {
@@ -307,7 +344,8 @@ Result<Ref<Inode>> VirtiofsInode::symlink(std::string_view name, std::string_vie
     call.names[0] = name;
     call.names[1] = target;
     set_out(call, entry);
-    return finish_entry(name, transport().call(call), entry);
+    const u64 asked = fs_.moment();
+    return finish_entry(name, transport().call(call), entry, asked);
 }
 
 Result<void> VirtiofsInode::link(std::string_view name, Inode& target) {
@@ -318,18 +356,19 @@ Result<void> VirtiofsInode::link(std::string_view name, Inode& target) {
     call.names[0] = name;
     set_in(call, in);
     set_out(call, entry);
-    TRY(finish_entry(name, transport().call(call), entry));
+    const u64 asked = fs_.moment();
+    TRY(finish_entry(name, transport().call(call), entry, asked));
+    as_virtiofs(target).note_change(); // its link count
     return {};
 }
 
 Result<void> VirtiofsInode::remove_name(u32 opcode, std::string_view name, Inode& child) {
     FuseCall call = make_call(opcode, node_);
     call.names[0] = name;
-    fs_.entries_.forget(node_, name);
     TRY(transport().call(call));
+    note_change();
     fs_.entries_.forget(node_, name);
-    expire_attributes();
-    as_virtiofs(child).expire_attributes(); // its link count
+    as_virtiofs(child).note_change(); // its link count
     return {};
 }
 
@@ -359,6 +398,10 @@ Result<void> VirtiofsInode::rename(std::string_view old_name, Inode& child, Inod
     call.names[0] = old_name;
     call.names[1] = new_name;
     auto answer = transport().call(call);
+    if (answer) {
+        note_change();
+        target.note_change();
+    }
     fs_.entries_.forget(node_, old_name);
     fs_.entries_.forget(target.node_, new_name);
     if (!answer) {
@@ -368,11 +411,9 @@ Result<void> VirtiofsInode::rename(std::string_view old_name, Inode& child, Inod
         }
         return fail(answer.error().code);
     }
-    expire_attributes();
-    target.expire_attributes();
-    as_virtiofs(child).expire_attributes(); // ctime
+    as_virtiofs(child).note_change(); // ctime
     if (replaced != nullptr)
-        as_virtiofs(*replaced).expire_attributes();
+        as_virtiofs(*replaced).note_change();
     return {};
 }
 
@@ -489,7 +530,7 @@ Result<void> VirtiofsInode::set_xattr(std::string_view name, std::string_view va
         fs_.note_missing(VirtiofsSuperblock::missing_xattr);
         return fail(EOPNOTSUPP);
     }
-    expire_attributes(); // ctime
+    note_change(); // ctime
     TRY(std::move(answer));
     return {};
 }
@@ -504,7 +545,7 @@ Result<void> VirtiofsInode::remove_xattr(std::string_view name) {
         fs_.note_missing(VirtiofsSuperblock::missing_xattr);
         return fail(EOPNOTSUPP);
     }
-    expire_attributes();
+    note_change();
     TRY(std::move(answer));
     return {};
 }

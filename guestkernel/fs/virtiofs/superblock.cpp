@@ -185,7 +185,7 @@ void VirtiofsSuperblock::note_lookup() {
     }
 }
 
-Result<Ref<VirtiofsInode>> VirtiofsSuperblock::adopt_entry(const fuse_entry_out& entry) {
+Result<Ref<VirtiofsInode>> VirtiofsSuperblock::adopt_entry(const fuse_entry_out& entry, u64 asked) {
     if (!valid_entry(entry)) {
         if (entry.nodeid != 0 && entry.nodeid != FUSE_ROOT_ID)
             transport_.forget(entry.nodeid, 1);
@@ -219,6 +219,7 @@ Result<Ref<VirtiofsInode>> VirtiofsSuperblock::adopt_entry(const fuse_entry_out&
             (*made)->lookups_ = 0; // it goes without a trace, after the lock
         } else {
             inode = std::move(*made);
+            inode->changed_at_.store(changes_of_gone_, base::Order::Release);
             inode->table_next_ = inodes_->buckets[hash];
             inodes_->buckets[hash] = inode.get();
         }
@@ -230,7 +231,7 @@ Result<Ref<VirtiofsInode>> VirtiofsSuperblock::adopt_entry(const fuse_entry_out&
                                        : entry.entry_valid * nanoseconds_per_second +
                                              entry.entry_valid_nsec,
                                    base::Order::Relaxed);
-    inode->update(entry.attr, entry.attr_valid, entry.attr_valid_nsec);
+    inode->update(entry.attr, entry.attr_valid, entry.attr_valid_nsec, asked);
     return inode;
 }
 
@@ -245,6 +246,8 @@ void VirtiofsSuperblock::remove_inode(VirtiofsInode& inode) {
                 break;
             }
         lookups = inode.lookups_;
+        if (inode.changed_since(changes_of_gone_))
+            changes_of_gone_ = inode.changed_at_.load(base::Order::Acquire);
     }
     if (lookups > 0)
         transport_.forget(inode.node_, lookups);

@@ -8,6 +8,11 @@
 // of the attributes, or reclaim. While an inode is dirty its size and modification time are ours,
 // not the server's.
 //
+// An answer can be older than what this kernel did since it asked: a listing is read out of its
+// buffer long after it came, and who writes does not wait for who calls stat(2). So each question
+// notes the moment (VirtiofsSuperblock::moment) before it is sent, each of our changes the moment
+// that it made, and an answer from before the last change of its inode is not believed.
+//
 // Lock order: VirtiofsInode::handles_mutex_ (sleeping, innermost: nothing but a request happens
 // under it, so that the last reference to a file may be dropped with an address space locked); spin
 // locks are leaves.
@@ -101,8 +106,11 @@ private:
     explicit VirtiofsSuperblock(FuseTransport& transport) : transport_(transport) {}
     Result<void> negotiate();
     // The inode of an entry that the server counted as looked up once; it is forgotten again if
-    // anything fails.
-    Result<Ref<VirtiofsInode>> adopt_entry(const fuse_entry_out& entry);
+    // anything fails. `asked`: the moment before the question.
+    Result<Ref<VirtiofsInode>> adopt_entry(const fuse_entry_out& entry, u64 asked);
+    // Counts the changes that this kernel made.
+    u64 moment() const { return changes_.load(base::Order::Acquire); }
+    u64 next_moment() { return changes_.fetch_add(1, base::Order::AcqRel) + 1; }
     void remove_inode(VirtiofsInode& inode);
 
     static constexpr usize buckets = 1024;
@@ -125,6 +133,9 @@ private:
     };
     Owned<InodeTable> inodes_;
     SpinLock table_lock_{LockRank::SuperBlock};
+    base::Atomic<u64> changes_{0};
+    // The last change of all inodes that have left the table: one that comes back knows no better.
+    u64 changes_of_gone_ = 0; // under table_lock_
 };
 
 // A file handle of the server, shared by all open files of the inode that can use it.
@@ -178,14 +189,22 @@ private:
     u64 size() const override { return size_.load(base::Order::Acquire); }
 
     FuseTransport& transport() const { return fs_.transport_; }
-    void update(const fuse_attr& attr, u64 valid_seconds, u32 valid_nanoseconds);
+    // `own`: the answer to a change of ours, which is of this moment.
+    void update(const fuse_attr& attr, u64 valid_seconds, u32 valid_nanoseconds, u64 asked,
+                bool own = false);
     Result<void> refresh();
     bool dirty() const {
         return modified_.load(base::Order::Acquire) != flushed_.load(base::Order::Acquire);
     }
-    void expire_attributes() { attributes_until_.store(0, base::Order::Release); }
+    // The server has made a change for us: what it said before is void.
+    void note_change();
+    void note_change_locked(); // under attributes_lock()
+    bool changed_since(u64 asked) const { return changed_at_.load(base::Order::Acquire) > asked; }
+    // Keeps what the server said of a name of this directory (null: that it is missing); how many
+    // entries that nobody used had to go.
+    usize remember(std::string_view name, Ref<Inode> child, u64 until, u64 asked);
     Result<Ref<Inode>> finish_entry(std::string_view name, Result<u32> answer,
-                                    const fuse_entry_out& entry);
+                                    const fuse_entry_out& entry, u64 asked);
     Result<Ref<Inode>> create_open(u32 opcode, std::string_view name, u32 mode, u32 uid, u32 gid);
     Result<void> remove_name(u32 opcode, std::string_view name, Inode& child);
     Result<void> acquire_handle(bool for_write);
@@ -207,6 +226,7 @@ private:
     // Changes of the contents, and how many of them the server has: equal when clean. Until then
     // size and mtime are ours.
     base::Atomic<u64> modified_{0}, flushed_{0};
+    base::Atomic<u64> changed_at_{0};  // the moment of our last change; set under attributes_lock()
     base::Atomic<int> write_error_{0}; // of a write-back that had nobody to tell
     Attributes cached_;                // under attributes_lock(), as is the next
     bool cached_once_ = false;
@@ -258,6 +278,7 @@ private:
     Mutex mutex_; // getdents by several tasks
     u8* buffer_ = nullptr;
     u32 capacity_ = 0, filled_ = 0, at_ = 0;
+    u64 asked_ = 0;            // the moment before the buffer was asked for
     u64 next_offset_ = 0;      // of the record at at_
     u64 end_offset_ = ~u64{0}; // where the server said there is no more
     bool with_attributes_ = false;

@@ -350,6 +350,47 @@ TEST_CASE("virtio-fs changes the tree of the host") {
     CHECK(stats->blocks > 0);
 }
 
+TEST_CASE("virtio-fs believes no listing about what was changed since it was asked for") {
+    Share share;
+    for (const char* name : {"kept", "dropped", "removed", "renamed"})
+        share.put(name, "old");
+    share.mount();
+    auto directory = share.root->open(Path(), O_RDONLY | O_DIRECTORY);
+    REQUIRE(directory);
+    Names first(1); // the others wait in the buffer, with their attributes
+    auto next = (*directory)->read_directory(first, 0);
+    REQUIRE(next);
+
+    const auto append = [&](const char* name) {
+        auto node = share.root->lookup(name);
+        REQUIRE(node);
+        auto file = (*node)->open(Path(), O_WRONLY | O_APPEND);
+        REQUIRE(file);
+        write_at(**file, " and new", 0);
+        REQUIRE((*file)->flush());
+        return std::move(*node);
+    };
+    const Ref<Inode> kept = append("kept");
+    append("dropped"); // nobody holds it any more
+    auto removed = share.root->lookup("removed");
+    REQUIRE(removed);
+    REQUIRE(share.root->unlink("removed", **removed));
+    auto renamed = share.root->lookup("renamed");
+    REQUIRE(renamed);
+    REQUIRE(share.root->rename("renamed", **renamed, *share.root, "other", nullptr, 0));
+
+    Names rest(100);
+    REQUIRE((*directory)->read_directory(rest, *next));
+    CHECK(kept->attributes()->size == 11);
+    CHECK(append("kept")->attributes()->size == 19);
+    CHECK(append("dropped")->attributes()->size == 19);
+    CHECK(share.get("kept") == "old and new and new");
+    CHECK(share.get("dropped") == "old and new and new");
+    CHECK(error_of(share.root->lookup("removed")) == ENOENT);
+    CHECK(error_of(share.root->lookup("renamed")) == ENOENT);
+    CHECK(share.root->lookup("other"));
+}
+
 TEST_CASE("virtio-fs keeps many changes in one file apart while pages come and go") {
     Share share;
     std::string model = random_text(600'000);

@@ -27,8 +27,8 @@ Inode::~Inode() {
 }
 
 InodeTable::InodeTable(UniqueFd directory, const struct statx& found, std::size_t max_cached_fds,
-                       bool strict)
-    : strict_(strict), root_fd_(std::make_shared<HostFd>(std::move(directory))),
+                       std::size_t max_fds, bool strict)
+    : strict_(strict), max_fds_(max_fds), root_fd_(std::make_shared<HostFd>(std::move(directory))),
       devices_(device_of(found)), cache_(max_cached_fds) {
     for (std::size_t i = 0; i < shard_count; ++i)
         shards_[i].with([&](Shard& shard) { shard.next_id = i + shard_count; });

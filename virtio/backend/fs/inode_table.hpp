@@ -23,9 +23,10 @@ class InodeTable {
 public:
     // `directory` is the share's root, which is never forgotten. `strict`: the client can rename
     // and make files, so one is opened only by a descriptor that is known to refer to the right
-    // one; opening a device of the host, even for a moment, can have effects.
+    // one; opening a device of the host, even for a moment, can have effects. `max_fds`: see
+    // with_descriptors().
     InodeTable(UniqueFd directory, const struct statx& found, std::size_t max_cached_fds,
-               bool strict);
+               std::size_t max_fds, bool strict);
     ~InodeTable();
 
     const InodeRef& root() const { return root_; }
@@ -73,9 +74,15 @@ public:
 
     std::size_t size();
 
-    // Does `open` again, after closing what is kept for later, if descriptors have run out.
+    // Does `open` again, after closing what is kept for later, if descriptors have run out. ENFILE
+    // if all shares together have as many as they may: the rest of the process needs some, too, and
+    // its sockets wait for connections that they could not take.
     template <typename F>
     auto with_descriptors(F&& open) -> decltype(open()) {
+        if (HostFd::count() >= max_fds_)
+            cache_.clear();
+        if (HostFd::count() >= max_fds_)
+            return fail(ENFILE);
         auto result = open();
         if (!result && (result.error().code == EMFILE || result.error().code == ENFILE)) {
             cache_.clear();
@@ -117,6 +124,7 @@ private:
     static constexpr std::size_t max_walk = 4096; // components opened anew for one request
 
     const bool strict_;
+    const std::size_t max_fds_;
     FdRef root_fd_;
     DeviceMap devices_;
     FdCache cache_;

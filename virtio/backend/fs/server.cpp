@@ -21,8 +21,12 @@ base::Failure<FsError> refuse(int code, const char* action) {
     return base::Failure(FsError{code, action});
 }
 
-// Descriptors for everything else in the process: KVM, devices, the caller's streams.
-constexpr std::size_t reserved_fds = 128;
+// Descriptors for everything else in the process: KVM, devices, the caller's streams; where there
+// are many, more of them, for the sockets of vsock and of the network.
+constexpr std::size_t least_reserved_fds = 128;
+std::size_t reserved_fds(std::size_t descriptors) {
+    return std::max(least_reserved_fds, descriptors / 8);
+}
 constexpr std::size_t max_default_cached_fds = 4096;
 
 std::size_t raise_descriptor_limit() {
@@ -38,7 +42,7 @@ std::size_t raise_descriptor_limit() {
 }
 
 // The directory that `path` names or, if it names a regular file, the one that holds it.
-Result<UniqueFd> open_root(const std::string& path, std::string& only_name) {
+Result<UniqueFd> open_root(const std::string& path, fs::Share& share) {
     UniqueFd root(::open(path.c_str(), O_PATH | O_CLOEXEC));
     if (!root)
         return refuse(errno, "open the shared directory");
@@ -57,7 +61,8 @@ Result<UniqueFd> open_root(const std::string& path, std::string& only_name) {
     const std::string real = resolved;
     std::free(resolved);
     const std::size_t slash = real.rfind('/');
-    only_name = real.substr(slash + 1);
+    share.only_name = real.substr(slash + 1);
+    share.only_file = std::move(root);
     UniqueFd parent(::open(real.substr(0, slash + 1).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!parent)
         return refuse(errno, "open the directory of the shared file");
@@ -83,7 +88,7 @@ Result<std::unique_ptr<FsServer>> FsServer::create(ShareConfig config) {
     if (config.directory) {
         share.directory = std::move(config.directory);
     } else {
-        TRY(share.directory, open_root(config.path, share.only_name));
+        TRY(share.directory, open_root(config.path, share));
     }
     auto root = fs::stat_at(share.directory.get(), "");
     if (!root)
@@ -113,13 +118,15 @@ Result<std::unique_ptr<FsServer>> FsServer::create(ShareConfig config) {
     share.zero_message_opens =
         config.read_only && config.zero_message_opens && fs::may_read_everything();
     share.switch_owner = !config.read_only && fs::may_switch_owner();
+    const std::size_t reserved = reserved_fds(descriptors);
     const std::size_t usable =
-        descriptors > 2 * reserved_fds ? descriptors - reserved_fds : descriptors / 2;
+        descriptors > 2 * reserved ? descriptors - reserved : descriptors / 2;
     share.max_cached_fds = std::clamp<std::size_t>(
         config.max_cached_fds != 0 ? config.max_cached_fds
                                    : std::min(usable / 4, max_default_cached_fds),
         8, usable);
     share.max_handles = usable;
+    share.max_fds = config.max_fds != 0 ? config.max_fds : usable;
     if (!config.read_only)
         prepare_process_for_writing();
 

@@ -58,6 +58,9 @@ struct ShareConfig {
     // Descriptors kept open for inodes besides open files; 0: a quarter of RLIMIT_NOFILE, at most
     // 4096. When it runs short, older ones are closed and opened again when needed.
     std::size_t max_cached_fds = 0;
+    // Descriptors of all shares of this process together, open files included, from which on this
+    // one opens no more; 0: seven eighths of RLIMIT_NOFILE.
+    std::size_t max_fds = 0;
 };
 
 class FsServer {

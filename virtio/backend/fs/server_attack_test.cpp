@@ -250,7 +250,7 @@ TEST_CASE("a node whose key was taken by another file goes with the client") {
         auto found = fs::stat_at(directory.get(), "");
         if (!found)
             ::_exit(1);
-        fs::InodeTable table(std::move(directory), *found, 8, true);
+        fs::InodeTable table(std::move(directory), *found, 8, 1024, true);
         // As a file system without times of birth gives a number again.
         found->stx_ino += 1;
         const auto fd = std::make_shared<fs::HostFd>(UniqueFd(::open("/dev/null", O_RDONLY)));

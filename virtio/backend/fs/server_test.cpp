@@ -10,6 +10,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "virtio/backend/fs/fd_cache.hpp"
 #include "virtio/backend/fs/testing/fuse_client.hpp"
 #include "virtio/backend/fs/xattrs.hpp"
 
@@ -166,6 +167,33 @@ TEST_CASE("more nodes are reachable than descriptors are kept") {
         const auto opened = client.open(nodes[i], O_RDONLY).as<fuse_open_out>();
         CHECK(client.read(nodes[i], opened.fh, 0, 100).text() == std::to_string(i));
     }
+}
+
+TEST_CASE("open files leave descriptors for the rest of the process") {
+    constexpr std::size_t most = 32;
+    TemporaryDirectory dir;
+    for (std::size_t i = 0; i < most; ++i)
+        dir.write(std::to_string(i), std::to_string(i));
+    const auto server = serve({.path = dir.path(), .max_cached_fds = 8, .max_fds = most});
+    FuseClient client(*server);
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> files; // node and handle
+    Answer refused;
+    std::uint64_t node = 0;
+    for (std::size_t i = 0; i < most; ++i) {
+        node = client.walk(std::to_string(i));
+        refused = client.open(node, O_RDWR);
+        if (!refused)
+            break;
+        files.emplace_back(node, refused.as<fuse_open_out>().fh);
+    }
+    CHECK(refused.error == ENFILE);
+    CHECK(fs::HostFd::count() <= most);
+    REQUIRE(files.size() > 1);
+    fuse_release_in in{};
+    in.fh = files.back().second;
+    CHECK(client.call(FUSE_RELEASE, files.back().first, in));
+    CHECK(client.open(node, O_RDWR));
+    CHECK(client.read(files.front().first, files.front().second, 0, 4).text() == "0");
 }
 
 TEST_CASE("a file replaced on the host is a new node, and the old one is stale") {
@@ -638,6 +666,31 @@ TEST_CASE("a share of one file shows that file alone") {
     CHECK(client.create(root, "new", O_RDWR).error == EPERM);
     CHECK(client.call(FUSE_UNLINK, root, "hosts").error == EPERM);
     CHECK(client.rename(root, "hosts", root, "x").error == EPERM);
+}
+
+TEST_CASE("a share of one file stays with that file") {
+    TemporaryDirectory dir;
+    dir.write("conf", "old");
+    const auto server = serve({.path = dir / "conf"});
+    REQUIRE(server);
+    FuseClient client(*server);
+    const std::uint64_t before = client.walk("conf");
+    // As editors and configuration managers do.
+    dir.write("conf.new", "new");
+    std::filesystem::rename(dir / "conf.new", dir / "conf");
+    const auto text = [&](std::uint64_t node) {
+        const auto fh = client.open(node, O_RDONLY).as<fuse_open_out>().fh;
+        return client.read(node, fh, 0, 16).text();
+    };
+    CHECK(client.getattr(before));
+    CHECK(text(before) == "old");
+    std::filesystem::remove(dir / "conf");
+    CHECK(client.walk("conf") == before);
+    CHECK(text(before) == "old");
+    const auto directory = client.call(FUSE_OPENDIR, root, fuse_open_in{}).as<fuse_open_out>().fh;
+    CHECK(names(client.list(root, directory, true)) == std::set<std::string>{".", "..", "conf"});
+    client.init();
+    CHECK(text(client.walk("conf")) == "old");
 }
 
 TEST_CASE("a share of one file leaves the attributes of the directory around it alone") {

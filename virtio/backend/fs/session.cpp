@@ -84,7 +84,10 @@ const Session::Operation* Session::operation(std::uint32_t opcode) {
 
 Session::Session(Share share, ProcFds proc)
     : share_(std::move(share)), proc_(std::move(proc)), xattrs_(proc_, Xattrs::native_available()),
-      inodes_(std::move(share_.directory), share_.root, share_.max_cached_fds, !share_.read_only),
+      inodes_(std::move(share_.directory), share_.root, share_.max_cached_fds, share_.max_fds,
+              !share_.read_only),
+      only_file_(share_.only_file ? std::make_shared<HostFd>(std::move(share_.only_file))
+                                  : nullptr),
       files_(0, share_.max_handles), directories_(1, share_.max_handles) {}
 
 std::array<std::uint64_t, FsServer::operation_count> Session::requests() const {

@@ -38,6 +38,7 @@ struct Share {
     UniqueFd directory;
     struct statx root {};
     std::string only_name; // of the one file that is shared, or empty
+    UniqueFd only_file;    // that file
     bool read_only = false;
     Cache cache = Cache::Auto;
     bool xattrs = true;
@@ -45,6 +46,7 @@ struct Share {
     bool device_nodes = false;
     bool switch_owner = false;
     std::size_t max_cached_fds = 0;
+    std::size_t max_fds = 0;
     std::size_t max_handles = 0;
 };
 
@@ -134,6 +136,14 @@ private:
     bool is_frame(const InodeRef& inode) const {
         return !share_.only_name.empty() && inode == inodes_.root();
     }
+    // What a name of a directory is. Of a share of one file it is that file, whatever the host has
+    // put in its place since: as with a bind mount, and the sandbox opens no other.
+    Result<struct statx> stat_name(const InodeRef& directory, int fd, const char* name) const {
+        return is_frame(directory) ? stat_at(only_file_->get(), "") : stat_at(fd, name);
+    }
+    // The inode of what stat_name() found.
+    Result<InodeRef> look_up(const struct statx& found, const InodeRef& directory, int fd,
+                             const char* name);
     fuse_entry_out entry(const InodeRef& inode, const struct statx& found) const;
     fuse_attr_out attributes(const InodeRef& inode, const struct statx& found) const;
     Result<void> reply_entry(const Directory& parent, const Name& name, Reply& reply);
@@ -168,10 +178,11 @@ private:
     Result<void> fill(DirectoryReply& out, const InodeRef& inode, const FdRef& stream,
                       std::uint64_t offset);
 
-    Share share_; // its directory has moved into inodes_
+    Share share_; // its directory has moved into inodes_, its file into only_file_
     const ProcFds proc_;
     const Xattrs xattrs_;
     InodeTable inodes_;
+    const FdRef only_file_; // null but in a share of one file
     HandleTable<OpenFile> files_;
     HandleTable<OpenDirectory> directories_;
     // For directories that are read without being opened: by inode.

@@ -160,17 +160,14 @@ Result<void> Session::fill_only_name(DirectoryReply& out, const InodeRef& inode)
     if (inode != inodes_.root() || name.empty() || !out.fits(name))
         return {};
     TRY(const FdRef dir, inodes_.any_fd(inode));
-    const auto found = stat_at(dir->get(), name.c_str());
-    if (!found)
-        return {}; // removed on the host
-    const auto type = static_cast<std::uint8_t>(IFTODT(found->stx_mode));
+    TRY(const struct statx found, stat_name(inode, dir->get(), name.c_str()));
+    const auto type = static_cast<std::uint8_t>(IFTODT(found.stx_mode));
     if (!out.plus()) {
-        out.add({}, inodes_.devices().guest_number(device_of(*found), found->stx_ino), 3, type,
-                name);
+        out.add({}, inodes_.devices().guest_number(device_of(found), found.stx_ino), 3, type, name);
         return {};
     }
-    TRY(const InodeRef child, inodes_.look_up(*found, inode, dir->get(), name.c_str()));
-    out.add(entry(child, *found), child->guest_number(), 3, type, name);
+    TRY(const InodeRef child, look_up(found, inode, dir->get(), name.c_str()));
+    out.add(entry(child, found), child->guest_number(), 3, type, name);
     return {};
 }
 

@@ -51,6 +51,14 @@ Result<Session::Directory> Session::directory(std::uint64_t node) {
     return Directory{std::move(inode), std::move(fd)};
 }
 
+Result<InodeRef> Session::look_up(const struct statx& found, const InodeRef& directory, int fd,
+                                  const char* name) {
+    TRY(InodeRef inode, inodes_.look_up(found, directory, fd, name));
+    if (is_frame(directory))
+        inodes_.offer_fd(inode, only_file_);
+    return inode;
+}
+
 Result<void> Session::op_lookup(Request& request, Reply& reply) {
     Name name;
     TRY(request.name(name, true));
@@ -69,7 +77,7 @@ Result<void> Session::op_lookup(Request& request, Reply& reply) {
 
     Result<struct statx> found = fail(ENOENT);
     if (parent.fd && !hidden(parent.inode, name.view()))
-        found = stat_at(parent.fd->get(), name.c_str());
+        found = stat_name(parent.inode, parent.fd->get(), name.c_str());
     if (!found) {
         if (found.error().code != ENOENT || share_.cache != Cache::Always)
             return base::Failure(found.error());
@@ -78,8 +86,7 @@ Result<void> Session::op_lookup(Request& request, Reply& reply) {
         missing.entry_valid = validity(share_.cache);
         return reply.put(missing);
     }
-    TRY(const InodeRef inode,
-        inodes_.look_up(*found, parent.inode, parent.fd->get(), name.c_str()));
+    TRY(const InodeRef inode, look_up(*found, parent.inode, parent.fd->get(), name.c_str()));
     return reply.put(entry(inode, *found));
 }
 

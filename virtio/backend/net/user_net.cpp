@@ -12,11 +12,31 @@
 #include <unistd.h>
 #include <utility>
 
+#include <net/if.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 
 #include "virtio/backend/net/internet_checksum.hpp"
 #include "virtio/device/net/packet_check.hpp"
+
+// In place of the C library's, for libslirp, which asks for the interface of each resolver like
+// fe80::1%eth0 in /etc/resolv.conf: that one makes a Unix socket for the question, which no thread
+// that a guest's packets reach may have.
+extern "C" [[gnu::visibility("default")]] unsigned int if_nametoindex(const char* name) noexcept {
+    struct ifreq request {};
+    const std::size_t length = std::strlen(name);
+    if (length >= sizeof request.ifr_name) {
+        errno = ENODEV;
+        return 0;
+    }
+    std::memcpy(request.ifr_name, name, length);
+    const virtio::UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!socket || ::ioctl(socket.get(), SIOCGIFINDEX, &request) != 0)
+        return 0;
+    return static_cast<unsigned int>(request.ifr_ifindex);
+}
 
 namespace virtio {
 

@@ -62,6 +62,8 @@ public:
     void connected(std::unique_ptr<VsockChannel> channel); // the host has
     // For the guest it is over. Whoever opened it and waits is told so.
     void close();
+    // Whether the guest has heard of it: one that it asked for, or was asked for.
+    bool known_to_guest() const { return (saying_ & say_request_bit) == 0; }
     // Closed, and the channel has all that the guest sent.
     bool finished() const { return state_ == State::Closed && !has_pending(); }
 

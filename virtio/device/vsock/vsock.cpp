@@ -187,14 +187,18 @@ void Vsock::stream_event(VsockStream& stream, Readiness readiness) {
     if (forget_old_driver())
         return; // the stream with it, maybe; if not, it is told again
     const bool was_closed = stream.state() == VsockStream::State::Closed;
+    const bool known = stream.known_to_guest();
     stream.handle(readiness);
     if (was_closed) {
         settle(stream);
         return check_drained();
     }
     if (stream.state() == VsockStream::State::Closed) { // nobody waits for its answer any more
-        resets_.push_back({VMADDR_CID_HOST, stream.key().host_port, stream.key().guest_port,
-                           stream.packet_type()});
+        // A guest that offers no buffers has not been asked yet, and need not hear of it: programs
+        // that come and go would have an answer wait for each of them, without end.
+        if (known)
+            resets_.push_back({VMADDR_CID_HOST, stream.key().host_port, stream.key().guest_port,
+                               stream.packet_type()});
         end(stream);
     } else {
         list(stream);

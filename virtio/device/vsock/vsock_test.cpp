@@ -535,6 +535,30 @@ TEST_CASE("vsock: connections that ended before they could be spoken of are not 
     CHECK(device.speakers() == 0);
 }
 
+TEST_CASE("vsock: programs that come and go before the guest could be asked are not remembered") {
+    PollLoop loop;
+    FakeRam ram{std::size_t{8} << 20};
+    TestBackend backend(loop);
+    Vsock device(loop, VsockGuest::cid, backend);
+    VsockGuest guest(device, ram); // that offers no buffers
+    for (unsigned i = 0; i < 2 * Vsock::max_streams; ++i) {
+        backend.open(500).reset();
+        loop.settle();
+    }
+    CHECK(backend.opened == std::vector<std::uint32_t>(2 * Vsock::max_streams, 0));
+    CHECK(device.stream_count() == 0);
+    CHECK(device.speakers() == 0);
+    guest.post();
+    loop.settle();
+    CHECK_FALSE(guest.receive());
+    // Nor do they hold up what the guest says meanwhile.
+    guest.send(VsockGuest::header(70, port, VIRTIO_VSOCK_OP_REQUEST));
+    loop.settle();
+    const auto answer = guest.receive();
+    REQUIRE(answer);
+    CHECK(answer->header.op == VIRTIO_VSOCK_OP_RESPONSE);
+}
+
 TEST_CASE("vsock: whatever is asked of the event loop, one task of it waits") {
     Fixture f;
     for (std::uint32_t i = 0; i < 100; ++i) {
