@@ -72,8 +72,11 @@ Result<void> change_owner(const Path& path, u32 uid, u32 gid) {
         wanted.gid = gid;
         mask |= set_gid;
     }
-    // Linux clears them even for root, but for directories.
+    // Linux clears them even for root, but for directories. That is a change of the mode, which is
+    // the owner's to make: a call that names no owner and no group must not do it for anybody.
     if (!inode.is_directory() && has_suid(inode)) {
+        if (!owner_or_capable(inode))
+            return fail(EPERM);
         wanted.mode = inode.mode_ & ~mode_suid;
         if ((inode.mode_ & 0010) != 0)
             wanted.mode &= ~mode_sgid;

@@ -1,6 +1,7 @@
 #include "guestkernel/ipc/event_files.hpp"
 
 #include <linux/errno.h>
+#include <linux/signal.h>
 #include <linux/signalfd.h>
 #include <linux/time.h>
 
@@ -27,6 +28,60 @@ Result<void> wait_for(WaitQueue& queue, bool non_blocking, Ready&& ready) {
     if (wait_until(queue, ready) == WaitOutcome::Interrupted)
         return fail(restart_syscall);
     return {};
+}
+
+// What the kernel tells of an event, by whose signal that is (sigaction(2)).
+void describe_event(const SignalInfo& info, signalfd_siginfo& record) {
+    switch (info.signo) {
+    case SIGCHLD:
+        record.ssi_pid = static_cast<u32>(info.child.pid);
+        record.ssi_uid = info.child.uid;
+        record.ssi_status = info.child.status;
+        record.ssi_utime = static_cast<u64>(info.child.user_ticks);
+        record.ssi_stime = static_cast<u64>(info.child.system_ticks);
+        break;
+    case SIGILL:
+    case SIGFPE:
+    case SIGSEGV:
+    case SIGBUS:
+    case SIGTRAP:
+        record.ssi_addr = info.fault.address;
+        break;
+    case SIGSYS:
+        record.ssi_call_addr = info.system_call.address;
+        record.ssi_syscall = info.system_call.number;
+        record.ssi_arch = info.system_call.architecture;
+        break;
+    default: // SIGIO, or another one by F_SETSIG
+        record.ssi_band = static_cast<u32>(info.poll.band);
+        record.ssi_fd = info.poll.fd;
+    }
+}
+
+// signalfd(2): the members of siginfo_t side by side, of which the code says which there are.
+signalfd_siginfo record_of(const SignalInfo& info) {
+    signalfd_siginfo record{};
+    record.ssi_signo = static_cast<u32>(info.signo);
+    record.ssi_errno = info.error;
+    record.ssi_code = info.code;
+    if (info.code > SI_USER && info.code < SI_KERNEL) {
+        describe_event(info, record);
+        return record;
+    }
+    u64 value = info.sender.value;
+    if (info.code == SI_TIMER) {
+        record.ssi_tid = static_cast<u32>(info.timer.timer);
+        record.ssi_overrun = static_cast<u32>(info.timer.overrun);
+        value = info.timer.value;
+    } else {
+        record.ssi_pid = static_cast<u32>(info.sender.pid);
+        record.ssi_uid = info.sender.uid;
+    }
+    if (info.code < SI_USER) {
+        record.ssi_int = static_cast<i32>(value);
+        record.ssi_ptr = value;
+    }
+    return record;
 }
 
 // Timers on the wall clock, which somebody may set; outside of their spin locks.
@@ -282,21 +337,7 @@ Result<usize> SignalFile::read(IoBuffer& out, u64) {
                          [&] { return (pending_signals(current_task()) & mask_.load()) != 0; }));
             continue;
         }
-        signalfd_siginfo record{};
-        record.ssi_signo = static_cast<u32>(info.signo);
-        record.ssi_errno = info.error;
-        record.ssi_code = info.code;
-        record.ssi_pid = static_cast<u32>(info.sender.pid);
-        record.ssi_uid = info.sender.uid;
-        constexpr int sigchld = 17;
-        if (info.signo == sigchld) {
-            record.ssi_status = info.child.status;
-            record.ssi_utime = static_cast<u64>(info.child.user_ticks);
-            record.ssi_stime = static_cast<u64>(info.child.system_ticks);
-        } else {
-            record.ssi_int = static_cast<i32>(info.sender.value);
-            record.ssi_ptr = info.sender.value;
-        }
+        const signalfd_siginfo record = record_of(info);
         if (out.copy_out(&record, sizeof record) != sizeof record) {
             if (done > 0)
                 break;

@@ -36,9 +36,15 @@ void forget_file_owner(File& file) {
     owner->release();
 }
 
+FileOwner::~FileOwner() {
+    SpinGuard tree(process_tree_lock());
+    group_ = nullptr;
+}
+
 Result<void> FileOwner::set(Kind kind, i32 number) {
     Ref<Process> process;
     Ref<Task> task;
+    Ref<ProcessGroup> group;
     bool permitted = false, privileged = false;
     u32 uid = 0, euid = 0;
     if (number != 0) {
@@ -61,11 +67,14 @@ Result<void> FileOwner::set(Kind kind, i32 number) {
             permitted = !first || may_signal(*first, sigio);
             break;
         }
-        case Kind::Group:
-            if (!group_exists(number))
+        case Kind::Group: {
+            SpinGuard tree(process_tree_lock());
+            group = Ref<ProcessGroup>::share(find_group_locked(number));
+            if (!group)
                 return fail(ESRCH);
-            permitted = number == current_group() || privileged;
+            permitted = true; // each member is looked at when it is told
             break;
+        }
         }
     }
     MutexGuard guard(mutex_);
@@ -77,7 +86,10 @@ Result<void> FileOwner::set(Kind kind, i32 number) {
     euid_ = euid;
     std::swap(process_, process);
     std::swap(task_, task);
+    std::swap(group_, group);
     guard.unlock();
+    SpinGuard tree(process_tree_lock());
+    group = nullptr;
     return {};
 }
 
@@ -160,8 +172,21 @@ bool FileOwner::may_tell(const Ref<Process>& process, const Ref<Task>& task) {
         target = Ref<Task>::share(process->first_task());
     }
     const Ref<const Credentials> now = target ? credentials_of(*target) : Ref<const Credentials>();
-    return now && (euid_ == now->suid || euid_ == now->uid || //
-                   uid_ == now->suid || uid_ == now->uid);
+    return now && may_tell(*now);
+}
+
+bool FileOwner::may_tell(const Credentials& target) const {
+    return privileged_ || euid_ == target.suid || euid_ == target.uid || uid_ == target.suid ||
+           uid_ == target.uid;
+}
+
+void FileOwner::tell_group(int signal) {
+    SpinGuard tree(process_tree_lock());
+    for (Process& member : group_->members) {
+        const Task* first = member.first_task();
+        if (first != nullptr && first->credentials && may_tell(*first->credentials))
+            send_child_signal_locked(member, kernel_signal(signal));
+    }
 }
 
 void FileOwner::tell_urgent() {
@@ -170,11 +195,10 @@ void FileOwner::tell_urgent() {
     const Ref<Task> task = task_;
     if (!may_tell(process, task))
         return;
-    const i32 group = kind_ == Kind::Group ? number_ : 0;
+    if (group_)
+        return tell_group(sigurg);
     guard.unlock();
-    if (group != 0)
-        (void)send_signal_to_group(group, sigurg);
-    else if (task)
+    if (task)
         (void)send_signal_info(*task, SignalTarget::Thread, kernel_signal(sigurg));
     else if (process)
         (void)send_signal_info(*process, kernel_signal(sigurg));
@@ -204,13 +228,10 @@ void FileOwner::send(i32 code, i64 band, int fd) {
     const Ref<Task> task = task_;
     if (!may_tell(process, task))
         return;
-    const i32 group = kind_ == Kind::Group ? number_ : 0;
-    guard.unlock();
     const int number = signal_;
-    if (group != 0) { // without the descriptor's number: each member would need its own copy
-        (void)send_signal_to_group(group, number == 0 ? sigio : number);
-        return;
-    }
+    if (group_) // without the descriptor's number: each member would need its own copy
+        return tell_group(number == 0 ? sigio : number);
+    guard.unlock();
     SignalInfo info = kernel_signal(sigio);
     if (number != 0) {
         info = {};

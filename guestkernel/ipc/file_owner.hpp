@@ -37,11 +37,15 @@ private:
     template <typename T, typename... A>
     friend Result<Ref<T>> make_ref(A&&...);
     FileOwner() : hook_(wake, this), work_(deliver, this) {}
+    ~FileOwner() override;
     static bool wake(Waiter& waiter, u32 events);
     static void deliver(void* context);
     void tell(u32 events);
     void tell_urgent();
     bool may_tell(const Ref<Process>& process, const Ref<Task>& task);
+    bool may_tell(const Credentials& target) const; // Requires: mutex_
+    // Requires: mutex_, and that it is a group's. Those of its members that may be told.
+    void tell_group(int signal);
     void start_delivery();
     void send(i32 code, i64 band, int fd);
 
@@ -53,6 +57,9 @@ private:
     u32 uid_ = 0, euid_ = 0;
     Ref<Process> process_;
     Ref<Task> task_;
+    // Not by its number, which is another group's when this one is gone. Given up under the tree
+    // lock.
+    Ref<ProcessGroup> group_;
     volatile int signal_ = 0;
     volatile int fd_ = -1;
     bool armed_ = false;

@@ -276,11 +276,13 @@ void IoRing::complete(Ref<IoRequest> request, IoOutcome outcome) {
         }
         if (request->counted && --outstanding_ == 0 && !deferred_.empty())
             drained = true;
+        // Begun by a processor, or by the submission that goes on. With the mutex held, so that
+        // shut_down() finds it among the ready ones.
+        if (following)
+            push_ready(*following);
     }
     request->file = nullptr;
     check_counts();
-    if (following)
-        push_ready(*following); // begun by a processor, or by the submission that goes on
     if (drained)
         run_deferred();
 }
@@ -419,7 +421,7 @@ void IoRing::begin_chain(Ref<IoRequest> head) {
             drains = drains || (at->entry.flags & (1u << IOSQE_IO_DRAIN_BIT)) != 0;
         if (drains)
             head->entry.flags |= (1u << IOSQE_IO_DRAIN_BIT);
-        if (!deferred_.empty() || (drains && outstanding_ != 0)) {
+        if (!dead && (!deferred_.empty() || (drains && outstanding_ != 0))) {
             deferred_.push_back(*head.leak()); // with its reference
             return;
         }
@@ -434,19 +436,17 @@ void IoRing::begin_chain(Ref<IoRequest> head) {
 void IoRing::run_deferred() {
     for (;;) {
         Ref<IoRequest> head;
-        {
-            MutexGuard guard(mutex);
-            IoRequest* first = deferred_.front();
-            if (first == nullptr)
-                return;
-            if ((first->entry.flags & (1u << IOSQE_IO_DRAIN_BIT)) != 0 && outstanding_ != 0)
-                return;
-            deferred_.pop_front();
-            head = Ref<IoRequest>::adopt(first);
-            for (IoRequest* at = first; at != nullptr; at = at->next.get()) {
-                at->counted = true;
-                outstanding_++;
-            }
+        MutexGuard guard(mutex);
+        IoRequest* first = deferred_.front();
+        if (first == nullptr || dead) // those of a ring that ends are cancelled where they are
+            return;
+        if ((first->entry.flags & (1u << IOSQE_IO_DRAIN_BIT)) != 0 && outstanding_ != 0)
+            return;
+        deferred_.pop_front();
+        head = Ref<IoRequest>::adopt(first);
+        for (IoRequest* at = first; at != nullptr; at = at->next.get()) {
+            at->counted = true;
+            outstanding_++;
         }
         push_ready(*head);
     }

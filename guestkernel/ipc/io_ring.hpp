@@ -185,6 +185,7 @@ public:
     i32 cancel_by_entry(const IoEntry& entry);
     IoRequest* find_request(u64 user_data, u8 opcode); // Requires: mutex
     void cancel_everything();
+    void cancel_ready();
     void shut_down(); // the last file of it is gone, or its process
     void check_counts();
     Result<void> need_processor();
@@ -277,6 +278,7 @@ private:
     u32 request_count_ = 0, outstanding_ = 0;
     u32 timeouts_ = 0; // with a count
     u32 idle_workers_ = 0, blocking_workers_ = 0;
+    u32 blocking_waits_ = 0; // requests in blocking_queue_
     u32 most_workers_[2] = {64, 64};
     bool has_processor_ = false;
     volatile u32 submitter_idle_ms_ = 0;

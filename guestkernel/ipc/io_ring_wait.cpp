@@ -268,6 +268,7 @@ int IoRing::cancel(IoRequest& request) {
             break;
         case IoRequest::State::Waiting:
             request.queue_node.unlink();
+            blocking_waits_--;
             request.state = IoRequest::State::Done;
             request.release(); // the queue's
             break;
@@ -373,22 +374,39 @@ void IoRing::cancel_everything() {
     }
 }
 
-void IoRing::shut_down() {
-    if (dead)
-        return;
-    dead = true;
-    cancel_everything();
-    // Requests refer to the ring: none may stay in its lists.
+// Ends what was ready to be done. Requests refer to the ring: none may stay in its lists.
+void IoRing::cancel_ready() {
     for (;;) {
-        SpinGuard guard(ready_lock_);
-        IoRequest* first = ready_.pop_front();
-        ready_waits_ = false;
-        if (first == nullptr)
-            break;
-        first->ready = false;
-        guard.unlock();
-        first->release();
+        Ref<IoRequest> request;
+        {
+            SpinGuard guard(ready_lock_);
+            IoRequest* first = ready_.pop_front();
+            ready_waits_ = false;
+            if (first == nullptr)
+                return;
+            first->ready = false;
+            request = Ref<IoRequest>::adopt(first);
+        }
+        {
+            MutexGuard guard(mutex);
+            if (request->state != IoRequest::State::Queued)
+                continue; // cancelled already
+            request->state = IoRequest::State::Done;
+        }
+        complete(std::move(request), IoOutcome::done(-ECANCELED));
     }
+}
+
+void IoRing::shut_down() {
+    {
+        // From here on nothing moves from the deferred ones, or from a chain, to the ready ones.
+        MutexGuard guard(mutex);
+        if (dead)
+            return;
+        dead = true;
+    }
+    cancel_everything();
+    cancel_ready();
     Vector<Ref<File>> files;
     {
         MutexGuard guard(mutex);
@@ -472,7 +490,9 @@ Result<void> IoRing::give_to_worker(Ref<IoRequest> request) {
         if (request->cancelled || dead || request->state == IoRequest::State::Done)
             return fail(ECANCELED);
         const u32 most = most_workers_[1] != 0 ? most_workers_[1] : 1;
-        more = idle_workers_ == 0 && blocking_workers_ < most;
+        // An idle worker may be somebody else's already, who has not taken his request yet; what
+        // waits behind another request may be what that waits for.
+        more = idle_workers_ <= blocking_waits_ && blocking_workers_ < most;
         if (more)
             blocking_workers_++;
     }
@@ -487,6 +507,7 @@ Result<void> IoRing::give_to_worker(Ref<IoRequest> request) {
             return {};
         request->state = IoRequest::State::Waiting;
         blocking_queue_.push_back(*request.leak());
+        blocking_waits_++;
     }
     work_waiters.wake_all();
     return {};
@@ -538,6 +559,7 @@ void IoRing::work(IoWorker& self) {
         {
             MutexGuard guard(mutex);
             if (IoRequest* first = blocking_queue_.pop_front()) {
+                blocking_waits_--;
                 request = Ref<IoRequest>::adopt(first);
                 request->state = IoRequest::State::Running;
                 request->worker = &self;

@@ -14,6 +14,7 @@
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/user_copy.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/task.hpp"
 
@@ -22,6 +23,7 @@ namespace kernel {
 namespace {
 
 constexpr u8 packet_data = 0;
+constexpr u64 sigint = 2, sigquit = 3, sigtstp = 20;
 
 constinit base::Atomic<u64> next_serial{1};
 } // namespace
@@ -276,20 +278,21 @@ Result<long> MasterFile::ioctl(u32 command, u64 argument) {
         return 0;
     }
     case TIOCSIG: {
-        if (argument < 1 || argument > 64)
+        // What could be typed: whoever holds the master may not signal all that runs on the slave.
+        if (argument != sigint && argument != sigquit && argument != sigtstp)
             return fail(EINVAL);
         if (const i32 group = pty_->foreground(); group > 0)
-            (void)send_signal_to_group(group, static_cast<int>(argument));
+            (void)send_signal_to_group_of(pty_->session(), group, static_cast<int>(argument));
         return 0;
     }
     case TIOCGPGRP: {
-        TRY(UserPtr<i32>(argument).copy_out(pty_->foreground()));
+        TRY(UserPtr<i32>(argument).copy_out(visible_pid(pty_->foreground())));
         return 0;
     }
     case TIOCGSID: {
         if (pty_->session() == 0)
             return fail(ENOTTY);
-        TRY(UserPtr<i32>(argument).copy_out(pty_->session()));
+        TRY(UserPtr<i32>(argument).copy_out(visible_pid(pty_->session())));
         return 0;
     }
     case TIOCSPGRP:

@@ -303,7 +303,7 @@ usize Terminal::receive(const u8* data, usize bytes) {
 
 void Terminal::signal_foreground(int signal) {
     if (const i32 group = foreground_; group > 0)
-        (void)send_signal_to_group(group, signal);
+        (void)send_signal_to_group_of(session_, group, signal);
 }
 
 void Terminal::set_window(const WindowSize& size) {
@@ -544,8 +544,26 @@ usize Terminal::process_output(u8 byte, u8 (&out)[8]) {
 Result<usize> Terminal::write(IoBuffer& in, bool non_blocking) {
     if ((modes().local & TOSTOP) != 0)
         TRY(check_background(sigttou, false));
+    TRY(begin_write(non_blocking));
+    auto written = write_alone(in, non_blocking);
+    write_mutex_.unlock();
+    next_writer_.wake_all();
+    return written;
+}
+
+// Whoever writes may wait for as long as nobody reads: those behind it may have to end meanwhile,
+// or not to wait at all.
+Result<void> Terminal::begin_write(bool non_blocking) {
+    const auto begun = [&] { return write_mutex_.try_lock(); };
+    if (non_blocking)
+        return begun() ? Result<void>() : Result<void>(fail(EAGAIN));
+    if (wait_until(next_writer_, begun) == WaitOutcome::Interrupted)
+        return fail(restart_syscall);
+    return {};
+}
+
+Result<usize> Terminal::write_alone(IoBuffer& in, bool non_blocking) {
     usize taken = 0;
-    MutexGuard guard(write_mutex_);
     while (in.remaining() > 0) {
         if (hung_up_)
             return fail(EIO);

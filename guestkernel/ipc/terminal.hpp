@@ -85,6 +85,8 @@ private:
     usize take(u8* out, usize capacity, bool& line_ended);
     usize process_output(u8 byte, u8 (&out)[8]);
     Result<usize> read_raw(IoBuffer& out, bool non_blocking);
+    Result<void> begin_write(bool non_blocking);
+    Result<usize> write_alone(IoBuffer& in, bool non_blocking); // Requires: write_mutex_
     Result<void> wait_for_input(bool non_blocking, u64 deadline, bool& timed_out);
     Result<void> check_background(int signal, bool even_if_blocked);
     Result<void> set_modes(u32 command, u64 argument);
@@ -113,7 +115,8 @@ private:
     // head) is being edited.
     u16* input_ = nullptr;
     volatile u32 head_ = 0, committed_ = 0, tail_ = 0;
-    Mutex write_mutex_; // output of one write(2) stays together
+    Mutex write_mutex_;     // output of one write(2) stays together
+    WaitQueue next_writer_; // for write_mutex_, which nobody waits for otherwise
 };
 
 class TerminalFile final : public File {

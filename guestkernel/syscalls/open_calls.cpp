@@ -8,6 +8,7 @@
 #include "guestkernel/fs/open.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
+#include "guestkernel/task/process.hpp"
 
 namespace kernel {
 
@@ -99,7 +100,10 @@ Result<long> sys_close_range(Task& task, u32 first, u32 last, u32 flags) {
         return fail(EINVAL);
     if ((flags & CLOSE_RANGE_UNSHARE) != 0 && task.files->ref_count() > 1) {
         TRY(Ref<FileTable> own, task.files->clone());
-        task.files = std::move(own);
+        // Under the lock by which others take a reference to it (/proc/PID/fd, pidfd_getfd(2)). The
+        // old table, which may by now be this task's alone, goes after it.
+        SpinGuard tree(process_tree_lock());
+        std::swap(task.files, own);
     }
     TRY(task.files->close_range(first, last, (flags & CLOSE_RANGE_CLOEXEC) != 0));
     return 0;

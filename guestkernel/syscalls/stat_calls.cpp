@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mount.h>
+#include <linux/securebits.h>
 #include <linux/stat.h>
 
 #include "guestkernel/fs/mode.hpp"
@@ -10,6 +11,7 @@
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/file_helpers.hpp"
+#include "guestkernel/task/process.hpp"
 
 namespace kernel {
 
@@ -140,32 +142,63 @@ Result<long> sys_statx(Task& task, int directory, u64 name, u32 flags, u32 mask,
     return copy_statx(*path.dentry()->inode(), path, out);
 }
 
+namespace {
+
+// access(2) asks for the real ids: what could the caller of a set-user-ID program do? The
+// directories on the way count as well as the file, and a path is walked with what the task has.
+class RealIds {
+public:
+    explicit RealIds(const Task& task) : saved_(task.credentials) {}
+    RealIds(const RealIds&) = delete;
+    RealIds& operator=(const RealIds&) = delete;
+    ~RealIds() {
+        if (taken_)
+            set_credentials(std::move(saved_));
+    }
+    Result<void> take() {
+        const u64 capabilities = their_capabilities();
+        if (saved_->fsuid == saved_->uid && saved_->fsgid == saved_->gid &&
+            saved_->cap_effective == capabilities)
+            return {};
+        TRY(Ref<Credentials> real, saved_->clone());
+        real->fsuid = real->uid;
+        real->fsgid = real->gid;
+        real->cap_effective = capabilities;
+        set_credentials(std::move(real));
+        taken_ = true;
+        return {};
+    }
+
+private:
+    u64 their_capabilities() const {
+        if ((saved_->securebits & SECBIT_NO_SETUID_FIXUP) != 0)
+            return saved_->cap_effective;
+        return saved_->uid == saved_->root_id() ? saved_->cap_permitted : 0;
+    }
+    Ref<const Credentials> saved_;
+    bool taken_ = false;
+};
+
+Result<void> may_use(int directory, std::string_view name, u32 mode, u32 flags) {
+    TRY(Path path, lookup_path(directory, name, lookup_of(flags)));
+    Inode& inode = *path.dentry()->inode();
+    if (mode == 0)
+        return check_permission(inode, 0); // a device may be nobody's to see
+    if ((mode & may_exec) != 0 && inode.is_regular() && (path.mount()->flags() & MS_NOEXEC) != 0)
+        return fail(EACCES);
+    return check_access(path, mode);
+}
+
+} // namespace
+
 Result<long> sys_faccessat2(Task& task, int directory, u64 name, u32 mode, u32 flags) {
     if ((mode & ~7u) != 0 || (flags & ~u32{AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH}) != 0)
         return fail(EINVAL);
     TRY(String text, copy_path(name));
-    TRY(Path path, lookup_path(directory, text.view(), lookup_of(flags)));
-    Inode& inode = *path.dentry()->inode();
-    if (mode == 0) {
-        TRY(check_permission(inode, 0)); // a device may be nobody's to see
-        return 0;
-    }
-    if ((mode & may_exec) != 0 && inode.is_regular() && (path.mount()->flags() & MS_NOEXEC) != 0)
-        return fail(EACCES);
-    if ((mode & may_write) != 0 && path.mount()->read_only() &&
-        (inode.is_regular() || inode.is_directory() || inode.is_symlink()))
-        return fail(EROFS);
-    const Credentials* who = current_credentials();
-    if ((flags & AT_EACCESS) != 0 || who == nullptr) {
-        TRY(check_permission(inode, mode, who));
-        return 0;
-    }
-    // access(2) asks for the real ids: what could the caller of a set-user-ID program do?
-    TRY(Ref<Credentials> real, task.credentials->clone());
-    real->fsuid = real->uid;
-    real->fsgid = real->gid;
-    real->cap_effective = real->uid == real->root_id() ? real->cap_permitted : 0;
-    TRY(check_permission(inode, mode, real.get()));
+    RealIds real(task);
+    if ((flags & AT_EACCESS) == 0)
+        TRY(real.take());
+    TRY(may_use(directory, text.view(), mode, flags));
     return 0;
 }
 

@@ -225,6 +225,7 @@ Result<Ref<Process>> copy_process(const CloneRequest& request, const Task& child
     process->own_pid = child.own_tid;
     process->exit_signal = request.exit_signal;
     process->oom_score_adj = parent.oom_score_adj;
+    process->oom_score_adj_least = parent.oom_score_adj_least;
     process->dumpable = parent.dumpable;
     process->core_filter = parent.core_filter;
     process->huge_pages_disabled = parent.huge_pages_disabled;

@@ -166,6 +166,7 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
             recalculate_pending(task);
             return Next::Nothing;
         }
+        task.signals->may_stop = true; // if that is what it leads to: a tracer may exchange it
     }
     if (entry != nullptr)
         finish_queued_signal(*entry, chosen.info);
@@ -191,7 +192,7 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
         if (stop_allowed(process, chosen.signal)) {
             SpinGuard guard(process.signal_lock);
             // A SIGCONT in between has won.
-            if (!process.group_exiting)
+            if (!process.group_exiting && task.signals->may_stop)
                 request_stop(process, chosen.signal);
         }
         return Next::Again;
@@ -301,6 +302,8 @@ void notify_parent_of_job_control_locked(Process& child, i32 code, int status) {
     info.child.pid = pid_in(pid_namespace_of(*parent), child.pid);
     if (const Task* first = child.first_task(); first != nullptr && first->credentials)
         info.child.uid = first->credentials->uid;
+    if (const Task* reader = parent->first_task(); reader != nullptr && reader->credentials)
+        info.child.uid = from_global_id(reader->credentials->user_ns.get(), false, info.child.uid);
     info.child.status = status;
     const SignalAction action = parent->handlers ? parent->handlers->get(SIGCHLD) : SignalAction{};
     if (action.handler != reinterpret_cast<u64>(SIG_IGN) && (action.flags & SA_NOCLDSTOP) == 0)

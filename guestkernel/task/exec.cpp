@@ -139,8 +139,30 @@ Result<ExecStrings> prepend(const Program& program, const ExecStrings& given) {
 struct NewIdentity {
     Ref<Credentials> credentials; // null: unchanged
     bool secure = false;
-    bool was_traced = false; // and the ids take that into account
+    // What the ids take into account: that it is traced, or shares its places with another process.
+    bool was_traced = false, shared_places = false;
 };
+
+// Whether another process has the same root, working directory and umask, which it could then
+// change under a program that has more rights than it. Own threads end with the exec. Requires: the
+// tree lock.
+bool shares_places_locked(const Task& task) {
+    bool shared = false;
+    for_each_process_locked([&](Process& process) {
+        if (&process != task.process)
+            for (const Task& other : process.tasks)
+                shared = shared || other.fs == task.fs;
+    });
+    return shared;
+}
+
+bool shares_places(const Task& task) {
+    // One reference is its own: the common case needs no look at everybody.
+    if (task.fs->ref_count() == 1)
+        return false;
+    SpinGuard tree(process_tree_lock());
+    return shares_places_locked(task);
+}
 
 // mount_namespaces(7): what another, not nested, namespace mounted gives no ids here.
 bool may_give_ids(const Mount& mount, const Credentials& who) {
@@ -161,7 +183,11 @@ Result<NewIdentity> compute_identity(File& file) {
     Credentials& fresh = *result.credentials;
     const Mount* mount = file.path().mount();
     result.was_traced = is_traced(task) && !task.trace->tracer_capable;
-    const bool may_gain = !task.no_new_privileges && !result.was_traced;
+    result.shared_places = shares_places(task);
+    // Who could set the ids itself gains nothing by them (CLONE_FS, cap_bprm_creds_from_file() of
+    // Linux).
+    const bool may_gain = !task.no_new_privileges && !result.was_traced &&
+                          (!result.shared_places || old.capable_here(CAP_SETUID));
     const bool may_change = may_gain && (mount == nullptr || may_give_ids(*mount, old));
     if (file.inode() != nullptr && may_change) {
         const u32 mode = file.inode()->mode_;
@@ -290,13 +316,15 @@ void enter_program(Task& task, const ProgramImage& image) {
 }
 
 // The ids were decided on before the program was loaded and the other threads had ended: whoever
-// traces by now must not get a program of another's privilege, and nobody may begin to, nor look
-// into the new memory by what the old program was. EAGAIN.
+// traces or shares its places by now must not get a program of another's privilege, and nobody may
+// begin to, nor look into the new memory by what the old program was. EAGAIN.
 Result<void> close_to_others(Process& process, const Task& task, const NewIdentity& identity) {
     if (!identity.secure)
         return {};
     SpinGuard tree(process_tree_lock());
     if (is_traced(task) && !task.trace->tracer_capable && !identity.was_traced)
+        return fail(EAGAIN);
+    if (!identity.shared_places && shares_places_locked(task))
         return fail(EAGAIN);
     process.dumpable = false;
     return {};

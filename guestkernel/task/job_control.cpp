@@ -27,6 +27,16 @@ Result<void> send_signal_to_group(i32 group, int signal) {
     return {};
 }
 
+Result<void> send_signal_to_group_of(i32 session, i32 group, int signal) {
+    SpinGuard tree(process_tree_lock());
+    ProcessGroup* found = find_group_locked(group);
+    if (found == nullptr || found->session->id != session)
+        return fail(ESRCH);
+    for (Process& member : found->members)
+        send_child_signal_locked(member, kernel_signal(signal));
+    return {};
+}
+
 i32 current_pid() {
     const Process* process = current_task().process;
     return process != nullptr ? process->pid : 0;

@@ -159,6 +159,10 @@ void remove_process_locked(Process& process) {
 void insert_group_locked(ProcessGroup& group) {
     groups.insert(hash(group.id), group);
 }
+void remove_group_locked(ProcessGroup& group) {
+    if (groups.remove(hash(group.id), group))
+        forget_pid_locked(group.id);
+}
 void insert_session_locked(Session& session) {
     sessions.insert(hash(session.id), session);
 }
@@ -171,8 +175,7 @@ i32 last_pid() {
 
 // Under the tree lock, which whoever gave up the reference holds.
 void ProcessGroup::last_reference() {
-    if (groups.remove(hash(id), *this))
-        forget_pid_locked(id);
+    remove_group_locked(*this);
     delete this;
 }
 

@@ -39,6 +39,8 @@ i32 Process::session_id() const {
 void Process::join_group(Ref<ProcessGroup> fresh) {
     if (group)
         group_node.unlink();
+    if (group && group->members.empty() && group != fresh)
+        remove_group_locked(*group); // over, whoever still has it
     group = std::move(fresh);
     if (group)
         group->members.push_back(*this);

@@ -120,7 +120,8 @@ public:
     };
     Usage ended_threads, waited_children;
     i32 oom_score_adj = 0;
-    u64 memory_awaited_ns = 0; // since when somebody waits for what its end frees; 0: nobody does
+    i32 oom_score_adj_least = 0; // how far down it may be set without CAP_SYS_RESOURCE
+    u64 memory_awaited_ns = 0;   // since when somebody waits for what its end frees; 0: nobody does
     ProcessTimers* timers = nullptr;
     Ref<KeyObject> process_ring; // under keys_mutex()
     Ref<Cgroup> zombie_group;    // of its last thread: counted there until it is reaped
@@ -185,6 +186,7 @@ void remove_task_locked(Task& task);
 void insert_process_locked(Process& process);
 void remove_process_locked(Process& process);
 void insert_group_locked(ProcessGroup& group);
+void remove_group_locked(ProcessGroup& group);
 void insert_session_locked(Session& session);
 u32 task_total(); // tasks that exist
 u32 max_tasks();  // and how many may, by the size of memory

@@ -90,6 +90,7 @@ void prepare(Process& process, int signal, Freed& freed) {
         process.stopped_tasks = 0;
         for (Task& task : process.tasks) {
             task.signals->stop_joined = false;
+            task.signals->may_stop = false; // by what it has taken and not acted upon yet
             if (process.continue_notice)
                 __atomic_fetch_or(&task.interrupt_flags, interrupt_signal, __ATOMIC_SEQ_CST);
             if (is_traced(task) && task.trace->seized) {

@@ -138,6 +138,7 @@ struct SignalState {
     u64 saved_blocked = 0; // sigsuspend, ppoll: what returns after the handler's frame is built
     bool restore_saved = false;
     bool stop_joined = false; // counted in Process::stopped_tasks
+    bool may_stop = false;    // no SIGCONT since the last signal was taken; under signal_lock
     u64 waited_for = 0;       // sigtimedwait: these are taken though blocked
     u64 alternate_stack = 0, alternate_size = 0;
     u32 alternate_flags = 2; // SS_DISABLE

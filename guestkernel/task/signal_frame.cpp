@@ -8,6 +8,7 @@
 #include <asm/ucontext.h>
 // clang-format on
 
+#include "guestkernel/lib/vector.hpp"
 #include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -91,7 +92,6 @@ bool write_fpu_state(Task& task, u64 to) {
 
 Result<void> read_fpu_state(Task& task, u64 from) {
     const usize size = arch::fpu_state_size();
-    auto* area = static_cast<u8*>(task.context.fpu);
     _fpx_sw_bytes marks;
     TRY(copy_in_bytes(&marks, from + software_bytes_at, sizeof marks));
     u32 end_mark = 0;
@@ -102,25 +102,30 @@ Result<void> read_fpu_state(Task& task, u64 from) {
         TRY(copy_in_bytes(&end_mark, from + marks.xstate_size, sizeof end_mark));
         extended = end_mark == FP_XSTATE_MAGIC2;
     }
-    // Nothing may go wrong between the first byte that is overwritten and the restore: the area is
-    // rebuilt whole.
-    arch::init_fpu_state(area);
-    const Result<void> copied =
-        copy_in_bytes(area, from, extended ? marks.xstate_size : legacy_bytes);
+    // Not straight into the task's area: the copy may sleep in a page fault, and then the scheduler
+    // saves registers to that area and loads them from it, in whatever state it is. XSAVE leaves
+    // most of the header as it finds it, and XRSTOR faults on a wrong one.
+    const usize copied = extended ? marks.xstate_size : legacy_bytes;
+    Vector<u8> fresh;
+    TRY(fresh.resize(size));
+    arch::init_fpu_state(fresh.data());
+    TRY(copy_in_bytes(fresh.data(), from, copied));
     // Fields that XRSTOR would refuse (#GP): header words that must be zero, features not enabled,
     // MXCSR's reserved bits.
-    u64 header[8];
-    __builtin_memcpy(header, area + legacy_bytes, sizeof header);
-    header[0] = extended ? header[0] & enabled_features() & marks.xfeatures : x87_and_sse;
-    for (unsigned i = 1; i < 8; i++)
-        header[i] = 0;
-    __builtin_memcpy(area + legacy_bytes, header, sizeof header);
+    u64 header[8] = {extended ? 0 : x87_and_sse};
+    if (extended) {
+        __builtin_memcpy(header, fresh.data() + legacy_bytes, sizeof header[0]);
+        header[0] &= enabled_features() & marks.xfeatures;
+    }
+    __builtin_memcpy(fresh.data() + legacy_bytes, header, sizeof header);
     u32 mxcsr = 0;
-    __builtin_memcpy(&mxcsr, area + 24, sizeof mxcsr);
+    __builtin_memcpy(&mxcsr, fresh.data() + 24, sizeof mxcsr);
     mxcsr &= 0xffff;
-    __builtin_memcpy(area + 24, &mxcsr, sizeof mxcsr);
+    __builtin_memcpy(fresh.data() + 24, &mxcsr, sizeof mxcsr);
+    // No sleep from here to the end of the restore.
+    __builtin_memcpy(task.context.fpu, fresh.data(), size);
     arch::restore_fpu(task);
-    return copied;
+    return {};
 }
 
 bool on_alternate_stack(const SignalState& state, u64 stack_pointer) {

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 #include <vector>
@@ -334,6 +335,24 @@ void set_id_programs() {
                   CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
                   CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
                   execl(path.c_str(), "x", "ids", nullptr);
+              }) == 53);
+        // Whose working directory and umask another process has and may change: no ids.
+        const auto shared = [&] {
+            const auto child =
+                static_cast<pid_t>(syscall(SYS_clone, CLONE_FS | SIGCHLD, 0, 0, 0, 0));
+            CHECK(child >= 0);
+            if (child == 0) {
+                execl(path.c_str(), "x", "ids", nullptr);
+                _exit(1);
+            }
+            int status = 0;
+            CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+            _exit(WEXITSTATUS(status));
+        };
+        CHECK(run(shared) == 52); // root could set them itself
+        CHECK(run([&] {
+                  CHECK(syscall(SYS_setresgid, 7, 7, 7) == 0 && setresuid_raw(7, 7, 7) == 0);
+                  shared();
               }) == 53);
     }
     CHECK(unlink(name) == 0);

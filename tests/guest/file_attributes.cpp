@@ -199,6 +199,19 @@ void modes(const ScratchDirectory& dir) {
     CHECK(chmod(name.c_str(), 04755) == 0);
     CHECK(chown(name.c_str(), static_cast<uid_t>(-1), static_cast<gid_t>(-1)) == 0);
     CHECK(mode_of(name) == 0755 || mode_of(name) == 04755);
+    // Nobody disarms another's set-id program by changing nothing else of it.
+    constexpr auto kept = static_cast<uid_t>(-1);
+    for (const mode_t bits : {04755, 02755}) {
+        CHECK(chown(name.c_str(), 1, 2) == 0 && chmod(name.c_str(), bits) == 0);
+        as_stranger([&] {
+            CHECK_FAILS(chown(name.c_str(), kept, kept), EPERM);
+            const int opened = open(name.c_str(), O_RDONLY);
+            CHECK_FAILS(fchown(opened, kept, kept), EPERM);
+        });
+        CHECK(mode_of(name) == bits);
+    }
+    CHECK(chown(name.c_str(), stranger, 2) == 0 && mode_of(name) == 0755);
+    as_stranger([&] { CHECK(chown(dir.name().c_str(), kept, kept) == 0); });
     CHECK(symlink("mode", dir.path("mlink").c_str()) == 0);
     CHECK(lchown(dir.path("mlink").c_str(), 77, 78) == 0);
     CHECK(stat_of(dir.path("mlink")).st_uid == 77 && stat_of(name).st_uid == stranger);
@@ -325,6 +338,14 @@ void access_checks(const ScratchDirectory& dir) {
         CHECK(chown(name.c_str(), 1, 1) == 0);
         CHECK_FAILS(access(name.c_str(), R_OK), EACCES);
         CHECK(syscall(SYS_faccessat2, AT_FDCWD, name.c_str(), R_OK, AT_EACCESS) == 0);
+        // A directory that the real user may not search hides what is in it.
+        const std::string closed = dir.path("closed"), inside = closed + "/in";
+        CHECK(mkdir(closed.c_str(), 0700) == 0);
+        make_file(inside);
+        CHECK_FAILS(access(inside.c_str(), R_OK), EACCES);
+        CHECK_FAILS(access(inside.c_str(), F_OK), EACCES);
+        CHECK(syscall(SYS_faccessat2, AT_FDCWD, inside.c_str(), R_OK, AT_EACCESS) == 0);
+        CHECK(geteuid() == 0 && unlink(inside.c_str()) == 0 && rmdir(closed.c_str()) == 0);
     });
     in_child([&] {
         CHECK(chown(name.c_str(), stranger, stranger) == 0);

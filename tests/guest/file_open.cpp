@@ -2,8 +2,10 @@
 // limits, loops.
 #include <csignal>
 #include <cstdint>
+#include <sched.h>
 
 #include <linux/openat2.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -359,6 +361,41 @@ void special(const ScratchDirectory& dir) {
     close(fd);
 }
 
+// close_range(2) gives a task a table of its own while others look at the shared one.
+void unshared_while_seen() {
+    auto* seen = static_cast<volatile pid_t*>(
+        mmap(nullptr, sizeof(pid_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    CHECK(seen != MAP_FAILED);
+    const pid_t reader = start([&] {
+        while (*seen >= 0) {
+            char text[64];
+            const std::string name = "/proc/" + std::to_string(*seen) + "/fd/0";
+            (void)!readlink(name.c_str(), text, sizeof text);
+        }
+    });
+    constexpr int rounds = 300;
+    for (int i = 0; i < rounds; i++) {
+        const int fd = open("/dev/null", O_RDONLY);
+        CHECK(fd >= 0);
+        const auto child =
+            static_cast<pid_t>(syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0));
+        CHECK(child >= 0);
+        if (child == 0) {
+            *seen = getpid();
+            CHECK(syscall(SYS_close_range, fd, fd, 2 /* CLOSE_RANGE_UNSHARE */) == 0);
+            CHECK_FAILS(fcntl(fd, F_GETFD), EBADF);
+            _exit(0);
+        }
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+        CHECK(fcntl(fd, F_GETFD) == 0);
+        close(fd);
+    }
+    *seen = -1;
+    CHECK(waitpid(reader, nullptr, 0) == reader);
+    CHECK(munmap(const_cast<pid_t*>(seen), sizeof(pid_t)) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -372,4 +409,5 @@ int main() {
         resolution_meanwhile(dir);
         special(dir);
     });
+    unshared_while_seen();
 }

@@ -18,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -338,6 +339,33 @@ void waiting() {
     CHECK(seen == 11);
     ring.add(IORING_OP_ASYNC_CANCEL, -1, 8).addr = 12345;
     CHECK(ring.run() == -ENOENT);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+// One worker that has nothing to do gets two requests: what the first one waits for is what the
+// second one brings.
+void workers() {
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    char byte = 0;
+    for (int i = 0; i < 10; i++) {
+        Ring ring(4);
+        ring.add(IORING_OP_NOP, -1, 1).flags = IOSQE_ASYNC;
+        CHECK(ring.run() == 0);
+        usleep(5'000);
+        io_uring_sqe* entry = &ring.add(IORING_OP_READ, ends[0], 2);
+        entry->addr = address(&byte);
+        entry->len = 1;
+        entry->flags = IOSQE_ASYNC;
+        entry = &ring.add(IORING_OP_WRITE, ends[1], 3);
+        entry->addr = address("b");
+        entry->len = 1;
+        entry->flags = IOSQE_ASYNC;
+        CHECK(ring.enter(2, 2) == 2);
+        CHECK(ring.wait().res == 1);
+        CHECK(ring.wait().res == 1);
+    }
     close(ends[0]);
     close(ends[1]);
 }
@@ -782,6 +810,38 @@ void ends() {
     }
 }
 
+// A ring that is closed with requests which have not begun is gone as a whole: nothing of it counts
+// against the user's limit.
+void unbegun_ends() {
+    if (geteuid() != 0)
+        return; // the user's other programs would count
+    in_child([] {
+        const rlimit limit{256 << 10, 256 << 10};
+        CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+        CHECK(setresuid(54321, 54321, 54321) == 0);
+        __kernel_timespec never{1000, 0};
+        for (int i = 0; i < 16; i++) { // 8 KiB each
+            Ring ring(64);
+            io_uring_sqe& entry = ring.add(IORING_OP_TIMEOUT, -1, 1);
+            entry.addr = address(&never);
+            entry.len = 1;
+            ring.add(IORING_OP_NOP, -1, 2).flags = IOSQE_IO_DRAIN | IOSQE_IO_LINK;
+            ring.add(IORING_OP_NOP, -1, 3);
+            ring.add(IORING_OP_NOP, -1, 4);
+            CHECK(ring.enter(4, 0) == 4);
+        }
+        // One that needs nearly all, 200 KiB. Linux takes rings apart a little later.
+        for (int tries = 0;; tries++) {
+            io_uring_params parameters{};
+            const long large = syscall(SYS_io_uring_setup, 2048, &parameters);
+            if (large >= 0)
+                break;
+            CHECK(errno == ENOMEM && tries < 500);
+            usleep(10'000);
+        }
+    });
+}
+
 void threads() {
     Ring ring(64);
     int ends[2];
@@ -899,6 +959,7 @@ int main() {
     links();
     drained();
     waiting();
+    workers();
     timeouts();
     sockets();
     paths();
@@ -906,6 +967,7 @@ int main() {
     overflow();
     kernel_thread();
     ends();
+    unbegun_ends();
     threads();
     itself();
     rights();

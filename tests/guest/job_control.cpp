@@ -9,6 +9,7 @@
 
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -147,6 +148,49 @@ void orphans() {
     });
     close(told[0]);
     close(told[1]);
+}
+
+// SIGCONT comes when SIGSTOP has been taken from the queue and has not stopped anybody yet.
+void continued_on_the_way_to_a_stop() {
+    const pid_t child = start([] {
+        CHECK(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0);
+        raise(SIGSTOP);
+    });
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+    CHECK(WSTOPSIG(status) == SIGSTOP);
+    CHECK(kill(child, SIGCONT) == 0);
+    CHECK(ptrace(PTRACE_CONT, child, nullptr, SIGSTOP) == 0);
+    CHECK(waitpid(child, &status, 0) == child && WIFSTOPPED(status));
+    CHECK(WSTOPSIG(status) == SIGCONT);
+    CHECK(ptrace(PTRACE_CONT, child, nullptr, 0) == 0);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+// Who a stopped child belongs to, in the parent's user namespace.
+void owners_in_namespaces() {
+    in_child([] {
+        const uid_t outside = geteuid();
+        if (unshare(CLONE_NEWUSER) != 0)
+            return; // not allowed here
+        const std::string map = "7 " + std::to_string(outside) + " 1";
+        const int file = open("/proc/self/uid_map", O_WRONLY);
+        CHECK(file >= 0 && write(file, map.data(), map.size()) == static_cast<ssize_t>(map.size()));
+        CHECK(close(file) == 0 && getuid() == 7);
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGCHLD);
+        CHECK(sigprocmask(SIG_BLOCK, &set, nullptr) == 0);
+        const pid_t child = start(wait_for_ever);
+        siginfo_t info{};
+        for (const int signal : {SIGSTOP, SIGCONT}) {
+            CHECK(kill(child, signal) == 0);
+            CHECK(sigwaitinfo(&set, &info) == SIGCHLD && info.si_pid == child);
+            CHECK(info.si_code == (signal == SIGSTOP ? CLD_STOPPED : CLD_CONTINUED));
+            CHECK(info.si_uid == 7);
+        }
+        reap(child);
+    });
 }
 
 void stops() {
@@ -317,6 +361,8 @@ int main() {
     own_group();
     orphans();
     stops();
+    owners_in_namespaces();
+    continued_on_the_way_to_a_stop();
     terminals();
     return 0;
 }

@@ -8,6 +8,7 @@
 #include <mqueue.h>
 #include <numeric>
 #include <poll.h>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 
@@ -209,6 +210,27 @@ void notification() {
     CHECK(mq_close(queue) == 0 && mq_unlink(name.c_str()) == 0);
 }
 
+// The sender's number is the one that the receiver knows it by.
+void notification_in_namespace() {
+    if (geteuid() != 0)
+        return;
+    const pid_t outer = fork();
+    CHECK(outer >= 0);
+    if (outer == 0) {
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        const pid_t first = fork();
+        CHECK(first >= 0);
+        if (first == 0) {
+            CHECK(getpid() == 1);
+            notification();
+            _exit(0);
+        }
+        reap(first);
+        _exit(0);
+    }
+    reap(outer);
+}
+
 // In a thread of the C library's, which the kernel wakes by a netlink socket.
 void notification_by_thread() {
     static std::atomic<int> told{0};
@@ -354,6 +376,7 @@ int main() {
     between_processes();
     polling();
     notification();
+    notification_in_namespace();
     notification_by_thread();
     notification_by_socket();
     limits();

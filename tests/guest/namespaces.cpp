@@ -431,6 +431,18 @@ void user_limit() {
         CHECK_FAILS(unshare(CLONE_NEWUTS), ENOSPC);
         close(held);
     });
+    // Whoever made the namespace sets its limits, whatever the number he has in it: so sandboxes
+    // keep programs from making more of them.
+    in_child([] {
+        const std::string name = "/proc/sys/user/max_user_namespaces";
+        CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+        CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
+        CHECK(write_file(name, "0") == EACCES);
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        CHECK(write_file("/proc/self/uid_map", "5 1000 1") == 0);
+        CHECK(write_file(name, "0") == 0 && contents_of(name) == "0\n");
+        CHECK_FAILS(unshare(CLONE_NEWUSER), ENOSPC);
+    });
 }
 
 // --- processes -----------------------------------------------------------------------------------
@@ -552,6 +564,10 @@ void pid_views() {
             siginfo_t info{};
             CHECK(sigwaitinfo(&set, &info) == SIGUSR1);
             CHECK(info.si_pid == 2);
+            CHECK(contents_of("/proc/self/task/1/children") == "2 ");
+            if (access("/proc/self/sched", F_OK) == 0) // a choice of the kernel's configuration
+                CHECK(contents_of("/proc/self/sched").find(" (1, #threads: 1)\n") !=
+                      std::string::npos);
             siginfo_t ended{};
             CHECK(waitid(P_PID, 2, &ended, WEXITED) == 0 && ended.si_pid == 2);
             // set_tid: a number of choice.
@@ -649,6 +665,49 @@ void times() {
     });
 }
 
+// Settings are those of the writer's network namespace or of the one where the file was opened, but
+// who may write one's may not write the other's by that.
+void network_settings() {
+    const std::string name = "/proc/sys/net/ipv4/ip_default_ttl";
+    const std::string before = contents_of(name);
+    int ready[2], done[2];
+    CHECK(pipe(ready) == 0 && pipe(done) == 0);
+    in_child([&] {
+        CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+        // What keeps others out of a process's files after setuid(2) would keep it from its maps.
+        CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
+        // With the descriptors of this one, which stays where it is.
+        const auto child =
+            static_cast<pid_t>(syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0));
+        CHECK(child >= 0);
+        if (child == 0) {
+            CHECK(unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0);
+            CHECK(write_file("/proc/self/setgroups", "deny") == 0);
+            CHECK(write_file("/proc/self/uid_map", "0 1000 1") == 0);
+            CHECK(write_file("/proc/self/gid_map", "0 1000 1") == 0);
+            CHECK(write_file(name, "77") == 0 && contents_of(name) == "77\n");
+            struct stat seen {};
+            CHECK(stat(name.c_str(), &seen) == 0);
+            int fd = open(name.c_str(), O_WRONLY);
+            CHECK(fd >= 0 && write(ready[1], &fd, sizeof fd) == sizeof fd);
+            char end = 0;
+            CHECK(read(done[0], &end, 1) == 1);
+            _exit(0);
+        }
+        int fd = -1;
+        CHECK(read(ready[0], &fd, sizeof fd) == sizeof fd && fd >= 0);
+        CHECK(write_file(name, "66") == EACCES);
+        (void)!write(fd, "66", 2);
+        CHECK(contents_of(name) == before);
+        CHECK(write(done[1], "x", 1) == 1);
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    });
+    CHECK(contents_of(name) == before);
+    for (const int fd : {ready[0], ready[1], done[0], done[1]})
+        close(fd);
+}
+
 } // namespace
 
 int main() {
@@ -668,6 +727,7 @@ int main() {
     user_threads_and_entry();
     entry_while_watched();
     user_limit();
+    network_settings();
     pids();
     pid_kill_from_above();
     pid_views();

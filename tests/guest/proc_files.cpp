@@ -11,6 +11,7 @@
 #include <sys/inotify.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
+#include <sys/prctl.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
@@ -251,6 +252,32 @@ void posix_timers() {
     CHECK(access("/proc/thread-self/timers", F_OK) != 0); // of the process only
 }
 
+// A process may take back what it gave up of its chances in a want of memory, and no more.
+void memory_badness() {
+    const std::string name = "/proc/self/oom_score_adj";
+    const std::string before = contents_of(name);
+    const auto store = [&](const std::string& text) {
+        const int fd = open(name.c_str(), O_WRONLY);
+        CHECK(fd >= 0);
+        const bool done = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+        close(fd);
+        return done ? 0 : -1;
+    };
+    if (is_root())
+        CHECK(store(before) == 0); // from here on the least, by whoever has CAP_SYS_RESOURCE
+    in_child([&] {
+        if (is_root()) {
+            CHECK(setresuid(1000, 1000, 1000) == 0);
+            CHECK(prctl(PR_SET_DUMPABLE, 1) == 0); // or its files are root's
+        }
+        CHECK(store("1000") == 0 && contents_of(name) == "1000\n");
+        in_child([&] { CHECK(store(before) == 0 && contents_of(name) == before); });
+        CHECK(store(before) == 0 && contents_of(name) == before);
+        if (std::stoi(before) > -1000)
+            CHECK_FAILS(store("-1000"), EACCES);
+    });
+}
+
 } // namespace
 
 int main() {
@@ -262,4 +289,5 @@ int main() {
     descriptors(dir);
     machine_files();
     posix_timers();
+    memory_badness();
 }

@@ -594,6 +594,75 @@ void contexts() {
     CHECK(number == 0 && back == 0);
 }
 
+// --- vector registers of a frame whose memory comes and goes
+
+constexpr size_t page_bytes = 4096, tail_pages = 64;
+constexpr size_t state_header_end = 576; // the legacy area and the header of XSAVE
+constexpr unsigned long in_frame = 0x1122334455667788ul, in_handler = 0x99aabbccddeeff00ul;
+char* moved_state;
+std::atomic<bool> moved_enough;
+
+// The handler returns from a copy, the middle of which is where the first page ends.
+void move_state(int, siginfo_t*, void* raw) {
+    auto* context = static_cast<ucontext_t*>(raw);
+    const auto* state = reinterpret_cast<const char*>(context->uc_mcontext.fpregs);
+    unsigned bytes = 0;
+    memcpy(&bytes, state + 464 + 4, sizeof bytes); // extended_size of struct _fpx_sw_bytes
+    memcpy(moved_state, state, bytes);
+    context->uc_mcontext.fpregs = reinterpret_cast<fpregset_t>(moved_state);
+    asm volatile("movq %0, %%xmm15" : : "r"(in_handler) : "xmm15");
+}
+
+// A fault that waits in the middle of rt_sigreturn(2) lets other tasks use the CPU.
+void vanishing_frames() {
+    unsigned a = 1, b = 0, c = 0, d = 0;
+    asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    if ((c >> 27 & 1) == 0 || (c >> 28 & 1) == 0)
+        return; // nothing behind the header: no OSXSAVE or no AVX
+    const int file = memfd_create("frame", 0);
+    const size_t bytes = (1 + tail_pages) * page_bytes;
+    CHECK(file >= 0 && ftruncate(file, static_cast<off_t>(bytes)) == 0);
+    auto* memory =
+        static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
+    CHECK(memory != MAP_FAILED);
+    moved_state = memory + page_bytes - state_header_end;
+    moved_enough = false;
+    pthread_t taker;
+    block(SIG_BLOCK, SIGUSR1);
+    CHECK(pthread_create(
+              &taker, nullptr,
+              [](void* raw) -> void* {
+                  auto* tail = static_cast<volatile char*>(raw) + page_bytes;
+                  while (!moved_enough) {
+                      for (size_t page = 0; page < tail_pages; page++)
+                          (void)tail[page * page_bytes];
+                      madvise(const_cast<char*>(tail), tail_pages * page_bytes, MADV_DONTNEED);
+                  }
+                  return nullptr;
+              },
+              memory) == 0);
+    block(SIG_UNBLOCK, SIGUSR1);
+    struct sigaction action = {};
+    action.sa_sigaction = move_state;
+    action.sa_flags = SA_SIGINFO;
+    CHECK(sigaction(SIGUSR1, &action, nullptr) == 0);
+    const pid_t self = getpid();
+    for (int i = 0; i < 20'000; i++) {
+        unsigned long found = 0;
+        long number = SYS_kill;
+        asm volatile("movq %2, %%xmm15\n syscall\n movq %%xmm15, %1\n"
+                     : "+a"(number), "=&r"(found)
+                     : "r"(in_frame), "D"(self), "S"(SIGUSR1)
+                     : "rcx", "r11", "memory", "xmm15");
+        CHECK(number == 0 && found == in_frame);
+    }
+    moved_enough = true;
+    CHECK(pthread_join(taker, nullptr) == 0);
+    handle(SIGUSR1, SIG_DFL);
+    munmap(memory, bytes);
+    close(file);
+}
+
 // --- alternate stacks
 
 alignas(16) char spare[64 * 1024];
@@ -676,6 +745,58 @@ void alternate_stacks() {
 }
 
 // --- descriptors
+
+// What comes with a signal depends on what it is of.
+void records_of_signals() {
+    block(SIG_BLOCK, SIGUSR1, SIGCHLD);
+    block(SIG_BLOCK, SIGRTMIN + 2);
+    sigset_t set = set_of(SIGUSR1, SIGCHLD);
+    sigaddset(&set, SIGRTMIN + 2);
+    const int fd = signalfd(-1, &set, SFD_CLOEXEC);
+    CHECK(fd >= 0);
+    signalfd_siginfo info{};
+    // A timer: its own number, how often it was too late, its value.
+    sigevent event = {};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGUSR1;
+    event.sigev_value.sival_int = 42;
+    timer_t timer{};
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+    const itimerspec often = {{0, 1'000'000}, {0, 1'000'000}};
+    CHECK(timer_settime(timer, 0, &often, nullptr) == 0);
+    usleep(20'000);
+    CHECK(read(fd, &info, sizeof info) == sizeof info && info.ssi_code == SI_TIMER);
+    CHECK(info.ssi_overrun > 0 && info.ssi_int == 42 && info.ssi_uid == 0 && info.ssi_pid == 0);
+    CHECK(timer_delete(timer) == 0);
+    // A file: which, and what happened to it.
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    CHECK(fcntl(ends[0], F_SETOWN, getpid()) == 0);
+    CHECK(fcntl(ends[0], F_SETSIG, SIGRTMIN + 2) == 0);
+    CHECK(fcntl(ends[0], F_SETFL, O_ASYNC) == 0);
+    CHECK(write(ends[1], "x", 1) == 1);
+    do
+        CHECK(read(fd, &info, sizeof info) == sizeof info);
+    while (info.ssi_signo == SIGUSR1); // of the timer, once more
+    CHECK(info.ssi_signo == static_cast<unsigned>(SIGRTMIN + 2) && info.ssi_code == POLL_IN);
+    CHECK(info.ssi_fd == ends[0] && (info.ssi_band & POLLIN) != 0);
+    CHECK(info.ssi_pid == 0 && info.ssi_ptr == 0);
+    close(ends[0]);
+    close(ends[1]);
+    // A child, and a signal of the same number that is not of one.
+    const pid_t child = start([] { _exit(3); });
+    CHECK(waitpid(child, nullptr, 0) == child);
+    CHECK(read(fd, &info, sizeof info) == sizeof info && info.ssi_code == CLD_EXITED);
+    CHECK(info.ssi_pid == static_cast<unsigned>(child) && info.ssi_status == 3);
+    sigval value{};
+    value.sival_int = 7;
+    CHECK(sigqueue(getpid(), SIGCHLD, value) == 0);
+    CHECK(read(fd, &info, sizeof info) == sizeof info && info.ssi_code == SI_QUEUE);
+    CHECK(info.ssi_int == 7 && info.ssi_status == 0);
+    close(fd);
+    block(SIG_UNBLOCK, SIGUSR1, SIGCHLD);
+    block(SIG_UNBLOCK, SIGRTMIN + 2);
+}
 
 void signal_descriptors() {
     const sigset_t set = set_of(SIGUSR1, SIGRTMIN + 2);
@@ -902,6 +1023,37 @@ void signals_of_files() {
     }
 }
 
+// F_SETOWN with a group: of its members those hear of it that its setter may signal.
+void signals_of_files_to_groups() {
+    if (geteuid() != 0)
+        return;
+    in_child([] {
+        CHECK(setpgid(0, 0) == 0);
+        int ends[2], go[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+        CHECK(pipe(go) == 0);
+        handle(SIGIO, count);
+        calls = 0;
+        const pid_t stranger = start([&] {
+            char byte = 0;
+            while (read(go[0], &byte, 1) != 1)
+                CHECK(errno == EINTR);
+            _exit(calls);
+        });
+        CHECK(setresuid(65534, 65534, 65534) == 0);
+        CHECK(fcntl(ends[0], F_SETOWN, -getpgrp()) == 0);
+        CHECK(fcntl(ends[0], F_SETFL, O_ASYNC) == 0);
+        CHECK(write(ends[1], "x", 1) == 1);
+        for (int tries = 0; calls == 0 && tries < 500; tries++)
+            usleep(10'000);
+        CHECK(calls != 0);
+        usleep(50'000);
+        CHECK(write(go[1], "g", 1) == 1);
+        int status = -1;
+        CHECK(waitpid(stranger, &status, 0) == stranger && status == 0);
+    });
+}
+
 } // namespace
 
 int main() {
@@ -916,11 +1068,14 @@ int main() {
     restarts();
     exceptions();
     contexts();
+    vanishing_frames();
     alternate_stacks();
     signal_descriptors();
+    in_child(records_of_signals);
     directed_at_threads();
     waits_of_two();
     storms_of_signals();
     signals_of_files();
+    signals_of_files_to_groups();
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pty.h>
+#include <sched.h>
 #include <string>
 #include <termios.h>
 #include <unistd.h>
@@ -366,6 +367,8 @@ void sessions() {
                   const int signal_number = SIGINT;
                   CHECK(ioctl(t.master, TIOCSIG, signal_number) == 0);
                   AWAIT(caught == SIGINT);
+                  for (const int number : {0, SIGHUP, SIGKILL, SIGTERM, SIGCONT, SIGSTOP, 64})
+                      CHECK_FAILS(ioctl(t.master, TIOCSIG, number), EINVAL);
                   CHECK_FAILS(tcsetpgrp(tty, 0x3fff'fff0), ESRCH);
                   // A background group may not read.
                   const pid_t group = fork();
@@ -397,6 +400,27 @@ void sessions() {
     CHECK_FAILS(write(t.slave, "x", 1), EIO);
     pollfd p{t.slave, POLLIN | POLLOUT, 0};
     CHECK(poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0);
+}
+
+// The master, too, tells of groups and sessions by the numbers that the caller knows.
+void numbers_in_namespaces() {
+    if (geteuid() != 0)
+        return;
+    Pair t;
+    const pid_t outer = fork();
+    CHECK(outer >= 0);
+    if (outer == 0) {
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        CHECK(in_session(t, true, [&] {
+                  CHECK(getpid() == 1);
+                  pid_t session = 0;
+                  CHECK(tcgetpgrp(t.master) == 1 && tcgetpgrp(t.slave) == 1);
+                  CHECK(ioctl(t.master, TIOCGSID, &session) == 0 && session == 1);
+              }) == 0);
+        _exit(0);
+    }
+    int status = -1;
+    CHECK(waitpid(outer, &status, 0) == outer && status == 0);
 }
 
 void hang_up() {
@@ -547,6 +571,35 @@ void full_output() {
         sent -= take(t.master).size();
 }
 
+// Behind a writer that waits for a reader, others need not wait, and may end.
+void waiting_writers() {
+    Pair t;
+    t.raw();
+    pid_t writers[2];
+    for (pid_t& writer : writers) {
+        writer = fork();
+        CHECK(writer >= 0);
+        if (writer == 0) {
+            const std::string much(200'000, 'x');
+            (void)!write(t.slave, much.data(), much.size());
+            _exit(1);
+        }
+        usleep(50'000);
+    }
+    const int hasty = open(t.name.c_str(), O_WRONLY | O_NOCTTY | O_NONBLOCK);
+    CHECK(hasty >= 0);
+    alarm(10);
+    CHECK_FAILS(write(hasty, "x", 1), EAGAIN);
+    for (int i = 1; i >= 0; i--) {
+        CHECK(kill(writers[i], SIGKILL) == 0);
+        int status = -1;
+        CHECK(waitpid(writers[i], &status, 0) == writers[i]);
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    }
+    alarm(0);
+    close(hasty);
+}
+
 // Signals that interrupt a writer make it write nothing twice.
 void interrupted_output() {
     Pair t;
@@ -594,6 +647,7 @@ int main() {
     simulated_input();
     packets();
     sessions();
+    numbers_in_namespaces();
     hang_up();
     old_form_of_modes();
     fixed_modes();
@@ -601,5 +655,6 @@ int main() {
     line_disciplines_and_numbers();
     full_input();
     full_output();
+    waiting_writers();
     interrupted_output();
 }

@@ -160,6 +160,28 @@ void entries(const std::vector<std::uint64_t>& places) {
     }
 }
 
+// SYSCALL in 32-bit mode enters the kernel elsewhere than in 64-bit mode, if at all. What becomes
+// of the program differs; nothing else does.
+void narrow_system_call() {
+    constexpr size_t bytes = 4096;
+    auto* low = static_cast<std::uint8_t*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0));
+    CHECK(low != MAP_FAILED);
+    // mov $0xffff, %eax; mov %esp, %ebp; syscall; hlt
+    const std::uint8_t code[] = {0xb8, 0xff, 0xff, 0, 0, 0x89, 0xe5, 0x0f, 0x05, 0xf4};
+    std::memcpy(low, code, sizeof code);
+    static std::uint64_t place;
+    place = reinterpret_cast<std::uint64_t>(low);
+    const int status = status_of([] {
+        asm volatile("lea 4000(%0), %%rsp\n\tpush $0x23\n\tpush %0\n\tlretq"
+                     :
+                     : "r"(place)
+                     : "memory");
+    });
+    CHECK(WIFSIGNALED(status));
+    CHECK(munmap(low, bytes) == 0);
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -174,5 +196,6 @@ int main(int argc, char** argv) {
     jumps(places);
     handlers(places);
     entries(places);
+    narrow_system_call();
     return 0;
 }

@@ -88,11 +88,14 @@ void put_frame(u64 at, const u8* rip, u64 rsp, u64 flags = flag_interrupt) {
 void write_gdt_and_tss(u64 base) {
     const u64 tss = base + boot::cpu_area_tss;
     const u64 gdt = base + boot::cpu_area_gdt;
+    // The fifth, where Linux has 32-bit code of programs, stays empty: no program leaves 64-bit
+    // mode. From there SYSCALL would enter ring 0 at the address in CSTAR, on CPUs of AMD, and with
+    // the program's stack pointer.
     const u64 entries[9] = {0,
                             0,
                             0x00af9b000000ffff,
                             0x00cf93000000ffff,
-                            0x00cffb000000ffff,
+                            0,
                             0x00cff3000000ffff,
                             0x00affb000000ffff,
                             0x67 | (tss & 0xffffff) << 16 | u64{0x8b} << 40 |

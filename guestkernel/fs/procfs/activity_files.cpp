@@ -57,7 +57,7 @@ Result<void> show_sched(TextBuilder& out, const TableContext& of) {
     while (length < sizeof task->name && task->name[length] != '\0')
         length++;
     out.append({task->name, length});
-    out.print(" ({}, #threads: {})\n", task->tid, threads);
+    out.print(" ({}, #threads: {})\n", pid_in(of.pids, task->tid), threads);
     out.append("-------------------------------------------------------------------\n");
     milliseconds("se.exec_start", task->exec_start_ns);
     milliseconds("se.vruntime", task->virtual_runtime);
@@ -108,7 +108,8 @@ Result<void> show_children(TextBuilder& out, const TableContext& of) {
     SpinGuard tree(process_tree_lock());
     for (const Process& child : process->children)
         if (child.parent_task == of.tid)
-            out.print("{} ", child.pid);
+            if (const i32 number = pid_in(of.pids, child.pid); number != 0)
+                out.print("{} ", number);
     return {};
 }
 

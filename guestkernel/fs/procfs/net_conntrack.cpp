@@ -172,7 +172,8 @@ constexpr TableEntry setting(std::string_view name) {
                 value = static_cast<std::remove_reference_t<decltype(value)>>(wanted);
                 return {};
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 template <auto Member, i64 Low, i64 High>
 constexpr TableEntry number(std::string_view name) {

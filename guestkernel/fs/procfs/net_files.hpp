@@ -39,6 +39,7 @@ extern const TableEntry netfilter_entries[23]; // /proc/sys/net/netfilter
 // namespace that owns the network namespace.
 net::Stack& own_stack();
 void net_owner(const TableContext& of, u32& uid, u32& gid);
+bool may_set_network();
 
 // nf_conntrack_max: in two places.
 Result<void> show_most_connections(TextBuilder& out, const TableContext& of);
@@ -50,6 +51,7 @@ inline constexpr TableEntry most_connections_entry = {.name = "nf_conntrack_max"
                                                       .show = show_most_connections,
                                                       .store = store_most_connections,
                                                       .open = open_most_connections,
-                                                      .owner = net_owner};
+                                                      .owner = net_owner,
+                                                      .admits = may_set_network};
 
 } // namespace kernel::procfs

@@ -2,9 +2,12 @@
 // read, not written.
 #include "guestkernel/fs/procfs/net_sysctl.hpp"
 
+#include <linux/capability.h>
+
 #include "guestkernel/ipc/socket.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/namespaces/user_namespace.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel::procfs {
 
@@ -19,6 +22,13 @@ void net_owner(const TableContext&, u32& uid, u32& gid) {
     const u32 root = to_global_id(owner, false, 0), root_group = to_global_id(owner, true, 0);
     uid = root == invalid_id ? 0 : root;
     gid = root_group == invalid_id ? 0 : root_group;
+}
+
+// The owner that a node was made with is that of whoever looked first: a node, or a descriptor of
+// it, from one network namespace gives no right over another's settings.
+bool may_set_network() {
+    const Credentials* who = current_task().credentials.get();
+    return who == nullptr || who->euid == 0 || capable_over(own_stack().owner(), CAP_NET_ADMIN);
 }
 
 namespace {
@@ -217,7 +227,8 @@ constexpr TableEntry memory_triple(std::string_view name) {
                 settings.*Most = static_cast<u32>(numbers[2]);
                 return {};
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 constexpr TableEntry core_entries[] = {
@@ -249,19 +260,22 @@ constexpr TableEntry ipv4_entries[] = {
      .mode = read_write,
      .show = show_port_range,
      .store = store_port_range,
-     .owner = net_owner},
+     .owner = net_owner,
+     .admits = may_set_network},
     {.name = "ip_local_reserved_ports",
      .mode = read_write,
      .show = show_reserved,
      .store = store_reserved,
-     .owner = net_owner},
+     .owner = net_owner,
+     .admits = may_set_network},
     stack_number<&Stacked::no_pmtu_disc, 0, 3>("ip_no_pmtu_disc"),
     stack_number<&Stacked::non_local_bind4, 0, 1>("ip_nonlocal_bind"),
     {.name = "ip_unprivileged_port_start",
      .mode = read_write,
      .show = show_unprivileged_start,
      .store = store_unprivileged_start,
-     .owner = net_owner},
+     .owner = net_owner,
+     .admits = may_set_network},
     stack_number<&Stacked::fragment_high4, 0, most_int>("ipfrag_high_thresh"),
     stack_seconds<&Stacked::fragment_time4_ms>("ipfrag_time"),
     {.name = "neigh", .mode = directory, .children = neighbour4_entries},
@@ -269,7 +283,8 @@ constexpr TableEntry ipv4_entries[] = {
      .mode = read_write,
      .show = show_ping_range,
      .store = store_ping_range,
-     .owner = net_owner},
+     .owner = net_owner,
+     .admits = may_set_network},
     {.name = "route", .mode = directory, .children = route4_entries},
     tcp_number<&Tcp::abort_on_overflow, 0, 1>("tcp_abort_on_overflow"),
     {.name = "tcp_allowed_congestion_control", .mode = read_only, .text = "reno cubic\n"},
@@ -279,7 +294,8 @@ constexpr TableEntry ipv4_entries[] = {
      .mode = read_write,
      .show = show_algorithm,
      .store = store_algorithm,
-     .owner = net_owner},
+     .owner = net_owner,
+     .admits = may_set_network},
     tcp_number<&Tcp::duplicate_sack, 0, 1>("tcp_dsack"),
     never("tcp_ecn"),
     tcp_number<&Tcp::fast_open, 0, 0xfff>("tcp_fastopen"),

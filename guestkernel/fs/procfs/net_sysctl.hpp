@@ -37,7 +37,8 @@ constexpr TableEntry stack_number(std::string_view name) {
             .store = [](std::string_view text, const TableContext&) -> Result<void> {
                 return store_within(text, Low, High, own_stack().settings.*Member);
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 // The same for milliseconds, shown and set in seconds.
@@ -56,7 +57,8 @@ constexpr TableEntry stack_seconds(std::string_view name) {
                 own_stack().settings.*Member = static_cast<u32>(number * 1000);
                 return {};
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 template <auto Member, i64 Low, i64 High>
@@ -71,7 +73,8 @@ constexpr TableEntry tcp_number(std::string_view name) {
         .store = [](std::string_view text, const TableContext&) -> Result<void> {
             return store_within(text, Low, High, tcp::TcpStack::of(own_stack()).settings.*Member);
         },
-        .owner = net_owner};
+        .owner = net_owner,
+        .admits = may_set_network};
 }
 
 // What is never done: it can be switched off only.
@@ -87,7 +90,8 @@ constexpr TableEntry never(std::string_view name) {
                 return {};
             },
             .store = store_nothing_but_zero,
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 // "all": a change is every interface's, and that of those to come.
@@ -116,7 +120,8 @@ constexpr TableEntry forwarding(std::string_view name) {
                 stack.routes_changed();
                 return {};
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 // Of interfaces and neighbours: net_sysctl_interfaces.cpp.

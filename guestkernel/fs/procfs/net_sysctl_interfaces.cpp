@@ -51,7 +51,8 @@ constexpr TableEntry conf_number(std::string_view name) {
                     return Result<void>();
                 });
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 // "all" of a setting that counts together with an interface's own.
@@ -66,7 +67,8 @@ constexpr TableEntry all_number(std::string_view name) {
             .store = [](std::string_view text, const TableContext&) -> Result<void> {
                 return store_within(text, Low, High, own_stack().settings.all_interfaces.*Member);
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 void disable_ipv6(net::Stack& stack, net::Interface& interface, bool off) {
@@ -134,7 +136,8 @@ constexpr TableEntry disable_ipv6_entry = {.name = "disable_ipv6",
                                            .mode = read_write,
                                            .show = show_disable_ipv6<S>,
                                            .store = store_disable_ipv6<S>,
-                                           .owner = net_owner};
+                                           .owner = net_owner,
+                                           .admits = may_set_network};
 
 // The MTU of IPv6, the interface's unless it is less.
 Result<void> show_mtu6(TextBuilder& out, const TableContext& of) {
@@ -177,7 +180,8 @@ constexpr TableEntry neighbour_number(std::string_view name) {
                     static_cast<u64>(number) * Unit);
                 return {};
             },
-            .owner = net_owner};
+            .owner = net_owner,
+            .admits = may_set_network};
 }
 
 using Own = net::Interface::Settings;
@@ -225,8 +229,12 @@ constexpr TableEntry conf6_of[] = {
     conf_number<S, &Own::forwarding6, 0, 1>("forwarding"),
     conf_number<S, &Own::hop_limit, 1, 255>("hop_limit"),
 };
-constexpr TableEntry mtu6_entry = {
-    .name = "mtu", .mode = read_write, .show = show_mtu6, .store = store_mtu6, .owner = net_owner};
+constexpr TableEntry mtu6_entry = {.name = "mtu",
+                                   .mode = read_write,
+                                   .show = show_mtu6,
+                                   .store = store_mtu6,
+                                   .owner = net_owner,
+                                   .admits = may_set_network};
 constexpr auto conf6_one = [] {
     constexpr usize common = sizeof conf6_of<Scope::One> / sizeof(TableEntry);
     std::array<TableEntry, common + 1> out{};

@@ -391,9 +391,13 @@ Result<void> store_oom_score_adj(std::string_view text, const TableContext& of) 
     TRY(const i64 value, parse_number(text));
     if (value < -1000 || value > 1000)
         return fail(EINVAL);
-    if (value < process->oom_score_adj && !capable(24)) // CAP_SYS_RESOURCE
+    // What a process raised by itself it may lower again, down to what the privileged set last.
+    const bool privileged = capable(24); // CAP_SYS_RESOURCE
+    if (value < process->oom_score_adj_least && !privileged)
         return fail(EACCES);
     process->oom_score_adj = static_cast<i32>(value);
+    if (privileged)
+        process->oom_score_adj_least = process->oom_score_adj;
     return {};
 }
 

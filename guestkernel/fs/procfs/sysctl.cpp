@@ -1,11 +1,14 @@
 // /proc/sys: what programs read of it. Values that nothing in this kernel would obey cannot be
 // written.
+#include <linux/capability.h>
+
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/core/uts.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/open_files.hpp"
+#include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/procfs/net_files.hpp"
 #include "guestkernel/ipc/fanotify_internal.hpp"
 #include "guestkernel/ipc/sysv.hpp"
@@ -503,6 +506,15 @@ UserNamespace* own_space() {
     const Credentials* who = current_task().credentials.get();
     return who == nullptr ? initial_user_namespace : who->user_space();
 }
+// Those of a user namespace are for whoever has CAP_SYS_RESOURCE in it, whatever the ids.
+bool may_set_limits() {
+    return capable_here(CAP_SYS_RESOURCE);
+}
+void limits_owner(const TableContext&, u32& uid, u32& gid) {
+    const bool mine = may_set_limits();
+    uid = mine ? current_fsuid() : 0;
+    gid = mine ? current_fsgid() : 0;
+}
 template <NamespaceKind Kind>
 constexpr TableEntry namespace_limit(std::string_view name) {
     return {.name = name,
@@ -517,7 +529,9 @@ constexpr TableEntry namespace_limit(std::string_view name) {
                     return fail(22); // EINVAL
                 own_space()->limits[static_cast<usize>(Kind)].store(static_cast<u32>(number));
                 return {};
-            }};
+            },
+            .owner = limits_owner,
+            .admits = may_set_limits};
 }
 constexpr TableEntry user_entries[] = {
     fanotify_limit<&FanotifyLimits::groups>("max_fanotify_groups"),

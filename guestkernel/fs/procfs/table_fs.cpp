@@ -1,6 +1,7 @@
 #include "guestkernel/fs/procfs/table_fs.hpp"
 
 #include <linux/errno.h>
+#include <linux/fcntl.h>
 #include <linux/fs.h>
 
 #include "guestkernel/fs/dentry.hpp"
@@ -100,8 +101,11 @@ Result<FileSystemStats> TableSuperblock::stats() {
     return stats;
 }
 
-// What stands in the tables stays; what has a number comes and goes.
-bool TableSuperblock::dentry_valid(Inode& parent, std::string_view name, Inode*, u64) {
+// What stands in the tables stays, unless it is another's for this caller; what has a number comes
+// and goes.
+bool TableSuperblock::dentry_valid(Inode& parent, std::string_view name, Inode* inode, u64) {
+    if (inode != nullptr && !static_cast<const TableNode*>(inode)->owned_for_caller())
+        return false;
     const auto& node = static_cast<TableNode&>(parent);
     const TableNumbers* numbers = node.entry().numbers;
     return numbers == nullptr || (numbers->find == nullptr && number_of(name, numbers->prefix) < 0);
@@ -114,6 +118,14 @@ TableNode::TableNode(TableSuperblock& fs, const TableEntry& entry, const TableCo
         entry.owner(context, uid_, gid_);
     if (entry.link_mode != nullptr)
         mode_ = (mode_ & mode_type) | entry.link_mode(context);
+}
+
+bool TableNode::owned_for_caller() const {
+    if (entry_.admits == nullptr || entry_.owner == nullptr)
+        return true;
+    u32 uid = 0, gid = 0;
+    entry_.owner(context_, uid, gid);
+    return uid == uid_ && gid == gid_;
 }
 
 Result<Attributes> TableNode::attributes() {
@@ -181,6 +193,8 @@ Result<Path> TableNode::follow_magic() {
 }
 
 Result<Ref<File>> TableNode::open(const Path& path, u32 flags) {
+    if ((flags & O_ACCMODE) != O_RDONLY && entry_.admits != nullptr && !entry_.admits())
+        return fail(EACCES);
     auto self = Ref<Inode>::share(this);
     if (entry_.open != nullptr)
         return entry_.open(path, std::move(self), flags, context_);
@@ -218,6 +232,9 @@ Result<usize> TableFile::write(IoBuffer& in, u64) {
     const TableEntry& entry = node().entry();
     if (entry.store == nullptr)
         return fail(EINVAL);
+    // Again: the descriptor may have come from where the caller's settings are another's.
+    if (entry.admits != nullptr && !entry.admits())
+        return fail(EACCES);
     const usize length = in.remaining();
     if (length > largest_write)
         return fail(EINVAL);

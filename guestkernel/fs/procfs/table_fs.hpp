@@ -67,6 +67,9 @@ struct TableEntry {
     // Who owns it, if not root; and the mode of symlinks whose mode says something.
     void (*owner)(const TableContext& of, u32& uid, u32& gid) = nullptr;
     u32 (*link_mode)(const TableContext& of) = nullptr;
+    // Files that are another thing for every caller, whose owner therefore tells nothing of the
+    // next one's rights: whether the caller may write. Asked at open(2) and at each write.
+    bool (*admits)() = nullptr;
     // Of those that are not everywhere: whether it is here.
     bool (*present)(const TableContext& of) = nullptr;
     bool present_in(const TableContext& of) const { return present == nullptr || present(of); }
@@ -106,6 +109,8 @@ public:
 
     const TableEntry& entry() const { return entry_; }
     const TableContext& context() const { return context_; }
+    // Whether it belongs to whom it would if the caller looked it up now.
+    bool owned_for_caller() const;
 
 private:
     const TableEntry& entry_;
