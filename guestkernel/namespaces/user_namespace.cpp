@@ -111,16 +111,16 @@ Result<Ref<UserNamespace>> make_user_namespace(Credentials& fresh) {
         return fail(EINVAL);
     if (parent->level() + 1 > UserNamespace::deepest)
         return fail(ENOSPC);
-    if (in_chroot())
-        return fail(EPERM);
-    if (!id_is_mapped(parent, false, fresh.euid) || !id_is_mapped(parent, true, fresh.egid))
-        return fail(EPERM);
+    // The limit comes first, as in Linux: programs tell by it that there are to be no more.
     TRY(charge_namespace(NamespaceKind::User, parent));
-    auto space =
-        make_ref<UserNamespace>(Ref<UserNamespace>::share(parent), fresh.euid, fresh.egid, true);
+    const bool allowed = !in_chroot() && id_is_mapped(parent, false, fresh.euid) &&
+                         id_is_mapped(parent, true, fresh.egid);
+    auto space = allowed ? make_ref<UserNamespace>(Ref<UserNamespace>::share(parent), fresh.euid,
+                                                   fresh.egid, true)
+                         : Result<Ref<UserNamespace>>(fail(EPERM));
     if (!space) {
         uncharge_namespace(NamespaceKind::User, parent);
-        return fail(ENOMEM);
+        return space;
     }
     enter_user_namespace(fresh, **space);
     return space;
@@ -190,9 +190,8 @@ Result<void> check_map_rights(UserNamespace& space, bool group, const IdMap& map
     const Credentials& writer = *current_task().credentials;
     UserNamespace* parent = space.parent();
     const unsigned needed = group ? CAP_SETGID : CAP_SETUID;
-    const bool writer_inside = writer.user_space() == &space;
     const bool one = map.extents.size() == 1 && map.extents[0].count == 1;
-    if (one && writer.euid == space.owner_uid() && (writer_inside || !writer_inside)) {
+    if (one && writer.euid == space.owner_uid()) {
         const u32 id = to_global_id(parent, group, map.extents[0].outside);
         if (!group && id == opener.euid)
             return {};
