@@ -15,13 +15,13 @@ namespace virtio::fs {
 class HostFd {
 public:
     explicit HostFd(UniqueFd fd) : fd_(std::move(fd)) {
-        count_.fetch_add(1, std::memory_order_relaxed);
+        open_now.fetch_add(1, std::memory_order_relaxed);
     }
     HostFd(const HostFd&) = delete;
     HostFd& operator=(const HostFd&) = delete;
-    ~HostFd() { count_.fetch_sub(1, std::memory_order_relaxed); }
+    ~HostFd() { open_now.fetch_sub(1, std::memory_order_relaxed); }
     // How many there are in this process, of all its shares.
-    static std::size_t count() { return count_.load(std::memory_order_relaxed); }
+    static std::size_t count() { return open_now.load(std::memory_order_relaxed); }
     int get() const { return fd_.get(); }
     // Says that it is still of use.
     void touch() {
@@ -32,7 +32,7 @@ public:
 
 private:
     friend class FdCache;
-    inline static std::atomic<std::size_t> count_{0};
+    inline static std::atomic<std::size_t> open_now{0};
     UniqueFd fd_;
     std::atomic<bool> used_{true};
     static constexpr std::size_t no_slot = ~std::size_t{0};
