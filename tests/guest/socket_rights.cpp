@@ -207,7 +207,7 @@ void many_cycles() {
 // right after that and all that refers to either was in messages when somebody began to count. The
 // sockets between the two in the list of those in flight make counting take its time.
 void peeking() {
-    constexpr int fillers = 200, rounds = 300;
+    constexpr int fillers = 200, rounds = 50;
     std::vector<int> filler;
     for (int i = 0; i < fillers / 2; i++) {
         int s[2];

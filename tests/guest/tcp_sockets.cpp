@@ -425,20 +425,24 @@ void lingering_at_exit() {
         const std::string text = pattern(60'000);
         while (send(pair.client, text.data(), text.size(), 0) > 0) {
         }
+        int gate[2];
+        CHECK(pipe(gate) == 0);
         const pid_t child = fork();
         CHECK(child >= 0);
         if (child == 0) {
-            if (killed)
-                pause();
+            CHECK(read(gate[0], &byte, 1) == 1);
             _exit(0);
         }
         close(pair.client); // the child has the last descriptor
         const time_t before = time(nullptr);
         if (killed)
             CHECK(kill(child, SIGKILL) == 0);
+        else
+            CHECK(write(gate[1], "x", 1) == 1);
         CHECK(waitpid(child, nullptr, 0) == child);
         CHECK(time(nullptr) - before < 15);
-        close(pair.server);
+        for (const int fd : {pair.server, gate[0], gate[1]})
+            close(fd);
     }
 }
 
