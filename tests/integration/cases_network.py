@@ -323,8 +323,9 @@ def link_local_resolver():
         path = os.path.join(folder, "resolv.conf")
         with open(path, "w", encoding="ascii") as file:
             file.write("nameserver fe80::1%lo\n" + RESOLV_CONF)
-        # In mounts of its own: the other cases keep theirs.
-        script = f"mount --bind {path} {os.path.realpath('/etc/resolv.conf')} && exec {JOEY} do -- getent ahostsv4 files.test"
+        # In mounts of its own: the other cases keep theirs, which is of a file without a name, where nothing can be mounted.
+        resolv_conf = os.path.realpath("/etc/resolv.conf")
+        script = f"umount {resolv_conf} && mount --bind {path} {resolv_conf} && exec {JOEY} do -- getent ahostsv4 files.test"
         result = run(["unshare", "--mount", "sh", "-c", script])
     equal("stderr", b"", result.err)
     equal("status", 0, result.status)
