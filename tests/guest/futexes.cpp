@@ -168,7 +168,8 @@ void interrupted_waits() {
     action.sa_handler = [](int) { interruptions = interruptions + 1; };
     CHECK(sigaction(SIGALRM, &action, nullptr) == 0);
     volatile Word word = 1;
-    itimerval timer = {{0, 0}, {0, 3000}};
+    // Again and again: the first signal may come before the wait has begun.
+    itimerval timer = {{0, 3000}, {0, 3000}};
     CHECK(setitimer(ITIMER_REAL, &timer, nullptr) == 0);
     CHECK_FAILS(futex(&word, FUTEX_WAIT, 1), EINTR);
     CHECK(setitimer(ITIMER_REAL, &timer, nullptr) == 0);
@@ -178,6 +179,8 @@ void interrupted_waits() {
     CHECK(sigaction(SIGALRM, &action, nullptr) == 0);
     CHECK(setitimer(ITIMER_REAL, &timer, nullptr) == 0);
     CHECK_FAILS(futex(&word, FUTEX_WAIT, 1, &hour), EINTR);
+    timer = {};
+    CHECK(setitimer(ITIMER_REAL, &timer, nullptr) == 0);
     Waiter waiter;
     waiter.word = &word;
     waiter.expected = 1;
