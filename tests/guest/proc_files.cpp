@@ -56,37 +56,43 @@ std::vector<std::string> row_of(const std::string& file, int id) {
     return {};
 }
 
+// In a namespace of their own: where others make and remove objects meanwhile, a table that is read
+// in pieces may lack a row.
 void ipc_tables() {
-    const int queue = msgget(IPC_PRIVATE, 0600 | IPC_CREAT);
-    const int set = semget(IPC_PRIVATE, 3, 0640 | IPC_CREAT);
-    const int segment = shmget(0x1234abc, 5000, 0644 | IPC_CREAT);
-    CHECK(queue >= 0 && set >= 0 && segment >= 0);
-    struct {
-        long type;
-        char text[5];
-    } message{1, "four"};
-    CHECK(msgsnd(queue, &message, 5, 0) == 0);
-    const std::string pid = std::to_string(getpid());
-    std::vector<std::string> row = row_of("/proc/sysvipc/msg", queue);
-    CHECK(row.size() == 14 && row[0] == "0" && row[2] == "600" && row[3] == "5" && row[4] == "1");
-    CHECK(row[5] == pid && row[6] == "0" && row[7] == std::to_string(getuid()));
-    row = row_of("/proc/sysvipc/sem", set);
-    CHECK(row.size() == 10 && row[2] == "640" && row[3] == "3" && row[9] != "0");
-    void* at = shmat(segment, nullptr, 0);
-    *static_cast<char*>(at) = 1;
-    row = row_of("/proc/sysvipc/shm", segment);
-    CHECK(row.size() == 16 && row[0] == std::to_string(0x1234abc) && row[2] == "644");
-    CHECK(row[3] == "5000" && row[4] == pid && row[5] == pid && row[6] == "1");
-    CHECK(row[14] == "4096" && row[15] == "0");
-    CHECK(shmdt(at) == 0);
-    CHECK(shmctl(segment, IPC_RMID, nullptr) == 0 && semctl(set, 0, IPC_RMID) == 0);
-    CHECK(msgctl(queue, IPC_RMID, nullptr) == 0);
-    CHECK(row_of("/proc/sysvipc/shm", segment).empty());
-    const auto header = lines(contents_of("/proc/sysvipc/shm")).front();
-    CHECK(header ==
-          "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  "
-          "cuid  cgid      atime      dtime      ctime                   rss             "
-          "     swap");
+    in_child([] {
+        CHECK(unshare(CLONE_NEWIPC) == 0);
+        const int queue = msgget(IPC_PRIVATE, 0600 | IPC_CREAT);
+        const int set = semget(IPC_PRIVATE, 3, 0640 | IPC_CREAT);
+        const int segment = shmget(0x1234abc, 5000, 0644 | IPC_CREAT);
+        CHECK(queue >= 0 && set >= 0 && segment >= 0);
+        struct {
+            long type;
+            char text[5];
+        } message{1, "four"};
+        CHECK(msgsnd(queue, &message, 5, 0) == 0);
+        const std::string pid = std::to_string(getpid());
+        std::vector<std::string> row = row_of("/proc/sysvipc/msg", queue);
+        CHECK(row.size() == 14 && row[0] == "0" && row[2] == "600" && row[3] == "5" &&
+              row[4] == "1");
+        CHECK(row[5] == pid && row[6] == "0" && row[7] == std::to_string(getuid()));
+        row = row_of("/proc/sysvipc/sem", set);
+        CHECK(row.size() == 10 && row[2] == "640" && row[3] == "3" && row[9] != "0");
+        void* at = shmat(segment, nullptr, 0);
+        *static_cast<char*>(at) = 1;
+        row = row_of("/proc/sysvipc/shm", segment);
+        CHECK(row.size() == 16 && row[0] == std::to_string(0x1234abc) && row[2] == "644");
+        CHECK(row[3] == "5000" && row[4] == pid && row[5] == pid && row[6] == "1");
+        CHECK(row[14] == "4096" && row[15] == "0");
+        CHECK(shmdt(at) == 0);
+        CHECK(shmctl(segment, IPC_RMID, nullptr) == 0 && semctl(set, 0, IPC_RMID) == 0);
+        CHECK(msgctl(queue, IPC_RMID, nullptr) == 0);
+        CHECK(row_of("/proc/sysvipc/shm", segment).empty());
+        const auto header = lines(contents_of("/proc/sysvipc/shm")).front();
+        CHECK(header ==
+              "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  "
+              "cuid  cgid      atime      dtime      ctime                   rss             "
+              "     swap");
+    });
 }
 
 // In a namespace of their own, so that nobody else is limited.
