@@ -79,6 +79,7 @@ struct NetPair {
     Virtqueue receive, transmit;
     SpinLock receive_lock{LockRank::Device};
     FrameRef spare; // of a packet that was copied: goes back into the ring; under receive_lock
+    volatile bool lacks_pages = false; // written under receive_lock
     net::PacketList sent; // their descriptors came back; under the interface's queue lock
 };
 
@@ -112,7 +113,6 @@ private:
     net::PacketPtr take_packet(NetPair& pair, const Virtqueue::Used& first);
     bool append_buffer(net::Packet& packet, FrameRef buffer, u32 offset, u32 bytes);
     void fill_locked(NetPair& pair);
-    bool lacks_pages(NetPair& pair);
     void refill_later();
 
     VirtioDevice device_;
@@ -254,11 +254,6 @@ net::PacketPtr NetDevice::take_packet(NetPair& pair, const Virtqueue::Used& firs
     return packet;
 }
 
-bool NetDevice::lacks_pages(NetPair& pair) {
-    SpinGuard guard(pair.receive_lock);
-    return pair.receive.free_descriptors() > 0 && !pair.receive.broken();
-}
-
 // The last page may be gone: no packet comes into an empty ring, whose interrupt would fill it.
 void NetDevice::refill_later() {
     SpinGuard guard(refill_lock_);
@@ -277,6 +272,7 @@ unsigned NetDevice::take_batch(NetPair& pair, net::PacketList& packets) {
             net::count(counters.rx_dropped);
     }
     fill_locked(pair);
+    pair.lacks_pages = pair.receive.free_descriptors() > 0 && !pair.receive.broken();
     return taken;
 }
 
@@ -308,7 +304,7 @@ void NetDevice::serve() {
     bool done = true, lacking = false;
     for (unsigned i = 0; i < queue_count(); i++) {
         done = receive_batches(pairs_[i]) && done;
-        lacking = lacks_pages(pairs_[i]) || lacking;
+        lacking = pairs_[i].lacks_pages || lacking;
         // Sends what waits for room, if any does; reclaims on the way.
         wake_queue(i);
     }

@@ -215,9 +215,7 @@ void MessageQueue::notify() {
     info.sender.pid = pid_in(pid_namespace_of(*to.process), current_pid());
     {
         SpinGuard tree(process_tree_lock());
-        if (const Task* reader = to.process->first_task(); reader != nullptr && reader->credentials)
-            info.sender.uid = from_global_id(reader->credentials->user_ns.get(), false,
-                                             current_task().credentials->uid);
+        info.sender.uid = uid_for_locked(*to.process, current_task().credentials->uid);
     }
     info.sender.value = to.value;
     (void)send_signal_info(*to.process, info); // a full queue of signals loses it, as on Linux

@@ -5,6 +5,7 @@
 #include <asm/termbits.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/signal.h>
 
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/dentry.hpp"
@@ -23,7 +24,6 @@ namespace kernel {
 namespace {
 
 constexpr u8 packet_data = 0;
-constexpr u64 sigint = 2, sigquit = 3, sigtstp = 20;
 
 constinit base::Atomic<u64> next_serial{1};
 } // namespace
@@ -279,10 +279,10 @@ Result<long> MasterFile::ioctl(u32 command, u64 argument) {
     }
     case TIOCSIG: {
         // What could be typed: whoever holds the master may not signal all that runs on the slave.
-        if (argument != sigint && argument != sigquit && argument != sigtstp)
+        if (argument != SIGINT && argument != SIGQUIT && argument != SIGTSTP)
             return fail(EINVAL);
         if (const i32 group = pty_->foreground(); group > 0)
-            (void)send_signal_to_group_of(pty_->session(), group, static_cast<int>(argument));
+            (void)send_signal_to_group(pty_->session(), group, static_cast<int>(argument));
         return 0;
     }
     case TIOCGPGRP: {

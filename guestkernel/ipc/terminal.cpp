@@ -303,7 +303,7 @@ usize Terminal::receive(const u8* data, usize bytes) {
 
 void Terminal::signal_foreground(int signal) {
     if (const i32 group = foreground_; group > 0)
-        (void)send_signal_to_group_of(session_, group, signal);
+        (void)send_signal_to_group(session_, group, signal);
 }
 
 void Terminal::set_window(const WindowSize& size) {
@@ -382,7 +382,7 @@ Result<void> Terminal::check_background(int signal, bool even_if_blocked) {
     }
     if (group_is_orphaned(current_group()))
         return fail(EIO);
-    (void)send_signal_to_group(current_group(), signal);
+    (void)send_signal_to_group(current_session(), current_group(), signal);
     return fail(restart_syscall);
 }
 

@@ -226,13 +226,15 @@ bool charge_frames(u16 number, u64 pages, bool may_wait, Charge how) {
     unsigned in_vain = 0;
     while (full != nullptr) {
         note_memory_event(*full, EventMax);
-        if (reclaim_memory_group(*full, batch) == 0) {
+        bool go_on = !fatal_signal_pending();
+        if (go_on && reclaim_memory_group(*full, batch) == 0) {
             if (in_vain == 0)
                 note_memory_event(*full, EventOom);
-            // Who is about to end, or the last one, is not kept from going on.
-            if (!wait_for_memory(full, in_vain++))
-                return try_charge(number, pages, true, high) == nullptr;
+            go_on = wait_for_memory(full, in_vain++);
         }
+        // Who is about to end, or the last one, is not kept from doing so.
+        if (!go_on)
+            return try_charge(number, pages, true, high) == nullptr;
         full = try_charge(number, pages, false, high);
     }
     return true;

@@ -23,21 +23,6 @@ bool alone_in_process() {
     return current_process().live_tasks == 1;
 }
 
-// Whether another task has the same root and working directory. The count of references does not
-// tell: who looks at them by way of /proc holds one for a moment.
-bool shares_places() {
-    const Task& task = current_task();
-    if (task.fs->ref_count() == 1)
-        return false;
-    bool shared = false;
-    SpinGuard tree(process_tree_lock());
-    for_each_process_locked([&](Process& process) {
-        for (const Task& other : process.tasks)
-            shared = shared || (&other != &task && other.fs == task.fs);
-    });
-    return shared;
-}
-
 // What a call will change, made beforehand so that it happens as a whole.
 struct Change {
     Ref<Credentials> credentials;
@@ -138,7 +123,8 @@ Result<void> check_entry(const Namespace& target, const Credentials& who) {
 
 Result<void> enter_user(Change& change, UserNamespace& target) {
     Task& task = current_task();
-    if (&target == task.credentials->user_space() || !alone_in_process() || shares_places())
+    if (&target == task.credentials->user_space() || !alone_in_process() ||
+        shares_places(task, Among::AllTasks))
         return fail(EINVAL);
     if (!capable_in(*task.credentials, &target, CAP_SYS_ADMIN))
         return fail(EPERM);
@@ -152,7 +138,7 @@ Result<void> enter_mount(Change& change, MountNamespace& target, const Credentia
     TRY(check_entry(target, who));
     if (!who.capable_here(CAP_SYS_CHROOT))
         return fail(EPERM);
-    if (target.anonymous() || shares_places())
+    if (target.anonymous() || shares_places(task, Among::AllTasks))
         return fail(EINVAL);
     const Path root = target.root();
     if (!root)

@@ -175,8 +175,7 @@ Result<void> parse_line(std::string_view line, IdMap& map) {
 // there may be ids that are not the parent's to give.
 Result<void> resolve(const UserNamespace* parent, bool group, IdMap& map) {
     for (IdExtent& extent : map.extents) {
-        extent.global = is_initial(parent) ? extent.outside
-                                           : parent->to_global(group, extent.outside, extent.count);
+        extent.global = to_global_id(parent, group, extent.outside, extent.count);
         if (extent.global == invalid_id)
             return fail(EPERM);
     }

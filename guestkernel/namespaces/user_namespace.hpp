@@ -65,8 +65,8 @@ extern UserNamespace* initial_user_namespace; // null until boot has come that f
 inline bool is_initial(const UserNamespace* space) {
     return space == initial_user_namespace || space == nullptr;
 }
-inline u32 to_global_id(const UserNamespace* space, bool group, u32 id) {
-    return is_initial(space) ? id : space->to_global(group, id);
+inline u32 to_global_id(const UserNamespace* space, bool group, u32 id, u32 count = 1) {
+    return is_initial(space) ? id : space->to_global(group, id, count);
 }
 inline u32 from_global_id(const UserNamespace* space, bool group, u32 id) {
     if (is_initial(space)) [[likely]]

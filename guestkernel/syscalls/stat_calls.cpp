@@ -146,38 +146,20 @@ namespace {
 
 // access(2) asks for the real ids: what could the caller of a set-user-ID program do? The
 // directories on the way count as well as the file, and a path is walked with what the task has.
-class RealIds {
-public:
-    explicit RealIds(const Task& task) : saved_(task.credentials) {}
-    RealIds(const RealIds&) = delete;
-    RealIds& operator=(const RealIds&) = delete;
-    ~RealIds() {
-        if (taken_)
-            set_credentials(std::move(saved_));
-    }
-    Result<void> take() {
-        const u64 capabilities = their_capabilities();
-        if (saved_->fsuid == saved_->uid && saved_->fsgid == saved_->gid &&
-            saved_->cap_effective == capabilities)
-            return {};
-        TRY(Ref<Credentials> real, saved_->clone());
-        real->fsuid = real->uid;
-        real->fsgid = real->gid;
-        real->cap_effective = capabilities;
-        set_credentials(std::move(real));
-        taken_ = true;
+Result<void> take_real_ids(BorrowedCredentials& ids) {
+    const Credentials& own = *current_task().credentials;
+    u64 capabilities = own.cap_effective;
+    if ((own.securebits & SECBIT_NO_SETUID_FIXUP) == 0)
+        capabilities = own.uid == own.root_id() ? own.cap_permitted : 0;
+    if (own.fsuid == own.uid && own.fsgid == own.gid && own.cap_effective == capabilities)
         return {};
-    }
-
-private:
-    u64 their_capabilities() const {
-        if ((saved_->securebits & SECBIT_NO_SETUID_FIXUP) != 0)
-            return saved_->cap_effective;
-        return saved_->uid == saved_->root_id() ? saved_->cap_permitted : 0;
-    }
-    Ref<const Credentials> saved_;
-    bool taken_ = false;
-};
+    TRY(Ref<Credentials> real, own.clone());
+    real->fsuid = real->uid;
+    real->fsgid = real->gid;
+    real->cap_effective = capabilities;
+    ids.take(std::move(real));
+    return {};
+}
 
 Result<void> may_use(int directory, std::string_view name, u32 mode, u32 flags) {
     TRY(Path path, lookup_path(directory, name, lookup_of(flags)));
@@ -191,13 +173,13 @@ Result<void> may_use(int directory, std::string_view name, u32 mode, u32 flags) 
 
 } // namespace
 
-Result<long> sys_faccessat2(Task& task, int directory, u64 name, u32 mode, u32 flags) {
+Result<long> sys_faccessat2(Task&, int directory, u64 name, u32 mode, u32 flags) {
     if ((mode & ~7u) != 0 || (flags & ~u32{AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH}) != 0)
         return fail(EINVAL);
     TRY(String text, copy_path(name));
-    RealIds real(task);
+    BorrowedCredentials ids;
     if ((flags & AT_EACCESS) == 0)
-        TRY(real.take());
+        TRY(take_real_ids(ids));
     TRY(may_use(directory, text.view(), mode, flags));
     return 0;
 }

@@ -301,9 +301,7 @@ void notify_parent_of_job_control_locked(Process& child, i32 code, int status) {
     info.child = {};
     info.child.pid = pid_in(pid_namespace_of(*parent), child.pid);
     if (const Task* first = child.first_task(); first != nullptr && first->credentials)
-        info.child.uid = first->credentials->uid;
-    if (const Task* reader = parent->first_task(); reader != nullptr && reader->credentials)
-        info.child.uid = from_global_id(reader->credentials->user_ns.get(), false, info.child.uid);
+        info.child.uid = uid_for_locked(*parent, first->credentials->uid);
     info.child.status = status;
     const SignalAction action = parent->handlers ? parent->handlers->get(SIGCHLD) : SignalAction{};
     if (action.handler != reinterpret_cast<u64>(SIG_IGN) && (action.flags & SA_NOCLDSTOP) == 0)

@@ -143,27 +143,6 @@ struct NewIdentity {
     bool was_traced = false, shared_places = false;
 };
 
-// Whether another process has the same root, working directory and umask, which it could then
-// change under a program that has more rights than it. Own threads end with the exec. Requires: the
-// tree lock.
-bool shares_places_locked(const Task& task) {
-    bool shared = false;
-    for_each_process_locked([&](Process& process) {
-        if (&process != task.process)
-            for (const Task& other : process.tasks)
-                shared = shared || other.fs == task.fs;
-    });
-    return shared;
-}
-
-bool shares_places(const Task& task) {
-    // One reference is its own: the common case needs no look at everybody.
-    if (task.fs->ref_count() == 1)
-        return false;
-    SpinGuard tree(process_tree_lock());
-    return shares_places_locked(task);
-}
-
 // mount_namespaces(7): what another, not nested, namespace mounted gives no ids here.
 bool may_give_ids(const Mount& mount, const Credentials& who) {
     if ((mount.flags() & MS_NOSUID) != 0)
@@ -183,7 +162,9 @@ Result<NewIdentity> compute_identity(File& file) {
     Credentials& fresh = *result.credentials;
     const Mount* mount = file.path().mount();
     result.was_traced = is_traced(task) && !task.trace->tracer_capable;
-    result.shared_places = shares_places(task);
+    // Another process could change them under a program that has more rights than it; own threads
+    // end with the exec.
+    result.shared_places = shares_places(task, Among::OtherProcesses);
     // Who could set the ids itself gains nothing by them (CLONE_FS, cap_bprm_creds_from_file() of
     // Linux).
     const bool may_gain = !task.no_new_privileges && !result.was_traced &&
@@ -324,7 +305,7 @@ Result<void> close_to_others(Process& process, const Task& task, const NewIdenti
     SpinGuard tree(process_tree_lock());
     if (is_traced(task) && !task.trace->tracer_capable && !identity.was_traced)
         return fail(EAGAIN);
-    if (!identity.shared_places && shares_places_locked(task))
+    if (!identity.shared_places && shares_places_locked(task, Among::OtherProcesses))
         return fail(EAGAIN);
     process.dumpable = false;
     return {};

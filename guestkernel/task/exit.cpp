@@ -29,9 +29,8 @@ SignalInfo child_signal(Process& child, Task* last) {
     info.code = (status & 0x7f) == 0 ? CLD_EXITED : (status & 0x80) != 0 ? CLD_DUMPED : CLD_KILLED;
     info.child = {};
     info.child.pid = pid_in(pid_namespace_of(*child.parent), child.pid);
-    info.child.uid = last != nullptr && last->credentials ? last->credentials->uid : 0;
-    if (const Task* reader = child.parent->first_task(); reader != nullptr && reader->credentials)
-        info.child.uid = from_global_id(reader->credentials->user_ns.get(), false, info.child.uid);
+    const u32 uid = last != nullptr && last->credentials ? last->credentials->uid : 0;
+    info.child.uid = uid_for_locked(*child.parent, uid);
     info.child.status = static_cast<i32>((status & 0x7f) == 0 ? status >> 8 & 0xff : status & 0x7f);
     const Process::Usage usage = child.usage();
     constexpr u64 tick_ns = 10'000'000; // USER_HZ = 100

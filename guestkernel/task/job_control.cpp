@@ -17,17 +17,7 @@ Result<void> send_signal_to_process(i32 pid, int signal) {
     return {};
 }
 
-Result<void> send_signal_to_group(i32 group, int signal) {
-    SpinGuard tree(process_tree_lock());
-    ProcessGroup* found = find_group_locked(group);
-    if (found == nullptr || found->members.empty())
-        return fail(ESRCH);
-    for (Process& member : found->members)
-        send_child_signal_locked(member, kernel_signal(signal));
-    return {};
-}
-
-Result<void> send_signal_to_group_of(i32 session, i32 group, int signal) {
+Result<void> send_signal_to_group(i32 session, i32 group, int signal) {
     SpinGuard tree(process_tree_lock());
     ProcessGroup* found = find_group_locked(group);
     if (found == nullptr || found->session->id != session)

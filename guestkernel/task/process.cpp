@@ -100,6 +100,35 @@ void set_credentials(Ref<const Credentials> fresh) {
     guard.unlock();
 } // the old ones are dropped here, without the lock
 
+u32 visible_uid(u32 global) {
+    return from_global_id(current_task().credentials->user_ns.get(), false, global);
+}
+
+u32 uid_for_locked(Process& reader, u32 global) {
+    const Task* first = reader.first_task();
+    return first != nullptr && first->credentials
+               ? from_global_id(first->credentials->user_ns.get(), false, global)
+               : global;
+}
+
+bool shares_places_locked(const Task& task, Among among) {
+    bool shared = false;
+    for_each_process_locked([&](Process& process) {
+        if (among == Among::AllTasks || &process != task.process)
+            for (const Task& other : process.tasks)
+                shared = shared || (&other != &task && other.fs == task.fs);
+    });
+    return shared;
+}
+
+bool shares_places(const Task& task, Among among) {
+    // One reference is its own: the common case needs no look at everybody.
+    if (task.fs->ref_count() == 1)
+        return false;
+    SpinGuard tree(process_tree_lock());
+    return shares_places_locked(task, among);
+}
+
 bool may_signal_locked(Task& target, int signal) {
     const Task& self = current_task();
     if (target.process == self.process)

@@ -210,6 +210,30 @@ inline Process& current_process() {
 
 // Replaces the running task's credentials.
 void set_credentials(Ref<const Credentials> fresh);
+// Gives the running task other ones for as long as this lives, once take() was called.
+class BorrowedCredentials {
+public:
+    BorrowedCredentials() : own_(current_task().credentials) {}
+    BorrowedCredentials(const BorrowedCredentials&) = delete;
+    BorrowedCredentials& operator=(const BorrowedCredentials&) = delete;
+    ~BorrowedCredentials() {
+        if (current_task().credentials != own_)
+            set_credentials(std::move(own_));
+    }
+    void take(Ref<const Credentials> others) { set_credentials(std::move(others)); }
+
+private:
+    Ref<const Credentials> own_;
+};
+// An id of the whole system as the running task, or the process, knows it.
+u32 visible_uid(u32 global);
+u32 uid_for_locked(Process& reader, u32 global); // Requires: the tree lock
+// Whether another task has the same root, working directory and umask as this one, for example one
+// that a thread shares them with (CLONE_FS). The count of references does not tell: who looks at
+// them by way of /proc holds one for a moment.
+enum class Among : u8 { AllTasks, OtherProcesses };
+bool shares_places(const Task& task, Among among);
+bool shares_places_locked(const Task& task, Among among); // Requires: the tree lock
 // A child that ended or was forgotten by its parent disappears. Requires: the tree lock; `process`
 // is a zombie and the caller holds a reference.
 void reap_locked(Process& process);

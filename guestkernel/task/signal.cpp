@@ -199,8 +199,7 @@ SignalInfo translated(Process& process, const SignalInfo& info) {
     if (info.code != SI_USER && info.code != SI_TKILL)
         return out;
     out.sender.pid = pid_in(pid_namespace_of(process), info.sender.pid);
-    if (const Task* reader = process.tasks.front(); reader != nullptr && reader->credentials)
-        out.sender.uid = from_global_id(reader->credentials->user_ns.get(), false, info.sender.uid);
+    out.sender.uid = uid_for_locked(process, info.sender.uid);
     return out;
 }
 

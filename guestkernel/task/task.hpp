@@ -171,9 +171,8 @@ bool capable_here(unsigned capability);
 // si_code SI_KERNEL to the running task's process, a process, or all of a group. ESRCH.
 void send_signal(Task& task, int signal);
 Result<void> send_signal_to_process(i32 pid, int signal);
-Result<void> send_signal_to_group(i32 group, int signal);
-// ... unless the number is that of another session's group by now.
-Result<void> send_signal_to_group_of(i32 session, i32 group, int signal);
+// Unless the number is that of another session's group by now.
+Result<void> send_signal_to_group(i32 session, i32 group, int signal);
 // Job control for terminals.
 i32 current_pid();
 i32 current_group();

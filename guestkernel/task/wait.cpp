@@ -49,7 +49,7 @@ void report_end(Process& child, WaitReport& report) {
 // that is gone.
 bool examine(Process& child, const WaitRequest& request, WaitReport& report, Process*& reaped) {
     const bool keep = (request.options & WNOWAIT) != 0;
-    report.uid = from_global_id(current_task().credentials->user_ns.get(), false, uid_of(child));
+    report.uid = visible_uid(uid_of(child));
     if (child.state == ProcessState::Zombie) {
         if ((request.options & WEXITED) == 0)
             return false;

@@ -290,10 +290,8 @@ void notify_tracer_locked(Tracee& tracee, i32 why, i32 status) {
     info.code = why;
     info.child = {};
     info.child.pid = pid_in(pid_namespace_of(tracer), tracee.tid);
-    const Ref<const Credentials>& reader = tracee.tracer->credentials;
-    if (tracee.task != nullptr && tracee.task->credentials && reader)
-        info.child.uid =
-            from_global_id(reader->user_ns.get(), false, tracee.task->credentials->uid);
+    if (tracee.task != nullptr && tracee.task->credentials)
+        info.child.uid = uid_for_locked(tracer, tracee.task->credentials->uid);
     info.child.status = status;
     const bool stop = why != CLD_EXITED && why != CLD_KILLED && why != CLD_DUMPED;
     const SignalAction action = tracer.handlers->get(SIGCHLD);

@@ -155,22 +155,12 @@ constexpr u32 core_flags = O_CREAT | O_WRONLY | O_NOFOLLOW | O_NONBLOCK;
 constexpr u32 core_mode = 0600;
 
 // For the host's directory, which takes files of whoever dies: the rights of the kernel.
-class KernelRights {
-public:
-    KernelRights() : saved_(current_task().credentials) {
-        auto fresh = make_ref<Credentials>();
-        if (!fresh)
-            return;
-        (*fresh)->cap_effective = (*fresh)->cap_permitted = ~u64{0};
-        set_credentials(std::move(*fresh));
-    }
-    KernelRights(const KernelRights&) = delete;
-    KernelRights& operator=(const KernelRights&) = delete;
-    ~KernelRights() { set_credentials(std::move(saved_)); }
-
-private:
-    Ref<const Credentials> saved_;
-};
+Result<void> take_kernel_rights(BorrowedCredentials& rights) {
+    TRY(Ref<Credentials> fresh, make_ref<Credentials>());
+    fresh->cap_effective = fresh->cap_permitted = ~u64{0};
+    rights.take(std::move(fresh));
+    return {};
+}
 
 // The last component of a name in the host's directory; empty: it is not there.
 std::string_view name_on_host(std::string_view name) {
@@ -196,7 +186,8 @@ Result<void> check_core(File& file) {
 // With more rights than the program has only in the very directory: where its name leads by the
 // program's root and mounts is the program's choice.
 Result<Ref<File>> open_on_host(std::string_view name) {
-    const KernelRights rights;
+    BorrowedCredentials rights;
+    TRY(take_kernel_rights(rights));
     PathWalker walker(lookup_beneath);
     TRY(walker.start_from(*host_directory, name));
     TRY(Ref<File> file, open_walk(walker, core_flags, core_mode));
@@ -451,7 +442,8 @@ void park_for_core(Task& task) {
 }
 
 Result<void> find_core_directory() {
-    const KernelRights rights;
+    BorrowedCredentials rights;
+    TRY(take_kernel_rights(rights));
     TRY(Path found,
         lookup_path(at_fdcwd, boot_config().core_directory, lookup_follow | lookup_directory));
     host_directory = new (std::nothrow) Path(std::move(found));

@@ -59,8 +59,7 @@ int stop(Task& task, u32 code, i32 why, u64 message, const SignalInfo* info, int
 
 // As the running task knows them.
 void set_sender(SignalInfo& info, i32 number, u32 uid) {
-    const Credentials& own = *current_task().credentials;
-    info.sender = {visible_pid(number), from_global_id(own.user_ns.get(), false, uid), 0};
+    info.sender = {visible_pid(number), visible_uid(uid), 0};
 }
 
 SignalInfo notice(i32 code) {

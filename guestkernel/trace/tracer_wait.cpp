@@ -24,10 +24,6 @@ bool matches(const Tracee& tracee, const WaitRequest& request) {
     return false;
 }
 
-u32 visible_uid(u32 uid) {
-    return from_global_id(current_task().credentials->user_ns.get(), false, uid);
-}
-
 void report_end(u32 status, WaitReport& report) {
     report.status = status;
     report.code = (status & 0x7f) == 0   ? CLD_EXITED

@@ -260,30 +260,24 @@ void user_maps() {
     });
 }
 
-void map_by_parent() {
+// Runs `inside` in a user namespace whose maps its parent writes; `meanwhile` in the parent, when
+// they are written, with the child's directory of /proc.
+template <typename F, typename G>
+void mapped_by_parent(const char* uids, const char* gids, F&& inside, G&& meanwhile) {
     int ready[2], mapped[2];
     CHECK(pipe(ready) == 0 && pipe(mapped) == 0);
-    const pid_t child = fork();
-    CHECK(child >= 0);
     char byte = 0;
-    if (child == 0) {
+    const pid_t child = start([&] {
         CHECK(unshare(CLONE_NEWUSER) == 0);
         CHECK(write(ready[1], "x", 1) == 1);
         CHECK(read(mapped[0], &byte, 1) == 1);
-        CHECK(getuid() == 0);
-        CHECK(setresgid(5, 5, 5) == 0);
-        CHECK(setresuid(5, 5, 5) == 0);
-        CHECK(getuid() == 5 && getgid() == 5);
-        CHECK_FAILS(setuid(10), EINVAL); // not in the map
-        CHECK_FAILS(setuid(6), EPERM);
-        _exit(0);
-    }
+        inside();
+    });
     CHECK(read(ready[0], &byte, 1) == 1);
     const std::string base = "/proc/" + std::to_string(child);
-    CHECK(write_file(base + "/uid_map", "0 0 1\n1 100001 9\n") == 0);
-    CHECK(write_file(base + "/gid_map", "0 0 1\n1 100001 9\n") == 0);
-    CHECK(contents_of(base + "/uid_map") ==
-          "         0          0          1\n         1     100001          9\n");
+    CHECK(write_file(base + "/uid_map", uids) == 0);
+    CHECK(write_file(base + "/gid_map", gids) == 0);
+    meanwhile(base);
     CHECK(write(mapped[1], "x", 1) == 1);
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);
@@ -292,29 +286,38 @@ void map_by_parent() {
         close(fd);
 }
 
+void map_by_parent() {
+    mapped_by_parent(
+        "0 0 1\n1 100001 9\n", "0 0 1\n1 100001 9\n",
+        [] {
+            CHECK(getuid() == 0);
+            CHECK(setresgid(5, 5, 5) == 0);
+            CHECK(setresuid(5, 5, 5) == 0);
+            CHECK(getuid() == 5 && getgid() == 5);
+            CHECK_FAILS(setuid(10), EINVAL); // not in the map
+            CHECK_FAILS(setuid(6), EPERM);
+        },
+        [](const std::string& base) {
+            CHECK(contents_of(base + "/uid_map") ==
+                  "         0          0          1\n         1     100001          9\n");
+        });
+}
+
 // Root of a user namespace is it over the processes there, whatever their ids; but it gives nobody
 // more than the whole system's root allows.
 void power_over_members() {
-    int ready[2], mapped[2];
-    CHECK(pipe(ready) == 0 && pipe(mapped) == 0);
-    const pid_t child = fork();
-    CHECK(child >= 0);
-    char byte = 0;
-    if (child == 0) {
-        CHECK(unshare(CLONE_NEWUSER) == 0);
-        CHECK(write(ready[1], "x", 1) == 1);
-        CHECK(read(mapped[0], &byte, 1) == 1);
+    const auto inside = [] {
         CHECK(setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0); // the mapped one
-        const pid_t other = fork();
-        CHECK(other >= 0);
-        if (other == 0) {
+        int ready[2];
+        CHECK(pipe(ready) == 0);
+        const pid_t other = start([&] {
             CHECK(setresgid(5, 5, 5) == 0 && setresuid(5, 5, 5) == 0);
             CHECK(write(ready[1], "y", 1) == 1);
             for (;;)
                 pause();
-        }
-        while (read(ready[0], &byte, 1) == 1 && byte != 'y')
-            continue;
+        });
+        char byte = 0;
+        CHECK(read(ready[0], &byte, 1) == 1);
         CHECK(setpriority(PRIO_PROCESS, static_cast<id_t>(other), 5) == 0);
         CHECK_FAILS(setpriority(PRIO_PROCESS, static_cast<id_t>(other), 4), EACCES);
         cpu_set_t cpus;
@@ -331,29 +334,16 @@ void power_over_members() {
         CHECK_FAILS(setpriority(PRIO_PROCESS, static_cast<id_t>(getppid()), 5), EPERM);
         CHECK_FAILS(prlimit(getppid(), RLIMIT_NOFILE, nullptr, &limit), EPERM);
         CHECK(kill(other, SIGKILL) == 0 && waitpid(other, nullptr, 0) == other);
-        _exit(0);
-    }
-    CHECK(read(ready[0], &byte, 1) == 1);
-    const std::string base = "/proc/" + std::to_string(child);
-    CHECK(write_file(base + "/uid_map", "0 100000 10\n") == 0);
-    CHECK(write_file(base + "/gid_map", "0 100000 10\n") == 0);
-    CHECK(write(mapped[1], "x", 1) == 1);
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child);
-    CHECK(status == 0);
-    for (const int fd : {ready[0], ready[1], mapped[0], mapped[1]})
-        close(fd);
+    };
+    mapped_by_parent("0 100000 10\n", "0 100000 10\n", inside, [](const std::string&) {});
 }
 
 // A namespace with the ids 0 and 2 cannot give away 0 to 2, though both ends are its own.
 void map_over_a_gap() {
-    int ready[2], mapped[2];
-    CHECK(pipe(ready) == 0 && pipe(mapped) == 0);
-    char byte = 0;
-    const pid_t child = start([&] {
-        CHECK(unshare(CLONE_NEWUSER) == 0);
-        CHECK(write(ready[1], "x", 1) == 1);
-        CHECK(read(mapped[0], &byte, 1) == 1);
+    const auto inside = [] {
+        int ready[2], mapped[2];
+        CHECK(pipe(ready) == 0 && pipe(mapped) == 0);
+        char byte = 0;
         const pid_t inner = start([&] {
             CHECK(unshare(CLONE_NEWUSER) == 0);
             CHECK(write(ready[1], "y", 1) == 1);
@@ -367,16 +357,8 @@ void map_over_a_gap() {
         CHECK(write(mapped[1], "x", 1) == 1);
         int status = 0;
         CHECK(waitpid(inner, &status, 0) == inner && status == 0);
-    });
-    CHECK(read(ready[0], &byte, 1) == 1);
-    const std::string base = "/proc/" + std::to_string(child);
-    CHECK(write_file(base + "/uid_map", "0 0 1\n2 2 1\n") == 0);
-    CHECK(write_file(base + "/gid_map", "0 0 1\n") == 0);
-    CHECK(write(mapped[1], "x", 1) == 1);
-    int status = 0;
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
-    for (const int fd : {ready[0], ready[1], mapped[0], mapped[1]})
-        close(fd);
+    };
+    mapped_by_parent("0 0 1\n2 2 1\n", "0 0 1\n", inside, [](const std::string&) {});
 }
 
 void user_threads_and_entry() {

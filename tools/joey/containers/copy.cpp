@@ -247,10 +247,6 @@ os::Result<void> copy_node(int node, const std::string& own_name, bool contents,
     return copier.copy(node, {goal.parent.get(), goal.name}, 0);
 }
 
-} // namespace
-
-namespace {
-
 // What is there makes way for the copy: /dev/null and its like must not.
 os::Result<void> check_replaceable(const UniqueFd& existing, const std::string& name) {
     struct stat status {};
