@@ -20,6 +20,7 @@ struct FlexibleHead {
 
 inline constexpr unsigned long get_supported_cpuid = _IOWR(KVMIO, 0x05, FlexibleHead);
 inline constexpr unsigned long set_gsi_routing = _IOW(KVMIO, 0x6a, FlexibleHead);
+inline constexpr unsigned long get_msrs = _IOWR(KVMIO, 0x88, FlexibleHead);
 inline constexpr unsigned long set_msrs = _IOW(KVMIO, 0x89, FlexibleHead);
 inline constexpr unsigned long set_cpuid2 = _IOW(KVMIO, 0x90, FlexibleHead);
 

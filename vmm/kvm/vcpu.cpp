@@ -11,6 +11,7 @@
 namespace vmm::kvm {
 namespace {
 
+constexpr std::uint32_t msr_tsc = 0x10;
 constexpr std::uint32_t msr_star = 0xc000'0081;
 constexpr std::uint64_t apic_base_x2apic_enabled = 1u << 11 | 1u << 10;
 
@@ -129,6 +130,15 @@ Result<std::uint64_t> Vcpu::tsc_khz() const {
     if (khz <= 0)
         return fail(khz < 0 ? errno : EIO, "KVM_GET_TSC_KHZ");
     return static_cast<std::uint64_t>(khz);
+}
+
+Result<std::uint64_t> Vcpu::tsc() const {
+    const kvm_msr_entry wanted{msr_tsc, 0, 0};
+    auto buffer = to_flexible(std::span(&wanted, 1));
+    const int got = ioctl(fd_.get(), get_msrs, buffer.data());
+    if (got != 1)
+        return fail(got < 0 ? errno : EINVAL, "KVM_GET_MSRS");
+    return from_flexible<kvm_msr_entry>(buffer).front().data;
 }
 
 Result<Registers> Vcpu::registers() const {

@@ -29,6 +29,8 @@ public:
     // Makes the guest's TSC the host's, where this KVM can.
     Result<void> align_tsc();
     Result<std::uint64_t> tsc_khz() const;
+    // The guest's TSC now.
+    Result<std::uint64_t> tsc() const;
     Result<Registers> registers() const;
     Result<Statistics> statistics() const { return Statistics::open(fd_.get()); }
 

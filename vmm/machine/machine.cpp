@@ -208,8 +208,8 @@ Result<kvm::Vcpu> Machine::make_vcpu(unsigned index) {
         TRY(cpuid_, find_cpuid(vm_));
     }
     TRY(vcpu.set_cpuid(cpuid_->for_cpu(index, config_.cpus)));
-    // A KVM without this attribute keeps the guest's TSC near the host's or at zero; only the clock
-    // of --timing and the wall clock's first reading suffer.
+    // A KVM without this attribute (before Linux 5.16) begins the guest's TSC at zero; only the
+    // clock of --timing suffers.
     [[maybe_unused]] const auto aligned = vcpu.align_tsc();
     TRY(vcpu.set_state(
         boot::initial_cpu_state(index, privilege_, memory_.kernel().entry, cpuid_->features()),
@@ -231,8 +231,11 @@ Result<void> Machine::write_boot_area() {
     parameters.low_ram_end = memory_.low_ram_end();
     parameters.high_ram_end = memory_.high_ram_end();
     parameters.tsc_khz = tsc_khz_;
+    // By the guest's own TSC, which need not be the host's: the guest's clock would be wrong by
+    // what lies between the two, for as long as it lives.
+    const auto guest_tsc = vcpus_[0]->vcpu().tsc();
     parameters.wall_clock_ns = wall_clock_now();
-    parameters.wall_clock_tsc = __rdtsc();
+    parameters.wall_clock_tsc = guest_tsc ? *guest_tsc : __rdtsc();
     parameters.process_start_tsc = config_.process_start_tsc;
     auto written = boot::write_boot_area(memory_.low_ram(), parameters, memory_.kernel(), *tree);
     if (!written)

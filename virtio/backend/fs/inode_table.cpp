@@ -294,9 +294,15 @@ Result<FdRef> InodeTable::open_readable(const InodeRef& inode, const ProcFds& pr
     if (!inode->is_regular() && !inode->is_directory())
         return fail(S_ISLNK(inode->key().type) ? ELOOP : ENXIO);
     const int flags = O_RDONLY | (inode->is_directory() ? O_DIRECTORY : 0);
-    if (strict_)
-        TRY(any_fd(inode)); // so that place() is the inode itself
-    TRY(const Place at, place(inode));
+    Place at;
+    if (strict_) {
+        // The inode itself, by a descriptor that is held: other threads may push it out of the
+        // cache, and by the name a device or a pipe could be opened that the client has moved
+        // there.
+        TRY(at.dir, any_fd(inode));
+    } else {
+        TRY(at, place(inode));
+    }
     // By name straight away, if there is no descriptor yet. Should it have become something else
     // since, O_NONBLOCK keeps this from waiting, and it is closed again.
     auto opened = with_descriptors([&] {

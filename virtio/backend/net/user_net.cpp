@@ -340,6 +340,22 @@ bool UserNet::has_room_for(std::span<const std::byte> frame) {
            sockets_ < config_.most_sockets + spare_sockets;
 }
 
+namespace {
+
+// What the driver left to the device. The field holds the sum of the pseudo header, and was checked
+// to lie inside.
+void fill_checksum(const NetHeader& header, std::span<std::byte> frame) {
+    if ((header.flags & net_needs_csum) == 0)
+        return;
+    std::uint16_t sum = internet_checksum(frame.subspan(header.csum_start));
+    // RFC 768: none is written as 0xffff, which is as good for TCP.
+    if (sum == 0)
+        sum = 0xffff;
+    std::memcpy(frame.data() + header.csum_start + header.csum_offset, &sum, sizeof sum);
+}
+
+} // namespace
+
 NetPort::Sent UserNet::send(const NetHeader& header, std::span<const struct iovec> frame,
                             std::size_t length) {
     if (length > frame_.size())
@@ -351,6 +367,9 @@ NetPort::Sent UserNet::send(const NetHeader& header, std::span<const struct iove
     }
     // Nobody but us changes it from here on.
     const std::span<std::byte> whole = std::as_writable_bytes(std::span(frame_).first(length));
+    // Before it is judged: the sum of what is neither TCP nor UDP may lie anywhere in the packet,
+    // its IP header included, and would make another of the one that has passed.
+    fill_checksum(header, whole);
     if (!config_.host_loopback) {
         const LoopbackGuard::Verdict verdict = guard_.judge(whole, now_ms());
         if (verdict == LoopbackGuard::Verdict::Refuse) {
@@ -362,14 +381,6 @@ NetPort::Sent UserNet::send(const NetHeader& header, std::span<const struct iove
     }
     if (!has_room_for(whole))
         return Sent::Refused;
-    if ((header.flags & net_needs_csum) != 0) {
-        // The field holds the sum of the pseudo header; it was checked to lie inside.
-        std::uint16_t sum = internet_checksum(whole.subspan(header.csum_start));
-        // RFC 768: none is written as 0xffff, which is as good for TCP.
-        if (sum == 0)
-            sum = 0xffff;
-        std::memcpy(whole.data() + header.csum_start + header.csum_offset, &sum, sizeof sum);
-    }
     slirp_input(slirp_, frame_.data(), static_cast<int>(length));
     return Sent::Taken;
 }

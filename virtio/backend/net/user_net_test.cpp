@@ -125,6 +125,9 @@ struct Fixture {
             header.gso_size = segment;
             header.gso_type = segment != 0 ? net_gso_tcp4 : net_gso_none;
         }
+        return send_with(header, frame);
+    }
+    NetPort::Sent send_with(const NetHeader& header, const Bytes& frame) {
         Bytes copy = frame;
         const std::size_t head = std::min<std::size_t>(copy.size(), 256);
         const std::array<struct iovec, 2> pieces = {
@@ -301,6 +304,32 @@ TEST_CASE("user net: the host's loopback is out of reach unless it is opened") {
     CHECK_FALSE(arrives(false, 0x7f123456));
     CHECK_FALSE(arrives(false, 0));
     CHECK_FALSE(arrives(false, 0xffffffff));
+}
+
+TEST_CASE("user net: a sum left to the device makes no other packet of one that was judged") {
+    Fixture f(false);
+    const HostSocket host(SOCK_DGRAM);
+    Bytes transport;
+    put16(transport, 4000);
+    put16(transport, host.port);
+    put16(transport, 8 + 1);
+    put16(transport, 0);
+    transport.push_back(std::byte{'x'});
+    Bytes frame = ipv4(gateway, IPPROTO_UDP, std::move(transport), 6);
+    constexpr std::size_t ip = 14, udp_sum = ip + 20 + 6;
+    frame[udp_sum] = frame[udp_sum + 1] = std::byte{0}; // none
+    // Of no version of IP, until the sum of the whole, with a word behind the datagram that sees to
+    // it, gives version and header length.
+    frame[ip] = frame[ip + 1] = std::byte{0};
+    frame.push_back(std::byte{0});
+    constexpr std::uint32_t wanted = 0xffff - 0x4500;
+    put16(frame, (wanted + 0xffff - sum16(std::span(frame).subspan(ip))) % 0xffff);
+    const NetHeader header{.flags = net_needs_csum, .csum_start = ip, .csum_offset = 0};
+    REQUIRE(check_transmit(header, frame, frame.size(), net_bit(net_feature_csum)));
+    CHECK(f.send_with(header, frame) == NetPort::Sent::Refused);
+    f.loop.settle();
+    char text[16];
+    CHECK(::recv(host.fd.get(), text, sizeof text, 0) < 0);
 }
 
 TEST_CASE("user net: a connection to the host's loopback is refused at once") {

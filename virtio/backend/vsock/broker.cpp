@@ -88,7 +88,7 @@ base::Result<VsockListener, HostError> listen_for_vsock(const std::string& path,
     if (!listener.socket)
         return base::Failure(HostError{errno, "make a vsock socket"});
     if (::bind(listener.socket.get(), raw(address), sizeof address) != 0)
-        return base::Failure(HostError{errno, "bind a vsock socket"});
+        return base::Failure(HostError{errno, "make a socket there"});
     struct stat status {};
     if (::lstat(path.c_str(), &status) == 0) {
         listener.device = status.st_dev;
