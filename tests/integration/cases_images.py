@@ -182,7 +182,7 @@ def refusals():
         one_line_failure(store.run("import", "--max-size", "10", store.path("x.tar")), "--max-size")
         one_line_failure(store.run("import", "--platform", "linux", store.path("x.tar")), "linux/amd64")
         one_line_failure(store.run("import"), "joey image help")
-        one_line_failure(store.run("import", "a", "b"), "joey image help")
+        one_line_failure(store.run("import", "a", "b", "c"), "joey image help")
         one_line_failure(store.run("ls", "--format", "xml"), "json")
         one_line_failure(store.run("ls", "--nonsense"), "joey image help")
         one_line_failure(run([JOEY, "image", "frobnicate"]), "frobnicate", "joey image help")

@@ -339,7 +339,8 @@ def limits():
     with runtime() as joey:
         joey.create("one", joey.bundle("b", "exec sleep 1000"))
         joey.must("start", "one")
-        joey.must("update", "--memory", "67108864", "--pids-limit", "50", "one")
+        joey.must("update", "--memory", "64m", "--memory-reservation", "32M", "--pids-limit", "50", "one")
+        refused(joey.run("update", "--memory", "64x", "one"), "invalid value for memory")
         event = json.loads(joey.must("events", "--stats", "one").out)
         equal("type and id", ("stats", "one"), (event["type"], event["id"]))
         equal("limit", 67108864, event["data"]["memory"]["usage"]["limit"])

@@ -34,6 +34,8 @@ refused("--kernel-log nonsense", ["do", "--kernel-log", "loud", "--", "true"], "
 refused("--strace nonsense", ["do", "--strace=a b", "--", "true"], "names of calls")
 refused("--strace-time alone", ["do", "--strace-time", "--", "true"], "--strace")
 refused("--core of a file", ["do", "--core", "/etc/hostname", "--", "true"], "directory")
+refused("--metrics where there is no directory", ["do", "--metrics", "/no/such/place", "--", "true"], "--metrics", "no such directory")
+refused("an option before the command", ["--store", "/tmp", "image", "ls"], "--store", "behind the command")
 refused("a missing kernel image", ["do", "--kernel", "/no/such/kernel", "--", "true"], "/no/such/kernel")
 refused("a kernel image that is no ELF file", ["do", "--kernel", "/etc/passwd", "--", "true"], "kernel image")
 

@@ -432,6 +432,25 @@ def networks():
         joey.nothing_is_left()
 
 
+@case("people: a commit that is killed, or tired of, leaves no container that stands still")
+def killed_commit():
+    with people() as joey:
+        joey.image()
+        joey.start("--name", "busy", "box:1", "sh", "-c", "dd if=/dev/zero of=/tmp/large bs=1M count=32; sync; echo up; sleep 1000")
+        joey.until_log("busy", "up\n")
+        for number, pause in ((signal.SIGKILL, 0.05), (signal.SIGINT, 0.1), (signal.SIGKILL, 0.2), (signal.SIGKILL, 0.3)):
+            commit = subprocess.Popen([JOEY, *joey.options, "commit", "busy", "made:1"],
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(pause * PATIENCE)
+            commit.send_signal(number)
+            commit.wait()
+            joey.until("it runs on", lambda: joey.inspect("busy")["State"]["Status"] == "running")
+        joey.must("commit", "busy", "made:1")
+        equal("running", "running", joey.inspect("busy")["State"]["Status"])
+        joey.must("rm", "-f", "busy")
+        joey.nothing_is_left()
+
+
 @case("people: pause, unpause, stats, top, events")
 def watching():
     with people() as joey:
@@ -533,7 +552,7 @@ def at_the_same_time():
         joey.must("restart", "r2")
         joey.must("exec", "r2", "true")
         joey.must("stop", "r2")
-        refused(joey.do("inspect", "r2"), "no such container", 1)
+        refused(joey.do("inspect", "r2"), "no such object", 1)
 
         # The first time it fails; from then on it runs until it is told to end.
         joey.start("--name", "s1", "--restart", "on-failure", "box:1", "sh", "-c",
@@ -590,6 +609,8 @@ def completion():
     script = run([JOEY, "completion", "bash"]).out
     check = script + b"\nCOMP_WORDS=(joey run --he); COMP_CWORD=2; _joey; echo ${COMPREPLY[@]}\n"
     holds("bash takes it", b"--health-cmd --health-interval" in run(["bash"], stdin=check).out)
+    check = script + b"\nCOMP_WORDS=(joey image hi); COMP_CWORD=2; _joey; echo ${COMPREPLY[@]}\n"
+    equal("image's commands", b"history\n", run(["bash"], stdin=check).out)
     text = run([JOEY, "run", "--help"])
     equal("status", 0, text.status)
     holds("an option is explained", b"--restart POLICY" in text.out)
@@ -648,11 +669,21 @@ def everyday():
         equal("start -a", 0, joey.do("start", "-a", "job").status)
         joey.must("rename", "job", "done")
         equal("found by its new name", ident, joey.inspect("done")["Id"])
-        refused(joey.do("inspect", "job"), "no such container", 1)
+        refused(joey.do("inspect", "job"), "no such object", 1)
+        equal("an image", ["box:1"], json.loads(joey.must("inspect", "box:1"))[0]["RepoTags"])
+        equal("a volume", "store\n", joey.must("inspect", "-f", "{{.Name}}", "store"))
+        equal("what it runs, and where its volume is", "sh [store:/srv]\n",
+              joey.must("inspect", "--type", "container", "-f", "{{index .Config.Cmd 0}} {{.HostConfig.Binds}}", "done"))
         changes = joey.must("diff", "done").splitlines()
         for line in ("A /tmp/new", "D /data/seed", "C /etc/group"):
             holds(f"{line} is a change", line in changes, changes)
         holds("no more than that", not [line for line in changes if line.startswith("C /bin")], changes)
+        made = joey.must("commit", "-m", "of a test", "-c", 'CMD ["cat", "/tmp/new"]', "done", "made:2").strip()
+        equal("runs what was committed", b"one\n", joey.run("--rm", "made:2").out)
+        equal("without what was removed", 1, joey.run("--rm", "made:2", "test", "-e", "/data/seed").status)
+        equal("its history", f"{made.removeprefix('sha256:')[:12]} of a test\n",
+              run([JOEY, "history", "--store", joey.store, "--format", "{{.ID}} {{.Comment}}", "made:2"]).out.decode().splitlines(True)[0])
+        equal("it goes", 0, run([JOEY, "rmi", "--store", joey.store, "made:2"]).status)
         archive = joey.path("out.tar")
         joey.must("export", "-o", archive, "done")
         with tarfile.open(archive) as tar:
@@ -660,6 +691,15 @@ def everyday():
         refused(run([JOEY, "image", "rm", "--store", joey.store, "box:1"]), "used by container", 1)
         equal("volumes", "store\n", joey.must("volume", "ls", "-q"))
         refused(joey.do("volume", "rm", "store"), "in use", 1)
+        joey.must("volume", "create", "--label", "kind=test", "kept")
+        nameless = joey.must("volume", "create").strip()
+        equal("by its label", "kept local\n", joey.must("volume", "ls", "-f", "label=kind=test", "--format", "{{.Name}} {{.Driver}}"))
+        joey.do("volume", "prune", stdin=b"n\n")
+        holds("nothing was removed", nameless in joey.must("volume", "ls", "-q").split(), "")
+        holds("what nobody named goes", nameless in joey.must("volume", "prune", "-f"), "")
+        equal("the others stay", "kept\nstore\n", joey.must("volume", "list", "-q"))
+        equal("where it is", "kept\n", os.path.basename(joey.must("volume", "inspect", "-f", "{{.Mountpoint}}", "kept")))
+        joey.must("volume", "remove", "kept")
         holds("df", "Local Volumes" in joey.must("system", "df"), "")
         equal("info", 1, json.loads(joey.must("info", "--format", "json"))["ContainersStopped"])
         equal("an answer that is no", "", "".join(joey.must("ps", "-aq", "--filter", "name=nonesuch")))
@@ -668,6 +708,43 @@ def everyday():
         holds("pruned", ident in joey.must("container", "prune", "-f"), "")
         joey.must("volume", "rm", "store")
         equal("the image goes now", 0, run([JOEY, "image", "rm", "--store", joey.store, "box:1"]).status)
+        joey.nothing_is_left()
+
+
+@case("people: flags as Docker 28 has them: files of variables, --add-host, --domainname, --timeout, version")
+def newer_flags():
+    with people() as joey:
+        joey.image(Env=["PATH=/bin", "GONE=1"])
+        with open(joey.path("env"), "wb") as file:
+            file.write(b"\xef\xbb\xbfONE=1\r\n# no\n  TWO= b \nNOT_SET_ANYWHERE\n")
+        ident = joey.path("id")
+        joey.start("--name", "first", "--cidfile", ident, "--env-file", joey.path("env"), "-e", "GONE", "--add-host", "db=10.1.2.3",
+                   "--add-host", "up:host-gateway", "--domainname", "example.test", "-c", "512", "--disable-content-trust",
+                   "--health-cmd", "true", "--health-start-period", "60s", "--health-start-interval", "200ms", "--health-interval", "1h",
+                   "box:1", "sh", "-c", "env; cat /etc/hosts /proc/sys/kernel/domainname; echo up; sleep 1000")
+        with open(ident) as file:
+            equal("the ID", joey.inspect("first")["Id"], file.read())
+        joey.until_log("first", "up\n")
+        lines = joey.must("logs", "first").splitlines()
+        for line in ("ONE=1", "TWO= b ", "10.1.2.3\tdb", "example.test"):
+            holds(f"{line!r} is there", line in lines, lines)
+        holds("the image's variable is gone", not [line for line in lines if line.startswith(("GONE", "NOT_SET"))], lines)
+        holds("the gateway has an address", [line for line in lines if re.fullmatch(r"[0-9.]+\tup", line)], lines)
+        joey.until("healthy by its first check", lambda: "(healthy)" in joey.must("ps"))
+        equal("exec", "file\n", joey.must("exec", "--env-file", joey.path("env"), "-e", "ONE=file", "first", "sh", "-c", "echo $ONE"))
+        taken = joey.path("other")
+        refused(joey.run("--name", "first", "--cidfile", taken, "box:1", "true"), "already in use", 125)
+        holds("no file for what was not made", not os.path.exists(taken), "")
+        holds("its address", re.fullmatch(r"10\.\d+\.\d+\.15\n", joey.must(
+            "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "first")), "")
+        equal("since", "", joey.must("ps", "-aq", "--filter", "since=first"))
+        joey.must("exec", "first", "sh", "-c", "head -c 300000 /dev/zero > /tmp/large")
+        sizes = joey.must("ps", "-s").splitlines()
+        holds("a column of sizes", sizes[0].endswith("SIZE") and re.search(r"29\d KiB \(virtual [0-9.]+ MiB\)$|3\d\d KiB \(virtual", sizes[1]), sizes)
+        joey.must("stop", "--timeout", "1", "first")
+        holds("stats of all", "first" in joey.must("stats", "-a", "--no-stream", "--no-trunc"), "")
+        equal("version", "linux\n", joey.must("version", "-f", "{{.Server.Os}}"))
+        joey.must("container", "remove", "first")
         joey.nothing_is_left()
 
 

@@ -91,7 +91,7 @@ def bad_options():
         path = os.path.join(folder, "vm")
         for option in ["", ",cid=5", path + ",cid=2", path + ",cid=x", path + ",cid=4294967295", "/x" * 60]:
             one_line_failure(run([JOEY, "do", "--vsock", option, "--", "true"]), "--vsock")
-        one_line_failure(run([JOEY, "do", "--vsock", os.path.join(folder, "none/vm"), "--", "true"]), "No such file")
+        one_line_failure(run([JOEY, "do", "--vsock", os.path.join(folder, "none/vm"), "--", "true"]), "no such directory")
         open(path, "w").close()
         one_line_failure(run([JOEY, "do", "--vsock", path, "--", "true"]), "already")
         holds("the file is still there", os.path.isfile(path))

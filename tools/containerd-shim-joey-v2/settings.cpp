@@ -55,11 +55,15 @@ public:
             return {};
         for (const auto& [key, value] : *table_) {
             bool known = false;
-            for (const std::string_view name : names)
+            std::string all;
+            for (const std::string_view name : names) {
                 known = known || key.str() == name;
+                all += os::text(all.empty() ? "" : ", ", name);
+            }
             if (!known)
                 return os::fail(os::Code::InvalidArgument, what_, ", line ",
-                                value.source().begin.line, ": ", key.str(), " is no known setting");
+                                value.source().begin.line, ": ", key.str(),
+                                " is no known setting; there are ", all);
         }
         return {};
     }

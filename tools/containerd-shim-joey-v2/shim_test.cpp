@@ -450,7 +450,7 @@ TEST_CASE("settings are read, and what is wrong is named with its line", "[shim]
     CHECK(settings->most_memory == std::uint64_t{2} << 30);
     CHECK(shim::Settings::parse("", "file")->memory.empty());
     CHECK(error_of(shim::Settings::parse("[vm]\nvcpu = 2\n", "file")) ==
-          "file, line 2: vcpu is no known setting");
+          "file, line 2: vcpu is no known setting; there are vcpus, memory, privilege");
     CHECK(error_of(shim::Settings::parse("[vm]\nvcpus = \"two\"\n", "file")) ==
           "file, line 2: vcpus is no number");
     CHECK(error_of(shim::Settings::parse("[vm]\nvcpus = 0\n", "file")) ==

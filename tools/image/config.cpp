@@ -174,6 +174,18 @@ std::string make_config(const Platform& platform, const std::vector<Digest>& dif
     return out.dump();
 }
 
+std::string with_layers(const std::string& text, const std::vector<Digest>& diff_ids) {
+    nlohmann::json out = nlohmann::json::parse(text, nullptr, false);
+    // What is no object is refused by who reads the result.
+    if (!out.is_object())
+        return text;
+    nlohmann::json layers = nlohmann::json::array();
+    for (const Digest& diff_id : diff_ids)
+        layers.push_back(diff_id.text());
+    out["rootfs"] = {{"type", "layers"}, {"diff_ids", std::move(layers)}};
+    return out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 Digest chain_id(const std::vector<Digest>& diff_ids) {
     if (diff_ids.empty())
         return Hasher::of("");

@@ -59,6 +59,9 @@ os::Result<ImageConfig> parse_config(std::string_view text, const Limits& limits
 // The configuration of an image that is only a root directory.
 std::string make_config(const Platform& platform, const std::vector<Digest>& diff_ids);
 
+// The configuration `text` with these layers instead of its own.
+std::string with_layers(const std::string& text, const std::vector<Digest>& diff_ids);
+
 // The identity of the root directory that these layers make, one upon the other (image-spec,
 // config.md, "Layer ChainID"); of no layers, that of the empty text.
 Digest chain_id(const std::vector<Digest>& diff_ids);

@@ -422,6 +422,27 @@ os::Result<Descriptor> ImportJob::take_rootfs(ByteSource& bytes, const std::stri
     return Descriptor{layer_type(compression), blob.digest, blob.size, std::nullopt, {}};
 }
 
+os::Result<std::vector<Imported>> ImportJob::import_layer(ByteSource& bytes, const Image& base,
+                                                          const std::string& config) {
+    Manifest manifest = base.manifest;
+    for (const Descriptor& layer : manifest.layers) {
+        if (!staging_.hold_blob(layer.digest))
+            return os::fail(os::Code::NotFound, "layer ", layer.digest.short_id(), " of image ",
+                            base.id.short_id(), " is missing or damaged; import it again");
+    }
+    TRY(Descriptor layer, take_rootfs(bytes, options_.input));
+    manifest.layers.push_back(std::move(layer));
+    TreeFacts facts;
+    TRY(const std::vector<Digest> diff_ids, unpack(manifest, nullptr, facts));
+    const std::string text = with_layers(config, diff_ids);
+    TRY(const ImageConfig parsed, parse_config(text, options_.limits));
+    TRY(manifest.config, staging_.add_document(media_type::oci_config, text));
+    TRY(std::vector<Reference> names, given_names());
+    TRY(stage(to_json(manifest), media_type::oci_manifest, parsed, manifest.config.digest,
+              std::move(names), facts));
+    return commit();
+}
+
 os::Result<std::vector<Imported>> ImportJob::import_rootfs(ByteSource& bytes) {
     const std::string what = options_.input == "-" ? "stdin" : options_.input;
     if (options_.only)

@@ -21,6 +21,9 @@ public:
     os::Result<std::vector<Imported>> import_images(Source& source);
     // A tar of a root directory, perhaps compressed.
     os::Result<std::vector<Imported>> import_rootfs(ByteSource& bytes);
+    // A plain tar that is one more layer of `base`. `config`: without the list of layers.
+    os::Result<std::vector<Imported>> import_layer(ByteSource& bytes, const Image& base,
+                                                   const std::string& config);
 
 private:
     // An image of the source, before its layers are looked at.

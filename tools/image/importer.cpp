@@ -111,4 +111,16 @@ os::Result<std::vector<Imported>> import(const Store& store, const ImportOptions
     return import_file(job, *staging, std::move(input), options);
 }
 
+os::Result<Imported> add_layer(const Store& store, const Image& base, os::UniqueFd layer,
+                               const std::string& config, std::vector<std::string> names) {
+    ImportOptions options;
+    options.input = "the new layer";
+    options.names = std::move(names);
+    TRY(const std::unique_ptr<Staging> staging, store.begin());
+    ImportJob job(*staging, options);
+    FileSource bytes(std::move(layer), options.input);
+    TRY(std::vector<Imported> made, job.import_layer(bytes, base, config));
+    return std::move(made.front());
+}
+
 } // namespace image

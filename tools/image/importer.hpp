@@ -32,4 +32,9 @@ struct Imported {
 
 os::Result<std::vector<Imported>> import(const Store& store, const ImportOptions& options);
 
+// A new image: `base` with one more layer, the plain tar that begins where `layer` stands, and the
+// configuration `config`, in which the list of layers need not be. `names` may be empty.
+os::Result<Imported> add_layer(const Store& store, const Image& base, os::UniqueFd layer,
+                               const std::string& config, std::vector<std::string> names);
+
 } // namespace image

@@ -46,12 +46,7 @@ std::vector<std::string> make_env(const ImageConfig& config, const Overrides& ov
         env.emplace_back("TERM=xterm");
     for (const std::string& variable : config.env)
         set_variable(env, variable);
-    for (const std::string& variable : overrides.env) {
-        if (variable.find('=') == std::string::npos)
-            remove_variable(env, variable);
-        else
-            set_variable(env, variable);
-    }
+    env = merge_env(std::move(env), overrides.env);
     if (!has_variable(env, "HOME"))
         env.push_back("HOME=" + account.home);
     return env;
@@ -164,6 +159,17 @@ os::Result<int> parse_signal(std::string_view text) {
         return *number;
     return os::fail(os::Code::InvalidArgument, "'", text.substr(0, 40),
                     "' is no signal; give a name such as SIGTERM or a number");
+}
+
+std::vector<std::string> merge_env(std::vector<std::string> env,
+                                   const std::vector<std::string>& changes) {
+    for (const std::string& variable : changes) {
+        if (variable.find('=') == std::string::npos)
+            remove_variable(env, variable);
+        else
+            set_variable(env, variable);
+    }
+    return env;
 }
 
 os::Result<ProcessDescription> describe_process(const ImageConfig& config,

@@ -41,6 +41,10 @@ struct ProcessDescription {
 os::Result<ProcessDescription> describe_process(const ImageConfig& config,
                                                 const Overrides& overrides, int root);
 
+// `env` with what a caller says: NAME=VALUE sets, NAME alone removes.
+std::vector<std::string> merge_env(std::vector<std::string> env,
+                                   const std::vector<std::string>& changes);
+
 // "SIGTERM", "term", "15", "RTMIN+3".
 os::Result<int> parse_signal(std::string_view text);
 

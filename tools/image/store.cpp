@@ -231,7 +231,13 @@ std::optional<Rootfs> Store::find_rootfs(const Digest& chain) const {
 }
 
 os::Result<Rootfs> Store::use(const Image& image) const {
-    if (auto rootfs = find_rootfs(chain_id(image.config.diff_ids)))
+    const Digest chain = chain_id(image.config.diff_ids);
+    if (auto rootfs = find_rootfs(chain))
+        return std::move(*rootfs);
+    // Who removes images has it locked for a moment, only to see whether it is in use, and the
+    // store's lock meanwhile.
+    TRY(const Lock held, lock(LOCK_SH));
+    if (auto rootfs = find_rootfs(chain))
         return std::move(*rootfs);
     return os::fail(os::Code::NotFound, "image ", image.id.short_id(),
                     " has lost its root directory; import it again");

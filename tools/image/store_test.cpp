@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -557,6 +558,34 @@ TEST_CASE("a root directory in use stays") {
     rootfs->lock.reset();
     CHECK(test.store.prune(false)->kept_in_use == 0);
     CHECK_FALSE(::access((rootfs->path + "/f").c_str(), F_OK) == 0);
+}
+
+TEST_CASE("who looks whether a root directory is in use keeps nobody from using it") {
+    const TestStore test;
+    ImportOptions options;
+    options.names = {"used"};
+    test.one("u.tar", simple_layer("f", "1"), options);
+    const Image image = *test.store.find("used");
+    const std::string place =
+        test.store.path() + "/" + rootfs_path(chain_id(image.config.diff_ids));
+    os::UniqueFd lock(::open((test.store.path() + "/lock").c_str(), O_RDWR | O_CLOEXEC));
+    os::UniqueFd root(::open(place.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    REQUIRE(::flock(lock.get(), LOCK_EX) == 0);
+    REQUIRE(::flock(root.get(), LOCK_EX) == 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(60);
+        lock.reset();
+        root.reset();
+        ::_exit(test.store.use(image) ? 0 : 1);
+    }
+    // It has tried by then; had it given up, it would have ended.
+    ::usleep(200'000);
+    root.reset();
+    lock.reset();
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
 }
 
 TEST_CASE("removing by ID: several names need force") {

@@ -51,6 +51,14 @@ std::string title(const image::Imported& imported) {
     return names.empty() ? "an image without a name" : names;
 }
 
+// As Docker says it, since scripts read that.
+std::string describe_loaded(const image::Imported& imported) {
+    std::string out;
+    for (const image::Reference& name : imported.names)
+        out += "Loaded image: " + name.familiar() + "\n";
+    return out.empty() ? "Loaded image ID: " + imported.id.text() + "\n" : out;
+}
+
 Outcome<int> run_import(const image::Store& store, const ImageOptions& options) {
     ProgressBar bar(STDERR_FILENO);
     image::ImportOptions import;
@@ -69,9 +77,12 @@ Outcome<int> run_import(const image::Store& store, const ImageOptions& options) 
     bar.clear();
     if (!imported)
         return fail(std::move(imported.error().message));
+    const bool loads = options.verb == ImageOptions::Verb::Load;
     std::string out;
     for (const image::Imported& image : *imported) {
-        if (options.quiet)
+        if (loads)
+            out += describe_loaded(image);
+        else if (options.quiet)
             out += image.id.text() + "\n";
         else
             out += fmt::format("{} {} ({})\n",
@@ -95,7 +106,8 @@ Outcome<int> run_list(const image::Store& store, const ImageOptions& options) {
                     .digests = options.digests,
                     .format = options.format,
                     .whole = options.whole,
-                    .only = ""};
+                    .only = "",
+                    .filters = options.filters};
     if (!options.words.empty())
         style.only = options.words.front();
     TRY(const std::string text,
@@ -160,7 +172,14 @@ Outcome<int> run_inspect(const image::Store& store, const ImageOptions& options)
 
 Outcome<int> run_history(const image::Store& store, const ImageOptions& options) {
     TRY(const image::Image image, told(store.find(options.words.front())));
-    TRY(const std::string text, told(describe_history(store, image, options.json, options.whole)));
+    TRY(const std::string config, told(store.read_document(image.id)));
+    const HistoryStyle style{.json = options.json,
+                             .quiet = options.quiet,
+                             .whole = options.whole,
+                             .human = options.human,
+                             .format = options.format};
+    TRY(const std::string text,
+        told(describe_history(config, image, style, static_cast<std::int64_t>(::time(nullptr)))));
     return print(text);
 }
 
@@ -211,6 +230,7 @@ Outcome<int> run(const ImageOptions& options) {
     TRY(const image::Store store, told(image::Store::open(path)));
     switch (options.verb) {
     case Verb::Import:
+    case Verb::Load:
         return run_import(store, options);
     case Verb::List:
         return run_list(store, options);
@@ -248,8 +268,9 @@ Outcome<int> run_images_command(std::span<char* const> arguments) {
 }
 
 std::optional<Outcome<int>> run_image_alias(std::span<char* const> arguments) {
-    constexpr std::array<std::pair<std::string_view, const char*>, 5> names = {
+    constexpr std::array<std::pair<std::string_view, const char*>, 6> names = {
         std::pair{"load", "load"},
+        {"import", "import"},
         {"save", "save"},
         {"tag", "tag"},
         {"rmi", "rm"},
@@ -261,17 +282,6 @@ std::optional<Outcome<int>> run_image_alias(std::span<char* const> arguments) {
         return std::nullopt;
     std::vector<std::string> words(arguments.begin(), arguments.end());
     words.front() = known->second;
-    // docker load: from stdin, or from the file after -i.
-    if (word == "load") {
-        std::erase_if(words,
-                      [](const std::string& one) { return one == "-i" || one == "--input"; });
-        for (std::string& one : words) {
-            if (one.starts_with("--input="))
-                one.erase(0, std::string_view("--input=").size());
-        }
-        if (words.size() == 1)
-            words.emplace_back("-");
-    }
     auto options = parse_image_options(words);
     if (!options)
         return base::Failure(options.error());

@@ -21,14 +21,16 @@ constexpr std::string_view see_help = "see 'joey image help'";
 
 constexpr std::string_view usage_text =
     "usage: joey image import [--name NAME]... [--only NAME] [--platform OS/ARCH] "
-    "FILE|DIRECTORY|-\n"
-    "       joey image ls [--format FORMAT] [--quiet] [--digests] [--no-trunc] [NAME]\n"
+    "FILE|DIRECTORY|- [NAME]\n"
+    "       joey image load [--input FILE]\n"
+    "       joey image ls [--filter NAME=VALUE]... [--format FORMAT] [--quiet] [--digests]\n"
+    "                     [--no-trunc] [NAME]\n"
     "       joey image inspect NAME...\n"
-    "       joey image history [--format table|json] [--no-trunc] NAME\n"
+    "       joey image history [--format FORMAT] [--quiet] [--no-trunc] [--human=false] NAME\n"
     "       joey image tag NAME NEW-NAME\n"
     "       joey image export [--output FILE] NAME...\n"
     "       joey image rm [--force] NAME...\n"
-    "       joey image prune [--all]\n"
+    "       joey image prune [--all] [--force]\n"
     "\n"
     "Images on this machine. An import takes an OCI image layout, what 'docker save' or 'podman\n"
     "save' wrote, or the tar of a root directory, plain or compressed by gzip, zstd, xz or bzip2.\n"
@@ -43,8 +45,8 @@ struct KnownVerb {
 };
 constexpr std::size_t any_number = SIZE_MAX;
 constexpr std::array known_verbs = {
-    KnownVerb{"import", Verb::Import, 1, 1},
-    KnownVerb{"load", Verb::Import, 1, 1},
+    KnownVerb{"import", Verb::Import, 1, 2},
+    KnownVerb{"load", Verb::Load, 0, 1},
     KnownVerb{"ls", Verb::List, 0, 1},
     KnownVerb{"list", Verb::List, 0, 1},
     KnownVerb{"rm", Verb::Remove, 1, any_number},
@@ -63,6 +65,7 @@ struct RawOptions {
     std::string only;
     std::string platform;
     std::string max_size;
+    bool ignored = false;
 };
 
 // clang-format off
@@ -70,7 +73,9 @@ po::options_description describe(Verb verb, ImageOptions& options, RawOptions& r
     po::options_description all("Options", 100, 60);
     auto add = all.add_options();
     const bool every = verb == Verb::Help;
-    if (every || verb == Verb::Import) {
+    if (every || verb == Verb::Load)
+        add("input,i", po::value(&options.input)->value_name("FILE"), "load: from this file (default: stdin)");
+    if (every || verb == Verb::Import || verb == Verb::Load) {
         add("name", po::value(&options.names)->value_name("NAME"),
             "what to call the image (may be repeated; default: as the archive says, or after the file)");
         add("only", po::value(&raw.only)->value_name("NAME"), "of an archive with several images, this one");
@@ -81,19 +86,32 @@ po::options_description describe(Verb verb, ImageOptions& options, RawOptions& r
     if (every || verb == Verb::History || verb == Verb::List)
         add("no-trunc", po::bool_switch(&options.whole), "history: whole lines; ls: whole IDs");
     if (verb == Verb::History)
-        add("format", po::value(&raw.format)->value_name("FORMAT"), "table, or json: one object per line");
+        add("format", po::value(&raw.format)->value_name("FORMAT"), "table, json (one object per line), or a template such as {{.ID}}: {{.CreatedBy}}");
+    if (every || verb == Verb::History) {
+        add("human", po::value(&options.human)->default_value(true, "")->value_name("true|false"),
+            "history: sizes and times for people; false: bytes and dates");
+        add(",H", po::bool_switch(&raw.ignored), "history: the same as --human=true");
+    }
     if (every || verb == Verb::List) {
+        add("filter,f", po::value(&options.filters)->value_name("NAME=VALUE"),
+            "ls: only what fits: reference=PATTERN, label=NAME[=VALUE], dangling=true, before=IMAGE, since=IMAGE (may be repeated)");
         add("format", po::value(&raw.format)->value_name("FORMAT"), "table, json (one object per line), or a template such as {{.Repository}}:{{.Tag}}");
         add("digests", po::bool_switch(&options.digests), "also the digests of the manifests");
     }
-    if (every || verb == Verb::List || verb == Verb::Import)
-        add("quiet,q", po::bool_switch(&options.quiet), "IDs only");
+    if (every || verb == Verb::List || verb == Verb::Import || verb == Verb::Load || verb == Verb::History)
+        add("quiet,q", po::bool_switch(&options.quiet), "IDs only; load: without a bar");
     if (every || verb == Verb::Export)
         add("output,o", po::value(&options.output)->value_name("FILE"), "write there (default: stdout)");
-    if (every || verb == Verb::Remove)
+    if (verb == Verb::Prune)
+        add("force,f", po::bool_switch(&options.force), "accepted: nothing is asked");
+    if (verb == Verb::Remove)
         add("force,f", po::bool_switch(&options.force), "also an image with several names, or in use");
-    if (every || verb == Verb::Prune)
-        add("all,a", po::bool_switch(&options.all), "every image that nothing runs in, not only those without a name");
+    if (every) // the letter is that of two
+        add("force", po::bool_switch(&options.force), "rm, also -f: an image with several names, or in use; prune: accepted");
+    if (every || verb == Verb::Remove)
+        add("no-prune", po::bool_switch(&raw.ignored), "rm: accepted: there are no parents");
+    if (every || verb == Verb::Prune || verb == Verb::List)
+        add("all,a", po::bool_switch(&options.all), "prune: every image that nothing runs in, not only those without a name; ls: accepted");
     add("store", po::value(&options.store)->value_name("DIR"),
         "where images are (default: /var/lib/joey/images, or $XDG_DATA_HOME/joey/images for ordinary users)");
     add("help,h", "print this text");
@@ -113,13 +131,22 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw,
                         ImageOptions& options) {
     options.json = containers::is_json_format(raw.format);
     const bool is_template = containers::FormatTemplate::is_template(raw.format);
-    if (!options.json && is_template && options.verb == Verb::List)
+    if (!options.json && is_template)
         options.format = raw.format;
-    else if (!options.json && (is_template || raw.format != "table"))
-        return fail(fmt::format(
-            "--format {}: give table{} json{}", raw.format,
-            options.verb == Verb::List ? "," : " or",
-            options.verb == Verb::List ? " or a template such as {{.Repository}}:{{.Tag}}" : ""));
+    else if (!options.json && raw.format != "table")
+        return fail(fmt::format("--format {}: give table, json or a template such as {{{{.ID}}}}",
+                                raw.format));
+    if (options.verb == Verb::Import && options.words.size() == 2) {
+        // Docker's way to say what it is to be called.
+        options.names.push_back(std::move(options.words.back()));
+        options.words.pop_back();
+    }
+    if (options.verb == Verb::Load) {
+        if (options.words.size() == 1 && !options.input.empty())
+            return fail("image load: --input and a file say the same");
+        if (options.words.empty())
+            options.words.push_back(options.input.empty() ? "-" : options.input);
+    }
     if (given.count("only") != 0)
         options.only = raw.only;
     if (given.count("platform") != 0)
@@ -156,7 +183,9 @@ Outcome<ImageOptions> parse_image_options(std::span<const std::string> words) {
     po::options_description together;
     together.add(all).add(hidden);
     po::variables_map given;
-    const std::vector<std::string> rest(words.begin() + 1, words.end());
+    std::vector<std::string> rest(words.begin() + 1, words.end());
+    // Alone it changes nothing, and the parser would take the next word for its value.
+    std::erase(rest, "--human");
     try {
         using po::command_line_style::style_t;
         const auto style = style_t::allow_long | style_t::allow_short | style_t::long_allow_next |

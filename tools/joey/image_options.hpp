@@ -15,6 +15,7 @@ struct ImageOptions {
     enum class Verb : std::uint8_t {
         Help,
         Import,
+        Load, // what it says is Docker's
         List,
         Remove,
         Inspect,
@@ -29,6 +30,8 @@ struct ImageOptions {
 
     std::string store; // empty: the usual place
     std::vector<std::string> names;
+    std::vector<std::string> filters; // of List: NAME=VALUE
+    std::string input;                // of Load; empty: stdin
     std::optional<std::string> only;
     std::optional<std::string> platform;
     std::optional<std::uint64_t> max_size;
@@ -40,6 +43,7 @@ struct ImageOptions {
     bool force = false;
     bool all = false;
     bool whole = false; // nothing is cut
+    bool human = true;  // of History: sizes and times for people
 };
 
 // The words after `joey image`.

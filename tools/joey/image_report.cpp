@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <fnmatch.h>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "tools/joey/containers/format_template.hpp"
+#include "tools/joey/containers/log_file.hpp"
 #include "tools/joey/control_characters.hpp"
 
 namespace joey {
@@ -31,17 +33,105 @@ struct Row {
     const image::Image* image = nullptr;
 };
 
+// As Docker: a pattern of the shell, of the repository or with the tag.
+bool fits_reference(const image::Reference& name, const std::string& pattern) {
+    return pattern == name.full() ||
+           ::fnmatch(pattern.c_str(), name.familiar().c_str(), FNM_PATHNAME) == 0 ||
+           ::fnmatch(pattern.c_str(), name.familiar_repository().c_str(), FNM_PATHNAME) == 0;
+}
+
+struct Filter {
+    std::string name;
+    std::string value;
+    std::int64_t created = 0; // of before and since: when that image was made
+};
+
+const image::Image* find_image(const image::ImageList& list, const std::string& text) {
+    constexpr std::size_t shortest = 4;
+    constexpr std::string_view prefix = "sha256:";
+    const std::string_view digits =
+        text.starts_with(prefix) ? std::string_view(text).substr(prefix.size()) : text;
+    const auto name = image::Reference::parse(text);
+    for (const image::Image& image : list.images) {
+        const bool is_named = name && std::any_of(image.names.begin(), image.names.end(),
+                                                  [&](const image::Reference& other) {
+                                                      return other.full() == name->full();
+                                                  });
+        if (is_named || (digits.size() >= shortest && image.id.hex().starts_with(digits)))
+            return &image;
+    }
+    return nullptr;
+}
+
+os::Result<std::vector<Filter>> read_filters(const image::ImageList& list,
+                                             const std::vector<std::string>& texts) {
+    std::vector<Filter> out;
+    for (const std::string& text : texts) {
+        const std::size_t equals = text.find('=');
+        Filter one{text.substr(0, equals),
+                   equals == std::string::npos ? std::string() : text.substr(equals + 1)};
+        const auto wrong = [&](const char* why) {
+            return os::fail(os::Code::InvalidArgument, "--filter ", text.substr(0, 200), ": ", why);
+        };
+        if (equals == std::string::npos)
+            return wrong("give NAME=VALUE");
+        if (one.name == "before" || one.name == "since") {
+            const image::Image* other = find_image(list, one.value);
+            if (other == nullptr)
+                return wrong("there is no such image");
+            one.created = containers::nanoseconds_of(other->config.created);
+        } else if (one.name == "dangling") {
+            if (one.value != "true" && one.value != "false" && one.value != "1" && one.value != "0")
+                return wrong("give true or false");
+        } else if (one.name != "label" && one.name != "reference") {
+            return wrong("give reference, label, dangling, before or since");
+        }
+        out.push_back(std::move(one));
+    }
+    return out;
+}
+
+// Patterns are each name's; see make_rows().
+bool fits(const image::Image& image, const Filter& filter) {
+    if (filter.name == "dangling")
+        return image.names.empty() == (filter.value == "true" || filter.value == "1");
+    if (filter.name == "before")
+        return containers::nanoseconds_of(image.config.created) < filter.created;
+    if (filter.name == "since")
+        return containers::nanoseconds_of(image.config.created) > filter.created;
+    if (filter.name != "label")
+        return true;
+    const std::size_t cut = filter.value.find('=');
+    const auto found = image.config.labels.find(filter.value.substr(0, cut));
+    return found != image.config.labels.end() &&
+           (cut == std::string::npos || found->second == filter.value.substr(cut + 1));
+}
+
 // A line for each name, as Docker has it.
-std::vector<Row> make_rows(const image::ImageList& list, const ListStyle& style) {
+os::Result<std::vector<Row>> make_rows(const image::ImageList& list, const ListStyle& style) {
+    TRY(const std::vector<Filter> filters, read_filters(list, style.filters));
+    std::vector<std::string> patterns;
+    if (!style.only.empty())
+        patterns.push_back(style.only);
+    for (const Filter& filter : filters) {
+        if (filter.name == "reference")
+            patterns.push_back(filter.value);
+    }
     std::vector<Row> rows;
     for (const image::Image& image : list.images) {
+        if (!std::all_of(filters.begin(), filters.end(),
+                         [&](const Filter& filter) { return fits(image, filter); }))
+            continue;
         for (const image::Reference& name : image.names) {
-            const std::string repository = name.familiar_repository();
-            if (style.only.empty() || style.only == repository || style.only == name.familiar() ||
-                style.only == name.full())
-                rows.push_back({repository, name.tag(), &image});
+            const bool fits_one =
+                patterns.empty() ||
+                std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+                    return fits_reference(name, pattern);
+                });
+            if (fits_one)
+                rows.push_back({name.familiar_repository(), name.tag(), &image});
         }
-        if (image.names.empty() && style.only.empty())
+        if (image.names.empty() && patterns.empty())
             rows.push_back({.image = &image});
     }
     return rows;
@@ -74,6 +164,10 @@ json row_json(const Row& row, std::int64_t now) {
                 {"CreatedAt", image.config.created},
                 {"CreatedSince", time_since(image.config.created, now)},
                 {"Size", image::human_size(image.unpacked_bytes)},
+                {"VirtualSize", image::human_size(image.unpacked_bytes)},
+                {"SharedSize", "N/A"},
+                {"UniqueSize", "N/A"},
+                {"Containers", "N/A"},
                 {"Bytes", image.unpacked_bytes}};
 }
 
@@ -98,6 +192,10 @@ os::Result<std::string> by_template(const std::vector<Row>& rows, const ListStyl
                                        {"CreatedAt", "CREATED AT"},
                                        {"CreatedSince", "CREATED"},
                                        {"Size", "SIZE"},
+                                       {"VirtualSize", "SIZE"},
+                                       {"SharedSize", "SHARED SIZE"},
+                                       {"UniqueSize", "UNIQUE SIZE"},
+                                       {"Containers", "CONTAINERS"},
                                        {"Bytes", "BYTES"}});
 }
 
@@ -128,7 +226,7 @@ std::string time_since(std::string_view rfc3339, std::int64_t now) {
 
 os::Result<std::string> describe_list(const image::ImageList& list, const ListStyle& style,
                                       std::int64_t now) {
-    const std::vector<Row> rows = make_rows(list, style);
+    TRY(const std::vector<Row> rows, make_rows(list, style));
     std::string out;
     if (style.quiet) {
         const image::Image* last = nullptr;
@@ -231,34 +329,78 @@ std::vector<Step> steps_of(const json& config, const image::Image& image) {
 
 } // namespace
 
-os::Result<std::string> describe_history(const image::Store& store, const image::Image& image,
-                                         bool as_json, bool whole) {
-    TRY(const std::string text, store.read_document(image.id));
-    const json config = json::parse(text, nullptr, false);
+namespace {
+
+// As Docker cuts it, before the middle of a character.
+std::string shortened(std::string text) {
+    constexpr std::size_t longest = 45;
+    if (text.size() <= longest)
+        return text;
+    std::size_t end = longest - 3;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80)
+        --end;
+    return text.substr(0, end) + "...";
+}
+
+json step_json(const Step& step, const std::string& id, const HistoryStyle& style,
+               std::int64_t now) {
+    const std::string by = printable(step.by);
+    return json{
+        {"ID", id},
+        {"CreatedAt", printable(step.created)},
+        {"CreatedSince", style.human ? time_since(step.created, now) : printable(step.created)},
+        {"CreatedBy", style.whole ? by : shortened(by)},
+        {"Size", style.human ? image::human_size(step.bytes) : std::to_string(step.bytes)},
+        {"Comment", printable(step.comment)}};
+}
+
+json history_heading(bool human) {
+    return json{{"ID", "IMAGE"},
+                {"CreatedAt", "CREATED AT"},
+                {"CreatedSince", human ? "CREATED" : "CREATED AT"},
+                {"CreatedBy", "CREATED BY"},
+                {"Size", "SIZE"},
+                {"Comment", "COMMENT"}};
+}
+
+} // namespace
+
+os::Result<std::string> describe_history(std::string_view config_text, const image::Image& image,
+                                         const HistoryStyle& style, std::int64_t now) {
+    const json config = json::parse(config_text, nullptr, false);
     if (!config.is_object())
         return os::fail(os::Code::Internal, "image ", image.id.short_id(), " is damaged");
-    std::vector<std::vector<std::string>> cells = {
-        {"IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"}};
+    std::string id = style.whole ? image.id.text() : image.id.short_id();
     std::string out;
+    std::vector<json> rows;
     for (const Step& step : steps_of(config, image)) {
-        const std::string id = cells.size() == 1 ? image.id.short_id() : "<missing>";
-        if (as_json) {
+        if (style.quiet)
+            out += id + "\n";
+        else if (style.json)
             out += dump({{"ID", id},
                          {"CreatedAt", step.created},
+                         {"CreatedSince", time_since(step.created, now)},
                          {"CreatedBy", step.by},
                          {"Size", step.bytes},
                          {"Comment", step.comment}}) +
                    "\n";
-            continue;
-        }
-        constexpr std::size_t longest = 45;
-        std::string by = printable(step.by);
-        if (!whole && by.size() > longest)
-            by = by.substr(0, longest - 3) + "...";
-        cells.push_back({id, time_since(step.created, ::time(nullptr)), by,
-                         image::human_size(step.bytes), printable(step.comment)});
+        else
+            rows.push_back(step_json(step, id, style, now));
+        // Those below it have none of their own.
+        id = "<missing>";
     }
-    return as_json ? out : make_table(cells);
+    if (style.quiet || style.json)
+        return out;
+    if (!style.format.empty())
+        return containers::format_all(style.format, rows, history_heading(style.human));
+    rows.insert(rows.begin(), history_heading(style.human));
+    std::vector<std::vector<std::string>> cells;
+    for (const json& row : rows) {
+        std::vector<std::string>& line = cells.emplace_back();
+        for (const char* column : {"ID", "CreatedSince", "CreatedBy", "Size", "Comment"})
+            line.push_back(row[column].get<std::string>());
+    }
+    return make_table(cells);
 }
 
 } // namespace joey

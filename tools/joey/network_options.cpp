@@ -123,11 +123,13 @@ Outcome<PublishOption> interpret_publish(const std::string& text) {
     return option;
 }
 
-Outcome<virtio::MacAddress> interpret_mac(const std::string& text) {
-    const auto wrong = [&text] {
-        return fail(fmt::format("--mac {}: give the address of one machine, such as "
+} // namespace
+
+Outcome<virtio::MacAddress> interpret_mac(std::string_view option, const std::string& text) {
+    const auto wrong = [&] {
+        return fail(fmt::format("{} {}: give the address of one machine, such as "
                                 "52:54:00:12:34:56",
-                                text));
+                                option, text));
     };
     virtio::MacAddress mac{};
     constexpr std::size_t length = 17;
@@ -144,6 +146,8 @@ Outcome<virtio::MacAddress> interpret_mac(const std::string& text) {
         return wrong();
     return mac;
 }
+
+namespace {
 
 Outcome<std::uint16_t> interpret_mtu(const std::string& text) {
     constexpr std::uint16_t least = 1280; // of IPv6
@@ -272,7 +276,7 @@ Outcome<NetworkOptions> interpret_network(const RawNetworkOptions& raw) {
         options.routes.push_back(route);
     }
     if (raw.mac) {
-        TRY(options.mac, interpret_mac(*raw.mac));
+        TRY(options.mac, interpret_mac("--mac", *raw.mac));
     }
     if (raw.mtu) {
         TRY(options.mtu, interpret_mtu(*raw.mtu));

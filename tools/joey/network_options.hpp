@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "boot/protocol/network.hpp"
@@ -50,6 +51,8 @@ struct RawNetworkOptions {
 inline constexpr NetworkOptions::Kind default_network = NetworkOptions::Kind::User;
 
 Outcome<NetworkOptions> interpret_network(const RawNetworkOptions& raw);
+// `option` is its name in the error.
+Outcome<virtio::MacAddress> interpret_mac(std::string_view option, const std::string& text);
 
 // "10.0.2.15", "fd00::1".
 std::string to_text(const boot::NetworkAddress& address);

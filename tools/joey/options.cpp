@@ -20,9 +20,11 @@ namespace po = boost::program_options;
 
 constexpr std::string_view usage_text =
     "usage: joey do [OPTIONS] [--] CMD [ARG...]\n"
-    "       joey run|start|stop|restart|kill|rm|pause|unpause|wait|exec|attach|ps|logs|stats|top|\n"
-    "            inspect|cp|events|metrics    (containers; see 'joey COMMAND --help')\n"
-    "       joey image COMMAND | joey images    (see 'joey image help')\n"
+    "       joey [--root DIR] [--data-root DIR] [--store DIR] COMMAND ...    (containers):\n"
+    "            run|create|start|stop|restart|kill|rm|pause|unpause|wait|exec|attach|ps|logs|\n"
+    "            stats|top|inspect|cp|events|metrics|rename|update|port|diff|export|prune|\n"
+    "            system-prune|df|info|volume    (see 'joey COMMAND --help')\n"
+    "       joey image COMMAND | joey images|load|save|tag|rmi|history    (see 'joey image help')\n"
     "       joey completion bash|zsh|fish\n"
     "       joey "
     "create|start|state|kill|delete|exec|ps|pause|resume|update|events|list|spec|features\n"
@@ -157,19 +159,21 @@ std::optional<T> parse_number(std::string_view text) {
     return value;
 }
 
-Outcome<unsigned> interpret_cpus(const std::string& text) {
+} // namespace
+
+Outcome<unsigned> interpret_cpus(std::string_view option, const std::string& text) {
     const auto cpus = parse_number<unsigned>(text);
     if (!cpus || *cpus < 1 || *cpus > boot::max_cpus)
-        return fail(fmt::format("--cpus {}: give a number from 1 to {}", text, boot::max_cpus));
+        return fail(fmt::format("{} {}: give a number from 1 to {}", option, text, boot::max_cpus));
     return *cpus;
 }
 
-Outcome<std::uint64_t> interpret_memory(const std::string& text) {
+Outcome<std::uint64_t> interpret_memory(std::string_view option, const std::string& text) {
     const auto bytes = parse_size(text);
     if (!bytes)
-        return fail(fmt::format("--memory {}: give a size such as 512M or 2G", text));
+        return fail(fmt::format("{} {}: give a size such as 512M or 2G", option, text));
     if (*bytes < vmm::min_memory_bytes || *bytes > vmm::max_memory_bytes)
-        return fail(fmt::format("--memory {}: give at least {}M and at most {}G", text,
+        return fail(fmt::format("{} {}: give at least {}M and at most {}G", option, text,
                                 vmm::min_memory_bytes >> 20, vmm::max_memory_bytes >> 30));
     return *bytes & ~(boot::page_size - 1);
 }
@@ -183,6 +187,8 @@ Outcome<vmm::PrivilegeChoice> interpret_privilege(const std::string& text) {
         return vmm::PrivilegeChoice::Ring3;
     return fail(fmt::format("--privilege {}: give auto, ring0 or ring3", text));
 }
+
+namespace {
 
 Outcome<boot::LogLevel> interpret_log_level(std::string_view option, const std::string& text) {
     constexpr std::pair<std::string_view, boot::LogLevel> levels[] = {
@@ -298,10 +304,10 @@ Outcome<void> interpret_reports(const po::variables_map& given, const RawOptions
 
 Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw, DoOptions& options) {
     if (given.count("cpus") != 0) {
-        TRY(options.cpus, interpret_cpus(raw.cpus));
+        TRY(options.cpus, interpret_cpus("--cpus", raw.cpus));
     }
     if (given.count("memory") != 0) {
-        TRY(options.memory_bytes, interpret_memory(raw.memory));
+        TRY(options.memory_bytes, interpret_memory("--memory", raw.memory));
     }
     if (given.count("privilege") != 0) {
         TRY(options.privilege, interpret_privilege(raw.privilege));
@@ -378,6 +384,12 @@ Outcome<Command> parse_command_line(std::span<char* const> arguments) {
         return Command(ShowText{help_text()});
     if (verb == "--version" || verb == "version")
         return Command(ShowText{"joey " JOEY_VERSION "\n"});
+    if (verb == "container" || verb == "system")
+        return fail(fmt::format("'{}' stands before a command, such as 'joey {}'; {}", verb,
+                                verb == "system" ? "system df" : "container ls", see_help));
+    if (verb.starts_with('-'))
+        return fail(fmt::format("unknown option '{}', or one that goes behind the command; {}",
+                                verb.substr(0, verb.find('=')), see_help));
     return fail(fmt::format("unknown command '{}'; {}", verb, see_help));
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -62,5 +63,10 @@ using Command = std::variant<DoOptions, ShowText>;
 // Reads the arguments after the program's name. Options end at `--` or at the first word that is
 // none, so that the options of CMD stay its own.
 Outcome<Command> parse_command_line(std::span<char* const> arguments);
+
+// What a VM gets, for commands that call the option otherwise: `option` is its name in the error.
+Outcome<unsigned> interpret_cpus(std::string_view option, const std::string& text);
+Outcome<std::uint64_t> interpret_memory(std::string_view option, const std::string& text);
+Outcome<vmm::PrivilegeChoice> interpret_privilege(const std::string& text);
 
 } // namespace joey

@@ -48,6 +48,9 @@ std::string explain(const char* option, const std::string& path, const virtio::H
     if (error.code == EADDRINUSE)
         return fmt::format("{} {}: something is there already; remove it or give another path",
                            option, path);
+    if (error.code == ENOENT || error.code == ENOTDIR)
+        return fmt::format("{} {}: there is no such directory; make it, or give another path",
+                           option, path);
     return fmt::format("{} {}: cannot {}: {}", option, path, error.action,
                        std::strerror(error.code));
 }

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
 
 #include "tools/image/importer.hpp"
@@ -66,7 +67,8 @@ os::Result<Base> find_image(const std::string& store_path, const std::string& wo
 os::Result<Base> use_directory(const std::string& path) {
     char resolved[PATH_MAX];
     if (::realpath(path.c_str(), resolved) == nullptr)
-        return os::fail_errno(errno, "--rootfs ", path);
+        return os::fail(os::Code::NotFound, "--rootfs ", path, ": ", std::strerror(errno),
+                        "; give a directory that holds a root file system");
     Base out;
     out.root = resolved;
     out.directory = os::UniqueFd(::open(resolved, O_RDONLY | O_DIRECTORY | O_CLOEXEC));

@@ -43,9 +43,10 @@ private:
             out_.help_ = true;
             return {};
         }
-        const auto option =
-            std::find_if(command_.options.begin(), command_.options.end(),
-                         [&](const Option& candidate) { return name == candidate.name; });
+        const auto option = std::find_if(
+            command_.options.begin(), command_.options.end(), [&](const Option& candidate) {
+                return name == candidate.name || (!name.empty() && name == candidate.also);
+            });
         if (option == command_.options.end())
             return wrong("unknown option --", name);
         if (option->takes == Takes::Nothing)

@@ -26,6 +26,7 @@ struct Option {
     const char* help = "";
     Offer offer = Offer::Nothing;
     const char* words = ""; // for Offer::Words, with blanks between
+    const char* also = "";  // another name of Docker's for it, which help does not show
 };
 
 class Arguments;

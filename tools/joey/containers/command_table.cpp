@@ -14,7 +14,7 @@ constexpr auto value = Takes::Value;
 constexpr auto values = Takes::Values;
 
 constexpr Option run_options[] = {
-    {"add-host", '\0', values, "NAME:ADDRESS", "a line for /etc/hosts"},
+    {"add-host", '\0', values, "NAME:ADDRESS", "a line for /etc/hosts; host-gateway: this machine's address"},
     {"annotation", '\0', values, "NAME=VALUE", "an annotation of its OCI configuration"},
     {"attach", 'a', values, "STREAM", "attach to stdin, stdout or stderr only", Offer::Words, "stdin stdout stderr"},
     {"cap-add", '\0', values, "CAP", "grant a capability, or ALL"},
@@ -24,16 +24,18 @@ constexpr Option run_options[] = {
     {"cidfile", '\0', value, "FILE", "write the ID to a new file", Offer::Files},
     {"cpu-period", '\0', value, "MICROSECONDS", "of the limit of CPU time"},
     {"cpu-quota", '\0', value, "MICROSECONDS", "CPU time in a period"},
-    {"cpu-shares", '\0', value, "N", "weight among containers of one pod"},
+    {"cpu-shares", 'c', value, "N", "weight among containers of one pod"},
     {"cpus", '\0', value, "N", "limit of CPU time, such as 1.5"},
     {"cpuset-cpus", '\0', value, "LIST", "CPUs of the VM to run on, such as 0-1"},
     {"cpuset-mems", '\0', value, "LIST", "memory nodes of the VM"},
     {"detach", 'd', nothing, "", "leave it in the background, and print its ID"},
     {"detach-keys", '\0', value, "KEYS", "keys that detach; default: ctrl-p,ctrl-q"},
     {"device", '\0', values, "PATH[:PATH[:rwm]]", "a device that the guest's kernel has, such as /dev/fuse"},
+    {"disable-content-trust", '\0', nothing, "on", "accepted: nothing is pulled"},
     {"dns", '\0', values, "ADDRESS", "a name server of its own"},
-    {"dns-option", '\0', values, "OPTION", "options in /etc/resolv.conf"},
+    {"dns-option", '\0', values, "OPTION", "options in /etc/resolv.conf", Offer::Nothing, "", "dns-opt"},
     {"dns-search", '\0', values, "DOMAIN", "domains that names are looked for in"},
+    {"domainname", '\0', value, "NAME", "its NIS domain name"},
     {"entrypoint", '\0', value, "PROGRAM", "instead of the image's"},
     {"env", 'e', values, "NAME[=VALUE]", "a variable; without a value, the caller's"},
     {"env-file", '\0', values, "FILE", "variables from a file", Offer::Files},
@@ -42,6 +44,7 @@ constexpr Option run_options[] = {
     {"health-cmd", '\0', value, "LINE", "a shell line that checks whether it does its work"},
     {"health-interval", '\0', value, "TIME", "time between checks; default: 30s"},
     {"health-retries", '\0', value, "N", "failures in a row that make it unhealthy; default: 3"},
+    {"health-start-interval", '\0', value, "TIME", "time between checks in the start period; default: 5s"},
     {"health-start-period", '\0', value, "TIME", "time in which failures do not count"},
     {"health-timeout", '\0', value, "TIME", "longest time of a check; default: 30s"},
     {"hostname", 'h', value, "NAME", "its host name; default: its ID"},
@@ -56,11 +59,13 @@ constexpr Option run_options[] = {
     {"memory", 'm', value, "SIZE", "limit of memory, such as 512m"},
     {"memory-reservation", '\0', value, "SIZE", "memory that is not taken from it while there is other"},
     {"memory-swap", '\0', value, "SIZE", "memory and swap together; the VM has no swap"},
+    {"memory-swappiness", '\0', value, "N", "accepted: the VM has no swap"},
     {"mount", '\0', values, "SPEC", "type=bind|volume|tmpfs,source=...,target=...[,readonly]"},
     {"name", '\0', value, "NAME", "its name; default: one is made up"},
     {"net", '\0', value, "KIND", "user (the default), none, or container:NAME", Offer::Words, "user none"},
     {"network", '\0', value, "KIND", "the same as --net", Offer::Words, "user none"},
     {"no-healthcheck", '\0', nothing, "", "without the image's check"},
+    {"oom-kill-disable", '\0', nothing, "", "accepted: control groups version 2 do not have it"},
     {"oom-score-adj", '\0', value, "N", "who is ended first when memory is short"},
     {"pid", '\0', value, "KIND", "private, or container:NAME"},
     {"pids-limit", '\0', value, "N", "limit of processes and threads"},
@@ -97,7 +102,7 @@ constexpr Option run_options[] = {
 constexpr Option update_options[] = {
     {"cpu-period", '\0', value, "MICROSECONDS", "of the limit of CPU time"},
     {"cpu-quota", '\0', value, "MICROSECONDS", "CPU time in a period"},
-    {"cpu-shares", '\0', value, "N", "weight among containers of one pod"},
+    {"cpu-shares", 'c', value, "N", "weight among containers of one pod"},
     {"cpus", '\0', value, "N", "limit of CPU time, such as 1.5"},
     {"cpuset-cpus", '\0', value, "LIST", "CPUs of the VM to run on, such as 0-1"},
     {"cpuset-mems", '\0', value, "LIST", "memory nodes of the VM"},
@@ -120,7 +125,8 @@ constexpr Option attach_options[] = {
 };
 constexpr Option exec_options[] = {
     {"detach", 'd', nothing, "", "leave it in the background"},
-    {"env", 'e', values, "NAME[=VALUE]", "a variable"},
+    {"env", 'e', values, "NAME[=VALUE]", "a variable; without a value, the caller's"},
+    {"env-file", '\0', values, "FILE", "variables from a file", Offer::Files},
     {"interactive", 'i', nothing, "", "keep stdin open"},
     {"privileged", '\0', nothing, "", "with all capabilities"},
     {"tty", 't', nothing, "", "give it a terminal"},
@@ -137,6 +143,7 @@ constexpr Option ps_options[] = {
     {"latest", 'l', nothing, "", "the last one that was made"},
     {"no-trunc", '\0', nothing, "", "whole IDs and commands"},
     {"quiet", 'q', nothing, "", "IDs only"},
+    {"size", 's', nothing, "", "what each has written, and that with its image"},
 };
 constexpr Option logs_options[] = {
     {"agent", '\0', nothing, "", "of its VM, what the agent that manages containers says"},
@@ -152,7 +159,7 @@ constexpr Option logs_options[] = {
 };
 constexpr Option stop_options[] = {
     {"signal", 's', value, "SIGNAL", "instead of its stop signal"},
-    {"time", 't', value, "SECONDS", "before it is killed; -1: never"},
+    {"timeout", 't', value, "SECONDS", "before it is killed; -1: never", Offer::Nothing, "", "time"},
 };
 constexpr Option kill_options[] = {{"signal", 's', value, "SIGNAL", "default: KILL"}};
 constexpr Option rm_options[] = {
@@ -160,10 +167,16 @@ constexpr Option rm_options[] = {
     {"volumes", 'v', nothing, "", "volumes without a name, too; these always go with it"},
 };
 constexpr Option stats_options[] = {
+    {"all", 'a', nothing, "", "those that do not run, too"},
     {"format", '\0', value, "FORMAT", "table, json, or a template such as {{.Name}} {{.CPUPerc}}", Offer::Words, "table json"},
     {"no-stream", '\0', nothing, "", "once"},
+    {"no-trunc", '\0', nothing, "", "whole IDs"},
 };
-constexpr Option inspect_options[] = {{"format", 'f', value, "FORMAT", "json, or a template such as {{.State.Status}}"}};
+constexpr Option inspect_options[] = {
+    {"format", 'f', value, "FORMAT", "json, or a template such as {{.State.Status}}"},
+    {"size", 's', nothing, "", "what containers have written, too"},
+    {"type", '\0', value, "TYPE", "container, image or volume, instead of whichever has the name", Offer::Words, "container image volume"},
+};
 constexpr Option events_options[] = {
     filter,
     {"format", '\0', value, "FORMAT", "json: one object a line; or a template such as {{.Action}} {{.Actor.ID}}", Offer::Words, "json"},
@@ -173,21 +186,45 @@ constexpr Option events_options[] = {
 constexpr Option cp_options[] = {
     {"archive", 'a', nothing, "", "keep owners"},
     {"follow-link", 'L', nothing, "", "if the source is a symbolic link, what it leads to"},
+    {"quiet", 'q', nothing, "", "accepted: nothing is said of the progress"},
 };
 
+constexpr Option commit_options[] = {
+    {"author", 'a', value, "AUTHOR", "who made it"},
+    {"change", 'c', values, "INSTRUCTION", "of a Dockerfile, done to the image: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR"},
+    {"message", 'm', value, "TEXT", "what its history says of it"},
+    {"pause", 'p', nothing, "on", "let the container stand still meanwhile; on by default"},
+};
 constexpr Option export_options[] = {{"output", 'o', value, "FILE", "write there; default: stdout", Offer::Files}};
 constexpr Option prune_options[] = {{"force", 'f', nothing, "", "without asking"}};
 constexpr Option system_prune_options[] = {
     {"all", 'a', nothing, "", "every image that no container uses"},
     {"force", 'f', nothing, "", "without asking"},
-    {"volumes", '\0', nothing, "", "volumes that no container uses, too"},
+    {"volumes", '\0', nothing, "", "volumes without a chosen name that no container uses, too"},
 };
 constexpr Option df_options[] = {format};
-constexpr Option info_options[] = {{"format", 'f', value, "FORMAT", "text or json", Offer::Words, "text json"}};
-constexpr Option volume_options[] = {
-    {"force", 'f', nothing, "", "rm: no error if there is none"},
-    format,
-    {"quiet", 'q', nothing, "", "ls: names only"},
+constexpr Option info_options[] = {
+    {"format", 'f', value, "FORMAT", "text, json, or a template such as {{.ServerVersion}}", Offer::Words, "text json"},
+};
+constexpr Option version_options[] = {
+    {"format", 'f', value, "FORMAT", "text, json, or a template such as {{.Server.Version}}", Offer::Words, "text json"},
+};
+constexpr Option volume_list_options[] = {
+    {"filter", 'f', values, "NAME=VALUE", "only what fits: dangling=true, label=NAME[=VALUE], name=PART, driver=local"},
+    {"format", '\0', value, "FORMAT", "table, json, or a template such as {{.Name}}", Offer::Words, "table json"},
+    {"quiet", 'q', nothing, "", "names only"},
+};
+constexpr Option volume_create_options[] = {
+    {"driver", 'd', value, "DRIVER", "local", Offer::Words, "local"},
+    {"label", '\0', values, "NAME[=VALUE]", "a label"},
+    {"name", '\0', value, "NAME", "its name, as the argument"},
+    {"opt", 'o', values, "NAME=VALUE", "refused: a volume is a directory of this machine"},
+};
+constexpr Option volume_inspect_options[] = {{"format", 'f', value, "FORMAT", "json, or a template such as {{.Mountpoint}}"}};
+constexpr Option volume_remove_options[] = {{"force", 'f', nothing, "", "no error if there is none"}};
+constexpr Option volume_prune_options[] = {
+    {"all", 'a', nothing, "", "those with a chosen name, too"},
+    {"force", 'f', nothing, "", "without asking"},
 };
 constexpr auto containers = Offer::Containers;
 constexpr unsigned many = ~0U;
@@ -209,7 +246,7 @@ constexpr Command commands[] = {
     {"wait", "CONTAINER...", "Wait until containers end, and print their statuses.", {}, 1, many, false, containers, wait},
     {"stats", "[CONTAINER...]", "Show what containers use.", stats_options, 0, many, false, containers, stats},
     {"top", "CONTAINER [PS-OPTIONS]", "List a container's processes.", {}, 1, many, true, containers, top},
-    {"inspect", "CONTAINER...", "Print all that is known of containers, as JSON.", inspect_options, 1, many, false, containers, inspect},
+    {"inspect", "CONTAINER|IMAGE|VOLUME...", "Print all that is known of containers, images and volumes, as JSON.", inspect_options, 1, many, false, containers, inspect},
     {"cp", "CONTAINER:PATH PATH|- or PATH|- CONTAINER:PATH", "Copy files between a container and this machine; -: a tar archive.", cp_options, 2, 2, false, Offer::Files, cp},
     {"events", "", "Print what happens to containers, as it happens.", events_options, 0, 0, false, Offer::Nothing, events},
     {"metrics", "[POD|CONTAINER...]", "Print what VMs and containers count, in Prometheus's text format.", {}, 0, many, false, containers, metrics},
@@ -217,12 +254,19 @@ constexpr Command commands[] = {
     {"update", "CONTAINER...", "Change limits and the restart policy of containers, running or not.", update_options, 1, many, false, containers, update},
     {"port", "CONTAINER [PORT[/PROTOCOL]]", "List the ports of this machine that lead to a container.", {}, 1, 2, false, containers, port},
     {"diff", "CONTAINER", "List what a container has added (A), changed (C) and deleted (D) of its image's files.", {}, 1, 1, false, containers, diff},
+    {"commit", "CONTAINER [NAME[:TAG]]", "Make an image of what a container has changed, upon its own image.", commit_options, 1, 2, false, containers, commit},
     {"export", "CONTAINER", "Write a container's root directory as a tar archive.", export_options, 1, 1, false, containers, export_container},
     {"prune", "", "Remove all containers that have ended.", prune_options, 0, 0, false, Offer::Nothing, prune},
     {"system-prune", "", "Remove containers that have ended and images without a name.", system_prune_options, 0, 0, false, Offer::Nothing, system_prune},
     {"df", "", "Show what images, containers and volumes take of the disk.", df_options, 0, 0, false, Offer::Nothing, disk_usage},
     {"info", "", "Show what is known of this machine and of joey on it.", info_options, 0, 0, false, Offer::Nothing, info},
-    {"volume", "ls|create|inspect|rm|prune [NAME...]", "Look after volumes that have names.", volume_options, 1, many, false, Offer::Words, volume},
+    {"version", "", "Show joey's version.", version_options, 0, 0, false, Offer::Nothing, version},
+    {"volume", "ls|create|inspect|rm|prune [OPTIONS] [NAME...]", "Look after volumes that have names.", {}, 1, many, true, Offer::Words, volume},
+    {"volume-ls", "", "List volumes: joey volume ls.", volume_list_options, 0, 0, false, Offer::Nothing, volume_list},
+    {"volume-create", "[NAME]", "Make a volume: joey volume create.", volume_create_options, 0, 1, false, Offer::Nothing, volume_create},
+    {"volume-inspect", "NAME...", "Print what is known of volumes, as JSON: joey volume inspect.", volume_inspect_options, 1, many, false, Offer::Nothing, volume_inspect},
+    {"volume-rm", "NAME...", "Remove volumes: joey volume rm.", volume_remove_options, 1, many, false, Offer::Nothing, volume_remove},
+    {"volume-prune", "", "Remove volumes that no container uses: joey volume prune.", volume_prune_options, 0, 0, false, Offer::Nothing, volume_prune},
     {"completion", "bash|zsh|fish", "Print a script that teaches a shell these commands.", {}, 1, 1, false, Offer::Words, completion},
 };
 // clang-format on

@@ -28,6 +28,12 @@ os::Result<int> exec(Session& session, const Arguments& arguments);
 os::Result<int> top(Session& session, const Arguments& arguments);
 // ps_command.cpp
 os::Result<int> ps(Session& session, const Arguments& arguments);
+// What a container has written, and what is in its image: bytes.
+struct Sizes {
+    std::uint64_t own = 0;
+    std::uint64_t image = 0;
+};
+Sizes sizes_of(const Session& session, const Container& container);
 // inspect_command.cpp
 os::Result<int> inspect(Session& session, const Arguments& arguments);
 // logs_command.cpp
@@ -38,6 +44,10 @@ os::Result<int> stats(Session& session, const Arguments& arguments);
 // With `force` whatever it does: killed first, if it runs.
 os::Result<void> remove_container(Session& session, const Container& container, bool force);
 // manage_commands.cpp
+// Asks, as Docker does; without an answer, it is no.
+bool may_go_on(const Arguments& arguments, std::string_view what);
+// Bytes on disk; a file with several names counts once, at the last of them.
+std::uint64_t disk_bytes(const std::string& path);
 os::Result<int> rename(Session& session, const Arguments& arguments);
 os::Result<int> port(Session& session, const Arguments& arguments);
 os::Result<int> export_container(Session& session, const Arguments& arguments);
@@ -45,12 +55,24 @@ os::Result<int> prune(Session& session, const Arguments& arguments);
 os::Result<int> system_prune(Session& session, const Arguments& arguments);
 os::Result<int> disk_usage(Session& session, const Arguments& arguments);
 os::Result<int> info(Session& session, const Arguments& arguments);
+os::Result<int> version(Session& session, const Arguments& arguments);
 // update_command.cpp
 os::Result<int> update(Session& session, const Arguments& arguments);
 // diff_command.cpp
 os::Result<int> diff(Session& session, const Arguments& arguments);
+// commit_command.cpp
+os::Result<int> commit(Session& session, const Arguments& arguments);
 // volume_commands.cpp
 os::Result<int> volume(Session& session, const Arguments& arguments);
+os::Result<int> volume_list(Session& session, const Arguments& arguments);
+os::Result<int> volume_create(Session& session, const Arguments& arguments);
+os::Result<int> volume_inspect(Session& session, const Arguments& arguments);
+os::Result<int> volume_remove(Session& session, const Arguments& arguments);
+os::Result<int> volume_prune(Session& session, const Arguments& arguments);
+// Removes those that no container uses, `all` or those without a chosen name, and says which; the
+// bytes that are free now.
+os::Result<std::uint64_t> prune_volumes(const Session& session, bool all);
+os::Result<pod::Json> describe_volume(const Session& session, const std::string& name);
 bool mounts_volume(const Container& container, const std::string& volume);
 os::Result<void> remove_volume(const Session& session, const std::string& name);
 // metrics_command.cpp
@@ -73,6 +95,12 @@ os::Result<int> cp(Session& session, const Arguments& arguments);
 os::Result<int> completion(Session& session, const Arguments& arguments);
 
 // The root directory of a container, as the host sees it, running or not: without volumes.
-os::Result<os::UniqueFd> open_root(Registry& registry, const Container& container);
+struct OpenRoot {
+    os::UniqueFd directory;
+    // Of one that has ended, whose overlay is mounted here: nobody starts it, and with that mounts
+    // the same layer a second time, before this goes.
+    std::optional<pod::Lock> held;
+};
+os::Result<OpenRoot> open_root(Registry& registry, const Container& container);
 
 } // namespace joey::containers

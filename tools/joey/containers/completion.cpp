@@ -17,16 +17,18 @@ struct Other {
 };
 constexpr std::array others = {
     Other{"do", "", "Run a program of this machine in a VM."},
-    Other{"image", "import ls rm inspect tag prune export help", "Images on this machine."},
+    Other{"image", "import load ls rm inspect history tag prune export save help",
+          "Images on this machine."},
     Other{"images", "", "List images."},
     Other{"load", "", "The same as image load."},
+    Other{"import", "", "The same as image import."},
     Other{"save", "", "The same as image save."},
     Other{"tag", "", "The same as image tag."},
     Other{"rmi", "", "The same as image rm."},
     Other{"history", "", "The same as image history."},
     Other{"container",
           "ls create start stop restart kill rm pause unpause wait exec attach logs stats top "
-          "inspect cp diff export port rename prune run",
+          "inspect cp commit diff export port rename prune run",
           "Docker's longer names."},
     Other{"system", "df info prune events", "Docker's longer names."},
     Other{"help", "", "Print what there is."},

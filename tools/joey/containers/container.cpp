@@ -54,13 +54,22 @@ Json to_json(const HealthCheck& check) {
                 {"interval", check.interval_ns},
                 {"timeout", check.timeout_ns},
                 {"startPeriod", check.start_period_ns},
+                {"startInterval", check.start_interval_ns},
                 {"retries", check.retries}};
 }
 
 HealthCheck health_of(const Json& value) {
-    return {pod::strings_of(value, "command"), pod::int_of(value, "interval"),
-            pod::int_of(value, "timeout"), pod::int_of(value, "startPeriod"),
-            pod::int_of(value, "retries")};
+    HealthCheck out{pod::strings_of(value, "command"),
+                    pod::int_of(value, "interval"),
+                    pod::int_of(value, "timeout"),
+                    pod::int_of(value, "startPeriod"),
+                    0,
+                    pod::int_of(value, "retries")};
+    // A record of an earlier joey does not say it, and then it is as the others are.
+    out.start_interval_ns = pod::int_of(value, "startInterval");
+    if (out.start_interval_ns == 0)
+        out.start_interval_ns = out.interval_ns;
+    return out;
 }
 
 } // namespace
@@ -147,6 +156,7 @@ os::Result<Container> Container::parse(std::string_view text, const std::string&
     out.exposed = pod::strings_of(value, "exposed");
     out.mounts = array_of(value, "mounts");
     out.limits = object_of(value, "limits");
+    out.config = object_of(value, "config");
     out.command = pod::strings_of(value, "command");
     return out;
 }
@@ -187,6 +197,7 @@ std::string Container::to_text() const {
                              {"exposed", exposed},
                              {"mounts", mounts},
                              {"limits", limits},
+                             {"config", config},
                              {"command", command}});
 }
 

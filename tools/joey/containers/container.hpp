@@ -31,6 +31,7 @@ struct HealthCheck {
     std::int64_t interval_ns = 30'000'000'000;
     std::int64_t timeout_ns = 30'000'000'000;
     std::int64_t start_period_ns = 0;
+    std::int64_t start_interval_ns = 5'000'000'000;
     std::int64_t retries = 3;
 };
 
@@ -75,6 +76,7 @@ struct Container {
     std::vector<std::string> exposed;       // "80/tcp"
     pod::Json mounts = pod::Json::array();  // as inspect shows them
     pod::Json limits = pod::Json::object(); // as inspect shows them, HostConfig
+    pod::Json config = pod::Json::object(); // as inspect shows it, Config; what commit gives on
     std::vector<std::string> command;       // what runs in it
 
     static os::Result<Container> parse(std::string_view text, const std::string& what);

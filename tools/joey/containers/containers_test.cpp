@@ -8,26 +8,34 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 
 #include <catch2/catch.hpp>
 
 #include "agent/os/files.hpp"
 #include "tests/unit/comes.hpp"
+#include "tools/image/importer.hpp"
+#include "tools/image/tar.hpp"
 #include "tools/image/testing/archive_maker.hpp"
 #include "tools/joey/containers/audience.hpp"
+#include "tools/joey/containers/changes.hpp"
 #include "tools/joey/containers/commands.hpp"
 #include "tools/joey/containers/copy.hpp"
 #include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
+#include "tools/joey/containers/people.hpp"
 #include "tools/joey/containers/pod_network.hpp"
 #include "tools/joey/containers/run_request.hpp"
 #include "tools/joey/containers/security.hpp"
 #include "tools/joey/containers/table.hpp"
+#include "tools/joey/containers/variables.hpp"
 #include "tools/joey/containers/watcher.hpp"
 #include "tools/joey/control_characters.hpp"
 #include "tools/joey/host.hpp"
 #include "tools/joey/image_options.hpp"
 #include "tools/joey/image_report.hpp"
+#include "tools/joey/options.hpp"
+#include "tools/joey/sizes.hpp"
 
 using namespace joey::containers;
 using image::testing::ScratchFolder;
@@ -36,6 +44,14 @@ namespace {
 
 os::Result<Arguments> parse(const char* command, const std::vector<std::string>& words) {
     return Arguments::parse(*find_command(command), words);
+}
+
+// As main() has them. They are the words' own memory.
+std::vector<char*> as_arguments(std::vector<std::string>& words) {
+    std::vector<char*> out;
+    for (std::string& word : words)
+        out.push_back(word.data());
+    return out;
 }
 
 bool has(const std::vector<std::string>& list, const std::string& wanted) {
@@ -103,6 +119,48 @@ TEST_CASE("options are taken as Docker's users type them, and the command's own 
     CHECK(parse("attach", {"--sig-proxy=false", "x"})->value("sig-proxy") == "false");
 }
 
+TEST_CASE("options have Docker's other names and letters, and mean the same") {
+    CHECK(parse("stop", {"--time", "3", "x"})->value("timeout") == "3");
+    CHECK(parse("restart", {"--timeout=4", "x"})->value("timeout") == "4");
+    CHECK(parse("stop", {"-t5", "x"})->value("timeout") == "5");
+    CHECK(parse("run", {"--dns-opt", "a", "--dns-option", "b", "x"})->values("dns-option") ==
+          std::vector<std::string>{"a", "b"});
+    CHECK(parse("run", {"-c", "512", "x"})->value("cpu-shares") == "512");
+    CHECK_FALSE(parse("run", {"--=x", "x"}).has_value());
+}
+
+TEST_CASE("files of variables and labels are read as Docker reads them") {
+    ::setenv("JOEY_TEST_SET", "here", 1);
+    ::unsetenv("JOEY_TEST_UNSET");
+    const char* text = "\xef\xbb\xbf"
+                       "A=1\r\n  B= 2 \n\n  # no\nJOEY_TEST_SET\nJOEY_TEST_UNSET\nC=";
+    CHECK(*key_values(text, "file", true) ==
+          std::vector<std::string>{"A=1", "B= 2 ", "JOEY_TEST_SET=here", "C="});
+    CHECK(*key_values(text, "file", false) == std::vector<std::string>{"A=1", "B= 2 ", "C="});
+    CHECK(key_values("=x", "file", true).error().message == "file: no variable name on line '=x'");
+    CHECK(key_values("A=1\nB c=2", "file", true).error().message ==
+          "file: variable 'B c' contains whitespaces");
+    CHECK_FALSE(key_values(std::string_view("A=1\0B=2", 7), "file", true).has_value());
+    // Of the command line, one that is not set stays, and takes the image's away.
+    const ScratchFolder folder;
+    folder.write("env", "X=file\n");
+    const auto given = read_variables(*parse(
+        "exec", {"--env-file", folder / "env", "-e", "JOEY_TEST_UNSET", "-eX=Y", "one", "true"}));
+    CHECK(*given == std::vector<std::string>{"X=file", "JOEY_TEST_UNSET", "X=Y"});
+    CHECK_FALSE(read_variables(*parse("run", {"-e", "=x", "i"})).has_value());
+    CHECK_FALSE(read_labels(*parse("run", {"-l", "=x", "i"})).has_value());
+    CHECK(read_labels(*parse("run", {"-l", "x", "-l", "y=z=", "i"}))->at("y") == "z=");
+}
+
+TEST_CASE("--add-host is a line of /etc/hosts, and never more than one") {
+    CHECK(*line_for_hosts("db:10.0.0.1") == "10.0.0.1\tdb");
+    CHECK(*line_for_hosts("db=::1") == "::1\tdb");
+    CHECK(*line_for_hosts("db:[fe80::2]") == "fe80::2\tdb");
+    for (const char* wrong : {"db", "db:", ":10.0.0.1", "db:10.0.0", "a\nb:10.0.0.1", "a b:::1",
+                              "db:10.0.0.1\n10.0.0.2 evil", "db:[::1", "#:10.0.0.1"})
+        CHECK_FALSE(line_for_hosts(wrong).has_value());
+}
+
 TEST_CASE("wrong options are refused with the way to help") {
     for (const std::vector<std::string>& words : {std::vector<std::string>{"--nonsense", "x"},
                                                   {"-Z", "x"},
@@ -114,6 +172,35 @@ TEST_CASE("wrong options are refused with the way to help") {
         REQUIRE_FALSE(wrong.has_value());
         CHECK(wrong.error().message.find("joey logs --help") != std::string::npos);
     }
+}
+
+TEST_CASE("whose command it is: with options that an OCI runtime has not, it is for people") {
+    const ScratchFolder folder;
+    const auto is_ours = [](std::vector<std::string> words) {
+        return is_command(as_arguments(words));
+    };
+    const std::string root = folder / "root";
+    const std::string data = folder / "data";
+    CHECK_FALSE(is_ours({"--root", root, "exec", "nobody", "true"}));
+    CHECK(is_ours({"--root", root, "--data-root", data, "exec", "nobody", "true"}));
+    CHECK(is_ours({"--store", data, "kill", "nobody"}));
+    CHECK(is_ours({"--data-root=" + data, "update", "--memory", "much", "nobody"}));
+    CHECK(is_ours({"container", "ls"}));
+    CHECK(is_ours({"help", "exec"}));
+    CHECK_FALSE(is_ours({"help"}));
+    CHECK_FALSE(is_ours({"help", "image"}));
+}
+
+TEST_CASE("what is no command says what may stand there") {
+    const auto line_of = [](std::vector<std::string> words) {
+        const auto parsed = joey::parse_command_line(as_arguments(words));
+        return parsed ? std::string() : parsed.error().line;
+    };
+    CHECK(line_of({"--store", "/x", "image", "ls"}).find("unknown option '--store', or one that") ==
+          0);
+    CHECK(line_of({"container"}).find("joey container ls") != std::string::npos);
+    CHECK(line_of({"system", "--help"}).find("joey system df") != std::string::npos);
+    CHECK(line_of({"fly"}).find("unknown command 'fly'") == 0);
 }
 
 TEST_CASE("every command's help names each of its options, and no option is there twice") {
@@ -156,6 +243,7 @@ TEST_CASE("a container's records come back as they were written") {
     one.labels = {{"a", "b\n\x01"}};
     one.restart = *RestartPolicy::parse("on-failure:3");
     one.health.command = {"/bin/sh", "-c", "true"};
+    one.health.start_interval_ns = 2'000'000'000;
     one.log.files = 7;
     one.published = {"0.0.0.0:80->80/tcp"};
     const auto again = Container::parse(one.to_text(), "test");
@@ -381,6 +469,381 @@ TEST_CASE("a container whose image says too much of it is not made: no command w
     CHECK(registry.has("one"));
 }
 
+TEST_CASE("--cidfile is there if the container is, and never another's") {
+    const ScratchFolder folder;
+    REQUIRE(::mkdir((folder / "root").c_str(), 0755) == 0);
+    const auto make = [&](const std::string& file) {
+        Background create([&] {
+            return command(folder, "create",
+                           {"--name", "one", "--cidfile", folder / file, "--rootfs",
+                            folder / "root", "/bin/true"});
+        });
+        return create.status();
+    };
+    CHECK(make("first") == 0);
+    CHECK(folder.read("first") == registry_in(folder).find("one")->id);
+    CHECK(make("second") == 1); // the name is taken
+    CHECK_FALSE(pod::exists(folder / "second"));
+    REQUIRE(registry_in(folder).drop(*registry_in(folder).find("one")).has_value());
+    const std::string before = folder.read("first");
+    CHECK(make("first") == 1); // the file is
+    CHECK(folder.read("first") == before);
+    CHECK_FALSE(registry_in(folder).has("one"));
+}
+
+TEST_CASE("inspect shows in Docker's words what was asked for, of volumes and images too") {
+    const ScratchFolder folder;
+    for (const char* name : {"root", "volumes", "volumes/vol"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    Background create([&] {
+        return command(folder, "create",
+                       {"--name",
+                        "one",
+                        "-e",
+                        "A=b",
+                        "--entrypoint",
+                        "/bin/sh",
+                        "-v",
+                        "vol:/v:ro",
+                        "--tmpfs",
+                        "/t:size=1m",
+                        "--expose",
+                        "80",
+                        "--cap-drop",
+                        "CHOWN",
+                        "--memory",
+                        "64m",
+                        "-c",
+                        "512",
+                        "--ulimit",
+                        "nofile=5:-1",
+                        "--restart",
+                        "on-failure:3",
+                        "--stop-signal",
+                        "SIGUSR1",
+                        "--health-cmd",
+                        "true",
+                        "-u",
+                        "7:8",
+                        "--privileged",
+                        "--rootfs",
+                        folder / "root",
+                        "--",
+                        "-c",
+                        "true"});
+    });
+    REQUIRE(create.status() == 0);
+    const auto shown = [&](const std::string& format) {
+        Background asked([&] { return command(folder, "inspect", {"-f", format, "one"}); });
+        return asked.status() == 0 ? asked.said() : "failed";
+    };
+    CHECK(shown("{{.Config.Entrypoint}} {{.Config.Cmd}} {{.Config.User}}") ==
+          "[/bin/sh] [-c true] 7:8\n");
+    CHECK(shown("{{.Path}} {{.Args}}") == "/bin/sh [-c true]\n");
+    CHECK(shown("{{json .Config.ExposedPorts}} {{.Config.StopSignal}}") ==
+          "{\"80/tcp\":{}} SIGUSR1\n");
+    CHECK(shown("{{json .Config.Healthcheck.Test}}") == "[\"CMD-SHELL\",\"true\"]\n");
+    CHECK(shown("{{.HostConfig.Binds}} {{.HostConfig.Tmpfs}}") == "[vol:/v:ro] map[/t:size=1m]\n");
+    CHECK(shown("{{.HostConfig.Memory}} {{.HostConfig.CpuShares}} {{.HostConfig.Privileged}}") ==
+          "67108864 512 true\n");
+    CHECK(shown("{{json .HostConfig.Ulimits}}") ==
+          "[{\"Hard\":-1,\"Name\":\"nofile\",\"Soft\":5}]\n");
+    CHECK(shown("{{.HostConfig.RestartPolicy.Name}}") == "on-failure\n");
+    CHECK(shown("{{json .HostConfig.PortBindings}} {{json .HostConfig.CapAdd}}") == "{} null\n");
+    CHECK(shown("{{.NetworkSettings.IPAddress}}"
+                "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}") == "\n");
+    const auto of = [&](const std::vector<std::string>& words) {
+        Background asked([&] { return command(folder, "inspect", words); });
+        return asked.status() == 0 ? asked.said() : "failed";
+    };
+    CHECK(of({"-f", "{{.Mountpoint}}", "vol"}) == folder / "volumes/vol" + "\n");
+    CHECK(of({"-s", "-f", "{{.SizeRw}}", "one"}) == "0\n");
+    CHECK(of({"--type", "image", "one"}) == "failed");
+    CHECK(of({"--type", "volume", "one"}) == "failed");
+    CHECK(of({"--type", "odd", "one"}) == "failed");
+    CHECK(of({"nobody"}) == "failed");
+}
+
+TEST_CASE("commit makes an image of what a container has changed, with what it was made with") {
+    const ScratchFolder folder;
+    image::testing::ArchiveMaker root;
+    root.directory("etc").file("etc/gone", "1").file("etc/stays", "2").file("old/file", "3");
+    folder.write("root.tar", root.finish());
+    const auto store = image::Store::open(folder / "store");
+    REQUIRE(store.has_value());
+    image::ImportOptions options;
+    options.input = folder / "root.tar";
+    options.names = {"base:1"};
+    REQUIRE(image::import(*store, options).has_value());
+    const auto base = store->find("base:1");
+    REQUIRE(base.has_value());
+    // As an overlay leaves it.
+    for (const char* name : {"layer", "layer/upper", "layer/upper/etc", "layer/upper/new"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    REQUIRE(::mknod((folder / "layer/upper/etc/gone").c_str(), S_IFCHR, 0) == 0);
+    folder.write("layer/upper/new/file", "new");
+    folder.write("layer/upper/etc/hosts", "of joey");
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.image_id = base->id.text();
+    one.store = folder / "store";
+    one.lower = store->use(*base)->path;
+    one.layer = folder / "layer";
+    one.labels = {{"a", "b"}};
+    one.command = {"/bin/sh", "-c", "work"};
+    one.config = {{"Cmd", {"-c", "work"}},
+                  {"Entrypoint", {"/bin/sh"}},
+                  {"Env", {"X=1"}},
+                  {"WorkingDir", "/w"},
+                  {"AttachStdin", true}};
+    REQUIRE(registry.add(one).has_value());
+    const auto commit = [&](const std::vector<std::string>& words) {
+        Background asked([&] { return command(folder, "commit", words); });
+        return asked.status() == 0 ? asked.said() : "failed";
+    };
+    const std::string said = commit({"-m", "message", "-a", "me", "-c", "ENV Y=2 X=3", "--change",
+                                     R"(CMD ["run"])", "one", "made:2"});
+    const auto made = store->find("made:2");
+    REQUIRE(made.has_value());
+    CHECK(said == made->id.text() + "\n");
+    CHECK(made->manifest.layers.size() == 2);
+    CHECK(made->config.command == std::vector<std::string>{"run"});
+    CHECK(made->config.entrypoint == std::vector<std::string>{"/bin/sh"});
+    CHECK(made->config.env == std::vector<std::string>{"X=3", "Y=2"});
+    CHECK(made->config.working_directory == "/w");
+    CHECK(made->config.labels.at("a") == "b");
+    CHECK(made->config.author == "me");
+    const auto tree = store->use(*made);
+    REQUIRE(tree.has_value());
+    CHECK(pod::exists(tree->path + "/new/file"));
+    CHECK(pod::exists(tree->path + "/etc/stays"));
+    CHECK(pod::exists(tree->path + "/old/file"));
+    CHECK_FALSE(pod::exists(tree->path + "/etc/gone"));
+    CHECK_FALSE(pod::exists(tree->path + "/etc/hosts"));
+    // A second of the same container, without a name; and what is refused before anything is done.
+    CHECK(commit({"one"}).starts_with("sha256:"));
+    CHECK(commit({"-c", "RUN x", "one"}) == "failed");
+    CHECK(commit({"one", "NOT/A/name:"}) == "failed");
+    CHECK(commit({"nobody"}) == "failed");
+    CHECK(store->list()->images.size() == 3);
+}
+
+namespace {
+
+// A container whose overlay is made of two directories of the folder, "lower" and "layer/upper".
+Container overlaid(const ScratchFolder& folder) {
+    for (const char* name : {"lower", "layer", "layer/upper"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    Container out = a_container("one");
+    out.image_id = "sha256:" + std::string(64, 'a');
+    out.lower = folder / "lower";
+    out.layer = folder / "layer";
+    return out;
+}
+
+std::vector<std::string> changes_in(const Container& container) {
+    const auto changes = changes_of(container);
+    REQUIRE(changes.has_value());
+    std::vector<std::string> out;
+    for (const Change& one : changes->all)
+        out.push_back(std::string(1, one.kind) + " " + one.path);
+    return out;
+}
+
+} // namespace
+
+TEST_CASE("what was removed with its directory is gone, also below the one made in its place") {
+    const ScratchFolder folder;
+    const Container one = overlaid(folder);
+    for (const char* name : {"lower/old", "lower/old/sub", "lower/kept", "layer/upper/old",
+                             "layer/upper/old/sub", "layer/upper/kept"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("lower/old/secret", "1");
+    folder.write("lower/old/sub/secret", "2");
+    folder.write("lower/kept/file", "3");
+    folder.write("layer/upper/old/sub/new", "4");
+    // Only who may mount an overlay may set it; overlayfs sets it for the outermost one alone.
+    if (::setxattr((folder / "layer/upper/old").c_str(), "trusted.overlay.opaque", "y", 1, 0) != 0)
+        return;
+    CHECK(changes_in(one) == std::vector<std::string>{"C /kept", "C /old", "D /old/secret",
+                                                      "C /old/sub", "A /old/sub/new",
+                                                      "D /old/sub/secret"});
+}
+
+TEST_CASE("a directory in the place of a link is not compared with where the link led") {
+    const ScratchFolder folder;
+    const Container one = overlaid(folder);
+    for (const char* name :
+         {"lower/usr", "lower/usr/lib", "layer/upper/way", "layer/upper/way/lib"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    REQUIRE(::symlink("usr", (folder / "lower/way").c_str()) == 0);
+    folder.write("lower/usr/lib/file", "1");
+    folder.write("layer/upper/way/lib/file", "2");
+    CHECK(changes_in(one) == std::vector<std::string>{"C /way", "A /way/lib", "A /way/lib/file"});
+}
+
+TEST_CASE("a layer has the data of a file of which only the mode was changed") {
+    const ScratchFolder folder;
+    const Container one = overlaid(folder);
+    folder.write("lower/file", "data of the image");
+    folder.write("layer/upper/file", std::string(17, '\0'));
+    // Only who may mount an overlay may set it.
+    const std::string file = folder / "layer/upper/file";
+    if (::setxattr(file.c_str(), "trusted.overlay.metacopy", "", 0, 0) != 0)
+        return;
+    const auto changes = changes_of(one);
+    REQUIRE(changes.has_value());
+    const auto layer = [&] {
+        const os::UniqueFd to(
+            ::open((folder / "layer.tar").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600));
+        return write_layer(*changes, to.get()).has_value();
+    };
+    CHECK(layer());
+    CHECK(folder.read("layer.tar").find("data of the image") != std::string::npos);
+    // Renamed, it is another file's data.
+    REQUIRE(::setxattr(file.c_str(), "trusted.overlay.redirect", "/other", 6, 0) == 0);
+    CHECK_FALSE(layer());
+}
+
+TEST_CASE("a file that has two names is in a layer once, and has two names there") {
+    const ScratchFolder folder;
+    const Container one = overlaid(folder);
+    const std::string data(200'000, 'x');
+    folder.write("layer/upper/first", data);
+    REQUIRE(::link((folder / "layer/upper/first").c_str(),
+                   (folder / "layer/upper/second").c_str()) == 0);
+    const auto changes = changes_of(one);
+    REQUIRE(changes.has_value());
+    {
+        const os::UniqueFd to(::open((folder / "layer.tar").c_str(), O_WRONLY | O_CREAT, 0600));
+        REQUIRE(write_layer(*changes, to.get()).has_value());
+    }
+    CHECK(folder.read("layer.tar").size() < 2 * data.size());
+    const os::UniqueFd from(::open((folder / "layer.tar").c_str(), O_RDONLY));
+    image::FileSource source(os::UniqueFd(::dup(from.get())), "layer");
+    const image::Limits limits;
+    const auto tar = image::TarReader::open(source, "layer", limits);
+    REQUIRE(tar.has_value());
+    std::vector<std::string> links;
+    while (const auto entry = *(*tar)->next()) {
+        if (entry->kind == image::TarEntry::Kind::HardLink)
+            links.push_back(entry->path.text() + " is " + entry->link_target.text());
+    }
+    CHECK(links == std::vector<std::string>{"second is first"});
+}
+
+TEST_CASE("instructions of a Dockerfile change the configuration of an image") {
+    const auto changed = [](std::vector<std::string> lines,
+                            pod::Json config = pod::Json::object()) {
+        const auto done = apply_instructions(lines, config);
+        return done ? config.dump() : "failed: " + done.error().message;
+    };
+    CHECK(changed({"cmd echo a"}) == R"({"Cmd":["/bin/sh","-c","echo a"]})");
+    CHECK(changed({R"(ENTRYPOINT ["/x", "y z"])"}) == R"({"Entrypoint":["/x","y z"]})");
+    CHECK(changed({R"(ENV A="b c" D=e\ f)", "ENV G h i"}, {{"Env", {"A=0"}}}) ==
+          R"({"Env":["A=b c","D=e f","G=h i"]})");
+    const pod::Json before = {{"Cmd", {"old", "arguments"}}, {"Env", {"PATH=/bin:/usr/bin"}}};
+    CHECK(changed({R"(ENTRYPOINT ["/x"])"}, before) ==
+          R"({"Entrypoint":["/x"],"Env":["PATH=/bin:/usr/bin"]})");
+    CHECK(changed({"CMD [\"a\"]", "ENTRYPOINT [\"/x\"]"}, before) ==
+          R"({"Cmd":["a"],"Entrypoint":["/x"],"Env":["PATH=/bin:/usr/bin"]})");
+    CHECK(changed({"ENV PATH=/opt:$PATH A=${PATH:-b}\\$X B='$PATH' C=${NO:-c} D=${PATH:+e}${NO}"},
+                  {{"Env", {"PATH=/bin"}}}) ==
+          R"({"Env":["PATH=/opt:/bin","A=/bin$X","B=$PATH","C=c","D=e"]})");
+    CHECK(
+        changed({"ENV G $PATH h", "WORKDIR ${G}x", "USER \"$NO\"", "CMD $PATH $ ${"},
+                {{"Env", {"PATH=/bin"}}}) ==
+        R"({"Cmd":["/bin/sh","-c","$PATH $ ${"],"Env":["PATH=/bin","G=/bin h"],"User":"","WorkingDir":"/bin hx"})");
+    CHECK(changed({"LABEL a=b 'c d'=e"}) == R"({"Labels":{"a":"b","c d":"e"}})");
+    CHECK(changed({"EXPOSE 80 53/udp"}) == R"({"ExposedPorts":{"53/udp":{},"80/tcp":{}}})");
+    CHECK(changed({R"(VOLUME ["/a"])", "VOLUME /b /c"}, {{"Volumes", nullptr}}) ==
+          R"({"Volumes":{"/a":{},"/b":{},"/c":{}}})");
+    CHECK(changed({"USER web", "WORKDIR /a", "WORKDIR b", "STOPSIGNAL SIGINT"}) ==
+          R"({"StopSignal":"SIGINT","User":"web","WorkingDir":"/a/b"})");
+    for (const char* wrong :
+         {"", "CMD", "RUN x", "ENV A", "ENV =b", "LABEL a=b c", "STOPSIGNAL odd"})
+        CHECK(changed({wrong}).starts_with("failed: --change "));
+}
+
+TEST_CASE("volumes: labels, filters, templates; prune takes what nobody has named, unless told") {
+    const ScratchFolder folder;
+    const auto said = [&](const char* name, const std::vector<std::string>& words) {
+        Background asked([&] { return command(folder, name, words); });
+        return asked.status() == 0 ? asked.said() : "failed";
+    };
+    CHECK(said("volume-create", {"--label", "a=b", "--label", "c", "one"}) == "one\n");
+    CHECK(said("volume-create", {"-d", "local", "--name", "two"}) == "two\n");
+    CHECK(said("volume-create", {"--label", "a=other", "one"}) == "one\n"); // stays as it is
+    const std::string nameless = said("volume-create", {});
+    CHECK(nameless.size() == 65);
+    for (const std::vector<std::string>& wrong : {std::vector<std::string>{"--name", "x1", "y1"},
+                                                  {"-d", "nfs", "x1"},
+                                                  {"../x"},
+                                                  {"-o", "a=b", "x1"}})
+        CHECK(said("volume-create", wrong) == "failed");
+    CHECK(said("volume-ls", {"-q", "-f", "label=a=b"}) == "one\n");
+    CHECK(said("volume-ls", {"-q", "-f", "label=c"}) == "one\n");
+    CHECK(said("volume-ls", {"-q", "-f", "name=w"}) == "two\n");
+    CHECK(said("volume-ls", {"-f", "name=one", "--format", "{{.Labels}}|{{.Label \"a\"}}"}) ==
+          "a=b,c=|b\n");
+    CHECK(said("volume-ls", {"--filter", "odd=x"}) == "failed");
+    CHECK(said("volume-ls", {"--filter", "dangling=maybe"}) == "failed");
+    CHECK(said("volume-inspect", {"-f", "{{.Labels.a}} {{.Mountpoint}}", "one"}) ==
+          "b " + folder / "volumes/one" + "\n");
+    CHECK(said("volume-inspect", {"nobody"}) == "failed");
+    Registry registry = registry_in(folder);
+    Container user = a_container("user");
+    user.mounts.push_back(pod::Json{{"Type", "volume"}, {"Name", "two"}});
+    REQUIRE(registry.add(user).has_value());
+    CHECK(said("volume-ls", {"-q", "-f", "dangling=false"}) == "two\n");
+    CHECK(said("volume-rm", {"two"}) == "failed");
+    CHECK(said("volume-prune", {"-f"}).starts_with("Deleted Volumes:\n" + nameless));
+    CHECK(said("volume-ls", {"-q"}) == "one\ntwo\n");
+    CHECK(said("volume-prune", {"-af"}).starts_with("Deleted Volumes:\none\n"));
+    CHECK(said("volume-ls", {"-q"}) == "two\n");
+    // Of what was removed, nothing is known any more.
+    CHECK(said("volume-create", {"one"}) == "one\n");
+    CHECK(said("volume-ls", {"-q", "-f", "label=a"}).empty());
+    CHECK(said("volume-rm", {"-f", "nobody", "one"}) == "nobody\none\n");
+}
+
+TEST_CASE("inspect shows the address that its last start has given a container") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.hostname = "box";
+    REQUIRE(registry.add(one).has_value());
+    const std::string directory = registry.directory(one);
+    std::ofstream(directory + "/config.json") << R"({"process": {}, "root": {}})";
+    std::ofstream(directory + "/hosts")
+        << "127.0.0.1\tlocalhost\n10.0.2.15\tbox\nfd6a::15\tbox\n10.1.1.1\tnot-box\n";
+    const auto address = [&] {
+        Background asked([&] {
+            return command(folder, "inspect",
+                           {"-f",
+                            "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.Gateway}}"
+                            "{{end}}",
+                            "one"});
+        });
+        CHECK(asked.status() == 0);
+        return asked.said();
+    };
+    CHECK(address() == " \n");
+    registry.store(one, watched_here(Phase::Running));
+    CHECK(address() == "10.0.2.15 10.0.2.2\n");
+}
+
+TEST_CASE("version and info take templates") {
+    const ScratchFolder folder;
+    const auto said = [&](const char* name, const char* format) {
+        Background asked([&] { return command(folder, name, {"--format", format}); });
+        CHECK(asked.status() == 0);
+        return asked.said();
+    };
+    CHECK(said("version", "{{.Client.Os}}/{{.Server.Arch}}") == "linux/amd64\n");
+    CHECK(said("info", "{{.OSType}} {{.Containers}}") == "linux 0\n");
+}
+
 TEST_CASE("what one command changes of a container another does not undo that began before") {
     const ScratchFolder folder;
     Registry registry = registry_in(folder);
@@ -452,6 +915,116 @@ TEST_CASE("cp comes to volumes as the container's programs do, through links") {
     CHECK(copy(folder / "mine", "one:/round/x") == 1);
 }
 
+TEST_CASE("cp of a directory has what is mounted in it, and -L leads into volumes") {
+    const ScratchFolder folder;
+    for (const char* name : {"root", "root/srv", "root/srv/data", "root/srv/mem", "volume",
+                             "volume/deep", "other", "to"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("root/srv/own", "own");
+    folder.write("root/srv/data/covered", "covered");
+    folder.write("root/srv/mem/under", "under");
+    folder.write("volume/file", "of the volume");
+    folder.write("other/inner", "inner");
+    folder.write("single", "a file");
+    REQUIRE(::symlink("srv/data/file", (folder / "root/link").c_str()) == 0);
+    REQUIRE(::symlink("/etc/passwd", (folder / "root/out").c_str()) == 0);
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.root = folder / "root";
+    const auto mount = [&](const char* type, const std::string& source, const char* target) {
+        one.mounts.push_back(pod::Json{{"Type", type},
+                                       {"Source", source.empty() ? source : folder / source},
+                                       {"Destination", target},
+                                       {"RW", true}});
+    };
+    mount("bind", "volume", "/srv/data");
+    mount("bind", "other", "/srv/data/deep");
+    mount("bind", "single", "/srv/single"); // its place was never made
+    mount("tmpfs", "", "/srv/mem");
+    REQUIRE(registry.add(one).has_value());
+    const auto copy = [&](const std::vector<std::string>& words) {
+        return Background([&] { return command(folder, "cp", words); }).status();
+    };
+    CHECK(copy({"one:/srv", folder / "to"}) == 0);
+    CHECK(folder.read("to/srv/own") == "own");
+    CHECK(folder.read("to/srv/data/file") == "of the volume");
+    CHECK(folder.read("to/srv/data/deep/inner") == "inner");
+    CHECK(folder.read("to/srv/single") == "a file");
+    CHECK(folder.read("to/srv/mem/under") == "under");
+    CHECK_FALSE(pod::exists(folder / "to/srv/data/covered"));
+    // Of the volume itself, what is in that.
+    CHECK(copy({"one:/srv/data/.", folder / "flat"}) == 0);
+    CHECK(folder.read("flat/deep/inner") == "inner");
+    CHECK(copy({"-L", "one:/link", folder / "to"}) == 0);
+    CHECK(folder.read("to/link") == "of the volume");
+    CHECK(copy({"-L", "one:/out", folder / "to"}) == 1); // in the container, there is none
+    CHECK(copy({"-q", "one:/link", folder / "as-link"}) == 0);
+    struct stat about {};
+    REQUIRE(::lstat((folder / "as-link").c_str(), &about) == 0);
+    CHECK(S_ISLNK(about.st_mode));
+    // An export has no volumes.
+    Background exported([&] {
+        return command(folder, "export", {"-o", folder / "out.tar", "one"});
+    });
+    CHECK(exported.status() == 0);
+    CHECK(folder.read("out.tar").find("covered") != std::string::npos);
+    CHECK(folder.read("out.tar").find("inner") == std::string::npos);
+}
+
+TEST_CASE("what is copied into a container goes to what is mounted there, as its programs see it") {
+    const ScratchFolder folder;
+    for (const char* name : {"root", "root/srv", "root/srv/data", "volume", "fixed", "from",
+                             "from/data", "from/data/deep", "bad", "bad/fixed"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("from/own", "own");
+    folder.write("from/data/file", "1");
+    folder.write("from/data/deep/file", "2");
+    folder.write("bad/fixed/file", "3");
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.root = folder / "root";
+    const auto mount = [&](const std::string& source, const char* target, bool writable) {
+        one.mounts.push_back(pod::Json{{"Type", "bind"},
+                                       {"Source", folder / source},
+                                       {"Destination", target},
+                                       {"RW", writable}});
+    };
+    mount("volume", "/srv/data", true);
+    mount("fixed", "/srv/fixed", false);
+    REQUIRE(registry.add(one).has_value());
+    const auto copy = [&](const std::vector<std::string>& words) {
+        return Background([&] { return command(folder, "cp", words); }).status();
+    };
+    CHECK(copy({folder / "from/.", "one:/srv"}) == 0);
+    CHECK(folder.read("root/srv/own") == "own");
+    CHECK(folder.read("volume/file") == "1");
+    CHECK(folder.read("volume/deep/file") == "2");
+    CHECK_FALSE(pod::exists(folder / "root/srv/data/file"));
+    CHECK(copy({folder / "bad/.", "one:/srv"}) == 1);
+    CHECK_FALSE(pod::exists(folder / "fixed/file"));
+    CHECK(copy({folder / "from/own", "one:/srv/fixed"}) == 1);
+    // The same from an archive, which has owners.
+    if (::geteuid() != 0)
+        return;
+    const auto archived = [&](image::testing::ArchiveMaker& maker) {
+        folder.write("in.tar", maker.finish());
+        return Background([&] {
+                   const os::UniqueFd from(::open((folder / "in.tar").c_str(), O_RDONLY));
+                   ::dup2(from.get(), STDIN_FILENO);
+                   return command(folder, "cp", {"-", "one:/"});
+               })
+            .status();
+    };
+    image::testing::ArchiveMaker good;
+    good.directory("srv").directory("srv/data").file("srv/data/more", "4");
+    CHECK(archived(good) == 0);
+    CHECK(folder.read("volume/more") == "4");
+    image::testing::ArchiveMaker bad;
+    bad.file("srv/fixed/more", "5");
+    CHECK(archived(bad) == 1);
+    CHECK_FALSE(pod::exists(folder / "fixed/more"));
+}
+
 TEST_CASE("start: of what runs it is no mistake; what is just being removed is not started") {
     const ScratchFolder folder;
     Registry registry = registry_in(folder);
@@ -492,6 +1065,67 @@ TEST_CASE("ps: names and IDs are looked for by regular expressions, as Docker's 
     CHECK(found("id=" + one.id) == "web\n");
     Background wrong([&] { return command(folder, "ps", {"-a", "--filter", "name=("}); });
     CHECK(wrong.status() == 1);
+}
+
+TEST_CASE("ps: filters, columns and sizes that Docker's users ask for") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    for (const char* name : {"upper", "upper/data"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("upper/data/file", std::string(100'000, 'x'));
+    Container one = a_container("one");
+    one.image = "box:1";
+    one.image_id = "sha256:" + std::string(64, 'a');
+    one.lower = folder / "lower";
+    one.layer = folder.path();
+    one.published = {"0.0.0.0:8080->80/tcp", "[::]:53->53/udp"};
+    one.exposed = {"443/tcp"};
+    one.mounts = {pod::Json{{"Type", "volume"}, {"Name", "a-rather-long-name"}, {"Source", "/x"}},
+                  pod::Json{{"Type", "bind"}, {"Name", ""}, {"Source", "/srv"}}};
+    Container two = a_container("two");
+    two.created = "2024-05-01T11:00:00Z";
+    two.network = "none";
+    REQUIRE(registry.add(one).has_value());
+    REQUIRE(registry.add(two).has_value());
+    const auto shown = [&](std::vector<std::string> words) {
+        words.insert(words.begin(), "-a");
+        Background listing([&] {
+            ::setenv("TZ", "UTC", 1);
+            return command(folder, "ps", words);
+        });
+        return listing.status() == 0 ? listing.said() : "failed";
+    };
+    const auto found = [&](const std::string& filter) {
+        return shown({"-f", filter, "--format", "{{.Names}}"});
+    };
+    CHECK(found("before=two") == "one\n");
+    CHECK(found("since=one") == "two\n");
+    CHECK(found("publish=8080") == "one\n");
+    CHECK(found("publish=8000-8100/tcp") == "one\n");
+    CHECK(found("publish=80").empty());
+    CHECK(found("publish=53").empty());
+    CHECK(found("publish=53/udp") == "one\n");
+    CHECK(found("expose=80") == "one\n");
+    CHECK(found("expose=443/tcp") == "one\n");
+    CHECK(found("network=none") == "two\n");
+    CHECK(found("network=bridge") == "one\n");
+    CHECK(found("ancestor=aaaaaaaaaaaa") == "one\n");
+    CHECK(found("ancestor=sha256:aaaa") == "one\n");
+    CHECK(found("ancestor=bbbb").empty());
+    CHECK(found("status=created") == "two\none\n");
+    // Also where there is nothing that they could be asked of.
+    for (const char* wrong :
+         {"status=odd", "bogus=1", "name", "publish=0", "publish=1-", "since=three"})
+        CHECK(found(wrong) == "failed");
+    CHECK(shown({"-f", "name=one", "--format", "{{.LocalVolumes}}|{{.Mounts}}|{{.CreatedAt}}"}) ==
+          "1|a-rather-long-\u2026,/srv|2024-05-01 10:00:00 +0000 UTC\n");
+    CHECK(shown({"-f", "name=one", "--no-trunc", "--format", "{{.Mounts}}"}) ==
+          "a-rather-long-name,/srv\n");
+    CHECK(shown({"-f", "name=two", "--format", "{{.Size}}"}) == "0 B\n");
+    const std::string size = shown({"-f", "name=one", "--format", "{{.Size}}"});
+    CHECK(size.find(" KiB (virtual ") != std::string::npos);
+    CHECK(shown({"-s"}).find(" SIZE\n") != std::string::npos);
+    CHECK(shown({}).find("SIZE") == std::string::npos);
 }
 
 TEST_CASE("wait: for the end, also if the monitor does not listen; of what is gone, no status") {
@@ -675,6 +1309,20 @@ TEST_CASE("detach keys are found however they come, and what only begins like th
     CHECK(keys.found());
 }
 
+TEST_CASE("sizes are taken as Docker and runc take them") {
+    using joey::parse_size;
+    for (const char* text : {"67108864", "67108864b", "64m", "64M", "64mb", "64MiB", "0.0625g"})
+        CHECK(parse_size(text) == 64U << 20);
+    CHECK(parse_size("1.5k") == 1536);
+    CHECK(parse_size(".5k") == 512);
+    CHECK(parse_size("0") == 0);
+    CHECK(parse_size("1p") == std::uint64_t{1} << 50);
+    CHECK(parse_size("18446744073709551615") == UINT64_MAX);
+    for (const char* wrong : {"", "m", ".", ".m", "1x", "1mi", "1bb", "1mbb", "1ib", "-1", "1 m",
+                              "18446744073709551616", "17179869184g", "1.m5"})
+        CHECK_FALSE(parse_size(wrong).has_value());
+}
+
 TEST_CASE("volumes, mounts and tmpfs") {
     const auto bind = parse_volume("/a:/b:ro");
     REQUIRE(bind.has_value());
@@ -738,6 +1386,52 @@ TEST_CASE("a volume that two containers make at once is one, and is both's") {
     CHECK(folder.read("volumes/shared/seed") == "seed");
 }
 
+TEST_CASE("filters, numbers and times that mean nothing are refused, whatever there is to list") {
+    const ScratchFolder folder;
+    const auto refusal = [&](const char* name, const std::vector<std::string>& words) {
+        Session session{registry_in(folder), folder / "store"};
+        const auto status = find_command(name)->run(session, *parse(name, words));
+        return status ? std::string() : status.error().message;
+    };
+    CHECK(refusal("ps", {"--last", "many"}).find("--last many: give") == 0);
+    const auto events = refusal("events", {"--filter", "name=web", "--until", "1s"});
+    CHECK(events.find("events: --filter name=web: give event") == 0);
+    CHECK(refusal("events", {"--since", "soon"}).find("--since soon: give a date") == 0);
+}
+
+TEST_CASE("a volume that was created first begins with what the image has, and with its mode") {
+    const ScratchFolder folder;
+    for (const char* name : {"base", "base/data", "data"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    REQUIRE(::chmod((folder / "base/data").c_str(), 01777) == 0);
+    folder.write("base/data/seed", "seed");
+    const auto mode = [&] {
+        struct stat about {};
+        return ::stat((folder / "volumes/early").c_str(), &about) == 0 ? about.st_mode & 07777 : 0;
+    };
+    Background create([&] { return command(folder, "volume-create", {"early"}); });
+    REQUIRE(create.status() == 0);
+    CHECK(mode() == 0755);
+    const auto place = [&] {
+        const Session session{registry_in(folder), {}};
+        RunRequest request;
+        request.base.directory = os::UniqueFd(::open((folder / "base").c_str(), O_RDONLY));
+        Volume volume;
+        volume.kind = Volume::Kind::Named;
+        volume.source = "early";
+        volume.target = "/data";
+        request.volumes.push_back(volume);
+        return place_volumes(session, request, folder / "data").has_value();
+    };
+    REQUIRE(place());
+    CHECK(folder.read("volumes/early/seed") == "seed");
+    CHECK(mode() == 01777);
+    // What somebody has written stays.
+    folder.write("volumes/early/seed", "mine");
+    REQUIRE(place());
+    CHECK(folder.read("volumes/early/seed") == "mine");
+}
+
 TEST_CASE("published ports, with addresses, ranges and protocols") {
     const auto one = parse_ports("127.0.0.1:8080:80/udp");
     REQUIRE((one.has_value() && one->size() == 1));
@@ -747,11 +1441,41 @@ TEST_CASE("published ports, with addresses, ranges and protocols") {
     CHECK(one->front().protocol == "udp");
     CHECK(parse_ports("80")->front().host == 0);
     CHECK(parse_ports("[::1]:1:2")->front().address == "[::1]");
+    CHECK(parse_exposed("53/udp")->front().protocol == "udp");
+    for (const char* wrong : {"x", "1:2", "0"}) {
+        const auto refused = parse_exposed(wrong);
+        REQUIRE_FALSE(refused.has_value());
+        CHECK(refused.error().message.find("--expose ") == 0);
+    }
     const auto range = parse_ports("8000-8002:9000-9002");
     REQUIRE((range.has_value() && range->size() == 3));
     CHECK(range->back().guest == 9002);
-    for (const char* wrong : {"", "x", "0", "1:2:3:4:", "80/icmp", "1-2:1", "70000", "5-3"})
+    for (const char* wrong : {"", "x", "0", "1:2:3:4:", "80/icmp", "1-2:1", "70000", "5-3",
+                              "80:80:80:80", "here:80:80", ":1:2"})
         CHECK_FALSE(parse_ports(wrong).has_value());
+}
+
+TEST_CASE("what could not run is refused before there is a container, by the option's own name") {
+    const ScratchFolder folder;
+    REQUIRE(::mkdir((folder / "root").c_str(), 0755) == 0);
+    const Session session{registry_in(folder), {}};
+    const auto refusal = [&](const char* option, const std::string& value) {
+        const auto given = parse("run", {option, value, "--rootfs", folder / "root", "true"});
+        REQUIRE(given.has_value());
+        const auto request = read_run_request(session, *given);
+        return request ? std::string() : request.error().message;
+    };
+    CHECK(refusal("--vm-cpus", "100").find("--vm-cpus 100: give a number") == 0);
+    CHECK(refusal("--vm-memory", "1").find("--vm-memory 1: give at least") == 0);
+    CHECK(refusal("--privilege", "ring9").find("--privilege ring9: give auto") == 0);
+    CHECK(refusal("--mac-address", "zz").find("--mac-address zz: give") == 0);
+    CHECK(refusal("--attach", "stdlog").find("--attach stdlog: give stdin") == 0);
+    CHECK(refusal("--detach-keys", "ctrl").find("--detach-keys: 'ctrl'") == 0);
+    CHECK(refusal("--oom-score-adj", "5000").find("--oom-score-adj 5000: give") == 0);
+    CHECK(refusal("--oom-score-adj", "much").find("--oom-score-adj much: give") == 0);
+    CHECK(refusal("--userns", "odd").find("private or host") != std::string::npos);
+    CHECK(refusal("--uts", "odd").find("host, which") == std::string::npos);
+    CHECK(refusal("--vm-cpus", "2").empty());
 }
 
 TEST_CASE("capabilities: the usual ones, added, dropped, all") {
@@ -794,24 +1518,27 @@ TEST_CASE("copies stay in their directory, whatever links lie there") {
     REQUIRE(::symlink((folder / "outside").c_str(), (folder / "inside/out").c_str()) == 0);
     REQUIRE(::symlink("../../../../../..", (folder / "inside/up").c_str()) == 0);
     const os::UniqueFd root(::open((folder / "inside").c_str(), O_RDONLY | O_DIRECTORY));
+    const Below nothing;
 
-    REQUIRE(copy_to_host(root.get(), "/d", false, folder / "copy", false).has_value());
+    REQUIRE(copy_to_host({root.get(), "/d", "d", nothing}, folder / "copy", false).has_value());
     CHECK(folder.read("copy/e/f") == "content");
-    REQUIRE(copy_from_host(folder / "mine", false, root.get(), "/d", true, false).has_value());
+    REQUIRE(copy_from_host(folder / "mine", false, {root.get(), "/d", nothing}, true, false)
+                .has_value());
     CHECK(folder.read("inside/d/mine") == "mine");
     // A link is a link, and resolved in the root.
     CHECK_FALSE(
-        copy_from_host(folder / "mine", false, root.get(), "/out/new", false, false).has_value());
-    REQUIRE(
-        copy_from_host(folder / "mine", false, root.get(), "/up/new", false, false).has_value());
+        copy_from_host(folder / "mine", false, {root.get(), "/out/new", nothing}, false, false)
+            .has_value());
+    REQUIRE(copy_from_host(folder / "mine", false, {root.get(), "/up/new", nothing}, false, false)
+                .has_value());
     CHECK(folder.read("inside/new") == "mine");
-    REQUIRE(copy_to_host(root.get(), "/out", false, folder / "link", false).has_value());
+    REQUIRE(copy_to_host({root.get(), "/out", "out", nothing}, folder / "link", false).has_value());
     struct stat about {};
     REQUIRE(::lstat((folder / "link").c_str(), &about) == 0);
     CHECK(S_ISLNK(about.st_mode));
     CHECK_FALSE(
-        copy_to_host(root.get(), "/out/secret", false, folder / "stolen", false).has_value());
-    CHECK_FALSE(copy_to_host(root.get(), "/out", true, folder / "stolen", false).has_value());
+        copy_to_host({root.get(), "/out/secret", "secret", nothing}, folder / "stolen", false)
+            .has_value());
     CHECK(folder.read("outside/secret") == "untouched");
 }
 
@@ -824,11 +1551,12 @@ TEST_CASE("cp replaces files of this machine, also behind a link, and neither de
     REQUIRE(::symlink("real/f", (folder / "link").c_str()) == 0);
     REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
     const os::UniqueFd root(::open((folder / "inside").c_str(), O_RDONLY | O_DIRECTORY));
-    CHECK_FALSE(copy_to_host(root.get(), "/f", false, folder / "pipe", false).has_value());
+    const Below nothing;
+    CHECK_FALSE(copy_to_host({root.get(), "/f", "f", nothing}, folder / "pipe", false).has_value());
     struct stat about {};
     REQUIRE(::lstat((folder / "pipe").c_str(), &about) == 0);
     CHECK(S_ISFIFO(about.st_mode));
-    REQUIRE(copy_to_host(root.get(), "/f", false, folder / "link", false).has_value());
+    REQUIRE(copy_to_host({root.get(), "/f", "f", nothing}, folder / "link", false).has_value());
     REQUIRE(::lstat((folder / "link").c_str(), &about) == 0);
     CHECK(S_ISLNK(about.st_mode));
     CHECK(folder.read("real/f") == "fresh");
@@ -841,7 +1569,8 @@ TEST_CASE("an archive with a hard link to its own root is refused") {
     for (const char* target : {".", "/", "a/.."}) {
         folder.write("bad.tar", image::testing::ArchiveMaker().hard_link("new", target).finish());
         const os::UniqueFd from(::open((folder / "bad.tar").c_str(), O_RDONLY));
-        const auto done = read_archive(from.get(), root.get(), "/");
+        const Below nothing;
+        const auto done = read_archive(from.get(), {root.get(), "/", nothing});
         REQUIRE_FALSE(done.has_value());
         CHECK(done.error().message.find("a hard link") != std::string::npos);
     }
@@ -1003,6 +1732,77 @@ TEST_CASE("which formats joey image ls takes") {
     CHECK(list_options("json")->json);
     CHECK(list_options("table")->format.empty());
     CHECK_FALSE(list_options("yaml"));
-    const std::vector<std::string> history = {"history", "--format", "{{.ID}}", "x"};
-    CHECK_FALSE(joey::parse_image_options(history));
+}
+
+namespace {
+
+joey::Outcome<joey::ImageOptions> image_options(const std::vector<std::string>& words) {
+    return joey::parse_image_options(words);
+}
+
+std::string history(const joey::HistoryStyle& style) {
+    image::Image image = image_of('a', {});
+    image.manifest.layers = {image.manifest_descriptor};
+    image.manifest.layers.front().size = 2048;
+    const std::string config =
+        R"({"history": [{"created": "2024-01-01T00:00:00Z", "created_by": "ADD x"},
+                        {"created": "2024-01-08T00:00:00Z", "comment": "last", "empty_layer": true,
+                         "created_by": "CMD [\"a line that is much longer than others are\"]"}]})";
+    constexpr std::int64_t three_weeks_later = 1704067200 + 21 * 86400;
+    const auto out = joey::describe_history(config, image, style, three_weeks_later);
+    return out ? *out : "failed: " + out.error().message;
+}
+
+} // namespace
+
+TEST_CASE("images are filtered as Docker's users filter them") {
+    const auto ids = [](std::vector<std::string> filters, const std::string& only = "") {
+        return listed({.format = "{{.Repository}}", .only = only, .filters = std::move(filters)});
+    };
+    CHECK(ids({"reference=deb*"}) == "debian\n");
+    CHECK(ids({"reference=*:z"}).empty());
+    CHECK(ids({"reference=reg.io/*/y:?"}) == "reg.io/x/y\n");
+    CHECK(ids({"reference=debian:12", "reference=reg.io/x/y"}) == "debian\nreg.io/x/y\n");
+    CHECK(ids({}, "deb*") == "debian\n");
+    CHECK(ids({"dangling=true"}) == "<none>\n");
+    CHECK(ids({"dangling=false"}) == "debian\nreg.io/x/y\n");
+    CHECK(ids({"label=x"}).empty());
+    CHECK(ids({"since=debian:12"}).empty());
+    CHECK(ids({"before=bbbb"}).empty());
+    for (const char* wrong : {"dangling", "dangling=odd", "odd=x", "before=nobody"})
+        CHECK(ids({wrong}).starts_with("failed: --filter "));
+}
+
+TEST_CASE("the history of an image: IDs, templates, and figures for programs") {
+    CHECK(history({.quiet = true}) == "aaaaaaaaaaaa\n<missing>\n");
+    CHECK(history({.quiet = true, .whole = true}) ==
+          "sha256:" + std::string(64, 'a') + "\n<missing>\n");
+    CHECK(history({.format = "{{.ID}} {{.CreatedSince}} {{.Size}}"}) ==
+          "aaaaaaaaaaaa 2 weeks ago 0 B\n<missing> 3 weeks ago 2 KiB\n");
+    CHECK(history({.human = false, .format = "{{.CreatedSince}} {{.Size}}"}) ==
+          "2024-01-08T00:00:00Z 0\n2024-01-01T00:00:00Z 2048\n");
+    CHECK(history({.format = "{{.CreatedBy}}"}) ==
+          "CMD [\"a line that is much longer than othe...\nADD x\n");
+    CHECK(history({}).starts_with("IMAGE          CREATED       CREATED BY"));
+    CHECK(history({.format = "{{.Nonesuch}}"}) == "failed: --format: there is no field Nonesuch");
+}
+
+TEST_CASE("joey image takes what Docker's users type") {
+    CHECK(image_options({"load"})->words == std::vector<std::string>{"-"});
+    CHECK(image_options({"load", "-q", "-i", "file"})->words == std::vector<std::string>{"file"});
+    CHECK(image_options({"load", "--input=file"})->words == std::vector<std::string>{"file"});
+    CHECK(image_options({"load", "file"})->words == std::vector<std::string>{"file"});
+    CHECK_FALSE(image_options({"load", "-i", "file", "other"}));
+    const auto import = image_options({"import", "root.tar", "mine:1"});
+    CHECK(import->words == std::vector<std::string>{"root.tar"});
+    CHECK(import->names == std::vector<std::string>{"mine:1"});
+    CHECK(image_options({"ls", "-a", "-f", "dangling=true", "--filter=label=x"})->filters ==
+          std::vector<std::string>{"dangling=true", "label=x"});
+    CHECK(image_options({"rm", "-f", "--no-prune", "x"})->force);
+    CHECK(image_options({"prune", "-af"})->all);
+    CHECK(image_options({"history", "--format", "{{.ID}}", "x"})->format == "{{.ID}}");
+    for (const char* human : {"-H", "--human", "--human=true"})
+        CHECK(image_options({"history", "-q", human, "x"})->words == std::vector<std::string>{"x"});
+    CHECK_FALSE(image_options({"history", "--human=false", "x"})->human);
+    CHECK_FALSE(image_options({"help"})->help.empty());
 }

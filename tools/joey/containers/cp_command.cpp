@@ -40,6 +40,7 @@ struct Inside {
     os::UniqueFd root;
     std::string path; // in that
     bool read_only = false;
+    std::string whole; // in the container, without links
 };
 
 // Of one container: where on the host its paths are.
@@ -54,7 +55,27 @@ public:
         if (mounted_.empty())
             find_mounts();
         TRY(const std::string whole, walk(parsed, to_the_end));
-        return at(whole);
+        TRY(Inside out, at(whole));
+        out.whole = whole;
+        return out;
+    }
+
+    // What is mounted below a place that was found. What is in the container's memory is not on
+    // this machine, and what that covers is there instead.
+    os::Result<Below> below(const std::string& whole) const {
+        const std::string above = whole == "/" ? whole : whole + "/";
+        Below out;
+        for (const Mounted& one : mounted_) {
+            if (!one.target.starts_with(above) || pod::string_of(*one.mount, "Type") == "tmpfs")
+                continue;
+            const std::string source = pod::string_of(*one.mount, "Source");
+            os::UniqueFd node(::open(source.c_str(), O_PATH | O_CLOEXEC));
+            if (!node)
+                return os::fail_errno(errno, source);
+            out.insert_or_assign(one.target.substr(above.size()),
+                                 Mount{std::move(node), !pod::bool_of(*one.mount, "RW")});
+        }
+        return out;
     }
 
 private:
@@ -175,10 +196,10 @@ private:
 
     // Once: of a container that has ended it is mounted for that.
     os::Result<os::UniqueFd> own_root() {
-        if (!root_) {
+        if (!root_.directory) {
             TRY(root_, open_root(session_.registry, container_));
         }
-        os::UniqueFd out(::fcntl(root_.get(), F_DUPFD_CLOEXEC, 3));
+        os::UniqueFd out(::fcntl(root_.directory.get(), F_DUPFD_CLOEXEC, 3));
         if (!out)
             return os::fail_errno(errno, container_.name);
         return out;
@@ -188,45 +209,44 @@ private:
 
     Session& session_;
     const Container& container_;
-    os::UniqueFd root_;
+    OpenRoot root_;
     std::vector<Mounted> mounted_;
 };
 
-// What is mounted below a directory is elsewhere on the host: who copies that has not got it.
-os::Result<void> check_whole(const Container& container, const std::string& path) {
+// "/a/b/" is called b; the root directory has no name.
+os::Result<std::string> name_of(const std::string& path) {
     TRY(const image::PathBeneath parsed, image::PathBeneath::parse(path));
-    const std::string above = parsed.is_root() ? "/" : os::text("/", parsed.text(), "/");
-    std::string left;
-    for (const Json& mount : container.mounts) {
-        const std::string target = pod::string_of(mount, "Destination");
-        if (target.starts_with(above) && target != above)
-            left += os::text(left.empty() ? "" : ", ", target);
-    }
-    if (left.empty())
-        return {};
-    return os::fail(os::Code::FailedPrecondition, container.name, ":", path,
-                    " is copied, but not what is mounted in it: ", left, "; copy that by its name");
+    return parsed.is_root() ? std::string() : parsed.name();
 }
 
-os::Result<void> copy_out(Session& session, const Place& from, const std::string& to, bool follow) {
+os::Result<void> copy_out(Session& session, const Place& from, const std::string& to, bool follow,
+                          bool volumes) {
     // What is copied by its name is called by it, also if it is a link that is followed.
     const bool contents = from.path.ends_with("/.");
-    TRY(const Inside inside, Places(session, *from.container).find(from.path, contents));
-    if (to == "-")
-        return write_archive(inside.root.get(), inside.path, follow, STDOUT_FILENO);
-    return copy_to_host(inside.root.get(), inside.path, follow, to, contents);
+    Places places(session, *from.container);
+    TRY(const Inside inside, places.find(from.path, contents || follow));
+    Below below;
+    if (volumes) {
+        TRY(below, places.below(inside.whole));
+    }
+    TRY(const std::string name, name_of(from.path));
+    const Copied copied{inside.root.get(), inside.path, name, below};
+    return to == "-" ? write_archive(copied, STDOUT_FILENO) : copy_to_host(copied, to, contents);
 }
 
 os::Result<void> copy_in(Session& session, const std::string& from, const Place& to, bool follow,
                          bool archive) {
-    TRY(const Inside inside, Places(session, *to.container).find(to.path, true));
+    // Until all is copied: it holds the lock of a container that has ended.
+    Places places(session, *to.container);
+    TRY(const Inside inside, places.find(to.path, true));
     if (inside.read_only)
         return os::fail(os::Code::FailedPrecondition, to.container->name, ":", to.path,
                         " is mounted read-only");
+    TRY(const Below below, places.below(inside.whole));
+    const Destination into{inside.root.get(), inside.path, below};
     if (from == "-")
-        return read_archive(STDIN_FILENO, inside.root.get(), inside.path);
-    return copy_from_host(from, follow, inside.root.get(), inside.path, to.path.ends_with('/'),
-                          archive);
+        return read_archive(STDIN_FILENO, into);
+    return copy_from_host(from, follow, into, to.path.ends_with('/'), archive);
 }
 
 } // namespace
@@ -243,7 +263,7 @@ os::Result<int> export_container(Session& session, const Arguments& arguments) {
         return os::fail(os::Code::InvalidArgument,
                         "export: stdout is a terminal; name a file with --output");
     }
-    TRY(copy_out(session, {container, "/"}, "-", false));
+    TRY(copy_out(session, {container, "/"}, "-", false, false));
     return 0;
 }
 
@@ -256,8 +276,7 @@ os::Result<int> cp(Session& session, const Arguments& arguments) {
                         "machine or -");
     const bool follow = arguments.has("follow-link");
     if (from.container) {
-        TRY(copy_out(session, from, to.path, follow));
-        TRY(check_whole(*from.container, from.path));
+        TRY(copy_out(session, from, to.path, follow, true));
     } else {
         TRY(copy_in(session, from.path, to, follow, arguments.has("archive")));
     }

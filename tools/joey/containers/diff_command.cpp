@@ -2,22 +2,20 @@
 #include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
+#include <set>
+#include <string_view>
 
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
 #include "tools/image/beneath.hpp"
 #include "tools/image/store.hpp"
+#include "tools/joey/containers/changes.hpp"
 #include "tools/joey/containers/commands.hpp"
 
 namespace joey::containers {
 
 namespace {
-
-struct Change {
-    std::string path;
-    char kind; // A, C, D
-};
 
 // Both trees are hostile: each directory is opened inside its root, without following links.
 class Comparison {
@@ -27,11 +25,11 @@ public:
         : lower_(lower), upper_(upper), is_overlay_(is_overlay) {}
 
     os::Result<std::vector<Change>> run() {
-        std::vector<std::string> waiting = {""};
+        std::vector<Directory> waiting = {{"", true, false}};
         while (!waiting.empty()) {
-            const std::string path = std::move(waiting.back());
+            const Directory next = std::move(waiting.back());
             waiting.pop_back();
-            TRY(compare(path, waiting));
+            TRY(compare(next, waiting));
         }
         std::sort(changes_.begin(), changes_.end(),
                   [](const Change& a, const Change& b) { return a.path < b.path; });
@@ -41,14 +39,33 @@ public:
 private:
     static constexpr std::size_t most = 1'000'000;
 
-    static os::UniqueFd open_directory(int root, const std::string& path) {
+    // One of the upper tree.
+    struct Directory {
+        std::string path;
+        bool has_lower = false; // the lower tree has it too: as a directory, reached by no link
+        bool hides = false;     // nothing of the lower one is seen in it
+    };
+
+    // Nothing: it is gone, or no directory any more. What cannot be read for another reason is a
+    // mistake, since a layer without it would seem to be whole.
+    static os::Result<os::UniqueFd> open_directory(int root, const std::string& path) {
         auto opened = image::open_in_root(root, path.empty() ? "." : path,
                                           O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-        return opened ? std::move(*opened) : os::UniqueFd();
+        if (opened)
+            return std::move(*opened);
+        const int error = opened.error();
+        if (error == ENOENT || error == ENOTDIR || error == ELOOP)
+            return os::UniqueFd();
+        return os::fail_errno(error, "/", path);
     }
-    static std::vector<std::string> names(const os::UniqueFd& directory) {
-        auto found = directory ? image::list_names(directory.get()) : base::Failure(ENOENT);
-        return found ? std::move(*found) : std::vector<std::string>();
+    static os::Result<std::vector<std::string>> names(const os::UniqueFd& directory,
+                                                      const std::string& path) {
+        if (!directory)
+            return std::vector<std::string>();
+        auto found = image::list_names(directory.get());
+        if (!found)
+            return os::fail_errno(found.error(), "/", path);
+        return std::move(*found);
     }
     static bool is_same(const struct stat& a, const struct stat& b) {
         const bool same = a.st_mode == b.st_mode && a.st_uid == b.st_uid && a.st_gid == b.st_gid;
@@ -69,34 +86,46 @@ private:
         return {};
     }
 
-    os::Result<void> compare(const std::string& path, std::vector<std::string>& waiting) {
-        const os::UniqueFd upper = open_directory(upper_, path);
-        const os::UniqueFd lower = open_directory(lower_, path);
-        const std::vector<std::string> here = names(upper);
+    os::Result<void> compare_name(int upper, const os::UniqueFd& lower, const std::string& name,
+                                  const std::string& whole, bool hides,
+                                  std::vector<Directory>& waiting) {
+        struct stat now {};
+        struct stat before {};
+        if (::fstatat(upper, name.c_str(), &now, AT_SYMLINK_NOFOLLOW) != 0)
+            return {}; // gone just now
+        const bool was =
+            lower && ::fstatat(lower.get(), name.c_str(), &before, AT_SYMLINK_NOFOLLOW) == 0;
+        if (is_overlay_ && S_ISCHR(now.st_mode) && now.st_rdev == 0)
+            return was ? add(whole, 'D') : os::Result<void>();
+        if (!was)
+            TRY(add(whole, 'A'));
+        else if (is_overlay_ || !is_same(now, before))
+            TRY(add(whole, 'C'));
+        if (S_ISDIR(now.st_mode))
+            waiting.push_back({whole, was && S_ISDIR(before.st_mode), hides});
+        return {};
+    }
+
+    os::Result<void> compare(const Directory& directory, std::vector<Directory>& waiting) {
+        const std::string& path = directory.path;
+        TRY(const os::UniqueFd upper, open_directory(upper_, path));
+        os::UniqueFd lower;
+        if (directory.has_lower) {
+            TRY(lower, open_directory(lower_, path));
+        }
+        // In what was made anew, overlayfs marks no directory again.
+        const bool hides = directory.hides || (is_overlay_ && upper && is_opaque(upper));
+        TRY(const std::vector<std::string> here, names(upper, path));
         for (const std::string& name : here) {
             const std::string whole = path.empty() ? name : os::text(path, "/", name);
-            struct stat now {};
-            struct stat before {};
-            if (::fstatat(upper.get(), name.c_str(), &now, AT_SYMLINK_NOFOLLOW) != 0)
-                continue; // gone just now
-            const bool was =
-                lower && ::fstatat(lower.get(), name.c_str(), &before, AT_SYMLINK_NOFOLLOW) == 0;
-            if (is_overlay_ && S_ISCHR(now.st_mode) && now.st_rdev == 0) {
-                if (was)
-                    TRY(add(whole, 'D'));
-                continue;
-            }
-            if (!was)
-                TRY(add(whole, 'A'));
-            else if (is_overlay_ || !is_same(now, before))
-                TRY(add(whole, 'C'));
-            if (S_ISDIR(now.st_mode))
-                waiting.push_back(whole);
+            TRY(compare_name(upper.get(), lower, name, whole, hides, waiting));
         }
-        if (is_overlay_ && !(upper && is_opaque(upper)))
+        if (is_overlay_ && !hides)
             return {};
-        for (const std::string& name : names(lower)) {
-            if (std::find(here.begin(), here.end(), name) == here.end())
+        TRY(const std::vector<std::string> others, names(lower, path));
+        const std::set<std::string_view> known(here.begin(), here.end());
+        for (const std::string& name : others) {
+            if (!known.contains(name))
                 TRY(add(path.empty() ? name : os::text(path, "/", name), 'D'));
         }
         return {};
@@ -117,10 +146,9 @@ os::Result<os::UniqueFd> open_path(const std::string& path) {
 
 } // namespace
 
-os::Result<int> diff(Session& session, const Arguments& arguments) {
-    TRY(const Container container, session.registry.find(arguments.words().front()));
+os::Result<Changes> changes_of(const Container& container) {
     if (container.image_id.empty())
-        return os::fail(os::Code::FailedPrecondition, "diff: container ", container.name,
+        return os::fail(os::Code::FailedPrecondition, "container ", container.name,
                         " has a directory of this machine for its root, and no image to compare");
     const bool is_overlay = !container.lower.empty();
     std::string before = container.lower;
@@ -131,12 +159,18 @@ os::Result<int> diff(Session& session, const Arguments& arguments) {
         TRY(root, store.use(image));
         before = root->path;
     }
-    TRY(const os::UniqueFd lower, open_path(before));
-    TRY(const os::UniqueFd upper,
-        open_path(is_overlay ? container.layer + "/upper" : container.root));
-    TRY(const std::vector<Change> changes, Comparison(lower.get(), upper.get(), is_overlay).run());
+    Changes out;
+    TRY(out.before, open_path(before));
+    TRY(out.tree, open_path(is_overlay ? container.layer + "/upper" : container.root));
+    TRY(out.all, Comparison(out.before.get(), out.tree.get(), is_overlay).run());
+    return out;
+}
+
+os::Result<int> diff(Session& session, const Arguments& arguments) {
+    TRY(const Container container, session.registry.find(arguments.words().front()));
+    TRY(const Changes changes, changes_of(container));
     std::string out;
-    for (const Change& one : changes)
+    for (const Change& one : changes.all)
         out += os::text(std::string_view(&one.kind, 1), " ", printable(one.path), "\n");
     return print(out);
 }

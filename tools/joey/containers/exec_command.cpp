@@ -1,7 +1,6 @@
 // exec, top: programs in a container that runs.
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -10,24 +9,33 @@
 #include "tools/joey/containers/layer.hpp"
 #include "tools/joey/containers/monitor.hpp"
 #include "tools/joey/containers/security.hpp"
+#include "tools/joey/containers/variables.hpp"
 
 namespace joey::containers {
 
 using pod::Json;
 
-os::Result<os::UniqueFd> open_root(Registry& registry, const Container& container) {
+os::Result<OpenRoot> open_root(Registry& registry, const Container& container) {
+    OpenRoot out;
     std::string path = container.root;
-    const Condition now = registry.condition(container);
+    Condition now = registry.condition(container);
+    if (!container.lower.empty() && !now.is_live()) {
+        TRY(out.held, registry.lock(container));
+        // Who had the lock may have started it.
+        now = registry.peek(container);
+        if (now.is_live())
+            out.held.reset();
+    }
     if (!container.lower.empty() && now.is_live()) {
         path = os::text("/proc/", now.monitor.pid, "/root", container.root);
     } else if (!container.lower.empty()) {
         TRY(enter_own_mounts());
         TRY(mount_root(container));
     }
-    os::UniqueFd root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!root || (now.is_live() && !now.monitor.is_alive()))
+    out.directory = os::UniqueFd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!out.directory || (now.is_live() && !now.monitor.is_alive()))
         return os::fail_errno(errno, "the root directory of ", container.name);
-    return root;
+    return out;
 }
 
 namespace {
@@ -43,9 +51,10 @@ os::Result<Container> find_running(Session& session, const std::string& word) {
     return container;
 }
 
+// "NAME=VALUE"; a name alone takes it away.
 void set_variable(Json& process, const std::string& variable) {
     Json& env = process["env"];
-    const std::string start = variable.substr(0, variable.find('=') + 1);
+    const std::string start = variable.substr(0, variable.find('=')) + "=";
     if (env.is_array())
         env.erase(std::remove_if(env.begin(), env.end(),
                                  [&](const Json& one) {
@@ -53,13 +62,14 @@ void set_variable(Json& process, const std::string& variable) {
                                             one.get_ref<const std::string&>().starts_with(start);
                                  }),
                   env.end());
-    env.push_back(variable);
+    if (variable.size() >= start.size())
+        env.push_back(variable);
 }
 
 os::Result<void> set_user(Registry& registry, const Container& container, const std::string& user,
                           Json& process) {
-    TRY(const os::UniqueFd root, open_root(registry, container));
-    TRY(const image::Account account, image::find_account_in(user, root.get()));
+    TRY(const OpenRoot root, open_root(registry, container));
+    TRY(const image::Account account, image::find_account_in(user, root.directory.get()));
     process["user"] = Json{{"uid", account.uid}, {"gid", account.gid}};
     if (!account.groups.empty())
         process["user"]["additionalGids"] = account.groups;
@@ -90,12 +100,9 @@ os::Result<Json> process_of(Session& session, const Arguments& arguments,
     }
     if (arguments.has("tty"))
         set_variable(process, "TERM=xterm");
-    for (const std::string& variable : arguments.values("env")) {
-        if (variable.find('=') != std::string::npos)
-            set_variable(process, variable);
-        else if (const char* value = std::getenv(variable.c_str()))
-            set_variable(process, os::text(variable, "=", value));
-    }
+    TRY(const std::vector<std::string> variables, read_variables(arguments));
+    for (const std::string& variable : variables)
+        set_variable(process, variable);
     if (arguments.has("workdir")) {
         const std::string place = arguments.value("workdir");
         if (!place.starts_with('/'))

@@ -148,8 +148,16 @@ Health::~Health() {
 }
 
 void Health::schedule() {
-    timer_ =
-        loop_.after(std::chrono::nanoseconds(container_.health.interval_ns), [this] { check(); });
+    // As Docker: more often while it starts, until it has been healthy once.
+    const std::int64_t interval = is_warming_up() && state_.status == "starting"
+                                      ? container_.health.start_interval_ns
+                                      : container_.health.interval_ns;
+    timer_ = loop_.after(std::chrono::nanoseconds(interval), [this] { check(); });
+}
+
+bool Health::is_warming_up() const {
+    return std::chrono::steady_clock::now() - began_ <
+           std::chrono::nanoseconds(container_.health.start_period_ns);
 }
 
 bool Health::is_paused() const {
@@ -203,12 +211,10 @@ void Health::conclude(int status, const std::string& output) {
         {"Start", asked_}, {"End", pod::timestamp()}, {"ExitCode", status}, {"Output", output}});
     if (state_.log.size() > most_results)
         state_.log.erase(state_.log.begin());
-    const bool warming_up = std::chrono::steady_clock::now() - began_ <
-                            std::chrono::nanoseconds(container_.health.start_period_ns);
     if (status == 0) {
         state_.failures = 0;
         state_.status = "healthy";
-    } else if (!(warming_up && state_.status == "starting")) {
+    } else if (!(is_warming_up() && state_.status == "starting")) {
         ++state_.failures;
         if (state_.failures >= container_.health.retries)
             state_.status = "unhealthy";

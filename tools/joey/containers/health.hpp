@@ -20,6 +20,7 @@ public:
 
 private:
     void schedule();
+    bool is_warming_up() const;
     bool is_paused() const;
     void check();
     void read_answer();

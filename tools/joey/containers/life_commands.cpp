@@ -57,13 +57,13 @@ os::Result<void> stop_one(Registry& registry, const Container& container, int si
 }
 
 os::Result<std::int64_t> grace_of(const Arguments& arguments, const Container& container) {
-    if (!arguments.has("time"))
+    if (!arguments.has("timeout"))
         return container.stop_timeout;
-    const std::string text = arguments.value("time");
+    const std::string text = arguments.value("timeout");
     std::int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size())
-        return os::fail(os::Code::InvalidArgument, "--time ", text, ": give seconds");
+        return os::fail(os::Code::InvalidArgument, "--timeout ", text, ": give seconds");
     return value;
 }
 

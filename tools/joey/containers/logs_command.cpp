@@ -1,5 +1,6 @@
 // logs, events: what containers said, and what happened to them.
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <deque>
@@ -84,14 +85,22 @@ os::Result<std::size_t> tail_of(const Arguments& arguments) {
     return value < 0 ? ~std::size_t{0} : static_cast<std::size_t>(value);
 }
 
+os::Result<void> read_moment(const Arguments& arguments, const char* option, std::int64_t& out) {
+    if (!arguments.has(option))
+        return {};
+    const std::string text = arguments.value(option);
+    const auto moment = parse_time(text);
+    if (!moment)
+        return os::fail(moment.error().code, "--", option, " ", text,
+                        ": give a date such as 2024-05-01T10:00, or how long ago, such as 10m");
+    out = *moment;
+    return {};
+}
+
 os::Result<Span> span_of(const Arguments& arguments) {
     Span out;
-    if (arguments.has("since")) {
-        TRY(out.since, parse_time(arguments.value("since")));
-    }
-    if (arguments.has("until")) {
-        TRY(out.until, parse_time(arguments.value("until")));
-    }
+    TRY(read_moment(arguments, "since", out.since));
+    TRY(read_moment(arguments, "until", out.until));
     return out;
 }
 
@@ -138,6 +147,20 @@ const Json& actor_of(const Json& event) {
     static const Json nobody = Json::object();
     const Json* actor = pod::find(event, "Actor");
     return actor != nullptr ? *actor : nobody;
+}
+
+// Those that nothing could fit would leave whoever waits without a word.
+os::Result<void> check_event_filters(const std::vector<std::string>& filters) {
+    constexpr std::array<std::string_view, 5> names = {"event", "container", "image", "type",
+                                                       "label"};
+    for (const std::string& filter : filters) {
+        const std::size_t equals = std::min(filter.find('='), filter.size());
+        const std::string_view name = std::string_view(filter).substr(0, equals);
+        if (equals == filter.size() || std::find(names.begin(), names.end(), name) == names.end())
+            return os::fail(os::Code::InvalidArgument, "events: --filter ", filter,
+                            ": give event, container, image, type or label, with '=' and a value");
+    }
+    return {};
 }
 
 bool fits_event(const Json& event, const std::vector<std::string>& filters) {
@@ -275,6 +298,7 @@ os::Result<int> events(Session& session, const Arguments& arguments) {
     const std::string format = arguments.value("format");
     TRY(check_event_format(format));
     const std::vector<std::string> filters = arguments.values("filter");
+    TRY(check_event_filters(filters));
     EventReader reader(session.registry.path() + "/events.jsonl");
     os::Result<void> told;
     for (;;) {

@@ -16,16 +16,13 @@
 #include "tools/image/beneath.hpp"
 #include "tools/image/store.hpp"
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/format_functions.hpp"
+#include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/table.hpp"
 #include "vmm/kvm/privilege.hpp"
 
 namespace joey::containers {
 
-namespace {
-
-using pod::Json;
-
-// Bytes on disk; a file with several names counts once, at the last of them.
 std::uint64_t disk_bytes(const std::string& path) {
     const std::size_t slash = path.rfind('/');
     const os::UniqueFd place(
@@ -46,7 +43,6 @@ std::uint64_t disk_bytes(const std::string& path) {
     return bytes;
 }
 
-// As Docker asks; without an answer, it is no.
 bool may_go_on(const Arguments& arguments, std::string_view what) {
     if (arguments.has("force"))
         return true;
@@ -58,6 +54,10 @@ bool may_go_on(const Arguments& arguments, std::string_view what) {
     std::getline(std::cin, answer);
     return answer == "y" || answer == "Y" || answer == "yes";
 }
+
+namespace {
+
+using pod::Json;
 
 os::Result<void> remove_stopped(Session& session, std::uint64_t& freed) {
     std::string removed;
@@ -236,19 +236,17 @@ os::Result<int> prune(Session& session, const Arguments& arguments) {
 os::Result<int> system_prune(Session& session, const Arguments& arguments) {
     const bool all = arguments.has("all");
     const bool volumes = arguments.has("volumes");
-    if (!may_go_on(arguments, fmt::format("all stopped containers{}, and all images {}",
-                                          volumes ? ", volumes that no container uses" : "",
-                                          all ? "that no container uses" : "without a name")))
+    if (!may_go_on(
+            arguments,
+            fmt::format("all stopped containers{}, and all images {}",
+                        volumes ? ", volumes without a chosen name that no container uses" : "",
+                        all ? "that no container uses" : "without a name")))
         return 0;
     std::uint64_t freed = 0;
     TRY(remove_stopped(session, freed));
-    const std::vector<Container> left = session.registry.list();
-    for (const std::string& name :
-         volumes ? pod::names_in(session.registry.volumes()) : std::vector<std::string>()) {
-        if (is_mounted(left, name))
-            continue;
-        freed += disk_bytes(session.registry.volumes() + "/" + name);
-        TRY(remove_volume(session, name));
+    if (volumes) {
+        TRY(const std::uint64_t bytes, prune_volumes(session, false));
+        freed += bytes;
     }
     TRY(const image::Store store, image::Store::open(session.store));
     TRY(const image::Collected removed, store.prune(all));
@@ -281,14 +279,48 @@ os::Result<int> disk_usage(Session& session, const Arguments& arguments) {
     return print(table(rows));
 }
 
+namespace {
+
+// In a form that somebody chose; nothing: as text.
+os::Result<std::optional<std::string>> in_format(const Arguments& arguments, const char* command,
+                                                 const Json& document) {
+    const std::string format = arguments.value("format", "text");
+    if (format == "text")
+        return std::nullopt;
+    if (is_json_format(format))
+        return pod::to_text(document) + "\n";
+    if (!FormatTemplate::is_template(format))
+        return os::fail(os::Code::InvalidArgument, command, ": --format ", format,
+                        ": give text, json or a template");
+    TRY(std::string out, format_all(format, {document}, Json()));
+    return std::optional<std::string>(std::move(out));
+}
+
+} // namespace
+
+os::Result<int> version(Session&, const Arguments& arguments) {
+    utsname system{};
+    ::uname(&system);
+    constexpr const char* architecture = "amd64";
+    // There is no daemon: both are this program.
+    const Json client = {{"Version", JOEY_VERSION}, {"Os", "linux"}, {"Arch", architecture}};
+    Json server = client;
+    server["KernelVersion"] = system.release;
+    TRY(const auto chosen,
+        in_format(arguments, "version", Json{{"Client", client}, {"Server", server}}));
+    if (chosen)
+        return print(*chosen);
+    return print(fmt::format("Client:\n Version: {0}\n OS/Arch: linux/{1}\n\n"
+                             "Server: (this program; there is no daemon)\n Version: {0}\n"
+                             " OS/Arch: linux/{1}\n Kernel:  {2}\n",
+                             JOEY_VERSION, architecture, system.release));
+}
+
 os::Result<int> info(Session& session, const Arguments& arguments) {
     const Json all = facts(session);
-    const std::string format = arguments.value("format", "text");
-    if (format == "json")
-        return print(pod::to_text(all) + "\n");
-    if (format != "text")
-        return os::fail(os::Code::InvalidArgument, "info: --format ", format,
-                        ": give text or json");
+    TRY(const auto chosen, in_format(arguments, "info", all));
+    if (chosen)
+        return print(*chosen);
     std::string out;
     for (const auto& [name, value] : all.items())
         out +=

@@ -86,6 +86,18 @@ os::Result<Json> read_ulimit(const std::string& text) {
     return Json{{"type", known->type}, {"soft", *soft}, {"hard", *hard}};
 }
 
+// proc(5), /proc/PID/oom_score_adj.
+os::Result<int> read_score(const std::string& text) {
+    constexpr int most = 1000;
+    int score = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), score);
+    if (text.empty() || error != std::errc() || end != text.data() + text.size() || score < -most ||
+        score > most)
+        return os::fail(os::Code::InvalidArgument, "--oom-score-adj ", text,
+                        ": give a number from ", -most, " to ", most);
+    return score;
+}
+
 os::Result<std::uint64_t> size_of(const Arguments& arguments, const char* option) {
     const auto size = parse_size(arguments.value(option));
     if (!size)
@@ -179,17 +191,18 @@ os::Result<void> add_cpu(const Arguments& arguments, Container& container, Json&
             return os::fail(os::Code::InvalidArgument, "--", option, " ", arguments.value(option),
                             ": give microseconds");
         cpu[name] = static_cast<std::int64_t>(*microseconds);
+        container.limits[name[0] == 'p' ? "CpuPeriod" : "CpuQuota"] = cpu[name];
     }
     if (arguments.has("cpuset-cpus"))
-        cpu["cpus"] = arguments.value("cpuset-cpus");
+        container.limits["CpusetCpus"] = cpu["cpus"] = arguments.value("cpuset-cpus");
     if (arguments.has("cpuset-mems"))
-        cpu["mems"] = arguments.value("cpuset-mems");
+        container.limits["CpusetMems"] = cpu["mems"] = arguments.value("cpuset-mems");
     if (arguments.has("cpu-shares")) {
         const auto shares = limit_in(arguments.value("cpu-shares"));
         if (!shares || *shares < 2 || *shares > 262'144)
             return os::fail(os::Code::InvalidArgument, "--cpu-shares ",
                             arguments.value("cpu-shares"), ": give a number from 2 to 262144");
-        cpu["shares"] = *shares;
+        container.limits["CpuShares"] = cpu["shares"] = *shares;
     }
     if (!cpu.is_null())
         resources["cpu"] = std::move(cpu);
@@ -229,7 +242,7 @@ os::Result<void> add_memory(const Arguments& arguments, Container& container, Js
     // The VM is made for the limit, unless somebody has said how large it is to be.
     const Json* before = pod::find(container.limits, "Memory");
     const bool follows = container.vm_memory.empty() ||
-                         (before != nullptr && before->is_number_unsigned() &&
+                         (before != nullptr && before->is_number_unsigned() && *before != 0 &&
                           container.vm_memory == vm_memory_for(before->get<std::uint64_t>()));
     if (follows && container.pod.empty())
         container.vm_memory = vm_memory_for(bytes);
@@ -287,7 +300,8 @@ os::Result<void> read_limits(const Arguments& arguments, Container& container, J
         TRY(add_memory(arguments, container, resources));
     }
     if (arguments.has("memory-reservation")) {
-        TRY(resources["memory"]["reservation"], size_of(arguments, "memory-reservation"));
+        TRY(const std::uint64_t bytes, size_of(arguments, "memory-reservation"));
+        container.limits["MemoryReservation"] = resources["memory"]["reservation"] = bytes;
     }
     TRY(add_swap(arguments, resources));
     if (arguments.has("pids-limit")) {
@@ -315,9 +329,11 @@ os::Result<void> make_config(const Arguments& arguments, RunRequest& request) {
                           {"root", {{"readonly", arguments.has("read-only")}}},
                           {"linux", {{"namespaces", namespaces}}},
                           {"annotations", Json::object()}};
-    if (arguments.has("oom-score-adj"))
-        request.config["process"]["oomScoreAdj"] =
-            std::atoi(arguments.value("oom-score-adj").c_str());
+    if (arguments.has("domainname"))
+        request.config["domainname"] = arguments.value("domainname");
+    if (arguments.has("oom-score-adj")) {
+        TRY(request.config["process"]["oomScoreAdj"], read_score(arguments.value("oom-score-adj")));
+    }
     TRY(add_security(arguments, request));
     TRY(add_limits(arguments, request));
     TRY(add_mounts(arguments, request));

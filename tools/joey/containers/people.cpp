@@ -26,16 +26,18 @@ struct Words {
     bool all_known = true;
 };
 
-// Docker's names in two words: "container ls", "system df".
+// Docker's names in two words: "container ls", "system df", "volume rm"; and "help run".
 void shorten(std::vector<std::string>& rest) {
-    if (rest.size() < 2 || (rest[0] != "container" && rest[0] != "system"))
+    if (rest.size() == 2 && rest[0] == "help" && find_command(rest[1]) != nullptr)
+        rest = {rest[1], "--help"};
+    constexpr std::array<std::string_view, 3> groups = {"container", "system", "volume"};
+    if (rest.size() < 2 || std::find(groups.begin(), groups.end(), rest[0]) == groups.end())
         return;
-    const bool is_system = rest[0] == "system";
-    std::string name = rest[1];
-    if (!is_system && (name == "ls" || name == "list"))
+    std::string name = rest[1] == "list" ? "ls" : rest[1] == "remove" ? "rm" : rest[1];
+    if (rest[0] == "container" && name == "ls")
         name = "ps";
-    else if (is_system && name == "prune")
-        name = "system-prune";
+    else if (rest[0] == "volume" || (rest[0] == "system" && name == "prune"))
+        name = rest[0] + "-" + name;
     if (find_command(name) == nullptr)
         return;
     rest.erase(rest.begin());
@@ -128,7 +130,7 @@ bool is_ours(const Words& words, const Command& command) {
     if (lists_without_argument(command.name))
         return arguments && arguments->words().empty();
     const bool is_default = words.root.empty();
-    // The runtime's limits have more names and no units.
+    // The runtime's limits have more names.
     if (command.run == update && !rest.empty() && pod::check_id(rest.back()) &&
         pod::exists(pod::StateRoot(root_of(words)).container(rest.back())) &&
         !Registry(data_of(words), pod::StateRoot(root_of(words))).has(rest.back()))
@@ -153,9 +155,11 @@ bool is_command(std::span<char* const> arguments) {
     const Command* command = find_command(words.rest.front());
     if (command == nullptr)
         return false;
+    // The runtime knows neither of these two: to it they would be an unknown command.
+    const bool only_ours = !words.data.empty() || !words.store.empty();
     const bool shared = std::find(shared_names.begin(), shared_names.end(), words.rest.front()) !=
                         shared_names.end();
-    return !shared || is_ours(words, *command);
+    return !shared || only_ours || is_ours(words, *command);
 }
 
 int run_command(std::span<char* const> arguments) {
@@ -175,7 +179,7 @@ int run_command(std::span<char* const> arguments) {
         const auto shown = print(help_of(*command));
         return shown ? 0 : failed(shown.error());
     }
-    if (::geteuid() != 0 && command->run != completion)
+    if (::geteuid() != 0 && command->run != completion && command->run != version)
         return failed({os::Code::PermissionDenied,
                        os::text(command->name, ": containers need root's rights (mounts, network "
                                                "namespaces); 'joey do' needs none")});

@@ -35,6 +35,15 @@ std::optional<Range> range_in(std::string_view text) {
     return Range{*first, *last};
 }
 
+bool is_address(std::string_view text) {
+    if (text.starts_with('[') && text.ends_with(']'))
+        text = text.substr(1, text.size() - 2);
+    const std::string copy(text);
+    in6_addr parsed{}; // either fits
+    return ::inet_pton(AF_INET, copy.c_str(), &parsed) == 1 ||
+           ::inet_pton(AF_INET6, copy.c_str(), &parsed) == 1;
+}
+
 // One that nobody listens on. Somebody may take it before the VM does; then that says so.
 os::Result<std::uint16_t> free_port(const Port& port) {
     const int kind = port.protocol == "udp" ? SOCK_DGRAM : SOCK_STREAM;
@@ -74,8 +83,11 @@ os::Result<std::vector<Port>> parse_ports(std::string_view text) {
         const std::size_t before = rest.rfind(':');
         const bool has_address = before != std::string_view::npos;
         const std::string_view digits = has_address ? rest.substr(before + 1) : rest;
-        if (has_address)
+        if (has_address) {
             port.address = rest.substr(0, before);
+            if (!is_address(port.address))
+                return wrong();
+        }
         if (!digits.empty()) {
             const auto given = range_in(digits);
             if (!given || given->last - given->first != guest->last - guest->first)
@@ -92,6 +104,14 @@ os::Result<std::vector<Port>> parse_ports(std::string_view text) {
     return out;
 }
 
+os::Result<std::vector<Port>> parse_exposed(std::string_view text) {
+    auto parsed = parse_ports(text);
+    if (!parsed || text.find(':') != std::string_view::npos)
+        return os::fail(os::Code::InvalidArgument, "--expose ", text.substr(0, 100),
+                        ": give PORT[-PORT][/udp]");
+    return parsed;
+}
+
 os::Result<void> add_ports(const Arguments& arguments, RunRequest& request) {
     std::vector<Port> ports;
     for (const std::string& text : arguments.values("publish")) {
@@ -100,7 +120,7 @@ os::Result<void> add_ports(const Arguments& arguments, RunRequest& request) {
     }
     std::vector<Port> exposed;
     for (const std::string& text : arguments.values("expose")) {
-        TRY(const std::vector<Port> some, parse_ports(text));
+        TRY(const std::vector<Port> some, parse_exposed(text));
         exposed.insert(exposed.end(), some.begin(), some.end());
     }
     for (const image::ExposedPort& range : request.process.exposed_ports) {

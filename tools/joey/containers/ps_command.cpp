@@ -1,12 +1,14 @@
 // ps: the containers there are.
 #include <algorithm>
-#include <array>
+#include <charconv>
 #include <cstdlib>
-#include <regex.h>
+#include <ctime>
 
 #include <fmt/format.h>
 
+#include "tools/image/store.hpp"
 #include "tools/joey/containers/commands.hpp"
+#include "tools/joey/containers/container_filters.hpp"
 #include "tools/joey/containers/format_functions.hpp"
 #include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
@@ -18,10 +20,7 @@ namespace {
 
 using pod::Json;
 
-struct Row {
-    Container container;
-    Condition now;
-};
+using Row = ListedContainer;
 
 std::string status_of(const Row& row, std::int64_t now) {
     const Condition& condition = row.now;
@@ -49,8 +48,14 @@ std::string status_of(const Row& row, std::int64_t now) {
     return fmt::format("Exited ({}) {} ago", condition.status, since(condition.finished));
 }
 
-std::string state_of(const Condition& condition) {
-    return std::string(condition.phase == Phase::Starting ? "created" : name_of(condition.phase));
+// Cut as Docker does it, before the middle of a character.
+std::string shortened(std::string text, std::size_t longest) {
+    if (text.size() <= longest)
+        return text;
+    std::size_t end = longest - 1;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80)
+        --end;
+    return text.substr(0, end) + "\u2026";
 }
 
 // Cut, unless all is wanted; what others chose does not drive the terminal.
@@ -60,9 +65,7 @@ std::string command_of(const Container& container, bool whole) {
         out += (out.empty() ? "" : " ") + word;
     out = printable(out);
     constexpr std::size_t longest = 20;
-    if (!whole && out.size() > longest)
-        out = out.substr(0, longest - 1) + "\u2026";
-    return "\"" + out + "\"";
+    return "\"" + (whole ? out : shortened(out, longest)) + "\"";
 }
 
 std::string joined(const std::vector<std::string>& words) {
@@ -97,23 +100,51 @@ std::string labels_of(const Container& container) {
     return out;
 }
 
+std::string mounts_of(const Container& container, bool whole) {
+    std::string out;
+    for (const Json& mount : container.mounts) {
+        const std::string name = pod::string_of(mount, "Name");
+        const std::string shown = name.empty() ? pod::string_of(mount, "Source") : name;
+        constexpr std::size_t longest = 15;
+        out += (out.empty() ? "" : ",") + (whole ? shown : shortened(shown, longest));
+    }
+    return out;
+}
+
+std::size_t local_volumes_of(const Container& container) {
+    return static_cast<std::size_t>(
+        std::count_if(container.mounts.begin(), container.mounts.end(),
+                      [](const Json& mount) { return pod::string_of(mount, "Type") == "volume"; }));
+}
+
+// "2024-05-01 12:00:00 +0200 CEST", as Go writes a time of here.
+std::string local_time(const std::string& rfc3339) {
+    constexpr std::int64_t second = 1'000'000'000;
+    const std::time_t time = nanoseconds_of(rfc3339) / second;
+    tm parts{};
+    char text[64] = {};
+    if (::localtime_r(&time, &parts) == nullptr ||
+        std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S %z %Z", &parts) == 0)
+        return rfc3339;
+    return text;
+}
+
 Json row_json(const Row& row, std::int64_t now, bool whole) {
-    std::string mounts;
-    for (const Json& mount : row.container.mounts)
-        mounts += (mounts.empty() ? "" : ",") + pod::string_of(mount, "Source");
     return Json{
         {"ID", whole ? row.container.id : row.container.short_id()},
         {"Image", image_of(row.container)},
         {"Command", command_of(row.container, whole)},
-        {"CreatedAt", row.container.created},
+        {"CreatedAt", local_time(row.container.created)},
         {"RunningFor", length_of_time(now - nanoseconds_of(row.container.created)) + " ago"},
         {"Ports", ports_of(row)},
         {"State", state_of(row.now)},
         {"Status", status_of(row, now)},
         {"Names", row.container.name},
         {"Labels", labels_of(row.container)},
-        {"Mounts", mounts},
+        {"LocalVolumes", std::to_string(local_volumes_of(row.container))},
+        {"Mounts", mounts_of(row.container, whole)},
         {"Networks", row.container.network},
+        {"Size", row.size},
         {"Pod", row.container.pod}};
 }
 
@@ -137,124 +168,67 @@ Json heading() {
                 {"Names", "NAMES"},
                 {"Labels", "LABELS"},
                 {"Label", ""},
+                {"LocalVolumes", "LOCAL VOLUMES"},
                 {"Mounts", "MOUNTS"},
                 {"Networks", "NETWORKS"},
+                {"Size", "SIZE"},
                 {"Pod", "POD"}};
 }
 
-// A regular expression, found anywhere, as with Docker: "^web$" is one name alone.
-class Expression {
-public:
-    explicit Expression(const std::string& text)
-        : error_(::regcomp(&compiled_, text.c_str(), REG_EXTENDED | REG_NOSUB)) {}
-    Expression(const Expression&) = delete;
-    Expression& operator=(const Expression&) = delete;
-    ~Expression() {
-        if (is_good())
-            ::regfree(&compiled_);
-    }
-    bool is_good() const { return error_ == 0; }
-    bool fits(const std::string& text) const {
-        return ::regexec(&compiled_, text.c_str(), 0, nullptr, 0) == 0;
-    }
-
-private:
-    regex_t compiled_{};
-    const int error_;
-};
-
-// Of one --filter: NAME=VALUE.
-os::Result<bool> fits(const Row& row, const std::string& filter) {
-    const std::size_t equals = std::min(filter.find('='), filter.size());
-    const std::string name = filter.substr(0, equals);
-    const std::string value = filter.substr(std::min(equals + 1, filter.size()));
-    const Container& container = row.container;
-    if (name == "id" || name == "name") {
-        const Expression expression(value);
-        if (!expression.is_good())
-            return os::fail(os::Code::InvalidArgument, "--filter ", filter,
-                            ": is no regular expression");
-        // Docker's own names begin with a slash, which its users may write or leave out.
-        return name == "id"
-                   ? expression.fits(container.id)
-                   : expression.fits(container.name) || expression.fits("/" + container.name);
-    }
-    if (name == "status")
-        return state_of(row.now) == value;
-    if (name == "exited")
-        return row.now.phase == Phase::Exited && std::to_string(row.now.status) == value;
-    if (name == "ancestor")
-        return container.image == value || container.image + ":latest" == value ||
-               container.image == value + ":latest" || container.image_id == value;
-    if (name == "health")
-        return (row.now.health.status.empty() ? "none" : row.now.health.status) == value;
-    if (name == "pod")
-        return container.pod == value;
-    if (name == "volume")
-        return std::any_of(container.mounts.begin(), container.mounts.end(), [&](const Json& one) {
-            return pod::string_of(one, "Source") == value || pod::string_of(one, "Name") == value ||
-                   pod::string_of(one, "Destination") == value;
-        });
-    if (name == "label") {
-        const std::size_t cut = value.find('=');
-        const auto found = container.labels.find(value.substr(0, cut));
-        return found != container.labels.end() &&
-               (cut == std::string::npos || found->second == value.substr(cut + 1));
-    }
-    return os::fail(os::Code::InvalidArgument, "--filter ", filter,
-                    ": give id, name, status, exited, ancestor, health, pod, volume or label, "
-                    "with '=' and a value");
-}
-
-std::string name_of_filter(const std::string& filter) {
-    return filter.substr(0, filter.find('='));
-}
-
-// Filters of one name are alternatives, labels apart; those of several must all fit.
-os::Result<bool> fits_all(const Row& row, const std::vector<std::string>& filters) {
-    for (const std::string& filter : filters) {
-        bool any = false;
-        for (const std::string& other : filters) {
-            const bool same = name_of_filter(filter) == "label"
-                                  ? other == filter
-                                  : name_of_filter(other) == name_of_filter(filter);
-            if (!same)
-                continue;
-            TRY(const bool one, fits(row, other));
-            any |= one;
-        }
-        if (!any)
-            return false;
-    }
-    return true;
+os::Result<std::size_t> most_rows(const Arguments& arguments) {
+    if (arguments.has("latest"))
+        return std::size_t{1};
+    const std::string text = arguments.value("last", "-1");
+    std::int64_t most = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), most);
+    if (text.empty() || error != std::errc() || end != text.data() + text.size())
+        return os::fail(os::Code::InvalidArgument, "--last ", text, ": give a number");
+    return most < 0 ? ~std::size_t{0} : static_cast<std::size_t>(most); // as Docker: all
 }
 
 os::Result<std::vector<Row>> wanted_rows(Session& session, const Arguments& arguments) {
-    const std::vector<std::string> filters = arguments.values("filter");
-    const bool has_status = std::any_of(filters.begin(), filters.end(), [](const std::string& one) {
-        const std::string name = name_of_filter(one);
-        return name == "status" || name == "exited";
-    });
-    std::size_t most = ~std::size_t{0};
-    if (arguments.has("last"))
-        most = std::strtoull(arguments.value("last").c_str(), nullptr, 10);
-    if (arguments.has("latest"))
-        most = 1;
-    const bool all = arguments.has("all") || has_status || most != ~std::size_t{0};
+    TRY(const ContainerFilters filters,
+        ContainerFilters::parse(session.registry, arguments.values("filter")));
+    TRY(const std::size_t most, most_rows(arguments));
+    const bool all = arguments.has("all") || filters.ask_for_all() || most != ~std::size_t{0};
     std::vector<Row> out;
     for (Container& container : session.registry.list()) {
-        Row row{std::move(container), {}};
+        Row row{std::move(container), {}, "0 B"};
         row.now = session.registry.condition(row.container);
         if (!all && (!row.now.is_live() || row.now.phase == Phase::Starting))
             continue;
-        TRY(const bool fit, fits_all(row, filters));
-        if (fit && out.size() < most)
+        if (out.size() < most && filters.fit(row))
             out.push_back(std::move(row));
     }
     return out;
 }
 
+void measure(const Session& session, std::vector<Row>& rows) {
+    for (Row& row : rows) {
+        const Sizes sizes = sizes_of(session, row.container);
+        if (sizes.own + sizes.image != 0)
+            row.size = fmt::format("{} (virtual {})", image::human_size(sizes.own),
+                                   image::human_size(sizes.own + sizes.image));
+    }
+}
+
 } // namespace
+
+Sizes sizes_of(const Session& session, const Container& container) {
+    Sizes out;
+    // A directory of this machine was there before it.
+    if (container.image_id.empty())
+        return out;
+    if (const auto store = image::Store::open(session.store)) {
+        if (const auto image = store->find(container.image_id))
+            out.image = image->unpacked_bytes;
+    }
+    if (!container.lower.empty())
+        out.own = disk_bytes(container.layer + "/upper");
+    else if (const std::uint64_t all = disk_bytes(container.root); all > out.image)
+        out.own = all - out.image;
+    return out;
+}
 
 os::Result<int> ps(Session& session, const Arguments& arguments) {
     const std::string format = arguments.value("format", "table");
@@ -264,7 +238,11 @@ os::Result<int> ps(Session& session, const Arguments& arguments) {
         return os::fail(os::Code::InvalidArgument, "ps: --format ", format,
                         ": give table, json or a template such as {{.Names}}");
     const bool whole = arguments.has("no-trunc");
-    TRY(const std::vector<Row> rows, wanted_rows(session, arguments));
+    TRY(std::vector<Row> rows, wanted_rows(session, arguments));
+    // It takes its time, so that it is asked for.
+    const bool sizes = arguments.has("size") || format.find(".Size") != std::string::npos;
+    if (sizes && !arguments.has("quiet"))
+        measure(session, rows);
     const std::int64_t now = now_nanoseconds();
     std::string out;
     if (arguments.has("quiet")) {
@@ -288,11 +266,16 @@ os::Result<int> ps(Session& session, const Arguments& arguments) {
     }
     std::vector<std::vector<std::string>> cells = {
         {"CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"}};
-    for (const Row& row : rows)
+    if (sizes)
+        cells.front().emplace_back("SIZE");
+    for (const Row& row : rows) {
         cells.push_back({whole ? row.container.id : row.container.short_id(),
                          image_of(row.container), command_of(row.container, whole),
                          length_of_time(now - nanoseconds_of(row.container.created)) + " ago",
                          status_of(row, now), ports_of(row), row.container.name});
+        if (sizes)
+            cells.back().push_back(row.size);
+    }
     return print(table(cells));
 }
 

@@ -1,5 +1,7 @@
 // run, start, attach: a container begins, and somebody watches it.
+#include <cerrno>
 #include <csignal>
+#include <fcntl.h>
 #include <functional>
 #include <unistd.h>
 
@@ -13,11 +15,10 @@ namespace joey::containers {
 
 namespace {
 
-// On disk: from here on, it is a container.
+// All that belongs to it on disk. Requires: it has its name.
 os::Result<void> make_container(Session& session, RunRequest& request) {
     Container& container = request.container;
     Registry& registry = session.registry;
-    TRY(registry.add(container));
     const std::string directory = registry.directory(container);
     if (request.base.id.empty()) {
         container.root = request.base.root;
@@ -71,23 +72,59 @@ os::Result<int> begin(Session& session, const Container& container, const Start&
     return then(std::move(socket));
 }
 
-os::Result<void> write_id(const Arguments& arguments, const Container& container) {
-    const std::string path = arguments.value("cidfile");
-    if (path.empty())
+// --cidfile: made first, so that two commands do not write to one; it goes again, unless there is a
+// container by what it says.
+class IdFile {
+public:
+    static os::Result<IdFile> make(const std::string& path) {
+        IdFile out(path);
+        if (path.empty())
+            return out;
+        out.file_ = os::UniqueFd(
+            ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644));
+        if (!out.file_ && errno == EEXIST)
+            return os::fail(os::Code::AlreadyExists, "--cidfile ", path, ": is there already");
+        if (!out.file_)
+            return os::fail_errno(errno, "--cidfile ", path);
+        return out;
+    }
+    IdFile(IdFile&&) = default;
+    IdFile& operator=(IdFile&&) = default;
+    ~IdFile() {
+        if (file_ && !is_kept_)
+            ::unlink(path_.c_str());
+    }
+
+    os::Result<void> write(const std::string& id) const {
+        if (file_ && ::write(file_.get(), id.data(), id.size()) != static_cast<ssize_t>(id.size()))
+            return os::fail_errno(errno, "--cidfile ", path_);
         return {};
-    if (pod::exists(path))
-        return os::fail(os::Code::AlreadyExists, "--cidfile ", path, ": is there already");
-    return pod::write_whole(path, container.id);
-}
+    }
+    void keep() { is_kept_ = true; }
+
+private:
+    explicit IdFile(std::string path) : path_(std::move(path)) {}
+
+    std::string path_;
+    os::UniqueFd file_;
+    bool is_kept_ = false;
+};
 
 } // namespace
 
 namespace {
 
 os::Result<void> make_whole(Session& session, const Arguments& arguments, RunRequest& request) {
-    TRY(write_id(arguments, request.container));
-    auto made = make_container(session, request);
-    if (!made && made.error().code != os::Code::AlreadyExists)
+    TRY(IdFile file, IdFile::make(arguments.value("cidfile")));
+    auto made = session.registry.add(request.container);
+    const bool is_taken = !made && made.error().code == os::Code::AlreadyExists;
+    if (made)
+        made = file.write(request.container.id);
+    if (made)
+        made = make_container(session, request);
+    if (made)
+        file.keep();
+    else if (!is_taken)
         static_cast<void>(session.registry.drop(request.container).has_value());
     return made;
 }

@@ -135,10 +135,11 @@ os::Result<void> check_refused(const Arguments& arguments) {
                         ": this machine runs linux/amd64");
     for (const char* option : {"uts", "cgroupns", "userns"}) {
         const std::string text = arguments.value(option);
-        const bool is_usual = std::string_view(option) == "userns" && text == "host";
-        if (!text.empty() && text != "private" && !is_usual)
-            return os::fail(os::Code::InvalidArgument, "--", option, " ", text,
-                            ": give private; this machine's is not in the VM");
+        const bool is_userns = std::string_view(option) == "userns";
+        if (!text.empty() && text != "private" && !(is_userns && text == "host"))
+            return os::fail(os::Code::InvalidArgument, "--", option, " ", text, ": give private",
+                            is_userns ? " or host, which is the VM's" : "",
+                            "; this machine's is not in the VM");
     }
     return {};
 }

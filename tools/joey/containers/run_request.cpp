@@ -2,69 +2,26 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fcntl.h>
 
-#include "agent/os/files.hpp"
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "agent/os/unique_fd.hpp"
 #include "tools/joey/containers/log_file.hpp"
+#include "tools/joey/containers/variables.hpp"
+#include "tools/joey/containers/watcher.hpp"
+#include "tools/joey/options.hpp"
 #include "tools/joey/sizes.hpp"
 
 namespace joey::containers {
 
 namespace {
 
-os::Result<std::vector<std::string>> lines_of(const std::string& path) {
-    TRY(const std::string text, os::read_file(AT_FDCWD, path.c_str(), 1U << 20));
-    std::vector<std::string> out;
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t end = std::min(text.find('\n', at), text.size());
-        std::string line = text.substr(at, end - at);
-        at = end + 1;
-        line.erase(0, std::min(line.find_first_not_of(" \t"), line.size()));
-        if (line.ends_with('\r'))
-            line.pop_back();
-        if (!line.empty() && line.front() != '#')
-            out.push_back(std::move(line));
-    }
-    return out;
-}
-
-// A name alone has the caller's value; without one there, it is not set.
-void add_variable(std::string text, std::vector<std::string>& out) {
-    if (text.find('=') == std::string::npos) {
-        const char* value = std::getenv(text.c_str());
-        if (value != nullptr)
-            text += os::text("=", value);
-    }
-    out.push_back(std::move(text));
-}
-
-os::Result<std::map<std::string, std::string>> read_labels(const Arguments& arguments) {
-    std::vector<std::string> all;
-    for (const std::string& path : arguments.values("label-file")) {
-        TRY(const std::vector<std::string> lines, lines_of(path));
-        all.insert(all.end(), lines.begin(), lines.end());
-    }
-    const std::vector<std::string> given = arguments.values("label");
-    all.insert(all.end(), given.begin(), given.end());
-    std::map<std::string, std::string> out;
-    for (const std::string& label : all) {
-        const std::size_t equals = label.find('=');
-        out[label.substr(0, equals)] =
-            equals == std::string::npos ? std::string() : label.substr(equals + 1);
-    }
-    return out;
-}
-
 os::Result<image::Overrides> read_overrides(const Arguments& arguments, const Container& container,
                                             std::size_t first_word) {
     image::Overrides out;
-    for (const std::string& path : arguments.values("env-file")) {
-        TRY(const std::vector<std::string> lines, lines_of(path));
-        for (const std::string& line : lines)
-            add_variable(line, out.env);
-    }
-    for (const std::string& variable : arguments.values("env"))
-        add_variable(variable, out.env);
+    TRY(out.env, read_variables(arguments));
     const std::vector<std::string>& words = arguments.words();
     out.args.assign(words.begin() + static_cast<std::ptrdiff_t>(first_word), words.end());
     if (arguments.has("entrypoint"))
@@ -110,7 +67,12 @@ os::Result<void> read_time(const Arguments& arguments, const char* option, std::
 os::Result<void> read_health(const Arguments& arguments, RunRequest& request) {
     HealthCheck& check = request.container.health;
     if (const auto& own = request.process.healthcheck)
-        check = {own->args, own->interval_ns, own->timeout_ns, own->start_period_ns, own->retries};
+        check = {own->args,
+                 own->interval_ns,
+                 own->timeout_ns,
+                 own->start_period_ns,
+                 own->start_interval_ns,
+                 own->retries};
     if (arguments.has("no-healthcheck")) {
         check.command.clear();
         return {};
@@ -120,6 +82,7 @@ os::Result<void> read_health(const Arguments& arguments, RunRequest& request) {
     TRY(read_time(arguments, "health-interval", check.interval_ns));
     TRY(read_time(arguments, "health-timeout", check.timeout_ns));
     TRY(read_time(arguments, "health-start-period", check.start_period_ns));
+    TRY(read_time(arguments, "health-start-interval", check.start_interval_ns));
     TRY(check.retries, number_of(arguments, "health-retries", check.retries, 1));
     return {};
 }
@@ -148,6 +111,26 @@ os::Result<void> read_log(const Arguments& arguments, LogLimits& log) {
     return {};
 }
 
+template <typename T>
+os::Result<void> told(const Outcome<T>& outcome) {
+    if (!outcome)
+        return os::fail(os::Code::InvalidArgument, outcome.error().line);
+    return {};
+}
+
+// What the VM would refuse when it starts, in the words of whoever asks for it.
+os::Result<void> check_vm_options(const Arguments& arguments) {
+    if (arguments.has("privilege"))
+        TRY(told(interpret_privilege(arguments.value("privilege"))));
+    if (arguments.has("vm-cpus"))
+        TRY(told(interpret_cpus("--vm-cpus", arguments.value("vm-cpus"))));
+    if (arguments.has("vm-memory"))
+        TRY(told(interpret_memory("--vm-memory", arguments.value("vm-memory"))));
+    if (arguments.has("mac-address"))
+        TRY(told(interpret_mac("--mac-address", arguments.value("mac-address"))));
+    return {};
+}
+
 os::Result<void> read_identity(const Session& session, const Arguments& arguments, Container& out) {
     out.id = fresh_id();
     out.created = pod::timestamp();
@@ -172,12 +155,55 @@ os::Result<void> read_identity(const Session& session, const Arguments& argument
     if (!out.pod.empty()) {
         TRY(pod::check_id(out.pod));
     }
+    TRY(check_vm_options(arguments));
     out.privilege = arguments.value("privilege");
     out.vm_memory = arguments.value("vm-memory");
     out.vm_cpus = arguments.value("vm-cpus");
     TRY(out.stop_timeout, number_of(arguments, "stop-timeout", out.stop_timeout, -1));
     return read_log(arguments, out.log);
 }
+
+// By which this machine speaks to others, and which its containers reach it by: what listens on its
+// loopback alone is not theirs. Connecting a socket for datagrams sends nothing.
+os::Result<std::string> own_address() {
+    const os::UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(9);
+    address.sin_addr.s_addr = htonl(0xc0000201); // 192.0.2.1, which nobody has (RFC 5737)
+    socklen_t length = sizeof address;
+    auto* plain = reinterpret_cast<sockaddr*>(&address); // NOLINT: as the call is declared
+    char text[INET_ADDRSTRLEN] = {};
+    if (!socket || ::connect(socket.get(), plain, length) != 0 ||
+        ::getsockname(socket.get(), plain, &length) != 0 ||
+        ::inet_ntop(AF_INET, &address.sin_addr, text, sizeof text) == nullptr)
+        return os::fail_errno(errno, "--add-host: host-gateway: the address of this machine");
+    return std::string(text);
+}
+
+} // namespace
+
+os::Result<std::string> line_for_hosts(const std::string& host) {
+    const std::size_t cut = host.find_first_of("=:");
+    std::string address = cut == std::string::npos ? std::string() : host.substr(cut + 1);
+    const std::string name = host.substr(0, cut);
+    if (address == "host-gateway") {
+        TRY(address, own_address());
+    } else if (address.size() > 2 && address.starts_with('[') && address.ends_with(']')) {
+        address = address.substr(1, address.size() - 2);
+    }
+    in6_addr binary{};
+    const bool is_address = ::inet_pton(AF_INET, address.c_str(), &binary) == 1 ||
+                            ::inet_pton(AF_INET6, address.c_str(), &binary) == 1;
+    // It is a line of a file that others are in, too.
+    const bool is_name = !name.empty() && name.find_first_of(" \t\r\n#") == std::string::npos;
+    if (!is_name || !is_address)
+        return os::fail(os::Code::InvalidArgument, "--add-host ", host.substr(0, 200),
+                        ": give NAME:ADDRESS or NAME:host-gateway");
+    return address + "\t" + name;
+}
+
+namespace {
 
 os::Result<void> read_network(const Arguments& arguments, Container& out) {
     out.network = arguments.value("net", arguments.value("network", "user"));
@@ -207,10 +233,8 @@ os::Result<void> read_network(const Arguments& arguments, Container& out) {
     for (const std::string& option : arguments.values("dns-option"))
         out.resolver.push_back("options " + option);
     for (const std::string& host : arguments.values("add-host")) {
-        const std::size_t colon = host.find(':');
-        if (colon == std::string::npos || colon == 0)
-            return os::fail(os::Code::InvalidArgument, "--add-host ", host, ": give NAME:ADDRESS");
-        out.hosts.push_back(host.substr(colon + 1) + "\t" + host.substr(0, colon));
+        TRY(std::string line, line_for_hosts(host));
+        out.hosts.push_back(std::move(line));
     }
     return {};
 }
@@ -225,9 +249,17 @@ os::Result<Base> find_base(const Session& session, const Arguments& arguments) {
     return find_image(session.store, arguments.words().front());
 }
 
-void read_attachment(const Arguments& arguments, RunRequest& out) {
+os::Result<void> read_attachment(const Arguments& arguments, RunRequest& out) {
     out.detach = arguments.has("detach");
+    out.detach_keys = arguments.value("detach-keys", "ctrl-p,ctrl-q");
+    // Now: the container would run by the time that somebody watches for them.
+    TRY(parse_keys(out.detach_keys));
     const std::vector<std::string> attached = arguments.values("attach");
+    for (const std::string& stream : attached) {
+        if (stream != "stdin" && stream != "stdout" && stream != "stderr")
+            return os::fail(os::Code::InvalidArgument, "--attach ", stream,
+                            ": give stdin, stdout or stderr");
+    }
     const auto wants = [&](const char* stream) {
         return attached.empty() ||
                std::find(attached.begin(), attached.end(), stream) != attached.end();
@@ -235,6 +267,7 @@ void read_attachment(const Arguments& arguments, RunRequest& out) {
     if (!out.detach)
         out.wants = (out.container.open_stdin && wants("stdin") ? wants_input : 0U) |
                     (wants("stdout") ? wants_output : 0U) | (wants("stderr") ? wants_errors : 0U);
+    return {};
 }
 
 } // namespace
@@ -256,12 +289,12 @@ os::Result<RunRequest> read_run_request(const Session& session, const Arguments&
     for (const auto& [name, value] : out.base.config.labels)
         container.labels.try_emplace(name, value);
     TRY(read_health(arguments, out));
-    read_attachment(arguments, out);
-    out.detach_keys = arguments.value("detach-keys", "ctrl-p,ctrl-q");
+    TRY(read_attachment(arguments, out));
     out.proxy_signals = arguments.value("sig-proxy", "true") == "true";
     TRY(add_ports(arguments, out));
     TRY(out.volumes, read_volumes(session, arguments, out.process));
     TRY(make_config(arguments, out));
+    describe_request(arguments, overrides, out);
     return out;
 }
 

@@ -42,6 +42,8 @@ os::Result<std::vector<Volume>> read_volumes(const Session& session, const Argum
 // Makes their places in the container's directory; adds them to the configuration.
 os::Result<void> place_volumes(const Session& session, RunRequest& request,
                                const std::string& directory);
+// "db:10.0.0.1", "db=::1", "host:host-gateway" as a line of /etc/hosts.
+os::Result<std::string> line_for_hosts(const std::string& host);
 // ports.cpp: "8080:80", "127.0.0.1:53:53/udp", "8000-8010:9000-9010", "80".
 struct Port {
     std::string address = "0.0.0.0";
@@ -50,11 +52,16 @@ struct Port {
     std::string protocol = "tcp";
 };
 os::Result<std::vector<Port>> parse_ports(std::string_view text);
+// "80", "8000-8010/udp": those of --expose, which lead nowhere by themselves.
+os::Result<std::vector<Port>> parse_exposed(std::string_view text);
 os::Result<void> add_ports(const Arguments& arguments, RunRequest& request);
 // run_extras.cpp: what is shared with another container; devices, groups, annotations.
 os::Result<void> read_sharing(const Session& session, const Arguments& arguments, Container& out);
 os::Result<void> add_extras(const Arguments& arguments, RunRequest& request);
 os::Result<std::vector<Volume>> volumes_from(const Session& session, const Arguments& arguments);
+// description.cpp: what inspect shows of it beside what it runs with, in Docker's words.
+void describe_request(const Arguments& arguments, const image::Overrides& overrides,
+                      RunRequest& request);
 // oci_config.cpp
 // --memory, --cpus and their like: what the configuration says of them, and inspect.
 os::Result<void> read_limits(const Arguments& arguments, Container& container,

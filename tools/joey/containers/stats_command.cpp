@@ -73,14 +73,14 @@ os::Result<std::vector<Container>> wanted(Session& session, const Arguments& arg
     if (!arguments.words().empty())
         return out;
     for (Container& one : session.registry.list()) {
-        if (session.registry.condition(one).phase == Phase::Running)
+        if (arguments.has("all") || session.registry.condition(one).phase == Phase::Running)
             out.push_back(std::move(one));
     }
     return out;
 }
 
-std::vector<std::string> row_of(const Container& container, const Usage& usage) {
-    return {container.short_id(),
+std::vector<std::string> row_of(const Container& container, const Usage& usage, bool whole) {
+    return {whole ? container.id : container.short_id(),
             container.name,
             fmt::format("{:.2f}%", usage.cpu),
             fmt::format("{} / {}", size_in_binary(usage.used), limit_text(usage.limit)),
@@ -153,13 +153,16 @@ os::Result<int> stats(Session& session, const Arguments& arguments) {
                                         container.id, pod::patience(std::chrono::seconds(2)));
             if (!stats && is_named)
                 return os::fail(stats.error().code, container.name, ": ", stats.error().message);
+            if (!stats && arguments.has("all"))
+                rows.push_back(row_of(container, {}, arguments.has("no-trunc")));
             if (!stats)
                 continue; // it has just ended
-            Sample now{now_nanoseconds(), std::move(*stats)};
+            const Sample now{now_nanoseconds(), std::move(*stats)};
             const auto before = samples.find(container.id);
-            rows.push_back(
-                row_of(container, usage_of(before == samples.end() ? now : before->second, now)));
-            samples[container.id] = std::move(now);
+            rows.push_back(row_of(container,
+                                  usage_of(before == samples.end() ? now : before->second, now),
+                                  arguments.has("no-trunc")));
+            samples[container.id] = now;
         }
         // How fast the CPU is used shows with the second sample.
         if (round > 0) {

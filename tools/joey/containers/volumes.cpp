@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <fcntl.h>
 
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "tools/image/beneath.hpp"
@@ -200,27 +201,49 @@ os::Result<void> take_its_name(const std::string& fresh, const std::string& path
     return os::fail_errno(error, path);
 }
 
+// With what the image has at its place; if that is nothing, it stays as it is.
+os::Result<void> fill_volume(const std::string& path, const RunRequest& request,
+                             const std::string& target) {
+    struct stat about {};
+    const auto content =
+        image::open_in_root(request.base.directory.get(), target, O_RDONLY | O_DIRECTORY);
+    if (!content || ::fstat(content->get(), &about) != 0)
+        return {};
+    TRY(copy_tree(content->get(), path));
+    // chown(2) takes set-id bits away.
+    if (::chown(path.c_str(), about.st_uid, about.st_gid) != 0 ||
+        ::chmod(path.c_str(), about.st_mode & 07777) != 0)
+        return os::fail_errno(errno, path);
+    return {};
+}
+
+// One that is there and has nothing in it (`volume create` has made it) is filled too, as with
+// Docker: by one command at a time, and where it is, for a container may have it mounted.
+os::Result<void> fill_if_empty(const std::string& path, const RunRequest& request,
+                               const std::string& target) {
+    const os::UniqueFd place(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!place || ::flock(place.get(), LOCK_EX) != 0)
+        return os::fail_errno(errno, path);
+    const auto names = image::list_names(place.get());
+    if (!names)
+        return os::fail_errno(names.error(), path);
+    return names->empty() ? fill_volume(path, request, target) : os::Result<void>();
+}
+
 // A fresh volume begins with what the image has at its place.
 os::Result<std::string> make_volume(const std::string& path, const RunRequest& request,
                                     const std::string& target) {
-    if (pod::exists(path))
+    if (pod::exists(path)) {
+        TRY(fill_if_empty(path, request, target));
         return path;
+    }
     TRY(pod::make_directories(path.substr(0, path.rfind('/'))));
     // Under another name until it is whole.
     const std::string fresh = os::text(path, ".new-", ::getpid());
     TRY(pod::make_directories(fresh));
-    struct stat about {};
-    mode_t mode = 0755;
-    const auto content =
-        image::open_in_root(request.base.directory.get(), target, O_RDONLY | O_DIRECTORY);
-    if (content && ::fstat(content->get(), &about) == 0) {
-        mode = about.st_mode & 07777;
-        TRY(copy_tree(content->get(), fresh));
-        if (::chown(fresh.c_str(), about.st_uid, about.st_gid) != 0)
-            return os::fail_errno(errno, fresh);
-    }
-    if (::chmod(fresh.c_str(), mode) != 0)
+    if (::chmod(fresh.c_str(), 0755) != 0)
         return os::fail_errno(errno, fresh);
+    TRY(fill_volume(fresh, request, target));
     TRY(take_its_name(fresh, path));
     return path;
 }
@@ -229,7 +252,8 @@ os::Result<void> make_bind_source(const Volume& volume) {
     if (pod::exists(volume.source))
         return {};
     if (!volume.make_source)
-        return os::fail(os::Code::NotFound, volume.source, ": no such file or directory");
+        return os::fail(os::Code::NotFound, "--mount source=", volume.source,
+                        ": no such file or directory; make it first, or use --volume, which does");
     for (std::size_t at = volume.source.find('/', 1);; at = volume.source.find('/', at + 1)) {
         const std::string part = volume.source.substr(0, at);
         if (::mkdir(part.c_str(), 0755) != 0 && errno != EEXIST)

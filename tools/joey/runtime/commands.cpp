@@ -13,6 +13,7 @@
 
 #include "agent/os/files.hpp"
 #include "tools/joey/runtime/runtime.hpp"
+#include "tools/joey/sizes.hpp"
 
 namespace joey::runtime {
 
@@ -52,27 +53,43 @@ os::Result<std::string> flagless_id(Invocation& call) {
     return only_id(call, flags);
 }
 
-// What the flag gives, as a number in the resources.
+// What the flag gives in the resources.
+enum class Unit : std::uint8_t { Number, Text, Bytes }; // Bytes: with a unit, or -1 for no limit
 struct Limit {
     const char* flag;
     const char* part;
     const char* name;
-    bool is_text;
+    Unit unit = Unit::Number;
 };
 constexpr std::array limits = {
-    Limit{"blkio-weight", "blockIO", "weight", false},
-    Limit{"cpu-period", "cpu", "period", false},
-    Limit{"cpu-quota", "cpu", "quota", false},
-    Limit{"cpu-share", "cpu", "shares", false},
-    Limit{"cpu-rt-period", "cpu", "realtimePeriod", false},
-    Limit{"cpu-rt-runtime", "cpu", "realtimeRuntime", false},
-    Limit{"cpuset-cpus", "cpu", "cpus", true},
-    Limit{"cpuset-mems", "cpu", "mems", true},
-    Limit{"memory", "memory", "limit", false},
-    Limit{"memory-reservation", "memory", "reservation", false},
-    Limit{"memory-swap", "memory", "swap", false},
-    Limit{"pids-limit", "pids", "limit", false},
+    Limit{"blkio-weight", "blockIO", "weight"},
+    Limit{"cpu-burst", "cpu", "burst"},
+    Limit{"cpu-idle", "cpu", "idle"},
+    Limit{"cpu-period", "cpu", "period"},
+    Limit{"cpu-quota", "cpu", "quota"},
+    Limit{"cpu-share", "cpu", "shares"},
+    Limit{"cpu-rt-period", "cpu", "realtimePeriod"},
+    Limit{"cpu-rt-runtime", "cpu", "realtimeRuntime"},
+    Limit{"cpuset-cpus", "cpu", "cpus", Unit::Text},
+    Limit{"cpuset-mems", "cpu", "mems", Unit::Text},
+    Limit{"memory", "memory", "limit", Unit::Bytes},
+    Limit{"memory-reservation", "memory", "reservation", Unit::Bytes},
+    Limit{"memory-swap", "memory", "swap", Unit::Bytes},
+    Limit{"pids-limit", "pids", "limit"},
 };
+
+os::Result<pod::Json> value_of(const Limit& limit, const std::string& text) {
+    if (limit.unit == Unit::Text)
+        return pod::Json(text);
+    std::int64_t number = 0;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size())
+        return pod::Json(number);
+    const auto bytes = limit.unit == Unit::Bytes ? parse_size(text) : std::nullopt;
+    if (!bytes || *bytes > INT64_MAX)
+        return os::fail(os::Code::InvalidArgument, "invalid value for ", limit.flag, ": ", text);
+    return pod::Json(static_cast<std::int64_t>(*bytes));
+}
 
 os::Result<pod::Json> read_resources(const std::string& path) {
     const std::string place = path == "-" ? "/dev/stdin" : path;
@@ -155,17 +172,7 @@ os::Result<int> update(Invocation& call) {
     for (const Limit& limit : limits) {
         if (!flags.has(limit.flag) || flags.has("resources"))
             continue;
-        const std::string text = flags.value(limit.flag);
-        if (limit.is_text) {
-            resources[limit.part][limit.name] = text;
-            continue;
-        }
-        std::int64_t number = 0;
-        const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number);
-        if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size())
-            return os::fail(os::Code::InvalidArgument, "invalid value for ", limit.flag, ": ",
-                            text);
-        resources[limit.part][limit.name] = number;
+        TRY(resources[limit.part][limit.name], value_of(limit, flags.value(limit.flag)));
     }
     TRY(call.engine.update(id, resources));
     return 0;
