@@ -89,6 +89,18 @@ i64 copy_string_from_user(char* to, u64 from, usize capacity);
 // `found` gets the value seen before.
 bool compare_exchange_user(u64 address, u32 expected, u32 desired, u32& found);
 
+// --- breakpoints
+// DR0 to DR3 and DR7 of a program (Intel SDM 3B, 18.2). No address is the kernel's: its entry code
+// relies on that.
+struct Breakpoints {
+    u64 addresses[4] = {};
+    u64 control = 0;
+};
+// Whether the machine has breakpoints that work. The first question has them tried, on the running
+// program's stack; nothing is loaded before.
+bool breakpoints_work();
+void load_breakpoints(const Breakpoints* wanted); // on this CPU; null: none
+
 // --- tasks
 // ------------------------------------------------------------------------------------------- The
 // machine part of a Task, embedded in it.
@@ -99,6 +111,9 @@ struct TaskContext {
     void* fpu =
         nullptr; // XSAVE area, fpu_state_size() bytes, 64-byte aligned; null for kernel tasks
     bool has_user_state = false; // FPU and segment bases are saved and restored at switches
+    // In the debug registers while it runs; null: none. Changed while it is off its CPU, or by
+    // itself, who loads them.
+    const Breakpoints* breakpoints = nullptr;
 };
 usize fpu_state_size();
 void init_fpu_state(void* area); // the state that execve leaves
@@ -137,7 +152,8 @@ extern "C" void joey_return_to_user(TrapFrame* frame);
 extern "C" void joey_syscall(TrapFrame* frame);
 
 // How a program's exception becomes a signal; implemented in task/. `address` is the faulting one
-// (0 if none).
+// (0 if none); the error code of a debug exception is DR6, or 0 where nothing reads that: a single
+// step.
 void deliver_exception(TrapFrame& frame, unsigned vector, u64 error_code, u64 address);
 // A page fault of user mode or of a user copy, implemented in mm/. Returns true when the access can
 // be tried again; false: SIGSEGV/SIGBUS (`signal_code` packs signal << 8 | si_code) or a failed

@@ -17,6 +17,7 @@ namespace kernel {
 class Inode;
 class Process;
 class Task;
+struct Credentials;
 struct DevicePrograms;
 
 enum class Controller : u8 { Cpuset, Cpu, Io, Memory, Pids };
@@ -145,15 +146,17 @@ void join_root_cgroup_locked(); // the first programs
 // The task ends; its number stays charged if a zombie keeps it. Requires: tree lock.
 void leave_cgroup_locked(Task& task, bool becomes_zombie);
 void reap_from_cgroup_locked(Process& process);
-// SIGKILL to everything below.
-void kill_members(Cgroup& group);
+// SIGKILL to everything below; for want of memory, not to who is protected from that.
+enum class KillMembers : u8 { All, NotProtected };
+void kill_members(Cgroup& group, KillMembers which);
 
 // Which cgroup a descriptor of a cgroup directory is: EBADF.
 class File;
 Result<Ref<Cgroup>> cgroup_of_file(File& file);
-// May the running task put `from`'s members into `to`? EACCES.
-Result<void> check_migration(Cgroup& from, Cgroup& to);
-// The same for a new task, with write permission on the group itself and check_destination().
+// May they (null: a kernel task) put `from`'s members into `to`? EACCES.
+Result<void> check_migration(Cgroup& from, Cgroup& to, const Credentials* who);
+// The same for a new task of the running one's, with write permission on the group itself and
+// check_destination().
 Result<void> check_cgroup_entry(Cgroup& from, Cgroup& to);
 
 // "/a/b", seen from `root` (null: the real root): "/../x" when it lies outside.

@@ -15,6 +15,9 @@ struct CgroupFileType {
     u32 controller = 0; // bit: present where that controller is; 0: everywhere
     Result<void> (*show)(TextBuilder& out, Cgroup& group) = nullptr;
     Result<void> (*store)(Cgroup& group, std::string_view text) = nullptr;
+    // Instead of `store`, of the files that move members: who opened the file has to be allowed to,
+    // whoever writes, for a program with more privilege may be made to write to it.
+    Result<void> (*move)(Cgroup& group, std::string_view text, const Credentials* opener) = nullptr;
     CgroupEvent event = CgroupEvent::None;
     enum Where : u8 { Everywhere, NotInRoot, RootOnly } where = Everywhere;
     // A write sets a trigger on the open file instead (*.pressure).

@@ -15,6 +15,7 @@
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -120,7 +121,8 @@ namespace {
 class CgroupOpenFile final : public File {
 public:
     CgroupOpenFile(Path path, Ref<Inode> inode, u32 flags)
-        : File(std::move(path), std::move(inode), flags), seen_(node().events.load()) {}
+        : File(std::move(path), std::move(inode), flags), seen_(node().events.load()),
+          opener_(current_task().credentials) {}
     ~CgroupOpenFile() override {
         if (trigger_ != nullptr)
             free_pressure_trigger(trigger_);
@@ -142,6 +144,7 @@ private:
     bool made_ = false;
     TextBuilder text_;
     base::Atomic<u64> seen_;
+    const Ref<const Credentials> opener_;
     PressureTrigger* trigger_ = nullptr; // set once
     Restarted restarted_;                // hierarchy_mutex()
     void restart();
@@ -425,7 +428,8 @@ void CgroupOpenFile::restart() {
 
 Result<usize> CgroupOpenFile::write(IoBuffer& in, u64) {
     const CgroupFileType& type = node().type;
-    if (type.store == nullptr && type.pressure == 0 && type.restart == nullptr)
+    if (type.store == nullptr && type.move == nullptr && type.pressure == 0 &&
+        type.restart == nullptr)
         return fail(EINVAL);
     const usize length = in.remaining();
     if (length > largest_write)
@@ -449,6 +453,8 @@ Result<usize> CgroupOpenFile::write(IoBuffer& in, u64) {
     }
     if (type.restart != nullptr)
         restart();
+    else if (type.move != nullptr)
+        TRY(type.move(group, strip(view), opener_.get()));
     else
         TRY(type.store(group, strip(view)));
     return length;

@@ -157,26 +157,26 @@ Result<Ref<Task>> named_task(std::string_view text) {
     return task;
 }
 
-List store_procs(Cgroup& group, std::string_view text) {
+List move_procs(Cgroup& group, std::string_view text, const Credentials* opener) {
     TRY(const Ref<Task> task, named_task(text));
     const Ref<Cgroup> from = cgroup_of(*task);
+    TRY(check_migration(*from, group, opener));
     if (group.threaded) {
         // A process goes to a threaded group only within its domain.
         if (&from->domain() != &group.domain())
             return fail(EOPNOTSUPP);
     }
     TRY(check_destination(group));
-    TRY(check_migration(*from, group));
     return move_process(*task->process, group);
 }
 
-List store_threads(Cgroup& group, std::string_view text) {
+List move_threads(Cgroup& group, std::string_view text, const Credentials* opener) {
     TRY(const Ref<Task> task, named_task(text));
     const Ref<Cgroup> from = cgroup_of(*task);
+    TRY(check_migration(*from, group, opener));
     TRY(check_destination(group));
     if (&from->domain() != &group.domain())
         return fail(EOPNOTSUPP);
-    TRY(check_migration(*from, group));
     return move_thread(*task, group);
 }
 
@@ -212,7 +212,7 @@ List store_kill(Cgroup& group, std::string_view text) {
         return fail(ERANGE);
     if (group.threaded)
         return fail(EOPNOTSUPP);
-    kill_members(group);
+    kill_members(group, KillMembers::All);
     return {};
 }
 
@@ -263,10 +263,10 @@ constexpr CgroupFileType control_table[] = {
      .mode = 0644,
      .show = show_bound<&Cgroup::max_descendants>,
      .store = store_bound<&Cgroup::max_descendants>},
-    {.name = "cgroup.procs", .mode = 0644, .show = show_procs, .store = store_procs},
+    {.name = "cgroup.procs", .mode = 0644, .show = show_procs, .move = move_procs},
     {.name = "cgroup.stat", .mode = 0444, .show = show_cgroup_stat},
     {.name = "cgroup.subtree_control", .mode = 0644, .show = show_subtree, .store = store_subtree},
-    {.name = "cgroup.threads", .mode = 0644, .show = show_threads, .store = store_threads},
+    {.name = "cgroup.threads", .mode = 0644, .show = show_threads, .move = move_threads},
     {.name = "cgroup.type",
      .mode = 0644,
      .show = show_type,

@@ -26,6 +26,7 @@ constexpr u32 weights_of_nice[40] = {
 };
 
 List show_cpu_stat(TextBuilder& out, Cgroup& group) {
+    note_run_times();
     u64 usage = group.cpu.usage_ns.load();
     u64 system = group.cpu.system_ns.load();
     u64 nice = group.cpu.nice_ns.load();

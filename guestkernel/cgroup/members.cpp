@@ -188,9 +188,11 @@ void reap_from_cgroup_locked(Process& process) {
         uncharge_pids(object_of(process.zombie_group.get()));
 }
 
-void kill_members(Cgroup& group) {
+void kill_members(Cgroup& group, KillMembers which) {
     SpinGuard tree(process_tree_lock());
     for_each_process_locked([&](Process& process) {
+        if (which == KillMembers::NotProtected && process.oom_score_adj <= never_for_memory)
+            return;
         for (Task& task : process.tasks)
             if (object_of(task.cgroup.get()).is_below(group)) {
                 send_child_signal_locked(process, kernel_signal(9));
@@ -201,12 +203,12 @@ void kill_members(Cgroup& group) {
 
 // --- permissions, names --------------------------------------------------------------------------
 
-Result<void> check_migration(Cgroup& from, Cgroup& to) {
+Result<void> check_migration(Cgroup& from, Cgroup& to, const Credentials* who) {
     Cgroup* common = &from;
     while (!to.is_below(*common))
         common = common->parent.get();
     TRY(Ref<Inode> procs, cgroup_file_inode(*common, "cgroup.procs"));
-    return check_permission(*procs, may_write);
+    return check_permission(*procs, may_write, who);
 }
 
 Result<void> check_cgroup_entry(Cgroup& from, Cgroup& to) {
@@ -214,7 +216,7 @@ Result<void> check_cgroup_entry(Cgroup& from, Cgroup& to) {
         return fail(ENOENT);
     TRY(Ref<Inode> procs, cgroup_file_inode(to, "cgroup.procs"));
     TRY(check_permission(*procs, may_write));
-    TRY(check_migration(from, to));
+    TRY(check_migration(from, to, current_credentials()));
     return check_destination(to);
 }
 

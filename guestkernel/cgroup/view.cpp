@@ -77,6 +77,7 @@ ResourceView resource_view(bool with_load) {
     view.limited = true;
     if (memory != nullptr && memory->max < memory_stats().total)
         view_memory(view, *memory);
+    note_run_times();
     view.born_ns = limited->cpu.born_ns;
     view.usage_ns = limited->cpu.usage_ns.load();
     view.system_ns = limited->cpu.system_ns.load();

@@ -220,13 +220,17 @@ void Timer::arm(u64 deadline_ns) {
 }
 
 bool Timer::cancel() {
-    const bool removed = take_out();
-    // Its callback may be running on other CPUs, wherever it was armed since; on this one only if
-    // we are called from it.
-    if (running_ != 0)
-        for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
-            while (cpu != arch::cpu_id() && queues[cpu].is_running(*this))
-                arch::relax();
+    bool removed = false;
+    // Again, since a callback that was under way may have armed it anew before it ended.
+    do {
+        removed |= take_out();
+        // Its callback may be running on other CPUs, wherever it was armed since; on this one only
+        // if we are called from it.
+        if (running_ != 0)
+            for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++)
+                while (cpu != arch::cpu_id() && queues[cpu].is_running(*this))
+                    arch::relax();
+    } while (queued_);
     return removed;
 }
 

@@ -84,6 +84,9 @@ Result<void> change_owner(const Path& path, u32 uid, u32 gid) {
     }
     if (mask != 0)
         TRY(inode.set_attributes(wanted, mask));
+    // For root, too. And again: not for anybody who changes nothing.
+    if (!inode.is_directory() && (mask != 0 || owner_or_capable(inode)))
+        TRY(inode.drop_capabilities());
     guard.unlock();
     notify_path(path, IN_ATTRIB);
     return {};
@@ -104,7 +107,8 @@ Result<void> change_times(const Path& path, const Attributes& times, u32 mask, b
     return {};
 }
 
-Result<void> clear_suid(Inode& inode) {
+Result<void> drop_privileges(Inode& inode) {
+    TRY(inode.drop_capabilities());
     if (!has_suid(inode) || capable_over_inode(current_credentials(), inode, CAP_FSETID))
         return {};
     Attributes wanted;
@@ -138,7 +142,7 @@ Result<void> truncate_inode(Inode& inode, u64 size) {
     MutexGuard guard(inode.mutex());
     if (inode.page_cache() == nullptr || size > inode.file_size())
         TRY(limit_file_size(size == 0 ? 0 : size - 1, 1));
-    TRY(clear_suid(inode));
+    TRY(drop_privileges(inode));
     Attributes wanted;
     wanted.size = size;
     return inode.set_attributes(wanted, set_size);

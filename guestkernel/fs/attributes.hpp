@@ -16,9 +16,9 @@ Result<void> change_times(const Path& path, const Attributes& times, u32 mask, b
 // clearing.
 Result<void> truncate_path(const Path& path, u64 size);
 Result<void> truncate_inode(Inode& inode, u64 size);
-// A write, truncation or change of owner by an ordinary user takes S_ISUID, and S_ISGID of
-// group-executable files, away. Locks: the inode's mutex is held, or none for directories.
-Result<void> clear_suid(Inode& inode);
+// A write or truncation takes the file's capabilities away, and one by an ordinary user S_ISUID,
+// and S_ISGID of group-executable files, too. Locks: the inode's mutex is held.
+Result<void> drop_privileges(Inode& inode);
 inline bool has_suid(const Inode& inode) {
     return (inode.mode_ & 04000) != 0 || (inode.mode_ & 02010) == 02010;
 }

@@ -288,10 +288,14 @@ Ref<Dentry> DentryCache::publish(Ref<Dentry> fresh, u64 hash) {
 void DentryCache::unhash(Dentry& dentry, bool deleted) {
     Shard& shard = shard_of(dentry.hash_);
     bool was_hashed = false;
+    if (deleted) {
+        // Who mounts something here looks at it with the same lock: either that is refused, or
+        // whoever takes the name away finds it afterwards (MountTree::drop_from()).
+        SpinGuard tree(the_tree_lock);
+        dentry.deleted_ = true;
+    }
     {
         SpinGuard guard(shard.lock);
-        if (deleted)
-            dentry.deleted_ = true;
         was_hashed = dentry.hashed_;
         if (was_hashed)
             shard.take_out(dentry);
@@ -452,7 +456,7 @@ usize DentryCache::collect(Shard& shard, Superblock& superblock, bool all) {
         for (usize i = 0; i <= shard.mask && found < batch; i++)
             for (Dentry* d = shard.bucket(i); d != nullptr && found < batch;) {
                 Dentry* next = d->hash_next_;
-                if (d->superblock_ == &superblock && (all || d->ref_count() == 1)) {
+                if (d->superblock_.get() == &superblock && (all || d->ref_count() == 1)) {
                     shard.take_out(*d);
                     victims[found++] = d;
                 }

@@ -48,12 +48,14 @@ private:
     template <typename T, typename... A>
     friend Result<Ref<T>> make_ref(A&&...);
     Dentry(Superblock& superblock, Ref<Inode> inode)
-        : inode_(std::move(inode)), superblock_(&superblock) {}
+        : superblock_(Ref<Superblock>::share(&superblock)), inode_(std::move(inode)) {}
     void last_reference() override;
 
     Ref<Dentry> parent_;
+    // Who keeps a place without its mount (a watch) keeps the file system as well: an inode that
+    // goes after its file system would be given back to nobody. So this goes after the inode.
+    Ref<Superblock> superblock_;
     Ref<Inode> inode_;
-    Superblock* superblock_;
     Dentry* hash_next_ = nullptr;
     u64 hash_ = 0;
     u64 cached_at_ns_ = 0;

@@ -9,6 +9,7 @@
 #include "guestkernel/cgroup/device_programs.hpp"
 #include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/mount_tree.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/open.hpp"
 #include "guestkernel/fs/permission.hpp"
@@ -18,9 +19,9 @@ namespace kernel {
 namespace {
 
 // Runs `make(directory inode, name) -> Result<Ref<Inode>>` for a last component that does not exist
-// yet. `kind`: its S_IF*; 0: a link to what exists.
+// yet, and gives its dentry. `kind`: its S_IF*; 0: a link to what exists.
 template <typename Make>
-Result<Ref<Inode>> create_entry(PathWalker& walker, u32 kind, Make&& make) {
+Result<Ref<Dentry>> create_entry(PathWalker& walker, u32 kind, Make&& make) {
     const bool is_directory = (kind & mode_type) == mode_directory;
     TRY(walker.walk_parent());
     if (walker.last() != PathWalker::Last::Name)
@@ -28,6 +29,7 @@ Result<Ref<Inode>> create_entry(PathWalker& walker, u32 kind, Make&& make) {
     Dentry& parent = walker.dentry();
     Inode& directory = *parent.inode();
     Ref<Inode> made;
+    Ref<Dentry> entry;
     {
         MutexGuard guard(directory.mutex());
         TRY(Ref<Dentry> now, DentryCache::lookup_locked(parent, walker.last_name()));
@@ -42,11 +44,11 @@ Result<Ref<Inode>> create_entry(PathWalker& walker, u32 kind, Make&& make) {
         if (kind != 0)
             TRY(landlock_check(walker.path(), landlock_make(kind)));
         TRY(made, make(directory, walker.last_name()));
-        TRY(DentryCache::insert(parent, walker.last_name(), made));
+        TRY(entry, DentryCache::insert(parent, walker.last_name(), made));
     }
     notify_entry(parent, IN_CREATE | (is_directory ? u32{IN_ISDIR} : 0u), walker.last_name(),
                  made.get());
-    return made;
+    return entry;
 }
 
 } // namespace
@@ -65,7 +67,7 @@ Result<void> make_directory(int directory, std::string_view name, u32 mode) {
     return {};
 }
 
-Result<Ref<Inode>> make_node(int directory, std::string_view name, u32 mode, u64 device_number) {
+Result<Path> make_node(int directory, std::string_view name, u32 mode, u64 device_number) {
     switch (mode & mode_type) {
     case 0:
         mode |= mode_regular;
@@ -91,14 +93,14 @@ Result<Ref<Inode>> make_node(int directory, std::string_view name, u32 mode, u64
         TRY(check_device_programs(mode, device_number, 0, true));
     PathWalker walker(0);
     TRY(walker.start(directory, name));
-    return create_entry(
-        walker, mode, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
-            TRY(const NewOwner owner, new_owner(parent, mode));
-            TRY(Ref<Inode> made,
-                parent.create(last, owner.mode, device_number, owner.uid, owner.gid));
-            TRY(give_acls(*made, owner));
-            return made;
-        });
+    const auto make = [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
+        TRY(const NewOwner owner, new_owner(parent, mode));
+        TRY(Ref<Inode> made, parent.create(last, owner.mode, device_number, owner.uid, owner.gid));
+        TRY(give_acls(*made, owner));
+        return made;
+    };
+    TRY(Ref<Dentry> entry, create_entry(walker, mode, make));
+    return Path(Ref<Mount>::share(&walker.mount()), std::move(entry));
 }
 
 Result<void> make_symlink(std::string_view target, int directory, std::string_view name) {
@@ -174,6 +176,7 @@ Result<void> remove_file(int directory, std::string_view name) {
     Dentry& parent = walker.dentry();
     Inode& holder = *parent.inode();
     Ref<Inode> inode;
+    Ref<Dentry> gone;
     {
         MutexGuard guard(holder.mutex());
         TRY(Ref<Dentry> child, DentryCache::lookup_locked(parent, walker.last_name()));
@@ -186,11 +189,13 @@ Result<void> remove_file(int directory, std::string_view name) {
             return fail(EROFS);
         TRY(check_delete(parent, *inode, false));
         TRY(landlock_check(walker.path(), landlock_remove(*inode)));
-        if (child->mounts.load() != 0)
+        if (MountTree::mounted_here(*child))
             return fail(EBUSY);
         TRY(holder.unlink(walker.last_name(), *inode));
         DentryCache::remove(*child);
+        gone = std::move(child);
     }
+    MountTree::drop_from(*gone);
     notify_event(*inode, IN_ATTRIB, {});
     notify_entry(parent, IN_DELETE, walker.last_name(), inode.get());
     return {};
@@ -204,6 +209,7 @@ Result<void> remove_directory(int directory, std::string_view name) {
     Dentry& parent = walker.dentry();
     Inode& holder = *parent.inode();
     Ref<Inode> inode;
+    Ref<Dentry> gone;
     {
         MutexGuard guard(holder.mutex());
         TRY(Ref<Dentry> child, DentryCache::lookup_locked(parent, walker.last_name()));
@@ -216,30 +222,31 @@ Result<void> remove_directory(int directory, std::string_view name) {
         TRY(landlock_check(walker.path(), landlock_remove(*inode)));
         // Its own mutex too: nothing may be created in it from now on.
         MutexGuard own(inode->mutex());
-        if (child->mounts.load() != 0)
+        if (MountTree::mounted_here(*child))
             return fail(EBUSY);
         TRY(holder.rmdir(walker.last_name(), *inode));
         DentryCache::remove(*child);
+        gone = std::move(child);
     }
+    MountTree::drop_from(*gone);
     notify_event(*inode, IN_DELETE_SELF | IN_ISDIR, {});
     notify_entry(parent, IN_DELETE | IN_ISDIR, walker.last_name(), inode.get());
     return {};
 }
 
-Result<Ref<Inode>> create_socket_node(std::string_view name, u32 mode) {
+Result<Path> create_socket_node(std::string_view name, u32 mode) {
     auto made = make_node(at_fdcwd, name, mode_socket | (mode & mode_permissions), 0);
     if (!made && made.error().code == EEXIST)
         return fail(EADDRINUSE);
     return made;
 }
 
-Result<Ref<Inode>> find_socket_node(std::string_view name) {
+Result<Path> find_socket_node(std::string_view name) {
     TRY(Path path, lookup_path(at_fdcwd, name, lookup_follow));
-    Ref<Inode> inode = Ref<Inode>::share(path.dentry()->inode());
-    if (inode->type() != mode_socket)
+    if (path.dentry()->inode()->type() != mode_socket)
         return fail(ECONNREFUSED);
     TRY(check_access(path, may_write));
-    return inode;
+    return path;
 }
 
 } // namespace kernel

@@ -5,12 +5,14 @@
 #include <string_view>
 
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/fs/path.hpp"
 
 namespace kernel {
 
 Result<void> make_directory(int directory, std::string_view name, u32 mode);
-// `mode` with its S_IF* type, a missing one is a regular file. The umask is applied.
-Result<Ref<Inode>> make_node(int directory, std::string_view name, u32 mode, u64 device_number);
+// `mode` with its S_IF* type, a missing one is a regular file. The umask is applied. The new
+// object's place.
+Result<Path> make_node(int directory, std::string_view name, u32 mode, u64 device_number);
 Result<void> make_symlink(std::string_view target, int directory, std::string_view name);
 // `flags`: AT_SYMLINK_FOLLOW, AT_EMPTY_PATH.
 Result<void> make_link(int old_directory, std::string_view old_name, int new_directory,

@@ -13,6 +13,7 @@
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/open_files.hpp"
+#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -59,7 +60,7 @@ bool File::writable() const {
     return access == O_WRONLY || access == O_RDWR;
 }
 bool File::non_blocking() const {
-    return (flags_ & O_NONBLOCK) != 0;
+    return (flags_ & O_NONBLOCK) != 0 && !current_task().ignores_nonblock;
 }
 
 Result<usize> File::read(IoBuffer&, u64) {

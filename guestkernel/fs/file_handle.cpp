@@ -58,10 +58,16 @@ FileHandle encode_file_handle(const Inode& inode) {
     return out;
 }
 
-Result<FileHandle> make_file_handle(const Path& path) {
+Result<FileHandle> make_file_handle(const Path& path, bool only_identity) {
     Dentry& dentry = *path.dentry();
-    if (!has_file_handles(dentry.superblock()))
-        return fail(EOPNOTSUPP);
+    if (!has_file_handles(dentry.superblock())) {
+        if (!only_identity)
+            return fail(EOPNOTSUPP);
+        // What Linux makes where nothing else is known: the number, and a generation of 32 bits.
+        return FileHandle{.type = type_numbers,
+                          .bytes = sizeof(u64) + sizeof(u32),
+                          .words = {dentry.inode()->number(), 0}};
+    }
     TRY(remember_file_handle(dentry));
     return encode_file_handle(*dentry.inode());
 }

@@ -13,8 +13,9 @@ struct FileHandle {
     u64 words[largest / 8] = {};
 };
 
-// EOPNOTSUPP where files have no lasting identity (procfs, pipes, ...).
-Result<FileHandle> make_file_handle(const Path& path);
+// EOPNOTSUPP where files have no lasting identity (procfs, pipes, ...), unless the handle is only
+// to be compared with others.
+Result<FileHandle> make_file_handle(const Path& path, bool only_identity);
 // The same in parts: whether the file system's files have handles, how an inode's reads, and that
 // it shall be found by this name from now on.
 bool has_file_handles(const Superblock& superblock);

@@ -62,7 +62,10 @@ Result<void> FileTable::grow(usize capacity) {
 }
 
 Result<int> FileTable::reserve(int minimum) {
-    const u64 limit = current_limit(RLIMIT_NOFILE);
+    return reserve(minimum, current_limit(RLIMIT_NOFILE));
+}
+
+Result<int> FileTable::reserve(int minimum, u64 limit) {
     for (;;) {
         usize size = 0;
         {
@@ -110,7 +113,11 @@ Result<int> FileTable::install(Ref<File> file, bool close_on_exec, int minimum) 
 }
 
 Result<void> FileTable::replace(int fd, Ref<File> file, bool close_on_exec) {
-    if (fd < 0 || static_cast<u64>(fd) >= current_limit(RLIMIT_NOFILE))
+    return replace(fd, std::move(file), close_on_exec, current_limit(RLIMIT_NOFILE));
+}
+
+Result<void> FileTable::replace(int fd, Ref<File> file, bool close_on_exec, u64 limit) {
+    if (fd < 0 || static_cast<u64>(fd) >= limit)
         return fail(EBADF);
     Ref<File> old;
     const auto index = static_cast<usize>(fd);

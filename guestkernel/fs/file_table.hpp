@@ -14,15 +14,16 @@ public:
     ~FileTable() override; // closes everything (may sleep)
 
     Result<Ref<File>> get(int fd) const; // EBADF
-    // Installs at the lowest free number >= `minimum`; EMFILE at `limit` (RLIMIT_NOFILE of the
-    // caller).
+    // Installs at the lowest free number >= `minimum`; EMFILE at the caller's RLIMIT_NOFILE.
     Result<int> install(Ref<File> file, bool close_on_exec, int minimum = 0);
     // Two-phase: a number that nobody else gets, filled or given back later.
     Result<int> reserve(int minimum = 0);
+    Result<int> reserve(int minimum, u64 limit); // of another process, whose table it is
     void fill(int fd, Ref<File> file, bool close_on_exec);
     void unreserve(int fd);
     // dup2/dup3: closes what was there.
     Result<void> replace(int fd, Ref<File> file, bool close_on_exec);
+    Result<void> replace(int fd, Ref<File> file, bool close_on_exec, u64 limit);
     Result<void> close(int fd);
     Result<void> close_range(u32 first, u32 last, bool only_set_cloexec);
     Result<bool> close_on_exec(int fd) const;

@@ -31,13 +31,13 @@ Result<Ref<Superblock>> make_filesystem(std::string_view type, std::string_view 
         return make_owned_tmpfs(options, mounter.fsuid, mounter.fsgid);
     }
     if (type == "ramfs")
-        return make_tmpfs("size=0,mode=0755");
+        return make_tmpfs("size=0,nr_inodes=0,mode=0755");
     if (type == "devtmpfs")
         return make_devtmpfs();
     if (type == "devpts")
         return make_devpts(options);
     if (type == "proc")
-        return make_procfs();
+        return make_procfs(options);
     if (type == "sysfs")
         return make_sysfs();
     if (type == "mqueue")

@@ -1,6 +1,7 @@
 #include "guestkernel/fs/inode.hpp"
 
 #include <linux/errno.h>
+#include <linux/xattr.h>
 
 #include "guestkernel/core/time.hpp"
 #include "guestkernel/fs/acl.hpp"
@@ -100,6 +101,12 @@ Result<void> Inode::remove_xattr(std::string_view) {
 }
 Result<void> Inode::list_xattrs(String&) {
     return {};
+}
+Result<void> Inode::drop_capabilities() {
+    auto kept = get_xattr(XATTR_NAME_CAPS);
+    if (!kept)
+        return kept.error().code == ENOMEM ? Result<void>(fail(ENOMEM)) : Result<void>();
+    return remove_xattr(XATTR_NAME_CAPS);
 }
 
 Result<Ref<const Acl>> Inode::get_acl(AclKind) {

@@ -76,9 +76,9 @@ public:
     virtual Result<void> describe_options(String& /*out*/) { return {}; }
     // mount(2) with MS_REMOUNT: what changes of the options. EINVAL.
     virtual Result<void> reconfigure(std::string_view /*options*/) { return {}; }
-    // Where own_rules is set, it has its say before the mode bits count (FUSE). True: the rest is
-    // for the server to check.
-    virtual Result<bool> admit(const Credentials& /*who*/) { return false; }
+    // Where own_rules is set, it has its say before the mode bits count (FUSE, procfs). True: the
+    // rest is for the server to check.
+    virtual Result<bool> admit(Inode& /*inode*/, const Credentials& /*who*/) { return false; }
     bool own_rules = false;
     u64 device_number = 0;            // st_dev; assigned by allocate_device_number()
     base::Atomic<u32> mount_count{0}; // fs/mount.cpp
@@ -135,6 +135,8 @@ public:
     // readlink().
     virtual Result<Path> follow_magic();
     virtual bool is_magic_link() const { return false; }
+    // Whatever its mode and owner say, the caller may read and search it.
+    virtual bool is_callers_own() const { return false; }
 
     // An open file description of it. FIFOs and device nodes are opened by the VFS, sockets refused
     // (ENXIO).
@@ -144,6 +146,8 @@ public:
     virtual Result<void> set_xattr(std::string_view name, std::string_view value, u32 flags);
     virtual Result<void> remove_xattr(std::string_view name);
     virtual Result<void> list_xattrs(String& out); // NUL-terminated names, one after the other
+    // The contents or the owner change: "security.capability" goes. Locks: mutex() is held.
+    virtual Result<void> drop_capabilities();
 
     // POSIX access control lists; null: none. EOPNOTSUPP: not on this file system.
     virtual Result<Ref<const Acl>> get_acl(AclKind kind);
@@ -214,8 +218,9 @@ public:
     Result<void> truncate(u64 size) override;
 
 protected:
-    // Asked with the inode's mutex held before a write: seals, space.
-    virtual Result<void> before_write(u64 /*offset*/, usize /*bytes*/) { return {}; }
+    // Asked with the inode's mutex held before a write: seals, space. How many of the bytes may be
+    // written, one at least.
+    virtual Result<usize> before_write(u64 /*offset*/, usize bytes) { return bytes; }
 
 private:
     Result<usize> write_locked(IoBuffer& in, u64 offset);

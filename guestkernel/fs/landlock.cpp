@@ -36,7 +36,7 @@ Allowed allowed_at(const LandlockDomain& domain, const Path& path) {
         const Inode* inode = dentry->inode();
         for (usize i = 0; i < count && inode != nullptr; i++)
             for (const LandlockRule& rule : domain.layers[i]->rules)
-                if (rule.inode.get() == inode)
+                if (rule.object->is(inode))
                     out.layers[i] |= rule.allowed;
         if (dentry.get() == &mount->root()) {
             if (!MountTree::cross_up(mount, dentry))
@@ -67,7 +67,37 @@ bool gains(const LandlockDomain& domain, const Allowed& from, const Allowed& to,
     return false;
 }
 
+constinit SpinLock objects_lock{LockRank::Leaf};
+constinit LandlockObject::List objects;
+
 } // namespace
+
+LandlockObject::LandlockObject(Dentry& place)
+    : place_(Ref<Dentry>::share(&place)), inode_(place.inode()) {
+    SpinGuard guard(objects_lock);
+    objects.push_back(*this);
+}
+
+LandlockObject::~LandlockObject() {
+    SpinGuard guard(objects_lock);
+    node_.unlink();
+}
+
+// hook_sb_delete() of Linux.
+void landlock_forget(const Superblock& superblock) {
+    for (;;) {
+        Ref<Dentry> gone; // after the lock
+        SpinGuard guard(objects_lock);
+        for (LandlockObject& object : objects)
+            if (object.place_ && &object.place_->superblock() == &superblock) {
+                object.inode_.store(nullptr);
+                gone = std::move(object.place_);
+                break;
+            }
+        if (!gone)
+            return;
+    }
+}
 
 bool landlock_restricted() {
     return static_cast<bool>(current_task().landlock);

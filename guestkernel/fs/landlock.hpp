@@ -2,14 +2,14 @@
 // version 2. A task without a domain pays one comparison.
 #pragma once
 
-#include "guestkernel/fs/inode.hpp"
+#include "base/intrusive_list.hpp"
+#include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/path.hpp"
 #include "guestkernel/lib/vector.hpp"
 
 namespace kernel {
 
 class Task;
-class Dentry;
 
 // LANDLOCK_ACCESS_FS_*
 enum LandlockAccess : u64 {
@@ -31,9 +31,27 @@ enum LandlockAccess : u64 {
     landlock_of_files = landlock_execute | landlock_write_file | landlock_read_file,
 };
 
+// What a rule is about. It holds no mount, so that rulesets keep none busy, and lets go of the
+// object when the file system has lost its last mount: there is nothing then to be found below it.
+class LandlockObject : public RefCounted {
+public:
+    explicit LandlockObject(Dentry& place);
+    ~LandlockObject() override;
+    bool is(const Inode* inode) const { return inode_.load(base::Order::Relaxed) == inode; }
+
+private:
+    friend void landlock_forget(const Superblock& superblock);
+    base::ListNode node_;
+    // Keeps the inode the one that lookups find, and its file system. Under the list's lock.
+    Ref<Dentry> place_;
+    base::Atomic<const Inode*> inode_;
+
+public:
+    using List = base::IntrusiveList<LandlockObject, &LandlockObject::node_>;
+};
+
 struct LandlockRule {
-    Ref<Inode> inode;
-    Path place; // keeps the inode the one that lookups find
+    Ref<LandlockObject> object;
     u64 allowed = 0;
 };
 struct LandlockLayer : RefCounted {
@@ -44,6 +62,9 @@ struct LandlockDomain : RefCounted {
     static constexpr usize most_layers = 16;
     Vector<Ref<LandlockLayer>> layers;
 };
+
+// A file system has lost its last mount.
+void landlock_forget(const Superblock& superblock);
 
 // --- for the VFS: EACCES. Called with or without directories' mutexes held.
 Result<void> landlock_check_slow(const Path& path, u64 access);

@@ -5,6 +5,7 @@
 #include <linux/mount.h>
 
 #include "guestkernel/fs/file_table.hpp"
+#include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/lib/hash_map.hpp"
@@ -53,6 +54,8 @@ Mount::~Mount() {
         if (!superblock_->sync()) {
             // Nobody is left who could be told.
         }
+        forget_unmounted(*superblock_);
+        landlock_forget(*superblock_);
         DentryCache::forget_superblock(*superblock_);
     }
 }
@@ -86,6 +89,17 @@ Ref<Mount> MountTree::mounted_at(const Mount& mount, const Dentry& dentry) {
         return nullptr;
     SpinGuard guard(tree_lock());
     return Ref<Mount>::share(find(mount, dentry));
+}
+
+bool MountTree::mounted_here(const Dentry& dentry) {
+    if (dentry.mounts.load() == 0)
+        return false;
+    MountNamespace& space = *current_mount_namespace();
+    SpinGuard guard(tree_lock());
+    for (const Mount& mount : space.mounts_)
+        if (mount.place_.get() == &dentry)
+            return true;
+    return false;
 }
 
 bool MountTree::cross_down(Ref<Mount>& mount, Ref<Dentry>& dentry) {
@@ -200,6 +214,31 @@ void MountTree::uncover(Mount& dying) {
         }
         guard.unlock();
         next->release();
+    }
+}
+
+// A mount on it, in whatever namespace.
+Mount* MountTree::find_on(const Dentry& dentry) {
+    SpinGuard guard(tree_lock());
+    for (Mount* first : buckets)
+        for (Mount* m = first; m != nullptr; m = m->hash_next_)
+            if (m->place_.get() == &dentry && m->parent_)
+                return m;
+    return nullptr;
+}
+
+void MountTree::drop_from(const Dentry& dentry) {
+    while (dentry.mounts.load() != 0) {
+        Ref<Mount> parent, dropped; // go after the mutex
+        Ref<Dentry> place;
+        MutexGuard guard(mount_mutex());
+        Mount* mount = find_on(dentry);
+        if (mount == nullptr)
+            return; // what is left covers the place for who stands there
+        dissolve(*mount);
+        SpinGuard lock(tree_lock());
+        unlink(*mount, parent, place);
+        dropped = Ref<Mount>::adopt(mount); // the tree's
     }
 }
 

@@ -259,11 +259,19 @@ Result<void> MountTree::attach_tree(Mount& tree, const Path& where) {
     if (parent->space_ != nullptr)
         parent->space_->awaited_ = 0;
     TRY(std::move(done));
-    SpinGuard guard(tree_lock());
-    put(tree, *parent, *place);
+    {
+        SpinGuard guard(tree_lock());
+        // Its name may have gone meanwhile, and drop_from() have been and found nothing.
+        if (!place->deleted()) {
+            put(tree, *parent, *place);
+            for (Received& one : received)
+                put(*one.tree, *one.mount, *place);
+            return {};
+        }
+    }
     for (Received& one : received)
-        put(*one.tree, *one.mount, *place);
-    return {};
+        dissolve(*one.tree);
+    return fail(ENOENT);
 }
 
 Result<void> MountTree::attach(const Path& where, Ref<Mount> mount) {

@@ -60,6 +60,12 @@ public:
     // From a mount's root to the place it covers; false at the top of the tree.
     static bool cross_up(Ref<Mount>& mount, Ref<Dentry>& dentry);
 
+    // Whether something is mounted on it in the caller's namespace: then its name stays as it is.
+    // What others have mounted there is no reason, or each could keep all others from theirs.
+    static bool mounted_here(const Dentry& dentry);
+    // Unmounts what is mounted, in any namespace, on an object that lost its name. Takes the mutex.
+    static void drop_from(const Dentry& dentry);
+
     static Result<void> attach(const Path& where, Ref<Mount> mount);
     static Result<void> bind(const Path& from, const Path& where, bool recursive);
     static Result<void> move(const Path& from, const Path& where);
@@ -116,6 +122,7 @@ private:
 
     // mount.cpp: links. Require tree_lock() and the mutex.
     static Mount* find(const Mount& mount, const Dentry& dentry);
+    static Mount* find_on(const Dentry& dentry); // takes the lock itself
     static void link(Mount& mount, Mount& parent, Dentry& place);
     static void unlink(Mount& mount, Ref<Mount>& parent, Ref<Dentry>& place);
     static void unhash(Mount& mount, const Mount& parent);

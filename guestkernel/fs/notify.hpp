@@ -14,6 +14,7 @@ namespace kernel {
 
 class Inode;
 class Dentry;
+class Superblock;
 
 // Who listens anywhere, and who wants to be asked; kept by whoever adds and removes them.
 extern base::Atomic<u32> notify_watches;
@@ -41,6 +42,7 @@ void notify_entry_slow(Dentry& directory, u32 mask, std::string_view name, Inode
                        u32 cookie);
 Result<void> ask_slow(const Path& path, u32 mask);
 void forget_notify_target_slow(const void* target);
+void forget_unmounted_slow(const Superblock& superblock);
 
 // `name` is empty for an event on the inode itself, else the child's name in the directory `inode`.
 inline void notify_event(Inode& inode, u32 mask, std::string_view name, u32 cookie = 0) {
@@ -80,6 +82,13 @@ inline Result<void> ask_to_use(const Path& path, u32 mask) {
 inline void forget_notify_target(const void* target) {
     if (notify_watches.load(base::Order::Relaxed) != 0) [[unlikely]]
         forget_notify_target_slow(target);
+}
+
+// A file system has lost its last mount: nobody is told of its files any more (inotify(7),
+// IN_UNMOUNT).
+inline void forget_unmounted(const Superblock& superblock) {
+    if (notify_watches.load(base::Order::Relaxed) != 0) [[unlikely]]
+        forget_unmounted_slow(superblock);
 }
 
 // close(2) of a descriptor by a file table: its F_NOTIFY goes.

@@ -205,10 +205,19 @@ Result<bool> create_last(PathWalker& walker, u32 mode, Ref<Dentry>& child) {
     TRY(check_create(parent));
     TRY(landlock_check(walker.path(), landlock_make_reg));
     TRY(const NewOwner owner, new_owner(directory, mode_regular | (mode & mode_permissions)));
-    TRY(Ref<Inode> inode,
-        directory.create(walker.last_name(), owner.mode, 0, owner.uid, owner.gid));
-    TRY(give_acls(*inode, owner));
-    TRY(Ref<Dentry> fresh, DentryCache::insert(parent, walker.last_name(), std::move(inode)));
+    auto inode = directory.create(walker.last_name(), owner.mode, 0, owner.uid, owner.gid);
+    if (!inode && inode.error().code == EEXIST) {
+        // Made by somebody behind the server since it was asked: it is opened as what was there
+        // before. The dentry says that there is nothing.
+        child = nullptr;
+        DentryCache::forget(parent, walker.last_name());
+        TRY(child, DentryCache::lookup_locked(parent, walker.last_name()));
+        return child->is_negative() ? Result<bool>(fail(EEXIST)) : Result<bool>(false);
+    }
+    if (!inode)
+        return fail(inode.error().code);
+    TRY(give_acls(**inode, owner));
+    TRY(Ref<Dentry> fresh, DentryCache::insert(parent, walker.last_name(), std::move(*inode)));
     child = std::move(fresh);
     return true;
 }

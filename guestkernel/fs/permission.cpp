@@ -57,7 +57,7 @@ bool is_device(u32 mode) {
 Result<void> check_rights(Inode& inode, u32 may, const Credentials* credentials) {
     const u32 mode = inode.mode_;
     if (Superblock* home = inode.superblock(); home != nullptr && home->own_rules) {
-        TRY(const bool decided, home->admit(*credentials));
+        TRY(const bool decided, home->admit(inode, *credentials));
         if (decided)
             return inode.is_regular() && (may & may_exec) != 0 && (mode & 0111) == 0
                        ? Result<void>(fail(EACCES))
@@ -82,7 +82,8 @@ Result<void> check_rights(Inode& inode, u32 may, const Credentials* credentials)
     if (inode.is_directory()) {
         if (capable_over_inode(credentials, inode, CAP_DAC_OVERRIDE))
             return {};
-        if ((may & may_write) == 0 && capable_over_inode(credentials, inode, CAP_DAC_READ_SEARCH))
+        if ((may & may_write) == 0 &&
+            (capable_over_inode(credentials, inode, CAP_DAC_READ_SEARCH) || inode.is_callers_own()))
             return {};
         return fail(EACCES);
     }

@@ -163,8 +163,9 @@ Result<usize> RegularFile::write(IoBuffer& in, u64 offset) {
             return usize{0};
         TRY(const usize allowed, limit_file_size(offset, in.remaining()));
         in.truncate(allowed);
-        TRY(clear_suid(*inode_));
-        TRY(before_write(offset, in.remaining()));
+        TRY(drop_privileges(*inode_));
+        TRY(const usize fitting, before_write(offset, in.remaining()));
+        in.truncate(fitting);
         TRY(done, write_locked(in, offset));
         inode_->note_modified();
         if (append)

@@ -7,6 +7,7 @@
 #include "guestkernel/fs/directory_ops.hpp"
 #include "guestkernel/fs/landlock.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/mount_tree.hpp"
 #include "guestkernel/fs/notify.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/walk.hpp"
@@ -106,7 +107,7 @@ Result<bool> rename_locked(const Names& names, Dentry& source, Dentry& target, u
         if (moved.get() == parent->inode() || other.get() == parent->inode())
             return fail(ESTALE);
     TRY(check_rename(names, source, target, flags));
-    if (source.mounts.load() != 0 || target.mounts.load() != 0)
+    if (MountTree::mounted_here(source) || MountTree::mounted_here(target))
         return fail(EBUSY);
     TRY(char* storage, DentryCache::prepare_name(names.new_name));
     const bool replaces_directory =
@@ -170,6 +171,7 @@ Result<void> rename_path(int old_directory, std::string_view old_name, int new_d
     const Names names{from.dentry(), to.dentry(), from.last_name(), to.last_name()};
     Ref<Inode> moved;
     Ref<Inode> other;
+    Ref<Dentry> replaced;
     {
         TwoDirectories locks(names.old_parent, names.new_parent);
         TRY(Ref<Dentry> source, DentryCache::lookup_locked(names.old_parent, names.old_name));
@@ -185,7 +187,7 @@ Result<void> rename_path(int old_directory, std::string_view old_name, int new_d
             return fail(ENOTDIR);
         // A name with a slash at its end means a directory.
         if (!source->inode()->is_directory() &&
-            (from.trailing_slash() || (to.trailing_slash() && flags == 0)))
+            (from.trailing_slash() || (to.trailing_slash() && (flags & RENAME_EXCHANGE) == 0)))
             return fail(ENOTDIR);
         if (source.get() == locks.above_target.get())
             return fail(EINVAL); // into itself
@@ -202,7 +204,11 @@ Result<void> rename_path(int old_directory, std::string_view old_name, int new_d
         TRY(const bool done, rename_locked(names, *source, *target, flags));
         if (!done)
             return {};
+        if (!exchanges)
+            replaced = std::move(target);
     }
+    if (replaced)
+        MountTree::drop_from(*replaced);
     notify_rename(names, *moved, other.get(), flags);
     return {};
 }

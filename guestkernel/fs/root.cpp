@@ -117,7 +117,7 @@ Result<void> mount_first_root() {
     mount_optional(root, "/dev/shm", make_tmpfs("mode=1777"), MS_NOSUID | MS_NODEV, "shm");
     mount_optional(root, "/dev/mqueue", mqueue_filesystem(), MS_NOSUID | MS_NODEV | MS_NOEXEC,
                    "mqueue");
-    mount_optional(root, "/proc", make_procfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC, "proc");
+    mount_optional(root, "/proc", make_procfs({}), MS_NOSUID | MS_NODEV | MS_NOEXEC, "proc");
     mount_optional(root, "/sys", make_sysfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY,
                    "sysfs");
     mount_optional(root, "/sys/fs/cgroup", make_cgroupfs(), MS_NOSUID | MS_NODEV | MS_NOEXEC,

@@ -142,7 +142,7 @@ namespace {
 
 Result<Ref<TmpfsSuperblock>> make_superblock(TmpfsSuperblock::Options parsed,
                                              std::string_view options, const char* type) {
-    parsed.max_pages = memory_stats().total / 2; // tmpfs(5)
+    parsed.max_pages = parsed.max_inodes = memory_stats().total / 2; // tmpfs(5)
     TRY(parse_options(options, parsed));
     TRY(Ref<TmpfsSuperblock> made, make_ref<TmpfsSuperblock>(parsed, type));
     TRY(made->make_root());
@@ -208,16 +208,33 @@ Result<void> TmpfsSuperblock::reconfigure(std::string_view options) {
     return {};
 }
 
-bool TmpfsSuperblock::has_room(u64 pages) const {
-    return options_.max_pages == 0 ||
-           pages_.load(base::Order::Relaxed) + pages <= options_.max_pages;
+u64 TmpfsSuperblock::free_pages() const {
+    if (options_.max_pages == 0)
+        return ~u64{0};
+    const u64 used = pages_.load(base::Order::Relaxed);
+    return used < options_.max_pages ? options_.max_pages - used : 0;
 }
 
+bool TmpfsSuperblock::within_inodes(u64 inodes, u64 attribute_bytes) const {
+    return options_.max_inodes == 0 ||
+           inodes + (attribute_bytes + inode_bytes - 1) / inode_bytes <= options_.max_inodes;
+}
+
+// Counted first, so that nobody gets past the limit.
 Result<u64> TmpfsSuperblock::take_inode() {
-    if (options_.max_inodes != 0 && inodes_.load(base::Order::Relaxed) >= options_.max_inodes)
+    if (!within_inodes(inodes_.fetch_add(1) + 1, attribute_bytes_.load())) {
+        give_back_inode();
         return fail(ENOSPC);
-    inodes_.fetch_add(1, base::Order::Relaxed);
+    }
     return next_number_.fetch_add(1, base::Order::Relaxed);
+}
+
+Result<void> TmpfsSuperblock::take_attribute_bytes(u64 bytes) {
+    if (!within_inodes(inodes_.load(), attribute_bytes_.fetch_add(bytes) + bytes)) {
+        give_back_attribute_bytes(bytes);
+        return fail(ENOSPC);
+    }
+    return {};
 }
 
 Result<FileSystemStats> TmpfsSuperblock::stats() {
@@ -265,6 +282,8 @@ TmpfsInode::TmpfsInode(TmpfsSuperblock& home, u64 number, u32 mode, u64 device_n
 }
 
 TmpfsInode::~TmpfsInode() {
+    for (const Xattr& attribute : xattrs_)
+        home().give_back_attribute_bytes(attribute.charge());
     home().give_back_inode();
 }
 
@@ -356,19 +375,24 @@ Result<void> TmpfsInode::set_xattr(std::string_view name, std::string_view value
     if (!name.starts_with(XATTR_USER_PREFIX) && !name.starts_with(XATTR_TRUSTED_PREFIX) &&
         !name.starts_with(XATTR_SECURITY_PREFIX))
         return fail(EOPNOTSUPP);
-    TRY(String copy, String::from(value));
+    Xattr fresh;
+    TRY(fresh.name, String::from(name));
+    TRY(fresh.value, String::from(value));
     {
         MutexGuard guard(xattr_mutex_);
         Xattr* found = find_xattr(name);
+        if (found != nullptr && (flags & XATTR_CREATE) != 0)
+            return fail(EEXIST);
+        if (found == nullptr && (flags & XATTR_REPLACE) != 0)
+            return fail(ENODATA);
+        const u64 charge = fresh.charge();
+        TRY(home().take_attribute_bytes(charge));
         if (found != nullptr) {
-            if ((flags & XATTR_CREATE) != 0)
-                return fail(EEXIST);
-            std::swap(found->value, copy);
-        } else {
-            if ((flags & XATTR_REPLACE) != 0)
-                return fail(ENODATA);
-            TRY(String name_copy, String::from(name));
-            TRY(xattrs_.push_back(Xattr{std::move(name_copy), std::move(copy)}));
+            home().give_back_attribute_bytes(found->charge());
+            std::swap(*found, fresh);
+        } else if (auto added = xattrs_.push_back(std::move(fresh)); !added) {
+            home().give_back_attribute_bytes(charge);
+            return added;
         }
     }
     change_links(0);
@@ -381,6 +405,7 @@ Result<void> TmpfsInode::remove_xattr(std::string_view name) {
         Xattr* found = find_xattr(name);
         if (found == nullptr)
             return fail(ENODATA);
+        home().give_back_attribute_bytes(found->charge());
         xattrs_.erase(static_cast<usize>(found - xattrs_.begin()));
     }
     change_links(0);

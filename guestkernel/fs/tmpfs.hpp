@@ -27,10 +27,17 @@ public:
     bool parallel_lookup() const override { return true; }
     Result<void> describe_options(String& out) override;
 
-    // Whether `pages` more fit.
-    bool has_room(u64 pages) const;
+    // How many pages more fit.
+    u64 free_pages() const;
     Result<u64> take_inode();
     void give_back_inode() { inodes_.fetch_sub(1, base::Order::Relaxed); }
+    // Extended attributes, too, are limited by the number of inodes, each as good as this many
+    // bytes of them (Linux's BOGO_INODE_SIZE). ENOSPC.
+    static constexpr u64 inode_bytes = 1024;
+    Result<void> take_attribute_bytes(u64 bytes);
+    void give_back_attribute_bytes(u64 bytes) {
+        attribute_bytes_.fetch_sub(bytes, base::Order::Relaxed);
+    }
     void account(u64 old_pages, u64 new_pages) {
         pages_.fetch_add(new_pages - old_pages,
                          base::Order::Relaxed); // modulo 2^64: also downwards
@@ -41,9 +48,11 @@ protected:
     Ref<Inode> root_;
 
 private:
+    bool within_inodes(u64 inodes, u64 attribute_bytes) const;
     const char* type_;
     base::Atomic<u64> pages_{0};
     base::Atomic<u64> inodes_{0};
+    base::Atomic<u64> attribute_bytes_{0};
     base::Atomic<u64> next_number_{1};
 };
 
@@ -75,6 +84,7 @@ protected:
 private:
     struct Xattr {
         String name, value;
+        u64 charge() const { return sizeof(Xattr) + name.size() + value.size(); }
     };
     Xattr* find_xattr(std::string_view name);
 
@@ -98,7 +108,8 @@ public:
     void note_modified() override;
 
     // Locks: mutex() held.
-    Result<void> make_room(u64 offset, u64 bytes);
+    // How many of the bytes there is room for, from the first on: ENOSPC, for none.
+    Result<u64> room_for(u64 offset, u64 bytes);
     Result<void> allocate(int mode, u64 offset, u64 length);
     u32 seals() const { return seals_; }
     Result<void> add_seals(u32 seals);
@@ -200,7 +211,7 @@ public:
     Result<void> sync(bool) override { return {}; }
 
 protected:
-    Result<void> before_write(u64 offset, usize bytes) override;
+    Result<usize> before_write(u64 offset, usize bytes) override;
 };
 
 Result<Ref<TmpfsSuperblock>> make_tmpfs_superblock(std::string_view options, const char* type);

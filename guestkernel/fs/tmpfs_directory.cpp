@@ -5,6 +5,7 @@
 
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/lib/hash_map.hpp"
 
@@ -246,7 +247,8 @@ Result<void> TmpfsDirectory::rename(std::string_view old_name, Inode& child, Ino
         left_behind = Ref<Inode>::share(other);
     } else if ((flags & RENAME_WHITEOUT) != 0) {
         TRY(const u64 number, home().take_inode());
-        TRY(left_behind, make_ref<TmpfsInode>(home(), number, u32{mode_char}, u64{0}, 0u, 0u));
+        TRY(left_behind, make_ref<TmpfsInode>(home(), number, u32{mode_char}, u64{0},
+                                              current_fsuid(), current_fsgid()));
     }
     // The new name first: that can fail. Neither lock is held with the other; the VFS holds both
     // directories' mutexes.

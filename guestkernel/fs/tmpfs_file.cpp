@@ -14,6 +14,7 @@
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/fs/vfs.hpp"
+#include "guestkernel/mm/reverse_map.hpp"
 
 namespace kernel {
 
@@ -70,18 +71,22 @@ Result<void> TmpfsFile::resize(u64 size) {
 }
 
 // Pages that are here already need no room.
-Result<void> TmpfsFile::make_room(u64 offset, u64 bytes) {
+Result<u64> TmpfsFile::room_for(u64 offset, u64 bytes) {
     const u64 first = offset >> page_shift;
     const u64 end = page_up(offset + bytes) >> page_shift;
-    if (home().has_room(end - first))
-        return {};
-    u64 absent = 0;
+    u64 left = home().free_pages();
+    if (end - first <= left)
+        return bytes;
     for (u64 at = first; at < end;) {
         const u64 hole = cache_->next_hole(at, end);
         at = cache_->next_present(hole, end);
-        absent += at - hole;
+        if (at - hole > left) {
+            const u64 limit = (hole + left) << page_shift;
+            return limit > offset ? Result<u64>(limit - offset) : Result<u64>(fail(ENOSPC));
+        }
+        left -= at - hole;
     }
-    return home().has_room(absent) ? Result<void>() : Result<void>(fail(ENOSPC));
+    return bytes;
 }
 
 Result<void> TmpfsFile::allocate(int mode, u64 offset, u64 length) {
@@ -101,7 +106,9 @@ Result<void> TmpfsFile::allocate(int mode, u64 offset, u64 length) {
         return fail(EPERM);
     if (grows)
         TRY(limit_file_size(offset + length - 1, 1));
-    TRY(make_room(offset, length));
+    TRY(const u64 room, room_for(offset, length));
+    if (room < length)
+        return fail(ENOSPC);
     for (u64 index = offset >> page_shift; index < page_up(offset + length) >> page_shift;
          index++) {
         TRY(FrameRef frame, cache_->get_for_write(index, true));
@@ -125,11 +132,10 @@ Result<void> TmpfsFile::add_seals(u32 seals) {
     if ((seals_ & F_SEAL_SEAL) != 0)
         return fail(EPERM);
     if ((seals & F_SEAL_WRITE) != 0 && (seals_ & F_SEAL_WRITE) == 0) {
-        // fcntl(2) refuses while writable shared mappings exist. Which ones are writable only the
-        // address spaces know: any mapping is enough to refuse here. With the lock held, so that
-        // one that comes now finds the seal (AddressSpace::map()).
+        // fcntl(2): not while there are shared mappings that are writable, or may become it. With
+        // the lock held, so that one that comes now finds the seal (AddressSpace::map()).
         SpinGuard mappings(cache_->mappings_lock());
-        if (!cache_->mappings().empty())
+        if (has_writable_mapping(*cache_))
             return fail(EBUSY);
         seals_ = seals_ | seals;
     }
@@ -163,13 +169,13 @@ Result<void> TmpfsRegularFile::allocate(int mode, u64 offset, u64 length) {
     return file().allocate(mode, offset, length);
 }
 
-Result<void> TmpfsRegularFile::before_write(u64 offset, usize bytes) {
+Result<usize> TmpfsRegularFile::before_write(u64 offset, usize bytes) {
     const u32 seals = file().seals();
     if ((seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0)
         return fail(EPERM);
     if ((seals & F_SEAL_GROW) != 0 && offset + bytes > file().file_size())
         return fail(EPERM);
-    return file().make_room(offset, bytes);
+    return file().room_for(offset, bytes);
 }
 
 Result<Ref<PageCache>> TmpfsRegularFile::mapping(u32 protection, u32 map_flags) {
@@ -182,7 +188,7 @@ Result<Ref<PageCache>> TmpfsRegularFile::mapping(u32 protection, u32 map_flags) 
 namespace {
 
 Result<Ref<Superblock>> make_memory_store() {
-    TRY(Ref<Superblock> out, make_tmpfs_superblock("nr_blocks=0", "tmpfs"));
+    TRY(Ref<Superblock> out, make_tmpfs_superblock("nr_blocks=0,nr_inodes=0", "tmpfs"));
     return out;
 }
 constinit InternalMount memory_files{make_memory_store, MS_NOSUID | MS_NODEV};

@@ -207,7 +207,8 @@ TEST_CASE("appends go to the end, and a full tmpfs says so", "[fs][tmpfs]") {
     CHECK(write_text(*big, data, 0) == data.size());
     IoBuffer more(data.data(), 1);
     CHECK(code_of(big->write(more, 64 << 10)) == ENOSPC);
-    CHECK(write_text(*big, "over", 100) == 4); // what is there can be overwritten
+    CHECK(write_text(*big, "over", 100) == 4);          // what is there can be overwritten
+    CHECK(write_text(*big, data, 60 << 10) == 4 << 10); // and the part of a write that fits is done
     auto stats = *place.mount()->superblock().stats();
     (void)stats;
     const FileSystemStats small =
@@ -218,6 +219,21 @@ TEST_CASE("appends go to the end, and a full tmpfs says so", "[fs][tmpfs]") {
     CHECK(lookup_path(at_fdcwd, "/small", 0)->mount()->superblock().stats()->free_blocks == 16);
     CHECK_FALSE(make_tmpfs("size=12q").has_value());
     CHECK_FALSE(make_tmpfs("nonsense").has_value());
+}
+
+TEST_CASE("a write that a full tmpfs cuts short ends where the room ends", "[fs][tmpfs]") {
+    FsFixture fs;
+    REQUIRE(fs.mkdir("/small") == 0);
+    const Path place = *lookup_path(at_fdcwd, "/small", 0);
+    REQUIRE(mount_at(place, *make_tmpfs("size=16k,mode=755"), 0, "tmpfs").has_value());
+    auto file = *open_file(at_fdcwd, "/small/f", O_RDWR | O_CREAT, 0600);
+    REQUIRE(write_text(*file, "x", 2 * page_size) == 1);
+    const std::string data(8 * page_size, 'd');
+    CHECK(write_text(*file, data, 100) == 4 * page_size - 100);
+    CHECK(fs.stat("/small/f").size == 4 * page_size);
+    IoBuffer more(const_cast<char*>(data.data()), data.size());
+    CHECK(code_of(file->write(more, 4 * page_size)) == ENOSPC);
+    CHECK(code_of(file->allocate(0, 0, 5 * page_size)) == ENOSPC);
 }
 
 TEST_CASE("extended attributes are kept by name", "[fs][tmpfs]") {
@@ -238,6 +254,40 @@ TEST_CASE("extended attributes are kept by name", "[fs][tmpfs]") {
     CHECK(names.view() == std::string_view("user.a\0trusted.c\0", 17));
     REQUIRE(inode.remove_xattr("user.a").has_value());
     CHECK(code_of(inode.remove_xattr("user.a")) == ENODATA);
+}
+
+TEST_CASE("extended attributes take from what inodes may take", "[fs][tmpfs]") {
+    FsFixture fs;
+    REQUIRE(fs.mkdir("/small") == 0);
+    const Path place = *lookup_path(at_fdcwd, "/small", 0);
+    REQUIRE(mount_at(place, *make_tmpfs("nr_inodes=6,mode=755"), 0, "tmpfs").has_value());
+    REQUIRE(fs.put("/small/f", "") == 0);
+    Inode& inode = *lookup_path(at_fdcwd, "/small/f", 0)->dentry()->inode();
+    const std::string value(1900, 'v');
+    REQUIRE(inode.set_xattr("user.a", value, 0).has_value());
+    REQUIRE(inode.set_xattr("user.b", value, 0).has_value());
+    CHECK(code_of(inode.set_xattr("user.c", value, 0)) == ENOSPC);
+    CHECK(code_of(inode.get_xattr("user.c")) == ENODATA);
+    CHECK(fs.put("/small/g", "") == ENOSPC);
+    REQUIRE(inode.remove_xattr("user.a").has_value());
+    CHECK(fs.put("/small/g", "") == 0);
+    REQUIRE(inode.set_xattr("user.b", "", XATTR_REPLACE).has_value());
+    CHECK(inode.set_xattr("user.c", value, 0).has_value());
+    CHECK(fs.unlink("/small/f") == 0);
+    for (const char* name : {"/small/h", "/small/i", "/small/j", "/small/k"})
+        CHECK(fs.put(name, "") == 0);
+    CHECK(fs.put("/small/l", "") == ENOSPC);
+}
+
+TEST_CASE("without options a file system in memory has an end of files, too", "[fs][tmpfs]") {
+    FsFixture fs;
+    const FileSystemStats stats = *(*make_tmpfs(""))->stats();
+    CHECK(stats.files == memory_stats().total / 2);
+    CHECK(stats.free_files == stats.files - 1);
+    const auto small = make_tmpfs_superblock("nr_inodes=2", "tmpfs");
+    REQUIRE(small.has_value());
+    CHECK((*small)->take_inode().has_value());
+    CHECK(code_of((*small)->take_inode()) == ENOSPC);
 }
 
 TEST_CASE("memory objects obey their seals", "[fs][tmpfs]") {

@@ -45,9 +45,10 @@ Result<Path> path_of(File& file);
 Result<void> check_access(const Path& path, u32 may);
 Result<void> check_access(Inode& inode, u32 may);
 
-// Binding places for Unix sockets: creates an S_IFSOCK node; finds one.
-Result<Ref<Inode>> create_socket_node(std::string_view name, u32 mode);
-Result<Ref<Inode>> find_socket_node(std::string_view name);
+// Binding places for Unix sockets: creates an S_IFSOCK node; finds one. An inode alone does not
+// keep its file system: whoever keeps the inode keeps the place too, and for longer.
+Result<Path> create_socket_node(std::string_view name, u32 mode);
+Result<Path> find_socket_node(std::string_view name);
 
 // read/write helpers for kernel users (exec, procfs tests). Whole spans at an offset; short at the
 // end of the file.
@@ -68,7 +69,7 @@ make_tmpfs(std::string_view options); // also the store behind memfd and shared 
 Result<Ref<Superblock>>
 make_devtmpfs(); // null, zero, full, random, urandom, tty, console, ptmx, fd links, pts/, shm/
 Result<Ref<Superblock>> make_devpts(std::string_view options);
-Result<Ref<Superblock>> make_procfs();
+Result<Ref<Superblock>> make_procfs(std::string_view options);
 Result<Ref<Superblock>> make_sysfs();
 // What mount(2) makes of "overlay" and these options (fs/layered).
 Result<Ref<Superblock>> mount_overlay(std::string_view options);

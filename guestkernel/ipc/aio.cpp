@@ -239,8 +239,12 @@ Result<void> start_poll(const Submission& it, u64 address) {
         if (it.context.dead)
             return fail(EINVAL);
         ready = poll->file->poll(&poll->hook) & poll->wanted;
-        if (poll->hook.failed())
+        if (poll->hook.failed()) {
+            // A queue that could be watched may have woken it already: that run is to find nothing.
+            poll->finished = true;
+            poll->hook.disarm();
             return fail(ENOMEM);
+        }
         poll->add_ref(); // the list's
         poll->next = it.context.polls;
         it.context.polls = poll.get();

@@ -31,6 +31,8 @@ Mutex& epoll_mutex() {
 
 constexpr u32 always = poll_err | poll_hup;
 constexpr u32 control_bits = EPOLLEXCLUSIVE | EPOLLWAKEUP | EPOLLONESHOT | EPOLLET;
+// What may stand beside EPOLLEXCLUSIVE, epoll_ctl(2).
+constexpr u32 with_exclusive = EPOLLIN | EPOLLOUT | always | EPOLLEXCLUSIVE | EPOLLWAKEUP | EPOLLET;
 
 } // namespace
 
@@ -216,15 +218,13 @@ void EpollFile::leave_ready(EpollItem& item) {
 
 Result<void> EpollFile::add(int fd, File& file, u32 events, u64 data) {
     MutexGuard guard(epoll_mutex());
+    auto* nested = file_as<EpollFile>(file);
+    if ((events & EPOLLEXCLUSIVE) != 0 && (nested != nullptr || (events & ~with_exclusive) != 0))
+        return fail(EINVAL);
     if (find(fd, file) != nullptr)
         return fail(EEXIST);
-    auto* nested = file_as<EpollFile>(file);
-    if (nested != nullptr) {
-        if ((events & EPOLLEXCLUSIVE) != 0)
-            return fail(EINVAL);
-        if (nests_too_deep(*nested))
-            return fail(ELOOP);
-    }
+    if (nested != nullptr && nests_too_deep(*nested))
+        return fail(ELOOP);
     TRY(Owned<EpollItem> item, make_owned<EpollItem>());
     item->owner = this;
     item->file = &file;

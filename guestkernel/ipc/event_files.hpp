@@ -10,6 +10,8 @@ class AnonymousFile : public File {
 public:
     AnonymousFile(Ref<Inode> inode, u32 flags) : File(Path(), std::move(inode), flags) {}
     bool is_stream() const override { return true; }
+    // Most have none and say 0, as on Linux; those that refuse are back at File's.
+    Result<u64> seek(i64, int) override { return u64{0}; }
     bool describe(String& out) override; // "anon_inode:[type_name()]"
 };
 

@@ -298,6 +298,22 @@ void end_fanotify_marks(InodeWatches& watches) {
     guard.unlock();
 }
 
+void end_fanotify_marks_of(const Superblock& superblock) {
+    if (mark_total.load() == 0)
+        return;
+    EndedMarks ended;
+    MutexGuard guard(fanotify_mutex);
+    for (FanotifyFile& group : groups)
+        for (FanotifyMark* mark = group.marks.front(); mark != nullptr;) {
+            FanotifyMark* following = group.marks.next(*mark);
+            if (mark->on == FanotifyMark::On::Inode &&
+                static_cast<const Inode*>(mark->target)->superblock() == &superblock)
+                ended.end(*mark);
+            mark = following;
+        }
+    guard.unlock();
+}
+
 void forget_notify_target_slow(const void* target) {
     if (mark_total.load() == 0)
         return;

@@ -19,6 +19,11 @@ void free_inode_watches(InodeWatches* watches) {
     delete watches;
 }
 
+void forget_unmounted_slow(const Superblock& superblock) {
+    end_inotify_watches_of(superblock);
+    end_fanotify_marks_of(superblock);
+}
+
 bool is_unlinked(Inode& inode) {
     const auto attributes = inode.attributes();
     return !attributes || attributes->links == 0;

@@ -23,6 +23,11 @@ void end_inotify_watches(InodeWatches& watches);
 void end_fanotify_marks(InodeWatches& watches);
 void end_directory_notices(InodeWatches& watches);
 
+// The file system is mounted nowhere any more: so do those of all its inodes. F_NOTIFY needs an
+// open file, which keeps the mount.
+void end_inotify_watches_of(const Superblock& superblock);
+void end_fanotify_marks_of(const Superblock& superblock);
+
 // Whether the inode has no link left: then it shall go when its last file closes, and what a watch
 // holds of it must go before.
 bool is_unlinked(Inode& inode);

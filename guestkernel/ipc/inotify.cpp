@@ -21,6 +21,7 @@ constexpr u32 fionread = 0x541b;
 
 constinit Mutex watches_mutex;
 constinit u32 inotify_watches = 0; // in all
+constinit base::IntrusiveList<InotifyWatch, &InotifyWatch::all_node> all_watches;
 
 usize padded_name(std::string_view name) {
     if (name.empty())
@@ -45,6 +46,7 @@ void end_watch(InotifyWatch& watch, bool tell) {
     watch.owner->watch_count_--;
     watch.inode_node.unlink();
     watch.owner_node.unlink();
+    watch.all_node.unlink();
     inotify_watches--;
     notify_watches.fetch_sub(1);
 }
@@ -118,6 +120,21 @@ void end_inotify_watches(InodeWatches& watches) {
     guard.unlock();
 }
 
+void end_inotify_watches_of(const Superblock& superblock) {
+    EndedWatches ended;
+    MutexGuard guard(watches_mutex);
+    for (InotifyWatch* watch = all_watches.front(); watch != nullptr;) {
+        InotifyWatch* following = all_watches.next(*watch);
+        if (watch->inode->superblock() == &superblock) {
+            watch->owner->queue_event(watch->number, IN_UNMOUNT, 0, {});
+            end_watch(*watch, true);
+            ended.add(*watch);
+        }
+        watch = following;
+    }
+    guard.unlock();
+}
+
 InotifyFile::~InotifyFile() {
     {
         EndedWatches ended;
@@ -158,6 +175,7 @@ Result<i32> InotifyFile::add_watch(const Path& path, u32 mask) {
     watch_count_++;
     const i32 number = watch->number;
     all->inotify.push_back(*watch);
+    all_watches.push_back(*watch);
     watches.push_back(*watch.leak());
     inotify_watches++;
     notify_watches.fetch_add(1);

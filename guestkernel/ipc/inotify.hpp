@@ -20,6 +20,7 @@ struct InotifyWatch {
     u32 mask = 0;
     base::ListNode inode_node;
     base::ListNode owner_node;
+    base::ListNode all_node;
 };
 
 class InotifyFile final : public AnonymousFile {

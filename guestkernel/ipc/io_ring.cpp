@@ -17,7 +17,7 @@ constexpr u32 most_requests_beyond = 65536;
 constinit Mutex rings_mutex;
 constinit IoRing* all_rings = nullptr; // not references: a ring takes itself out
 constinit base::Atomic<u32> ring_total{0};
-constexpr unsigned cap_ipc_lock = 14;
+constexpr unsigned cap_ipc_lock = 14, cap_sys_admin = 21, cap_sys_nice = 23;
 
 bool completes_quietly(const IoRequest& request, const IoOutcome& outcome) {
     return (request.entry.flags & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT)) != 0 && outcome.result >= 0;
@@ -40,6 +40,33 @@ bool breaks_link(const IoRequest& request, i32 result) {
     }
 }
 
+// A transfer's I/O priority, as ioprio_set(2) takes it. It has no effect.
+int check_priority(u16 priority) {
+    // From linux/ioprio.h, which is not valid C++.
+    constexpr unsigned class_shift = 13, realtime = 1, best_effort = 2, idle = 3, levels = 8;
+    const unsigned io_class = priority >> class_shift;
+    const unsigned level = priority & ((1u << class_shift) - 1);
+    if (io_class == realtime && !capable(cap_sys_nice) && !capable(cap_sys_admin))
+        return EPERM;
+    if (io_class == realtime || io_class == best_effort)
+        return level < levels ? 0 : EINVAL;
+    return io_class == idle || priority == 0 ? 0 : EINVAL;
+}
+
+bool transfers(const IoEntry& entry) {
+    switch (entry.opcode) {
+    case IORING_OP_READ:
+    case IORING_OP_WRITE:
+    case IORING_OP_READV:
+    case IORING_OP_WRITEV:
+    case IORING_OP_READ_FIXED:
+    case IORING_OP_WRITE_FIXED:
+        return true;
+    default:
+        return false;
+    }
+}
+
 // Whether an entry can be a request at all: what Linux finds before anything runs.
 int check_entry(const IoRing& ring, const IoEntry& entry) {
     constexpr u8 known = (1u << IOSQE_FIXED_FILE_BIT) | (1u << IOSQE_IO_DRAIN_BIT) |
@@ -50,6 +77,9 @@ int check_entry(const IoRing& ring, const IoEntry& entry) {
         return EINVAL;
     if (!ring.allowed(entry))
         return EACCES;
+    if (transfers(entry))
+        if (const int error = check_priority(entry.priority); error != 0)
+            return error;
     if ((entry.flags & (1u << IOSQE_BUFFER_SELECT_BIT)) != 0)
         switch (entry.opcode) {
         case IORING_OP_READ:

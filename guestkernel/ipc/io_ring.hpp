@@ -155,6 +155,9 @@ public:
         cq_overflow = 44,
     };
     u32* word(Field field) { return pages->at<u32>(field); }
+    bool has(u32 setup_flag) const { return (limits.flags & setup_flag) != 0; }
+    // Whether it is another task's alone (EEXIST).
+    bool belongs_to_other(const Task& task) const { return issuer != nullptr && issuer != &task; }
 
     // --- io_ring.cpp: submission and completion
     // Takes up to `count` entries; how many were.
@@ -212,6 +215,8 @@ public:
     Ref<SharedPages> pages;
     Limits limits{};
     Process* owner = nullptr; // whose address space workers run in; compared, never followed
+    // IORING_SETUP_SINGLE_ISSUER: who made the ring, or enabled it; compared, never followed.
+    const Task* volatile issuer = nullptr;
     Ref<AddressSpace> space;
     Ref<const Credentials> creator;
     Ref<UserAccount> account;
@@ -310,6 +315,7 @@ public:
     ~IoRingFile() override;
     static constexpr char file_type[] = "io_uring";
     const char* type_name() const override { return file_type; }
+    Result<u64> seek(i64 offset, int whence) override { return File::seek(offset, whence); }
     bool describe(String& out) override;
     u32 poll(PollTable* table) override;
     Result<Ref<File>> mapped_file(u64& offset, u64 length) override;

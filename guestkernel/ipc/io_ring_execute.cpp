@@ -6,6 +6,7 @@
 #include <linux/time_types.h>
 
 #include "guestkernel/ipc/epoll.hpp"
+#include "guestkernel/ipc/ignore_nonblock.hpp"
 #include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
@@ -134,7 +135,10 @@ IoOutcome move_data(Task& task, IoRing& ring, IoRequest& request, Moving how) {
         one = {address, length < largest_transfer ? length : largest_transfer};
         span = {&one, 1};
     }
-    const auto moved = transfer_file(file, span, entry.offset, entry.op_flags, how.write);
+    const auto moved = [&] {
+        const IgnoreNonblock waits(task, file);
+        return transfer_file(file, span, entry.offset, entry.op_flags, how.write);
+    }();
     IoOutcome outcome =
         outcome_of(task, request, moved, pollable(request, how.write ? poll_out : poll_in));
     selected.settle(outcome);
@@ -380,6 +384,7 @@ IoOutcome on_socket(Task& task, IoRing& ring, IoRequest& request) {
     const IoEntry& entry = request.entry;
     if (auto found = find_file(task, ring, request); !found)
         return IoOutcome::done(-found.error().code);
+    const IgnoreNonblock waits(task, *request.file);
     if (entry.opcode == IORING_OP_ACCEPT)
         return accept_connections(task, ring, request);
     if (file_as<SocketFile>(*request.file) == nullptr)
@@ -580,9 +585,16 @@ IoOutcome IoRing::execute(Task& task, IoRequest& request) {
             update_files(task, static_cast<u32>(entry.offset), entry.address, entry.length);
         return IoOutcome::done(updated ? *updated : -updated.error().code);
     }
+    case IORING_OP_FALLOCATE:
+        // Linux does it in a worker always, where RLIMIT_FSIZE's signal meets nobody: the answer
+        // is EFBIG alone.
+        if (task.refuses_sleep && !request.cancelled) {
+            request.watched = 0;
+            return IoOutcome::again();
+        }
+        [[fallthrough]];
     case IORING_OP_FSYNC:
     case IORING_OP_SYNC_FILE_RANGE:
-    case IORING_OP_FALLOCATE:
     case IORING_OP_FADVISE:
     case IORING_OP_FSETXATTR:
     case IORING_OP_FGETXATTR:

@@ -19,6 +19,15 @@ Result<T> copy_argument(u64 address) {
     return UserPtr<const T>(address).copy_in();
 }
 
+// Whether there is memory at all of it now: Linux takes hold of the pages (EFAULT).
+Result<void> check_present(u64 address, u64 bytes) {
+    if (!user_range_ok(address, bytes))
+        return fail(EFAULT);
+    for (u64 at = address; at < address + bytes; at = page_down(at) + page_size)
+        TRY(UserPtr<const u8>(at).copy_in());
+    return {};
+}
+
 bool same_group(const IoBufferGroup* group, u16 id) {
     return group->id == id;
 }
@@ -415,8 +424,7 @@ Result<long> IoRing::change_buffer_ring(u64 argument, bool add) {
     if (wanted.ring_addr % page_size != 0 || entries == 0 || (entries & (entries - 1)) != 0 ||
         entries >= 65536)
         return fail(EINVAL);
-    if (!user_range_ok(wanted.ring_addr, u64{entries} * sizeof(io_uring_buf)))
-        return fail(EFAULT);
+    TRY(check_present(wanted.ring_addr, u64{entries} * sizeof(io_uring_buf)));
     if (*at != nullptr && ((*at)->ring_address != 0 || !(*at)->buffers.empty()))
         return fail(EEXIST);
     IoBufferGroup* group = *at;
@@ -545,6 +553,8 @@ Result<long> IoRing::register_resource(Task& task, u32 operation, u64 argument, 
         if (!disabled)
             return fail(EBADFD);
         restricted_ = has_restrictions_;
+        if (has(IORING_SETUP_SINGLE_ISSUER))
+            issuer = &task;
         disabled = false;
         wake_submitter();
         return 0;

@@ -31,7 +31,6 @@ void free_mqueue_instance(MqueueInstance* instance) {
 namespace {
 
 constexpr u64 mqueue_magic = 0x1980'0202;
-constexpr u64 hard_messages = 65536, hard_message_size = 16 << 20; // HARD_MSGMAX, HARD_MSGSIZEMAX
 constexpr u64 overhead_per_message = 96; // as Linux charges: struct msg_msg and a tree node
 constexpr unsigned cap_sys_resource = 24;
 constexpr int si_mesgq = -3;
@@ -43,9 +42,8 @@ public:
     Result<Ref<Inode>> create(std::string_view name, u32 mode, u64, u32 uid, u32 gid) override {
         if ((mode & mode_type) != mode_regular)
             return fail(EPERM);
-        auto& superblock = static_cast<MqueueSuperblock&>(home());
-        return create_sized(name, mode, uid, gid, superblock.limits.default_messages,
-                            superblock.limits.default_message_size);
+        const MqueueLimits& limits = static_cast<MqueueSuperblock&>(home()).limits;
+        return create_sized(name, mode, uid, gid, limits.usual_messages(), limits.usual_size());
     }
     Result<Ref<Inode>> create_sized(std::string_view name, u32 mode, u32 uid, u32 gid, u64 most,
                                     u64 size) {
@@ -92,14 +90,19 @@ Result<MqueueInstance*> current_instance() {
 
 Result<void> check_size(const MqueueLimits& limits, u64 messages, u64 size) {
     const bool privileged = capable(cap_sys_resource);
-    const u64 most = privileged ? hard_messages : limits.messages;
-    const u64 largest = privileged ? hard_message_size : limits.message_size;
+    const u64 most = privileged ? limits.hard_messages : limits.messages.load();
+    const u64 largest = privileged ? limits.hard_message_size : limits.message_size.load();
     if (messages == 0 || size == 0 || messages > most || size > largest)
         return fail(EINVAL);
     return {};
 }
 
 } // namespace
+
+Result<MqueueLimits*> current_mqueue_limits() {
+    TRY(MqueueInstance * instance, current_instance());
+    return &instance->superblock->limits;
+}
 
 Result<void> MqueueSuperblock::make_root() {
     TRY(const u64 number, take_inode());
@@ -158,7 +161,7 @@ Result<Ref<MessageQueue>> MessageQueue::make(MqueueSuperblock& home, u32 mode, u
     // From here on the destructor gives back what was counted.
     Ref<MessageQueue> queue = std::move(*made);
     const bool too_many =
-        home.queues.fetch_add(1) >= home.limits.queues && !capable(cap_sys_resource);
+        home.queues.fetch_add(1) >= home.limits.queues.load() && !capable(cap_sys_resource);
     if (too_many)
         return fail(ENOSPC);
     const Ref<UserAccount>& account = current_task().account;

@@ -12,11 +12,21 @@
 
 namespace kernel {
 
-// What a namespace limits: /proc/sys/fs/mqueue, which only shows it.
+// What a namespace limits: /proc/sys/fs/mqueue.
 struct MqueueLimits {
-    u64 queues = 256, messages = 10, message_size = 8192;
-    u64 default_messages = 10, default_message_size = 8192;
+    static constexpr u32 hard_messages = 65536, hard_message_size = 16 << 20; // HARD_MSG*MAX
+    base::Atomic<u32> queues{256}, messages{10}, message_size{8192};
+    base::Atomic<u32> default_messages{10}, default_message_size{8192};
+
+    // For who asks for nothing. The defaults may be set above what is allowed.
+    u32 usual_messages() const { return lesser(default_messages.load(), messages.load()); }
+    u32 usual_size() const { return lesser(default_message_size.load(), message_size.load()); }
+
+private:
+    static u32 lesser(u32 a, u32 b) { return a < b ? a : b; }
 };
+// Those of the running task's IPC namespace. ENOMEM.
+Result<MqueueLimits*> current_mqueue_limits();
 
 // The queues of one IPC namespace.
 class MqueueSuperblock final : public TmpfsSuperblock {

@@ -101,6 +101,7 @@ Result<usize> Pipe::read(IoBuffer& out, bool non_blocking) {
         return usize{0};
     for (bool slept = false;; slept = true) {
         {
+            MutexGuard turn(taking_);
             MutexGuard guard(mutex_);
             const usize here = available();
             if (here > 0) {
@@ -108,6 +109,7 @@ Result<usize> Pipe::read(IoBuffer& out, bool non_blocking) {
                 auto done = drain(out, smaller(here, out.remaining()));
                 const bool left = available() > 0;
                 guard.unlock();
+                turn.unlock();
                 // One write wakes one reader: what that leaves is the next one's. Whoever did not
                 // sleep took no wake-up from anybody, and a watcher is not told of the same bytes
                 // again.

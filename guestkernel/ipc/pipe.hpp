@@ -21,7 +21,9 @@ public:
     Result<usize> read(IoBuffer& out, bool non_blocking);
     Result<usize> write(IoBuffer& in, bool non_blocking);
     // For splice(2) and tee(2): copies what is there, from `skip` bytes on, without taking it;
-    // takes without copying. Neither sleeps for data.
+    // takes without copying. Neither sleeps for data. Whoever looks first and takes later holds
+    // taking() meanwhile: no reader comes in between.
+    Mutex& taking() { return taking_; }
     Result<usize> peek(IoBuffer& out, usize skip);
     void discard(usize bytes);
     // POLLIN, POLLHUP: the latter not before a writer came after the first `writers_known`.
@@ -48,7 +50,8 @@ private:
     Result<usize> drain(IoBuffer& out, usize bytes);
     bool can_write(usize bytes) const;
 
-    Mutex mutex_; // the contents; held across user copies
+    Mutex taking_; // of who takes bytes out; outside of the next one, of any pipe
+    Mutex mutex_;  // the contents; held across user copies
     Vector<Frame*> pages_;
     usize capacity_ = default_capacity;
     volatile u64 written_ = 0,

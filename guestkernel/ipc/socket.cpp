@@ -21,8 +21,9 @@ constexpr unsigned cap_net_admin = 12;
 constexpr u32 least_send_buffer = 4608, least_receive_buffer = 2304;
 
 // Boolean options that are kept and shown, whether or not the family makes use of them.
-constexpr int boolean_options[] = {SO_DEBUG,     SO_REUSEADDR, SO_DONTROUTE, SO_BROADCAST,
-                                   SO_KEEPALIVE, SO_OOBINLINE, SO_REUSEPORT, SO_PASSCRED};
+constexpr int boolean_options[] = {SO_DEBUG,     SO_REUSEADDR, SO_DONTROUTE,   SO_BROADCAST,
+                                   SO_KEEPALIVE, SO_OOBINLINE, SO_REUSEPORT,   SO_PASSCRED,
+                                   SO_PASSSEC,   SO_NOFCS,     SO_WIFI_STATUS, SO_SELECT_ERR_QUEUE};
 
 bool is_boolean(int name) {
     for (const int known : boolean_options)
@@ -84,11 +85,6 @@ u32 buffer_value(int wanted, u32 least, bool forced, const base::Atomic<u32>& mo
 constexpr usize most_families = 8;
 constinit const SocketFamily* families[most_families] = {&unix_family};
 
-UserNamespace* net_owner() {
-    const NetNamespace* space = current_net_namespace();
-    return space == nullptr ? nullptr : space->owner();
-}
-
 } // namespace
 
 SocketCredentials current_socket_credentials() {
@@ -146,6 +142,13 @@ void ReceiveRequest::add_control(int level, int type, const void* data, u32 byte
     control_length += static_cast<u32>(step);
 }
 
+void ReceiveRequest::add_timestamp(u64 realtime_ns, bool nanoseconds) {
+    const u64 rest = realtime_ns % nanoseconds_per_second;
+    const u64 value[2] = {realtime_ns / nanoseconds_per_second, nanoseconds ? rest : rest / 1000};
+    add_control(SOL_SOCKET, nanoseconds ? SO_TIMESTAMPNS_OLD : SO_TIMESTAMP_OLD, value,
+                sizeof value);
+}
+
 Result<void> SocketFile::bind(const SocketAddress&) {
     return fail(EOPNOTSUPP);
 }
@@ -173,6 +176,12 @@ Result<usize> SocketFile::send(IoBuffer&, SendRequest&) {
 Result<usize> SocketFile::receive(IoBuffer&, ReceiveRequest&) {
     return fail(EOPNOTSUPP);
 }
+Result<Ref<const Credentials>> SocketFile::peer_identity() {
+    return fail(ENODATA);
+}
+Result<Ref<File>> SocketFile::peer_pidfd() {
+    return fail(ENODATA);
+}
 Result<void> SocketFile::set_option(int, int, std::span<const u8>) {
     return fail(ENOPROTOOPT);
 }
@@ -180,15 +189,22 @@ Result<usize> SocketFile::get_option(int, int, std::span<u8>) {
     return fail(ENOPROTOOPT);
 }
 
+// What of its sender a message of this family does not say cannot be asked for.
+Result<void> SocketFile::check_passing(int name) const {
+    if (((name == SO_PASSCRED || name == SO_PASSSEC) && !passes_credentials()) ||
+        (name == option_pass_pidfd && family_ != family_unix))
+        return fail(EOPNOTSUPP);
+    return {};
+}
+
 Result<void> SocketFile::set_socket_option(int level, int name, std::span<const u8> value) {
     // The name of an interface is no number; the family knows.
     if (level != SOL_SOCKET || name == SO_BINDTODEVICE)
         return set_option(level, name, value);
     TRY(const int number, int_value(value));
-    if (name == SO_PASSCRED && !passes_credentials())
-        return fail(EOPNOTSUPP);
+    TRY(check_passing(name));
     if (is_boolean(name)) {
-        const u32 bit = 1u << name;
+        const u64 bit = socket_option_bit(name);
         options_.flags = number != 0 ? options_.flags | bit : options_.flags & ~bit;
         socket_option_changed();
         return {};
@@ -196,18 +212,21 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
     switch (name) {
     case SO_SNDBUFFORCE:
     case SO_RCVBUFFORCE:
-        if (!capable_over(net_owner(), cap_net_admin))
+        if (!capable_over(network_owner(), cap_net_admin))
             return fail(EPERM);
         [[fallthrough]];
     case SO_SNDBUF:
     case SO_RCVBUF: {
         const bool forced = name == SO_SNDBUFFORCE || name == SO_RCVBUFFORCE;
-        if (name == SO_SNDBUF || name == SO_SNDBUFFORCE)
+        const bool sending = name == SO_SNDBUF || name == SO_SNDBUFFORCE;
+        if (sending)
             options_.send_buffer =
                 buffer_value(number, least_send_buffer, forced, most_send_buffer);
         else
             options_.receive_buffer =
                 buffer_value(number, least_receive_buffer, forced, most_receive_buffer);
+        options_.buffer_lock |=
+            sending ? SocketOptions::lock_send_buffer : SocketOptions::lock_receive_buffer;
         buffers_changed();
         return {};
     }
@@ -230,26 +249,25 @@ Result<void> SocketFile::set_socket_option(int level, int name, std::span<const 
         if (value.size() < sizeof linger)
             return fail(EINVAL);
         __builtin_memcpy(linger, value.data(), sizeof linger);
-        constexpr u32 bit = 1u << SO_LINGER;
+        constexpr u64 bit = socket_option_bit(SO_LINGER);
         options_.flags = linger[0] != 0 ? options_.flags | bit : options_.flags & ~bit;
         options_.linger = linger[1];
         return {};
     }
     case SO_PRIORITY:
-        if ((number < 0 || number > 6) && !capable_over(net_owner(), cap_net_admin))
+        if ((number < 0 || number > 6) && !capable_over(network_owner(), cap_net_admin))
             return fail(EPERM);
         options_.priority = number;
         return {};
     default:
-        return set_option(level, name, value);
+        return set_rare_option(name, number, value);
     }
 }
 
 Result<usize> SocketFile::get_socket_option(int level, int name, std::span<u8> out) {
     if (level != SOL_SOCKET)
         return get_option(level, name, out);
-    if (name == SO_PASSCRED && !passes_credentials())
-        return fail(EOPNOTSUPP);
+    TRY(check_passing(name));
     if (is_boolean(name))
         return put_value(out, static_cast<int>(option_on(name)));
     switch (name) {
@@ -288,7 +306,7 @@ Result<usize> SocketFile::get_socket_option(int level, int name, std::span<u8> o
             return fail(EINVAL);
         return put_value(out, hash_mix(inode_->number()));
     default:
-        return get_option(level, name, out);
+        return get_rare_option(name, out);
     }
 }
 

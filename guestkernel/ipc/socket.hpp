@@ -11,6 +11,9 @@
 
 namespace kernel {
 
+class NetNamespace;
+class UserNamespace;
+
 // The numbers of the ABI that no UAPI header has: include/linux/socket.h and net.h of Linux.
 inline constexpr int family_unspecified = 0, family_unix = 1;
 inline constexpr int socket_stream = 1, socket_datagram = 2, socket_raw = 3, socket_seqpacket = 5;
@@ -78,6 +81,11 @@ Result<void> for_control_messages(std::span<const u8> control, F&& function) {
     return {};
 }
 
+// The numbers of <asm/socket.h> and <linux/socket.h> that older headers do not have.
+inline constexpr int option_pass_pidfd = 76, option_peer_pidfd = 77, scm_pidfd = 4;
+
+struct Credentials;
+
 struct ReceiveRequest {
     u32 flags = 0; // MSG_*
     bool wants_address = false;
@@ -87,6 +95,8 @@ struct ReceiveRequest {
     bool has_credentials = false;
     SocketCredentials credentials;
     Owned<FileRights> rights;
+    bool has_pidfd = false;     // SO_PASSPIDFD is on
+    Ref<File> pidfd;            // null: it is not known who sent it
     bool wants_control = false; // asked: there is room for control messages
     // Control messages of the family, laid out as the caller gets them.
     static constexpr u32 control_capacity = 512;
@@ -94,19 +104,44 @@ struct ReceiveRequest {
     alignas(8) u8 control[control_capacity];
     // What does not fit is cut, as it would be in the caller's buffer.
     void add_control(int level, int type, const void* data, u32 bytes);
+    // SO_TIMESTAMPNS's message, or SO_TIMESTAMP's: when it came, since the Epoch.
+    void add_timestamp(u64 realtime_ns, bool nanoseconds);
 };
 
 // net.core.rmem_max and wmem_max: what SO_RCVBUF and SO_SNDBUF can ask for, in bytes; of all
 // namespaces.
 extern base::Atomic<u32> most_receive_buffer, most_send_buffer;
 
+// SK_MEMINFO_*, in their order: SO_MEMINFO, and what sock_diag(7) shows.
+struct SocketMemory {
+    u32 received = 0, receive_buffer = 0, sent = 0, send_buffer = 0, ahead = 0, queued = 0,
+        options = 0, backlog = 0, drops = 0;
+};
+
+// The place of a boolean option in SocketOptions::flags. Those of larger numbers lie where options
+// are that are no booleans, or a family's own.
+constexpr u64 socket_option_bit(int name) {
+    return u64{1} << (name & 63);
+}
+
 // What setsockopt(2) can set at SOL_SOCKET for any family.
 struct SocketOptions {
     u64 receive_timeout_ns = 0, send_timeout_ns = 0; // 0: none
     u32 send_buffer = default_socket_buffer, receive_buffer = default_socket_buffer;
     u32 receive_low_water = 1;
-    u32 flags = 0; // bit n: the boolean option SO_n is on
+    u64 flags = 0; // socket_option_bit()
     i32 linger = 0, priority = 0;
+    u8 buffer_lock = 0;         // SO_BUF_LOCK: lock_send_buffer, lock_receive_buffer
+    bool filter_locked = false; // SO_LOCK_FILTER
+    // Kept and shown; nothing polls or paces here.
+    i32 busy_poll_us = 0;
+    bool prefers_busy_poll = false;
+    u64 pacing_rate = ~u64{0}; // SO_MAX_PACING_RATE
+    // SO_TXTIME: CLOCK_*, SOF_TXTIME_*.
+    bool takes_send_times = false;
+    i32 send_clock = 0;
+    u32 send_clock_flags = 0;
+    static constexpr u8 lock_send_buffer = 1, lock_receive_buffer = 2;
 };
 
 class SocketFile : public File {
@@ -138,13 +173,19 @@ public:
     virtual bool listening() const { return false; }
     virtual int take_error() { return 0; } // SO_ERROR
     virtual SocketCredentials peer_credentials() { return {}; }
+    // SO_PEERGROUPS, SO_PEERPIDFD. ENODATA: of nobody.
+    virtual Result<Ref<const Credentials>> peer_identity();
+    virtual Result<Ref<File>> peer_pidfd();
     virtual void buffers_changed() {}
-    virtual void socket_option_changed() {} // another one of SOL_SOCKET
+    virtual void socket_option_changed() {}           // another one of SOL_SOCKET
+    virtual void memory_use(SocketMemory& out) const; // SO_MEMINFO
+    // The one it was made in; null: the initial one.
+    virtual const NetNamespace* home() const;
 
     // Of SOL_SOCKET; what it does not know it passes on.
     Result<void> set_socket_option(int level, int name, std::span<const u8> value);
     Result<usize> get_socket_option(int level, int name, std::span<u8> out);
-    bool option_on(int name) const { return (options_.flags >> name & 1) != 0; }
+    bool option_on(int name) const { return (options_.flags & socket_option_bit(name)) != 0; }
 
     // Whether its messages can say who sent them (SO_PASSCRED).
     bool passes_credentials() const {
@@ -161,8 +202,14 @@ public:
 
 protected:
     SocketOptions options_;
+    UserNamespace* network_owner() const; // whose capabilities count
 
 private:
+    Result<void> check_passing(int name) const;
+    // --- socket_options.cpp: those that few programs ask for
+    Result<void> set_rare_option(int name, int number, std::span<const u8> value);
+    Result<void> set_send_time(std::span<const u8> value);
+    Result<usize> get_rare_option(int name, std::span<u8> out);
     static u64 deadline(u64 timeout) {
         return timeout == 0 ? no_deadline : monotonic_ns() + timeout;
     }

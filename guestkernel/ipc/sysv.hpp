@@ -5,6 +5,7 @@
 
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/lib/vector.hpp"
+#include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/namespaces/namespace.hpp"
 #include "guestkernel/sched/mutex.hpp"
 #include "guestkernel/task/process.hpp"
@@ -81,6 +82,14 @@ Result<void> check_sysv_owner(const SysvObject& object); // EPERM
 void fill_sysv_permissions(const SysvObject& object, ipc64_perm& out);
 Result<void> set_sysv_permissions(SysvObject& object, const ipc64_perm& from); // EINVAL
 i64 sysv_time(); // seconds since the Epoch
+// The end of a *ctl(2) that tells something. Without the table's mutex, which `guard` holds until
+// then: a page of the caller's memory may come when another program likes (userfaultfd(2), FUSE).
+template <typename T>
+Result<long> tell_unlocked(MutexGuard<Mutex>& guard, u64 to, const T& value, long answer) {
+    guard.unlock();
+    TRY(copy_out_bytes(to, &value, sizeof value));
+    return answer;
+}
 
 // xxxget(2): the object of the key, or a new one. `fits(object)` checks what was asked of an old
 // one, `make()` makes a Result<Ref<SysvObject>>.

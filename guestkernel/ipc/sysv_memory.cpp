@@ -226,7 +226,8 @@ Result<long> remove_segment(i32 id) {
     return 0;
 }
 
-Result<long> stat_segment(const Segment& segment, u64 argument, long answer) {
+Result<long> stat_segment(MutexGuard<Mutex>& guard, const Segment& segment, u64 argument,
+                          long answer) {
     shmid64_ds status{};
     fill_sysv_permissions(segment, status.shm_perm);
     status.shm_segsz = segment.size;
@@ -236,23 +237,21 @@ Result<long> stat_segment(const Segment& segment, u64 argument, long answer) {
     status.shm_cpid = visible_pid(segment.creator);
     status.shm_lpid = visible_pid(segment.last_pid);
     status.shm_nattch = segment.attachments();
-    TRY(copy_out_bytes(argument, &status, sizeof status));
-    return answer;
+    return tell_unlocked(guard, argument, status, answer);
 }
 
 // IPC_INFO and SHM_INFO, what ipcs(1) shows; the answer is the last place in use.
-Result<long> tell_limits(u64 argument) {
+Result<long> tell_limits(MutexGuard<Mutex>& guard, u64 argument) {
     shminfo64 info{};
     const SysvLimits& limits = current_ipc_namespace().limits;
     info.shmmax = limits.segment_bytes.load();
     info.shmall = limits.segment_pages.load();
     info.shmmin = 1;
     info.shmmni = info.shmseg = table().most.load();
-    TRY(copy_out_bytes(argument, &info, sizeof info));
-    return table().last_index();
+    return tell_unlocked(guard, argument, info, table().last_index());
 }
 
-Result<long> tell_use(u64 argument) {
+Result<long> tell_use(MutexGuard<Mutex>& guard, u64 argument) {
     shm_info info{};
     info.used_ids = table().count();
     table().for_each([&](SysvObject& object) {
@@ -261,8 +260,7 @@ Result<long> tell_use(u64 argument) {
         if (auto cache = segment.file->mapping(PROT_READ, MAP_SHARED))
             info.shm_rss += (*cache)->resident_pages();
     });
-    TRY(copy_out_bytes(argument, &info, sizeof info));
-    return table().last_index();
+    return tell_unlocked(guard, argument, info, table().last_index());
 }
 
 } // namespace
@@ -271,28 +269,29 @@ Result<long> sys_shmctl(Task&, int id, int command, u64 argument) {
     sweep_removed_segments();
     if (command == IPC_RMID)
         return remove_segment(id);
+    shmid64_ds wanted{};
+    if (command == IPC_SET)
+        TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
     MutexGuard guard(table().mutex);
     switch (command) {
     case IPC_INFO:
-        return tell_limits(argument);
+        return tell_limits(guard, argument);
     case SHM_INFO:
-        return tell_use(argument);
+        return tell_use(guard, argument);
     case SHM_STAT:
     case SHM_STAT_ANY: {
         TRY(SysvObject * object, table().at_index(id));
         if (command == SHM_STAT)
             TRY(check_sysv_access(*object, may_read));
-        return stat_segment(static_cast<Segment&>(*object), argument, object->id);
+        return stat_segment(guard, static_cast<Segment&>(*object), argument, object->id);
     }
     case IPC_STAT: {
         TRY(Segment * segment, find_segment(id, may_read));
-        return stat_segment(*segment, argument, 0);
+        return stat_segment(guard, *segment, argument, 0);
     }
     case IPC_SET: {
         TRY(Segment * segment, find_segment(id, 0));
         TRY(check_sysv_owner(*segment));
-        shmid64_ds wanted{};
-        TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
         const u32 kept = segment->mode & removed_mode;
         TRY(set_sysv_permissions(*segment, wanted.shm_perm));
         segment->mode |= kept;

@@ -84,9 +84,7 @@ Result<void> copy_message_out(u64 to, const Message& message, u64 bytes) {
     return copy_out_bytes(to + sizeof(i64), message.text.data(), bytes);
 }
 
-Result<long> change_queue(MessageQueue& queue, u64 argument) {
-    msqid64_ds wanted{};
-    TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
+Result<long> change_queue(MessageQueue& queue, const msqid64_ds& wanted) {
     if (wanted.msg_qbytes > current_ipc_namespace().limits.queue_bytes.load() &&
         !capable(cap_sys_resource))
         return fail(EPERM);
@@ -121,7 +119,7 @@ Result<long> copy_message(i32 id, u64 text, u64 bytes, i64 place, u32 flags) {
 }
 
 // IPC_INFO: limits; MSG_INFO: some fields tell of use instead. The answer is the last place in use.
-Result<long> tell_info(u64 argument, bool use) {
+Result<long> tell_info(MutexGuard<Mutex>& guard, u64 argument, bool use) {
     msginfo info{};
     const SysvLimits& limits = current_ipc_namespace().limits;
     info.msgmax = static_cast<int>(limits.message_bytes.load());
@@ -137,11 +135,11 @@ Result<long> tell_info(u64 argument, bool use) {
             info.msgmap += static_cast<int>(static_cast<MessageQueue&>(object).messages);
             info.msgtql += static_cast<int>(static_cast<MessageQueue&>(object).bytes);
         });
-    TRY(copy_out_bytes(argument, &info, sizeof info));
-    return table().last_index();
+    return tell_unlocked(guard, argument, info, table().last_index());
 }
 
-Result<long> stat_queue(const MessageQueue& queue, u64 argument, long answer) {
+Result<long> stat_queue(MutexGuard<Mutex>& guard, const MessageQueue& queue, u64 argument,
+                        long answer) {
     msqid64_ds status{};
     fill_sysv_permissions(queue, status.msg_perm);
     status.msg_stime = queue.send_time;
@@ -152,8 +150,7 @@ Result<long> stat_queue(const MessageQueue& queue, u64 argument, long answer) {
     status.msg_qbytes = queue.capacity;
     status.msg_lspid = visible_pid(queue.last_sender);
     status.msg_lrpid = visible_pid(queue.last_receiver);
-    TRY(copy_out_bytes(argument, &status, sizeof status));
-    return answer;
+    return tell_unlocked(guard, argument, status, answer);
 }
 
 } // namespace
@@ -246,26 +243,29 @@ Result<long> sys_msgrcv(Task&, int id, u64 text, u64 bytes, i64 type, u32 flags)
 }
 
 Result<long> sys_msgctl(Task&, int id, int command, u64 argument) {
+    msqid64_ds wanted{};
+    if (command == IPC_SET)
+        TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
     MutexGuard guard(table().mutex);
     switch (command) {
     case IPC_STAT: {
         TRY(MessageQueue * queue, find_queue(id, may_read));
-        return stat_queue(*queue, argument, 0);
+        return stat_queue(guard, *queue, argument, 0);
     }
     case IPC_INFO:
     case MSG_INFO:
-        return tell_info(argument, command == MSG_INFO);
+        return tell_info(guard, argument, command == MSG_INFO);
     case MSG_STAT:
     case MSG_STAT_ANY: {
         TRY(SysvObject * object, table().at_index(id));
         if (command == MSG_STAT)
             TRY(check_sysv_access(*object, may_read));
-        return stat_queue(static_cast<MessageQueue&>(*object), argument, object->id);
+        return stat_queue(guard, static_cast<MessageQueue&>(*object), argument, object->id);
     }
     case IPC_SET: {
         TRY(MessageQueue * queue, find_queue(id, 0));
         TRY(check_sysv_owner(*queue));
-        return change_queue(*queue, argument);
+        return change_queue(*queue, wanted);
     }
     case IPC_RMID: {
         TRY(MessageQueue * queue, find_queue(id, 0));

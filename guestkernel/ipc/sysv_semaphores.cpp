@@ -153,7 +153,7 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
 }
 
 // IPC_INFO: limits; SEM_INFO: two fields tell of use instead. The answer is the last place in use.
-Result<long> tell_info(u64 argument, bool use) {
+Result<long> tell_info(MutexGuard<Mutex>& guard, u64 argument, bool use) {
     seminfo info{};
     const SysvLimits& limits = current_ipc_namespace().limits;
     info.semmni = static_cast<int>(table().most.load());
@@ -167,18 +167,16 @@ Result<long> tell_info(u64 argument, bool use) {
         table().for_each([&](SysvObject& object) {
             info.semaem += static_cast<int>(static_cast<SemaphoreSet&>(object).semaphores.size());
         });
-    TRY(copy_out_bytes(argument, &info, sizeof info));
-    return table().last_index();
+    return tell_unlocked(guard, argument, info, table().last_index());
 }
 
-Result<long> stat_set(SemaphoreSet& set, u64 out, long answer) {
+Result<long> stat_set(MutexGuard<Mutex>& guard, SemaphoreSet& set, u64 out, long answer) {
     semid64_ds status{};
     fill_sysv_permissions(set, status.sem_perm);
     status.sem_otime = set.operation_time;
     status.sem_ctime = set.change_time;
     status.sem_nsems = set.semaphores.size();
-    TRY(copy_out_bytes(out, &status, sizeof status));
-    return answer;
+    return tell_unlocked(guard, out, status, answer);
 }
 
 // What semctl(2) tells of one semaphore.
@@ -218,26 +216,43 @@ Result<long> set_one(SemaphoreSet& set, int number, int value) {
     return 0;
 }
 
-Result<long> transfer_all(SemaphoreSet& set, u64 array, bool get) {
+Result<long> get_all(int id, u64 array) {
     Vector<u16> values;
-    TRY(values.resize(set.semaphores.size()));
-    if (get) {
+    {
+        MutexGuard guard(table().mutex);
+        TRY(const SemaphoreSet* set, find_set(id, may_read));
+        TRY(values.resize(set->semaphores.size()));
         for (usize i = 0; i < values.size(); i++)
-            values[i] = static_cast<u16>(set.semaphores[i].value);
-        TRY(copy_out_bytes(array, values.data(), values.size() * sizeof(u16)));
-        return 0;
+            values[i] = static_cast<u16>(set->semaphores[i].value);
     }
+    TRY(copy_out_bytes(array, values.data(), values.size() * sizeof(u16)));
+    return 0;
+}
+
+// How many values there are only the set says; while they are copied it may go (EIDRM).
+Result<long> set_all(int id, u64 array) {
+    Ref<SemaphoreSet> set;
+    {
+        MutexGuard guard(table().mutex);
+        TRY(SemaphoreSet * found, find_set(id, may_write));
+        set = Ref<SemaphoreSet>::share(found);
+    }
+    Vector<u16> values;
+    TRY(values.resize(set->semaphores.size()));
     TRY(copy_in_bytes(values.data(), array, values.size() * sizeof(u16)));
     for (const u16 value : values)
         if (value > largest_value)
             return fail(ERANGE);
+    MutexGuard guard(table().mutex);
+    if (set->removed)
+        return fail(EIDRM);
     for (usize i = 0; i < values.size(); i++) {
-        set.semaphores[i].value = values[i];
-        set.semaphores[i].last_pid = current_pid();
-        forget_undo(set, static_cast<u16>(i));
+        set->semaphores[i].value = values[i];
+        set->semaphores[i].last_pid = current_pid();
+        forget_undo(*set, static_cast<u16>(i));
     }
-    set.change_time = sysv_time();
-    changed(set);
+    set->change_time = sysv_time();
+    changed(*set);
     return 0;
 }
 
@@ -285,21 +300,28 @@ Result<long> sys_semop(Task& task, int id, u64 operations, u32 count) {
 }
 
 Result<long> sys_semctl(Task&, int id, int number, int command, u64 argument) {
+    if (command == GETALL)
+        return get_all(id, argument);
+    if (command == SETALL)
+        return set_all(id, argument);
+    semid64_ds wanted{};
+    if (command == IPC_SET)
+        TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
     MutexGuard guard(table().mutex);
     switch (command) {
     case IPC_STAT: {
         TRY(SemaphoreSet * set, find_set(id, may_read));
-        return stat_set(*set, argument, 0);
+        return stat_set(guard, *set, argument, 0);
     }
     case IPC_INFO:
     case SEM_INFO:
-        return tell_info(argument, command == SEM_INFO);
+        return tell_info(guard, argument, command == SEM_INFO);
     case SEM_STAT:
     case SEM_STAT_ANY: {
         TRY(SysvObject * object, table().at_index(id));
         if (command == SEM_STAT)
             TRY(check_sysv_access(*object, may_read));
-        return stat_set(static_cast<SemaphoreSet&>(*object), argument, object->id);
+        return stat_set(guard, static_cast<SemaphoreSet&>(*object), argument, object->id);
     }
     case GETVAL:
     case GETPID:
@@ -308,25 +330,15 @@ Result<long> sys_semctl(Task&, int id, int number, int command, u64 argument) {
         TRY(SemaphoreSet * set, find_set(id, may_read));
         return get_one(*set, number, command);
     }
-    case GETALL: {
-        TRY(SemaphoreSet * set, find_set(id, may_read));
-        return transfer_all(*set, argument, true);
-    }
     case SETVAL: {
         TRY(SemaphoreSet * set, find_set(id, may_write));
         return set_one(*set, number, static_cast<int>(argument));
-    }
-    case SETALL: {
-        TRY(SemaphoreSet * set, find_set(id, may_write));
-        return transfer_all(*set, argument, false);
     }
     case IPC_SET:
     case IPC_RMID: {
         TRY(SemaphoreSet * set, find_set(id, 0));
         TRY(check_sysv_owner(*set));
         if (command == IPC_SET) {
-            semid64_ds wanted{};
-            TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
             TRY(set_sysv_permissions(*set, wanted.sem_perm));
             set->change_time = sysv_time();
             return 0;

@@ -69,12 +69,10 @@ Result<void> bind_abstract(UnixEndpoint& endpoint, std::string_view text) {
 Result<void> bind_path(UnixEndpoint& endpoint, std::string_view text) {
     TRY(Ref<UnixName> name, make_name(text, true));
     TRY(Owned<SocketBinding> binding, make_owned<SocketBinding>());
-    TRY(Ref<Inode> inode, create_socket_node(text, 0777));
-    // The dentry pins the inode object where dentries come and go (virtio-fs, overlays).
-    Path place;
-    if (auto found = lookup_path(at_fdcwd, text, 0);
-        found && found->dentry()->inode() == inode.get())
-        place = *found;
+    // The place as it was made, not looked up once more: the name may be another's by now. It pins
+    // the inode object where dentries come and go (virtio-fs, overlays), and the file system.
+    TRY(Path place, create_socket_node(text, 0777));
+    Ref<Inode> inode = Ref<Inode>::share(place.dentry()->inode());
     {
         SpinGuard guard(inode->attributes_lock());
         binding->endpoint = &endpoint;
@@ -138,8 +136,8 @@ Result<void> autobind_unix(UnixEndpoint& endpoint) {
 }
 
 void unbind_unix(UnixEndpoint& endpoint) {
+    Path place; // goes last: its mount may be all that keeps the inode's file system
     Ref<Inode> inode;
-    Path place;
     {
         SpinGuard guard(unix_lock());
         if (!endpoint.name)
@@ -165,11 +163,12 @@ Result<Ref<UnixEndpoint>> find_unix(const SocketAddress& address, int type) {
             return fail(ECONNREFUSED);
         return Ref<UnixEndpoint>::adopt(found);
     }
-    TRY(Ref<Inode> inode, find_socket_node(path_of_address(address)));
+    TRY(const Path place, find_socket_node(path_of_address(address)));
+    Inode& inode = *place.dentry()->inode();
     Ref<UnixEndpoint> found;
     {
-        SpinGuard guard(inode->attributes_lock());
-        UnixEndpoint* bound = inode->socket != nullptr ? inode->socket->endpoint : nullptr;
+        SpinGuard guard(inode.attributes_lock());
+        UnixEndpoint* bound = inode.socket != nullptr ? inode.socket->endpoint : nullptr;
         if (bound == nullptr || !bound->try_add_ref())
             return fail(ECONNREFUSED);
         found = Ref<UnixEndpoint>::adopt(bound);

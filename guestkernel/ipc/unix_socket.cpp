@@ -4,6 +4,7 @@
 #include <asm/socket.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/sockios.h>
 
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
@@ -12,6 +13,8 @@
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
+#include "guestkernel/task/pidfd.hpp"
+#include "guestkernel/task/process.hpp"
 
 namespace kernel {
 
@@ -23,6 +26,16 @@ constexpr u32 all_events =
     readable_events | writable_events | poll_hup | poll_rdhup | poll_err | poll_wrband;
 
 constinit SpinLock the_unix_lock{LockRank::Socket};
+
+Result<Ref<UnixIdentity>> current_identity() {
+    TRY(Ref<UnixIdentity> out, make_ref<UnixIdentity>());
+    const Task& task = current_task();
+    out->ids = current_socket_credentials();
+    out->credentials = task.credentials;
+    if (task.process != nullptr)
+        out->process = Ref<Process>::share(task.process);
+    return out;
+}
 
 Result<Ref<UnixSocketFile>> make_file(Ref<UnixEndpoint> endpoint, u32 flags) {
     TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
@@ -51,8 +64,10 @@ Result<SocketPair> create_pair(int type, int protocol, u32 flags) {
     TRY(Ref<UnixSocketFile> second, make_unix(type, protocol, flags));
     UnixEndpoint& a = first->endpoint();
     UnixEndpoint& b = second->endpoint();
-    a.peer_credentials = b.peer_credentials = current_socket_credentials();
+    TRY(Ref<UnixIdentity> own, current_identity());
     SpinGuard guard(unix_lock());
+    a.peer_identity = own;
+    b.peer_identity = std::move(own);
     a.peer = Ref<UnixEndpoint>::share(&b);
     b.peer = Ref<UnixEndpoint>::share(&a);
     if (!a.connection_based()) {
@@ -65,6 +80,9 @@ Result<SocketPair> create_pair(int type, int protocol, u32 flags) {
 }
 
 } // namespace
+
+UnixIdentity::UnixIdentity() = default;
+UnixIdentity::~UnixIdentity() = default;
 
 const SocketFamily unix_family = {family_unix, create, create_pair};
 
@@ -114,6 +132,8 @@ usize hold_unix_endpoints(u64& after, Ref<UnixEndpoint>* out, usize capacity) {
 UnixEndpoint::UnixEndpoint(int socket_type)
     : type(socket_type), net(Ref<NetNamespace>::share(current_net_namespace())) {
     uid = current_socket_credentials().uid;
+    if (net && net->stack)
+        net->stack->other_sockets.fetch_add(1);
     SpinGuard guard(all_lock);
     serial = ++last_serial;
     all_endpoints.push_back(*this);
@@ -124,6 +144,8 @@ UnixEndpoint::~UnixEndpoint() {
         SpinGuard guard(all_lock);
         all_node.unlink();
     }
+    if (net && net->stack)
+        net->stack->other_sockets.fetch_sub(1);
     purge();
     kfree(spare.exchange(nullptr));
 }
@@ -159,6 +181,11 @@ void UnixEndpoint::shut(u32 how) {
     room_waiters.wake_all();
 }
 
+void UnixEndpoint::set_file(File* opened) {
+    SpinGuard guard(lock);
+    file = opened;
+}
+
 void UnixEndpoint::close(bool unaccepted) {
     unbind_unix(*this);
     UnixEndpoint* waiting = nullptr; // connections that nobody will accept
@@ -171,7 +198,9 @@ void UnixEndpoint::close(bool unaccepted) {
             dead = true;
             state = UnixState::Closed;
             shutdown = shut_both;
-            unread = head != nullptr;
+            // The mark of an urgent byte that was taken is nothing to read.
+            unread = head != nullptr &&
+                     (head->size() != 0 || head->next != nullptr || type != socket_stream);
         }
         if (peer && connection_based()) {
             UnixEndpoint& other = *peer;
@@ -223,6 +252,8 @@ u32 UnixEndpoint::poll(PollTable* table) {
         events |= poll_rdhup | readable_events;
     if (head != nullptr || pending != 0)
         events |= readable_events;
+    if (urgent != nullptr)
+        events |= poll_pri;
     if (connection_based() && state == UnixState::Unconnected)
         events |= poll_hup;
     if (!writable())
@@ -241,9 +272,11 @@ u32 UnixEndpoint::poll(PollTable* table) {
 UnixSocketFile::UnixSocketFile(Ref<Inode> inode, u32 flags, int type, Ref<UnixEndpoint> endpoint)
     : SocketFile(std::move(inode), flags, family_unix, type, 0), endpoint_(std::move(endpoint)) {
     endpoint_->inode_number = inode_->number();
+    endpoint_->set_file(this);
 }
 
 UnixSocketFile::~UnixSocketFile() {
+    endpoint_->set_file(nullptr);
     endpoint_->close(false);
     endpoint_ = nullptr;
     collect_unix_cycles();
@@ -256,6 +289,7 @@ Result<void> UnixSocketFile::bind(const SocketAddress& address) {
 Result<void> UnixSocketFile::listen(int backlog) {
     if (type() == socket_datagram)
         return fail(EOPNOTSUPP);
+    TRY(Ref<UnixIdentity> listener, current_identity()); // and later the one it had before
     SpinGuard guard(unix_lock());
     UnixEndpoint& own = *endpoint_;
     if (!own.name || (own.state != UnixState::Unconnected && own.state != UnixState::Listening))
@@ -266,7 +300,7 @@ Result<void> UnixSocketFile::listen(int backlog) {
         own.room_waiters.wake_all();
     own.backlog = allowed;
     own.state = UnixState::Listening;
-    own.peer_credentials = current_socket_credentials(); // what those who connect will see
+    std::swap(own.peer_identity, listener); // what those who connect will see
     return {};
 }
 
@@ -300,7 +334,8 @@ Result<Ref<SocketFile>> UnixSocketFile::accept(u32 file_flags, bool non_blocking
                 taken->close(true);
                 return fail(file.error().code);
             }
-            (*file)->options_.flags |= options_.flags & (1u << SO_PASSCRED);
+            (*file)->options_.flags |= options_.flags & socket_option_bit(SO_PASSCRED);
+            taken->wants_pidfds = own.wants_pidfds;
             return Ref<SocketFile>(std::move(*file));
         }
         if (non_blocking_call)
@@ -315,7 +350,7 @@ Result<Ref<SocketFile>> UnixSocketFile::accept(u32 file_flags, bool non_blocking
 }
 
 Result<void> UnixSocketFile::autobind_for_credentials() {
-    if (!option_on(SO_PASSCRED) || endpoint_->name_ref())
+    if ((!option_on(SO_PASSCRED) && !endpoint_->wants_pidfds) || endpoint_->name_ref())
         return {};
     return autobind_unix(*endpoint_);
 }
@@ -330,6 +365,7 @@ Result<void> UnixSocketFile::connect_stream(const SocketAddress& address) {
     UnixEndpoint& own = *endpoint_;
     const u64 deadline = send_deadline();
     TRY(Ref<UnixEndpoint> served, make_ref<UnixEndpoint>(type()));
+    TRY(served->peer_identity, current_identity());
     for (;;) {
         TRY(Ref<UnixEndpoint> listener, find_unix(address, type()));
         {
@@ -342,14 +378,13 @@ Result<void> UnixSocketFile::connect_stream(const SocketAddress& address) {
                 if (own.state != UnixState::Unconnected)
                     return fail(own.state == UnixState::Connected ? EISCONN : EINVAL);
                 served->name = listener->name;
-                served->peer_credentials = current_socket_credentials();
                 served->state = UnixState::Connected;
                 served->peer = endpoint_;
                 {
                     SpinGuard inner(own.lock);
                     own.peer = served;
                 }
-                own.peer_credentials = listener->peer_credentials;
+                own.peer_identity = listener->peer_identity;
                 own.state = UnixState::Connected;
                 UnixEndpoint* last = served.leak();
                 if (listener->last_pending != nullptr)
@@ -431,6 +466,88 @@ void UnixSocketFile::buffers_changed() {
     endpoint_->write_waiters.wake_all(writable_events);
 }
 
+Ref<UnixIdentity> UnixSocketFile::identity_of_peer() {
+    SpinGuard guard(unix_lock());
+    return endpoint_->peer_identity;
+}
+
+SocketCredentials UnixSocketFile::peer_credentials() {
+    const Ref<UnixIdentity> peer = identity_of_peer();
+    return peer ? peer->ids : SocketCredentials{};
+}
+
+Result<Ref<const Credentials>> UnixSocketFile::peer_identity() {
+    const Ref<UnixIdentity> peer = identity_of_peer();
+    if (!peer || !peer->credentials)
+        return fail(ENODATA);
+    return Ref<const Credentials>(peer->credentials);
+}
+
+// One that has ended, too: the number may be another's by now, and the descriptor tells.
+Result<Ref<File>> UnixSocketFile::peer_pidfd() {
+    const Ref<UnixIdentity> peer = identity_of_peer();
+    if (!peer || !peer->process)
+        return fail(ENODATA);
+    return make_pidfd(peer->process, 0);
+}
+
+namespace {
+
+// Whether it is one of the options that ask for timestamps, and the kind of them.
+bool is_timestamp(int level, int name, bool& fine) {
+    fine = name == SO_TIMESTAMPNS_OLD || name == SO_TIMESTAMPNS_NEW;
+    return level == SOL_SOCKET && (fine || name == SO_TIMESTAMP_OLD || name == SO_TIMESTAMP_NEW);
+}
+
+} // namespace
+
+// Those of streams are kept as well, without effect, as on Linux.
+Result<void> UnixSocketFile::set_option(int level, int name, std::span<const u8> value) {
+    bool fine = false;
+    int on = 0;
+    const bool timestamp = is_timestamp(level, name, fine);
+    const bool known =
+        level == SOL_SOCKET && (name == option_pass_pidfd || name == SO_PEEK_OFF || timestamp);
+    if (!known)
+        return fail(ENOPROTOOPT);
+    if (value.size() < sizeof on)
+        return fail(EINVAL);
+    __builtin_memcpy(&on, value.data(), sizeof on);
+    if (name == option_pass_pidfd) {
+        endpoint_->wants_pidfds = on != 0;
+        return {};
+    }
+    if (name == SO_PEEK_OFF) {
+        MutexGuard guard(endpoint_->read_mutex);
+        peek_offset_ = on;
+        return {};
+    }
+    endpoint_->fine_timestamps = on != 0 && fine;
+    endpoint_->timestamps = on != 0;
+    return {};
+}
+
+Result<usize> UnixSocketFile::get_option(int level, int name, std::span<u8> out) {
+    bool fine = false;
+    int on = 0;
+    if (is_timestamp(level, name, fine))
+        on = endpoint_->timestamps && endpoint_->fine_timestamps == fine ? 1 : 0;
+    else if (level == SOL_SOCKET && name == option_pass_pidfd)
+        on = endpoint_->wants_pidfds ? 1 : 0;
+    else if (level == SOL_SOCKET && name == SO_PEEK_OFF)
+        on = __atomic_load_n(&peek_offset_, __ATOMIC_RELAXED);
+    else
+        return fail(ENOPROTOOPT);
+    const usize bytes = out.size() < sizeof on ? out.size() : sizeof on;
+    __builtin_memcpy(out.data(), &on, bytes);
+    return bytes;
+}
+
+void UnixSocketFile::memory_use(SocketMemory& out) const {
+    SocketFile::memory_use(out);
+    out.sent = static_cast<u32>(endpoint_->sent.load()); // who sends pays
+}
+
 u32 UnixSocketFile::poll(PollTable* table) {
     return endpoint_->poll(table);
 }
@@ -449,6 +566,10 @@ Result<long> UnixSocketFile::ioctl(u32 command, u64 argument) {
             bytes = own.head != nullptr ? own.head->size() : 0;
         else
             bytes = own.queued_bytes;
+    } else if (command == SIOCATMARK) {
+        if (type() != socket_stream)
+            return fail(EOPNOTSUPP);
+        bytes = own.at_mark() ? 1 : 0;
     } else {
         // The C library asks about interfaces through a socket of this family (netdevice(7)).
         return net::network_ioctl_of_caller(command, argument);

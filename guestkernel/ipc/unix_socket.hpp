@@ -15,15 +15,28 @@
 
 namespace kernel {
 
+class Process;
 class UnixEndpoint;
+
+// Who made a connection, or began to listen, as it was then.
+struct UnixIdentity : RefCounted {
+    UnixIdentity();
+    ~UnixIdentity() override;
+    SocketCredentials ids;
+    Ref<const Credentials> credentials; // null with the next: the kernel
+    Ref<Process> process;
+};
 
 // Bytes on their way: a piece of a stream, or one datagram. The data follow the header.
 struct UnixSegment {
     UnixSegment* next = nullptr;
     u32 start = 0, end = 0, capacity = 0;
-    u32 charge = 0; // against the sender's buffer
+    u32 charge = 0;    // against the sender's buffer
+    u64 timestamp = 0; // when a message was sent, if its receiver asked for that by then
     SocketCredentials credentials;
     Ref<UnixEndpoint> sender; // of datagrams; a stream's sender is the peer
+    Ref<Process> process;     // who sent it, if its receiver asked for that by then
+    bool peeked = false;      // an empty one, by SO_PEEK_OFF
     FileRights* rights = nullptr;
 
     u8* data();
@@ -52,6 +65,8 @@ public:
     u32 poll(PollTable* table);
     // The file is gone, or the listener of a connection that nobody accepted (`unaccepted`).
     void close(bool unaccepted);
+    // SIGURG is for its owner; null: no file (any more).
+    void set_file(File* opened);
     void shut(u32 how);
     Ref<UnixEndpoint> peer_ref();
     Ref<UnixName> name_ref();
@@ -59,8 +74,17 @@ public:
     // The queue's ends. push: EPIPE when nobody will read it, of datagrams also ECONNREFUSED (the
     // endpoint is closed), EPERM (it talks to somebody else only), EAGAIN (its queue is full); the
     // segment stays the caller's then. pop_head: the reader's, with read_mutex held.
-    Result<void> push(UnixSegment& segment, const UnixEndpoint& from);
+    Result<void> push(UnixSegment& segment, const UnixEndpoint& from, bool is_urgent = false);
     void pop_head();
+    // --- MSG_OOB: of a stream's queue, with read_mutex held.
+    // False: there is none. What was taken stays in the queue, empty, as the mark.
+    bool take_urgent(bool peek, u8& byte);
+    // Where a read goes on that came to `segment`. Null in front of the urgent byte or behind its
+    // mark once something was read: a read stops there.
+    UnixSegment* pass_mark(UnixSegment& segment, bool peek, bool read_some, bool inline_urgent);
+    bool at_mark();
+    // What a peek would see.
+    bool has_unread(bool inline_urgent);
     void free_segment(UnixSegment* segment);
     void purge();
 
@@ -73,24 +97,31 @@ public:
     volatile UnixState state = UnixState::Unconnected;
     volatile u32 shutdown = 0; // shut_*
     volatile bool dead = false;
+    volatile bool timestamps = false;      // SO_TIMESTAMP or SO_TIMESTAMPNS
+    volatile bool fine_timestamps = false; // the latter
     base::Atomic<int> error{0};
     u32 send_buffer = default_socket_buffer;
-    base::Atomic<u64> sent{0}; // charge of what it has in others' queues
-    SocketCredentials peer_credentials;
+    base::Atomic<u64> sent{0};          // charge of what it has in others' queues
+    volatile bool wants_pidfds = false; // SO_PASSPIDFD
 
     SpinLock lock{LockRank::Pipe};
     UnixSegment* volatile head = nullptr;
     UnixSegment* tail = nullptr;
-    volatile u32 queued = 0;                   // segments
-    volatile u64 queued_bytes = 0;             // not yet read
+    volatile u32 queued = 0;                // segments
+    volatile u64 queued_bytes = 0;          // not yet read
+    volatile u64 pushed = 0;                // segments, ever
+    UnixSegment* volatile urgent = nullptr; // the last byte sent with MSG_OOB, unless taken
+    UnixSegment* mark = nullptr;            // the last one that was taken
+    File* file = nullptr;
     base::Atomic<UnixSegment*> spare{nullptr}; // keeps a conversation from allocating
 
     // Under unix_lock(); a connected stream's peer does not change until close().
     Ref<UnixEndpoint> peer;
     Ref<UnixName> name;
+    Ref<UnixIdentity> peer_identity; // of a listener, what those who connect get
     UnixEndpoint* abstract_next = nullptr;
-    Ref<Inode> bound_inode;                // whose SocketBinding leads here
-    Path bound_place;                      // keeps the name's dentry, and with it this very inode
+    Path bound_place;       // keeps the name's dentry, and with it the inode and its file system
+    Ref<Inode> bound_inode; // whose SocketBinding leads here; goes before the place
     UnixEndpoint* first_pending = nullptr; // connections to accept; each with a reference
     UnixEndpoint* last_pending = nullptr;
     UnixEndpoint* next_pending = nullptr;
@@ -128,11 +159,17 @@ public:
     Result<usize> send(IoBuffer& in, SendRequest& request) override;
     Result<usize> receive(IoBuffer& out, ReceiveRequest& request) override;
     Result<long> ioctl(u32 command, u64 argument) override;
+    Result<void> set_option(int level, int name, std::span<const u8> value) override;
+    Result<usize> get_option(int level, int name, std::span<u8> out) override;
     u32 poll(PollTable* table) override;
     bool listening() const override { return endpoint_->state == UnixState::Listening; }
     int take_error() override { return endpoint_->error.exchange(0); }
-    SocketCredentials peer_credentials() override { return endpoint_->peer_credentials; }
+    SocketCredentials peer_credentials() override;
+    Result<Ref<const Credentials>> peer_identity() override;
+    Result<Ref<File>> peer_pidfd() override;
     void buffers_changed() override;
+    void memory_use(SocketMemory& out) const override;
+    const NetNamespace* home() const override { return endpoint_->net.get(); }
     UnixEndpoint& endpoint() { return *endpoint_; }
 
     // For the collector (socket_rights.cpp): references that messages in queues hold, and its
@@ -144,6 +181,7 @@ public:
     UnixSocketFile* next_to_scan = nullptr;
 
 private:
+    Ref<UnixIdentity> identity_of_peer();
     Result<void> autobind_for_credentials();
     Result<void> connect_stream(const SocketAddress& address);
     Result<void> connect_datagram(const SocketAddress& address);
@@ -153,13 +191,20 @@ private:
                                       UnixEndpoint* to);
     Result<void> deliver_datagram(UnixSegment& segment, Ref<UnixEndpoint> to, SendRequest& request);
     void forget_dead_peer(UnixEndpoint& gone);
-    Result<void> send_piece(UnixEndpoint& to, UnixSegment& segment);
+    Result<void> send_piece(UnixEndpoint& to, UnixSegment& segment, bool is_urgent);
     Result<void> wait_for_space(u32 msg_flags, u64 deadline);
     Result<usize> receive_stream(IoBuffer& out, ReceiveRequest& request);
+    Result<usize> receive_urgent(IoBuffer& out, ReceiveRequest& request);
     Result<usize> receive_message(IoBuffer& out, ReceiveRequest& request);
-    Result<void> wait_for_data(u32 msg_flags, u64 deadline);
+    static constexpr u64 nothing_seen = ~u64{0};
+    // More than what was there after `seen` pushes.
+    Result<void> wait_for_data(u32 msg_flags, u64 deadline, u64 seen = nothing_seen);
+    UnixSegment* next_to_receive(bool peek, usize& skip);
+    void move_peek_offset(i64 by);
+    Result<void> receive_sender(const UnixSegment& segment, ReceiveRequest& request);
 
     Ref<UnixEndpoint> endpoint_;
+    i32 peek_offset_ = -1; // SO_PEEK_OFF, negative: off; under the endpoint's read_mutex
 };
 
 // --- names (unix_names.cpp)

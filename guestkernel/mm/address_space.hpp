@@ -36,6 +36,7 @@ struct MappingInfo {
     u64 resident_pages, dirty_pages, shared_pages;
     u64 proportional_bytes;                          // each page divided by how many map it
     bool no_dump, no_fork, wiped_on_fork, at_random; // madvise(2)
+    bool locked_on_fault;                            // mlock2(2)
     Ref<RefCounted> name_holder;                     // keeps `name`
 };
 
@@ -110,7 +111,7 @@ public:
 
     // Calls back for each mapping in address order; may sleep; false from the callback ends it.
     void for_each_mapping(bool (*callback)(const MappingInfo&, void*), void* context,
-                          bool count_pages);
+                          bool count_pages, u64 from = 0);
 
     // From `start` on, page by page.
     void view_pages(VirtAddr start, std::span<PageView> out);

@@ -5,6 +5,7 @@
 
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/mm/change_mappings.hpp"
+#include "guestkernel/sched/scheduler.hpp"
 
 namespace kernel {
 namespace {
@@ -161,13 +162,27 @@ Result<void> remove_pages(AddressSpaceImpl& impl, u64 start, u64 end) {
     return {};
 }
 
+// By pieces: a file may be longer than its reader lives. Errors are those of who uses the pages.
+Result<void> read_part(PageCache& cache, u64 first, u64 end) {
+    constexpr u64 piece = 512;
+    while (first < end) {
+        if (fatal_signal_pending())
+            return fail(EINTR);
+        const u64 pages = end - first < piece ? end - first : piece;
+        if (!cache.read_ahead(first, pages))
+            break;
+        first += pages;
+        cond_resched();
+    }
+    return {};
+}
+
 Result<void> will_need(AddressSpaceImpl& impl, u64 start, u64 end) {
     bool holes = false;
     while (start < end) {
         CachePart part = next_cache_part(impl, start, end, false, holes);
         if (part.cache)
-            (void)part.cache->read_ahead(part.first_byte >> page_shift,
-                                         (part.end_byte - part.first_byte) >> page_shift);
+            TRY(read_part(*part.cache, part.first_byte >> page_shift, part.end_byte >> page_shift));
     }
     if (holes)
         return fail(ENOMEM);

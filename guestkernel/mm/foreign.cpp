@@ -129,8 +129,8 @@ void count_mapping(AddressSpaceImpl& impl, const Vma& vma, MappingInfo& info) {
 } // namespace
 
 void AddressSpace::for_each_mapping(bool (*callback)(const MappingInfo&, void*), void* context,
-                                    bool count_pages) {
-    u64 at = 0;
+                                    bool count_pages, u64 from) {
+    u64 at = from;
     for (;;) {
         MappingInfo info{};
         {
@@ -150,6 +150,7 @@ void AddressSpace::for_each_mapping(bool (*callback)(const MappingInfo&, void*),
             info.no_fork = (vma->flags & vma_dont_fork) != 0;
             info.wiped_on_fork = (vma->flags & vma_wipe_on_fork) != 0;
             info.at_random = (vma->flags & vma_random) != 0;
+            info.locked_on_fault = (vma->flags & vma_lock_on_fault) != 0;
             info.offset = vma->file ? vma->offset : 0;
             info.file = vma->file;
             info.name = vma->name;

@@ -68,6 +68,8 @@ Result<u64> choose_target(AddressSpaceImpl& impl, const Remap& request, RemovedV
     if ((request.flags & MREMAP_FIXED) == 0) {
         MapRequest map;
         map.length = request.new_length;
+        if ((request.flags & MREMAP_DONTUNMAP) != 0)
+            map.hint = VirtAddr(request.new_start);
         return impl.choose_address(map);
     }
     const u64 start = request.new_start;
@@ -133,6 +135,11 @@ Result<u64> move_mapping(AddressSpaceImpl& impl, const Remap& request, RemovedVm
     return target;
 }
 
+// The vDSO and its data, which are where the kernel put them or nowhere.
+bool is_kernels_own(const Vma& vma) {
+    return vma.file && vma.name != nullptr;
+}
+
 Result<u64> remap_locked(AddressSpaceImpl& impl, Remap& request, RemovedVmas& removed,
                          Ref<UserfaultContext>& moved_for) {
     const bool may_move = (request.flags & MREMAP_MAYMOVE) != 0;
@@ -141,7 +148,8 @@ Result<u64> remap_locked(AddressSpaceImpl& impl, Remap& request, RemovedVmas& re
         return fail(EFAULT);
     if (request.old_length == 0 && (!vma->shared() || !may_move))
         return fail(EINVAL); // mremap(2): only shareable mappings are duplicated
-    if ((request.flags & MREMAP_DONTUNMAP) != 0 && (vma->cache || vma->shared()))
+    const bool keep = (request.flags & MREMAP_DONTUNMAP) != 0;
+    if (keep && is_kernels_own(*vma))
         return fail(EINVAL);
     if (request.old_length >= request.new_length && request.old_length != 0) {
         if (request.new_length < request.old_length) {
@@ -155,6 +163,8 @@ Result<u64> remap_locked(AddressSpaceImpl& impl, Remap& request, RemovedVmas& re
     }
     if (vma == nullptr || vma->end - request.old_start < request.old_length)
         return fail(EFAULT);
+    if (keep && !impl.limits_allow(request.new_length >> page_shift, vma->protection, vma->flags))
+        return fail(ENOMEM); // both stay
     if (request.new_length > request.old_length)
         TRY(can_grow(impl, *vma, request.new_length - request.old_length));
     if ((request.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) == 0 && request.old_length != 0 &&
@@ -181,9 +191,11 @@ Result<VirtAddr> AddressSpace::remap(VirtAddr old_start, u64 old_length, u64 new
     if (old_length > user_max || new_length > user_max ||
         request.old_start > user_max - request.old_length)
         return fail(EINVAL);
-    if ((flags & MREMAP_FIXED) != 0) {
+    // MREMAP_DONTUNMAP alone: a hint, of which as much is expected as of a place that is meant.
+    if ((flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0) {
         const u64 to = request.new_start;
-        if (to % page_size != 0 || to < user_min || to > user_max - request.new_length)
+        const bool too_low = (flags & MREMAP_FIXED) != 0 && to < user_min;
+        if (to % page_size != 0 || too_low || to > user_max - request.new_length)
             return fail(EINVAL);
         if (to < request.old_start + request.old_length &&
             request.old_start < to + request.new_length)

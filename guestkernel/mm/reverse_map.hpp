@@ -16,4 +16,7 @@ void unmap_cached_pages(PageCache& cache, u64 first, u64 end, bool with_copies,
 // noticed.
 void write_protect_cached_pages(PageCache& cache, u64 first, u64 end);
 
+// Whether a mapping may change the pages, now or by mprotect(2). Requires: its mappings_lock().
+bool has_writable_mapping(PageCache& cache);
+
 } // namespace kernel

@@ -1,4 +1,6 @@
 // Taking translations away: gathered flushes, unmapping of ranges, the reverse map of page caches.
+#include <linux/mman.h>
+
 #include "guestkernel/mm/address_space_impl.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/mm/reverse_map.hpp"
@@ -98,6 +100,15 @@ void AddressSpaceImpl::zap(u64 start, u64 end, bool only_cached) {
         while ((at = zap_vma(*this, *vma, at, stop, only_cached, gather)) < stop)
             cond_resched();
     }
+}
+
+bool has_writable_mapping(PageCache& cache) {
+    for (CacheMapping& mapping : cache.mappings()) {
+        const Vma& vma = static_cast<const Vma&>(mapping);
+        if (vma.shared() && (vma.max_protection & PROT_WRITE) != 0)
+            return true;
+    }
+    return false;
 }
 
 void unmap_cached_pages(PageCache& cache, u64 first, u64 end, bool with_copies, bool skip_locked) {

@@ -6,14 +6,17 @@
 #include <linux/time.h>
 
 #include "guestkernel/cgroup/cgroup.hpp"
+#include "guestkernel/core/vdso.hpp"
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/fs/mount_tree.hpp"
 #include "guestkernel/ipc/sysv.hpp"
+#include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/namespaces/user_namespace.hpp"
 #include "guestkernel/namespaces/uts_namespace.hpp"
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/task/process.hpp"
+#include "guestkernel/vdso/data.hpp"
 
 namespace kernel {
 
@@ -37,7 +40,7 @@ Result<Ref<Namespaces>> Namespaces::clone() const {
 
 Result<void> init_namespaces() {
     TRY(Ref<UserNamespace> user,
-        make_ref<UserNamespace>(Ref<UserNamespace>(), u32{0}, u32{0}, false));
+        make_ref<UserNamespace>(Ref<UserNamespace>(), u32{0}, u32{0}, false, true));
     initial_user_namespace = user.get();
     TRY(Ref<Namespaces> first, make_ref<Namespaces>());
     TRY(first->uts, make_ref<UtsNamespace>(user, false));
@@ -143,6 +146,32 @@ bool offsets_after_exec() {
     const Namespaces* own = current_namespaces();
     return own != nullptr && (own->time_for_children->monotonic_offset_ns != 0 ||
                               own->time_for_children->boottime_offset_ns != 0);
+}
+
+Result<void> use_clock_offsets(AddressSpace& space, const TimeNamespace& target) {
+    const Ref<File>& vdso = vdso_image().file;
+    if (!vdso || (target.monotonic_offset_ns == 0 && target.boottime_offset_ns == 0))
+        return {};
+    struct Search {
+        const File* file;
+        u64 data_page;
+    } search{vdso.get(), 0};
+    space.for_each_mapping(
+        [](const MappingInfo& mapping, void* context) {
+            auto& wanted = *static_cast<Search*>(context);
+            if (mapping.file.get() != wanted.file || mapping.offset != 0)
+                return true;
+            wanted.data_page = mapping.start.raw();
+            return false;
+        },
+        &search, false);
+    if (search.data_page == 0)
+        return {};
+    const u32 on = 1;
+    const VirtAddr place(search.data_page + __builtin_offsetof(vdso::Data, asks_kernel));
+    if (space.write_foreign(place, &on, sizeof on) != sizeof on)
+        return fail(ENOMEM);
+    return {};
 }
 
 Result<void> enter_time_namespace_for_exec(Task& task) {

@@ -7,6 +7,7 @@
 namespace kernel {
 
 class Task;
+class AddressSpace;
 class MountNamespace;
 class PidNamespace;
 struct Credentials;
@@ -48,6 +49,9 @@ i64 clock_offset_ns(i32 clock);
 u64 without_clock_offset(i32 clock, u64 value_ns);
 // Whether a program that is executed now will live with such offsets: the vDSO knows of none.
 bool offsets_after_exec();
+// A program that enters `target` without an execve: the vDSO that it has mapped knows nothing of
+// offsets, and goes by the kernel from here on.
+Result<void> use_clock_offsets(AddressSpace& space, const TimeNamespace& target);
 // A process that runs another program enters the time namespace of its children.
 Result<void> enter_time_namespace_for_exec(Task& task);
 

@@ -126,6 +126,13 @@ i32 visible_pid(i32 global) {
 i32 global_pid(i32 number) {
     return global_pid_in(current_pid_namespace(), number);
 }
+i32 visible_last_pid() {
+    const PidNamespace* space = current_pid_namespace();
+    if (space == nullptr)
+        return last_pid();
+    SpinGuard guard(lock);
+    return space->last_number;
+}
 
 bool in_namespace(const PidNamespace& space, i32 global) {
     return pid_in(&space, global) != 0;

@@ -168,6 +168,7 @@ Result<void> enter_time(Change& change, TimeNamespace& target, const Credentials
         return fail(EUSERS);
     TRY(check_entry(target, who));
     target.frozen.store(true);
+    TRY(use_clock_offsets(*current_task().address_space, target));
     change.namespaces->time = Ref<TimeNamespace>::share(&target);
     change.namespaces->time_for_children = change.namespaces->time;
     return {};

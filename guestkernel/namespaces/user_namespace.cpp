@@ -27,9 +27,10 @@ u32 IdMap::to_inside(u32 global) const {
     return invalid_id;
 }
 
-UserNamespace::UserNamespace(Ref<UserNamespace> parent, u32 user, u32 group, bool counted)
+UserNamespace::UserNamespace(Ref<UserNamespace> parent, u32 user, u32 group, bool counted,
+                             bool file_capabilities)
     : Namespace(NamespaceKind::User, parent, counted), level_(parent ? parent->level() + 1 : 0),
-      owner_uid_(user), owner_gid_(group) {
+      owner_uid_(user), owner_gid_(group), file_capabilities_(file_capabilities) {
     if (parent)
         setgroups_allowed_ = parent->setgroups_allowed();
     for (auto& limit : limits)
@@ -115,8 +116,9 @@ Result<Ref<UserNamespace>> make_user_namespace(Credentials& fresh) {
     TRY(charge_namespace(NamespaceKind::User, parent));
     const bool allowed = !in_chroot() && id_is_mapped(parent, false, fresh.euid) &&
                          id_is_mapped(parent, true, fresh.egid);
+    const bool file_capabilities = (fresh.cap_effective >> CAP_SETFCAP & 1) != 0;
     auto space = allowed ? make_ref<UserNamespace>(Ref<UserNamespace>::share(parent), fresh.euid,
-                                                   fresh.egid, true)
+                                                   fresh.egid, true, file_capabilities)
                          : Result<Ref<UserNamespace>>(fail(EPERM));
     if (!space) {
         uncharge_namespace(NamespaceKind::User, parent);
@@ -182,6 +184,18 @@ Result<void> resolve(const UserNamespace* parent, bool group, IdMap& map) {
     return {};
 }
 
+// user_namespaces(7): who maps the parent's root could give files capabilities that count in the
+// parent, and so must have that right there.
+bool may_map_root(const UserNamespace& space, const IdMap& map, const Credentials& opener) {
+    bool root = false;
+    for (const IdExtent& extent : map.extents)
+        root |= extent.outside == 0;
+    if (!root)
+        return true;
+    return opener.user_space() == &space ? space.maker_sets_file_capabilities()
+                                         : capable_in(opener, space.parent(), CAP_SETFCAP);
+}
+
 // user_namespaces(7), "Defining user and group ID mappings", rules 4 and 5. Ids are still the
 // parent's as written, so that this comes before resolve().
 Result<void> check_map_rights(UserNamespace& space, bool group, const IdMap& map,
@@ -189,6 +203,8 @@ Result<void> check_map_rights(UserNamespace& space, bool group, const IdMap& map
     const Credentials& writer = *current_task().credentials;
     UserNamespace* parent = space.parent();
     const unsigned needed = group ? CAP_SETGID : CAP_SETUID;
+    if (!group && !may_map_root(space, map, opener))
+        return fail(EPERM);
     const bool one = map.extents.size() == 1 && map.extents[0].count == 1;
     if (one && writer.euid == space.owner_uid()) {
         const u32 id = to_global_id(parent, group, map.extents[0].outside);

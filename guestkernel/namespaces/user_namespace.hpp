@@ -31,13 +31,16 @@ public:
 class UserNamespace : public Namespace {
 public:
     static constexpr u32 deepest = 32;
-    UserNamespace(Ref<UserNamespace> parent, u32 user, u32 group, bool counted);
+    // `file_capabilities`: its maker has CAP_SETFCAP.
+    UserNamespace(Ref<UserNamespace> parent, u32 user, u32 group, bool counted,
+                  bool file_capabilities);
     ~UserNamespace() override;
 
     UserNamespace* parent() const { return owner(); }
     u32 level() const { return level_; }
     u32 owner_uid() const { return owner_uid_; } // global ids of its maker
     u32 owner_gid() const { return owner_gid_; }
+    bool maker_sets_file_capabilities() const { return file_capabilities_; }
 
     u32 to_global(bool group, u32 inside, u32 count = 1) const;
     u32 to_inside(bool group, u32 global) const;
@@ -53,6 +56,7 @@ public:
 private:
     const u32 level_;
     const u32 owner_uid_, owner_gid_;
+    const bool file_capabilities_;
     volatile bool setgroups_allowed_ = true;
     SpinLock lock_{LockRank::Leaf};
     base::Atomic<IdMap*> maps_[2]; // each holds a reference

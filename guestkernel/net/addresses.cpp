@@ -1,4 +1,4 @@
-// Addresses of interfaces, which of them to use, and groups.
+// Addresses of interfaces, and which of them to use.
 #include <linux/errno.h>
 #include <linux/if_addr.h>
 
@@ -59,6 +59,8 @@ Result<void> Stack::add_address(Interface& interface, const InterfaceAddress& wa
                 address.flags |= IFA_F_SECONDARY;
         }
         TRY(interface.addresses.insert(place_of(interface, address), address));
+        if (address.address.is_v4())
+            interface.settings.own4 = ~u64{0}; // as on Linux: in use, it is its own master
     }
     routes_changed();
     tell(*this, ChangeKind::AddressAdded, interface, address);
@@ -70,7 +72,34 @@ Result<void> Stack::add_address(Interface& interface, const InterfaceAddress& wa
     return {};
 }
 
+// The secondary addresses of `primary`'s network, if that is one's primary address.
+void Stack::remove_secondaries(Interface& interface, const IpAddress& primary, u8 length) {
+    for (;;) {
+        IpAddress next;
+        bool found = false, is_primary = false;
+        {
+            SpinGuard guard(lock);
+            for (const InterfaceAddress& own : interface.addresses) {
+                if (own.address.is_v6() || own.prefix_length != length)
+                    continue;
+                const bool secondary = (own.flags & IFA_F_SECONDARY) != 0;
+                if (own.address == primary)
+                    is_primary = !secondary;
+                else if (!found && secondary &&
+                         own.address.in_prefix(primary.prefix(length), length)) {
+                    next = own.address;
+                    found = true;
+                }
+            }
+        }
+        if (!is_primary || !found || !remove_address(interface, next, length))
+            return;
+    }
+}
+
 Result<void> Stack::remove_address(Interface& interface, const IpAddress& address, u8 length) {
+    if (address.is_v4() && !settings.either(interface, &Interface::Settings::promote_secondaries))
+        remove_secondaries(interface, address, length);
     InterfaceAddress gone;
     InterfaceAddress promoted;
     bool promote = false;
@@ -95,7 +124,7 @@ Result<void> Stack::remove_address(Interface& interface, const IpAddress& addres
         }
     }
     remove_address_routes(*this, interface, gone);
-    // As with promote_secondaries: a network is there as long as one of its addresses is.
+    // promote_secondaries: a network is there as long as one of its addresses is.
     if (promote && interface.is_up())
         (void)add_address_routes(*this, interface, promoted);
     routes_changed();
@@ -217,53 +246,6 @@ IpAddress Stack::select_source_locked(Interface& out, const IpAddress& destinati
 IpAddress Stack::select_source(Interface& out, const IpAddress& destination) {
     SpinGuard guard(lock);
     return select_source_locked(out, destination);
-}
-
-// --- groups
-
-bool Stack::in_group(Interface& interface, const IpAddress& group) {
-    // Those that every host is in.
-    if (group.is_v4() ? group.v4_value() == 0xe000'0001
-                      : group == IpAddress::v6_words(0xff02'0000'0000'0000, 1) ||
-                            group == IpAddress::v6_words(0xff01'0000'0000'0000, 1))
-        return true;
-    SpinGuard guard(lock);
-    for (const JoinedGroup& joined : interface.groups)
-        if (joined.group == group)
-            return true;
-    return false;
-}
-
-Result<void> Stack::join_group(Interface& interface, const IpAddress& group) {
-    {
-        SpinGuard guard(lock);
-        for (JoinedGroup& joined : interface.groups)
-            if (joined.group == group) {
-                joined.users++;
-                return {};
-            }
-        JoinedGroup fresh;
-        fresh.group = group;
-        fresh.users = 1;
-        TRY(interface.groups.push_back(fresh));
-    }
-    interface.receive_filter_changed();
-    report_membership(*this, interface, group, true);
-    return {};
-}
-
-void Stack::leave_group(Interface& interface, const IpAddress& group) {
-    {
-        SpinGuard guard(lock);
-        usize at = 0;
-        while (at < interface.groups.size() && !(interface.groups[at].group == group))
-            at++;
-        if (at == interface.groups.size() || --interface.groups[at].users > 0)
-            return;
-        interface.groups.erase(at);
-    }
-    interface.receive_filter_changed();
-    report_membership(*this, interface, group, false);
 }
 
 } // namespace kernel::net

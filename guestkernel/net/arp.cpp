@@ -58,9 +58,7 @@ namespace {
 // Whether to answer for an address of ours: arp_ignore and arp_filter of ip-sysctl.
 bool may_answer(Stack& stack, Interface& interface, const IpAddress& sender,
                 const IpAddress& target) {
-    const StackSettings::All& all = stack.settings.all_interfaces;
-    const Interface::Settings& own = interface.settings;
-    const u8 ignore = own.arp_ignore > all.arp_ignore ? own.arp_ignore : all.arp_ignore;
+    const u8 ignore = stack.settings.greater(interface, &Interface::Settings::arp_ignore);
     SpinGuard guard(stack.lock);
     if (ignore >= 8)
         return false;
@@ -80,7 +78,7 @@ bool may_answer(Stack& stack, Interface& interface, const IpAddress& sender,
         if (!answers)
             return false;
     }
-    if ((!own.arp_filter && !all.arp_filter) || sender.is_any())
+    if (!stack.settings.either(interface, &Interface::Settings::arp_filter) || sender.is_any())
         return true;
     // Only where packets for the sender would leave.
     RouteKey key;
@@ -88,6 +86,40 @@ bool may_answer(Stack& stack, Interface& interface, const IpAddress& sender,
     key.source = target;
     auto found = stack.routes().find(key, stack.now());
     return found && found->hop != nullptr && found->hop->interface.get() == &interface;
+}
+
+// Whether to answer for somebody whom we would forward to by another interface (proxy_arp).
+bool answers_for(Stack& stack, Interface& interface, const IpAddress& sender,
+                 const IpAddress& target) {
+    if (!interface.settings.forwarding4 ||
+        !stack.settings.either(interface, &Interface::Settings::proxy_arp))
+        return false;
+    RouteKey key;
+    key.destination = target;
+    key.source = sender;
+    key.in = &interface;
+    SpinGuard guard(stack.lock);
+    auto found = stack.routes().find(key, stack.now());
+    return found && found->route->type == RouteType::Unicast && found->hop != nullptr &&
+           found->hop->interface.get() != &interface;
+}
+
+// Whether what nobody asked for is reason to remember its sender (arp_accept: 1 always, 2 of an
+// address of this network).
+bool learns_unasked(Stack& stack, Interface& interface, const ArpPacket& arp) {
+    const u8 mode = stack.settings.greater(interface, &Interface::Settings::arp_accept);
+    const IpAddress sender = IpAddress::v4(arp.sender.get());
+    const bool is_reply = arp.operation.get() == reply;
+    if (mode == 0 || (!is_reply && arp.sender.get() != arp.target.get()))
+        return false;
+    if (mode == 1)
+        return true;
+    SpinGuard guard(stack.lock);
+    for (const InterfaceAddress& own : interface.addresses)
+        if (own.address.is_v4() &&
+            sender.in_prefix(own.address.prefix(own.prefix_length), own.prefix_length))
+            return true;
+    return false;
 }
 
 } // namespace
@@ -108,17 +140,22 @@ void arp_input(Stack& stack, PacketPtr packet) {
     if (target.is_multicast() || target.is_loopback() || sender.is_multicast() ||
         arp.sender_mac.is_group())
         return;
-    const bool ours = stack.is_local(target) &&
-                      (operation != request || may_answer(stack, interface, sender, target));
+    if (sender == target &&
+        stack.settings.either(interface, &Interface::Settings::drop_gratuitous_arp))
+        return;
+    const bool local = stack.is_local(target);
+    const bool ours = operation == request &&
+                      (local ? may_answer(stack, interface, sender, target)
+                             : !sender.is_any() && answers_for(stack, interface, sender, target));
     // A probe for an address (RFC 5227): answered, but there is nothing to learn from it.
     if (sender.is_any()) {
-        if (operation == request && ours)
+        if (ours)
             send_arp(interface, reply, arp.sender_mac, arp.sender_mac, target, target);
         return;
     }
     if (stack.is_local(sender))
         return; // somebody has our address, or it is our own packet
-    if (operation == request && ours) {
+    if (ours) {
         if (Ref<Neighbour> neighbour = stack.neighbours().find_or_make(interface, sender))
             neighbour->update(arp.sender_mac, NeighbourState::Stale, true);
         send_arp(interface, reply, arp.sender_mac, arp.sender_mac, target, sender);
@@ -126,6 +163,8 @@ void arp_input(Stack& stack, PacketPtr packet) {
     }
     // Otherwise only what we asked for, or a change of what we know.
     Ref<Neighbour> neighbour = stack.neighbours().find(interface, sender);
+    if (!neighbour && learns_unasked(stack, interface, arp))
+        neighbour = stack.neighbours().find_or_make(interface, sender);
     if (!neighbour)
         return;
     const bool asked = operation == reply && packet->kind == PacketKind::Host;

@@ -1,6 +1,7 @@
 #include "guestkernel/net/datagram.hpp"
 
 #include <asm/ioctls.h>
+#include <asm/socket.h>
 #include <linux/errno.h>
 #include <linux/in.h>
 #include <linux/in6.h>
@@ -57,13 +58,22 @@ void DatagramEndpoint::report(PacketPtr quoted, const ErrorInfo& info) {
         errors_queued_ = errors_queued_ + 1;
         errors_.push_back(std::move(quoted));
     }
-    read_waiters.wake_all(poll_err);
+    read_waiters.wake_all(poll_err | poll_pri);
 }
 
 void DatagramEndpoint::set_error(int number) {
     error.store(number);
     read_waiters.wake_all(readable_events | poll_err);
     write_waiters.wake_all(writable_events | poll_err);
+}
+
+bool DatagramEndpoint::admits(const IpAddress& destination, const IpAddress& source,
+                              u32 interface) {
+    if (!destination.is_multicast())
+        return true;
+    SpinGuard guard(lock);
+    return groups.admits(destination, source, interface,
+                         destination.is_v4() ? all_groups4 : all_groups6);
 }
 
 PacketPtr DatagramEndpoint::take(bool peek) {
@@ -153,6 +163,13 @@ void DatagramSocketFile::buffers_changed() {
     endpoint_->write_waiters.wake_all(writable_events);
 }
 
+void DatagramSocketFile::memory_use(SocketMemory& out) const {
+    SocketFile::memory_use(out);
+    out.received = static_cast<u32>(endpoint_->queued_bytes);
+    out.sent = static_cast<u32>(endpoint_->sent_.load());
+    out.drops = endpoint_->dropped.load();
+}
+
 u32 DatagramSocketFile::poll(PollTable* table) {
     DatagramEndpoint& own = *endpoint_;
     if (table != nullptr) {
@@ -161,7 +178,7 @@ u32 DatagramSocketFile::poll(PollTable* table) {
     }
     u32 events = 0;
     if (own.error.load() != 0 || own.has_errors())
-        events |= poll_err;
+        events |= poll_err | (option_on(SO_SELECT_ERR_QUEUE) ? poll_pri : 0);
     const u32 shut = own.shutdown;
     if ((shut & shut_read) != 0)
         events |= poll_rdhup | readable_events;

@@ -8,6 +8,7 @@
 
 #include "guestkernel/net/inet_socket.hpp"
 #include "guestkernel/net/socket_filter.hpp"
+#include "guestkernel/net/socket_groups.hpp"
 
 namespace kernel::net {
 
@@ -36,7 +37,10 @@ inline constexpr u8 origin_local = 1, origin_icmp = 2, origin_icmp6 = 3;
 class DatagramEndpoint : public RefCounted {
 public:
     explicit DatagramEndpoint(Ref<Stack> stack, LockRank rank = LockRank::Socket)
-        : lock(rank), stack_(std::move(stack)) {}
+        : lock(rank), stack_(std::move(stack)) {
+        stack_->other_sockets.fetch_add(1);
+    }
+    ~DatagramEndpoint() override { stack_->other_sockets.fetch_sub(1); }
     // Takes the packet: from its data on it is what the program gets. False: no room; dropped.
     bool enqueue(PacketPtr packet, const DatagramInfo& info);
     void report(PacketPtr quoted, const ErrorInfo& error); // on the error queue
@@ -66,6 +70,10 @@ public:
     volatile u64 queued_bytes = 0;
     WaitQueue read_waiters, write_waiters;
     FilterSlot filter;
+    SocketGroups groups;                                  // under the lock
+    volatile bool all_groups4 = true, all_groups6 = true; // IP_MULTICAST_ALL, IPV6_MULTICAST_ALL
+    // Whether what came to a group is for it. Anything else is.
+    bool admits(const IpAddress& destination, const IpAddress& source, u32 interface);
 
 private:
     static void sent_released(void* owner, u32 bytes);
@@ -83,6 +91,7 @@ public:
     Result<long> ioctl(u32 command, u64 argument) override;
     int take_error() override { return endpoint_->error.exchange(0); }
     void buffers_changed() override;
+    void memory_use(SocketMemory& out) const override;
     Result<void> set_option(int level, int name, std::span<const u8> value) override;
     Result<usize> get_option(int level, int name, std::span<u8> out) override;
 
@@ -100,11 +109,15 @@ protected:
         i32 hop_limit = -1, traffic_class = -1;
         i32 dont_fragment = -1;
         u16 segment_size = 0;
+        bool has_mark = false;
+        u32 mark = 0;
     };
+    Result<void> parse_socket_control(int type, std::span<const u8> data, SendControl& out);
     Result<void> parse_control(std::span<const u8> control, SendControl& out);
     static void apply_control(const SendControl& control, Flow& flow);
     // Control messages that come with a packet.
     void add_control(const Packet& packet, const DatagramInfo& info, ReceiveRequest& request);
+    void add_control6(const DatagramInfo& info, ReceiveRequest& request) const;
     virtual void add_more_control(const Packet& packet, ReceiveRequest& request) {
         (void)packet;
         (void)request;
@@ -113,15 +126,21 @@ protected:
     Result<void> output(Flow& flow, PacketPtr packet);
     Result<PacketPtr> wait_for_packet(u32 msg_flags);
     Result<usize> receive_error(IoBuffer& out, ReceiveRequest& request);
-    // Groups: IP_ADD_MEMBERSHIP and its kind.
-    Result<void> change_group(const IpAddress& group, u32 interface, bool join);
+    // --- groups (multicast_options.cpp)
+    bool set_group_option(bool v6_level, int name, std::span<const u8> value, Result<void>& done);
+    Result<void> join(const IpAddress& group, u32 interface, bool exclude);
+    Result<void> leave(const IpAddress& group, u32 interface);
+    Result<void> set_sources(GroupMembership& own, bool exclude, bool listed,
+                             Vector<IpAddress> sources);
+    Result<void> change_source(const IpAddress& group, u32 interface, const IpAddress& source,
+                               bool exclude, bool add);
+    Result<void> set_filter(bool v6_level, int name, std::span<const u8> value);
+    Result<usize> get_filter(bool v6_level, int name, std::span<u8> out);
+    usize most_sources(const IpAddress& group) const;
+    u32 group_interface(const IpAddress& group, u32 wanted);
     void leave_groups();
 
-    struct Membership {
-        IpAddress group;
-        u32 interface = 0;
-    };
-    Vector<Membership> memberships_; // under the endpoint's lock
+    Mutex groups_mutex_; // of changes
     const Ref<DatagramEndpoint> endpoint_;
 };
 

@@ -1,11 +1,12 @@
 // Control messages and options of sockets that send and receive whole packets.
 #include <asm/socket.h>
+#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/in.h>
 #include <linux/in6.h>
+#include <linux/net_tstamp.h>
 #include <linux/udp.h>
 
-#include "guestkernel/mm/user_copy.hpp"
 #include "guestkernel/net/datagram.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 
@@ -13,10 +14,9 @@ namespace kernel::net {
 
 namespace {
 
-constexpr int scm_timestamp = SO_TIMESTAMP_OLD, scm_timestamp_ns = SO_TIMESTAMPNS_OLD,
-              scm_timestamping = SO_TIMESTAMPING_OLD;
+constexpr int scm_timestamping = SO_TIMESTAMPING_OLD;
 constexpr u32 stamp_software = 1u << 4, stamp_receive_software = 1u << 3; // SOF_TIMESTAMPING_*
-constexpr usize most_groups = 1024;
+constexpr int scm_rights = 1, scm_credentials = 2;                        // SCM_*
 
 struct PacketInfo4 { // struct in_pktinfo
     i32 interface;
@@ -39,13 +39,8 @@ void add_timestamps(u64 stamp, const InetSocketFile::PacketOptions& options,
                     ReceiveRequest& request) {
     const i64 seconds = static_cast<i64>(stamp / nanoseconds_per_second);
     const i64 rest = static_cast<i64>(stamp % nanoseconds_per_second);
-    if (options.timestamp_ns) {
-        const i64 value[2] = {seconds, rest};
-        request.add_control(SOL_SOCKET, scm_timestamp_ns, value, sizeof value);
-    } else if (options.timestamp) {
-        const i64 value[2] = {seconds, rest / 1000};
-        request.add_control(SOL_SOCKET, scm_timestamp, value, sizeof value);
-    }
+    if (options.timestamp_ns || options.timestamp)
+        request.add_timestamp(stamp, options.timestamp_ns);
     if ((options.timestamping & stamp_software) != 0 &&
         (options.timestamping & stamp_receive_software) != 0) {
         const i64 value[6] = {seconds, rest, 0, 0, 0, 0};
@@ -65,6 +60,30 @@ void add_info4(const DatagramInfo& info, ReceiveRequest& request) {
 
 } // namespace
 
+void DatagramSocketFile::add_control6(const DatagramInfo& info, ReceiveRequest& request) const {
+    PacketInfo6 value{};
+    __builtin_memcpy(value.address, info.destination.bytes(), sizeof value.address);
+    value.interface = info.interface;
+    const int hops = info.hop_limit, traffic_class = info.traffic_class;
+    if (ip_.on(ip6_receive_info))
+        request.add_control(IPPROTO_IPV6, IPV6_PKTINFO, &value, sizeof value);
+    if (info.source.is_v4()) // what else there is to tell are IPv4's messages
+        return;
+    if (ip_.on(ip6_receive_hop_limit))
+        request.add_control(IPPROTO_IPV6, IPV6_HOPLIMIT, &hops, sizeof hops);
+    if (ip_.on(ip6_receive_class))
+        request.add_control(IPPROTO_IPV6, IPV6_TCLASS, &traffic_class, sizeof traffic_class);
+    if (ip_.on(ip6_receive_old_info))
+        request.add_control(IPPROTO_IPV6, IPV6_2292PKTINFO, &value, sizeof value);
+    if (ip_.on(ip6_receive_old_hop_limit))
+        request.add_control(IPPROTO_IPV6, IPV6_2292HOPLIMIT, &hops, sizeof hops);
+    if (ip_.on(ip6_receive_original) && info.destination_port != 0) {
+        SocketAddress to;
+        write_address({info.destination, info.destination_port, info.interface}, family_inet6, to);
+        request.add_control(IPPROTO_IPV6, IPV6_ORIGDSTADDR, to.bytes, to.length);
+    }
+}
+
 void DatagramSocketFile::add_control(const Packet& packet, const DatagramInfo& info,
                                      ReceiveRequest& request) {
     add_timestamps(packet.timestamp, packet_options_, request);
@@ -72,6 +91,8 @@ void DatagramSocketFile::add_control(const Packet& packet, const DatagramInfo& i
         const u32 lost = endpoint_->dropped.load();
         request.add_control(SOL_SOCKET, SO_RXQ_OVFL, &lost, sizeof lost);
     }
+    if (option_on(SO_RCVMARK))
+        request.add_control(SOL_SOCKET, SO_MARK, &packet.mark, sizeof packet.mark);
     const bool as_v4 = info.source.is_v4();
     if (as_v4) {
         if (ip_.on(ip_receive_info))
@@ -87,26 +108,48 @@ void DatagramSocketFile::add_control(const Packet& packet, const DatagramInfo& i
             request.add_control(IPPROTO_IP, IP_ORIGDSTADDR, to.bytes, to.length);
         }
     }
-    if (v6()) {
-        if (ip_.on(ip6_receive_info)) {
-            PacketInfo6 value{};
-            __builtin_memcpy(value.address, info.destination.bytes(), sizeof value.address);
-            value.interface = info.interface;
-            request.add_control(IPPROTO_IPV6, IPV6_PKTINFO, &value, sizeof value);
-        }
-        const int hops = info.hop_limit, traffic_class = info.traffic_class;
-        if (ip_.on(ip6_receive_hop_limit))
-            request.add_control(IPPROTO_IPV6, IPV6_HOPLIMIT, &hops, sizeof hops);
-        if (ip_.on(ip6_receive_class))
-            request.add_control(IPPROTO_IPV6, IPV6_TCLASS, &traffic_class, sizeof traffic_class);
-    }
+    if (v6())
+        add_control6(info, request);
     add_more_control(packet, request);
+}
+
+// What may stand beside a packet of any family: SO_MARK, SO_TIMESTAMPING, SO_TXTIME's time.
+Result<void> DatagramSocketFile::parse_socket_control(int type, std::span<const u8> data,
+                                                      SendControl& out) {
+    u32 number = 0;
+    switch (type) {
+    case SO_MARK:
+        if (!capable(CAP_NET_ADMIN) && !capable(CAP_NET_RAW))
+            return fail(EPERM);
+        if (data.size() != sizeof number || !value_of(data, number))
+            return fail(EINVAL);
+        out.mark = number;
+        out.has_mark = true;
+        return {};
+    case SO_TIMESTAMPING_OLD:
+    case SO_TIMESTAMPING_NEW:
+        if (data.size() != sizeof number || !value_of(data, number) ||
+            (number & ~u32{SOF_TIMESTAMPING_TX_RECORD_MASK}) != 0)
+            return fail(EINVAL);
+        return {};
+    case SCM_TXTIME:
+        if (!options_.takes_send_times || data.size() != sizeof(u64))
+            return fail(EINVAL);
+        return {};
+    case scm_rights: // means nothing here, which is no error
+    case scm_credentials:
+        return {};
+    default:
+        return fail(EINVAL);
+    }
 }
 
 Result<void> DatagramSocketFile::parse_control(std::span<const u8> control, SendControl& out) {
     return for_control_messages(
         control, [&](int level, int type, std::span<const u8> data) -> Result<void> {
             int number = 0;
+            if (level == SOL_SOCKET)
+                return parse_socket_control(type, data, out);
             if (level == IPPROTO_IP && type == IP_PKTINFO) {
                 PacketInfo4 info{};
                 if (!value_of(data, info))
@@ -126,17 +169,20 @@ Result<void> DatagramSocketFile::parse_control(std::span<const u8> control, Send
                     out.traffic_class = byte;
                 else
                     return fail(EINVAL);
-            } else if (level == IPPROTO_IPV6 && type == IPV6_PKTINFO) {
+            } else if (level == IPPROTO_IPV6 &&
+                       (type == IPV6_PKTINFO || type == IPV6_2292PKTINFO)) {
                 PacketInfo6 info{};
                 if (!value_of(data, info))
                     return fail(EINVAL);
                 out.interface = info.interface;
                 out.source = IpAddress::v6(info.address);
                 out.has_source = !out.source.is_any();
-            } else if (level == IPPROTO_IPV6 && (type == IPV6_HOPLIMIT || type == IPV6_TCLASS)) {
+            } else if (level == IPPROTO_IPV6 &&
+                       (type == IPV6_HOPLIMIT || type == IPV6_2292HOPLIMIT ||
+                        type == IPV6_TCLASS)) {
                 if (!value_of(data, number) || number < -1 || number > 255)
                     return fail(EINVAL);
-                (type == IPV6_HOPLIMIT ? out.hop_limit : out.traffic_class) = number;
+                (type == IPV6_TCLASS ? out.traffic_class : out.hop_limit) = number;
             } else if (level == IPPROTO_IPV6 && type == IPV6_DONTFRAG) {
                 if (!value_of(data, number) || number < 0 || number > 1)
                     return fail(EINVAL);
@@ -164,139 +210,24 @@ void DatagramSocketFile::apply_control(const SendControl& control, Flow& flow) {
     }
     if (control.traffic_class >= 0)
         flow.traffic_class = static_cast<u8>(control.traffic_class);
+    if (control.has_mark)
+        flow.mark = control.mark;
     if (control.dont_fragment >= 0)
         flow.dont_fragment = control.dont_fragment != 0;
 }
 
-// --- groups
-
-Result<void> DatagramSocketFile::change_group(const IpAddress& group, u32 wanted, bool join) {
-    if (!group.is_multicast())
-        return fail(EINVAL);
-    u32 number = wanted;
-    if (number == 0) { // where packets to the group would go
-        Flow flow;
-        flow.destination = group;
-        flow.source = IpAddress::any(group.is_v6());
-        flow.interface = ip_.bound_interface;
-        if (resolve(stack(), flow))
-            number = flow.path.interface->index();
-        if (number == 0 && join)
-            return fail(ENODEV);
-    }
-    const Ref<Interface> interface = stack().interface(number);
-    if (!interface && join)
-        return fail(ENODEV);
-    {
-        SpinGuard guard(endpoint_->lock);
-        usize at = 0;
-        while (at < memberships_.size() && !(memberships_[at].group == group &&
-                                             (memberships_[at].interface == number || number == 0)))
-            at++;
-        if (join) {
-            if (at < memberships_.size())
-                return fail(EADDRINUSE);
-            if (memberships_.size() >= most_groups ||
-                (group.is_v4() && memberships_.size() >= stack().settings.igmp_max_memberships))
-                return fail(ENOBUFS);
-            TRY(memberships_.push_back({group, number}));
-        } else {
-            if (at == memberships_.size())
-                return fail(EADDRNOTAVAIL);
-            number = memberships_[at].interface;
-            memberships_.erase(at);
-        }
-    }
-    if (join)
-        return stack().join_group(*interface, group);
-    if (const Ref<Interface> left = stack().interface(number))
-        stack().leave_group(*left, group);
-    return {};
-}
-
-void DatagramSocketFile::leave_groups() {
-    Vector<Membership> all;
-    {
-        SpinGuard guard(endpoint_->lock);
-        all = std::move(memberships_);
-    }
-    for (const Membership& membership : all)
-        if (const Ref<Interface> interface = stack().interface(membership.interface))
-            stack().leave_group(*interface, membership.group);
-}
-
-namespace {
-
-struct GroupRequest {
-    IpAddress group;
-    u32 interface = 0;
-};
-
-// struct ip_mreq, ip_mreqn, ipv6_mreq, group_req.
-Result<GroupRequest> parse_group(Stack& stack, int level, int name, std::span<const u8> value) {
-    GroupRequest out;
-    if (name == MCAST_JOIN_GROUP || name == MCAST_LEAVE_GROUP) {
-        constexpr usize address_at = 8;
-        u32 interface = 0;
-        if (value.size() < address_at + 28 || !value_of(value, interface))
-            return fail(EINVAL);
-        SocketAddress address;
-        address.length = 28;
-        __builtin_memcpy(address.bytes, value.data() + address_at, 28);
-        TRY(const Endpoint parsed,
-            parse_address(address, level == IPPROTO_IPV6 ? family_inet6 : family_inet));
-        out.group = parsed.address;
-        out.interface = interface;
-        return out;
-    }
-    if (level == IPPROTO_IPV6) {
-        if (value.size() < 20)
-            return fail(EINVAL);
-        out.group = IpAddress::v6(value.data());
-        __builtin_memcpy(&out.interface, value.data() + 16, sizeof out.interface);
-        return out;
-    }
-    if (value.size() < 8)
-        return fail(EINVAL);
-    out.group = IpAddress::from_wire(false, value.data());
-    const IpAddress local = IpAddress::from_wire(false, value.data() + 4);
-    if (value.size() >= 12)
-        __builtin_memcpy(&out.interface, value.data() + 8, sizeof out.interface);
-    if (out.interface == 0 && !local.is_any()) {
-        out.interface = stack.interface_of(local);
-        if (out.interface == 0)
-            return fail(ENODEV);
-    }
-    return out;
-}
-
-} // namespace
-
 Result<void> DatagramSocketFile::set_option(int level, int name, std::span<const u8> value) {
-    const bool four = level == IPPROTO_IP, six = level == IPPROTO_IPV6;
-    const bool join = (four && name == IP_ADD_MEMBERSHIP) || (six && name == IPV6_ADD_MEMBERSHIP) ||
-                      ((four || six) && name == MCAST_JOIN_GROUP);
-    const bool leave = (four && name == IP_DROP_MEMBERSHIP) ||
-                       (six && name == IPV6_DROP_MEMBERSHIP) ||
-                       ((four || six) && name == MCAST_LEAVE_GROUP);
-    if (join || leave) {
-        TRY(const GroupRequest request, parse_group(stack(), level, name, value));
-        return change_group(request.group, request.interface, join);
+    Result<void> done;
+    if (((level == IPPROTO_IP && family() != family_packet) || (level == IPPROTO_IPV6 && v6())) &&
+        set_group_option(level == IPPROTO_IPV6, name, value, done)) {
+        option_changed();
+        return done;
     }
+    if (level == SOL_SOCKET && (name == SO_ATTACH_FILTER || name == SO_DETACH_FILTER) &&
+        options_.filter_locked)
+        return fail(EPERM);
     if (level == SOL_SOCKET && name == SO_ATTACH_FILTER) {
-        struct {
-            u16 length;
-            u64 program;
-        } given{};
-        if (value.size() < 16)
-            return fail(EINVAL);
-        __builtin_memcpy(&given.length, value.data(), 2);
-        __builtin_memcpy(&given.program, value.data() + 8, 8);
-        Vector<FilterInstruction> program;
-        TRY(program.resize(given.length));
-        TRY(copy_in_bytes(program.data(), given.program,
-                          program.size() * sizeof(FilterInstruction)));
-        TRY(Ref<SocketFilter> filter, SocketFilter::make(program.span()));
+        TRY(Ref<SocketFilter> filter, SocketFilter::of_user(value));
         endpoint_->filter.set(std::move(filter));
         return {};
     }
@@ -310,6 +241,9 @@ Result<void> DatagramSocketFile::set_option(int level, int name, std::span<const
 }
 
 Result<usize> DatagramSocketFile::get_option(int level, int name, std::span<u8> out) {
+    if ((level == IPPROTO_IP && name == IP_MSFILTER) ||
+        ((level == IPPROTO_IP || (level == IPPROTO_IPV6 && v6())) && name == MCAST_MSFILTER))
+        return get_filter(level == IPPROTO_IPV6, name, out);
     return InetSocketFile::get_option(level, name, out);
 }
 

@@ -298,10 +298,6 @@ Result<void> InetSocketFile::set_socket_level(int name, std::span<const u8> valu
     case SO_INCOMING_CPU:
         ip_.incoming_cpu = static_cast<u32>(number);
         return {};
-    case SO_BUSY_POLL:
-    case SO_PREFER_BUSY_POLL:
-    case SO_MAX_PACING_RATE:
-        return {}; // hints: nothing depends on them here
     default:
         return fail(ENOPROTOOPT);
     }

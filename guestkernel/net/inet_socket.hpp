@@ -41,6 +41,8 @@ enum IpOptionFlag : u32 {
     ip6_receive_original = 1u << 26,
     ip6_receive_options = 1u << 27, // IPV6_RECVHOPOPTS, RTHDR, DSTOPTS
     ip6_receive_fragment_size = 1u << 28,
+    ip6_receive_old_info = 1u << 29, // IPV6_2292PKTINFO, IPV6_2292HOPLIMIT: other names in messages
+    ip6_receive_old_hop_limit = 1u << 30,
 };
 
 struct IpOptions {
@@ -73,6 +75,7 @@ public:
     bool v6() const { return family() == family_inet6; }
     Stack& stack() const { return *stack_; }
     const Ref<NetNamespace>& network_namespace() const { return space_; }
+    const kernel::NetNamespace* home() const override { return space_.get(); }
     const IpOptions& ip_options() const { return ip_; }
     i32 priority() const { return options_.priority; }
 

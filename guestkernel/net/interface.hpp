@@ -77,8 +77,15 @@ struct InterfaceAddress {
 struct JoinedGroup {
     IpAddress group;
     u32 users = 0;
+    u32 excluders = 0; // of them, those that want all sources but some
     u8 reports_left = 0;
     u64 report_at = no_deadline;
+};
+
+// A source that users of a group name: how many of them want it, and how many do not.
+struct GroupSource {
+    IpAddress group, source;
+    u32 included = 0, excluded = 0;
 };
 
 class Interface : public RefCounted {
@@ -169,6 +176,7 @@ public:
     // Under Stack::lock (rank NetStack).
     Vector<InterfaceAddress> addresses;
     Vector<JoinedGroup> groups;
+    Vector<GroupSource> group_sources;
     // Of IPv6 autoconfiguration (ndp.cpp).
     u8 router_solicits_left = 0;
     u64 router_solicit_at = 0;
@@ -176,12 +184,17 @@ public:
     struct Settings {
         bool forwarding4 = false, forwarding6 = false, accept_redirects = true;
         bool accept_local = false, route_localnet = false, send_redirects = true;
-        u8 rp_filter = 0, arp_ignore = 0, arp_announce = 0, arp_filter = 0;
+        bool accept_source_route = true, src_valid_mark = false, log_martians = false;
+        bool proxy_arp = false, drop_gratuitous_arp = false, promote_secondaries = false;
+        u8 rp_filter = 0, arp_ignore = 0, arp_announce = 0, arp_filter = 0, arp_accept = 0;
         bool disable_ipv6 = false, autoconf = true, accept_ra_defrtr = true;
+        bool accept_ra_pinfo = true;
         u8 accept_ra = 1, accept_dad = 1, dad_transmits = 1;
         u8 hop_limit = 64;
         u8 use_tempaddr = 0, addr_gen_mode = 0;
         u32 mtu6 = 0; // 0: the interface's
+        // Those of IPv4 that somebody set, by their offsets: they follow "default" no more.
+        u64 own4 = 0;
     } settings;
 
 protected:

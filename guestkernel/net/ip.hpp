@@ -54,11 +54,10 @@ extern const TransportProtocol icmp_protocol, icmpv6_protocol, udp_protocol, udp
 
 // IPv6 comes and goes with the interface (ndp.cpp).
 void ipv6_interface_up(Stack& stack, Interface& interface);
+// The link-local address of one that is up, by its mode (addr_gen_mode), and what begins with it.
+void ipv6_add_link_local(Stack& stack, Interface& interface);
 void ipv6_interface_down(Stack& stack, Interface& interface);
 // The name of a group on the link.
 MacAddress multicast_mac(const IpAddress& group);
 IpAddress solicited_node(const IpAddress& address);
-// Group membership on the wire: IGMP and MLD.
-void report_membership(Stack& stack, Interface& interface, const IpAddress& group, bool joined);
-
 } // namespace kernel::net

@@ -33,6 +33,8 @@ constexpr Flagged flagged[] = {
     {IPPROTO_IPV6, IPV6_RECVPKTINFO, ip6_receive_info},
     {IPPROTO_IPV6, IPV6_RECVHOPLIMIT, ip6_receive_hop_limit},
     {IPPROTO_IPV6, IPV6_RECVTCLASS, ip6_receive_class},
+    {IPPROTO_IPV6, IPV6_2292PKTINFO, ip6_receive_old_info},
+    {IPPROTO_IPV6, IPV6_2292HOPLIMIT, ip6_receive_old_hop_limit},
     {IPPROTO_IPV6, IPV6_RECVERR, ip6_receive_error},
     {IPPROTO_IPV6, IPV6_RECVPATHMTU, ip6_receive_path_mtu},
     {IPPROTO_IPV6, IPV6_MULTICAST_LOOP, ip6_multicast_loop},
@@ -294,7 +296,7 @@ Result<int> InetSocketFile::get_ipv6_level(int name) {
     case IPV6_V6ONLY:
         return ip_.on(ip6_v6_only) ? 1 : 0;
     case IPV6_UNICAST_HOPS:
-        return ip_.hop_limit < 0 ? int{stack().settings.default_interface.hop_limit}
+        return ip_.hop_limit < 0 ? int{stack().settings.all_interfaces.hop_limit}
                                  : int{ip_.hop_limit};
     case IPV6_MULTICAST_HOPS:
         return int{ip_.multicast_hops};

@@ -38,6 +38,7 @@ RouteKey key_of(const Flow& flow) {
     key.destination = flow.destination;
     key.source = flow.source;
     key.out_interface = flow.interface;
+    key.in = flow.in;
     key.mark = flow.mark;
     key.uid = flow.uid;
     key.tos = flow.traffic_class;
@@ -91,7 +92,9 @@ Result<void> find_path(Stack& stack, Flow& flow) {
         path.next_hop = flow.destination;
         path.type = own ? RouteType::Local : type_of(flow.destination);
     } else {
-        auto found = stack.routes().find(key_of(flow), stack.now());
+        RouteKey key = key_of(flow);
+        key.out = bound;
+        auto found = stack.routes().find(key, stack.now());
         if (found) {
             take_route(path, *found, flow);
             if (flow.destination.is_multicast())

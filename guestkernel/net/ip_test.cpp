@@ -162,32 +162,94 @@ TEST_CASE("a datagram with a lost fragment is given up after a while, and its me
     close_udp(*net.stacks[1], server);
 }
 
+TEST_CASE("thousands of tiny fragments in the worst order become whole") {
+    Network net;
+    Stack& stack = *net.stacks[0];
+    stack.settings.fragment_high4 = 256 << 20;
+    constexpr u32 count = 8000, size = 8;
+    PacketPtr whole;
+    // From the middle outwards, then nothing is ever behind the last or in front of the first.
+    for (u32 i = 0; i < count; i++) {
+        const u32 number = i == 0 ? 0 : i == 1 ? count - 1 : i % 2 == 0 ? i / 2 : count - 1 - i / 2;
+        REQUIRE_FALSE(whole);
+        PacketPtr packet = Packet::allocate(64);
+        const u8 payload[size] = {static_cast<u8>(number), static_cast<u8>(number >> 8)};
+        Ipv4Header header{};
+        header.version_length = 0x45;
+        REQUIRE(packet->append(&header, sizeof header));
+        REQUIRE(packet->append(payload, sizeof payload));
+        packet->mark_network();
+        Reassembly::Piece piece;
+        piece.source = four[1];
+        piece.destination = four[0];
+        piece.id = 7;
+        piece.protocol = proto_udp;
+        piece.offset = number * size;
+        piece.more = number + 1 < count;
+        piece.header_bytes = sizeof header;
+        whole = stack.reassembly().add(std::move(packet), piece);
+    }
+    REQUIRE(whole);
+    REQUIRE(whole->length() == sizeof(Ipv4Header) + count * size);
+    bool right = true;
+    for (u32 number = 0; number < count; number++) {
+        u8 got[2] = {};
+        right = right && whole->copy_out(sizeof(Ipv4Header) + number * size, got, sizeof got) &&
+                (got[0] | got[1] << 8) == static_cast<int>(number);
+    }
+    CHECK(right);
+    CHECK(stack.reassembly().memory() == 0);
+}
+
+namespace {
+
+// The last but one step of ip_output(): to 10.0.0.2, `payload` bytes at `offset` of a datagram.
+void send_fragment(Network& net, u16 id, u32 offset, u32 payload, bool more) {
+    PacketPtr packet = Packet::allocate(0);
+    REQUIRE(packet->append(pattern(payload).data(), payload));
+    Ipv4Header header{};
+    header.version_length = 0x45;
+    header.total_length.set(static_cast<u16>(payload + sizeof header));
+    header.id.set(id);
+    header.fragment.set(static_cast<u16>(offset / 8 + (more ? Ipv4Header::more_fragments : 0u)));
+    header.ttl = 64;
+    header.protocol = proto_udp;
+    header.source.set(four[0].v4_value());
+    header.destination.set(four[1].v4_value());
+    packet->push_header(header);
+    set_header_checksum(*packet, 20);
+    Flow flow;
+    flow.destination = four[1];
+    flow.source = four[0];
+    REQUIRE(resolve(*net.stacks[0], flow));
+    REQUIRE(link_output(*net.stacks[0], flow.path, std::move(packet), four[1]));
+    net.run_for(millisecond);
+}
+
+} // namespace
+
+TEST_CASE("a datagram of IPv4 is at most 65535 bytes long, its header among them") {
+    constexpr u32 piece = 1400, most = 65535 - 20;
+    for (const u32 size : {most, most + 1}) {
+        Network net;
+        (void)send_udp(*net.stacks[0], four[1], 1, 7, pattern(10));
+        net.run_for(10 * millisecond);
+        for (u32 at = 0; at < size; at += piece)
+            send_fragment(net, 1, at, size - at < piece ? size - at : piece, size - at > piece);
+        auto& counters = net.stacks[1]->counters;
+        CHECK(counters.sum(Counter::IpReassembled) == (size == most ? 1u : 0u));
+        CHECK(counters.sum(Counter::IpReassemblyFailed) == (size == most ? 0u : 1u));
+        CHECK(net.stacks[1]->reassembly().memory() == 0);
+    }
+}
+
 TEST_CASE("memory for fragments that never become whole is bounded") {
     Network net;
     net.stacks[1]->settings.fragment_high4 = 100'000;
     (void)send_udp(*net.stacks[0], four[1], 1, 7, pattern(10));
     net.run_for(10 * millisecond);
     for (u16 id = 0; id < 1000; id++) {
-        PacketPtr packet = Packet::allocate(0);
-        REQUIRE(packet->append(pattern(1000).data(), 1000));
-        Ipv4Header header{};
-        header.version_length = 0x45;
-        header.total_length.set(1020);
-        header.id.set(id);
-        header.fragment.set(Ipv4Header::more_fragments);
-        header.ttl = 64;
-        header.protocol = proto_udp;
-        header.source.set(four[0].v4_value());
-        header.destination.set(four[1].v4_value());
-        packet->push_header(header);
-        set_header_checksum(*packet, 20);
-        Destination path;
-        Flow flow;
-        flow.destination = four[1];
-        flow.source = four[0];
-        REQUIRE(resolve(*net.stacks[0], flow));
-        REQUIRE(link_output(*net.stacks[0], flow.path, std::move(packet), four[1]));
-        net.run_for(millisecond);
+        send_fragment(net, id, 0, 1000, true);
         REQUIRE(net.stacks[1]->reassembly().memory() <= 100'000);
     }
 }
@@ -227,6 +289,57 @@ TEST_CASE("errors are sent at a bounded rate") {
     CHECK(net.stacks[1]->counters.sum(Counter::IcmpOutRateLimited) >= 490);
 }
 
+TEST_CASE("a primary address takes its secondaries along, unless they are to be promoted") {
+    Network net;
+    Stack& stack = *net.stacks[0];
+    InterfaceAddress second;
+    second.address = second.peer = ip4(10, 0, 0, 9);
+    second.prefix_length = 24;
+    for (const bool all : {false, true}) {
+        (all ? stack.settings.all_interfaces : net.ends[0]->settings).promote_secondaries = true;
+        REQUIRE(stack.add_address(*net.ends[0], second));
+        REQUIRE(stack.remove_address(*net.ends[0], four[0], 24));
+        CHECK(stack.is_local(second.address));
+        // It is the primary one now.
+        InterfaceAddress former = second;
+        former.address = former.peer = four[0];
+        REQUIRE(stack.add_address(*net.ends[0], former));
+        net.ends[0]->settings.promote_secondaries = false;
+        stack.settings.all_interfaces.promote_secondaries = false;
+        REQUIRE(stack.remove_address(*net.ends[0], second.address, 24));
+        CHECK_FALSE(stack.is_local(four[0]));
+        REQUIRE(stack.add_address(*net.ends[0], former));
+    }
+}
+
+TEST_CASE("proxy_arp answers for whoever is reached by another interface") {
+    Network net;
+    Stack& router = *net.stacks[1];
+    net.ends[1]->settings.forwarding4 = true;
+    const IpAddress target = ip4(10, 0, 0, 77);
+    auto way = make_owned<Route>();
+    REQUIRE(way);
+    (*way)->prefix = target;
+    (*way)->length = 32;
+    NextHop hop;
+    hop.interface = Ref<Interface>::share(&router.loopback());
+    REQUIRE(router.set_flags(router.loopback(), iff_up, iff_up));
+    REQUIRE((*way)->hops.push_back(std::move(hop)));
+    REQUIRE(add_route(router, std::move(*way), RouteTables::AddMode::Exclusive));
+    const auto asks = [&] {
+        net.stacks[0]->neighbours().flush(*net.ends[0], true);
+        REQUIRE(send_udp(*net.stacks[0], target, 1000, 7, pattern(10)) == 0);
+        net.run_for(10 * millisecond);
+        const Ref<Neighbour> found = net.stacks[0]->neighbours().find(*net.ends[0], target);
+        return found && found->view().state == NeighbourState::Reachable;
+    };
+    CHECK_FALSE(asks());
+    router.settings.all_interfaces.proxy_arp = true;
+    CHECK(asks());
+    net.ends[1]->settings.forwarding4 = false; // it would not forward what came
+    CHECK_FALSE(asks());
+}
+
 TEST_CASE("a neighbour that does not answer: the packets' senders hear of it") {
     Network net;
     net.run_for(10 * millisecond); // what coming up announces
@@ -257,6 +370,31 @@ TEST_CASE("a scan of a large network does not fill memory with neighbours") {
         net.run_for(millisecond);
     }
     CHECK(net.stacks[0]->neighbours().count(false) <= 1024);
+}
+
+TEST_CASE("what waits for a neighbour's address is bounded by bytes") {
+    Network net;
+    NeighbourTable& table = net.stacks[0]->neighbours();
+    table.settings(false).queue_packets = 10'000;
+    const Ref<Neighbour> silent = table.find_or_make(*net.ends[0], ip4(10, 0, 0, 77));
+    REQUIRE(silent);
+    constexpr u32 bytes = 1000, packets = 1000;
+    for (u32 i = 0; i < packets; i++) {
+        PacketPtr packet = Packet::allocate(0);
+        REQUIRE(packet);
+        REQUIRE(packet->append(pattern(bytes).data(), bytes));
+        silent->output(std::move(packet), ether_ip);
+    }
+    u32 sent = 0;
+    net.link.spy_context = &sent;
+    net.link.spy = [](unsigned side, const Packet& packet, void* context) {
+        if (side == 0 && packet.length() >= bytes)
+            ++*static_cast<u32*>(context);
+    };
+    silent->update(MacAddress{{2, 0, 0, 0, 0, 77}}, NeighbourState::Reachable, true);
+    net.run_for(1000 * millisecond);
+    CHECK(sent > 0);
+    CHECK(sent <= 212'992 / bytes);
 }
 
 TEST_CASE("routes: the longest prefix, metrics, gateways, rules, kinds") {
@@ -311,6 +449,28 @@ TEST_CASE("routes: the longest prefix, metrics, gateways, rules, kinds") {
     stack.routes_changed();
     CHECK(next_hop(ip4(8, 8, 8, 8), 5) == ip4(10, 0, 0, 6));
     CHECK(next_hop(ip4(8, 8, 8, 8), 4) == ip4(10, 0, 0, 5));
+    // A rule for another interface than the one a socket is bound to; one that leads nowhere.
+    RouteRule other = rule, nowhere, behind = rule;
+    other.priority = 900;
+    other.mark = other.mark_mask = 0;
+    __builtin_memcpy(other.out_interface, "other", 5);
+    nowhere.priority = 950;
+    nowhere.action = RuleAction::Goto;
+    nowhere.goto_priority = 2000;
+    behind.mark = behind.mark_mask = 6;
+    {
+        SpinGuard guard(stack.lock);
+        for (const RouteRule& one : {other, nowhere, behind})
+            REQUIRE(stack.routes().add_rule(one));
+    }
+    stack.routes_changed();
+    CHECK(next_hop(ip4(8, 8, 8, 8), 6) == ip4(10, 0, 0, 6));
+    Flow bound;
+    bound.destination = ip4(8, 8, 8, 8);
+    bound.source = IpAddress::v4_any();
+    bound.interface = net.ends[0]->index();
+    REQUIRE(resolve(stack, bound));
+    CHECK(bound.path.next_hop == ip4(10, 0, 0, 5));
     REQUIRE(stack.set_flags(*net.ends[0], 0, iff_up));
     CHECK(send_udp(stack, ip4(8, 8, 8, 8), 1, 1, pattern(1)) == ENETUNREACH);
 }
@@ -473,6 +633,28 @@ TEST_CASE("a router between two networks forwards, counts hops down and tells of
     CHECK(report->scratch<ErrorInfo>().info == 1400);
     report = {};
     CHECK(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(1450), true) == EMSGSIZE);
+    // A rule for what comes in there, which is not for what the router sends itself.
+    auto refusal = make_owned<Route>();
+    REQUIRE(refusal);
+    (*refusal)->prefix = (*refusal)->source = IpAddress::v4_any();
+    (*refusal)->type = RouteType::Prohibit;
+    (*refusal)->table = 100;
+    REQUIRE(add_route(*net.stacks[1], std::move(*refusal), RouteTables::AddMode::Exclusive));
+    RouteRule incoming;
+    incoming.priority = 100;
+    incoming.table = 100;
+    net.ends[1]->name().copy(incoming.in_interface, sizeof incoming.in_interface - 1);
+    {
+        SpinGuard guard(net.stacks[1]->lock);
+        REQUIRE(net.stacks[1]->routes().add_rule(incoming));
+    }
+    net.stacks[1]->routes_changed();
+    REQUIRE(send_udp(*net.stacks[0], ip4(10, 0, 1, 2), 1000, 7, pattern(100)) == 0);
+    net.run_for(20 * millisecond);
+    CHECK_FALSE(server->has_data());
+    REQUIRE(send_udp(*net.stacks[1], ip4(10, 0, 1, 2), 1000, 7, pattern(50)) == 0);
+    net.run_for(20 * millisecond);
+    CHECK(receive(*server) == pattern(50));
     close_udp(**third, server);
     close_udp(*net.stacks[0], client);
     (*third)->shutdown();

@@ -1,6 +1,7 @@
 // IPv4 input: RFC 791, RFC 1122.
 #include <linux/errno.h>
 
+#include "guestkernel/core/log.hpp"
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/raw.hpp"
 #include "guestkernel/net/reassembly.hpp"
@@ -46,19 +47,19 @@ Fate decide(Stack& stack, Packet& packet, const IpAddress& source, const IpAddre
     if (source.is_multicast() || source.is_limited_broadcast())
         return Fate::Drop;
     if ((source.is_loopback() || destination.is_loopback()) && !in.is_loopback() &&
-        !in.settings.route_localnet && !stack.settings.all_interfaces.route_localnet)
+        !stack.settings.either(in, &Interface::Settings::route_localnet))
         return Fate::Drop;
     if (destination.is_limited_broadcast() || (destination.is_any() && source.is_any()))
         return Fate::Deliver;
     if (destination.is_multicast())
-        return stack.in_group(in, destination) ? Fate::Deliver : Fate::Drop;
+        return stack.in_group(in, destination, &source) ? Fate::Deliver : Fate::Drop;
     if (stack.is_local(destination))
         return packet.kind == PacketKind::Host || packet.looped ? Fate::Deliver : Fate::Drop;
     // A broadcast address of a network here, or something for others.
     RouteKey key;
     key.destination = destination;
     key.source = source;
-    key.in_interface = &in;
+    key.in = &in;
     key.mark = packet.mark;
     SpinGuard guard(stack.lock);
     auto found = stack.routes().find_in(table_local, key, stack.now());
@@ -72,19 +73,20 @@ Fate decide(Stack& stack, Packet& packet, const IpAddress& source, const IpAddre
 // Whether an answer to the source would leave by the interface the packet came in by (RFC 3704).
 bool plausible_source(Stack& stack, Packet& packet, const IpAddress& source) {
     Interface& in = *packet.ingress;
-    const StackSettings::All& all = stack.settings.all_interfaces;
-    const u8 mode = in.settings.rp_filter > all.rp_filter ? in.settings.rp_filter : all.rp_filter;
+    const StackSettings& settings = stack.settings;
+    const u8 mode = settings.greater(in, &Interface::Settings::rp_filter);
     if (mode == 0 || packet.local || source.is_any() || packet.looped)
         return true;
     RouteKey key;
     key.destination = source;
-    key.mark = packet.mark;
+    if (settings.either(in, &Interface::Settings::src_valid_mark))
+        key.mark = packet.mark;
     SpinGuard guard(stack.lock);
     auto found = stack.routes().find(key, stack.now());
     if (!found)
         return false;
     if (found->route->type != RouteType::Unicast)
-        return (in.settings.accept_local || all.accept_local) &&
+        return settings.either(in, &Interface::Settings::accept_local) &&
                found->route->type == RouteType::Local;
     if (mode == 2)
         return true;
@@ -92,6 +94,32 @@ bool plausible_source(Stack& stack, Packet& packet, const IpAddress& source) {
         if (hop.interface.get() == &in)
             return true;
     return false;
+}
+
+// log_martians: what cannot have come from where it says. Ten in five seconds, like Linux: whoever
+// sends them must not fill the log.
+void log_martian(const Interface& in, const IpAddress& source, const IpAddress& destination) {
+    constexpr u64 interval = 5 * nanoseconds_per_second;
+    constexpr u32 burst = 10;
+    static constinit SpinLock lock{LockRank::Leaf};
+    static constinit u64 since = 0;
+    static constinit u32 told = 0;
+    {
+        SpinGuard guard(lock);
+        const u64 time = monotonic_ns();
+        if (since == 0 || time - since > interval) {
+            since = time;
+            told = 0;
+        }
+        if (told >= burst)
+            return;
+        told++;
+    }
+    const u8* to = destination.wire();
+    const u8* from = source.wire();
+    log::warning("martian source {}.{}.{}.{} from {}.{}.{}.{}, on dev {}", u32{to[0]}, u32{to[1]},
+                 u32{to[2]}, u32{to[3]}, u32{from[0]}, u32{from[1]}, u32{from[2]}, u32{from[3]},
+                 in.name());
 }
 
 // Checks and trims. False: malformed.
@@ -141,7 +169,10 @@ void ipv4_input(Stack& stack, PacketPtr packet) {
     const IpAddress source = IpAddress::v4(header.source.get());
     const IpAddress destination = IpAddress::v4(header.destination.get());
     const Fate fate = decide(stack, *packet, source, destination);
-    if (fate == Fate::Drop || !plausible_source(stack, *packet, source)) {
+    const bool plausible = plausible_source(stack, *packet, source);
+    if (!plausible && stack.settings.either(*packet->ingress, &Interface::Settings::log_martians))
+        log_martian(*packet->ingress, source, destination);
+    if (fate == Fate::Drop || !plausible) {
         stack.counters.count(Counter::IpInAddressErrors);
         return;
     }
@@ -270,6 +301,14 @@ bool take_hop(Packet& packet, bool v6) {
     return packet.write(0, header);
 }
 
+u8 traffic_class_of(const Packet& packet, bool v6) {
+    Ipv4Header four{};
+    Ipv6Header six{};
+    if (v6)
+        return packet.read(0, six) ? six.traffic_class() : u8{0};
+    return packet.read(0, four) ? four.traffic_class : u8{0};
+}
+
 u32 segment_length(const Packet& packet) {
     if (packet.segmentation == Segmentation::None)
         return packet.length();
@@ -292,6 +331,8 @@ void forward(Stack& stack, PacketPtr packet, const IpAddress& source,
     flow.source = source;
     flow.destination = destination;
     flow.mark = packet->mark;
+    flow.in = packet->ingress;
+    flow.traffic_class = traffic_class_of(*packet, v6);
     flow.any_source = true;
     if (auto found = resolve(stack, flow); !found) {
         stack.counters.count(v6 ? Counter::Ip6InNoRoutes : Counter::IpOutNoRoutes);

@@ -246,7 +246,7 @@ void ipv6_input(Stack& stack, PacketPtr packet) {
     if (packet->local) {
         deliver6(stack, std::move(packet));
     } else if (destination.is_multicast()) {
-        if (stack.in_group(*packet->ingress, destination))
+        if (stack.in_group(*packet->ingress, destination, &source))
             deliver6(stack, std::move(packet));
     } else if (is_tentative_or_own(stack, *packet, destination)) {
         deliver6(stack, std::move(packet));

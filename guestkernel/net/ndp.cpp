@@ -322,7 +322,7 @@ void on_router_advert(Stack& stack, Packet& packet, const IpInfo& info) {
     RouterAdvert advert;
     if (!info.source.is_link_local() || packet.looped || !packet.read(4, advert))
         return;
-    const bool forwards = stack.settings.forwarding6 || interface.settings.forwarding6;
+    const bool forwards = interface.settings.forwarding6;
     if (interface.settings.accept_ra == 0 || (forwards && interface.settings.accept_ra < 2))
         return;
     const u64 now = stack.now();
@@ -343,7 +343,8 @@ void on_router_advert(Stack& stack, Packet& packet, const IpInfo& info) {
                     router->router.store(true);
                     router->update(mac, NeighbourState::Stale, true);
                 }
-        } else if (type == option_prefix && bytes == sizeof(PrefixOption)) {
+        } else if (type == option_prefix && bytes == sizeof(PrefixOption) &&
+                   interface.settings.accept_ra_pinfo) {
             PrefixOption option;
             if (packet.read(offset, option))
                 take_prefix(stack, interface, option);
@@ -401,9 +402,9 @@ void ndp_input(Stack& stack, Packet& packet, const IpInfo& info, const IcmpHeade
 void ipv6_interface_up(Stack& stack, Interface& interface) {
     if (interface.settings.disable_ipv6)
         return;
-    InterfaceAddress own;
-    own.broadcast = IpAddress();
     if (interface.is_loopback()) {
+        InterfaceAddress own;
+        own.broadcast = IpAddress();
         own.address = own.peer = IpAddress::loopback(true);
         own.prefix_length = 128;
         own.scope = scope_host;
@@ -425,14 +426,21 @@ void ipv6_interface_up(Stack& stack, Interface& interface) {
             (void)stack.join_group(interface, solicited_node(address.address));
         }
     }
+    ipv6_add_link_local(stack, interface);
+}
+
+void ipv6_add_link_local(Stack& stack, Interface& interface) {
     if (!interface.has_link_addresses() || interface.settings.addr_gen_mode == 1)
         return;
+    InterfaceAddress own;
+    own.broadcast = IpAddress();
     own.address = own.peer =
         interface_identifier(interface, IpAddress::v6_words(0xfe80'0000'0000'0000, 0));
     own.prefix_length = 64;
     own.scope = scope_link;
     own.flags = IFA_F_PERMANENT;
-    if (interface.settings.accept_dad != 0 && (interface.flags() & iff_no_arp) == 0) {
+    if (stack.settings.greater(interface, &Interface::Settings::accept_dad) != 0 &&
+        (interface.flags() & iff_no_arp) == 0) {
         own.flags |= IFA_F_TENTATIVE;
         own.probes_left = interface.settings.dad_transmits;
     }

@@ -73,6 +73,26 @@ void Neighbour::solicit() {
         send_neighbour_solicitation(stack_, *interface, address, unicast ? &known : nullptr);
 }
 
+// Packets that are forwarded are nobody's, and one may have 64 KB: without a bound on bytes a host
+// that sends to many silent ones would have all memory.
+void Neighbour::enqueue(PacketPtr packet, u32 most_packets, PacketList& dropped) {
+    constexpr u32 most_bytes = 212'992; // unres_qlen_bytes
+    const u32 bytes = packet->true_size();
+    // The oldest go: what comes now is more use.
+    while (!queue_.empty() &&
+           (queue_.size() >= most_packets || queue_bytes_ + bytes > most_bytes)) {
+        queue_bytes_ -= queue_.front()->true_size();
+        dropped.push_back(queue_.pop_front());
+    }
+    queue_bytes_ += bytes;
+    queue_.push_back(std::move(packet));
+}
+
+PacketList Neighbour::take_queue() {
+    queue_bytes_ = 0;
+    return std::move(queue_);
+}
+
 void Neighbour::output(PacketPtr packet, u16 protocol) {
     const u64 link = link_.load(base::Order::Acquire);
     used_.store(stack_.now(), base::Order::Relaxed);
@@ -83,6 +103,7 @@ void Neighbour::output(PacketPtr packet, u16 protocol) {
     const NeighbourSettings& settings = stack_.neighbours().settings(address.is_v6());
     bool ask = false;
     u64 to = 0;
+    PacketList dropped;
     {
         SpinGuard guard(lock_);
         if (dead_)
@@ -102,9 +123,7 @@ void Neighbour::output(PacketPtr packet, u16 protocol) {
                 ask = true;
             }
             packet->link_protocol = protocol;
-            if (queue_.size() >= settings.queue_packets)
-                (void)queue_.pop_front(); // the oldest: what comes now is more use
-            queue_.push_back(std::move(packet));
+            enqueue(std::move(packet), settings.queue_packets, dropped);
         }
     }
     if (packet)
@@ -143,7 +162,7 @@ void Neighbour::update(const MacAddress& mac, NeighbourState state, bool overrid
         if (state == NeighbourState::Stale && known && !changed)
             return; // what we know is as good
         set_state(state);
-        waiting = std::move(queue_);
+        waiting = take_queue();
         link = pack(mac_);
     }
     while (PacketPtr packet = waiting.pop_front()) {
@@ -176,7 +195,7 @@ void Neighbour::configure(const MacAddress* mac, NeighbourState state, bool over
         probes_ = 0;
         set_state(state);
         if (knows_address(state)) {
-            waiting = std::move(queue_);
+            waiting = take_queue();
             link = pack(mac_);
         }
     }
@@ -238,7 +257,7 @@ void Neighbour::on_timer() {
                 ask = true;
             } else {
                 set_state(NeighbourState::Failed);
-                lost = std::move(queue_);
+                lost = take_queue();
                 failed = true;
             }
             break;
@@ -335,7 +354,7 @@ void NeighbourTable::drop(Ref<Neighbour> neighbour) {
         SpinGuard guard(neighbour->lock_);
         neighbour->dead_ = true;
         neighbour->link_.store(0, base::Order::Release);
-        waiting = std::move(neighbour->queue_);
+        waiting = neighbour->take_queue();
     }
     neighbour->timer_.cancel();
 }

@@ -69,6 +69,9 @@ private:
     void set_state(NeighbourState state); // Locks: lock_ is held
     void send_now(PacketPtr packet, u16 protocol, u64 link);
     void solicit();
+    // Both with lock_ held. `dropped`: what had to go, to be let go of without it.
+    void enqueue(PacketPtr packet, u32 most_packets, PacketList& dropped);
+    PacketList take_queue();
     static constexpr u64 usable = u64{1} << 63;
     static u64 pack(const MacAddress& mac);
 
@@ -82,6 +85,7 @@ private:
     u32 probes_ = 0;
     u64 confirmed_ = 0, updated_ = 0;
     PacketList queue_; // with their protocols in link_protocol
+    u32 queue_bytes_ = 0;
     NetTimer timer_;
     Neighbour* next_ = nullptr;
 };

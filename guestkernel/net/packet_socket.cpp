@@ -9,8 +9,7 @@
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/backlog.hpp"
-#include "guestkernel/net/packet_ring.hpp"
-#include "guestkernel/net/packet_tap.hpp"
+#include "guestkernel/net/packet_endpoint.hpp"
 #include "guestkernel/net/raw_socket.hpp"
 #include "guestkernel/net/wire.hpp"
 #include "guestkernel/task/process.hpp"
@@ -20,219 +19,6 @@ namespace kernel::net {
 namespace {
 
 constexpr int level_packet = 263; // SOL_PACKET
-constexpr u32 address_bytes = 20; // struct sockaddr_ll
-
-// What a captured frame remembers, in its scratch().
-struct FrameInfo {
-    u32 interface, original, network_offset;
-    u16 protocol, link_type;
-    u16 vlan;
-    PacketKind kind;
-    bool vlan_present, partial, verified;
-    u16 gso_size;
-    u8 gso_type;
-    MacAddress source;
-};
-
-struct LinkAddress { // struct sockaddr_ll
-    u16 family;
-    Be16 protocol;
-    i32 interface;
-    u16 link_type;
-    u8 kind, length;
-    u8 address[8];
-};
-static_assert(sizeof(LinkAddress) == address_bytes);
-
-class PacketEndpoint final : public DatagramEndpoint, public PacketTap {
-public:
-    explicit PacketEndpoint(Ref<Stack> stack)
-        : DatagramEndpoint(std::move(stack), LockRank::Leaf) {}
-    bool try_hold() override { return try_add_ref(); }
-    void let_go() override { release(); }
-    void deliver(Interface& on, const Packet& packet, u32 link_bytes, PacketKind kind) override;
-
-    void describe(PacketSocketRecord& out) const override;
-    void interrupt() override { set_error(ENETDOWN); }
-
-    bool cooked = false;                               // SOCK_DGRAM: without the link header
-    u32 uid = 0;                                       // of the maker
-    volatile bool attached = false, auxiliary = false; // PACKET_AUXDATA
-    volatile bool ignore_outgoing = false;
-    base::Atomic<u32> seen{0}, lost{0}; // PACKET_STATISTICS
-
-    // Exchanges the ring for another one, or none; the former is at rest when it comes back.
-    Owned<PacketRing> exchange_ring(Owned<PacketRing> other);
-    bool has_ring() const { return ring_present; }
-    bool ring_readable();
-    Ref<File> ring_file(u64& bytes);
-
-private:
-    bool put_in_ring(const Packet& frame, const FrameInfo& info);
-    volatile bool ring_present = false;
-    Owned<PacketRing> ring_; // under the lock, but for those whom `ring_users` counts
-    base::Atomic<u32> ring_users{0};
-    volatile bool losing_ = false; // under the lock
-};
-
-// With the link header in front, whichever state the packet is in.
-PacketPtr copy_frame(const Packet& packet, u32 link_bytes) {
-    PacketPtr copy = packet.clone(64);
-    if (copy && link_bytes > 0)
-        copy->restore_link();
-    return copy;
-}
-
-void PacketEndpoint::deliver(Interface& on, const Packet& packet, u32 link_bytes,
-                             PacketKind frame_kind) {
-    if (frame_kind == PacketKind::Outgoing && ignore_outgoing)
-        return;
-    if (!ring_present && queued_bytes > receive_buffer) {
-        lost.fetch_add(1);
-        return;
-    }
-    PacketPtr copy = copy_frame(packet, link_bytes);
-    if (!copy)
-        return;
-    copy->ingress_index = on.index();
-    copy->kind = frame_kind;
-    const u32 header = on.link_header_bytes();
-    EthernetHeader link{};
-    if (header != 0 && !copy->read(0, link))
-        return;
-    FrameInfo info{};
-    info.interface = on.index();
-    info.protocol = packet.link_protocol;
-    info.link_type = static_cast<u16>(on.type());
-    info.vlan = packet.vlan;
-    info.vlan_present = packet.vlan_present;
-    info.kind = frame_kind;
-    info.partial = packet.checksum_state == ChecksumState::Partial;
-    info.verified = packet.checksum_state == ChecksumState::Verified;
-    info.source = link.source;
-    info.network_offset = header;
-    if (cooked && !copy->pull(header))
-        return;
-    info.original = copy->length();
-    if (filter.present()) {
-        const Ref<SocketFilter> program = filter.get();
-        const u32 keep = program ? program->run(*copy) : ~u32{0};
-        if (keep == 0)
-            return;
-        (void)copy->trim(keep);
-    }
-    if (ring_present && put_in_ring(*copy, info))
-        return;
-    seen.fetch_add(1);
-    static_assert(sizeof(FrameInfo) <= sizeof(DatagramInfo));
-    DatagramInfo kept;
-    __builtin_memcpy(static_cast<void*>(&kept), &info, sizeof info);
-    if (!enqueue(std::move(copy), kept))
-        lost.fetch_add(1);
-}
-
-LinkAddress address_of(const FrameInfo& info) {
-    LinkAddress from{};
-    from.family = family_packet;
-    from.protocol.set(info.protocol);
-    from.interface = static_cast<i32>(info.interface);
-    from.link_type = info.link_type;
-    from.kind = static_cast<u8>(info.kind);
-    from.length = sizeof(MacAddress);
-    __builtin_memcpy(from.address, info.source.bytes, sizeof info.source.bytes);
-    return from;
-}
-
-u32 status_of(const FrameInfo& info) {
-    return (info.partial ? TP_STATUS_CSUMNOTREADY : 0u) |
-           (info.verified ? TP_STATUS_CSUM_VALID : 0u) |
-           (info.vlan_present ? TP_STATUS_VLAN_VALID : 0u);
-}
-
-// False: there is no ring any more. One that is full loses the frame.
-bool PacketEndpoint::put_in_ring(const Packet& frame, const FrameInfo& info) {
-    PacketRing* ring = nullptr;
-    u32 slot = PacketRing::none;
-    bool losing = false;
-    {
-        SpinGuard guard(lock);
-        ring = ring_.get();
-        if (ring == nullptr)
-            return false;
-        slot = ring->claim();
-        if (slot == PacketRing::none) {
-            losing_ = true;
-            lost.fetch_add(1);
-            return true;
-        }
-        losing = losing_;
-        losing_ = false;
-        ring_users.fetch_add(1);
-    }
-    seen.fetch_add(1);
-    RingFrame about;
-    about.status = status_of(info) | (losing ? TP_STATUS_LOSING : 0u) |
-                   (info.vlan_present ? TP_STATUS_VLAN_TPID_VALID : 0u);
-    about.original = info.original;
-    about.link_header = cooked ? 0 : info.network_offset;
-    about.cooked = cooked;
-    about.wall_ns =
-        frame.timestamp != 0 ? frame.timestamp : static_cast<u64>(stack().clock.wall_time());
-    about.vlan = info.vlan;
-    about.vlan_protocol = info.vlan_present ? 0x8100 : 0;
-    const LinkAddress from = address_of(info);
-    __builtin_memcpy(about.from, &from, sizeof from);
-    ring->fill(slot, frame, about);
-    {
-        SpinGuard guard(lock);
-        ring->filled(slot);
-    }
-    ring_users.fetch_sub(1);
-    read_waiters.wake_all(poll_in | poll_rdnorm);
-    return true;
-}
-
-Owned<PacketRing> PacketEndpoint::exchange_ring(Owned<PacketRing> other) {
-    {
-        SpinGuard guard(lock);
-        std::swap(ring_, other);
-        ring_present = ring_.get() != nullptr;
-    }
-    // Who still fills a slot wakes the readers when it is done.
-    (void)wait_until(
-        read_waiters, [this] { return ring_users.load() == 0; }, no_deadline,
-        TaskState::Uninterruptible);
-    return other;
-}
-
-bool PacketEndpoint::ring_readable() {
-    SpinGuard guard(lock);
-    return ring_ && ring_->readable();
-}
-
-Ref<File> PacketEndpoint::ring_file(u64& bytes) {
-    SpinGuard guard(lock);
-    if (!ring_)
-        return {};
-    bytes = ring_->bytes();
-    return ring_->file();
-}
-
-void PacketEndpoint::describe(PacketSocketRecord& out) const {
-    out.inode = inode_number;
-    out.type = cooked ? socket_datagram : socket_raw;
-    out.protocol = PacketTap::protocol;
-    out.interface = PacketTap::interface;
-    out.attached = attached;
-    out.auxiliary = auxiliary;
-    out.uid = uid;
-    out.references = ref_count();
-    out.drops = lost.load();
-    out.receive_memory = static_cast<u32>(queued_bytes);
-    out.receive_buffer = receive_buffer;
-    out.send_memory = static_cast<u32>(sent_.load());
-    out.send_buffer = send_buffer_;
-}
 
 class PacketSocketFile final : public DatagramSocketFile {
 public:
@@ -259,11 +45,28 @@ private:
     void count_taps(u32 interface, bool add);
     Result<void> change_membership(u32 interface, u16 kind, bool join);
     void count_watch(Interface& interface, bool all_multicast, bool add);
-    Result<void> set_ring(std::span<const u8> value);
+    struct Target {
+        Ref<Interface> interface;
+        u16 protocol = 0;
+        LinkAddress to{};
+    };
+    Result<Target> find_target(const SendRequest& request);
+    Result<usize> send_frame(IoBuffer& in, const Target& target, u32 flags);
+    Result<usize> send_slots(const SendRequest& request);
+    Result<usize> send_slot(const Target& target, u32 flags);
+    Result<void> set_ring(bool sending, std::span<const u8> value);
+    Result<void> place_rings(u64 receive_bytes, u64 send_bytes, Owned<PacketRing> receive,
+                             Owned<SendRing> send);
     Result<void> set_ring_number(int name, u32 number);
     Mutex bind_mutex_;
-    int version_ = TPACKET_V1; // of the ring, under bind_mutex_, as is what is left free in it
+    // Of the rings, under bind_mutex_.
+    int version_ = TPACKET_V1;
     u32 reserve_ = 0;
+    Ref<SharedPages> ring_pages_; // both: what one mmap(2) maps, received frames first
+    u64 receive_bytes_ = 0, send_bytes_ = 0;
+    Mutex send_mutex_;          // inside of bind_mutex_
+    Owned<SendRing> send_ring_; // under send_mutex_
+    volatile bool sends_by_ring_ = false, skips_malformed_ = false, has_send_offset_ = false;
     Vector<Watched> watched_; // under bind_mutex_
 };
 
@@ -354,47 +157,101 @@ Result<void> PacketSocketFile::local_address(SocketAddress& out) {
     return {};
 }
 
-Result<usize> PacketSocketFile::send(IoBuffer& in, SendRequest& request) {
+Result<PacketSocketFile::Target> PacketSocketFile::find_target(const SendRequest& request) {
+    Target out;
     u32 index = endpoint().PacketTap::interface;
-    u16 protocol = endpoint().PacketTap::protocol;
-    LinkAddress to{};
+    out.protocol = endpoint().PacketTap::protocol;
     if (request.to != nullptr) {
         // Nobody looks at the family.
-        if (request.to->length < sizeof to)
+        if (request.to->length < sizeof out.to)
             return fail(EINVAL);
-        __builtin_memcpy(&to, request.to->bytes, sizeof to);
-        if (request.to->length < offsetof(LinkAddress, address) + to.length)
+        __builtin_memcpy(&out.to, request.to->bytes, sizeof out.to);
+        if (request.to->length < offsetof(LinkAddress, address) + out.to.length)
             return fail(EINVAL);
-        index = static_cast<u32>(to.interface);
-        protocol = to.protocol.get();
+        index = static_cast<u32>(out.to.interface);
+        out.protocol = out.to.protocol.get();
     }
-    const Ref<Interface> interface = stack().interface(index);
-    if (!interface)
+    out.interface = stack().interface(index);
+    if (!out.interface)
         return fail(ENXIO);
-    if (!interface->is_up())
+    if (!out.interface->is_up())
         return fail(ENETDOWN);
+    return out;
+}
+
+Result<usize> PacketSocketFile::send(IoBuffer& in, SendRequest& request) {
+    if (sends_by_ring_)
+        return send_slots(request);
+    TRY(const Target target, find_target(request));
+    return send_frame(in, target, request.flags);
+}
+
+Result<usize> PacketSocketFile::send_frame(IoBuffer& in, const Target& target, u32 flags) {
+    Interface& interface = *target.interface;
     const usize bytes = in.remaining();
-    const u32 header = interface->link_header_bytes();
-    if (bytes > interface->mtu() + (type() == socket_raw ? header : 0u))
+    const u32 header = interface.link_header_bytes();
+    if (bytes > interface.mtu() + (type() == socket_raw ? header : 0u))
         return fail(EMSGSIZE);
     if (type() == socket_raw && bytes < header)
         return fail(EINVAL);
-    TRY(PacketPtr packet, load(in, bytes, 64, request.flags));
+    TRY(PacketPtr packet, load(in, bytes, 64, flags));
     if (type() == socket_datagram && header != 0) {
         EthernetHeader link;
-        __builtin_memcpy(link.destination.bytes, to.address, sizeof link.destination.bytes);
-        link.source = interface->mac();
-        link.protocol.set(protocol);
+        __builtin_memcpy(link.destination.bytes, target.to.address, sizeof link.destination.bytes);
+        link.source = interface.mac();
+        link.protocol.set(target.protocol);
         packet->push_header(link);
     }
     EthernetHeader link;
-    packet->link_protocol = header != 0 && packet->read(0, link) ? link.protocol.get() : protocol;
+    packet->link_protocol =
+        header != 0 && packet->read(0, link) ? link.protocol.get() : target.protocol;
     packet->mark_link();
     packet->mark_network_at(header);
     endpoint().charge(*packet);
-    interface->transmit(std::move(packet));
+    interface.transmit(std::move(packet));
     run_backlog();
     return bytes;
+}
+
+// The next slot of the ring to send. Requires: send_mutex_.
+Result<usize> PacketSocketFile::send_slot(const Target& target, u32 flags) {
+    constexpr u32 vlan_bytes = 4;
+    const u32 most = target.interface->mtu() + vlan_bytes +
+                     (type() == socket_raw ? target.interface->link_header_bytes() : 0u);
+    TRY(const SendRing::Wanted wanted,
+        send_ring_->next(most, has_send_offset_, type() == socket_datagram));
+    // Copied before anything looks at it: the program may write on.
+    Vector<u8> copy;
+    if (!copy.resize(wanted.bytes))
+        return fail(ENOBUFS);
+    send_ring_->memory.read(wanted.data, copy.data(), wanted.bytes);
+    IoBuffer in(copy.data(), wanted.bytes);
+    return send_frame(in, target, flags);
+}
+
+// send(2) with PACKET_TX_RING: what the ring has, at most once around.
+Result<usize> PacketSocketFile::send_slots(const SendRequest& request) {
+    MutexGuard guard(send_mutex_);
+    if (!send_ring_)
+        return fail(EBUSY);
+    TRY(const Target target, find_target(request));
+    SendRing& ring = *send_ring_;
+    usize done = 0;
+    for (u32 left = ring.memory.shape().frames; left > 0 && ring.requested(); left--) {
+        auto sent = send_slot(target, request.flags);
+        const int error = sent ? 0 : sent.error().code;
+        const bool malformed = error == EINVAL || error == EMSGSIZE;
+        if (error != 0 && !malformed) // the slot stays for the next call
+            return done > 0 ? Result<usize>(done) : Result<usize>(fail(error));
+        if (malformed && !skips_malformed_) {
+            ring.set_status(TP_STATUS_WRONG_FORMAT);
+            return fail(error);
+        }
+        ring.set_status(TP_STATUS_AVAILABLE);
+        ring.step();
+        done += malformed ? 0 : *sent;
+    }
+    return done;
 }
 
 Result<usize> PacketSocketFile::receive(IoBuffer& out, ReceiveRequest& request) {
@@ -472,34 +329,82 @@ Result<void> PacketSocketFile::change_membership(u32 index, u16 kind, bool join)
     return {};
 }
 
-// PACKET_RX_RING: a ring instead of the queue; none of it (all zeros) takes it away.
-Result<void> PacketSocketFile::set_ring(std::span<const u8> value) {
+// PACKET_RX_RING: a ring instead of the queue; PACKET_TX_RING: what send(2) sends. None of it (all
+// zeros) takes it away.
+Result<void> PacketSocketFile::set_ring(bool sending, std::span<const u8> value) {
     PacketRingRequest request;
-    if (value.size() < sizeof request)
-        return fail(EINVAL);
-    __builtin_memcpy(&request, value.data(), sizeof request);
     MutexGuard guard(bind_mutex_);
-    if (request.blocks == 0) {
-        if (request.frames != 0)
-            return fail(EINVAL);
-        (void)endpoint().exchange_ring({});
-        return {};
-    }
-    if (endpoint().has_ring())
-        return fail(EBUSY);
-    if (version_ != TPACKET_V2)
+    const usize size = version_ == TPACKET_V3 ? sizeof(tpacket_req3) : sizeof(tpacket_req);
+    static_assert(sizeof request == sizeof(tpacket_req3));
+    if (value.size() < size)
         return fail(EINVAL);
-    TRY(Owned<PacketRing> ring, PacketRing::make(request, reserve_));
-    (void)endpoint().exchange_ring(std::move(ring));
+    __builtin_memcpy(static_cast<void*>(&request), value.data(), size);
+    if (request.blocks == 0 && request.frames != 0)
+        return fail(EINVAL);
+    if (request.blocks != 0 && (sending ? send_bytes_ : receive_bytes_) != 0)
+        return fail(EBUSY);
+    Owned<PacketRing> receive;
+    Owned<SendRing> send;
+    u64 bytes = 0;
+    if (request.blocks != 0 && sending) {
+        TRY(send, SendRing::make(request, version_));
+        bytes = send->memory.bytes();
+    } else if (request.blocks != 0) {
+        TRY(receive, PacketRing::make(request, version_, reserve_));
+        bytes = receive->memory.bytes();
+    }
+    return place_rings(sending ? receive_bytes_ : bytes, sending ? bytes : send_bytes_,
+                       std::move(receive), std::move(send));
+}
+
+// Lays both rings into fresh memory: those that are given, and those that are there and stay. A
+// mapping of the former memory keeps that.
+Result<void> PacketSocketFile::place_rings(u64 receive_bytes, u64 send_bytes,
+                                           Owned<PacketRing> receive, Owned<SendRing> send) {
+    Ref<SharedPages> pages;
+    if (receive_bytes + send_bytes != 0) {
+        TRY(pages, SharedPages::make("packet-ring", receive_bytes + send_bytes));
+    }
+    MutexGuard sending(send_mutex_);
+    if (send) {
+        send->memory.place(pages, receive_bytes);
+        send_ring_ = std::move(send);
+    } else if (send_bytes != 0) {
+        send_ring_->memory.move_to(pages, receive_bytes);
+    } else {
+        send_ring_ = {};
+    }
+    sends_by_ring_ = send_bytes != 0;
+    if (receive) {
+        receive->memory.place(pages, 0);
+        receive->start(static_cast<u64>(stack().clock.wall_time()));
+    } else if (receive_bytes != 0) {
+        receive = endpoint().exchange_ring({}, true);
+        receive->memory.move_to(pages, 0);
+    }
+    (void)endpoint().exchange_ring(std::move(receive));
+    ring_pages_ = std::move(pages);
+    receive_bytes_ = receive_bytes;
+    send_bytes_ = send_bytes;
     return {};
 }
 
 Result<void> PacketSocketFile::set_ring_number(int name, u32 number) {
     MutexGuard guard(bind_mutex_);
-    if (endpoint().has_ring())
+    const bool present = receive_bytes_ + send_bytes_ != 0;
+    if (name == PACKET_TX_HAS_OFF) {
+        if (!present)
+            has_send_offset_ = number != 0;
+        return {};
+    }
+    if (present)
         return fail(EBUSY);
+    if (name == PACKET_LOSS) {
+        skips_malformed_ = number != 0;
+        return {};
+    }
     if (name == PACKET_VERSION) {
-        if (number != TPACKET_V1 && number != TPACKET_V2)
+        if (number > TPACKET_V3)
             return fail(EINVAL);
         version_ = static_cast<int>(number);
         return {};
@@ -516,11 +421,10 @@ u32 PacketSocketFile::poll(PollTable* table) {
 }
 
 Result<Ref<File>> PacketSocketFile::mapped_file(u64& offset, u64 length) {
-    u64 bytes = 0;
-    Ref<File> file = endpoint().ring_file(bytes);
-    if (!file || offset != 0 || length != bytes)
+    MutexGuard guard(bind_mutex_);
+    if (!ring_pages_ || offset != 0 || length != ring_pages_->bytes())
         return fail(EINVAL);
-    return file;
+    return ring_pages_->file();
 }
 
 Result<void> PacketSocketFile::set_option(int level, int name, std::span<const u8> value) {
@@ -534,8 +438,8 @@ Result<void> PacketSocketFile::set_option(int level, int name, std::span<const u
         return change_membership(static_cast<u32>(request.mr_ifindex), request.mr_type,
                                  name == PACKET_ADD_MEMBERSHIP);
     }
-    if (name == PACKET_RX_RING)
-        return set_ring(value);
+    if (name == PACKET_RX_RING || name == PACKET_TX_RING)
+        return set_ring(name == PACKET_TX_RING, value);
     int number = 0;
     if (value.size() < sizeof number)
         return fail(EINVAL);
@@ -543,6 +447,8 @@ Result<void> PacketSocketFile::set_option(int level, int name, std::span<const u
     switch (name) {
     case PACKET_VERSION:
     case PACKET_RESERVE:
+    case PACKET_LOSS:
+    case PACKET_TX_HAS_OFF:
         return set_ring_number(name, static_cast<u32>(number));
     case PACKET_AUXDATA:
         endpoint().auxiliary = number != 0;
@@ -568,8 +474,9 @@ Result<usize> PacketSocketFile::get_option(int level, int name, std::span<u8> ou
     switch (name) {
     case PACKET_STATISTICS: { // read and cleared
         const u32 lost = endpoint().lost.exchange(0);
-        const u32 values[2] = {endpoint().seen.exchange(0) + lost, lost};
-        return put(values, sizeof values);
+        const u32 values[3] = {endpoint().seen.exchange(0) + lost, lost, endpoint().take_freezes()};
+        return put(values,
+                   version_ == TPACKET_V3 ? sizeof(tpacket_stats_v3) : sizeof(tpacket_stats));
     }
     case PACKET_VERSION:
         return put(&version_, sizeof version_);
@@ -580,9 +487,16 @@ Result<usize> PacketSocketFile::get_option(int level, int name, std::span<u8> ou
         if (out.size() < sizeof value)
             return fail(EINVAL);
         __builtin_memcpy(&value, out.data(), sizeof value);
-        if (value != TPACKET_V1 && value != TPACKET_V2)
+        if (value < TPACKET_V1 || value > TPACKET_V3)
             return fail(EINVAL);
-        value = value == TPACKET_V1 ? sizeof(tpacket_hdr) : sizeof(tpacket2_hdr);
+        value = value == TPACKET_V1   ? sizeof(tpacket_hdr)
+                : value == TPACKET_V2 ? sizeof(tpacket2_hdr)
+                                      : sizeof(tpacket3_hdr);
+        return put(&value, sizeof value);
+    }
+    case PACKET_LOSS:
+    case PACKET_TX_HAS_OFF: {
+        const int value = (name == PACKET_LOSS ? skips_malformed_ : has_send_offset_) ? 1 : 0;
         return put(&value, sizeof value);
     }
     case PACKET_AUXDATA: {

@@ -132,9 +132,76 @@ void PortTable::enter(PortGroup& group, PortOwner& owner, bool receiving) {
     group.owners.push_back(owner);
     owner.alone_ = false;
     note_connected(owner);
-    owner.receiving_ = receiving;
     if (receiving)
-        group.receivers.push_front(owner); // of equals the newest one gets what comes
+        start_receiving(group, owner);
+}
+
+void PortTable::start_receiving(PortGroup& group, PortOwner& owner) {
+    owner.receiving_ = true;
+    if (owner.reuse_port)
+        join_reuse_group(group, owner);
+    group.receivers.push_front(owner); // of equals the newest one gets what comes
+}
+
+// Without memory it stays alone: the hash chooses among equals as it does without a program.
+void PortTable::join_reuse_group(PortGroup& group, PortOwner& owner) {
+    for (PortOwner& other : group.receivers)
+        if (other.reuse_group_ && other.uid == owner.uid && other.interface == owner.interface &&
+            other.v6 == owner.v6 && other.v6_only == owner.v6_only && other.local == owner.local) {
+            owner.reuse_group_ = other.reuse_group_;
+            break;
+        }
+    if (!owner.reuse_group_) {
+        auto fresh = make_ref<ReuseGroup>();
+        if (!fresh)
+            return;
+        owner.reuse_group_ = std::move(*fresh);
+    }
+    if (owner.reuse_group_->members.size() >= ReuseGroup::most ||
+        !owner.reuse_group_->members.push_back(&owner))
+        owner.reuse_group_ = {};
+}
+
+void PortTable::leave_reuse_group(PortOwner& owner) {
+    if (!owner.reuse_group_)
+        return;
+    Vector<PortOwner*>& members = owner.reuse_group_->members;
+    for (PortOwner*& member : members)
+        if (member == &owner) {
+            member = members.back();
+            members.pop_back();
+            break;
+        }
+    owner.reuse_group_ = {};
+}
+
+Result<void> PortTable::set_chooser(PortOwner& owner, Ref<SocketFilter> chooser) {
+    Bucket& in = bucket(owner.port);
+    SpinGuard guard(in.lock);
+    if (!owner.reuse_group_) {
+        if (!owner.reuse_port || owner.receiving_)
+            return fail(EINVAL);
+        if (!chooser)
+            return fail(ENOENT);
+        TRY(owner.reuse_group_, make_ref<ReuseGroup>());
+    }
+    if (!chooser && !owner.reuse_group_->chooser)
+        return fail(ENOENT);
+    std::swap(owner.reuse_group_->chooser, chooser);
+    return {};
+}
+
+// Whom the group's program names; null: nobody, or not one that would do.
+PortOwner* PortTable::chosen(const PortOwner& best, int points, const Key& key) {
+    if (best.connected || !best.reuse_group_ || !best.reuse_group_->chooser ||
+        key.packet == nullptr)
+        return nullptr;
+    const ReuseGroup& group = *best.reuse_group_;
+    const u32 number = group.chooser->run(*key.packet, key.payload);
+    if (number >= group.members.size())
+        return nullptr;
+    PortOwner* const named = group.members[number];
+    return score(*named, key) == points ? named : nullptr;
 }
 
 Result<void> PortTable::insert(Bucket& in, PortGroup* group, PortOwner& owner, u16 port,
@@ -200,6 +267,7 @@ void PortTable::unbind(PortOwner& owner) {
     if (owner.receiver_node_.linked())
         owner.receiver_node_.unlink();
     owner.receiving_ = false;
+    leave_reuse_group(owner);
     owner.port = 0;
     PortGroup* const group = std::exchange(owner.group_, nullptr);
     if (group == nullptr)
@@ -220,11 +288,13 @@ void PortTable::set_receiving(PortOwner& owner, bool receiving) {
     SpinGuard guard(in.lock);
     if (owner.receiving_ == receiving || owner.group_ == nullptr)
         return;
-    owner.receiving_ = receiving;
-    if (receiving)
-        owner.group_->receivers.push_front(owner);
-    else
+    if (receiving) {
+        start_receiving(*owner.group_, owner);
+    } else {
+        owner.receiving_ = false;
+        leave_reuse_group(owner);
         owner.receiver_node_.unlink();
+    }
 }
 
 void PortTable::set_peer(PortOwner& owner, const IpAddress& local, const IpAddress& peer,
@@ -306,7 +376,9 @@ PortOwner* PortTable::find(const Key& key) {
     }
     if (best == nullptr)
         return nullptr;
-    if (equals > 1) {
+    if (PortOwner* const named = chosen(*best, best_points, key)) {
+        best = named;
+    } else if (equals > 1) {
         const u64 hash = key.peer.hash(key.peer_port) ^ key.local.hash(key.port);
         u32 chosen = static_cast<u32>((hash_mix(hash) & 0xffff'ffff) * equals >> 32);
         for (PortOwner& owner : group->receivers)

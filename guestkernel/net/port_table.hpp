@@ -7,10 +7,21 @@
 #include "guestkernel/core/lock.hpp"
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/net/ip_address.hpp"
+#include "guestkernel/net/socket_filter.hpp"
 
 namespace kernel::net {
 
 struct PortGroup;
+class PortOwner;
+
+// The sockets of one user that share a port and an address (SO_REUSEPORT), in the order they came;
+// the last takes the place of one that leaves. Under the table's lock.
+class ReuseGroup final : public RefCounted {
+public:
+    static constexpr usize most = 65536;
+    Vector<PortOwner*> members;
+    Ref<SocketFilter> chooser; // SO_ATTACH_REUSEPORT_CBPF: says whose a packet is, by number
+};
 
 // The part of a socket that ports are bound to. Fields are written by the socket before it binds
 // and, once bound, only through the table (set_peer, set_receiving) or while nobody looks.
@@ -40,6 +51,7 @@ private:
     base::ListNode port_node_;     // all owners of a port
     base::ListNode receiver_node_; // those that lookups find
     PortGroup* group_ = nullptr;   // of the port, while bound
+    Ref<ReuseGroup> reuse_group_;
     bool receiving_ = false;
     bool alone_ = false; // counted as one that shares its port with no connection
 };
@@ -95,6 +107,10 @@ public:
                   bool connected);
     // SO_REUSEADDR and SO_REUSEPORT may come after bind(2): they count when the next one binds.
     void set_reuse(PortOwner& owner, bool address, bool port);
+    // SO_ATTACH_REUSEPORT_CBPF, or null to detach it: of the group, and before there is one of the
+    // group that `owner` will be the first of. EINVAL: it shares no port; ENOENT: nothing is
+    // attached; ENOMEM. Not while `owner` is being bound.
+    Result<void> set_chooser(PortOwner& owner, Ref<SocketFilter> chooser);
     // Whether `owner`, bound already, may listen: EADDRINUSE if another one listens there.
     Result<void> start_listening(PortOwner& owner);
 
@@ -104,9 +120,12 @@ public:
         u16 port = 0, peer_port = 0;
         u32 interface = 0;
         bool lite = false;
+        const Packet* packet = nullptr; // for a group's program, its data beginning at `payload`
+        u32 payload = 0;
     };
     // The receiver that fits best (connected before bound to the address before wildcard; among
-    // equals of one SO_REUSEPORT group by the flow's hash), held by try_hold(). Null: none.
+    // equals of one SO_REUSEPORT group by its program, or the flow's hash), held by try_hold().
+    // Null: none.
     PortOwner* find(const Key& key);
     // Every receiver that would take it (multicast, broadcast), each held: at most `capacity`.
     usize find_all(const Key& key, PortOwner** out, usize capacity);
@@ -125,6 +144,10 @@ private:
                                bool receiving);
     static void enter(PortGroup& group, PortOwner& owner, bool receiving);
     static void note_connected(PortOwner& owner);
+    static void start_receiving(PortGroup& group, PortOwner& owner);
+    static void join_reuse_group(PortGroup& group, PortOwner& owner);
+    static void leave_reuse_group(PortOwner& owner);
+    static PortOwner* chosen(const PortOwner& best, int points, const Key& key);
     Bucket* buckets_ = nullptr;
 };
 

@@ -76,6 +76,9 @@ Result<Ref<SocketFile>> make_ping_socket(Ref<NetNamespace> space, int family, u3
 // --- receiving
 
 void RawSocketEndpoint::deliver(PacketPtr packet, const IpInfo& info) {
+    // Of IPv6, Linux lets a raw socket see what comes to any group.
+    if (!v6 && !ping && !admits(info.destination, info.source, info.interface->index()))
+        return;
     const u32 transport = static_cast<u32>(packet->transport_offset());
     u8 type = 0;
     const bool icmp = protocol == proto_icmp || protocol == proto_icmpv6;
@@ -168,6 +171,7 @@ RawSocketFile::~RawSocketFile() {
 void RawSocketFile::option_changed() {
     endpoint().wants_errors = ip_.on(v6() ? ip6_receive_error : ip_receive_error);
     endpoint().interface = ip_.bound_interface;
+    endpoint().all_groups4 = ip_.on(ip_multicast_all);
 }
 
 Result<void> RawSocketFile::bind(const SocketAddress& address) {
@@ -266,6 +270,8 @@ Result<void> RawSocketFile::finish_checksum(Packet& packet, const Flow& flow) {
 // IP_HDRINCL: raw(7) says which fields are filled in.
 Result<void> RawSocketFile::send_with_header(Flow& flow, PacketPtr packet) {
     if (v6()) {
+        if (packet->length() < sizeof(Ipv6Header))
+            return fail(EINVAL);
         packet->mark_network();
         return output_raw(flow, std::move(packet));
     }
@@ -358,6 +364,14 @@ Result<void> RawSocketFile::set_option(int level, int name, std::span<const u8> 
         own.checksum_at = at < 0 ? -1 : at;
         return {};
     }
+    if (name == IPV6_HDRINCL && v6() && level == IPPROTO_IPV6 && !own.ping) {
+        int on = 0;
+        if (value.size() < sizeof on)
+            return fail(EINVAL);
+        __builtin_memcpy(&on, value.data(), sizeof on);
+        ip_.flags = on != 0 ? ip_.flags | ip_header_included : ip_.flags & ~ip_header_included;
+        return {};
+    }
     return DatagramSocketFile::set_option(level, name, value);
 }
 
@@ -381,6 +395,10 @@ Result<usize> RawSocketFile::get_option(int level, int name, std::span<u8> out) 
     if (name == IPV6_CHECKSUM && v6() && (level == IPPROTO_IPV6 || level == level_raw)) {
         const int at = own.checksum_at;
         return put(&at, sizeof at);
+    }
+    if (name == IPV6_HDRINCL && v6() && level == IPPROTO_IPV6 && !own.ping) {
+        const int on = ip_.on(ip_header_included) ? 1 : 0;
+        return put(&on, sizeof on);
     }
     return DatagramSocketFile::get_option(level, name, out);
 }

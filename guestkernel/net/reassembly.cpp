@@ -1,5 +1,6 @@
 #include "guestkernel/net/reassembly.hpp"
 
+#include "guestkernel/lib/vector.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/net/wire.hpp"
 
@@ -12,7 +13,8 @@ struct Reassembly::Queue {
     Piece key;
     u64 place = 0;
     u64 deadline = 0;
-    PacketList pieces; // by offset; each begins with its network header
+    PacketList pieces;     // by offset; each begins with its network header
+    Vector<Packet*> order; // the same, for bisection
     u32 memory = 0;
     u32 total = 0; // payload bytes, once the last fragment came
     u32 have = 0;
@@ -28,6 +30,22 @@ struct Place {
 };
 
 constexpr u32 most_payload = 65535;
+
+// Where a piece from `offset` on belongs. Mostly that is behind the last one; a sender who chooses
+// another order must not make us walk past all that came each time.
+usize position(const Vector<Packet*>& order, u32 offset) {
+    usize low = 0, high = order.size();
+    if (high == 0 || order[high - 1]->scratch<Place>().offset < offset)
+        return high;
+    while (low < high) {
+        const usize middle = low + (high - low) / 2;
+        if (order[middle]->scratch<Place>().offset < offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
 
 // RFC 3168, 5.3: how the ECN fields of fragments combine. Negative: the packet must be dropped.
 int combined_ecn(u32 seen) {
@@ -109,18 +127,9 @@ bool Reassembly::insert(Queue& queue, PacketPtr packet, const Piece& piece) {
         queue.last_seen = true;
         queue.total = end;
     }
-    // In order mostly: then it goes behind the last one.
-    Packet* before = nullptr;
-    Packet* after = queue.pieces.front();
-    Packet* back = queue.pieces.back();
-    if (back != nullptr && back->scratch<Place>().offset < piece.offset) {
-        before = back;
-        after = nullptr;
-    }
-    while (after != nullptr && after->scratch<Place>().offset < piece.offset) {
-        before = after;
-        after = after->next;
-    }
+    const usize at = position(queue.order, piece.offset);
+    Packet* const before = at > 0 ? queue.order[at - 1] : nullptr;
+    Packet* const after = at < queue.order.size() ? queue.order[at] : nullptr;
     if (after != nullptr && after->scratch<Place>().offset == piece.offset &&
         after->scratch<Place>().bytes == bytes)
         return true; // a duplicate
@@ -128,11 +137,14 @@ bool Reassembly::insert(Queue& queue, PacketPtr packet, const Piece& piece) {
          before->scratch<Place>().offset + before->scratch<Place>().bytes > piece.offset) ||
         (after != nullptr && end > after->scratch<Place>().offset))
         return false;
+    if (!queue.order.insert(at, packet.get()))
+        return false;
     packet->scratch<Place>() = {piece.offset, bytes, piece.header_bytes};
     packet->ingress = nullptr;
     queue.have += bytes;
-    queue.memory += packet->true_size();
-    memory_ += packet->true_size();
+    const u32 cost = packet->true_size() + u32{sizeof(Packet*)};
+    queue.memory += cost;
+    memory_ += cost;
     queue.pieces.insert_after(before, std::move(packet));
     return true;
 }
@@ -141,7 +153,9 @@ bool Reassembly::insert(Queue& queue, PacketPtr packet, const Piece& piece) {
 PacketPtr Reassembly::finish(Queue& queue) {
     PacketPtr whole = queue.pieces.pop_front();
     const u32 headers = whole->scratch<Place>().header_bytes;
-    if (headers + queue.total > most_payload + u32{sizeof(Ipv6Header)})
+    // The length of IPv4 has the header in it, that of IPv6 has not.
+    const u32 beside = queue.key.source.is_v6() ? u32{sizeof(Ipv6Header)} : 0;
+    if (headers + queue.total > most_payload + beside)
         return {};
     // Payloads are copied together: fragments are rare, and a packet has few places for them.
     PacketPtr out = Packet::allocate(headers + 64, 64);

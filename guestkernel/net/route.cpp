@@ -172,18 +172,28 @@ Result<RouteTables::Found> RouteTables::find_in(u32 id, const RouteKey& key, u64
 }
 
 bool RouteTables::rule_applies(const RouteRule& rule, const RouteKey& key) const {
-    const auto named = [](const char(&name)[16], const Interface* interface) {
-        return interface != nullptr && interface->name() == std::string_view(name);
+    const auto named = [](const char(&name)[16], std::string_view interface) {
+        return name[0] == 0 || interface == std::string_view(name);
     };
+    // What this machine sends counts as come from the loopback (ip-rule(8), iif).
+    const std::string_view in = key.in == nullptr ? std::string_view("lo") : key.in->name();
+    const std::string_view out = key.out == nullptr ? std::string_view() : key.out->name();
     bool applies =
         (rule.source_length == 0 || key.source.in_prefix(rule.source, rule.source_length)) &&
         (rule.destination_length == 0 ||
          key.destination.in_prefix(rule.destination, rule.destination_length));
     applies = applies && ((key.mark ^ rule.mark) & rule.mark_mask) == 0;
     applies = applies && (rule.tos == 0 || rule.tos == (key.tos & 0x1e));
-    applies = applies && (rule.in_interface[0] == 0 || named(rule.in_interface, key.in_interface));
+    applies = applies && named(rule.in_interface, in) && named(rule.out_interface, out);
     applies = applies && key.uid >= rule.uid_first && key.uid <= rule.uid_last;
     return applies != rule.invert;
+}
+
+bool RouteTables::has_rule(bool v6, u32 priority) const {
+    for (const RouteRule& rule : rules_)
+        if (rule.v6 == v6 && rule.priority == priority)
+            return true;
+    return false;
 }
 
 Result<RouteTables::Found> RouteTables::find(const RouteKey& key, u64 now) {
@@ -191,8 +201,6 @@ Result<RouteTables::Found> RouteTables::find(const RouteKey& key, u64 now) {
     for (const RouteRule& rule : rules_) {
         if (rule.v6 != key.destination.is_v6() || rule.priority < skip_below ||
             !rule_applies(rule, key))
-            continue;
-        if (rule.out_interface[0] != 0 && key.out_interface == 0)
             continue;
         switch (rule.action) {
         case RuleAction::Table: {
@@ -204,7 +212,8 @@ Result<RouteTables::Found> RouteTables::find(const RouteKey& key, u64 now) {
             break;
         }
         case RuleAction::Goto:
-            skip_below = rule.goto_priority;
+            if (has_rule(rule.v6, rule.goto_priority)) // else it leads nowhere: on to the next
+                skip_below = rule.goto_priority;
             break;
         case RuleAction::Nop:
             break;
@@ -260,8 +269,10 @@ Owned<Route> RouteTables::remove(const Route& like) {
     Table* in = table(like.table);
     if (in == nullptr)
         return {};
-    Route* found = in->routes.find(Table::hash(like.prefix, like.length), [&](const Route& route) {
+    const auto matches = [&](const Route& route) {
         if (!(route.prefix == like.prefix) || route.length != like.length)
+            return false;
+        if (!like.v6() && route.tos != like.tos)
             return false;
         if (like.metric != 0 && route.metric != like.metric)
             return false;
@@ -282,6 +293,14 @@ Owned<Route> RouteTables::remove(const Route& like) {
                 return false;
         }
         return true;
+    };
+    // Of several the one that packets take.
+    Route* found = nullptr;
+    (void)in->routes.find(Table::hash(like.prefix, like.length), [&](Route& route) {
+        if (matches(route) && (found == nullptr || route.metric < found->metric ||
+                               (route.metric == found->metric && route.serial < found->serial)))
+            found = &route;
+        return false; // all of them
     });
     if (found == nullptr)
         return {};

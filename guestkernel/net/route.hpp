@@ -74,7 +74,8 @@ struct RouteRule {
 struct RouteKey {
     IpAddress destination, source;
     u32 out_interface = 0;
-    Interface* in_interface = nullptr;
+    const Interface* out = nullptr; // that of `out_interface`: rules go by names
+    const Interface* in = nullptr;  // where the packet came from; null: from this machine itself
     u32 mark = 0, uid = 0;
     u8 tos = 0;
     u64 hash = 0; // of the flow, for several next hops
@@ -98,8 +99,8 @@ public:
     enum class AddMode : u8 { Exclusive, Replace, Append, Prepend };
     // Takes the route over. EEXIST. `replaced` gets what had to go.
     Result<void> add(Owned<Route> route, AddMode mode, Owned<Route>* replaced = nullptr);
-    // The first that matches what is set in `like` (zero and any are wildcards but for the prefix):
-    // null: none.
+    // The one of the lowest metric that matches what is set in `like` (zero and any are wildcards
+    // but for the prefix, and IPv4's type of service): null: none.
     Owned<Route> remove(const Route& like);
     // The first that goes out of the interface, or expired by `now`: to be called until null.
     Owned<Route> remove_of(const Interface& interface);
@@ -122,6 +123,7 @@ private:
     Owned<Route> remove_first(Match&& match);
     static const NextHop* choose(const Route& route, const RouteKey& key);
     bool rule_applies(const RouteRule& rule, const RouteKey& key) const;
+    bool has_rule(bool v6, u32 priority) const;
     Vector<Owned<Table>> tables_;
     Vector<RouteRule> rules_; // by priority
     u64 first_serial_ = u64{1} << 62, last_serial_ = u64{1} << 62;

@@ -3,6 +3,10 @@
 #include <linux/errno.h>
 #include <linux/filter.h>
 
+#include "guestkernel/arch/arch.hpp"
+#include "guestkernel/core/random.hpp"
+#include "guestkernel/mm/user_copy.hpp"
+
 namespace kernel::net {
 
 namespace {
@@ -59,7 +63,7 @@ struct Machine {
 
 // A load from the packet. False: outside of it, which ends the program.
 bool load(const Packet& packet, u32 base, u32 offset, u16 size, u32& out) {
-    // Linux's ancillary data (SKF_AD_OFF): those that tcpdump and DHCP clients ask for.
+    // Linux's ancillary data (SKF_AD_OFF): those that tcpdump, DHCP clients and servers ask for.
     if (offset >= static_cast<u32>(SKF_AD_OFF)) {
         switch (offset - static_cast<u32>(SKF_AD_OFF)) {
         case SKF_AD_PROTOCOL:
@@ -79,6 +83,15 @@ bool load(const Packet& packet, u32 base, u32 offset, u16 size, u32& out) {
             return true;
         case SKF_AD_VLAN_TAG_PRESENT:
             out = packet.vlan_present ? 1 : 0;
+            return true;
+        case SKF_AD_CPU:
+            out = arch::cpu_id();
+            return true;
+        case SKF_AD_QUEUE:
+            out = 0;
+            return true;
+        case SKF_AD_RANDOM:
+            out = static_cast<u32>(random_u64());
             return true;
         default:
             return false;
@@ -206,6 +219,23 @@ Result<Ref<SocketFilter>> SocketFilter::make(std::span<const FilterInstruction> 
     TRY(Ref<SocketFilter> made, make_ref<SocketFilter>());
     TRY(made->program_.append(program));
     return made;
+}
+
+Result<Ref<SocketFilter>> SocketFilter::of_user(std::span<const u8> value) {
+    struct {
+        u16 length;
+        u64 program;
+    } given{}; // struct sock_fprog
+    static_assert(sizeof given == 16);
+    if (value.size() != sizeof given)
+        return fail(EINVAL);
+    __builtin_memcpy(&given, value.data(), sizeof given);
+    if (given.length == 0 || given.length > BPF_MAXINSNS)
+        return fail(EINVAL);
+    Vector<FilterInstruction> program;
+    TRY(program.resize(given.length));
+    TRY(copy_in_bytes(program.data(), given.program, program.size() * sizeof(FilterInstruction)));
+    return make(program.span());
 }
 
 u32 SocketFilter::run(const Packet& packet, u32 base) const {

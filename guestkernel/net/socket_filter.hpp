@@ -18,6 +18,8 @@ class SocketFilter final : public RefCounted {
 public:
     // Checks the program: EINVAL.
     static Result<Ref<SocketFilter>> make(std::span<const FilterInstruction> program);
+    // The program that a struct sock_fprog of the running task names: EFAULT, too.
+    static Result<Ref<SocketFilter>> of_user(std::span<const u8> value);
     // How many bytes of the packet to keep; 0: none of it. Offsets count from `base` in the packet.
     u32 run(const Packet& packet, u32 base = 0) const;
     std::span<const FilterInstruction> program() const { return program_.span(); }

@@ -138,8 +138,9 @@ bool Stack::run_hook_slow(PacketHook hook, const HookContext& context, PacketPtr
 }
 
 bool Stack::may_send_icmp(const IpAddress& to, bool limited_type) {
-    const u64 time = now();
     SpinGuard guard(icmp_lock_);
+    // Under the lock: a time before the last one's would fill the bucket.
+    const u64 time = now();
     const auto take = [time](IcmpBucket& bucket, u64 per_token_ns, u32 most) {
         const u64 fresh = per_token_ns == 0 ? most : (time - bucket.filled_at) / per_token_ns;
         if (fresh > 0) {

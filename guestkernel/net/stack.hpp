@@ -15,8 +15,9 @@
 #include "guestkernel/net/transport.hpp"
 
 namespace kernel {
+class NetNamespace;
 class UserNamespace;
-}
+} // namespace kernel
 
 namespace kernel::net {
 
@@ -34,6 +35,12 @@ class StackPart {
 public:
     virtual ~StackPart() = default;
     virtual void shutdown() {}
+};
+
+// Which sources of a group a user wants: these, or all but these (RFC 3376, 3.1).
+struct GroupFilter {
+    bool exclude = true;
+    std::span<const IpAddress> sources;
 };
 
 // /proc/sys/net of a namespace, apart from what protocols have in their parts.
@@ -56,12 +63,19 @@ struct StackSettings {
     u32 receive_buffer_default = default_socket_buffer;
     u32 send_buffer_default = default_socket_buffer;
     u32 igmp_max_memberships = 20;
+    u32 igmp_max_sources = 10; // net.ipv4.igmp_max_msf
     Interface::Settings default_interface;
-    // What "all" says of the settings that count together with an interface's own.
-    struct All {
-        bool accept_local = false, route_localnet = false, arp_filter = false;
-        u8 rp_filter = 0, arp_ignore = 0;
-    } all_interfaces;
+    // What "all" says. It counts together with an interface's own by either() and greater(); of
+    // what these are not asked about it is a number that programs read and write (ip-sysctl).
+    Interface::Settings all_interfaces{.accept_source_route = false, .accept_dad = 0};
+    template <typename T>
+    bool either(const Interface& interface, T Interface::Settings::*which) const {
+        return interface.settings.*which != 0 || all_interfaces.*which != 0;
+    }
+    u8 greater(const Interface& interface, u8 Interface::Settings::*which) const {
+        const u8 own = interface.settings.*which, all = all_interfaces.*which;
+        return own > all ? own : all;
+    }
 };
 
 // Points of the IP path where filters hook in (netfilter's).
@@ -120,6 +134,7 @@ public:
 
     const StackClock clock;
     SpinLock lock{LockRank::NetStack};
+    base::Atomic<u32> other_sockets{0}; // of all families, but of TCP: /proc/net/sockstat
     StackSettings settings;
     CounterSet counters;
     // Counts changes of interfaces, addresses, routes and rules: who goes through them in several
@@ -158,9 +173,14 @@ public:
     u32 interface_of(const IpAddress& address);  // that has the address; 0: none
     // The address that packets out of `interface` to `destination` should have: RFC 6724 for IPv6.
     IpAddress select_source(Interface& interface, const IpAddress& destination);
-    Result<void> join_group(Interface& interface, const IpAddress& group);
-    void leave_group(Interface& interface, const IpAddress& group);
-    bool in_group(Interface& interface, const IpAddress& group);
+    Result<void> join_group(Interface& interface, const IpAddress& group,
+                            const GroupFilter& wanted = {});
+    void leave_group(Interface& interface, const IpAddress& group, const GroupFilter& wanted = {});
+    // Of one user, who has `from` now. ENOMEM; nothing has changed then.
+    Result<void> change_filter(Interface& interface, const IpAddress& group,
+                               const GroupFilter& from, const GroupFilter& to);
+    // With a source: whether some user wants what comes from there.
+    bool in_group(Interface& interface, const IpAddress& group, const IpAddress* source = nullptr);
 
     // --- routing decisions made elsewhere are stale after this
     u32 generation() const { return generation_.load(base::Order::Acquire); }
@@ -204,6 +224,7 @@ private:
     void bring_up(Interface& interface);
     void take_out(Interface& gone, bool for_good);
     void leave_master(Interface& gone);
+    void remove_secondaries(Interface& interface, const IpAddress& primary, u8 prefix_length);
     void bring_down(Interface& interface);
     IpAddress select_source_locked(Interface& interface, const IpAddress& destination);
     friend Result<void> find_path(Stack& stack, Flow& flow);

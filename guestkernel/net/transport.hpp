@@ -56,6 +56,7 @@ struct Flow {
     u32 flow_label = 0;
     u32 mark = 0;
     u32 interface = 0; // SO_BINDTODEVICE, IP_PKTINFO or the scope of a link-local address; 0: any
+    const Interface* in = nullptr; // where a packet that is forwarded came from: for rules
     u32 uid = 0;
     u8 priority = 0;
     bool dont_fragment = false;   // IPv4: DF; either: EMSGSIZE rather than fragments

@@ -80,10 +80,14 @@ bool deliver_to_many(Stack& stack, const Packet& packet, const IpInfo& info,
                      const UdpHeader& header) {
     constexpr usize most = 64;
     PortOwner* held[most];
-    const usize found = stack.udp_ports.find_all(key_of(info, header), held, most);
-    for (usize i = 0; i < found; i++) {
+    const usize held_count = stack.udp_ports.find_all(key_of(info, header), held, most);
+    usize found = 0;
+    for (usize i = 0; i < held_count; i++) {
         const Ref<UdpEndpoint> endpoint =
             Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(held[i]));
+        if (!endpoint->admits(info.destination, info.source, info.interface->index()))
+            continue;
+        found++;
         if (PacketPtr copy = packet.clone())
             endpoint->deliver(std::move(copy), describe(info, header));
     }
@@ -102,7 +106,10 @@ void input(Stack& stack, PacketPtr packet, const IpInfo& info) {
                 version(info, Counter::UdpIgnoredMulticast, Counter::Udp6IgnoredMulticast));
         return;
     }
-    if (PortOwner* owner = stack.udp_ports.find(key_of(info, header))) {
+    PortTable::Key key = key_of(info, header);
+    key.packet = packet.get();
+    key.payload = sizeof header;
+    if (PortOwner* owner = stack.udp_ports.find(key)) {
         const Ref<UdpEndpoint> endpoint = Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(owner));
         const u32 least = endpoint->least_coverage;
         if (least != 0 && covered != packet->length() && covered < least)

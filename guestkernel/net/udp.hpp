@@ -16,7 +16,6 @@ public:
     volatile bool receive_segments = false; // UDP_GRO
     volatile bool wants_errors4 = false, wants_errors6 = false;
     volatile bool discovers_mtu = true;
-    volatile bool all_groups = true; // IP_MULTICAST_ALL
     volatile u8 min_ttl = 0;
     // Of UDP-Lite: how many bytes of a datagram the sum is over (0: all), how many it has to be
     // over at least; 0 or 8 and more, the header's.
@@ -49,6 +48,7 @@ private:
     void add_more_control(const Packet& packet, ReceiveRequest& request) override;
     Result<void> bind_port(const IpAddress& address, u16 port);
     Result<void> autobind();
+    Result<void> set_chooser(Ref<SocketFilter> chooser);
     Result<Endpoint> target(const SendRequest& request);
     Result<usize> send_one(IoBuffer& in, usize bytes, SendRequest& request);
     Result<void> transmit(Flow& flow, PacketPtr packet, u16 segment);

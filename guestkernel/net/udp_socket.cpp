@@ -62,7 +62,8 @@ void UdpSocketFile::option_changed() {
     own.wants_errors4 = ip_.on(ip_receive_error);
     own.wants_errors6 = ip_.on(ip6_receive_error);
     own.discovers_mtu = (v6() ? ip_.path_mtu6 : ip_.path_mtu4) != 0;
-    own.all_groups = ip_.on(ip_multicast_all);
+    own.all_groups4 = ip_.on(ip_multicast_all);
+    own.all_groups6 = ip_.on(ip6_multicast_all);
     own.min_ttl = v6() ? ip_.min_hop_limit : ip_.min_ttl;
     own.interface = ip_.bound_interface;
     SpinGuard guard(own.lock);
@@ -394,7 +395,22 @@ void UdpSocketFile::add_more_control(const Packet& packet, ReceiveRequest& reque
 
 // --- options
 
+Result<void> UdpSocketFile::set_chooser(Ref<SocketFilter> chooser) {
+    MutexGuard guard(bind_mutex_);
+    if (endpoint().port == 0)
+        endpoint().reuse_port = option_on(SO_REUSEPORT);
+    return stack().udp_ports.set_chooser(endpoint(), std::move(chooser));
+}
+
 Result<void> UdpSocketFile::set_option(int level, int name, std::span<const u8> value) {
+    if (level == SOL_SOCKET && name == SO_ATTACH_REUSEPORT_CBPF) {
+        if (options_.filter_locked)
+            return fail(EPERM);
+        TRY(Ref<SocketFilter> chooser, SocketFilter::of_user(value));
+        return set_chooser(std::move(chooser));
+    }
+    if (level == SOL_SOCKET && name == SO_DETACH_REUSEPORT_BPF)
+        return set_chooser({});
     if (level != IPPROTO_UDP && (level != IPPROTO_UDPLITE || !lite())) {
         TRY(DatagramSocketFile::set_option(level, name, value));
         option_changed();

@@ -168,7 +168,8 @@ bool valid_deadline(const DeadlineParameters& parameters) {
            parameters.runtime_ns >= shortest_runtime_ns &&
            parameters.runtime_ns <= parameters.deadline_ns &&
            parameters.deadline_ns <= parameters.period_ns &&
-           parameters.period_ns >= shortest_period_ns && parameters.period_ns <= longest_period_ns;
+           parameters.period_ns >= u64{shortest_period_us.load()} * 1000 &&
+           parameters.period_ns <= u64{longest_period_us.load()} * 1000;
 }
 
 DeadlineServer::DeadlineServer(Task& owner) : task(owner), timer(period_began, this) {}
@@ -341,7 +342,7 @@ void CpuRunQueue::note_deadline(Task& task, u64 now) {
 }
 
 void CpuRunQueue::join_fair(Task& task) {
-    const u64 least = min_virtual_runtime - sleeper_credit_ns;
+    const u64 least = (task.in_transit ? 0 : min_virtual_runtime) - sleeper_credit_ns;
     if (static_cast<i64>(task.virtual_runtime - least) < 0)
         task.virtual_runtime = least;
 }

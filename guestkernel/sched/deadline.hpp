@@ -22,9 +22,9 @@ struct DeadlineParameters {
     bool operator==(const DeadlineParameters&) const = default;
 };
 
-// sched(7); the periods are those of sched_deadline_period_min_us and ..._max_us.
-inline constexpr u64 shortest_runtime_ns = 1024;
-inline constexpr u64 shortest_period_ns = 100'000, longest_period_ns = u64{4'194'304} * 1000;
+inline constexpr u64 shortest_runtime_ns = 1024; // sched(7)
+// sched_deadline_period_min_us and ..._max_us: what new parameters are held to.
+inline base::Atomic<u32> shortest_period_us{100}, longest_period_us{u32{1} << 22};
 // Unlike in what programs give, a period of 0 does not mean the deadline any more.
 bool valid_deadline(const DeadlineParameters& parameters);
 

@@ -58,17 +58,40 @@ unsigned choose_by_deadline(unsigned home, u64 allowed) {
     return best;
 }
 
+// Where it may run nowhere, it may anywhere.
+bool may_run_on(const Task& task, unsigned cpu) {
+    return (task.affinity >> cpu & 1) != 0 || (task.affinity & online_mask()) == 0;
+}
+
+// Locks the queue of a task in transit, which is that of a CPU that it may run on: meanwhile
+// set_affinity() saw it in none.
+SpinGuard lock_destination(Task& task, unsigned& target) {
+    for (;;) {
+        SpinGuard guard(run_queue(target).lock);
+        if (may_run_on(task, target))
+            return guard;
+        target = choose_cpu(task, target, false);
+        task.cpu = target;
+    }
+}
+
 // Requires: `other.lock` held, which is released; the task waits there.
 void move_here(Task& task, CpuRunQueue& other, CpuRunQueue& queue) {
     other.dequeue(task);
     if (task.counted_weight != 0)
         uncount_runnable(task, other.cpu);
-    task.virtual_runtime -= other.min_virtual_runtime;
+    other.send_off(task);
     task.cpu = queue.cpu;
     other.lock.unlock();
-    SpinGuard guard(queue.lock);
-    task.virtual_runtime += queue.min_virtual_runtime;
-    queue.enqueue(task);
+    {
+        SpinGuard guard(queue.lock);
+        if (may_run_on(task, queue.cpu)) {
+            queue.receive(task);
+            queue.enqueue(task);
+            return;
+        }
+    }
+    place(task, queue.cpu, false);
 }
 
 } // namespace
@@ -113,23 +136,19 @@ unsigned choose_cpu(const Task& task, unsigned home, bool is_new) {
 }
 
 void place(Task& task, unsigned target, bool waking) {
-    CpuRunQueue& queue = run_queue(target);
-    const u64 now = monotonic_ns();
     bool kick = false;
     {
-        SpinGuard guard(queue.lock);
-        // `virtual_runtime` is relative here: its distance from the minimum of the queue it comes
-        // from.
-        auto relative = static_cast<i64>(task.virtual_runtime);
+        const SpinGuard guard = lock_destination(task, target);
+        CpuRunQueue& queue = run_queue(target);
+        const u64 now = monotonic_ns();
         const auto credit = static_cast<i64>(sleeper_credit_ns);
-        if (waking && relative < -credit)
-            relative = -credit;
-        task.virtual_runtime = queue.min_virtual_runtime + static_cast<u64>(relative);
+        if (waking && static_cast<i64>(task.virtual_runtime) < -credit)
+            task.virtual_runtime = static_cast<u64>(-credit);
+        queue.receive(task);
         task.enqueued_ns = task.waiting_since_ns = now;
         if (waking && task.deadline_state == DeadlineState::Eligible) [[unlikely]]
             queue.wake_deadline(task, now);
-        if (queue.current != nullptr && queue.current != queue.idle)
-            queue.account(now);
+        queue.bring_up_to_date(now);
         queue.enqueue(task);
         queue.note_waiting(now);
         const bool preempt = queue.current == nullptr || queue.should_preempt(task);
@@ -145,7 +164,7 @@ void place(Task& task, unsigned target, bool waking) {
     }
     // A polling CPU sees the queue; it stops polling before it looks for the last time (idle_loop).
     base::fence(base::Order::SeqCst);
-    if (kick && !queue.polling.load())
+    if (kick && !run_queue(target).polling.load())
         arch::kick_cpu(target);
 }
 

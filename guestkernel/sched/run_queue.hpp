@@ -50,7 +50,7 @@ struct CpuRunQueue {
     bool borrows = false;      // nobody works in `loaded` here: this CPU is not in its active_cpus
     u64 loaded_generation = 0; // the last of its flushes whose effect this CPU is known to have
     Timer slice_timer;
-    u64 idle_since_ns = 0;
+    u64 idle_since_ns = 0; // polling or halted since then; 0: not now
     // Idle, but looking at `queued` and `asked` all the time: no interrupt is needed to tell it of
     // work.
     base::Atomic<bool> polling{false};
@@ -70,7 +70,22 @@ struct CpuRunQueue {
     void dequeue(Task& task);
     Task* pick();          // takes it out; null when nobody waits
     void account(u64 now); // the run time of `current`
+    // The same on whatever CPU, whose tick may be far: who runs alone has none.
+    void bring_up_to_date(u64 now) {
+        if (current != nullptr && current != idle)
+            account(now);
+    }
     void advance_min();
+    // A task leaves for another queue, or comes from one: its virtual run time becomes a distance
+    // from the minimum and the reverse.
+    void send_off(Task& task) {
+        task.virtual_runtime -= min_virtual_runtime;
+        task.in_transit = true;
+    }
+    void receive(Task& task) {
+        task.virtual_runtime += min_virtual_runtime;
+        task.in_transit = false;
+    }
     // Real-time tasks have had their share while others wait.
     u64 realtime_left_ns() const {
         return realtime_used_ns < realtime_share_ns ? realtime_share_ns - realtime_used_ns
@@ -131,8 +146,8 @@ unsigned choose_cpu(const Task& task, unsigned home, bool is_new);
 bool pull_deadline(CpuRunQueue& queue, u64 before);
 // Moves a waiting task from a busier CPU here. Requires: no lock held. Returns whether one came.
 bool pull_task(CpuRunQueue& queue);
-// Enqueues a task that is Running, not queued and whose `cpu` is `target`, and sees to it that it
-// runs.
+// Enqueues a task that is Running, in transit and whose `cpu` is `target`, and sees to it that it
+// runs: there or, if it may no longer run there, elsewhere.
 void place(Task& task, unsigned target, bool waking);
 // Lets an idle CPU come and pull.
 void wake_idle_cpu(u64 allowed);

@@ -294,6 +294,8 @@ TEST_CASE("periods do not begin while it is the others' turn, which what they co
 }
 
 TEST_CASE("deadline parameters: runtime within deadline within period, and all of them sane") {
+    const u64 shortest_period_ns = u64{shortest_period_us.load()} * 1000;
+    const u64 longest_period_ns = u64{longest_period_us.load()} * 1000;
     CHECK(valid_deadline({10 * ms, 20 * ms, 30 * ms}));
     CHECK(valid_deadline({1024, shortest_period_ns, shortest_period_ns}));
     CHECK(valid_deadline({1024, longest_period_ns, longest_period_ns}));
@@ -471,4 +473,34 @@ TEST_CASE("a task that has been real-time has no claim on what the others got me
     queue.min_virtual_runtime += 1000 * ms;
     set_scheduling(task, SCHED_NORMAL, 0, 0);
     CHECK(task.virtual_runtime >= queue.min_virtual_runtime - sleeper_credit_ns);
+}
+
+TEST_CASE("a task between two queues that is real-time no more gets the minimum once") {
+    Machine machine;
+    Task& task = machine.other;
+    CpuRunQueue& queue = machine.queue();
+    set_scheduling(task, SCHED_FIFO, 1, 0);
+    queue.min_virtual_runtime = 1000 * ms;
+    task.virtual_runtime = 400 * ms;
+    queue.send_off(task);
+    set_scheduling(task, SCHED_NORMAL, 0, 0);
+    place(task, 0, false);
+    CHECK_FALSE(task.in_transit);
+    CHECK(task.virtual_runtime == queue.min_virtual_runtime - sleeper_credit_ns);
+    queue.dequeue(task);
+    queue.slice_timer.cancel();
+}
+
+TEST_CASE("a task between two queues goes by the affinity that it was given meanwhile") {
+    Machine machine(2);
+    Task& task = machine.other;
+    run_queue(1).idle = run_queue(1).current = &machine.idle;
+    machine.queue().send_off(task);
+    set_affinity(task, 2);
+    CHECK_FALSE(task.queued);
+    place(task, 0, true);
+    CHECK(task.cpu == 1);
+    CHECK(run_queue(1).fair.first() == &task);
+    CHECK(machine.queue().queued == 0);
+    run_queue(1).dequeue(task);
 }

@@ -5,6 +5,7 @@
 #include "boot/protocol/layout.hpp"
 #include "guestkernel/cgroup/cgroup.hpp"
 #include "guestkernel/core/panic.hpp"
+#include "guestkernel/sched/requeue.hpp"
 #include "guestkernel/sched/run_queue.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/signal.hpp"
@@ -58,17 +59,18 @@ void finish_switch() {
     previous.on_cpu = 0;
     const bool dead = previous.state == static_cast<u32>(TaskState::Dead);
     const bool migrates = std::exchange(queue.migrates, false);
-    if (migrates)
-        previous.virtual_runtime -= queue.min_virtual_runtime;
+    unsigned target = 0;
+    if (migrates) {
+        queue.send_off(previous);
+        target = choose_cpu(previous, previous.cpu, false);
+        previous.cpu = target;
+    }
     Ref<AddressSpace> unloaded = std::move(queue.unloaded);
     queue.lock.unlock();
     if (unloaded)
         drop_address_space(std::move(unloaded));
-    if (migrates) {
-        const unsigned target = choose_cpu(previous, previous.cpu, false);
-        previous.cpu = target;
+    if (migrates)
         place(previous, target, false);
-    }
     if (dead)
         previous.release();
 }
@@ -256,7 +258,7 @@ bool wake(Task& task, u32 states) {
         if (queue.current == &task)
             return true; // on its way to sleep: schedule() sees the state
         // Nobody else moves it now: it is Running and in no queue.
-        task.virtual_runtime -= queue.min_virtual_runtime;
+        queue.send_off(task);
         const unsigned target = choose_cpu(task, home, false);
         task.cpu = target;
         guard.unlock();
@@ -267,13 +269,18 @@ bool wake(Task& task, u32 states) {
 
 void start_task(Task& task, bool parent_sleeps) {
     const Task& parent = current_task();
-    task.state = static_cast<u32>(TaskState::Running);
-    task.virtual_runtime = 0;
-    task.average_burst_ns = parent.average_burst_ns;
-    const unsigned here = arch::cpu_id();
-    const unsigned target =
-        parent_sleeps && (task.affinity >> here & 1) != 0 ? here : choose_cpu(task, here, true);
-    task.cpu = target;
+    unsigned target = arch::cpu_id();
+    {
+        // Others know it by its number already, and may change how it is scheduled.
+        const SpinGuard guard = lock_run_queue_of(task);
+        task.state = static_cast<u32>(TaskState::Running);
+        task.virtual_runtime = 0;
+        task.in_transit = true;
+        task.average_burst_ns = parent.average_burst_ns;
+        if (!parent_sleeps || (task.affinity >> target & 1) == 0)
+            target = choose_cpu(task, target, true);
+        task.cpu = target;
+    }
     place(task, target, false);
 }
 
@@ -359,6 +366,7 @@ void idle_loop() {
             leave_address_space();
         idle_cpus.fetch_or(bit);
         const u64 before = monotonic_ns();
+        queue.idle_since_ns = before;
         if (!poll_for_work(queue, before) && queue.queued == 0 && !queue.asked.load() &&
             !arch::need_resched())
             arch::halt_until_work();
@@ -366,7 +374,11 @@ void idle_loop() {
         queue.asked.store(false);
         const u64 now = monotonic_ns();
         const u64 idled = now > before ? now - before : 0;
-        queue.idle_ns += idled;
+        {
+            SpinGuard guard(queue.lock); // who reads them sees both or neither
+            queue.idle_ns += idled;
+            queue.idle_since_ns = 0;
+        }
         adapt_polling(queue, idled);
         note_load(now);
     }

@@ -77,6 +77,8 @@ struct CpuTimes {
     u64 switches;
 };
 CpuTimes cpu_times(unsigned cpu);
+// Counts what running tasks have used up to now, for who reads their groups' figures.
+void note_run_times();
 // Tasks that run or wait for a CPU.
 u32 running_tasks();
 // The three load averages, in units of 1/65536.

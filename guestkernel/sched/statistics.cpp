@@ -52,11 +52,21 @@ u32 running_tasks() {
 }
 
 CpuTimes cpu_times(unsigned cpu) {
-    const CpuRunQueue& queue = run_queue(cpu);
-    const u64 idle_since = queue.idle_since_ns;
+    CpuRunQueue& queue = run_queue(cpu);
+    SpinGuard guard(queue.lock);
     const u64 now = monotonic_ns();
+    queue.bring_up_to_date(now);
+    const u64 idle_since = queue.idle_since_ns;
     const u64 idle = queue.idle_ns + (idle_since != 0 && now > idle_since ? now - idle_since : 0);
     return {queue.user_ns, queue.nice_ns, queue.system_ns, idle, 0, queue.switches};
+}
+
+void note_run_times() {
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++) {
+        CpuRunQueue& queue = run_queue(cpu);
+        SpinGuard guard(queue.lock);
+        queue.bring_up_to_date(monotonic_ns());
+    }
 }
 
 u64 task_run_time(Task& task) {
@@ -146,7 +156,7 @@ void set_affinity(Task& task, u64 mask) {
             queue.dequeue(task);
             if (task.counted_weight != 0)
                 uncount_runnable(task, home);
-            task.virtual_runtime -= queue.min_virtual_runtime;
+            queue.send_off(task);
             target = choose_cpu(task, home, false);
             task.cpu = target;
             move = true;

@@ -243,6 +243,8 @@ Result<long> sys_fallocate(Task& task, int fd, int mode, i64 offset, i64 length)
     if (!done && done.error().code == ENODEV)
         return fail(EOPNOTSUPP);
     TRY(restartable(std::move(done)));
+    MutexGuard guard(file->inode()->mutex());
+    TRY(drop_privileges(*file->inode()));
     return 0;
 }
 

@@ -29,6 +29,7 @@ public:
         : AnonymousFile(std::move(inode), 2), program(std::move(loaded)) {}
     static constexpr char file_type[] = "bpf-prog";
     const char* type_name() const override { return file_type; }
+    Result<u64> seek(i64 offset, int whence) override { return File::seek(offset, whence); }
     const Ref<DeviceProgram> program;
 };
 

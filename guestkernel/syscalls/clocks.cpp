@@ -19,21 +19,18 @@ namespace kernel {
 namespace {
 
 constexpr u64 tick_ns = 10'000'000; // USER_HZ = 100
+constexpr i32 most_minutes_west = 15 * 60;
 
-bool sleepable(i32 clock) {
-    switch (clock) {
-    case CLOCK_REALTIME:
-    case CLOCK_MONOTONIC:
-    case CLOCK_BOOTTIME:
-    case CLOCK_TAI:
-        return true;
-    case CLOCK_REALTIME_ALARM:
-    case CLOCK_BOOTTIME_ALARM:
-        return true;
-    default:
-        return false;
-    }
-}
+// The wall clock ends where 30 years of uptime still fit into 64 bits of nanoseconds, as on Linux.
+constexpr u64 wall_clock_end_ns = 8'277'292'036 * nanoseconds_per_second;
+
+struct TimeZone { // struct timezone
+    i32 minutes_west;
+    i32 daylight_saving;
+};
+
+// Kept for gettimeofday(2) and for nothing else: the wall clock is UTC.
+constinit base::Atomic<u64> time_zone{0};
 
 // Returns whether the deadline was reached (and not a signal).
 bool sleep_until(u64 deadline_ns) {
@@ -110,18 +107,34 @@ long restart_cpu_sleep(Task& task) {
     return result ? *result : -long{result.error().code};
 }
 
-// The own thread's CPU time stands still while it sleeps.
+// The own thread's CPU time, by its number, stands still while it sleeps.
 bool is_own_thread(i32 clock) {
-    if (clock >= 0)
-        return clock == CLOCK_THREAD_CPUTIME_ID;
     const i32 id = ~(clock >> 3);
-    return (clock & 4) != 0 && (id == 0 || id == current_task().tid);
+    return clock < 0 && (clock & 4) != 0 && (id == 0 || id == current_task().tid);
 }
 
-void set_clock(i64 now_ns) {
-    set_realtime_ns(now_ns);
+Result<void> set_clock(u64 now_ns) {
+    if (now_ns >= wall_clock_end_ns)
+        return fail(EINVAL);
+    if (!capable(CAP_SYS_TIME))
+        return fail(EPERM);
+    // The boot must not come to lie before the Epoch.
+    if (now_ns < monotonic_ns())
+        return fail(EINVAL);
+    set_realtime_ns(static_cast<i64>(now_ns));
     update_vdso_clock();
     wall_clock_was_set();
+    return {};
+}
+
+Result<void> set_time_zone(u64 packed) {
+    if (!capable(CAP_SYS_TIME))
+        return fail(EPERM);
+    const i32 west = __builtin_bit_cast(TimeZone, packed).minutes_west;
+    if (west > most_minutes_west || west < -most_minutes_west)
+        return fail(EINVAL);
+    time_zone.store(packed);
+    return {};
 }
 
 Result<long> steer_clock(u64 address) {
@@ -142,8 +155,8 @@ Result<long> sys_clock_nanosleep(Task&, i32 clock, int flags, u64 request, u64 r
     if (is_own_thread(clock))
         return fail(EINVAL);
     const bool cpu = is_cpu_clock(clock);
-    if (!sleepable(clock) && !cpu)
-        return fail(clock >= 0 && clock_now_ns(clock) ? EOPNOTSUPP : EINVAL);
+    if (!has_timers(clock) || clock == CLOCK_THREAD_CPUTIME_ID)
+        return fail(clock_now_ns(clock) ? EOPNOTSUPP : EINVAL);
     TRY(const u64 ns, copy_in_timespec(request));
     if (cpu) {
         const bool absolute = (flags & TIMER_ABSTIME) != 0;
@@ -173,12 +186,14 @@ Result<long> sys_clock_getres(Task&, i32 clock, u64 resolution) {
 }
 
 Result<long> sys_clock_settime(Task&, i32 clock, u64 time) {
+    if (clock < 0) { // CPU time of somebody who must be there all the same
+        TRY(clock_now_ns(clock));
+        return fail(EPERM);
+    }
     if (clock != CLOCK_REALTIME)
         return fail(EINVAL);
     TRY(const u64 ns, copy_in_timespec(time));
-    if (!capable(CAP_SYS_TIME))
-        return fail(EPERM);
-    set_clock(static_cast<i64>(ns));
+    TRY(set_clock(ns));
     return 0;
 }
 
@@ -196,21 +211,22 @@ Result<long> sys_gettimeofday(Task&, u64 time, u64 zone) {
     if (time != 0)
         TRY(UserPtr<UserTimeVal>(time).copy_out(to_timeval(static_cast<u64>(realtime_ns()))));
     if (zone != 0)
-        TRY(UserPtr<u64>(zone).copy_out(0)); // struct timezone: two ints, UTC
+        TRY(UserPtr<u64>(zone).copy_out(time_zone.load()));
     return 0;
 }
 
 Result<long> sys_settimeofday(Task&, u64 time, u64 zone) {
-    if (zone != 0)
-        TRY(UserPtr<const u64>(zone).copy_in());
-    if (time == 0)
-        return 0;
-    TRY(const UserTimeVal value, UserPtr<const UserTimeVal>(time).copy_in());
-    if (value.seconds < 0 || value.microseconds < 0 || value.microseconds >= 1'000'000)
-        return fail(EINVAL);
-    if (!capable(CAP_SYS_TIME))
-        return fail(EPERM);
-    set_clock(value.seconds * i64{nanoseconds_per_second} + value.microseconds * 1000);
+    u64 wanted_ns = 0;
+    if (time != 0) {
+        TRY(const UserTimeVal value, UserPtr<const UserTimeVal>(time).copy_in());
+        TRY(wanted_ns, ns_of(value));
+    }
+    if (zone != 0) {
+        TRY(const u64 packed, UserPtr<const u64>(zone).copy_in());
+        TRY(set_time_zone(packed));
+    }
+    if (time != 0)
+        TRY(set_clock(wanted_ns));
     return 0;
 }
 

@@ -1,6 +1,7 @@
 // User and group ids, capabilities (credentials(7), capabilities(7)).
 #include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/resource.h>
 #include <linux/securebits.h>
 
 #include "guestkernel/syscalls/task_calls.hpp"
@@ -62,13 +63,18 @@ Result<long> commit(Ref<Credentials> fresh, bool ids_changed) {
     Task& task = current_task();
     if (ids_changed && fresh->uid != task.credentials->uid) {
         TRY(Ref<UserAccount> account, user_account(fresh->uid));
-        account->tasks.fetch_add(1);
+        task.over_process_limit =
+            account->tasks.fetch_add(1) > current_limit(RLIMIT_NPROC) && account->uid != 0;
         task.account->tasks.fetch_sub(1);
         std::swap(task.account, account);
     }
-    if (fresh->euid != task.credentials->euid || fresh->egid != task.credentials->egid)
+    const Credentials& old = *task.credentials;
+    if (fresh->euid != old.euid || fresh->egid != old.egid || fresh->fsuid != old.fsuid ||
+        fresh->fsgid != old.fsgid) {
         task.process->dumpable = false;
-    const ChangedIds changed = changed_ids(*task.credentials, *fresh);
+        task.process->parent_death_signal = 0; // PR_SET_PDEATHSIG: it was another's wish
+    }
+    const ChangedIds changed = changed_ids(old, *fresh);
     set_credentials(std::move(fresh));
     tell_changed_ids(task, changed);
     return 0;

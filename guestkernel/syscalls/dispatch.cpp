@@ -31,12 +31,14 @@ SyscallArgs arguments_of(const arch::TrapFrame& frame) {
 // A call with more to do than the call.
 void call_with_work(Task& task, arch::TrapFrame& frame) {
     const u32 work = task.entry_work;
+    task.result_is_verbatim = false;
     if ((work & entry_dispatch) != 0 && dispatched_to_program(task, frame))
         return; // nobody else hears of it
     bool wanted = true;
     if ((work & (entry_trace | entry_emulate)) != 0)
         wanted = trace_syscall_entry(task);
-    if (wanted && (task.entry_work & entry_seccomp) != 0 && static_cast<i32>(frame.orig_rax) != -1)
+    // Filters hear of what the tracer made of it, be it -1.
+    if (wanted && (task.entry_work & entry_seccomp) != 0)
         wanted = seccomp_allows(task, frame);
     // Whoever stopped it may have changed number and arguments; -1 is no call, and its result is
     // what the tracer left.

@@ -2,6 +2,7 @@
 #include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/resource.h>
 
@@ -325,6 +326,42 @@ Result<long> sys_flock(Task& task, int fd, u32 operation) {
     return 0;
 }
 
+namespace {
+
+bool is_regular(File& file) {
+    Inode* inode = file.inode();
+    return inode != nullptr && inode->is_regular();
+}
+
+// From the position to the end; less than nothing beyond that, as on Linux.
+Result<long> tell_unread(File& file, u64 out) {
+    TRY(const Attributes attributes, file.inode()->attributes());
+    TRY(UserPtr<i32>(out).copy_out(static_cast<i32>(attributes.size - file.position())));
+    return 0;
+}
+
+Result<long> tell_block_size(File& file, u64 out) {
+    u32 size = page_size;
+    if (Inode* inode = file.inode()) {
+        TRY(const Attributes attributes, inode->attributes());
+        size = attributes.block_size;
+    }
+    TRY(UserPtr<u32>(out).copy_out(size));
+    return 0;
+}
+
+Result<long> tell_allocated(File& file, u64 out) {
+    constexpr u64 block = 512;
+    Inode* inode = file.inode();
+    if (inode == nullptr || (!inode->is_regular() && !inode->is_directory()))
+        return fail(ENOTTY);
+    TRY(const Attributes attributes, inode->attributes());
+    TRY(UserPtr<u64>(out).copy_out(attributes.blocks * block));
+    return 0;
+}
+
+} // namespace
+
 Result<long> sys_ioctl(Task& task, int fd, u32 command, u64 argument) {
     TRY(Ref<File> file, usable_file(task, fd));
     switch (command) {
@@ -341,16 +378,21 @@ Result<long> sys_ioctl(Task& task, int fd, u32 command, u64 argument) {
         TRY(file->set_status_flags(on != 0 ? file->flags() | flag : file->flags() & ~flag));
         return 0;
     }
-    case FIONREAD: {
-        Inode* inode = file->inode();
-        if (inode == nullptr || !inode->is_regular())
+    case FIONREAD:
+        if (!is_regular(*file))
             break;
-        TRY(const Attributes attributes, inode->attributes());
-        const u64 left =
-            attributes.size > file->position() ? attributes.size - file->position() : 0;
-        TRY(UserPtr<i32>(argument).copy_out(static_cast<i32>(left)));
-        return 0;
+        return tell_unread(*file, argument);
+    case FIGETBSZ:
+        return tell_block_size(*file, argument);
+    case FIOQSIZE:
+        return tell_allocated(*file, argument);
+    case FICLONE: {
+        TRY(usable_file(task, static_cast<int>(argument)));
+        return fail(EOPNOTSUPP);
     }
+    case FICLONERANGE:
+    case FS_IOC_FIEMAP:
+        return fail(EOPNOTSUPP); // no file system shares extents or tells of them
     default:
         break;
     }

@@ -14,6 +14,7 @@ namespace kernel {
 namespace {
 
 constexpr u32 largest_handle = 128; // MAX_HANDLE_SZ
+constexpr u32 handle_fid = 0x200;   // AT_HANDLE_FID, which the headers of Linux 6.1 lack
 
 struct HandleHead { // struct file_handle, whose bytes follow
     u32 bytes, type;
@@ -23,7 +24,7 @@ struct HandleHead { // struct file_handle, whose bytes follow
 
 Result<long> sys_name_to_handle_at(Task&, int directory, u64 name, u64 handle, UserPtr<i32> mount,
                                    u32 flags) {
-    if ((flags & ~u32{AT_SYMLINK_FOLLOW | AT_EMPTY_PATH}) != 0)
+    if ((flags & ~u32{AT_SYMLINK_FOLLOW | AT_EMPTY_PATH | handle_fid}) != 0)
         return fail(EINVAL);
     TRY(String text, copy_path(name));
     const u32 lookup = ((flags & AT_SYMLINK_FOLLOW) != 0 ? u32{lookup_follow} : 0u) |
@@ -32,7 +33,7 @@ Result<long> sys_name_to_handle_at(Task&, int directory, u64 name, u64 handle, U
     TRY(const HandleHead room, UserPtr<const HandleHead>(handle).copy_in());
     if (room.bytes > largest_handle)
         return fail(EINVAL);
-    TRY(const FileHandle made, make_file_handle(path));
+    TRY(const FileHandle made, make_file_handle(path, (flags & handle_fid) != 0));
     TRY(mount.copy_out(static_cast<i32>(path.mount()->id())));
     TRY(UserPtr<HandleHead>(handle).copy_out({made.bytes, made.type}));
     if (room.bytes < made.bytes)

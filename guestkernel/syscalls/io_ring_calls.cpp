@@ -248,7 +248,9 @@ Result<long> sys_io_uring_setup(Task& task, u32 entries, u64 address) {
     if (on_cpu && parameters.sq_thread_cpu >= arch::cpu_count())
         return fail(EINVAL);
     TRY(Ref<IoRing> ring, IoRing::make(limits));
-    ring->disabled = (limits.flags & IORING_SETUP_R_DISABLED) != 0;
+    ring->disabled = ring->has(IORING_SETUP_R_DISABLED);
+    if (!ring->disabled && ring->has(IORING_SETUP_SINGLE_ISSUER))
+        ring->issuer = &task;
     describe_layout(*ring, parameters);
     TRY(Ref<Inode> inode, make_anonymous_inode(0600));
     constexpr u32 read_write = 2;
@@ -285,12 +287,17 @@ Result<long> sys_io_uring_enter(Task& task, u32 number, u32 count, u32 least, u3
                              [&] { return ring.unsubmitted() < ring.limits.entries || ring.dead; });
         submitted = count;
     } else if (count != 0) {
+        if (ring.belongs_to_other(task))
+            return fail(EEXIST);
         TRY(submitted, ring.submit(count));
         if (submitted != static_cast<long>(count))
             return submitted;
     }
     if ((flags & IORING_ENTER_GETEVENTS) != 0) {
         const auto waited = [&]() -> Result<long> {
+            // Its requests go on in the issuer's context only.
+            if (ring.has(IORING_SETUP_DEFER_TASKRUN) && ring.belongs_to_other(task))
+                return fail(EEXIST);
             TRY(const Waiting waiting, waiting_of(flags, argument, size));
             return get_events(task, ring, least, waiting);
         }();
@@ -307,6 +314,8 @@ Result<long> sys_io_uring_register(Task& task, u32 number, u32 operation, u64 ar
     IoRing& ring = *static_cast<IoRingFile&>(*file).ring();
     if (ring.dead)
         return fail(ENXIO);
+    if (ring.belongs_to_other(task))
+        return fail(EEXIST);
     return ring.register_resource(task, operation, argument, count);
 }
 

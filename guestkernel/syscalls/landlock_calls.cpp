@@ -24,6 +24,7 @@ public:
     Ruleset(Ref<Inode> inode, u64 mask) : AnonymousFile(std::move(inode), 2), handled(mask) {}
     static constexpr char file_type[] = "landlock-ruleset";
     const char* type_name() const override { return file_type; }
+    Result<u64> seek(i64 offset, int whence) override { return File::seek(offset, whence); }
     const u64 handled;
     Mutex mutex;
     Vector<LandlockRule> rules; // under mutex
@@ -90,13 +91,14 @@ Result<long> sys_landlock_add_rule(Task& task, int fd, u32 type, u64 address, u3
         return fail(EINVAL);
     MutexGuard guard(ruleset.mutex);
     for (LandlockRule& known : ruleset.rules)
-        if (known.inode.get() == inode) {
+        if (known.object->is(inode)) {
             known.allowed |= allowed;
             return 0;
         }
     if (ruleset.rules.size() >= most_rules)
         return fail(E2BIG);
-    TRY(ruleset.rules.push_back({Ref<Inode>::share(inode), place, allowed}));
+    TRY(Ref<LandlockObject> object, make_ref<LandlockObject>(*place.dentry()));
+    TRY(ruleset.rules.push_back({std::move(object), allowed}));
     return 0;
 }
 

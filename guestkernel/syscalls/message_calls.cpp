@@ -3,7 +3,9 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 
+#include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/mm/heap.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/syscalls/message_helpers.hpp"
 #include "guestkernel/syscalls/socket_calls.hpp"
 #include "guestkernel/syscalls/socket_helpers.hpp"
@@ -34,7 +36,12 @@ Result<void> check_credentials(Task& task, SocketCredentials& claimed) {
     claimed.gid = to_global_id(space, true, claimed.gid);
     if (claimed.uid == invalid_id || claimed.gid == invalid_id)
         return fail(EINVAL);
-    const bool pid_ok = claimed.pid == task.process->pid || own.capable_here(cap_sys_admin);
+    // Whoever makes a user namespace has all capabilities in it, but other processes' numbers are
+    // those of a pid namespace, which may be another user namespace's.
+    const PidNamespace* numbers = current_pid_namespace();
+    const bool pid_ok =
+        claimed.pid == task.process->pid ||
+        capable_over(numbers == nullptr ? nullptr : numbers->owner(), cap_sys_admin);
     const bool uid_ok = claimed.uid == own.uid || claimed.uid == own.euid ||
                         claimed.uid == own.suid || own.capable_here(cap_setuid);
     const bool gid_ok = claimed.gid == own.gid || claimed.gid == own.egid ||
@@ -56,13 +63,26 @@ Result<void> take_files(Task& task, const u8* data, u64 bytes, SendRequest& requ
     for (u64 i = 0; i < count; i++) {
         int fd = -1;
         __builtin_memcpy(&fd, data + i * sizeof fd, sizeof fd);
-        TRY(Ref<File> file, usable_file(task, fd));
+        // Also what is only a place (O_PATH): unlike other calls, this one does nothing with it.
+        TRY(Ref<File> file, task.files->get(fd));
+        // A ring keeps files of its own, which the collector of cycles does not see: with the
+        // socket that it lies in the queue of among them, neither would ever go.
+        if (file_as<IoRingFile>(*file) != nullptr)
+            return fail(EINVAL);
         TRY(request.rights->add(std::move(file)));
     }
     return {};
 }
 
-Result<void> parse_control(Task& task, std::span<const u8> control, SendRequest& request) {
+// What else may stand beside a message is the family's own affair, but where Linux's __scm_send()
+// reads it.
+bool knows_no_more(const SocketFile& socket) {
+    constexpr int family_netlink = 16;
+    return socket.family() == family_unix || socket.family() == family_netlink;
+}
+
+Result<void> parse_control(Task& task, const SocketFile& socket, std::span<const u8> control,
+                           SendRequest& request) {
     u64 at = 0;
     while (at + sizeof(ControlHeader) <= control.size()) {
         ControlHeader header;
@@ -82,7 +102,7 @@ Result<void> parse_control(Task& task, std::span<const u8> control, SendRequest&
             __builtin_memcpy(&request.credentials, data, sizeof request.credentials);
             TRY(check_credentials(task, request.credentials));
             request.has_credentials = true;
-        } else {
+        } else if (knows_no_more(socket)) {
             return fail(EINVAL);
         }
     }
@@ -92,8 +112,8 @@ Result<void> parse_control(Task& task, std::span<const u8> control, SendRequest&
 }
 
 // The bytes stay in `control` for as long as the request is used.
-Result<void> load_control(Task& task, const MessageHeader& header, SendRequest& request,
-                          Vector<u8>& control) {
+Result<void> load_control(Task& task, const SocketFile& socket, const MessageHeader& header,
+                          SendRequest& request, Vector<u8>& control) {
     if (header.control_length == 0)
         return {};
     if (header.control_length > most_control)
@@ -101,7 +121,7 @@ Result<void> load_control(Task& task, const MessageHeader& header, SendRequest& 
     TRY(control.resize(header.control_length));
     TRY(copy_in_bytes(control.data(), header.control, control.size()));
     request.control = control.span();
-    return parse_control(task, control.span(), request);
+    return parse_control(task, socket, control.span(), request);
 }
 
 Result<void> check_vector_count(u64 count) {
@@ -126,7 +146,7 @@ Result<long> send_message(Task& task, const Ref<File>& file, const MessageHeader
     UserVectors vectors;
     TRY(vectors.load(header.vectors, header.vector_count));
     Vector<u8> control;
-    TRY(load_control(task, header, request, control));
+    TRY(load_control(task, as_socket(file), header, request, control));
     IoBuffer data(vectors.span());
     TRY(const usize sent, as_socket(file).send(data, request));
     return static_cast<long>(sent);
@@ -177,6 +197,28 @@ public:
         if (made == 0)
             return {};
         return finish(sizeof(ControlHeader) + made * sizeof(int), scm_rights);
+    }
+    // All of it or nothing: a descriptor that is not told of would stay open.
+    Result<void> pidfd(Task& task, Ref<File> file) {
+        if (room_ < sizeof(ControlHeader) + sizeof(int)) {
+            truncated_ = true;
+            return {};
+        }
+        if (!file)
+            return {};
+        const auto fd = task.files->reserve();
+        // As Linux does: what went wrong takes the number's place.
+        const int shown = fd ? *fd : -fd.error().code;
+        auto told = copy_out_bytes(address_ + sizeof(ControlHeader), &shown, sizeof shown);
+        if (told)
+            told = finish(sizeof(ControlHeader) + sizeof shown, scm_pidfd);
+        if (!fd)
+            return told;
+        if (told)
+            task.files->fill(*fd, std::move(file), true);
+        else
+            task.files->unreserve(*fd);
+        return told;
     }
     u64 written() const { return written_; }
     bool truncated() const { return truncated_; }
@@ -236,6 +278,8 @@ Result<long> receive_message(Task& task, const Ref<File>& file, MessageHeader& h
         TRY(control.messages(std::span<const u8>(request.control, request.control_length)));
     if (request.rights)
         TRY(control.rights(task, *request.rights, (flags & msg_cmsg_cloexec) != 0));
+    if (request.has_pidfd)
+        TRY(control.pidfd(task, std::move(request.pidfd)));
     header.control_length = control.written();
     header.flags =
         request.result_flags | (control.truncated() ? msg_ctrunc : 0) | (flags & msg_cmsg_cloexec);

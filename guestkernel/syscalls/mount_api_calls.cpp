@@ -7,6 +7,7 @@
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/file_table.hpp"
+#include "guestkernel/fs/procfs/mount_options.hpp"
 #include "guestkernel/fs/tmpfs.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/mount_helpers.hpp"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr usize longest_value = 256;
 constexpr usize longest_options = page_size;
+constexpr int largest_blob = 1024 * 1024;
 
 // A place (as of O_PATH) that keeps the anonymous namespace of its mounts alive.
 class TreeFile final : public File {
@@ -83,11 +85,12 @@ Result<void> ConfigFile::check_option(std::string_view option) {
     const std::string_view made = picked.mount() == nullptr
                                       ? type.view()
                                       : std::string_view(picked.mount()->superblock().type());
-    if (made != "tmpfs")
+    if (made != "tmpfs" && made != "proc")
         return {};
     String message;
     TRY(message.append("e "));
-    auto fine = check_tmpfs_option(option, message);
+    auto fine =
+        made == "proc" ? check_proc_option(option, message) : check_tmpfs_option(option, message);
     if (fine)
         return fine;
     if (messages_.size() == most_messages)
@@ -280,8 +283,16 @@ Result<long> sys_fsconfig(Task& task, int fd, u32 command, u64 key, u64 value, i
         if (key == 0 || value != 0 || auxiliary < 0)
             return fail(EINVAL);
         break;
+    case FSCONFIG_SET_BINARY:
+        if (key == 0 || value == 0 || auxiliary <= 0 || auxiliary > largest_blob)
+            return fail(EINVAL);
+        break;
+    case FSCONFIG_SET_PATH:
+    case FSCONFIG_SET_PATH_EMPTY:
+        if (key == 0 || value == 0 || (auxiliary < 0 && auxiliary != at_fdcwd))
+            return fail(EINVAL);
+        break;
     default:
-        // No file system here has parameters that are blobs or paths.
         return fail(EOPNOTSUPP);
     }
     TRY(Ref<File> opened, config_file(task, fd));
@@ -298,6 +309,11 @@ Result<long> sys_fsconfig(Task& task, int fd, u32 command, u64 key, u64 value, i
     if (keyed && file.phase != Phase::Parameters && file.phase != Phase::Reconfigure)
         return fail(EBUSY);
     switch (command) {
+    case FSCONFIG_SET_BINARY:
+    case FSCONFIG_SET_PATH:
+    case FSCONFIG_SET_PATH_EMPTY:
+        // No file system here has parameters that are blobs or paths.
+        return fail(EINVAL);
     case FSCONFIG_SET_FLAG:
         TRY(file.set_flag(name.view()));
         return 0;

@@ -91,8 +91,8 @@ Result<Ref<Dentry>> find_or_make(const Path& root, std::string_view name, u32 fl
     const MqueueLimits& limits = static_cast<MqueueSuperblock&>(*directory.superblock()).limits;
     TRY(Ref<Inode> made,
         create_queue(directory, name, mode_regular | (mode & mode_permissions & ~current_umask()),
-                     wanted.given ? wanted.messages : limits.default_messages,
-                     wanted.given ? wanted.size : limits.default_message_size));
+                     wanted.given ? wanted.messages : limits.usual_messages(),
+                     wanted.given ? wanted.size : limits.usual_size()));
     created = true;
     return DentryCache::insert(parent, name, std::move(made));
 }

@@ -264,6 +264,8 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
         task.no_new_privileges = true;
         return 0;
     case PR_GET_NO_NEW_PRIVS:
+        if (a != 0 || b != 0 || c != 0 || d != 0)
+            return fail(EINVAL);
         return task.no_new_privileges ? 1 : 0;
     case PR_SET_KEEPCAPS:
         if (a > 1)

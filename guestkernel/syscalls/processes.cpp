@@ -218,6 +218,8 @@ Result<long> sys_waitid(Task&, u32 kind, i32 id, u64 info, u32 options, u64 usag
         request.id = id == 0 ? current_group() : global_pid(id);
         break;
     case P_PIDFD: {
+        if (id < 0)
+            return fail(EINVAL);
         TRY(Ref<Process> process, process_of_pidfd(id));
         request.kind = WaitFor::Pid;
         request.id = process->pid;
@@ -323,11 +325,14 @@ Result<long> sys_pidfd_send_signal(Task&, int fd, int signal, u64 info, u32 flag
                                   : procfs::process_of_directory(*file));
     if (signal < 0 || signal > signal_count)
         return fail(EINVAL);
-    Ref<Task> target;
+    Ref<Task> target; // null: a zombie, which takes any signal
     {
         SpinGuard tree(process_tree_lock());
-        if (process->state != ProcessState::Alive)
+        if (process->state == ProcessState::Reaped)
             return fail(ESRCH);
+        // A descriptor that came from outside of the pid namespace gives no way out of it.
+        if (visible_pid(process->pid) == 0)
+            return fail(EINVAL);
         target = Ref<Task>::share(process->first_task());
     }
     SignalInfo sent = user_signal(signal, SI_USER);

@@ -256,8 +256,8 @@ Result<long> sys_pwritev2(Task& task, int fd, u64 vectors, u64 count, i64 offset
 
 Result<long> sys_lseek(Task& task, int fd, i64 offset, int whence) {
     TRY(Ref<File> file, usable_file(task, fd));
-    if (file->is_stream())
-        return fail(ESPIPE);
+    if (static_cast<u32>(whence) > SEEK_MAX)
+        return fail(EINVAL);
     MutexGuard guard(file->position_mutex());
     TRY(const u64 position, file->seek(offset, whence));
     return static_cast<long>(position);

@@ -315,9 +315,12 @@ Result<void> for_each_meant(int which, i32 who, F&& function) {
         const u32 uid = who == 0 ? current_task().credentials->uid
                                  : to_global_id(current_task().credentials->user_ns.get(), false,
                                                 static_cast<u32>(who));
+        // Of those that the caller has numbers for: the same user's in other containers are not
+        // meant.
         for_each_process_locked([&](Process& process) {
             const Task* first = process.first_task();
-            if (first != nullptr && first->credentials && first->credentials->uid == uid)
+            if (first != nullptr && first->credentials && first->credentials->uid == uid &&
+                visible_pid(process.pid) != 0)
                 visit_process(process);
         });
         break;
@@ -381,6 +384,17 @@ Result<long> sys_ioprio_get(Task&, int which, i32 who) {
     return current_task().io_priority;
 }
 
+namespace {
+
+// ioprio_set(2): by the real user id, unlike the policies.
+bool may_change_io_priority(Task& target) {
+    const Ref<const Credentials> other = credentials_of(target);
+    const Credentials& own = *current_task().credentials;
+    return !other || other->uid == own.euid || other->uid == own.uid || capable(CAP_SYS_NICE);
+}
+
+} // namespace
+
 Result<long> sys_ioprio_set(Task& task, int which, i32 who, int priority) {
     const int io_class = priority >> io_class_shift;
     if (which < io_who_process || which > io_who_user || io_class < 0 || io_class > io_class_idle)
@@ -394,6 +408,8 @@ Result<long> sys_ioprio_set(Task& task, int which, i32 who, int priority) {
         if (!target)
             return fail(ESRCH);
     }
+    if (!may_change_io_priority(*target))
+        return fail(EPERM);
     target->io_priority = static_cast<u16>(priority);
     return 0;
 }

@@ -124,6 +124,8 @@ Result<long> sys_rt_sigaction(Task& task, int signal, u64 action, u64 old, u64 s
         fresh.flags &=
             known; // as since Linux 5.11: what is not there after a look back is not supported
         before = process.handlers->exchange(signal, fresh);
+        if ((before.flags & action_is_final) != 0)
+            return fail(EINVAL);
         // POSIX 2.4.3: what is ignored from now on is not pending either.
         if (process.handlers->ignored(signal))
             discard_signal(process, signal);

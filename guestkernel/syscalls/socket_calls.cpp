@@ -1,8 +1,11 @@
 // Sockets: making, naming and connecting them, and their options.
 #include "guestkernel/syscalls/socket_calls.hpp"
 
+#include <asm/socket.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/in.h>
+#include <linux/in6.h>
 
 #include "guestkernel/ipc/socket.hpp"
 #include "guestkernel/syscalls/socket_helpers.hpp"
@@ -162,17 +165,80 @@ Result<long> sys_shutdown(Task& task, int fd, int how) {
     return 0;
 }
 
+namespace {
+
+// IP_MSFILTER and MCAST_MSFILTER, the only long ones: lists of addresses.
+bool is_source_filter(int level, int name) {
+    return (level == IPPROTO_IP && (name == IP_MSFILTER || name == MCAST_MSFILTER)) ||
+           (level == IPPROTO_IPV6 && name == MCAST_MSFILTER);
+}
+
+// The kernel's copy of an option's value. Others that are longer have tails that nobody reads.
+class OptionValue {
+public:
+    Result<void> make(int level, int name, usize length) {
+        constexpr usize longest_filter = 65537; // beyond what may be set
+        if (length <= sizeof few_ || !is_source_filter(level, name)) {
+            span_ = std::span<u8>(few_).first(length < sizeof few_ ? length : sizeof few_);
+            return {};
+        }
+        TRY(many_.resize(length < longest_filter ? length : longest_filter));
+        span_ = many_.span();
+        return {};
+    }
+    std::span<u8> span() const { return span_; }
+
+private:
+    u8 few_[512];
+    Vector<u8> many_;
+    std::span<u8> span_;
+};
+
+} // namespace
+
 Result<long> sys_setsockopt(Task& task, int fd, int level, int name, u64 value, int length) {
     TRY(Ref<File> file, socket_file(task, fd));
     if (length < 0)
         return fail(EINVAL);
-    constexpr usize longest = 512; // longer values have tails that nobody reads
-    u8 bytes[longest];
-    const usize taken = static_cast<usize>(length) < longest ? static_cast<usize>(length) : longest;
-    TRY(copy_in_bytes(bytes, value, taken));
-    TRY(as_socket(file).set_socket_option(level, name, std::span<const u8>(bytes, taken)));
+    OptionValue bytes;
+    TRY(bytes.make(level, name, static_cast<usize>(length)));
+    TRY(copy_in_bytes(bytes.span().data(), value, bytes.span().size()));
+    TRY(as_socket(file).set_socket_option(level, name, bytes.span()));
     return 0;
 }
+
+namespace {
+
+// ERANGE: the room that they need is told.
+Result<long> peer_groups(const Ref<File>& file, u64 value, int room, UserPtr<int> length) {
+    TRY(const Ref<const Credentials> peer, as_socket(file).peer_identity());
+    const auto needed = static_cast<int>(peer->groups.size() * sizeof(u32));
+    TRY(length.copy_out(needed));
+    if (room < needed)
+        return fail(ERANGE);
+    const UserNamespace* reader = current_task().credentials->user_ns.get();
+    for (usize i = 0; i < peer->groups.size(); i++)
+        TRY((UserPtr<u32>(value) + i).copy_out(from_global_id(reader, true, peer->groups[i])));
+    return 0;
+}
+
+Result<long> peer_pidfd(Task& task, const Ref<File>& file, u64 value, int room,
+                        UserPtr<int> length) {
+    TRY(Ref<File> pidfd, as_socket(file).peer_pidfd());
+    TRY(const int fd, task.files->reserve());
+    const usize bytes = static_cast<usize>(room) < sizeof fd ? static_cast<usize>(room) : sizeof fd;
+    auto told = copy_out_bytes(value, &fd, bytes);
+    if (told)
+        told = length.copy_out(static_cast<int>(bytes));
+    if (!told) {
+        task.files->unreserve(fd);
+        return fail(told.error().code);
+    }
+    task.files->fill(fd, std::move(pidfd), true);
+    return 0;
+}
+
+} // namespace
 
 Result<long> sys_getsockopt(Task& task, int fd, int level, int name, u64 value,
                             UserPtr<int> length) {
@@ -180,16 +246,23 @@ Result<long> sys_getsockopt(Task& task, int fd, int level, int name, u64 value,
     TRY(const int room, length.copy_in());
     if (room < 0)
         return fail(EINVAL);
-    constexpr usize longest = 512;
-    u8 bytes[longest];
-    const usize offered = static_cast<usize>(room) < longest ? static_cast<usize>(room) : longest;
+    if (level == SOL_SOCKET && name == SO_PEERGROUPS)
+        return peer_groups(file, value, room, length);
+    if (level == SOL_SOCKET && name == option_peer_pidfd)
+        return peer_pidfd(task, file, value, room, length);
+    OptionValue bytes;
+    TRY(bytes.make(level, name, static_cast<usize>(room)));
+    const usize offered = bytes.span().size();
     constexpr int level_packet = 263;                    // SOL_PACKET
     if (level == level_packet && offered >= sizeof(int)) // PACKET_HDRLEN asks by what is there
-        TRY(copy_in_bytes(bytes, value, sizeof(int)));
-    TRY(const usize filled,
-        as_socket(file).get_socket_option(level, name, std::span<u8>(bytes, offered)));
+        TRY(copy_in_bytes(bytes.span().data(), value, sizeof(int)));
+    constexpr usize filter_header = 144; // of struct group_filter
+    if (is_source_filter(level, name))   // of which group
+        TRY(copy_in_bytes(bytes.span().data(), value,
+                          offered < filter_header ? offered : filter_header));
+    TRY(const usize filled, as_socket(file).get_socket_option(level, name, bytes.span()));
     // An answer may be longer than the room for it: its length says so.
-    TRY(copy_out_bytes(value, bytes, filled < offered ? filled : offered));
+    TRY(copy_out_bytes(value, bytes.span().data(), filled < offered ? filled : offered));
     TRY(length.copy_out(static_cast<int>(filled)));
     return 0;
 }

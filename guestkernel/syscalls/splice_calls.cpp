@@ -93,7 +93,7 @@ struct Place {
     }
 };
 
-// What the file did not take stays in the pipe.
+// What the file did not take stays in the pipe, for the reader whose turn is next.
 Result<u64> pipe_to_file(Pipe& pipe, Place& to, u64 count, bool non_blocking) {
     Bounce bounce;
     if (bounce.data() == nullptr)
@@ -107,6 +107,7 @@ Result<u64> pipe_to_file(Pipe& pipe, Place& to, u64 count, bool non_blocking) {
             if (!more)
                 break;
         }
+        const MutexGuard turn(pipe.taking());
         IoBuffer seen(bounce.data(), least(chunk, count - done));
         TRY(const usize here, pipe.peek(seen, 0));
         if (here == 0)
@@ -161,26 +162,20 @@ Result<u64> file_to_pipe(Place& from, Pipe& pipe, u64 count, bool non_blocking) 
     return done;
 }
 
-// Moves, or with `keep` copies (tee).
-Result<u64> pipe_to_pipe(Pipe& from, Pipe& to, u64 count, bool non_blocking, bool keep) {
-    Bounce bounce;
-    if (bounce.data() == nullptr)
-        return fail(ENOMEM);
+// Moves what is there and has room, or with `keep` copies it (tee), in one turn as a reader. Never
+// sleeps for anybody else: two pipes may be each other's source.
+Result<u64> transfer_between(Pipe& from, Pipe& to, const Bounce& bounce, u64 count, bool keep) {
+    const MutexGuard turn(from.taking());
     u64 done = 0;
-    while (done < count) {
-        if (done > 0 && (from.available() <= (keep ? done : 0) || to.capacity() == to.available()))
-            break;
-        TRY(const bool more, wait_for_bytes(from, non_blocking));
-        if (!more)
-            break;
-        TRY(const usize room, wait_for_room(to, non_blocking));
+    while (done < count && to.available() < to.capacity()) {
+        const usize room = to.capacity() - to.available();
         IoBuffer seen(bounce.data(), least(least(chunk, room), count - done));
         TRY(const usize here, from.peek(seen, keep ? static_cast<usize>(done) : 0));
         if (here == 0)
             break;
         IoBuffer data(bounce.data(), here);
-        const auto put = to.write(data, false);
-        if (!put && done == 0)
+        const auto put = to.write(data, true);
+        if (!put && done == 0 && put.error().code != EAGAIN)
             return fail(put.error().code);
         if (!put)
             break;
@@ -189,6 +184,22 @@ Result<u64> pipe_to_pipe(Pipe& from, Pipe& to, u64 count, bool non_blocking, boo
         done += *put;
     }
     return done;
+}
+
+Result<u64> pipe_to_pipe(Pipe& from, Pipe& to, u64 count, bool non_blocking, bool keep) {
+    const Bounce bounce;
+    if (bounce.data() == nullptr)
+        return fail(ENOMEM);
+    for (;;) {
+        TRY(const bool more, wait_for_bytes(from, non_blocking));
+        if (!more)
+            return u64{0};
+        TRY(const usize room, wait_for_room(to, non_blocking));
+        (void)room;
+        TRY(const u64 done, transfer_between(from, to, bounce, count, keep));
+        if (done > 0)
+            return done;
+    }
 }
 
 Pipe* pipe_of(File& file) {

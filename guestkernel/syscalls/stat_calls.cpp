@@ -216,6 +216,7 @@ namespace {
 // ST_* of statfs(2): MS_* for the low four, own numbers above.
 u64 statfs_flags(const Mount* mount) {
     constexpr u64 valid = 0x20, noatime = 0x400, nodiratime = 0x800, relatime = 0x1000;
+    constexpr u64 nosymfollow = 0x2000;
     if (mount == nullptr)
         return valid;
     const u32 flags = mount->flags();
@@ -225,6 +226,7 @@ u64 statfs_flags(const Mount* mount) {
     out |= (flags & MS_NOATIME) != 0 ? noatime : 0;
     out |= (flags & MS_NODIRATIME) != 0 ? nodiratime : 0;
     out |= (flags & MS_RELATIME) != 0 ? relatime : 0;
+    out |= (flags & MS_NOSYMFOLLOW) != 0 ? nosymfollow : 0;
     return out;
 }
 

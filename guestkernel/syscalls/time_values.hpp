@@ -40,6 +40,12 @@ constexpr UserTimeVal to_timeval(u64 ns) {
             static_cast<i64>(ns % nanoseconds_per_second / 1000)};
 }
 
+inline Result<u64> ns_of(const UserTimeVal& time) {
+    if (time.seconds < 0 || time.microseconds < 0 || time.microseconds >= 1'000'000)
+        return fail(einval);
+    return to_ns({time.seconds, time.microseconds * 1000});
+}
+
 inline Result<u64> copy_in_timespec(u64 address) {
     auto time = UserPtr<const UserTimeSpec>(address).copy_in();
     if (!time)

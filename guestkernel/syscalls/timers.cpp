@@ -27,12 +27,6 @@ struct UserEvent { // struct sigevent
 };
 static_assert(sizeof(UserEvent) == 64);
 
-Result<u64> ns_of(const UserTimeVal& time) {
-    if (time.seconds < 0 || time.microseconds < 0 || time.microseconds >= 1'000'000)
-        return fail(EINVAL);
-    return to_ns({time.seconds, time.microseconds * 1000});
-}
-
 UserTimeVal rounded_up(u64 ns) {
     return to_timeval(ns + 999); // never to a zero that would mean disarmed
 }
@@ -86,11 +80,12 @@ Result<long> sys_timer_create(Task&, i32 clock, u64 event, u64 id) {
     bool value_is_id = true;
     if (event != 0) {
         TRY(const UserEvent given, UserPtr<const UserEvent>(event).copy_in());
-        request.notify = given.notify & ~SIGEV_THREAD_ID;
+        request.notify = given.notify;
         request.signal = given.signal;
         request.value = given.value;
         value_is_id = false;
-        if ((given.notify & SIGEV_THREAD_ID) != 0) {
+        if (given.notify == SIGEV_THREAD_ID) { // SIGEV_SIGNAL, which is 0, to a thread
+            request.notify = SIGEV_SIGNAL;
             request.tid = global_pid(given.tid);
             if (given.tid <= 0)
                 return fail(EINVAL);

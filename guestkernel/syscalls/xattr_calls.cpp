@@ -5,6 +5,7 @@
 #include <linux/xattr.h>
 
 #include "guestkernel/fs/acl.hpp"
+#include "guestkernel/fs/file_capabilities.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
 #include "guestkernel/fs/notify.hpp"
@@ -88,6 +89,8 @@ Result<long> set(const Path& path, u64 name_address, u64 value_address, u64 size
     TRY(copy_in_bytes(value.data(), value_address, size));
     Inode& inode = *path.dentry()->inode();
     TRY(check_change(path, name.view()));
+    if (name == XATTR_NAME_CAPS)
+        TRY(keep_capabilities(inode, value));
     {
         MutexGuard guard(inode.mutex());
         AclKind kind{};
@@ -117,6 +120,9 @@ Result<long> get(const Path& path, u64 name_address, u64 address, u64 size) {
     AclKind kind{};
     TRY(String value,
         acl_kind_of(name.view(), kind) ? get_acl_xattr(inode, kind) : inode.get_xattr(name.view()));
+    if (name == XATTR_NAME_CAPS) {
+        TRY(value, show_capabilities(inode, std::move(value)));
+    }
     return hand_out(value.view(), address, size);
 }
 

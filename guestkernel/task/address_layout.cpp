@@ -5,7 +5,6 @@
 #include "base/atomic.hpp"
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/mm/address_space.hpp"
-#include "guestkernel/task/task.hpp"
 
 namespace kernel {
 
@@ -30,11 +29,11 @@ void set_address_randomization(i32 value) {
     randomization.store(value, base::Order::Relaxed);
 }
 
-AddressLayout choose_address_layout(u64 stack_limit) {
+AddressLayout choose_address_layout(u64 stack_limit, u32 personality) {
     AddressLayout layout{program_base, 0, user_max, 0,
                          AddressSpace::mappings_top_above(stack_limit)};
     const i32 wanted = address_randomization();
-    if (wanted == 0 || (current_task().personality & ADDR_NO_RANDOMIZE) != 0)
+    if (wanted == 0 || (personality & ADDR_NO_RANDOMIZE) != 0)
         return layout;
     u64 numbers[5];
     random_bytes(numbers, sizeof numbers);

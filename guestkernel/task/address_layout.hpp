@@ -14,8 +14,8 @@ struct AddressLayout {
     u64 mappings_top = 0;   // address below which mappings go that have none of their own
 };
 
-// For the current task's next program. `stack_limit`: bytes, RLIMIT_STACK.
-AddressLayout choose_address_layout(u64 stack_limit);
+// For a program of this personality. `stack_limit`: bytes, RLIMIT_STACK.
+AddressLayout choose_address_layout(u64 stack_limit, u32 personality);
 
 // kernel.randomize_va_space: 0 is none, 1 leaves the break alone, all else is everything.
 i32 address_randomization();

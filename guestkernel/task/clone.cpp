@@ -55,12 +55,16 @@ Result<void> check_flags(const CloneRequest& request) {
     // The first process of a namespace has no siblings: nobody there would wait for them.
     if (has(CLONE_PARENT) && current_process().is_namespace_init)
         return fail(EINVAL);
+    // WRFSBASE faults on an address that is not canonical, and that would be in the kernel's switch
+    // to the new task.
+    if (has(CLONE_SETTLS) && request.tls >= user_max)
+        return fail(EPERM);
     return {};
 }
 
 // Counts the new task against the user's limit; gives it back unless released.
 Result<void> charge_user(Task& child) {
-    const Task& parent = current_task();
+    Task& parent = current_task();
     UserAccount& account = *parent.account;
     const u32 before = account.tasks.fetch_add(1);
     child.account = parent.account;
@@ -68,6 +72,7 @@ Result<void> charge_user(Task& child) {
     if (before >= limit && account.uid != 0 && !capable(CAP_SYS_RESOURCE) &&
         !capable(CAP_SYS_ADMIN))
         return fail(EAGAIN);
+    parent.over_process_limit = false; // it is within its limit again
     return {};
 }
 
@@ -203,6 +208,8 @@ Result<void> copy_namespaces(Task& child, u64 request_flags) {
         fresh->time = fresh->time_for_children;
         fresh->time->frozen.store(true);
     }
+    if (enters_time)
+        TRY(use_clock_offsets(*child.address_space, *fresh->time));
     child.namespaces = std::move(fresh);
     return {};
 }
@@ -227,6 +234,10 @@ Result<Ref<Process>> copy_process(const CloneRequest& request, const Task& child
     process->oom_score_adj = parent.oom_score_adj;
     process->oom_score_adj_least = parent.oom_score_adj_least;
     process->dumpable = parent.dumpable;
+    {
+        SpinGuard tree(process_tree_lock());
+        process->memory_space = parent.memory_space;
+    }
     process->core_filter = parent.core_filter;
     process->huge_pages_disabled = parent.huge_pages_disabled;
     process->parent_task = current_task().tid;

@@ -171,18 +171,20 @@ Next next_step(Task& task, Process& process, Chosen& chosen) {
     if (entry != nullptr)
         finish_queued_signal(*entry, chosen.info);
     free_queued_signal(entry);
-    if (chosen.signal != SIGKILL && is_traced(task)) {
+    chosen.action = process.handlers->get(chosen.signal);
+    const bool final = (chosen.action.flags & action_is_final) != 0;
+    if (chosen.signal != SIGKILL && is_traced(task) && !final) {
         chosen.signal = trace_signal(task, chosen.signal, chosen.info);
         if (chosen.signal == 0)
             return Next::Again;
+        chosen.action = process.handlers->get(chosen.signal);
     }
-    chosen.action = process.handlers->get(chosen.signal);
     if (chosen.action.handler == reinterpret_cast<u64>(SIG_IGN))
         return Next::Again;
     if (chosen.action.handler != reinterpret_cast<u64>(SIG_DFL))
         return Next::Handler;
     // What the first process of a pid namespace had blocked does not end it either; its faults do.
-    if (process.is_namespace_init && chosen.info.code <= 0 && chosen.signal != SIGSTOP)
+    if (process.is_namespace_init && chosen.info.code <= 0 && chosen.signal != SIGSTOP && !final)
         return Next::Again;
     switch (default_action(chosen.signal)) {
     case DefaultAction::Ignore:

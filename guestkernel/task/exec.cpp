@@ -1,16 +1,12 @@
 #include "guestkernel/task/exec.hpp"
 
 #include <linux/binfmts.h>
-#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
-#include <linux/mount.h>
 #include <linux/resource.h>
-#include <linux/securebits.h>
 #include <linux/signal.h>
 
-#include "guestkernel/fs/mode.hpp"
-#include "guestkernel/fs/mount.hpp"
+#include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/mm/heap.hpp"
@@ -19,7 +15,9 @@
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/process_events.hpp"
 #include "guestkernel/task/process_timers.hpp"
+#include "guestkernel/task/program_identity.hpp"
 #include "guestkernel/task/program_image.hpp"
+#include "guestkernel/trace/debug_registers.hpp"
 
 namespace kernel {
 
@@ -91,14 +89,39 @@ bool is_script(const Program& program) {
     return program.header_size >= 2 && program.header[0] == '#' && program.header[1] == '!';
 }
 
-// Follows #! lines to the binary.
-Result<void> find_program(const ExecRequest& request, Program& program) {
+bool is_by_descriptor(const ExecRequest& request) {
+    return request.directory != at_fdcwd && request.path.view().substr(0, 1) != "/";
+}
+
+// The program's name as it, its interpreter and others get to see it: execveat(2).
+Result<String> public_name(const ExecRequest& request) {
+    if (!is_by_descriptor(request))
+        return request.path.clone();
+    char directory[24];
+    const usize length = log::format(directory, sizeof directory, "/dev/fd/{}", request.directory);
+    TRY(String name, String::from({directory, length}));
+    if (!request.path.empty()) {
+        TRY(name.push_back('/'));
+        TRY(name.append(request.path.view()));
+    }
+    return name;
+}
+
+// The descriptor is closed before the interpreter of a script could open what its name says.
+bool vanishes_on_exec(const ExecRequest& request) {
+    if (!is_by_descriptor(request))
+        return false;
+    const auto closed = current_task().files->close_on_exec(request.directory);
+    return closed && *closed;
+}
+
+// Follows #! lines to the binary. `name`: its public_name().
+Result<void> find_program(const ExecRequest& request, std::string_view name, Program& program) {
     program.header = static_cast<u8*>(kmalloc(header_bytes));
     if (program.header == nullptr)
         return fail(ENOMEM);
     TRY(program.file, open_for_exec(request.directory, request.path.view(), request.at_flags));
     TRY(read_header(program));
-    TRY(String script, request.path.clone());
     for (unsigned depth = 0; is_script(program); depth++) {
         if (depth > max_scripts)
             return fail(ELOOP);
@@ -107,21 +130,23 @@ Result<void> find_program(const ExecRequest& request, Program& program) {
         // SAFETY: bytes as characters.
         const std::string_view text(reinterpret_cast<const char*>(program.header), length);
         TRY(const ScriptLine line, parse_script_line(text));
+        if (vanishes_on_exec(request))
+            return fail(ENOENT);
         // interpreter, argument, script take the place of the first argument (which the caller
         // drops).
         if (depth == 0) {
-            TRY(String copy, script.clone());
+            TRY(String copy, String::from(name));
             TRY(program.prefix.push_back(std::move(copy)));
         }
         if (!line.argument.empty()) {
             TRY(String argument, String::from(line.argument));
             TRY(program.prefix.insert(0, std::move(argument)));
         }
-        TRY(String name, String::from(line.interpreter));
-        TRY(String first, name.clone());
+        TRY(String interpreter, String::from(line.interpreter));
+        TRY(String first, interpreter.clone());
         TRY(program.prefix.insert(0, std::move(first)));
         program.is_script = true;
-        TRY(program.file, open_for_exec(at_fdcwd, name.view(), 0));
+        TRY(program.file, open_for_exec(at_fdcwd, interpreter.view(), 0));
         TRY(read_header(program));
     }
     return {};
@@ -134,77 +159,6 @@ Result<ExecStrings> prepend(const Program& program, const ExecStrings& given) {
         TRY(out.add(word.view()));
     TRY(given.copy_to(out, 1));
     return out;
-}
-
-struct NewIdentity {
-    Ref<Credentials> credentials; // null: unchanged
-    bool secure = false;
-    // What the ids take into account: that it is traced, or shares its places with another process.
-    bool was_traced = false, shared_places = false;
-};
-
-// mount_namespaces(7): what another, not nested, namespace mounted gives no ids here.
-bool may_give_ids(const Mount& mount, const Credentials& who) {
-    if ((mount.flags() & MS_NOSUID) != 0)
-        return false;
-    const UserNamespace* owner = mount.superblock().user_ns.get();
-    for (const UserNamespace* at = who.user_space(); at != nullptr; at = at->parent())
-        if (at == owner)
-            return true;
-    return is_initial(owner);
-}
-
-Result<NewIdentity> compute_identity(File& file) {
-    const Task& task = current_task();
-    const Credentials& old = *task.credentials;
-    NewIdentity result;
-    TRY(result.credentials, old.clone());
-    Credentials& fresh = *result.credentials;
-    const Mount* mount = file.path().mount();
-    result.was_traced = is_traced(task) && !task.trace->tracer_capable;
-    // Another process could change them under a program that has more rights than it; own threads
-    // end with the exec.
-    result.shared_places = shares_places(task, Among::OtherProcesses);
-    // Who could set the ids itself gains nothing by them (CLONE_FS, cap_bprm_creds_from_file() of
-    // Linux).
-    const bool may_gain = !task.no_new_privileges && !result.was_traced &&
-                          (!result.shared_places || old.capable_here(CAP_SETUID));
-    const bool may_change = may_gain && (mount == nullptr || may_give_ids(*mount, old));
-    if (file.inode() != nullptr && may_change) {
-        const u32 mode = file.inode()->mode_;
-        if ((mode & (mode_suid | mode_sgid)) != 0) {
-            TRY(const Attributes attributes, file.inode()->attributes());
-            if ((attributes.mode & mode_suid) != 0)
-                fresh.euid = id_is_mapped(old.user_ns.get(), false, attributes.uid) ? attributes.uid
-                                                                                    : fresh.euid;
-            constexpr u32 group_execute = 010;
-            if ((attributes.mode & (mode_sgid | group_execute)) == (mode_sgid | group_execute))
-                fresh.egid = id_is_mapped(old.user_ns.get(), true, attributes.gid) ? attributes.gid
-                                                                                   : fresh.egid;
-        }
-    }
-    const bool changed = fresh.euid != old.uid || fresh.egid != old.gid;
-    fresh.suid = fresh.fsuid = fresh.euid;
-    fresh.sgid = fresh.fsgid = fresh.egid;
-    // capabilities(7), "Transformation of capabilities during execve()": files have none here.
-    const bool switched = fresh.euid != old.euid || fresh.egid != old.egid;
-    if (switched)
-        fresh.cap_ambient = 0;
-    const bool root_is_special = (old.securebits & SECBIT_NOROOT) == 0;
-    const u32 root = old.root_id();
-    if (root_is_special && root != invalid_id && (fresh.euid == root || fresh.uid == root)) {
-        fresh.cap_permitted = old.cap_bounding | old.cap_inheritable;
-        // Root that must not gain anything keeps what it had.
-        if (!may_gain)
-            fresh.cap_permitted &= old.cap_permitted;
-        fresh.cap_permitted |= fresh.cap_ambient;
-        fresh.cap_effective = fresh.euid == root ? fresh.cap_permitted : 0;
-    } else {
-        fresh.cap_permitted = fresh.cap_effective = fresh.cap_ambient;
-    }
-    fresh.securebits &= ~u32{SECBIT_KEEP_CAPS};
-    result.secure = changed && (fresh.euid != fresh.uid || fresh.egid != fresh.gid);
-    return result;
 }
 
 // Ends the process's other threads and takes over its number. Fails only when the task itself is to
@@ -275,6 +229,7 @@ void reset_signals(Process& process, Task& task, Ref<SignalHandlers> own) {
     SignalState& state = *task.signals;
     state.alternate_stack = state.alternate_size = 0;
     clear_call_dispatch(task);
+    clear_debug_registers(task);
     state.alternate_flags = 2; // SS_DISABLE
     state.restart = nullptr;
     state.restore_saved = false;
@@ -296,23 +251,24 @@ void enter_program(Task& task, const ProgramImage& image) {
     arch::set_gs_base(task, 0);
 }
 
-// The ids were decided on before the program was loaded and the other threads had ended: whoever
+// The rights were decided on before the program was loaded and the other threads had ended: whoever
 // traces or shares its places by now must not get a program of another's privilege, and nobody may
 // begin to, nor look into the new memory by what the old program was. EAGAIN.
-Result<void> close_to_others(Process& process, const Task& task, const NewIdentity& identity) {
-    if (!identity.secure)
+Result<void> close_to_others(Process& process, const Task& task, const ProgramIdentity& identity) {
+    if (!identity.guarded && !identity.unreadable)
         return {};
     SpinGuard tree(process_tree_lock());
-    if (is_traced(task) && !task.trace->tracer_capable && !identity.was_traced)
+    if (identity.gains && is_traced(task) && !task.trace->tracer_capable && !identity.was_traced)
         return fail(EAGAIN);
-    if (!identity.shared_places && shares_places_locked(task, Among::OtherProcesses))
+    if (identity.gains && !identity.shared_places &&
+        shares_places_locked(task, Among::OtherProcesses))
         return fail(EAGAIN);
-    process.dumpable = false;
+    process.dumpable = false; // not before: the old program goes on after an error
     return {};
 }
 
 // From here on there is no way back.
-void commit(Task& task, Process& process, ProgramImage image, NewIdentity identity,
+void commit(Task& task, Process& process, ProgramImage image, ProgramIdentity identity,
             std::string_view path, Ref<SignalHandlers> handlers, Ref<FileTable> files) {
     delete_posix_timers(process);
     if (task.address_space)
@@ -327,12 +283,17 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     }
     task.files->close_for_exec();
     files = nullptr;
-    if (identity.secure)
+    if (identity.secure || identity.guarded)
         process.parent_death_signal = 0;
-    process.dumpable = !identity.secure;
+    {
+        SpinGuard tree(process_tree_lock());
+        process.dumpable = !identity.guarded && !identity.unreadable;
+        std::swap(process.memory_space, identity.memory_space);
+    }
     const ChangedIds changed = changed_ids(*task.credentials, *identity.credentials);
     set_credentials(std::move(identity.credentials));
     tell_changed_ids(task, changed);
+    task.personality &= ~identity.lost_personality;
     set_name(task, path);
     task.speculation.after_exec();
     arch::apply_speculation(task);
@@ -352,12 +313,13 @@ void commit(Task& task, Process& process, ProgramImage image, NewIdentity identi
     enter_program(task, image);
 }
 
-Result<void> check_process_limit(const Task& task) {
-    // A setuid(2) that went over RLIMIT_NPROC shows here, where a failure is noticed.
-    const u64 limit = current_limit(RLIMIT_NPROC);
-    if (task.account && task.account->uid != 0 && task.account->tasks.load() > limit &&
-        !capable(CAP_SYS_RESOURCE) && !capable(CAP_SYS_ADMIN))
+Result<void> check_process_limit(Task& task) {
+    // A setuid(2) that went over RLIMIT_NPROC shows here, where a failure is noticed. Who has more
+    // processes for another reason, a limit that was lowered since, may execute all the same.
+    if (task.over_process_limit && task.account &&
+        task.account->tasks.load() > current_limit(RLIMIT_NPROC))
         return fail(EAGAIN);
+    task.over_process_limit = false;
     return {};
 }
 
@@ -367,9 +329,10 @@ Result<void> exec_program(ExecRequest& request) {
     Task& task = current_task();
     Process& process = *task.process;
     TRY(check_process_limit(task));
+    TRY(const String name, public_name(request));
     Program program;
-    TRY(find_program(request, program));
-    TRY(NewIdentity identity, compute_identity(*program.file));
+    TRY(find_program(request, name.view(), program));
+    TRY(ProgramIdentity identity, identity_by(*program.file));
     const Credentials& ids = *identity.credentials;
     const ExecStrings* strings = &request.strings;
     ExecStrings with_prefix;
@@ -385,11 +348,12 @@ Result<void> exec_program(ExecRequest& request) {
     }
     TRY(ProgramImage image,
         build_program(program.file, std::span<const u8>(program.header, program.header_size),
-                      request.path.view(), *strings,
+                      name.view(), *strings,
                       {from_global_id(ids.user_ns.get(), false, ids.uid),
                        from_global_id(ids.user_ns.get(), false, ids.euid),
                        from_global_id(ids.user_ns.get(), true, ids.gid),
-                       from_global_id(ids.user_ns.get(), true, ids.egid), identity.secure}));
+                       from_global_id(ids.user_ns.get(), true, ids.egid), identity.secure,
+                       task.personality & ~identity.lost_personality}));
     TRY(enter_time_namespace_for_exec(task));
     const i32 old_tid = number_for_tracer(task.tid);
     TRY(become_only_thread(task, process));
@@ -397,8 +361,8 @@ Result<void> exec_program(ExecRequest& request) {
     Ref<FileTable> files;
     TRY(unshare_for_exec(process, task, handlers, files));
     TRY(close_to_others(process, task, identity));
-    commit(task, process, std::move(image), std::move(identity), request.path.view(),
-           std::move(handlers), std::move(files));
+    commit(task, process, std::move(image), std::move(identity), name.view(), std::move(handlers),
+           std::move(files));
     trace_exec(task, old_tid);
     tell_process_event(ProcessEvent::Exec, task);
     return {};

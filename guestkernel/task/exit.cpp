@@ -112,8 +112,8 @@ void reparent_children_locked(Process& dying,
     while (Process* child = dying.children.pop_front()) {
         child->parent = &heir;
         heir.children.push_back(*child);
-        if (child->exit_signal != 0)
-            child->exit_signal = SIGCHLD;
+        // Without a signal too: its new parent waits for ordinary children, and asks when told.
+        child->exit_signal = SIGCHLD;
         if (child->state == ProcessState::Zombie) {
             if (notify_parent_locked(*child, nullptr)) {
                 child->sibling_node.unlink();

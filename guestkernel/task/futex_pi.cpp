@@ -212,8 +212,11 @@ Step take_or_queue(PiWaiter& waiter, u64 address, const Key& key, u32 word, Task
         return Step::Busy;
     if (lock == nullptr && (owner == nullptr || owner->exiting))
         return Step::Again; // its end decides
-    if (lock != nullptr && lock->owner != nullptr && lock->owner != owner)
-        return Step::Invalid; // the word was tampered with
+    if (lock != nullptr && lock->owner != nullptr && lock->owner != owner) {
+        // The word was tampered with, unless the lock has changed hands since it was read.
+        const Exchange unchanged = exchange_word(address, word, word);
+        return unchanged == Exchange::Done ? Step::Invalid : again(unchanged);
+    }
     if (lock == nullptr && !fresh)
         return Step::Again;
     if (closes_circle(task, lock != nullptr ? lock->owner : owner))

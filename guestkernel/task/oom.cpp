@@ -11,7 +11,6 @@ namespace kernel {
 
 namespace {
 
-constexpr i32 never = -1000; // oom_score_adj
 // A process that has not ended after this long is waited for no longer: it may wait for a lock of
 // somebody who waits for memory, or for a tracer.
 constexpr u64 patience_ns = 2'000'000'000;
@@ -25,7 +24,7 @@ constinit base::Atomic<u64> kills{0};
 // Resident pages, shifted by the adjustment: a thousandth of memory per point.
 i64 badness(Process& process, u64 total_pages) {
     Task* task = process.first_task();
-    if (task == nullptr || !task->address_space || process.oom_score_adj <= never)
+    if (task == nullptr || !task->address_space || process.oom_score_adj <= never_for_memory)
         return 0;
     const AddressSpace::Usage usage = task->address_space->usage();
     const auto pages = static_cast<i64>(usage.resident_anonymous + usage.resident_file +
@@ -64,7 +63,7 @@ bool kill_whole_group(MemoryGroup& of, const MemoryGroup* within) {
         return false;
     const Ref<Cgroup> group = Ref<Cgroup>::adopt(whole->cgroup);
     note_memory_event(*whole, EventOomGroupKill);
-    kill_members(*group);
+    kill_members(*group, KillMembers::NotProtected);
     return true;
 }
 

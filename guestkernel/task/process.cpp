@@ -151,6 +151,19 @@ bool may_signal(Task& target, int signal) {
     return may_signal_locked(target, signal);
 }
 
+// Who comes into a user namespace with a program from outside keeps its members out of its memory
+// by not being dumpable, whatever they may do there.
+bool memory_closed(Process& process, const Credentials& own) {
+    Ref<UserNamespace> space;
+    {
+        SpinGuard guard(process_tree_lock());
+        if (process.dumpable)
+            return false;
+        space = process.memory_space;
+    }
+    return !capable_in(own, space ? space.get() : initial_user_namespace, CAP_SYS_PTRACE);
+}
+
 namespace {
 
 // ptrace(2), "Ptrace access mode checking", with these of the running task's ids and capabilities.
@@ -166,8 +179,9 @@ bool may_reach(Task& target, u32 uid, u32 gid, u64 capabilities) {
     // Nobody becomes more powerful than he is by what he looks into (capabilities(7)).
     const bool weaker =
         other->user_space() == own.user_space() && (other->cap_permitted & ~capabilities) == 0;
-    return (same && target.process->dumpable && weaker) ||
-           capable_in(own, other->user_space(), CAP_SYS_PTRACE);
+    if (!(same && weaker) && !capable_in(own, other->user_space(), CAP_SYS_PTRACE))
+        return false;
+    return !memory_closed(*target.process, own);
 }
 
 } // namespace

@@ -47,6 +47,9 @@ protected:
 
 class ProcessGroup;
 
+// Process::oom_score_adj of those that never end for want of memory.
+inline constexpr i32 never_for_memory = -1000;
+
 enum class ProcessState : u8 { Alive, Zombie, Reaped };
 
 class Process : public RefCounted {
@@ -78,6 +81,9 @@ public:
     int parent_death_signal = 0; // PR_SET_PDEATHSIG
     i32 parent_task = 0;         // the thread that forked it: its end sends parent_death_signal
     bool dumpable = true;
+    // In which its program was started: whose CAP_SYS_PTRACE reaches memory that is not dumpable.
+    // It stays when a thread enters another one. Under the tree lock; null: the initial one.
+    Ref<UserNamespace> memory_space;
     u32 core_filter = 0x33;                             // /proc/PID/coredump_filter
     bool huge_pages_disabled = false;                   // PR_SET_THP_DISABLE: kept and shown
     base::IntrusiveList<Tracee, &Tracee::node> tracees; // of its threads; holds references
@@ -292,6 +298,8 @@ bool may_signal_locked(Task& target, int signal); // Requires: the tree lock
 bool may_access(Task& target);                    // ptrace-like access: same ids and no more
                                                   // capabilities, or CAP_SYS_PTRACE
 bool may_attach(Task& target);                    // ptrace(2): by the real ids
+// Not dumpable, and not for these either: nobody's memory to look into or to change.
+bool memory_closed(Process& process, const Credentials& own);
 
 Process::Usage task_usage(Task& task);
 

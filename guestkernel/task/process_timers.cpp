@@ -228,7 +228,8 @@ Result<TimerSetting> set_interval_timer(Process& process, int which, TimerSettin
     if (which == ITIMER_REAL) {
         timers->real.cancel();
         SpinGuard guard(timers->lock);
-        timers->real_interval = setting.interval_ns;
+        // Unlike the others' it is gone when the timer is disarmed.
+        timers->real_interval = setting.value_ns != 0 ? setting.interval_ns : 0;
         timers->real_deadline =
             setting.value_ns != 0 ? saturating_add(monotonic_ns(), setting.value_ns) : 0;
         if (timers->real_deadline != 0)
@@ -416,6 +417,8 @@ TimerSetting setting_of(const PosixTimer& timer, u64 now) {
 
 Result<i32> create_posix_timer(const PosixTimerRequest& request) {
     TRY(clock_now_ns(request.clock));
+    if (!has_timers(request.clock))
+        return fail(EOPNOTSUPP);
     TRY(const CpuClock cpu_clock, find_cpu_clock(request.clock));
     Process& process = current_process();
     if (request.notify != SIGEV_NONE && (request.signal < 1 || request.signal > signal_count))
@@ -453,7 +456,8 @@ Result<TimerSetting> set_posix_timer(i32 id, TimerSetting setting, bool absolute
     stop(*timer);
     const u64 now = timer->clock_now();
     SpinGuard guard(timer->lock);
-    timer->interval_ns = setting.interval_ns;
+    // One that is disarmed keeps no interval.
+    timer->interval_ns = setting.value_ns != 0 ? setting.interval_ns : 0;
     timer->reported_overrun = 0;
     if (setting.value_ns == 0)
         return old;
@@ -543,6 +547,20 @@ void destroy_process_timers(Process& process) {
 
 bool is_cpu_clock(i32 clock) {
     return clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID;
+}
+
+bool has_timers(i32 clock) {
+    switch (clock) {
+    case CLOCK_REALTIME:
+    case CLOCK_MONOTONIC:
+    case CLOCK_BOOTTIME:
+    case CLOCK_TAI:
+    case CLOCK_REALTIME_ALARM:
+    case CLOCK_BOOTTIME_ALARM:
+        return true;
+    default:
+        return is_cpu_clock(clock);
+    }
 }
 
 Result<u64> clock_now_ns(i32 clock) {

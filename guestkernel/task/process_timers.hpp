@@ -62,5 +62,7 @@ Result<u64> clock_now_ns(i32 clock);
 // works with.
 u64 to_monotonic_deadline(i32 clock, u64 value_ns);
 bool is_cpu_clock(i32 clock);
+// Whether timer_create(2) works with it; the raw and the coarse clocks are only read.
+bool has_timers(i32 clock);
 
 } // namespace kernel

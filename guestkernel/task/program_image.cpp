@@ -209,7 +209,7 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header,
     TRY(result.space, AddressSpace::create());
     AddressSpace& space = *result.space;
     set_limits(space);
-    const AddressLayout layout = choose_address_layout(space.limits.stack);
+    const AddressLayout layout = choose_address_layout(space.limits.stack, ids.personality);
     space.mappings_top = layout.mappings_top;
 
     const bool has_interpreter = image.interpreter_size != 0;

@@ -16,9 +16,10 @@ struct ProgramImage {
     u64 stack_pointer = 0;
 };
 
-struct ProgramIds { // for the auxiliary vector
-    u32 uid, euid, gid, egid;
+struct ProgramIds {
+    u32 uid, euid, gid, egid; // for the auxiliary vector, as is the next
     bool secure;
+    u32 personality;
 };
 
 // `file` is the program (an ELF file; `header` its first bytes), `name` what AT_EXECFN shows.

@@ -6,6 +6,7 @@
 #include "guestkernel/syscalls/syscall.hpp"
 #include "guestkernel/task/process.hpp"
 #include "guestkernel/task/rseq.hpp"
+#include "guestkernel/trace/debug_registers.hpp"
 
 namespace kernel {
 
@@ -39,7 +40,7 @@ extern "C" void arch::joey_return_to_user(TrapFrame* frame) {
         // An order to restart without a signal left to act on: somebody else took it.
         const auto result = static_cast<i64>(frame->rax);
         if (result <= -restart_syscall && result >= -restart_with_block &&
-            static_cast<i64>(frame->orig_rax) >= 0) [[unlikely]] {
+            static_cast<i64>(frame->orig_rax) >= 0 && !task.result_is_verbatim) [[unlikely]] {
             deliver_signals(*frame);
             continue;
         }
@@ -63,21 +64,26 @@ void arch::deliver_exception(TrapFrame& frame, unsigned vector, u64 error_code, 
         {SIGFPE, FPE_FLTINV}, {SIGBUS, BUS_ADRALN},  {SIGSEGV, SI_KERNEL},   {SIGFPE, FPE_FLTINV},
         {SIGSEGV, SI_KERNEL}, {SIGSEGV, SI_KERNEL},
     };
-    constexpr unsigned page_fault = 14;
+    constexpr unsigned debug_trap = 1, page_fault = 14;
     Mapping mapping = vector < 22 ? mappings[vector] : Mapping{SIGSEGV, SI_KERNEL};
     u64 where = address;
     if (vector == page_fault) {
         // `error_code` is then signal << 8 | si_code, as arch::handle_user_fault() packed it.
         mapping = {static_cast<int>(error_code >> 8), static_cast<i32>(error_code & 0xff)};
-    } else if (vector == 0 || vector == 6 || vector == 1) {
+    } else if (vector == 0 || vector == 6 || vector == debug_trap) {
         where = frame.rip;
     } else if (vector == 16 || vector == 19) {
         mapping.code = floating_point_code(vector);
         where = frame.rip;
     }
+    if (vector == debug_trap) {
+        mapping.code = note_debug_exception(frame, error_code);
+        if (mapping.code == 0)
+            return;
+    }
     SignalState& state = *current_task().signals;
     state.last_trap = vector;
-    state.last_error = vector == page_fault ? 0 : error_code;
+    state.last_error = vector == page_fault || vector == debug_trap ? 0 : error_code;
     state.last_address = address;
     force_signal(mapping.signal, mapping.code, where);
 }

@@ -406,7 +406,7 @@ void send_child_signal_locked(Process& process, const SignalInfo& info) {
 }
 
 void send_signal(Task& task, int signal) {
-    (void)send_signal_info(task, SignalTarget::Process, kernel_signal(signal));
+    (void)send_signal_info(task, SignalTarget::Thread, kernel_signal(signal));
 }
 
 void kill_threads_locked(Process& process, Task* except) {
@@ -454,9 +454,9 @@ void force_signal_info(const SignalInfo& info) {
     free_all(freed);
 }
 
-void force_fatal_signal(int signal) {
-    current_process().handlers->exchange(signal, SignalAction{});
-    force_signal(signal, SI_KERNEL, 0);
+void end_by_signal(const SignalInfo& info) {
+    current_process().handlers->exchange(info.signo, {.flags = action_is_final});
+    force_signal_info(info);
 }
 
 void recalculate_pending(Task& task) {

@@ -73,10 +73,14 @@ static_assert(sizeof(SignalInfo) == 128);
 // struct sigaction as rt_sigaction(2) passes it.
 struct SignalAction {
     u64 handler = 0; // SIG_DFL 0, SIG_IGN 1
-    u64 flags = 0;
+    u64 flags = 0;   // SA_*, action_is_final
     u64 restorer = 0;
     u64 mask = 0;
 };
+
+// In SignalAction::flags, where Linux has its SA_IMMUTABLE: the signal ends the process, and
+// neither a tracer nor another thread can change that any more.
+inline constexpr u64 action_is_final = 0x00800000;
 
 struct QueuedSignal {
     base::ListNode node;
@@ -114,9 +118,11 @@ public:
         SpinGuard guard(lock_);
         return actions_[signal - 1];
     }
+    // Returns the one before; one that is final stays.
     SignalAction exchange(int signal, const SignalAction& action) {
         SpinGuard guard(lock_);
-        return std::exchange(actions_[signal - 1], action);
+        SignalAction& present = actions_[signal - 1];
+        return (present.flags & action_is_final) != 0 ? present : std::exchange(present, action);
     }
     bool ignored(int signal) const; // explicitly or by default
     Result<Ref<SignalHandlers>> clone() const;
@@ -168,7 +174,8 @@ Result<void> send_signal_info(Process& process, const SignalInfo& info,
 // A signal that cannot be blocked or ignored away: exceptions. To the running task.
 void force_signal(int signal, i32 code, u64 address);
 void force_signal_info(const SignalInfo& info);
-void force_fatal_signal(int signal);
+// It ends the process: no handler and no tracer gets to see it.
+void end_by_signal(const SignalInfo& info);
 // Kernel-made siginfo of a plain kill(2) by the running task.
 SignalInfo user_signal(int signal, i32 code);
 SignalInfo kernel_signal(int signal);

@@ -148,14 +148,18 @@ bool push_signal_frame(arch::TrapFrame& frame, int signal, const SignalAction& a
     SignalState& state = *task.signals;
     u64 top = frame.rsp - red_zone;
     const bool nested = on_alternate_stack(state, frame.rsp);
-    if ((action.flags & SA_ONSTACK) != 0 && !nested && (state.alternate_flags & ss_disable) == 0 &&
-        state.alternate_size != 0)
+    const bool entering = (action.flags & SA_ONSTACK) != 0 && !nested &&
+                          (state.alternate_flags & ss_disable) == 0 && state.alternate_size != 0;
+    if (entering)
         top = state.alternate_stack + state.alternate_size;
     const u64 fpu = (top - (arch::fpu_state_size() + FP_XSTATE_MAGIC2_SIZE)) & ~u64{63};
     // At the handler's entry RSP + 8 is a multiple of 16, as after a call.
     const u64 at = ((fpu - sizeof(HandlerFrame)) & ~u64{15}) - 8;
-    if (nested && at < state.alternate_stack)
-        return false; // the alternate stack overflows
+    // Either way the whole frame must have room: what lies below that stack is the program's own,
+    // and the vector registers of some CPUs alone take more than the smallest one has.
+    if ((nested || entering) &&
+        (at <= state.alternate_stack || at - state.alternate_stack > state.alternate_size))
+        return false;
     // IRETQ takes no such address; the program could not run there anyway.
     if ((action.flags & SA_RESTORER) == 0 || action.handler >= user_max)
         return false;

@@ -42,6 +42,9 @@ public:
     volatile u32 state = 0; // TaskState
     volatile u32 on_cpu = 0;
     bool queued = false;
+    // Between two run queues: virtual_runtime is the distance from the minimum of the one that it
+    // left, until place() has it.
+    bool in_transit = false;
     DeadlineState deadline_state = DeadlineState::None;
     u32 cpu = 0;
     u64 virtual_runtime = 0;
@@ -103,6 +106,9 @@ public:
 
     u8 seccomp_mode = 0;              // SECCOMP_MODE_*; this and the filters under the signal lock
     SeccompFilter* seccomp = nullptr; // the newest filter, with a reference
+    // The result of the call is what a filter or its supervisor made up, even where it looks like
+    // an order to restart.
+    bool result_is_verbatim = false;
 
     // --- odds and ends of the ABI
     u64 set_child_tid = 0; // CLONE_CHILD_SETTID: written by the child itself before it first runs
@@ -115,6 +121,7 @@ public:
     bool no_new_privileges = false;
     speculation::Wishes speculation; // changed by the task itself
     u8 memory_failure_policy = 2;    // PR_MCE_KILL, PR_MCE_KILL_DEFAULT
+    bool over_process_limit = false; // its new user had RLIMIT_NPROC processes: execve(2) tells
     bool io_flusher = false;         // PR_SET_IO_FLUSHER: kept and shown
     u32 memory_policy = 0;           // set_mempolicy(2): MPOL_* and flags, bit 16: node 0 was given
     u64 clear_child_tid = 0;         // set_tid_address
@@ -141,6 +148,9 @@ public:
     // Interruptible sleep ends at once, as if by a signal: io_uring finds out whether a request
     // would wait, and cancels those that do.
     volatile bool refuses_sleep = false;
+    // O_NONBLOCK of open files does not count: a request of io_uring waits for its file all the
+    // same.
+    bool ignores_nonblock = false;
 };
 
 // struct rlimit by number (RLIMIT_*).
@@ -167,9 +177,12 @@ bool capable_over(const UserNamespace* space, unsigned capability);
 bool capable_here(unsigned capability);
 
 // --- what others ask of task/
-// ------------------------------------------------------------------------ Sends a signal with
-// si_code SI_KERNEL to the running task's process, a process, or all of a group. ESRCH.
+// ----------------------------------------------------------------------
+
+// To the thread, with si_code SI_KERNEL: SIGPIPE and SIGXFSZ are for whoever wrote, and wait for it
+// where it blocks them.
 void send_signal(Task& task, int signal);
+// The same to a process, or to all of a group. ESRCH.
 Result<void> send_signal_to_process(i32 pid, int signal);
 // Unless the number is that of another session's group by now.
 Result<void> send_signal_to_group(i32 session, i32 group, int signal);

@@ -16,9 +16,12 @@ namespace kernel {
 namespace {
 
 // No handler gets to see it: the selector is wrong, and the handler's calls would be decided by it.
-void end_by(Task& task, int signal) {
-    task.process->handlers->exchange(signal, SignalAction{});
-    force_signal(signal, SI_KERNEL, 0);
+void end_by(int signal) {
+    SignalInfo info;
+    info.signo = signal;
+    info.code = SI_KERNEL;
+    info.fault = {};
+    end_by_signal(info);
 }
 
 } // namespace
@@ -58,7 +61,7 @@ bool dispatched_to_program(Task& task, arch::TrapFrame& frame) {
         if (state && *state == SYSCALL_DISPATCH_FILTER_ALLOW)
             return false;
         if (!state || *state != SYSCALL_DISPATCH_FILTER_BLOCK) {
-            end_by(task, state ? SIGSYS : SIGSEGV);
+            end_by(state ? SIGSYS : SIGSEGV);
             return true;
         }
     }

@@ -40,15 +40,16 @@ public:
             failed_ = true;
             return false;
         }
-        // IoBuffer moves towards either side; a write only reads.
-        IoBuffer in(const_cast<void*>(data), bytes);
-        while (in.remaining() > 0) {
+        auto* from = static_cast<u8*>(const_cast<void*>(data)); // a write only reads
+        for (usize done = 0; done < bytes;) {
+            IoBuffer in(from + done, bytes - done); // a write may cut it to what there is room for
             const auto written = file_->write(in, position_);
             if (!written || *written == 0) {
                 failed_ = true;
                 return false;
             }
             position_ += *written;
+            done += *written;
         }
         return true;
     }

@@ -71,7 +71,14 @@ private:
 
 // --- memory and registers
 
+// What a tracee has become since it was attached to.
+bool memory_closed_to_tracer(Task& task) {
+    return !task.trace->tracer_capable && memory_closed(*task.process, *current_task().credentials);
+}
+
 Result<long> peek_data(Task& task, u64 address, u64 data) {
+    if (memory_closed_to_tracer(task))
+        return fail(EIO);
     const Ref<AddressSpace> space = address_space_of(task);
     u64 word = 0;
     if (!space || space->read_foreign(VirtAddr(address), &word, sizeof word) != sizeof word)
@@ -81,6 +88,8 @@ Result<long> peek_data(Task& task, u64 address, u64 data) {
 }
 
 Result<long> poke_data(Task& task, u64 address, u64 data) {
+    if (memory_closed_to_tracer(task))
+        return fail(EIO);
     const Ref<AddressSpace> space = address_space_of(task);
     if (!space || space->write_foreign(VirtAddr(address), &data, sizeof data) != sizeof data)
         return fail(EIO);
@@ -109,7 +118,7 @@ Result<long> poke_user(Task& task, u64 offset, u64 data) {
     if (offset % sizeof(u64) != 0 || offset >= user_struct_bytes)
         return fail(EIO);
     if (is_debug_register(offset)) {
-        TRY(write_debug_register(*task.trace, (offset - user_debug_registers) / sizeof(u64), data));
+        TRY(write_debug_register(task, (offset - user_debug_registers) / sizeof(u64), data));
         return 0;
     }
     if (offset >= sizeof(UserRegisters))
@@ -362,7 +371,6 @@ Result<long> detach(Task& task, Frozen& frozen, u64 signal) {
         return fail(ESRCH);
     if (trace.trap_flag_forced)
         frame.rflags &= ~trap_flag;
-    clear_debug_registers(trace);
     frozen.forget();
     {
         SpinGuard guard(task.process->signal_lock);

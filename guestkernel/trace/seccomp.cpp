@@ -76,8 +76,7 @@ bool kill(Task& task, arch::TrapFrame& frame, u32 answer) {
     }
     if ((answer & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_KILL_THREAD && !only)
         exit_task(SIGSYS);
-    process.handlers->exchange(SIGSYS, SignalAction{});
-    force_signal_info(info);
+    end_by_signal(info);
     return false;
 }
 
@@ -116,6 +115,7 @@ bool act(Task& task, arch::TrapFrame& frame, bool again) {
         log_call(task, frame, answer);
         return true;
     case SECCOMP_RET_ERRNO:
+        task.result_is_verbatim = true;
         return refuse(frame, -static_cast<long>(value < max_errno ? value : max_errno));
     case SECCOMP_RET_TRAP: {
         const SignalInfo info = system_call_signal(frame, value);

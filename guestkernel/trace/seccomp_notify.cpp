@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/ioctl.h>
+#include <linux/resource.h>
 #include <linux/seccomp.h>
 
 #include "guestkernel/fs/vfs.hpp"
@@ -37,6 +38,7 @@ public:
     ~ListenerFile() override;
     static constexpr char file_type[] = "seccomp notify";
     const char* type_name() const override { return file_type; }
+    Result<u64> seek(i64 offset, int whence) override { return File::seek(offset, whence); }
     Result<long> ioctl(u32 command, u64 argument) override;
     u32 poll(PollTable* table) override;
 
@@ -87,17 +89,20 @@ Result<long> ListenerFile::receive(u64 to) {
     };
     if (wait_until(listener_->arrivals, arrived) == WaitOutcome::Interrupted)
         return fail(EINTR);
+    i32 caller = 0;
     {
         SpinGuard guard(listener_->lock);
         SeccompCall* call = first_locked(*listener_, SeccompCall::State::New);
         if (call == nullptr)
             return fail(ENOENT);
         out.id = call->id;
-        out.pid = static_cast<u32>(visible_pid(call->task->tid));
+        caller = call->task->tid;
         __builtin_memcpy(&out.data, &call->data, sizeof out.data);
         call->state = SeccompCall::State::Sent;
         call->answered.wake_all(); // WAIT_KILLABLE_RECV: it sleeps more soundly now
     }
+    // Not under our lock, which is a leaf like that of the pid namespaces' numbers.
+    out.pid = static_cast<u32>(visible_pid(caller));
     if (auto told = copy_out_bytes(to, &out, sizeof out); !told) {
         SpinGuard guard(listener_->lock);
         if (SeccompCall* call = find_locked(*listener_, out.id);
@@ -138,18 +143,30 @@ Result<long> ListenerFile::id_valid(u64 from) {
                                                                       : fail(ENOENT);
 }
 
+// A struct that is longer than we know it says nothing more.
+Result<void> check_rest(u64 from, usize known, usize size) {
+    for (usize at = known; at < size; at++) {
+        TRY(const u8 byte, UserPtr<const u8>(from + at).copy_in());
+        if (byte != 0)
+            return fail(E2BIG);
+    }
+    return {};
+}
+
 // Gives the caller of the waiting call a descriptor of ours.
 Result<long> ListenerFile::add_descriptor(u64 from, usize size) {
     seccomp_notif_addfd wanted = {};
     constexpr u32 known = SECCOMP_ADDFD_FLAG_SETFD | SECCOMP_ADDFD_FLAG_SEND;
     if (size < sizeof wanted || size > page_size)
         return fail(EINVAL);
+    TRY(check_rest(from, sizeof wanted, size));
     TRY(copy_in_bytes(&wanted, from, sizeof wanted));
     if ((wanted.newfd_flags & ~u32{O_CLOEXEC}) != 0 || (wanted.flags & ~known) != 0)
         return fail(EINVAL);
     if (wanted.newfd != 0 && (wanted.flags & SECCOMP_ADDFD_FLAG_SETFD) == 0)
         return fail(EINVAL);
     TRY(Ref<File> file, current_task().files->get(static_cast<int>(wanted.srcfd)));
+    u64 limit = 0;
     const auto find = [&]() -> Result<Ref<Task>> {
         SpinGuard guard(listener_->lock);
         SeccompCall* call = find_locked(*listener_, wanted.id);
@@ -157,6 +174,8 @@ Result<long> ListenerFile::add_descriptor(u64 from, usize size) {
             return fail(ENOENT);
         if (call->state != SeccompCall::State::Sent)
             return fail(EINPROGRESS);
+        // As if it opened the file itself. Its process is there for as long as the call waits.
+        limit = call->task->process->limits[RLIMIT_NOFILE].soft;
         return Ref<Task>::share(call->task);
     };
     TRY(const Ref<Task> task, find());
@@ -166,9 +185,10 @@ Result<long> ListenerFile::add_descriptor(u64 from, usize size) {
     const bool close_on_exec = (wanted.newfd_flags & O_CLOEXEC) != 0;
     int number = static_cast<int>(wanted.newfd);
     if ((wanted.flags & SECCOMP_ADDFD_FLAG_SETFD) != 0) {
-        TRY(files->replace(number, std::move(file), close_on_exec));
+        TRY(files->replace(number, std::move(file), close_on_exec, limit));
     } else {
-        TRY(number, files->install(std::move(file), close_on_exec));
+        TRY(number, files->reserve(0, limit));
+        files->fill(number, std::move(file), close_on_exec);
     }
     if ((wanted.flags & SECCOMP_ADDFD_FLAG_SEND) == 0)
         return number;
@@ -197,8 +217,9 @@ Result<long> ListenerFile::ioctl(u32 command, u64 argument) {
         break;
     }
     const u32 size = command >> size_shift & size_mask;
-    if ((command & ~(size_mask << size_shift)) ==
-        (u32{SECCOMP_IOCTL_NOTIF_ADDFD} & ~(size_mask << size_shift)))
+    // Of any size and direction: both may be others in later kernels' headers.
+    constexpr u32 what = 0xffff;
+    if ((command & what) == (u32{SECCOMP_IOCTL_NOTIF_ADDFD} & what))
         return add_descriptor(argument, size);
     return fail(EINVAL);
 }
@@ -240,6 +261,7 @@ bool ask_supervisor(const SeccompFilter& filter, const SeccompData& data, long& 
         result = -long{restart_syscall};
         return false;
     }
+    call.task->result_is_verbatim = true;
     result = call.error != 0 ? call.error : static_cast<long>(call.value);
     return call.go_on;
 }

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "base/intrusive_list.hpp"
-#include "guestkernel/arch/trap_frame.hpp"
+#include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/ref.hpp"
 #include "guestkernel/core/result.hpp"
 #include "guestkernel/task/signal.hpp"
@@ -26,6 +26,8 @@ inline constexpr u32 entry_trace = 4;     // PTRACE_SYSCALL: stops before and af
 inline constexpr u32 entry_emulate = 8;   // PTRACE_SYSEMU: stops before, does nothing
 inline constexpr u32 entry_step = 16;     // PTRACE_SINGLESTEP: the call is one step
 inline constexpr u32 entry_dispatch = 32; // the program serves calls itself: call_dispatch.hpp
+
+inline constexpr u64 debug_status_idle = 0xffff0ff0; // DR6 when nothing has happened
 
 // What a thread that is or was traced carries; made at the first attachment and kept until the
 // thread ends. One that ends while traced stays in its tracer's list until it was waited for.
@@ -59,8 +61,10 @@ public:
     int resume_signal = 0;
     u64 message = 0; // PTRACE_GETEVENTMSG
     bool has_info = false;
-    SignalInfo info; // PTRACE_GETSIGINFO
-    u64 debug_registers[8] = {};
+    SignalInfo info;                                                   // PTRACE_GETSIGINFO
+    u64 debug_registers[8] = {0, 0, 0, 0, 0, 0, debug_status_idle, 0}; // as the tracer sees them
+    u8 breakpoints_made = 0;       // bit n: DR n has been given an address, or was enabled
+    arch::Breakpoints breakpoints; // of the enabled ones
 };
 
 // --- stops of the running task (stops.cpp)

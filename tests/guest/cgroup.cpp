@@ -171,6 +171,28 @@ void test_members() {
     CHECK(wait_for(zombie) == 0);
 }
 
+// What counts is who opened the file: its descriptor may be the output of a set-id program.
+void test_opener() {
+    if (getuid() != 0)
+        return;
+    const std::string a = make("a");
+    CHECK(chown((a + "/cgroup.procs").c_str(), 1000, 1000) == 0);
+    CHECK(chown((a + "/cgroup.threads").c_str(), 1000, 1000) == 0);
+    const pid_t child = spawn("", [&] {
+        for (const char* name : {"/cgroup.procs", "/cgroup.threads"}) {
+            CHECK(seteuid(1000) == 0);
+            const int file = open((a + name).c_str(), O_WRONLY);
+            CHECK(file >= 0 && seteuid(0) == 0);
+            CHECK_FAILS(write(file, "0", 1), EACCES);
+            close(file);
+        }
+        CHECK(put(a + "/cgroup.procs", "0") == 0);
+        _exit(0);
+    });
+    CHECK(wait_for(child) == 0);
+    remove_group(a);
+}
+
 void test_clone_into() {
     const std::string a = make("a");
     const int directory = open(a.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -512,6 +534,7 @@ int main() {
     make("run");
     test_tree();
     test_members();
+    test_opener();
     test_clone_into();
     test_threaded();
     test_freezer();

@@ -309,12 +309,23 @@ void test_memory() {
         for (;;)
             pause();
     });
+    // But who is protected (cgroup-v2.rst, memory.oom.group).
+    const pid_t guarded = spawn(a, [] {
+        CHECK(put("/proc/self/oom_score_adj", "-1000") == 0);
+        for (;;)
+            pause();
+    });
+    const std::string adjustment = "/proc/" + std::to_string(guarded) + "/oom_score_adj";
+    for (int i = 0; i < 5000 && slurp(adjustment) != "-1000\n"; i++)
+        usleep(1000);
     const pid_t glutton = spawn(a, [] { touch(64 * mega); });
     for (const pid_t pid : {bystander, glutton}) {
         const int ended = wait_for(pid);
         CHECK(WIFSIGNALED(ended) && WTERMSIG(ended) == SIGKILL);
     }
     CHECK(figure(a + "/memory.events", "oom_group_kill") >= 1);
+    CHECK(waitpid(guarded, nullptr, WNOHANG) == 0);
+    CHECK(kill(guarded, SIGKILL) == 0 && wait_for(guarded) == SIGKILL);
     remove_group(a);
 
     // memory.high slows down, and does not kill.

@@ -2,11 +2,14 @@
 // /proc/net/nf_conntrack shows, and their settings. In a network namespace of its own.
 #include <cstdint>
 #include <cstring>
+#include <endian.h>
 #include <fcntl.h>
 #include <fstream>
+#include <functional>
 #include <sched.h>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -94,8 +97,8 @@ Builder& big(Builder& out, uint16_t type, uint32_t value) {
     return out.number(type, htonl(value));
 }
 
-// Sends these as one batch. The last asks for an answer: its error.
-int commit(int fd, std::vector<Builder> messages) {
+// Sends these as one batch.
+void send_batch(int fd, std::vector<Builder> messages) {
     std::vector<char> all;
     const auto add = [&](Builder one) {
         const auto length = static_cast<uint32_t>(one.bytes.size());
@@ -107,9 +110,26 @@ int commit(int fd, std::vector<Builder> messages) {
         add(std::move(one));
     add(message(NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES));
     CHECK(send(fd, all.data(), all.size(), 0) == static_cast<ssize_t>(all.size()));
+}
+// The last asks for an answer, or one is refused: its error.
+int commit(int fd, std::vector<Builder> messages) {
+    send_batch(fd, std::move(messages));
     const std::vector<Message> got = receive(fd);
     CHECK(!got.empty() && got[0].header.nlmsg_type == NLMSG_ERROR);
     return -got[0].as<nlmsgerr>().error;
+}
+
+// The errors of all that are refused.
+std::vector<int> refusals(int fd, std::vector<Builder> messages) {
+    send_batch(fd, std::move(messages));
+    std::vector<int> out;
+    char byte = 0;
+    while (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1)
+        for (const Message& one : receive(fd)) {
+            CHECK(one.header.nlmsg_type == NLMSG_ERROR);
+            out.push_back(-one.as<nlmsgerr>().error);
+        }
+    return out;
 }
 
 Builder new_table(const char* name) {
@@ -159,6 +179,60 @@ void start_tracking(int fd) {
         dump(fd, std::move(list.text(NFTA_RULE_TABLE, "t")), 65536, pieces);
     CHECK(found.size() == 1);
     CHECK(found[0].text(sizeof(nfgenmsg), NFTA_RULE_CHAIN) == "out");
+}
+
+Builder anonymous_chain(const char* table, const char* name) {
+    Builder out = rules(NFT_MSG_NEWCHAIN, NLM_F_CREATE);
+    out.text(NFTA_CHAIN_TABLE, table).text(NFTA_CHAIN_NAME, name);
+    return big(out, NFTA_CHAIN_FLAGS, NFT_CHAIN_BINDING);
+}
+void jump(Builder& rule, const char* target) {
+    nested(rule, NFTA_RULE_EXPRESSIONS, [&](Builder& list) {
+        nested(list, NFTA_LIST_ELEM, [&](Builder& element) {
+            element.text(NFTA_EXPR_NAME, "immediate");
+            nested(element, NFTA_EXPR_DATA, [&](Builder& data) {
+                big(data, NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+                nested(data, NFTA_IMMEDIATE_DATA, [&](Builder& value) {
+                    nested(value, NFTA_DATA_VERDICT, [&](Builder& verdict) {
+                        big(verdict, NFTA_VERDICT_CODE, static_cast<uint32_t>(NFT_JUMP));
+                        verdict.text(NFTA_VERDICT_CHAIN, target);
+                    });
+                });
+            });
+        });
+    });
+}
+Builder jump_rule(const char* table, const char* chain, const char* target) {
+    Builder out = rules(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+    out.text(NFTA_RULE_TABLE, table).text(NFTA_RULE_CHAIN, chain);
+    jump(out, target);
+    return out;
+}
+Builder replace_rule(const char* table, const char* chain, uint64_t handle) {
+    Builder out = rules(NFT_MSG_NEWRULE, NLM_F_REPLACE | NLM_F_ECHO);
+    out.text(NFTA_RULE_TABLE, table).text(NFTA_RULE_CHAIN, chain);
+    const uint64_t wire = htobe64(handle);
+    out.attribute(NFTA_RULE_HANDLE, &wire, sizeof wire);
+    return out;
+}
+
+// The handles of a new table count from one: its chain's, then its rule's.
+void anonymous_chains_are_one_rules(int fd) {
+    // One that leads to itself would go with the rule that is replaced in it.
+    CHECK(refusals(fd, {new_table("b"), anonymous_chain("b", "own"), jump_rule("b", "own", "own"),
+                        replace_rule("b", "own", 2)}) == std::vector<int>({EOPNOTSUPP, ENOENT}));
+    const std::vector<Builder> begin = {new_table("b"), new_chain("b", "out"),
+                                        anonymous_chain("b", "own"), jump_rule("b", "out", "own")};
+    std::vector<Builder> twice = begin, later = begin;
+    twice.push_back(jump_rule("b", "out", "own"));
+    CHECK(refusals(fd, std::move(twice)) == std::vector<int>{EINVAL});
+    later.push_back(new_rule("b", "own", 0));
+    CHECK(refusals(fd, std::move(later)) == std::vector<int>{EOPNOTSUPP});
+    // Nothing of them is left, and what was bound is not.
+    CHECK(refusals(fd, {new_rule("b", "own", 0)}) == std::vector<int>{ENOENT});
+    CHECK(refusals(fd, begin).empty());
+    Builder gone = rules(NFT_MSG_DELTABLE, 0);
+    CHECK(refusals(fd, {gone.text(NFTA_TABLE_NAME, "b")}).empty());
 }
 
 struct Ends {
@@ -399,6 +473,48 @@ void connections_by_netlink(int fd) {
     close(ends.other);
 }
 
+// Nothing of many is left, however they lie in the kernel's table.
+void all_go_at_once(int fd) {
+    constexpr uint16_t many = 2000, first = 20'000;
+    const int from = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CHECK(from >= 0);
+    (void)bound(from);
+    for (uint16_t i = 0; i < many; i++) {
+        const sockaddr_in there = loopback(static_cast<uint16_t>(first + i));
+        // Nobody is there: the error about one comes with the next.
+        (void)sendto(from, "x", 1, 0, reinterpret_cast<const sockaddr*>(&there), sizeof there);
+    }
+    CHECK(std::stol(text_of(settings + "count")) > many / 4);
+    // The family of a message in the first version is not looked at.
+    CHECK(ask(fd, connections(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, AF_INET6)) == 0);
+    CHECK(text_of("/proc/net/nf_conntrack").empty());
+    CHECK(text_of(settings + "count") == "0\n");
+    close(from);
+}
+
+// One thread goes on with a dump of rules while another begins one of connections, by the same
+// socket: neither waits for the other for ever.
+void dumps_of_two_threads() {
+    const int fd = open_socket(NETLINK_NETFILTER);
+    std::vector<Builder> all;
+    for (int i = 0; i < 100; i++) // more than fit into one piece
+        all.push_back(new_rule("t", "out", 0));
+    CHECK(refusals(fd, std::move(all)).empty());
+    const auto ask_and_drain = [fd](const std::function<Builder()>& request) {
+        for (int i = 0; i < 60; i++) {
+            request().send(fd);
+            char piece[4096];
+            while (recv(fd, piece, sizeof piece, MSG_DONTWAIT) > 0)
+                ;
+        }
+    };
+    std::thread other(
+        [&] { ask_and_drain([] { return connections(IPCTNL_MSG_CT_GET, NLM_F_DUMP); }); });
+    ask_and_drain([] { return rules(NFT_MSG_GETRULE, NLM_F_DUMP); });
+    other.join();
+    close(fd);
+}
+
 } // namespace
 
 int main() {
@@ -407,9 +523,12 @@ int main() {
     CHECK(text_of("/proc/net/nf_conntrack").empty());
     settings_have_bounds();
     start_tracking(fd);
+    anonymous_chains_are_one_rules(fd);
     datagrams_are_shown();
     streams_are_shown();
     connections_by_netlink(fd);
+    all_go_at_once(fd);
+    dumps_of_two_threads();
     close(fd);
     return 0;
 }

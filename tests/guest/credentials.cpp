@@ -15,6 +15,7 @@
 #include <sys/fsuid.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -330,6 +331,7 @@ void set_id_programs() {
         // no_new_privs.
         CHECK(run([&] {
                   CHECK(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 0);
+                  CHECK_FAILS(prctl(PR_GET_NO_NEW_PRIVS, 1, 0, 0, 0), EINVAL);
                   CHECK_FAILS(prctl(PR_SET_NO_NEW_PRIVS, 0, 0, 0, 0), EINVAL);
                   CHECK_FAILS(prctl(PR_SET_NO_NEW_PRIVS, 1, 1, 0, 0), EINVAL);
                   CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
@@ -355,6 +357,71 @@ void set_id_programs() {
                   shared();
               }) == 53);
     }
+    CHECK(unlink(name) == 0);
+}
+
+uid_t owner_of(const std::string& name) {
+    struct stat status = {};
+    CHECK(lstat(("/proc/self/" + name).c_str(), &status) == 0);
+    return status.st_uid;
+}
+
+// A process that has changed its ids is not dumpable: its files in /proc are root's, but for what
+// anybody may see, and it may still look at its own descriptors.
+void files_of_the_undumpable() {
+    in_child([] {
+        CHECK(syscall(SYS_setresgid, 1000, 1000, 1000) == 0 &&
+              setresuid_raw(1000, 1000, 1000) == 0);
+        CHECK(prctl(PR_GET_DUMPABLE) == 0);
+        for (const char* name : {"", "task", "attr"})
+            CHECK(owner_of(name) == 1000);
+        for (const char* name : {"fd", "fd/0", "ns", "status", "mem", "comm", "map_files"})
+            CHECK(owner_of(name) == 0);
+        for (const char* name : {"fd", "map_files", "fdinfo", "fdinfo/0", "status", "ns/net"})
+            CHECK(close(open((std::string("/proc/self/") + name).c_str(), O_RDONLY)) == 0);
+        for (const char* name : {"mem", "environ", "auxv", "ns"})
+            CHECK_FAILS(open((std::string("/proc/self/") + name).c_str(), O_RDONLY), EACCES);
+        CHECK_FAILS(open("/proc/self/comm", O_WRONLY), EACCES);
+        // To another process of the same user it is closed.
+        const std::string parent = "/proc/" + std::to_string(getpid());
+        in_child([&] {
+            CHECK_FAILS(open((parent + "/fd").c_str(), O_RDONLY), EACCES);
+            CHECK_FAILS(open((parent + "/fd/0").c_str(), O_RDONLY), EACCES);
+            CHECK_FAILS(ptrace(PTRACE_ATTACH, getppid(), nullptr, nullptr), EPERM);
+        });
+        CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
+        for (const char* name : {"fd", "status", "mem", "comm"})
+            CHECK(owner_of(name) == 1000);
+        const int fd = open("/proc/self/comm", O_WRONLY);
+        CHECK(fd >= 0 && write(fd, "renamed", 7) == 7);
+        close(fd);
+    });
+    in_child([] { CHECK(setfsuid(1000) == 0 && prctl(PR_GET_DUMPABLE) == 0); });
+}
+
+// A program that may be executed and not read is not to be read in memory either.
+void unreadable_programs() {
+    char name[] = "/tmp/joey-unreadable-XXXXXX";
+    const int fd = mkstemp(name);
+    const int from = open(self.c_str(), O_RDONLY);
+    CHECK(fd >= 0 && from >= 0);
+    static char piece[65536];
+    for (ssize_t got = 0; (got = read(from, piece, sizeof piece)) > 0;)
+        CHECK(write(fd, piece, static_cast<size_t>(got)) == got);
+    close(from);
+    close(fd);
+    const auto dumpable = [&](mode_t mode, int user) {
+        CHECK(chmod(name, mode) == 0);
+        return run([&] {
+            CHECK(syscall(SYS_setresgid, user, user, user) == 0 &&
+                  setresuid_raw(user, user, user) == 0);
+            execl(name, "x", "dumpable", nullptr);
+            _exit(1);
+        });
+    };
+    CHECK(dumpable(0755, 1000) == 57);
+    CHECK(dumpable(0711, 1000) == 56);
+    CHECK(dumpable(0711, 0) == 57); // root can read it
     CHECK(unlink(name) == 0);
 }
 
@@ -393,6 +460,19 @@ void controls() {
         CHECK_FAILS(prctl(PR_SET_DUMPABLE, 2), EINVAL);
         CHECK(prctl(PR_SET_DUMPABLE, 1) == 0 && prctl(PR_GET_DUMPABLE) == 1);
     });
+    // Who becomes somebody else is not dumpable, and does not end with its parent.
+    for (const bool of_files : {false, true})
+        in_child([of_files] {
+            int asked = 0;
+            CHECK(prctl(PR_SET_PDEATHSIG, SIGTERM) == 0);
+            CHECK(prctl(PR_GET_PDEATHSIG, &asked) == 0 && asked == SIGTERM);
+            if (of_files)
+                (void)setfsuid(1000);
+            else
+                CHECK(setresuid_raw(-1, 1000, -1) == 0);
+            CHECK(prctl(PR_GET_DUMPABLE) == 0);
+            CHECK(prctl(PR_GET_PDEATHSIG, &asked) == 0 && asked == 0);
+        });
     CHECK(prctl(PR_GET_TIMERSLACK) == 50'000);
     in_child([] {
         CHECK(prctl(PR_SET_TIMERSLACK, 1) == 0 && prctl(PR_GET_TIMERSLACK) == 1);
@@ -498,6 +578,10 @@ int called(const std::string& word) {
     }
     if (word == "none")
         return capabilities().effective == 0 && capabilities().permitted == 0 ? 51 : 1;
+    if (word == "dumpable") {
+        const int dumpable = prctl(PR_GET_DUMPABLE);
+        return owner_of("status") == (dumpable == 1 ? geteuid() : 0) ? 56 + dumpable : 1;
+    }
     if (word == "ids")
         return geteuid() == 1234 && getegid() == 4321           ? 52
                : geteuid() == getuid() && getegid() == getgid() ? 53
@@ -520,6 +604,8 @@ int main(int argc, char** argv) {
     capability_sets();
     secure_bits();
     set_id_programs();
+    files_of_the_undumpable();
+    unreadable_programs();
     signal_permissions();
     controls();
     kept_from_gaining();

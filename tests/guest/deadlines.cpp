@@ -382,6 +382,28 @@ void refusals() {
     CHECK(sched_getscheduler(0) == SCHED_OTHER);
 }
 
+// The shortest and the longest period are the administrator's to set.
+void periods() {
+    const std::string shortest = "/proc/sys/kernel/sched_deadline_period_min_us";
+    const std::string longest_name = "/proc/sys/kernel/sched_deadline_period_max_us";
+    const auto set = [](const std::string& name, const char* text) {
+        const int fd = open(name.c_str(), O_WRONLY);
+        CHECK(fd >= 0);
+        const auto length = static_cast<ssize_t>(std::strlen(text));
+        const bool done = write(fd, text, std::strlen(text)) == length;
+        CHECK(done || errno == EINVAL);
+        close(fd);
+        return done;
+    };
+    CHECK(set(longest_name, "50000"));
+    CHECK_FAILS(set_deadline(0, 1 * ms, 30 * ms, 100 * ms), EINVAL);
+    CHECK(!set(shortest, "50001") && !set(longest_name, "99"));
+    CHECK(set(longest_name, "4194304"));
+    CHECK(set(shortest, "200000"));
+    CHECK_FAILS(set_deadline(0, 1 * ms, 30 * ms, 100 * ms), EINVAL);
+    CHECK(set(shortest, "100"));
+}
+
 } // namespace
 
 // Linux 6.18 does not always give back what sleeping tasks had, and has been seen to forget one
@@ -392,6 +414,7 @@ int main(int argc, char**) {
     if (argc < 2)
         return 0;
     CHECK(getuid() == 0);
+    periods();
     parameters();
     flags();
     shown_in_proc();

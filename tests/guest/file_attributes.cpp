@@ -3,9 +3,13 @@
 #include <cstdint>
 #include <ctime>
 #include <grp.h>
+#include <sched.h>
+#include <utility>
 #include <utime.h>
 
+#include <linux/capability.h>
 #include <sys/fsuid.h>
+#include <sys/prctl.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -443,6 +447,49 @@ void attributes(const ScratchDirectory& dir) {
     CHECK(removexattr(dir.path("xattr2").c_str(), "user.a") == 0);
 }
 
+void map_root() {
+    for (const auto& [name, text] :
+         {std::pair("/proc/self/setgroups", "deny"), std::pair("/proc/self/uid_map", "0 12345 1"),
+          std::pair("/proc/self/gid_map", "0 12345 1")}) {
+        const int fd = open(name, O_WRONLY);
+        CHECK(fd >= 0 && write(fd, text, std::strlen(text)) > 0);
+        close(fd);
+    }
+}
+
+// What root of a user namespace gives a program counts in that namespace only: to those outside it
+// says so (capabilities(7), "Namespaced file capabilities").
+void namespaced_capabilities(const ScratchDirectory& dir) {
+    constexpr const char* attribute = "security.capability";
+    const std::string name = dir.path("program");
+    const char* n = name.c_str();
+    constexpr size_t plain = sizeof(vfs_cap_data), namespaced = sizeof(vfs_ns_cap_data);
+    vfs_cap_data wanted{};
+    wanted.magic_etc = VFS_CAP_REVISION_2 | VFS_CAP_FLAGS_EFFECTIVE;
+    wanted.data[0].permitted = 1u << CAP_SETUID;
+    make_file(name);
+    CHECK(setxattr(n, attribute, &wanted, plain, 0) == 0);
+    vfs_ns_cap_data got{};
+    CHECK(getxattr(n, attribute, &got, sizeof got) == plain);
+    CHECK(std::memcmp(&got, &wanted, plain) == 0);
+    CHECK_FAILS(setxattr(n, attribute, &wanted, plain - 1, 0), EINVAL);
+    CHECK(chown(n, stranger, stranger) == 0 && chmod(dir.name().c_str(), 0755) == 0);
+    as_stranger([&] {
+        CHECK_FAILS(setxattr(n, attribute, &wanted, plain, 0), EPERM);
+        CHECK(prctl(PR_SET_DUMPABLE, 1) == 0); // so that the maps are its own to write
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        map_root();
+        CHECK(setxattr(n, attribute, &wanted, plain, 0) == 0);
+        CHECK(getxattr(n, attribute, &got, sizeof got) == plain);
+        CHECK(std::memcmp(&got, &wanted, plain) == 0);
+    });
+    CHECK(getxattr(n, attribute, nullptr, 0) == namespaced);
+    CHECK(getxattr(n, attribute, &got, sizeof got) == namespaced);
+    CHECK(got.magic_etc == (VFS_CAP_REVISION_3 | VFS_CAP_FLAGS_EFFECTIVE));
+    CHECK(got.rootid == stranger && got.data[0].permitted == wanted.data[0].permitted);
+    CHECK(unlink(n) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -453,5 +500,7 @@ int main() {
         modes(dir);
         access_checks(dir);
         attributes(dir);
+        if (is_root())
+            namespaced_capabilities(dir);
     });
 }

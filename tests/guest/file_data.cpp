@@ -7,7 +7,9 @@
 #include <vector>
 
 #include <linux/falloc.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
@@ -414,6 +416,33 @@ void direct(const ScratchDirectory& dir) {
     close(fd);
 }
 
+// ioctl(2) of every file system.
+void questions(const ScratchDirectory& dir) {
+    const int fd = fresh(dir);
+    CHECK(write(fd, "questions", 9) == 9 && fsync(fd) == 0);
+    struct stat status;
+    CHECK(fstat(fd, &status) == 0);
+    int number = 0;
+    CHECK(ioctl(fd, FIGETBSZ, &number) == 0 && number >= 512 && number <= 65'536);
+    CHECK(ioctl(dir.fd(), FIGETBSZ, &number) == 0 && number >= 512);
+    CHECK_FAILS(ioctl(fd, FIGETBSZ, 8), EFAULT);
+    loff_t bytes = -1;
+    CHECK(ioctl(fd, FIOQSIZE, &bytes) == 0 && bytes == status.st_blocks * 512);
+    CHECK(ioctl(dir.fd(), FIOQSIZE, &bytes) == 0 && bytes >= 0);
+    CHECK(lseek(fd, 4, SEEK_SET) == 4 && ioctl(fd, FIONREAD, &number) == 0 && number == 5);
+    CHECK(lseek(fd, 19, SEEK_SET) == 19 && ioctl(fd, FIONREAD, &number) == 0 && number == -10);
+    CHECK_FAILS(ioctl(fd, FICLONE, 999), EBADF);
+    int p[2];
+    CHECK(pipe(p) == 0);
+    CHECK(ioctl(p[0], FIGETBSZ, &number) == 0 && number == 4'096);
+    CHECK_FAILS(ioctl(p[0], FIOQSIZE, &bytes), ENOTTY);
+    fiemap map = {};
+    CHECK_FAILS(ioctl(p[0], FS_IOC_FIEMAP, &map), EOPNOTSUPP);
+    close(p[0]);
+    close(p[1]);
+    close(fd);
+}
+
 } // namespace
 
 int main() {
@@ -426,5 +455,6 @@ int main() {
         coherence(dir);
         syncs(dir);
         direct(dir);
+        questions(dir);
     });
 }

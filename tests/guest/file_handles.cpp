@@ -45,8 +45,27 @@ void handles(const ScratchDirectory& dir) {
     CHECK_FAILS(name_to_handle_at(999, "file", any.get(), &mount2, 0), EBADF);
     Handle itself;
     CHECK(name_to_handle_at(dir.fd(), "", itself.get(), &mount2, AT_EMPTY_PATH) == 0);
+    small.get()->handle_bytes = 0;
     CHECK_FAILS(name_to_handle_at(AT_FDCWD, "/proc/self/status", any.get(), &mount2, 0),
                 EOPNOTSUPP);
+    // Only to be compared with others (AT_HANDLE_FID, since Linux 6.5): there is one of every file.
+    constexpr int fid = 0x200;
+    Handle status, status2, cmdline;
+    if (name_to_handle_at(AT_FDCWD, "/proc/self/status", status.get(), &mount2, fid) == 0) {
+        CHECK(status.get()->handle_bytes == 12 && status.get()->handle_type == 0x81);
+        CHECK(name_to_handle_at(AT_FDCWD, "/proc/self/status", status2.get(), &mount2, fid) == 0);
+        CHECK(name_to_handle_at(AT_FDCWD, "/proc/self/cmdline", cmdline.get(), &mount2, fid) == 0);
+        CHECK(status == status2 && !(status == cmdline));
+        CHECK(name_to_handle_at(dir.fd(), "file", followed.get(), &mount2, fid) == 0);
+        CHECK(followed == file);
+        CHECK_FAILS(name_to_handle_at(AT_FDCWD, "/proc", small.get(), &mount2, fid), EOVERFLOW);
+        const int proc = open("/proc", O_RDONLY);
+        const int fd = open_by_handle_at(proc, status.get(), O_RDONLY);
+        CHECK(fd == -1 && (errno == ESTALE || errno == EPERM));
+        close(proc);
+    } else {
+        CHECK(errno == EINVAL);
+    }
 
     if (!is_root())
         return;

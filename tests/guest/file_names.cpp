@@ -93,6 +93,7 @@ void renames(const ScratchDirectory& dir) {
     CHECK_FAILS(rename(dir.path("no").c_str(), b.c_str()), ENOENT);
     CHECK_FAILS(rename(a.c_str(), dir.path("no/b").c_str()), ENOENT);
     CHECK_FAILS(rename(a.c_str(), dir.path("b/").c_str()), ENOTDIR);
+    CHECK_FAILS(rename2(a, b + "/", RENAME_NOREPLACE), ENOTDIR);
     // Directories.
     CHECK(mkdir(d.c_str(), 0755) == 0 && mkdir(e.c_str(), 0755) == 0);
     make_file(e + "/x", "X");
@@ -137,6 +138,14 @@ void renames(const ScratchDirectory& dir) {
         s = stat_of(b);
         CHECK(S_ISCHR(s.st_mode) && s.st_rdev == 0 && contents_of(a) == "B");
         CHECK(unlink(b.c_str()) == 0 && rename(a.c_str(), b.c_str()) == 0);
+        // Anybody may leave one, and it is his own.
+        CHECK(chmod(dir.name().c_str(), 01777) == 0 && chown(b.c_str(), 1000, 1000) == 0);
+        in_child([&] {
+            CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+            CHECK(rename2(b, a, RENAME_WHITEOUT) == 0 && stat_of(b).st_uid == 1000);
+            CHECK(unlink(b.c_str()) == 0 && rename(a.c_str(), b.c_str()) == 0);
+        });
+        CHECK(chmod(dir.name().c_str(), 0755) == 0);
     }
     CHECK_FAILS(rename(b.c_str(), "/proc/x"), EXDEV);
     CHECK_FAILS(rename(b.c_str(), "/dev/shm/../null/x"), ENOTDIR);

@@ -7,6 +7,7 @@
 #include <map>
 #include <poll.h>
 #include <sched.h>
+#include <set>
 #include <string>
 #include <unistd.h>
 #include <utility>
@@ -17,6 +18,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -36,6 +38,11 @@ struct Control {
     std::atomic<int> other_done{0};      // or is done
     std::atomic<int> syncs{0}, early{0}; // FSYNC requests; those that came before the answer
     std::atomic<int> fail_writes{0}, failed{0};
+    std::atomic<unsigned> listed{~0u};     // entries in an answer to READDIR, at most
+    std::atomic<unsigned> many{0};         // files more than there are, for listings
+    std::atomic<int> fail_listings{0};     // but for the first entries
+    std::atomic<int> faster{0};            // another client makes what is to be created
+    std::atomic<int> released{0}, late{0}; // RELEASE requests; those of forgotten nodes
 };
 Control* control;
 
@@ -145,6 +152,7 @@ private:
         out.uid = 0;
         if (node == 1 || node == circle_node) {
             out.mode = S_IFDIR | 0755;
+            out.size = 1 << 20;
         } else if (node == huge_node) {
             out.mode = S_IFREG | 0644;
             out.size = uint64_t{1} << 63;
@@ -155,6 +163,7 @@ private:
         return out;
     }
     fuse_entry_out entry(uint64_t node) {
+        forgotten_.erase(node);
         fuse_entry_out out{};
         out.nodeid = node;
         out.attr_valid = 1;
@@ -179,10 +188,16 @@ private:
     }
     void list() {
         const auto* in = reinterpret_cast<const fuse_read_in*>(body_);
+        if (control->fail_listings != 0 && in->offset != 0) {
+            fail(EIO);
+            return;
+        }
         std::string out;
         uint64_t position = 0;
+        unsigned listed = 0;
+        bool full = false;
         const auto add = [&](uint64_t node, const std::string& name, unsigned type) {
-            if (position++ < in->offset)
+            if (position++ < in->offset || full)
                 return;
             fuse_dirent head{};
             head.ino = node;
@@ -192,13 +207,16 @@ private:
             std::string one(reinterpret_cast<const char*>(&head), FUSE_NAME_OFFSET);
             one += name;
             one.resize(FUSE_DIRENT_ALIGN(one.size()));
-            if (out.size() + one.size() <= in->size)
+            full = out.size() + one.size() > in->size || listed++ == control->listed;
+            if (!full)
                 out += one;
         };
         add(1, ".", DT_DIR);
         add(1, "..", DT_DIR);
         for (const auto& [node, file] : files_)
             add(node, file.name, DT_REG);
+        for (unsigned i = 0; i < control->many; i++)
+            add(1000 + i, std::string(200, 'n') + std::to_string(i), DT_REG);
         answer(out.data(), out.size());
     }
     void set_attributes() {
@@ -224,6 +242,8 @@ private:
             return;
         }
         case FUSE_FORGET:
+            forgotten_.insert(in_->nodeid);
+            return;
         case FUSE_BATCH_FORGET:
             return;
         case FUSE_INTERRUPT: {
@@ -248,6 +268,11 @@ private:
             set_attributes();
             return;
         case FUSE_OPEN:
+            if (in_->uid != 0 && (files_[in_->nodeid].mode & 4) == 0) {
+                fail(EACCES);
+                return;
+            }
+            [[fallthrough]];
         case FUSE_OPENDIR: {
             fuse_open_out out{};
             out.fh = in_->nodeid;
@@ -287,6 +312,13 @@ private:
                 fuse_open_out open;
             } out{};
             const uint64_t node = make(body_ + sizeof *in, in->mode);
+            if (control->faster != 0) {
+                files_[node].data = "of another";
+                if ((in->flags & O_EXCL) != 0) {
+                    fail(EEXIST);
+                    return;
+                }
+            }
             out.entry = entry(node);
             out.open.fh = node;
             answer_with(out);
@@ -328,8 +360,16 @@ private:
             control->syncs++;
             answer(nullptr, 0);
             return;
-        case FUSE_FLUSH:
+        case FUSE_MKNOD: {
+            const auto* in = reinterpret_cast<const fuse_mknod_in*>(body_);
+            answer_with(entry(make(body_ + sizeof *in, in->mode)));
+            return;
+        }
         case FUSE_RELEASE:
+            control->late += static_cast<int>(forgotten_.count(in_->nodeid));
+            control->released++;
+            [[fallthrough]];
+        case FUSE_FLUSH:
         case FUSE_RELEASEDIR:
             answer(nullptr, 0);
             return;
@@ -342,6 +382,7 @@ private:
     const fuse_in_header* in_ = nullptr;
     const char* body_ = nullptr;
     std::map<uint64_t, File> files_;
+    std::set<uint64_t> forgotten_;
     uint64_t last_ = 10;
 };
 
@@ -381,6 +422,16 @@ void end(pid_t server) {
     CHECK(waitpid(server, &status, 0) == server && status == 0);
 }
 
+int names_in(const char* directory) {
+    int names = 0;
+    DIR* listing = opendir(directory);
+    CHECK(listing != nullptr);
+    while (readdir(listing) != nullptr)
+        names++;
+    closedir(listing);
+    return names;
+}
+
 void files() {
     const pid_t server = begin();
     struct statfs status {};
@@ -410,17 +461,31 @@ void files() {
     CHECK(unlink("m/renamed") == 0);
     CHECK_FAILS(open("m/renamed", O_RDONLY), ENOENT);
     CHECK(chmod("m/hello", 0600) == 0 && stat_of("m/hello").st_mode == (S_IFREG | 0600));
-    int names = 0;
-    DIR* listing = opendir("m");
-    CHECK(listing != nullptr);
-    while (readdir(listing) != nullptr)
-        names++;
-    closedir(listing);
-    CHECK(names == 6); // ., .., hello, full, hang, large
+    CHECK(names_in("m") == 6); // ., .., hello, full, hang, large
     char value[16] = {};
     CHECK(getxattr("m/hello", "user.flavour", value, sizeof value) == 5);
     CHECK_FAILS(getxattr("m/hello", "user.other", value, sizeof value), ENODATA);
     CHECK_FAILS(symlink("x", "m/link"), ENOSYS);
+    end(server);
+}
+
+// A server answers with as many entries as it likes, and only an empty answer is the end. However
+// large the directory, the answers fit into its messages.
+void listings() {
+    const pid_t server = begin();
+    control->listed = 1;
+    CHECK(names_in("m") == 5); // ., .., hello, full, hang
+    control->listed = ~0u;
+    control->many = 1000;
+    CHECK(names_in("m") == 1005);
+    // What comes before an error is told once.
+    control->listed = 2;
+    control->fail_listings = 1;
+    const int fd = open("m", O_RDONLY | O_DIRECTORY);
+    char text[1024];
+    CHECK(fd >= 0 && syscall(SYS_getdents64, fd, text, sizeof text) > 0);
+    CHECK_FAILS(syscall(SYS_getdents64, fd, text, sizeof text), EIO);
+    close(fd);
     end(server);
 }
 
@@ -434,11 +499,23 @@ void rights() {
     end(server);
     in_child([] {
         const pid_t other = begin(",allow_other");
-        CHECK(chmod("m/hello", 0600) == 0);
+        CHECK(chmod("m/hello", 0004) == 0);
+        const int mine = open("m/full", O_RDONLY);
+        CHECK(mine >= 0 && chmod("m/full", 0600) == 0);
         in_child([] {
             CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
-            CHECK(open("m/hello", O_RDONLY) >= 0); // the server would have to object
+            // Nobody but the server could object, and it does, whoever has the file open.
+            CHECK(open("m/hello", O_RDWR) >= 0);
+            CHECK_FAILS(open("m/full", O_RDONLY), EACCES);
         });
+        CHECK(chmod("m/full", 0604) == 0);
+        in_child([] {
+            CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+            CHECK(contents_of("m/full").size() == 4096);
+        });
+        char byte = 0;
+        CHECK(pread(mine, &byte, 1, 0) == 1 && byte == 'x');
+        close(mine);
         end(other);
     });
     in_child([] {
@@ -478,7 +555,7 @@ void failures() {
 // no offset reaches.
 void lies() {
     const pid_t server = begin();
-    CHECK(stat_of("m/circle").st_size == 0);
+    CHECK(stat_of("m/circle").st_nlink == 1);
     struct stat status {};
     CHECK_FAILS(stat("m/circle/circle", &status), ELOOP);
     CHECK_FAILS(rmdir("m/circle/circle"), ELOOP);
@@ -520,6 +597,30 @@ void writes_of_others() {
     end(server);
 }
 
+// Another client of the server made the file after this one had found that there is none.
+void made_by_others() {
+    const pid_t server = begin();
+    control->faster = 1;
+    const int fd = open("m/new", O_CREAT | O_RDWR, 0644);
+    CHECK(fd >= 0 && contents_of("m/new") == "of another");
+    close(fd);
+    CHECK_FAILS(open("m/newer", O_CREAT | O_EXCL | O_RDWR, 0644), EEXIST);
+    CHECK(contents_of("m/newer") == "of another");
+    end(server);
+}
+
+// What mknod(2) makes is closed, if it was opened at all, before the server may forget it.
+void made_and_not_opened() {
+    const pid_t server = begin();
+    CHECK(mknod("m/node", S_IFREG | 0644, 0) == 0 && unlink("m/node") == 0);
+    const int released = control->released;
+    close(open("m/hello", O_RDONLY));
+    while (control->released == released) // and those before it
+        sched_yield();
+    CHECK(control->late == 0);
+    end(server);
+}
+
 // A page that is being read while the file is cut: what was cut off does not come back.
 void cut_while_read() {
     const pid_t server = begin();
@@ -543,6 +644,37 @@ void cut_while_read() {
     CHECK(pread(fd, text, sizeof text, 0) == sizeof text);
     CHECK(text[99] == 'x' && text[100] == 0 && text[4095] == 0);
     close(fd);
+    end(server);
+}
+
+// A file of an overlay loses its name while it is copied up: the copy does not take the place of
+// the whiteout, nor of what was moved there.
+void copied_while_removed() {
+    const pid_t server = begin();
+    for (const char* name : {"u", "w", "o"})
+        CHECK(mkdir(name, 0755) == 0);
+    CHECK(mount("overlay", "o", "overlay", 0, "lowerdir=/tmp/m,upperdir=/tmp/u,workdir=/tmp/w") ==
+          0);
+    make_file("o/new", "new");
+    for (const char* name : {"o/hello", "o/full"}) {
+        const bool replace = std::strcmp(name, "o/full") == 0;
+        CHECK(stat_of(name).st_size > 0);
+        control->held = control->other = control->other_done = 0;
+        control->hold = FUSE_READ;
+        const pid_t copier = start([&] { close(open(name, O_WRONLY)); });
+        wait_for(control->held);
+        const pid_t remover = start([&] {
+            control->other = getpid();
+            CHECK(replace ? rename("o/new", name) == 0 : unlink(name) == 0);
+            control->other_done = 1;
+        });
+        finish(copier);
+        finish(remover);
+    }
+    CHECK_FAILS(open("o/hello", O_RDONLY), ENOENT);
+    CHECK(S_ISCHR(stat_of("u/hello").st_mode));
+    CHECK(contents_of("o/full") == "new" && contents_of("u/full") == "new");
+    CHECK(umount("o") == 0);
     end(server);
 }
 
@@ -592,11 +724,15 @@ int main() {
         return 1;
     }
     in_child(files);
+    in_child(listings);
     in_child(rights);
     in_child(failures);
     in_child(lies);
     in_child(writes_of_others);
+    in_child(made_by_others);
+    in_child(made_and_not_opened);
     in_child(cut_while_read);
+    in_child(copied_while_removed);
     in_child(stores);
     in_child(errors);
     return 0;

@@ -2,12 +2,14 @@
 #include <fcntl.h>
 #include <map>
 #include <poll.h>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 #include <vector>
 
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include "tests/guest/check.hpp"
@@ -200,6 +202,29 @@ void unlinked_children() {
     }
 }
 
+// Who watches what is unmounted is told; the watch does not keep the file system in use.
+void unmounts() {
+    if (unshare(CLONE_NEWNS) != 0)
+        return; // not as root
+    CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    const std::string top = directory + "/mount";
+    CHECK(mkdir(top.c_str(), 0755) == 0);
+    for (const int how : {0, int{MNT_DETACH}}) {
+        CHECK(mount("joey-test", top.c_str(), "tmpfs", 0, nullptr) == 0);
+        const std::string file = top + "/file";
+        close(open(file.c_str(), O_WRONLY | O_CREAT, 0600));
+        const int watch = inotify_add_watch(queue, file.c_str(), IN_ALL_EVENTS);
+        CHECK(watch >= 0);
+        CHECK(umount2(top.c_str(), how) == 0);
+        const std::vector<Event> got = events();
+        CHECK(got.size() == 2);
+        CHECK(got[0].watch == watch && got[0].mask == IN_UNMOUNT);
+        CHECK(got[1].watch == watch && got[1].mask == IN_IGNORED);
+        CHECK_FAILS(inotify_rm_watch(queue, watch), EINVAL);
+    }
+    CHECK(rmdir(top.c_str()) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -214,6 +239,7 @@ int main() {
     masks();
     end_of_a_directory();
     unlinked_children();
+    unmounts();
     close(queue);
     CHECK(rmdir(name) == 0);
 }

@@ -14,6 +14,7 @@
 #include <linux/io_uring.h>
 #include <linux/landlock.h>
 #include <linux/stat.h>
+#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -211,6 +212,23 @@ void hostile_indices() {
     *ring.sq(ring.parameters.cq_off.head) += 0x1234'5678;
     *ring.sq(ring.parameters.sq_off.tail) += 0x7000'0000;
     (void)ring.enter(4, 0);
+}
+
+// An entry that cannot be a request ends the submission, unless IORING_SETUP_SUBMIT_ALL is set.
+void malformed() {
+    for (const unsigned flags : {0u, unsigned{IORING_SETUP_SUBMIT_ALL}}) {
+        Ring ring(8, flags);
+        char text[4];
+        ring.add(IORING_OP_NOP, -1, 1);
+        io_uring_sqe& entry = ring.add(IORING_OP_READ, -1, 2);
+        entry.addr = address(text);
+        entry.ioprio = 0xffff;
+        ring.add(IORING_OP_NOP, -1, 3);
+        CHECK(ring.enter(3, 2) == (flags != 0 ? 3 : 2));
+        CHECK(ring.wait().res == 0);
+        const io_uring_cqe done = ring.wait();
+        CHECK(done.user_data == 2 && done.res == -EINVAL);
+    }
 }
 
 void links() {
@@ -554,6 +572,92 @@ void sockets() {
     unlink(path.c_str());
 }
 
+// O_NONBLOCK is for the system calls: requests wait for their files all the same.
+void waits_for_non_blocking(Ring& ring, uint8_t flags) {
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends) == 0);
+    char text[8] = {};
+    io_uring_cqe done{};
+    for (const int operation : {IORING_OP_RECV, IORING_OP_READ}) {
+        io_uring_sqe& entry = ring.add(operation, ends[0], 1);
+        entry.addr = address(text);
+        entry.len = sizeof text;
+        entry.flags = flags;
+        CHECK(ring.enter(1, 0) == 1);
+        CHECK(!ring.next(done));
+        CHECK(send(ends[1], "wait", 4, 0) == 4);
+        CHECK(ring.wait().res == 4 && memcmp(text, "wait", 4) == 0);
+    }
+    io_uring_sqe& entry = ring.add(IORING_OP_RECV, ends[0], 2);
+    entry.addr = address(text);
+    entry.len = sizeof text;
+    entry.msg_flags = MSG_DONTWAIT;
+    CHECK(ring.run() == -EAGAIN);
+    CHECK_FAILS(recv(ends[0], text, sizeof text, 0), EAGAIN);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+void connects_non_blocking(Ring& ring, bool accept_first) {
+    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    const int client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    sockaddr_in where{};
+    where.sin_family = AF_INET;
+    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof where;
+    CHECK(bind(listener, reinterpret_cast<sockaddr*>(&where), length) == 0);
+    CHECK(getsockname(listener, reinterpret_cast<sockaddr*>(&where), &length) == 0);
+    CHECK(listen(listener, 1) == 0);
+    const auto accept = [&] {
+        ring.add(IORING_OP_ACCEPT, listener, 1);
+        CHECK(ring.enter(1, 0) == 1);
+    };
+    if (accept_first)
+        accept();
+    io_uring_sqe& entry = ring.add(IORING_OP_CONNECT, client, 2);
+    entry.addr = address(&where);
+    entry.off = sizeof where;
+    CHECK(ring.enter(1, 1) == 1);
+    if (!accept_first)
+        accept();
+    for (int i = 0; i < 2; i++) {
+        const io_uring_cqe done = ring.wait();
+        CHECK(done.user_data == 1 ? done.res >= 0 : done.res == 0);
+        if (done.user_data == 1)
+            close(done.res);
+    }
+    close(client);
+    close(listener);
+}
+
+void non_blocking() {
+    Ring ring(8);
+    waits_for_non_blocking(ring, 0);
+    waits_for_non_blocking(ring, IOSQE_ASYNC);
+    connects_non_blocking(ring, true);
+    connects_non_blocking(ring, false);
+}
+
+// Beyond RLIMIT_FSIZE: an error, but no SIGXFSZ for the program.
+void allocation_beyond_limit() {
+    Ring ring(4);
+    const int file = memfd_create("beyond", 0);
+    rlimit before{};
+    CHECK(getrlimit(RLIMIT_FSIZE, &before) == 0);
+    rlimit small = before;
+    small.rlim_cur = 4096;
+    CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    io_uring_sqe* entry = &ring.add(IORING_OP_FALLOCATE, file, 1);
+    entry->addr = 8192; // the length
+    CHECK(ring.run() == -EFBIG);
+    CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
+    entry = &ring.add(IORING_OP_FALLOCATE, file, 2);
+    entry->addr = 8192;
+    CHECK(ring.run() == 0);
+    CHECK(lseek(file, 0, SEEK_END) == 8192);
+    close(file);
+}
+
 void paths() {
     Ring ring(8);
     char place[] = "/tmp/joey-ring-XXXXXX";
@@ -725,6 +829,22 @@ void registered() {
     CHECK(ring.registers(IORING_UNREGISTER_RING_FDS, &self, 1) == 1);
 }
 
+// Buffers' rings are in memory that is there.
+void buffer_rings() {
+    Ring ring(4);
+    constexpr size_t page = 4096;
+    void* place = mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(place != MAP_FAILED);
+    io_uring_buf_reg wanted{};
+    wanted.ring_addr = address(place);
+    wanted.ring_entries = 16;
+    CHECK(ring.registers(IORING_REGISTER_PBUF_RING, &wanted, 1) == 0);
+    CHECK_FAILS(ring.registers(IORING_REGISTER_PBUF_RING, &wanted, 1), EEXIST);
+    CHECK(ring.registers(IORING_UNREGISTER_PBUF_RING, &wanted, 1) == 0);
+    CHECK(munmap(place, page) == 0);
+    CHECK_FAILS(ring.registers(IORING_REGISTER_PBUF_RING, &wanted, 1), EFAULT);
+}
+
 void overflow() {
     Ring ring(4); // eight completions
     for (int round = 0; round < 5; round++) {
@@ -869,6 +989,27 @@ void threads() {
     close(ends[1]);
 }
 
+// IORING_SETUP_SINGLE_ISSUER: the ring is its maker's, or of who enables it.
+void single_issuer() {
+    Ring made(4, IORING_SETUP_SINGLE_ISSUER);
+    std::thread([&] {
+        made.add(IORING_OP_NOP, -1, 1);
+        CHECK_FAILS(made.enter(1, 1), EEXIST);
+        CHECK_FAILS(made.registers(IORING_UNREGISTER_EVENTFD, nullptr, 0), EEXIST);
+    }).join();
+    CHECK(made.run() == 0);
+    Ring enabled(4,
+                 IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_R_DISABLED);
+    std::thread([&] {
+        CHECK(enabled.registers(IORING_REGISTER_ENABLE_RINGS, nullptr, 0) == 0);
+        enabled.add(IORING_OP_NOP, -1, 2);
+        CHECK(enabled.run() == 0);
+        enabled.add(IORING_OP_NOP, -1, 3);
+    }).join();
+    CHECK_FAILS(enabled.enter(1, 1), EEXIST);
+    CHECK_FAILS(enabled.enter(0, 0), EEXIST);
+}
+
 // A ring hears of its own completions, directly and by an epoll file.
 void itself() {
     for (const bool by_epoll : {false, true}) {
@@ -956,19 +1097,24 @@ int main() {
     setup();
     plain_files();
     hostile_indices();
+    malformed();
     links();
     drained();
     waiting();
     workers();
     timeouts();
     sockets();
+    non_blocking();
+    allocation_beyond_limit();
     paths();
     registered();
+    buffer_rings();
     overflow();
     kernel_thread();
     ends();
     unbegun_ends();
     threads();
+    single_issuer();
     itself();
     rights();
     return 0;

@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdint>
 #include <fcntl.h>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 
@@ -233,6 +234,45 @@ void privileges() {
     });
 }
 
+// A ruleset, or who is restricted by one, does not keep a file system mounted.
+void unmounting() {
+    if (geteuid() != 0)
+        return;
+    in_child([] {
+        CHECK(unshare(CLONE_NEWNS) == 0);
+        CHECK(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+        const std::string place = at("/mounted");
+        CHECK(mkdir(place.c_str(), 0755) == 0);
+        CHECK(mount("t", place.c_str(), "tmpfs", 0, nullptr) == 0);
+        touch(place + "/file");
+        const long ruleset = ruleset_of(everything);
+        for (const std::string& of : {std::string("/"), place, place + "/file"})
+            allow(ruleset, of, LANDLOCK_ACCESS_FS_READ_FILE);
+        int ready[2], go[2];
+        CHECK(pipe(ready) == 0 && pipe(go) == 0);
+        const pid_t restricted = start([&] {
+            enforce(ruleset);
+            CHECK(close(open((place + "/file").c_str(), O_RDONLY)) == 0);
+            CHECK(write(ready[1], "", 1) == 1);
+            char byte;
+            CHECK(read(go[0], &byte, 1) == 1);
+            // What the rules were about is gone.
+            CHECK_FAILS(open((place + "/file").c_str(), O_RDONLY), ENOENT);
+            CHECK_FAILS(open((place + "/other").c_str(), O_WRONLY), EACCES);
+        });
+        char byte;
+        CHECK(read(ready[0], &byte, 1) == 1);
+        CHECK(umount(place.c_str()) == 0);
+        CHECK(mount("t", place.c_str(), "tmpfs", 0, nullptr) == 0);
+        touch(place + "/other");
+        CHECK(write(go[1], "", 1) == 1);
+        int status = -1;
+        CHECK(waitpid(restricted, &status, 0) == restricted && status == 0);
+        CHECK(umount(place.c_str()) == 0 && rmdir(place.c_str()) == 0);
+        close(static_cast<int>(ruleset));
+    });
+}
+
 } // namespace
 
 int main() {
@@ -255,6 +295,7 @@ int main() {
     stacked();
     tracing();
     privileges();
+    unmounting();
     CHECK(rmdir(at("/read/folder").c_str()) == 0 && unlink(at("/one/other").c_str()) == 0);
     for (const char* name : {"/in", "/out", "/read", "/one"})
         CHECK(unlink((at(name) + "/file").c_str()) == 0 && rmdir(at(name).c_str()) == 0);

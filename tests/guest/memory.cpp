@@ -303,7 +303,9 @@ void moves() {
     CHECK_MAP_FAILS(mremap(target, page, page, 0x100), EINVAL);
     CHECK_MAP_FAILS(mremap(moved, page, 2 * page, MREMAP_MAYMOVE), EFAULT);
     // MREMAP_DONTUNMAP: the pages go, the mapping stays.
-    auto* fresh = static_cast<char*>(mremap(target, 10 * page, 10 * page, MREMAP_MAYMOVE | 4));
+    constexpr int keep = MREMAP_MAYMOVE | 4;
+    void* const anywhere = nullptr; // a hint, which the call reads
+    auto* fresh = static_cast<char*>(mremap(target, 10 * page, 10 * page, keep, anywhere));
     CHECK(fresh != failed && std::strcmp(fresh + 3 * page, "here") == 0);
     CHECK(target[3 * page] == 0);
     unmap(fresh, 10);
@@ -324,6 +326,43 @@ void moves() {
     CHECK(write_signal(at + 3 * page) == 0);
     unmap(moved, 2);
     unmap(at, 6);
+}
+
+// MREMAP_DONTUNMAP of what is not private anonymous memory: what stays shows the file again.
+void moves_that_leave_files_behind() {
+    constexpr int keep = MREMAP_MAYMOVE | 4;
+    void* const anywhere = nullptr;
+    const int file = memfd_create("moved", 0);
+    CHECK(ftruncate(file, 2 * page) == 0 && pwrite(file, "f", 1, page) == 1);
+    char* shared = map(2, PROT_READ | PROT_WRITE, MAP_SHARED, file);
+    auto* moved = static_cast<char*>(mremap(shared, 2 * page, 2 * page, keep, anywhere));
+    CHECK(moved != failed && moved != shared && moved[page] == 'f');
+    moved[page] = 'g';
+    CHECK(shared[page] == 'g');
+    unmap(moved, 2);
+    unmap(shared, 2);
+    // The program's own copy moves, the file's page is seen where it was.
+    char* copy = map(2, PROT_READ | PROT_WRITE, MAP_PRIVATE, file);
+    copy[page] = 'c';
+    moved = static_cast<char*>(mremap(copy, 2 * page, 2 * page, keep, anywhere));
+    CHECK(moved != failed && moved[page] == 'c' && copy[page] == 'g');
+    unmap(moved, 2);
+    unmap(copy, 2);
+    close(file);
+    char* common = map(2, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    common[5] = 9;
+    moved = static_cast<char*>(mremap(common, 2 * page, 2 * page, keep, anywhere));
+    CHECK(moved != failed && moved[5] == 9 && common[5] == 9);
+    unmap(moved, 2);
+    // A free place that is asked for is taken; one inside of the old mapping or beside a page's
+    // start is a mistake.
+    char* hole = map(2);
+    unmap(hole, 2);
+    CHECK(mremap(common, 2 * page, 2 * page, keep, hole) == hole);
+    CHECK_MAP_FAILS(mremap(common, 2 * page, 2 * page, keep, common + page), EINVAL);
+    CHECK_MAP_FAILS(mremap(common, 2 * page, 2 * page, keep, hole + 1), EINVAL);
+    unmap(hole, 2);
+    unmap(common, 2);
 }
 
 // MADV_REMOVE takes the contents out of the file: not for those who may only read it.
@@ -390,6 +429,13 @@ void mounts_of_a_size() {
     CHECK(write_signal(at + 4 * page) == 0 && write_signal(at) == SIGBUS);
     CHECK(ftruncate(fd, 0) == 0 && free_pages() == 4);
     unmap(at, 8);
+    // Of a write that is too long what fits is written.
+    const std::string long_text(8 * page, 't');
+    CHECK(pwrite(fd, long_text.data(), long_text.size(), 100) ==
+          static_cast<ssize_t>(4 * page - 100));
+    CHECK(free_pages() == 0);
+    CHECK_FAILS(pwrite(fd, long_text.data(), page, 4 * page), ENOSPC);
+    CHECK(pwrite(fd, long_text.data(), page, 3 * page + 100) == static_cast<ssize_t>(page - 100));
     close(fd);
 }
 
@@ -626,7 +672,18 @@ void memory_files() {
     CHECK_FAILS(madvise(view, page, MADV_REMOVE), EPERM);
     CHECK_MAP_FAILS(mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), EPERM);
     unmap(view, 1);
+    // Neither a private one is, whose writes do not get there, nor one that can never be writable.
+    char* own = map(1, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
+    own[1] = 'A';
+    const int reader = open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC);
+    CHECK(reader >= 0);
+    char* watched = map(1, PROT_READ, MAP_SHARED, reader);
     CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SEAL) == 0);
+    own[0] = 'd';
+    CHECK(std::memcmp(own, "dAta", 4) == 0 && std::memcmp(watched, "Data", 4) == 0);
+    unmap(own, 1);
+    unmap(watched, 1);
+    close(reader);
     CHECK(fcntl(fd, F_GET_SEALS) ==
           (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL));
     CHECK_FAILS(fcntl(fd, F_ADD_SEALS, F_SEAL_GROW), EPERM);
@@ -812,6 +869,7 @@ int main() {
     file_mappings();
     protections();
     moves();
+    moves_that_leave_files_behind();
     advice();
     residence();
     if (getuid() == 0) {

@@ -1,6 +1,7 @@
 // What /proc tells of a process's memory page by page: pagemap, smaps, clear_refs, and which memory
-// is left out of core files (coredump_filter); MOVE_MOUNT_SET_GROUP of move_mount(2).
+// is left out of core files (coredump_filter), map_files; MOVE_MOUNT_SET_GROUP of move_mount(2).
 #include <cstdint>
+#include <dirent.h>
 #include <sched.h>
 #include <sstream>
 #include <tuple>
@@ -9,6 +10,7 @@
 #include <linux/mount.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "tests/guest/file_support.hpp"
@@ -119,7 +121,9 @@ void flags() {
     at[0] = at[page] = 1;
     CHECK(kilobytes(at, "Locked") == 0);
     CHECK(mlock(at, 2 * page) == 0 && has("lo") && kilobytes(at, "Locked") == 8);
-    CHECK(munlock(at, 2 * page) == 0 && munmap(at, 2 * page) == 0);
+    CHECK(!has("lf") && munlock(at, 2 * page) == 0 && !has("lo"));
+    CHECK(mlock2(at, 2 * page, MLOCK_ONFAULT) == 0 && has("lo") && has("lf"));
+    CHECK(munlock(at, 2 * page) == 0 && !has("lo") && !has("lf") && munmap(at, 2 * page) == 0);
 }
 
 long status_figure(const std::string& label) {
@@ -158,6 +162,116 @@ void core_filter() {
     close(fd);
 }
 
+std::string mapping_link(const void* at, size_t bytes) {
+    const auto start = reinterpret_cast<uintptr_t>(at);
+    char name[80];
+    std::snprintf(name, sizeof name, "/proc/self/map_files/%lx-%lx",
+                  static_cast<unsigned long>(start), static_cast<unsigned long>(start + bytes));
+    return name;
+}
+
+std::string target_of(const std::string& link) {
+    char text[512];
+    const ssize_t length = readlink(link.c_str(), text, sizeof text);
+    return length < 0 ? "" : std::string(text, static_cast<size_t>(length));
+}
+
+// The files behind mappings, by the ranges of these, also where no other name leads any more.
+void map_files() {
+    const ScratchDirectory scratch("/var/tmp");
+    make_file(scratch.path("gone"), "deleted");
+    const int gone = open(scratch.path("gone").c_str(), O_RDONLY);
+    const int memory = memfd_create("named", 0);
+    CHECK(gone >= 0 && memory >= 0 && ftruncate(memory, 3 * page) == 0);
+    CHECK(pwrite(memory, "memory", 6, 0) == 6);
+    void* const of_gone = mmap(nullptr, page, PROT_READ, MAP_PRIVATE, gone, 0);
+    char* const of_memory = map(3, MAP_SHARED, memory);
+    char* const anonymous = map(1, MAP_PRIVATE | MAP_ANONYMOUS);
+    CHECK(of_gone != MAP_FAILED);
+    CHECK(unlink(scratch.path("gone").c_str()) == 0);
+    close(gone);
+    close(memory);
+
+    const std::string gone_link = mapping_link(of_gone, page);
+    const std::string memory_link = mapping_link(of_memory, 3 * page);
+    CHECK(target_of(gone_link) == scratch.path("gone") + " (deleted)");
+    CHECK(target_of(memory_link) == "/memfd:named (deleted)");
+    CHECK(contents_of(gone_link) == "deleted");
+    CHECK(contents_of(memory_link).substr(0, 6) == "memory");
+    struct stat status = {};
+    CHECK(lstat(gone_link.c_str(), &status) == 0 && status.st_mode == (S_IFLNK | 0400u));
+    CHECK(lstat(memory_link.c_str(), &status) == 0 && status.st_mode == (S_IFLNK | 0600u));
+    CHECK(status.st_size == 64);
+    CHECK(stat("/proc/self/map_files", &status) == 0 && status.st_mode == (S_IFDIR | 0500u));
+    // It can be written through, too.
+    const int again = open(memory_link.c_str(), O_RDWR);
+    CHECK(again >= 0 && pwrite(again, "M", 1, 0) == 1 && of_memory[0] == 'M');
+    close(again);
+
+    // Nothing but the very ranges.
+    const auto missing = [](const std::string& name) { return access(name.c_str(), F_OK) != 0; };
+    CHECK(missing(mapping_link(anonymous, page)));
+    CHECK(missing(mapping_link(of_memory, page)));
+    CHECK(missing(memory_link + "0") && missing(memory_link + "-"));
+    CHECK(missing("/proc/self/map_files/0" + memory_link.substr(memory_link.rfind('/') + 1)));
+    CHECK(missing("/proc/self/map_files/5"));
+    CHECK(missing("/proc/thread-self/map_files"));
+    CHECK(mprotect(of_memory + page, page, PROT_READ) == 0);
+    CHECK(missing(memory_link));
+    CHECK(target_of(mapping_link(of_memory + page, page)) == "/memfd:named (deleted)");
+
+    // Each file's mapping is listed once, in order.
+    std::vector<std::string> expected, listed;
+    std::istringstream maps(contents_of("/proc/self/maps"));
+    for (std::string line; std::getline(maps, line);)
+        if (line.find(" 00:00 0 ") == std::string::npos && line.find('/') != std::string::npos)
+            expected.push_back(line.substr(0, line.find(' ')));
+    DIR* const directory = opendir("/proc/self/map_files");
+    CHECK(directory != nullptr);
+    while (const dirent* entry = readdir(directory))
+        if (entry->d_name[0] != '.') {
+            CHECK(entry->d_type == DT_LNK);
+            listed.push_back(entry->d_name);
+        }
+    closedir(directory);
+    for (std::string& range : expected) // maps has leading zeros where an address is short
+        range = mapping_link(reinterpret_cast<void*>(std::stoul(range, nullptr, 16)),
+                             std::stoul(range.substr(range.find('-') + 1), nullptr, 16) -
+                                 std::stoul(range, nullptr, 16))
+                    .substr(sizeof "/proc/self/map_files");
+    CHECK(listed == expected && listed.size() >= 4);
+    // The kernel's own part of a program is no file.
+    maps.clear();
+    maps.seekg(0);
+    for (std::string line; std::getline(maps, line);)
+        if (line.find("[vdso]") != std::string::npos)
+            CHECK(missing("/proc/self/map_files/" + line.substr(0, line.find(' '))));
+
+    // Only the privileged are led anywhere.
+    in_child([&] {
+        CHECK(setresuid(1000, 1000, 1000) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0);
+        CHECK(!target_of(gone_link).empty());
+        CHECK_FAILS(open(gone_link.c_str(), O_RDONLY), EPERM);
+        CHECK(opendir(("/proc/" + std::to_string(getppid()) + "/map_files").c_str()) == nullptr);
+    });
+}
+
+// Where a thread is in the kernel is for the privileged.
+void stack() {
+    struct stat status = {};
+    CHECK(stat("/proc/self/stack", &status) == 0 && status.st_mode == (S_IFREG | 0400u));
+    char text[4096];
+    const int fd = open("/proc/self/stack", O_RDONLY);
+    CHECK(fd >= 0 && read(fd, text, sizeof text) >= 0);
+    close(fd);
+    in_child([&] {
+        CHECK(setresuid(1000, 1000, 1000) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0);
+        const int own = open("/proc/self/stack", O_RDONLY);
+        CHECK(own >= 0);
+        CHECK_FAILS(read(own, text, sizeof text), EACCES);
+    });
+}
+
 // A mount that comes to be of another one's group hears of what happens there.
 void mount_groups() {
     in_child([] {
@@ -191,5 +305,7 @@ int main() {
     flags();
     peak();
     core_filter();
+    map_files();
+    stack();
     mount_groups();
 }

@@ -220,6 +220,14 @@ void no_symlinks() {
         char text[8];
         CHECK(readlink("a/root", text, sizeof text) == 1);
         CHECK(has(info("/tmp/a"), "nosymfollow"));
+        // statfs(2), ST_NOSYMFOLLOW: younger than the C library's names.
+        constexpr unsigned long without_symlinks = 0x2000;
+        struct statfs status {};
+        CHECK(statfs("a", &status) == 0);
+        CHECK((static_cast<unsigned long>(status.f_flags) & without_symlinks) != 0);
+        CHECK(mount(nullptr, "a", nullptr, MS_REMOUNT | MS_BIND, nullptr) == 0);
+        CHECK(statfs("a", &status) == 0);
+        CHECK((static_cast<unsigned long>(status.f_flags) & without_symlinks) == 0);
     });
 }
 
@@ -455,6 +463,46 @@ void shared_file_systems() {
     });
 }
 
+// What another namespace has mounted on a name keeps nobody from removing it, replacing it or
+// moving it; what stood on an object that has no name any more is unmounted.
+void mount_points_of_others() {
+    in_child([] {
+        begin();
+        make_file("other", "other");
+        for (const char* name : {"new", "replaced", "moves"})
+            make_file(name, name);
+        int ready[2], done[2];
+        CHECK(pipe(ready) == 0 && pipe(done) == 0);
+        char byte = 0;
+        const pid_t other = start([&] {
+            CHECK(unshare(CLONE_NEWNS) == 0);
+            for (const char* name : {"file", "replaced", "moves"})
+                CHECK(mount("other", name, nullptr, MS_BIND, nullptr) == 0);
+            CHECK(mount("none", "a", "tmpfs", 0, nullptr) == 0 && mkdir("a/in", 0755) == 0);
+            CHECK(mount("none", "a/in", "tmpfs", 0, nullptr) == 0);
+            CHECK(write(ready[1], "r", 1) == 1 && read(done[0], &byte, 1) == 1);
+            CHECK_FAILS(open("file", O_RDONLY), ENOENT);
+            CHECK_FAILS(open("a", O_RDONLY), ENOENT);
+            CHECK(contents_of("replaced") == "new" && contents_of("moved") == "other");
+            for (const char* name : {"/file", "/replaced", "/a", "/a/in"})
+                CHECK(info(base + std::string(name)).empty());
+        });
+        CHECK(read(ready[0], &byte, 1) == 1);
+        CHECK(unlink("file") == 0 && rmdir("a") == 0);
+        CHECK(rename("new", "replaced") == 0 && rename("moves", "moved") == 0);
+        CHECK(write(done[1], "d", 1) == 1);
+        int status = -1;
+        CHECK(waitpid(other, &status, 0) == other && status == 0);
+        // One's own do.
+        CHECK(mount("other", "moved", nullptr, MS_BIND, nullptr) == 0);
+        CHECK(mount("none", "b", "tmpfs", 0, nullptr) == 0);
+        CHECK_FAILS(unlink("moved"), EBUSY);
+        CHECK_FAILS(rename("replaced", "moved"), EBUSY);
+        CHECK_FAILS(rename("moved", "new"), EBUSY);
+        CHECK_FAILS(rmdir("b"), EBUSY);
+    });
+}
+
 void special_file_systems() {
     in_child([] {
         begin();
@@ -507,6 +555,7 @@ int main() {
     stays_covered();
     owned_by_the_mounter();
     shared_file_systems();
+    mount_points_of_others();
     special_file_systems();
     return 0;
 }

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdint>
+#include <cstring>
 #include <ctime>
 #include <fcntl.h>
 #include <iterator>
@@ -339,6 +340,47 @@ void limits() {
                 ENAMETOOLONG);
 }
 
+// /proc/sys/fs/mqueue of a namespace of the test's own.
+bool set_limit(const std::string& name, const char* value) {
+    const int fd = open(("/proc/sys/fs/mqueue/" + name).c_str(), O_WRONLY);
+    CHECK(fd >= 0);
+    const bool set = write(fd, value, std::strlen(value)) > 0;
+    close(fd);
+    return set;
+}
+
+void settings() {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(unshare(CLONE_NEWIPC) == 0);
+        CHECK(set_limit("msg_max", "30") && set_limit("msgsize_max", "256"));
+        CHECK(set_limit("msg_default", "20") && set_limit("msgsize_default", "512"));
+        CHECK(!set_limit("msg_max", "0") && !set_limit("msg_max", "65537"));
+        CHECK(!set_limit("msgsize_max", "127") && !set_limit("msgsize_default", "16777217"));
+        // Who asks for nothing gets the defaults, as far as the limits go.
+        const std::string name = name_of("settings");
+        const mqd_t queue = mq_open(name.c_str(), O_RDWR | O_CREAT, 0600, nullptr);
+        CHECK(queue >= 0);
+        mq_attr is{};
+        CHECK(mq_getattr(queue, &is) == 0 && is.mq_maxmsg == 20 && is.mq_msgsize == 256);
+        CHECK(mq_close(queue) == 0 && mq_unlink(name.c_str()) == 0);
+        // They bind whoever has no CAP_SYS_RESOURCE.
+        CHECK(seteuid(1) == 0);
+        mq_attr shape{};
+        shape.mq_maxmsg = 31;
+        shape.mq_msgsize = 8;
+        CHECK_FAILS(mq_open(name.c_str(), O_RDWR | O_CREAT, 0600, &shape), EINVAL);
+        shape.mq_maxmsg = 30;
+        CHECK(mq_open(name.c_str(), O_RDWR | O_CREAT, 0600, &shape) >= 0);
+        CHECK(mq_unlink(name.c_str()) == 0);
+        CHECK(seteuid(0) == 0 && set_limit("queues_max", "0") && seteuid(1) == 0);
+        CHECK_FAILS(mq_open(name.c_str(), O_RDWR | O_CREAT, 0600, &shape), ENOSPC);
+        _exit(0);
+    }
+    reap(child);
+}
+
 void file_system() {
     char place[] = "/tmp/joey-mqueue-XXXXXX";
     CHECK(mkdtemp(place) != nullptr);
@@ -380,6 +422,7 @@ int main() {
     notification_by_thread();
     notification_by_socket();
     limits();
+    settings();
     file_system();
     return 0;
 }

@@ -1,5 +1,8 @@
 // Namespaces: clone, clone3, unshare, setns, /proc/PID/ns, ioctl_ns(2), id maps. namespaces(7).
 // As root; each case runs in children of its own, so that nothing is left behind.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -17,11 +20,13 @@
 #include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -210,6 +215,49 @@ bool effective(unsigned capability) {
     return (data[capability / 32].effective >> capability % 32 & 1) != 0;
 }
 
+void give_up(unsigned capability) {
+    __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2] = {};
+    CHECK(syscall(SYS_capget, &head, data) == 0);
+    data[capability / 32].effective &= ~(1u << capability % 32);
+    CHECK(syscall(SYS_capset, &head, data) == 0);
+}
+
+// Since Linux 5.12 only who may give files capabilities maps the parent's root, which could then
+// give them some that count in the parent.
+void maps_of_root() {
+    in_child([] {
+        give_up(CAP_SETFCAP);
+        in_child([] {
+            CHECK(unshare(CLONE_NEWUSER) == 0);
+            CHECK(effective(CAP_SETFCAP)); // in there
+            CHECK(write_file("/proc/self/uid_map", "0 0 1") == EPERM);
+            CHECK(write_file("/proc/self/uid_map", "5 0 1") == EPERM);
+            CHECK(write_file("/proc/self/setgroups", "deny") == 0);
+            CHECK(write_file("/proc/self/gid_map", "0 0 1") == 0); // groups have none
+        });
+        // Another one's map: the right of who opened the file counts.
+        int ready[2], end[2];
+        CHECK(pipe(ready) == 0 && pipe(end) == 0);
+        const pid_t pid = fork();
+        if (pid == 0) {
+            char byte = 0;
+            close(end[1]);
+            CHECK(unshare(CLONE_NEWUSER) == 0 && write(ready[1], "r", 1) == 1);
+            _exit(read(end[0], &byte, 1) == 0 ? 0 : 1);
+        }
+        char byte = 0;
+        CHECK(read(ready[0], &byte, 1) == 1);
+        const std::string map = "/proc/" + std::to_string(pid) + "/uid_map";
+        CHECK(write_file(map, "0 1000 5\n7 0 1") == EPERM);
+        CHECK(write_file(map, "0 0 10") == EPERM);
+        CHECK(write_file(map, "0 1000 5") == 0);
+        close(end[1]);
+        int status = -1;
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    });
+}
+
 void user_maps() {
     in_child([] {
         CHECK(setresgid(1000, 1000, 1000) == 0);
@@ -336,6 +384,44 @@ void power_over_members() {
         CHECK(kill(other, SIGKILL) == 0 && waitpid(other, nullptr, 0) == other);
     };
     mapped_by_parent("0 100000 10\n", "0 100000 10\n", inside, [](const std::string&) {});
+}
+
+// Whoever comes in from outside and is not dumpable brings what its members must not get at, until
+// it executes a program of theirs: container runtimes rely on that.
+void entry_behind_closed_doors() {
+    int told[2], ready[2];
+    CHECK(pipe(told) == 0 && pipe(ready) == 0);
+    static volatile int word = 7;
+    pid_t guest = -1;
+    const auto inside = [&] {
+        CHECK(setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0);
+        CHECK(read(told[0], &guest, sizeof guest) == sizeof guest);
+        int value = 0;
+        const iovec own = {&value, sizeof value};
+        const iovec other = {const_cast<int*>(&word), sizeof word};
+        CHECK(effective(CAP_SYS_PTRACE));
+        CHECK_FAILS(process_vm_readv(guest, &own, 1, &other, 1, 0), EPERM);
+        CHECK_FAILS(ptrace(PTRACE_SEIZE, guest, nullptr, nullptr), EPERM);
+        CHECK_FAILS(open(("/proc/" + std::to_string(guest) + "/mem").c_str(), O_RDONLY), EACCES);
+    };
+    const auto enter = [&](const std::string& base) {
+        guest = start([&] {
+            const int space = open((base + "/ns/user").c_str(), O_RDONLY);
+            CHECK(space >= 0 && setns(space, CLONE_NEWUSER) == 0);
+            CHECK(setresgid(0, 0, 0) == 0 && setresuid(0, 0, 0) == 0);
+            CHECK(prctl(PR_SET_DUMPABLE, 0) == 0);
+            CHECK(write(ready[1], "y", 1) == 1);
+            for (;;)
+                pause();
+        });
+        char byte = 0;
+        CHECK(read(ready[0], &byte, 1) == 1);
+        CHECK(write(told[1], &guest, sizeof guest) == sizeof guest);
+    };
+    mapped_by_parent("0 100000 10\n", "0 100000 10\n", inside, enter);
+    CHECK(kill(guest, SIGKILL) == 0 && waitpid(guest, nullptr, 0) == guest);
+    for (const int fd : {told[0], told[1], ready[0], ready[1]})
+        close(fd);
 }
 
 // A namespace with the ids 0 and 2 cannot give away 0 to 2, though both ends are its own.
@@ -492,6 +578,41 @@ void pids() {
     });
 }
 
+// The number that was given last, at the end of /proc/loadavg and in ns_last_pid: the reader's,
+// whatever namespace its /proc is of.
+int last_pid_in(const char* path) {
+    std::FILE* file = std::fopen(path, "r");
+    CHECK(file != nullptr);
+    char line[128] = {};
+    CHECK(std::fgets(line, sizeof line, file) != nullptr);
+    std::fclose(file);
+    const char* word = std::strrchr(line, ' ');
+    return std::atoi(word == nullptr ? line : word + 1);
+}
+
+void last_pids() {
+    in_child([] {
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        const pid_t init = fork();
+        CHECK(init >= 0);
+        if (init == 0) {
+            // A checkpoint needs it, so kernels that make none have no ns_last_pid.
+            constexpr char counter[] = "/proc/sys/kernel/ns_last_pid";
+            const bool counted = access(counter, R_OK) == 0;
+            for (int last = 1; last <= 3; last++) {
+                CHECK(last_pid_in("/proc/loadavg") == last);
+                CHECK(!counted || last_pid_in(counter) == last);
+                const pid_t child = fork();
+                if (child == 0)
+                    _exit(0);
+                CHECK(exit_of(child) == 0);
+            }
+            _exit(0);
+        }
+        CHECK(exit_of(init) == 0);
+    });
+}
+
 void pid_kill_from_above() {
     in_child([] {
         clone_args args{};
@@ -613,6 +734,48 @@ void nested_pids() {
     });
 }
 
+// SCM_CREDENTIALS: 0 or an errno.
+int claim_pid(int through, pid_t pid) {
+    const ucred claimed{pid, getuid(), getgid()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof claimed)] = {};
+    char byte = 'x';
+    iovec piece{&byte, 1};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_CREDENTIALS;
+    head->cmsg_len = CMSG_LEN(sizeof claimed);
+    std::memcpy(CMSG_DATA(head), &claimed, sizeof claimed);
+    return sendmsg(through, &message, 0) == 1 ? 0 : errno;
+}
+
+// Root of a new user namespace is not who it likes among the processes outside; it may be among
+// those whose numbers are its namespace's.
+void claimed_pids() {
+    in_child([] {
+        int pair[2];
+        CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0);
+        const pid_t other = getppid();
+        CHECK(claim_pid(pair[0], other) == 0);
+        CHECK(unshare(CLONE_NEWUSER) == 0);
+        map_root();
+        CHECK(claim_pid(pair[0], other) == EPERM);
+        CHECK(claim_pid(pair[0], getpid()) == 0);
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        in_child([&] {
+            CHECK(getpid() == 1);
+            in_child([&] {
+                CHECK(claim_pid(pair[0], 1) == 0);
+                CHECK(claim_pid(pair[0], 99) == ESRCH);
+            });
+        });
+    });
+}
+
 // --- time ----------------------------------------------------------------------------------------
 
 long long now_s(int clock) {
@@ -621,8 +784,21 @@ long long now_s(int clock) {
     return now.tv_sec;
 }
 
+// The C library's way, by the vDSO.
+long long fast_now_s(int clock) {
+    timespec now{};
+    CHECK(clock_gettime(clock, &now) == 0);
+    return now.tv_sec;
+}
+
+long long boot_time() {
+    const std::string text = contents_of("/proc/stat");
+    return std::strtoll(text.c_str() + text.find("btime ") + 6, nullptr, 10);
+}
+
 void times() {
     in_child([] {
+        const long long boot = boot_time();
         const long long before = now_s(CLOCK_MONOTONIC), booted = now_s(CLOCK_BOOTTIME);
         CHECK(unshare(CLONE_NEWTIME) == 0);
         CHECK(write_file("/proc/self/timens_offsets", "monotonic 1000 0") == 0);
@@ -635,7 +811,11 @@ void times() {
         in_child([&] {
             CHECK(now_s(CLOCK_MONOTONIC) >= before + 1000);
             CHECK(now_s(CLOCK_BOOTTIME) >= booted + 5000);
+            CHECK(fast_now_s(CLOCK_MONOTONIC) >= before + 1000);
+            CHECK(fast_now_s(CLOCK_BOOTTIME) >= booted + 5000);
+            CHECK(std::abs(time(nullptr) - now_s(CLOCK_REALTIME)) <= 1);
             CHECK(std::strtoll(contents_of("/proc/uptime").c_str(), nullptr, 10) >= booted + 5000);
+            CHECK(std::abs(boot_time() - (boot - 5000)) <= 2);
             timespec soon{};
             CHECK(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &soon) == 0);
             soon.tv_nsec += 1'000'000;
@@ -644,6 +824,11 @@ void times() {
             CHECK(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &soon, nullptr) == 0);
         });
         CHECK(write_file("/proc/self/timens_offsets", "monotonic 1 0") == EACCES); // in use
+        const int own = open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
+        CHECK(own >= 0 && setns(own, CLONE_NEWTIME) == 0);
+        CHECK(now_s(CLOCK_MONOTONIC) >= before + 1000);
+        CHECK(fast_now_s(CLOCK_MONOTONIC) >= before + 1000);
+        close(own);
     });
 }
 
@@ -703,17 +888,21 @@ int main() {
     ipc();
     abstract_sockets();
     user_maps();
+    maps_of_root();
     map_by_parent();
     power_over_members();
+    entry_behind_closed_doors();
     map_over_a_gap();
     user_threads_and_entry();
     entry_while_watched();
     user_limit();
     network_settings();
     pids();
+    last_pids();
     pid_kill_from_above();
     pid_views();
     nested_pids();
+    claimed_pids();
     times();
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fstream>
+#include <netpacket/packet.h>
 #include <poll.h>
 #include <sched.h>
 #include <set>
@@ -23,6 +24,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "tests/guest/check.hpp"
 #include "tests/guest/netlink_support.hpp"
@@ -138,26 +140,37 @@ int add_bridge(int fd, const char* name) {
     return ask(fd, std::move(request));
 }
 
-// A process in a network namespace of its own, which stays until it is told to go.
+// A process in a network namespace of its own, which stays until it is told to go. It has a netlink
+// socket there.
 class Elsewhere {
 public:
-    Elsewhere() {
+    explicit Elsewhere(int besides = 0) {
         int ready[2], stay[2];
         CHECK(pipe2(ready, O_CLOEXEC) == 0 && pipe2(stay, O_CLOEXEC) == 0);
         child_ = start([&] {
             close(stay[1]);
-            CHECK(unshare(CLONE_NEWNET) == 0 && write(ready[1], "r", 1) == 1);
+            CHECK(unshare(CLONE_NEWNET | besides) == 0);
+            const int fd = open_socket();
+            CHECK(write(ready[1], &fd, sizeof fd) == sizeof fd);
             char byte = 0;
             CHECK(read(stay[0], &byte, 1) == 0);
         });
         close(stay[0]);
         close(ready[1]);
-        char byte = 0;
-        CHECK(read(ready[0], &byte, 1) == 1);
+        CHECK(read(ready[0], &socket_, sizeof socket_) == sizeof socket_);
         close(ready[0]);
         stay_ = stay[1];
     }
     pid_t pid() const { return child_; }
+    // The process's own, which keeps the rights of whoever opened it.
+    int take_socket() const {
+        const int process = static_cast<int>(syscall(SYS_pidfd_open, child_, 0));
+        CHECK(process >= 0);
+        const int fd = static_cast<int>(syscall(SYS_pidfd_getfd, process, socket_, 0));
+        CHECK(fd >= 0);
+        close(process);
+        return fd;
+    }
     void end() {
         close(stay_);
         int status = 0;
@@ -166,7 +179,7 @@ public:
 
 private:
     pid_t child_ = -1;
-    int stay_ = -1;
+    int stay_ = -1, socket_ = -1;
 };
 
 // The next event about a device of this subsystem.
@@ -220,6 +233,108 @@ void loopback_in_sysfs() {
     CHECK(stat((sys + "/class/net/eth77").c_str(), &about) == -1 && errno == ENOENT);
 }
 
+// "all" and "default", beside the interfaces "there" and "renamed", which have no address.
+void common_settings(const std::string& conf4, const std::string& conf6) {
+    // IPv4: an interface follows "default" until somebody sets its own.
+    for (const char* name : {"accept_local", "arp_announce", "arp_accept", "drop_gratuitous_arp",
+                             "log_martians", "proxy_arp", "src_valid_mark"}) {
+        const std::string what = std::string("/") + name;
+        CHECK(store(conf4 + "default" + what, "1") == 0);
+        CHECK(text_of(conf4 + "there" + what) == "1\n");
+        CHECK(store(conf4 + "renamed" + what, "1") == 0);
+        CHECK(store(conf4 + "default" + what, "0") == 0);
+        CHECK(text_of(conf4 + "there" + what) == "0\n");
+        CHECK(text_of(conf4 + "renamed" + what) == "1\n");
+        // "all" counts together with it, and shows what was written.
+        CHECK(store(conf4 + "all" + what, "1") == 0 && text_of(conf4 + "all" + what) == "1\n");
+        CHECK(text_of(conf4 + "there" + what) == "0\n");
+        CHECK(store(conf4 + "all" + what, "0") == 0);
+    }
+    // Two do not.
+    for (const char* name : {"promote_secondaries", "route_localnet"}) {
+        const std::string what = std::string("/") + name;
+        CHECK(store(conf4 + "default" + what, "1") == 0);
+        CHECK(text_of(conf4 + "there" + what) == "0\n");
+        CHECK(store(conf4 + "default" + what, "0") == 0);
+    }
+    CHECK(store(conf4 + "all/accept_source_route", "0") == 0);
+    CHECK(store(conf4 + "all/secure_redirects", "0") == 0);
+    // IPv6: "default" is for interfaces to come, "all" mostly for nobody.
+    for (const char* name : {"accept_ra", "accept_ra_defrtr", "accept_ra_pinfo", "autoconf"}) {
+        const std::string what = std::string("/") + name;
+        for (const char* who : {"all", "default"}) {
+            CHECK(store(conf6 + who + what, "0") == 0 && text_of(conf6 + who + what) == "0\n");
+            CHECK(text_of(conf6 + "there" + what) == "1\n");
+            CHECK(store(conf6 + who + what, "1") == 0);
+        }
+    }
+    CHECK(text_of(conf6 + "all/accept_dad") == "0\n" &&
+          text_of(conf6 + "default/accept_dad") == "1\n");
+    const int probe = socket(AF_INET6, SOCK_DGRAM, 0);
+    CHECK(store(conf6 + "all/hop_limit", "33") == 0);
+    int hops = 0;
+    socklen_t length = sizeof hops;
+    CHECK(getsockopt(probe, IPPROTO_IPV6, IPV6_UNICAST_HOPS, &hops, &length) == 0 && hops == 33);
+    close(probe);
+    CHECK(store(conf6 + "all/hop_limit", "64") == 0 &&
+          store(conf6 + "all/hop_limit", "0") == EINVAL);
+    CHECK(text_of(conf6 + "there/hop_limit") == "64\n");
+    CHECK(store(conf6 + "all/addr_gen_mode", "1") == 0);
+    CHECK(text_of(conf6 + "there/addr_gen_mode") == "1\n" &&
+          text_of(conf6 + "default/addr_gen_mode") == "1\n");
+    CHECK(store(conf6 + "all/addr_gen_mode", "0") == 0);
+    CHECK(store(conf6 + "all/disable_ipv6", "1") == 0);
+    CHECK(text_of(conf6 + "default/disable_ipv6") == "1\n");
+    CHECK(store(conf6 + "default/disable_ipv6", "0") == 0);
+    CHECK(text_of(conf6 + "all/disable_ipv6") == "1\n");
+    CHECK(store(conf6 + "all/disable_ipv6", "0") == 0);
+}
+
+// How many times the interface is in the group of addresses with this end (RFC 4291, 2.7.1).
+unsigned users_of_group(const char* interface, const std::string& end) {
+    std::istringstream in(text_of("/proc/net/igmp6"));
+    unsigned index = 0, users = 0;
+    std::string name, group, rest;
+    while (in >> index >> name >> group >> users && std::getline(in, rest))
+        if (name == interface && group == "ff0200000000000000000001ff" + end)
+            return users;
+    return 0;
+}
+
+// An address is added (NEWADDR), or removed (DELADDR).
+int change_address(int fd, uint16_t type, const char* interface, const char* address) {
+    in6_addr bytes{};
+    CHECK(inet_pton(AF_INET6, address, &bytes) == 1);
+    ifaddrmsg about{};
+    about.ifa_family = AF_INET6;
+    about.ifa_prefixlen = 64;
+    about.ifa_flags = IFA_F_NODAD;
+    about.ifa_index = if_nametoindex(interface);
+    Builder request(type, NLM_F_ACK | (type == RTM_NEWADDR ? NLM_F_CREATE | NLM_F_EXCL : 0));
+    request.put(about).attribute(IFA_LOCAL, &bytes, sizeof bytes);
+    return ask(fd, std::move(request));
+}
+
+// A change of how addresses are made is none for those that are there: each is in its group once.
+void address_modes() {
+    const int fd = open_socket();
+    CHECK(add_cable(fd, "here", "there") == 0);
+    for (const char* name : {"here", "there"})
+        CHECK(store(sys + "/class/net/" + name + "/flags", "0x1003") == 0);
+    CHECK(change_address(fd, RTM_NEWADDR, "here", "fd00::1:2233") == 0);
+    for (int i = 0; i < 200 && users_of_group("here", "012233") == 0; i++)
+        usleep(10'000);
+    CHECK(users_of_group("here", "012233") == 1);
+    const std::string mode = "/proc/sys/net/ipv6/conf/here/addr_gen_mode";
+    for (int i = 0; i < 3; i++)
+        CHECK(store(mode, "1") == 0 && store(mode, "0") == 0);
+    CHECK(users_of_group("here", "012233") == 1);
+    CHECK(change_address(fd, RTM_DELADDR, "here", "fd00::1:2233") == 0);
+    CHECK(users_of_group("here", "012233") == 0);
+    CHECK(change_link(fd, "here", nullptr) == 0);
+    close(fd);
+}
+
 void devices_come_and_go() {
     const int events = listen_for_events(), route = open_socket();
     CHECK(add_cable(route, "here", "there") == 0);
@@ -260,6 +375,7 @@ void devices_come_and_go() {
     CHECK(text_of(conf6 + "renamed/accept_ra") == "2\n");
     CHECK(store(conf6 + "renamed/mtu", "1400") == 0 && text_of(conf6 + "renamed/mtu") == "1400\n");
     CHECK(store(conf6 + "renamed/mtu", "1000") == EINVAL);
+    common_settings(conf4, conf6);
     CHECK(names_in(conf4).count("there") == 1);
     CHECK(change_link(route, "renamed", nullptr) == 0);
     names.clear();
@@ -380,12 +496,69 @@ void ports_go_with_their_cables() {
     const auto pid = static_cast<uint32_t>(elsewhere.pid());
     CHECK(set_link(fd, "there", [&](Builder& to) { to.number(IFLA_NET_NS_PID, pid); }) == 0);
     elsewhere.end();
-    for (int i = 0; if_nametoindex("here") != 0; i++) {
+    // Linux takes the name away a moment before the bridge hears of it.
+    for (int i = 0; if_nametoindex("here") != 0 || text_of(address) != "02:00:00:00:00:20\n"; i++) {
         CHECK(i < 1000);
         usleep(10'000);
     }
-    CHECK(text_of(address) == "02:00:00:00:00:20\n");
     CHECK(change_link(fd, "left", nullptr) == 0 && change_link(fd, "switch", nullptr) == 0);
+    close(fd);
+}
+
+// What is sent into one port of a bridge comes out of another while the bridge is up.
+void bridges_that_are_down() {
+    constexpr unsigned short experimental = 0x88b5;
+    const int fd = open_socket();
+    CHECK(add_bridge(fd, "switch") == 0);
+    CHECK(add_cable(fd, "in", "a") == 0 && add_cable(fd, "out", "b") == 0);
+    const auto flag = [&](const char* name, bool up) {
+        ifinfomsg link{};
+        link.ifi_index = static_cast<int>(if_nametoindex(name));
+        link.ifi_change = IFF_UP;
+        link.ifi_flags = up ? unsigned{IFF_UP} : 0;
+        Builder request(RTM_NEWLINK, NLM_F_ACK);
+        CHECK(ask(fd, std::move(request.put(link))) == 0);
+    };
+    for (const char* port : {"a", "b"})
+        CHECK(set_link(fd, port, [&](Builder& to) {
+                  to.number(IFLA_MASTER, if_nametoindex("switch"));
+              }) == 0);
+    for (const char* name : {"in", "a", "out", "b", "switch"})
+        flag(name, true);
+    int ends[2];
+    for (int i = 0; i < 2; i++) {
+        ends[i] = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(experimental));
+        sockaddr_ll at{};
+        at.sll_family = AF_PACKET;
+        at.sll_protocol = htons(experimental);
+        at.sll_ifindex = static_cast<int>(if_nametoindex(i == 0 ? "in" : "out"));
+        CHECK(ends[i] >= 0 && bind(ends[i], reinterpret_cast<sockaddr*>(&at), sizeof at) == 0);
+    }
+    const auto passes = [&](int wait_ms) {
+        const unsigned char frame[60] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2,
+                                         0,    0,    0,    0,    1,    0x88, 0xb5};
+        CHECK(send(ends[0], frame, sizeof frame, 0) == sizeof frame);
+        pollfd waiting = {ends[1], POLLIN, 0};
+        if (poll(&waiting, 1, wait_ms) == 0)
+            return false;
+        char got[100];
+        CHECK(recv(ends[1], got, sizeof got, 0) == sizeof frame);
+        return true;
+    };
+    int tries = 0;
+    while (!passes(100)) // ports take their time until they forward
+        CHECK(++tries < 100);
+    for (char late[100]; recv(ends[1], late, sizeof late, MSG_DONTWAIT) > 0;) {
+    }
+    flag("switch", false);
+    CHECK(!passes(200));
+    flag("switch", true);
+    while (!passes(100))
+        CHECK(++tries < 100);
+    for (const int end : ends)
+        close(end);
+    for (const char* name : {"in", "out", "switch"})
+        CHECK(change_link(fd, name, nullptr) == 0);
     close(fd);
 }
 
@@ -418,6 +591,62 @@ void moving_by_name() {
     close(other);
     CHECK(change_link(fd, "here", nullptr) == 0);
     elsewhere.end();
+    close(fd);
+}
+
+// What a program writes into somebody else's socket does nothing to a network over which that one
+// has no rights, whatever the program may do itself.
+void sockets_of_strangers() {
+    Elsewhere elsewhere(CLONE_NEWUSER);
+    const int fd = elsewhere.take_socket();
+    const auto make = [&](const char* name, pid_t where) {
+        Builder info(0, 0);
+        info.bytes.clear();
+        info.text(IFLA_INFO_KIND, "veth");
+        Builder request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+        request.put(ifinfomsg{}).text(IFLA_IFNAME, name);
+        request.number(IFLA_NET_NS_PID, static_cast<uint32_t>(where));
+        request.attribute(IFLA_LINKINFO, info.bytes.data(), info.bytes.size());
+        return ask(fd, std::move(request));
+    };
+    CHECK(make("stranger", getpid()) == EPERM);
+    CHECK(if_nametoindex("stranger") == 0);
+    CHECK(make("own", elsewhere.pid()) == 0);
+    close(fd);
+    elsewhere.end();
+}
+
+// "ip route del default" of several takes away the one that packets take.
+void the_lowest_metric_goes_first() {
+    const int fd = open_socket();
+    CHECK(add_cable(fd, "here", "there") == 0);
+    ifinfomsg up{};
+    up.ifi_index = static_cast<int>(if_nametoindex("here"));
+    up.ifi_flags = up.ifi_change = IFF_UP;
+    Builder bring(RTM_NEWLINK, NLM_F_ACK);
+    CHECK(ask(fd, std::move(bring.put(up))) == 0);
+    const auto change = [&](uint16_t type, uint32_t metric) {
+        Builder request(type, type == RTM_NEWROUTE ? NLM_F_ACK | NLM_F_CREATE : NLM_F_ACK);
+        rtmsg route{};
+        route.rtm_family = AF_INET;
+        route.rtm_table = RT_TABLE_MAIN;
+        route.rtm_scope = type == RTM_NEWROUTE ? RT_SCOPE_LINK : RT_SCOPE_NOWHERE;
+        route.rtm_type = type == RTM_NEWROUTE ? RTN_UNICAST : RTN_UNSPEC;
+        request.put(route);
+        if (metric != 0)
+            request.number(RTA_PRIORITY, metric);
+        if (type == RTM_NEWROUTE)
+            request.number(RTA_OIF, if_nametoindex("here"));
+        return ask(fd, std::move(request));
+    };
+    for (const uint32_t metric : {200u, 100u, 300u})
+        CHECK(change(RTM_NEWROUTE, metric) == 0);
+    CHECK(change(RTM_DELROUTE, 0) == 0);
+    CHECK(change(RTM_DELROUTE, 100) == ESRCH);
+    CHECK(change(RTM_DELROUTE, 0) == 0);
+    CHECK(change(RTM_DELROUTE, 200) == ESRCH);
+    CHECK(change(RTM_DELROUTE, 300) == 0);
+    CHECK(change_link(fd, "here", nullptr) == 0);
     close(fd);
 }
 
@@ -476,11 +705,15 @@ int main() {
     own_network();
     loopback_in_sysfs();
     devices_come_and_go();
+    address_modes();
     drivers();
     routes_by_ioctl();
     administrators();
     ports_go_with_their_cables();
+    bridges_that_are_down();
     moving_by_name();
+    sockets_of_strangers();
+    the_lowest_metric_goes_first();
     without_ipv6();
     generic_netlink();
     CHECK(umount2(sys.c_str(), MNT_DETACH) == 0);

@@ -219,6 +219,35 @@ void waiting() {
 
 // --- programs among themselves
 
+// Who got more than there was room for gets no more until all of it is read: senders wait for that.
+void after_an_overrun() {
+    const int from = open_socket(NETLINK_USERSOCK), to = open_socket(NETLINK_USERSOCK);
+    sockaddr_nl own{};
+    own.nl_family = AF_NETLINK;
+    own.nl_groups = 1;
+    CHECK(bind(to, general(own), sizeof own) == 0);
+    const int least = 1;
+    CHECK(setsockopt(to, SOL_SOCKET, SO_RCVBUF, &least, sizeof least) == 0);
+    const timeval soon{0, 100'000};
+    CHECK(setsockopt(from, SOL_SOCKET, SO_SNDTIMEO, &soon, sizeof soon) == 0);
+    sockaddr_nl target = own;
+    const char text[64] = {};
+    for (int i = 0; i < 100; i++)
+        (void)sendto(from, text, sizeof text, 0, general(target), sizeof target);
+    char byte = 0;
+    CHECK_FAILS(recv(to, &byte, 1, MSG_DONTWAIT), ENOBUFS);
+    CHECK(recv(to, &byte, 1, MSG_DONTWAIT) == 1); // one of several
+    target.nl_groups = 0;
+    target.nl_pid = port_of(to);
+    CHECK_FAILS(sendto(from, text, sizeof text, 0, general(target), sizeof target), EAGAIN);
+    while (recv(to, &byte, 1, MSG_DONTWAIT) == 1)
+        ;
+    CHECK(sendto(from, text, sizeof text, 0, general(target), sizeof target) == sizeof text);
+    CHECK(recv(to, &byte, 1, MSG_DONTWAIT) == 1);
+    close(from);
+    close(to);
+}
+
 void between_programs() {
     const int from = open_socket(NETLINK_USERSOCK), to = open_socket(NETLINK_USERSOCK);
     sockaddr_nl any{};
@@ -371,6 +400,7 @@ int main() {
     peeking_and_truncation();
     waiting();
     between_programs();
+    after_an_overrun();
     interface_lists();
     notifications();
     dumps();

@@ -314,6 +314,36 @@ void renames() {
     });
 }
 
+// Where there is no room for a whiteout nothing is changed, and by halves neither.
+void no_room() {
+    in_child([] {
+        begin();
+        mount_it();
+        CHECK(chmod("m/low", 0600) == 0 && chmod("m/top", 0600) == 0);
+        CHECK(unlink("m/d/a") == 0 && unlink("m/d/b") == 0);
+        CHECK(mkdir("fill", 0755) == 0);
+        CHECK(mount("base", "/tmp", nullptr, MS_REMOUNT, "nr_inodes=100") == 0);
+        int made = 0;
+        for (int fd = 0; fd >= 0; made++) {
+            fd = open(("fill/" + std::to_string(made)).c_str(), O_CREAT | O_WRONLY, 0644);
+            CHECK(fd >= 0 ? close(fd) == 0 : errno == ENOSPC);
+        }
+        CHECK_FAILS(rename("m/low", "m/top"), ENOSPC);
+        CHECK(contents_of("m/low") == "low" && contents_of("m/top") == "top of l1");
+        CHECK_FAILS(rmdir("m/d"), ENOSPC);
+        CHECK(names("m/d").empty() && names("m") == "d link low only top");
+        for (int i = 0; i < 10; i++)
+            CHECK(unlink(("fill/" + std::to_string(i)).c_str()) == 0);
+        CHECK(rename("m/low", "m/top") == 0 && rmdir("m/d") == 0);
+        CHECK(mkdir("m/new", 0755) == 0 && mkdir("m/new/in", 0755) == 0);
+        CHECK(unlink("m/only/deep/file") == 0 && rename("m/new", "m/only/deep") == 0);
+        CHECK(names("m/only/deep") == "in");
+        again();
+        CHECK(contents_of("m/top") == "low" && names("m") == "link only top");
+        CHECK(names("m/only/deep") == "in");
+    });
+}
+
 void user_marks() {
     in_child([] {
         begin();
@@ -487,6 +517,7 @@ int main() {
     copy_up();
     removals();
     renames();
+    no_room();
     user_marks();
     rights_of_the_mounter();
     steps();

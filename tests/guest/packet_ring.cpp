@@ -1,4 +1,4 @@
-// Frames in mapped memory: PACKET_RX_RING, TPACKET_V2. packet(7).
+// Frames in mapped memory: PACKET_RX_RING of all versions, PACKET_TX_RING. packet(7).
 #include <cstdint>
 #include <poll.h>
 #include <string>
@@ -63,6 +63,7 @@ void what_cannot_be() {
     const int fd = open_socket();
     CHECK(header_length(fd, TPACKET_V1) == sizeof(tpacket_hdr));
     CHECK(header_length(fd, TPACKET_V2) == sizeof(tpacket2_hdr));
+    CHECK(header_length(fd, TPACKET_V3) == sizeof(tpacket3_hdr));
     int value = 77;
     socklen_t length = sizeof value;
     CHECK_FAILS(getsockopt(fd, SOL_PACKET, PACKET_HDRLEN, &value, &length), EINVAL);
@@ -168,11 +169,219 @@ void frames_come() {
     close(fd);
 }
 
+uint8_t* map(int fd, size_t bytes) {
+    void* const out = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(out != MAP_FAILED);
+    return static_cast<uint8_t*>(out);
+}
+
+int sink() { // so that nothing answers
+    const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    sockaddr_in any{};
+    any.sin_family = AF_INET;
+    any.sin_port = htons(9);
+    CHECK(bind(fd, reinterpret_cast<sockaddr*>(&any), sizeof any) == 0);
+    return fd;
+}
+
+void first_version() {
+    const int fd = open_socket();
+    const int silent = sink();
+    CHECK(set_ring(fd, {4096, 2, frame_bytes, frames}) == 0);
+    uint8_t* const ring = map(fd, 8192);
+    attach(fd);
+    send_datagram("one");
+    send_datagram("two");
+    pollfd watched{fd, POLLIN, 0};
+    CHECK(poll(&watched, 1, 5000) == 1 && watched.revents == POLLIN);
+    for (uint32_t i = 0; i < 2; i++) {
+        tpacket_hdr header;
+        std::memcpy(&header, ring + i * frame_bytes, sizeof header);
+        CHECK((header.tp_status & TP_STATUS_USER) != 0 && header.tp_usec < 1'000'000);
+        CHECK(header.tp_len == ETH_HLEN + 28 + 3 && header.tp_snaplen == header.tp_len);
+        CHECK(header.tp_net - header.tp_mac == ETH_HLEN);
+        CHECK(std::memcmp(ring + i * frame_bytes + header.tp_net + 28, i == 0 ? "one" : "two", 3) ==
+              0);
+    }
+    CHECK(munmap(ring, 8192) == 0);
+    close(silent);
+    close(fd);
+}
+
+constexpr uint32_t block_bytes = 4096, blocks = 3;
+
+const tpacket_block_desc* block_of(const uint8_t* ring, uint32_t number) {
+    return reinterpret_cast<const tpacket_block_desc*>(ring + number * block_bytes);
+}
+uint32_t block_status(const uint8_t* ring, uint32_t number) {
+    return __atomic_load_n(&block_of(ring, number)->hdr.bh1.block_status, __ATOMIC_ACQUIRE);
+}
+void give_block_back(uint8_t* ring, uint32_t number) {
+    auto* const block = reinterpret_cast<tpacket_block_desc*>(ring + number * block_bytes);
+    __atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+}
+
+// The frames' payloads, in their order.
+std::string payloads(const uint8_t* ring, uint32_t number) {
+    const tpacket_hdr_v1& about = block_of(ring, number)->hdr.bh1;
+    std::string out;
+    uint32_t at = about.offset_to_first_pkt;
+    for (uint32_t i = 0; i < about.num_pkts; i++) {
+        const uint8_t* const start = ring + number * block_bytes + at;
+        tpacket3_hdr header;
+        std::memcpy(&header, start, sizeof header);
+        CHECK((header.tp_status & TP_STATUS_USER) != 0);
+        CHECK(header.tp_snaplen == header.tp_len && header.tp_net - header.tp_mac == ETH_HLEN);
+        sockaddr_ll from;
+        std::memcpy(&from, start + TPACKET_ALIGN(sizeof header), sizeof from);
+        CHECK(from.sll_family == AF_PACKET && from.sll_protocol == htons(ETH_P_IP));
+        out.append(reinterpret_cast<const char*>(start + header.tp_net + 28),
+                   header.tp_len - ETH_HLEN - 28);
+        CHECK((header.tp_next_offset == 0) == (i + 1 == about.num_pkts));
+        CHECK(header.tp_next_offset % 8 == 0);
+        at += header.tp_next_offset;
+    }
+    return out;
+}
+
+int set_block_ring(int fd, uint32_t milliseconds, uint32_t own_bytes) {
+    tpacket_req3 request{};
+    request.tp_block_size = block_bytes;
+    request.tp_block_nr = blocks;
+    request.tp_frame_size = frame_bytes;
+    request.tp_frame_nr = blocks * (block_bytes / frame_bytes);
+    request.tp_retire_blk_tov = milliseconds;
+    request.tp_sizeof_priv = own_bytes;
+    return setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof request);
+}
+
+tpacket_stats_v3 statistics(int fd) {
+    tpacket_stats_v3 out{};
+    socklen_t length = sizeof out;
+    CHECK(getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &out, &length) == 0);
+    CHECK(length == sizeof out);
+    return out;
+}
+
+void blocks_come() {
+    const int fd = open_socket();
+    const int silent = sink();
+    CHECK(set(fd, PACKET_VERSION, TPACKET_V3) == 0);
+    CHECK_FAILS(set_ring(fd, {block_bytes, blocks, frame_bytes, 6}), EINVAL); // too short
+    CHECK_FAILS(set_block_ring(fd, 50, block_bytes), EINVAL);
+    CHECK(set_block_ring(fd, 50, 13) == 0);
+    uint8_t* const ring = map(fd, block_bytes * blocks);
+    attach(fd);
+    pollfd watched{fd, POLLIN, 0};
+    CHECK(poll(&watched, 1, 0) == 0);
+    send_datagram("one");
+    send_datagram("twenty");
+    // Given when its time is over.
+    CHECK(poll(&watched, 1, 5000) == 1 && watched.revents == POLLIN);
+    uint32_t at = 0;
+    std::string got;
+    uint64_t sequence = 0;
+    while (block_status(ring, at) != TP_STATUS_KERNEL) { // one or, on a slow machine, two
+        const tpacket_hdr_v1& about = block_of(ring, at)->hdr.bh1;
+        CHECK((about.block_status & TP_STATUS_BLK_TMO) != 0);
+        CHECK(block_of(ring, at)->version == TPACKET_V3);
+        CHECK(block_of(ring, at)->offset_to_priv == 48 && about.offset_to_first_pkt == 64);
+        CHECK(about.seq_num > sequence && about.blk_len > 64 && about.blk_len <= block_bytes);
+        CHECK(about.ts_first_pkt.ts_sec > 1'600'000'000);
+        CHECK(about.ts_last_pkt.ts_sec >= about.ts_first_pkt.ts_sec);
+        sequence = about.seq_num;
+        got += payloads(ring, at);
+        give_block_back(ring, at);
+        at = (at + 1) % blocks;
+        if (got != "onetwenty")
+            CHECK(poll(&watched, 1, 5000) == 1);
+    }
+    CHECK(got == "onetwenty" && poll(&watched, 1, 0) == 0);
+    CHECK(statistics(fd).tp_packets == 2);
+    // Three of these fill a block; with none given back, those beyond the last are lost.
+    const std::string large(1000, 'x');
+    for (uint32_t i = 0; i < 12; i++)
+        send_datagram(large);
+    CHECK((block_status(ring, at) & TP_STATUS_USER) != 0);
+    CHECK(payloads(ring, at).size() % 1000 == 0);
+    const tpacket_stats_v3 counts = statistics(fd);
+    CHECK(counts.tp_packets == 12 && counts.tp_drops >= 3 && counts.tp_freeze_q_cnt == 1);
+    // The queue thaws when they come back.
+    for (uint32_t i = 0; i < blocks; i++)
+        give_block_back(ring, i);
+    send_datagram("again");
+    CHECK(poll(&watched, 1, 5000) == 1);
+    CHECK(munmap(ring, block_bytes * blocks) == 0);
+    close(silent);
+    close(fd);
+}
+
+// Slots that are sent, in a mapping with slots that receive.
+void frames_go() {
+    const int fd = open_socket();
+    CHECK(set(fd, PACKET_VERSION, TPACKET_V2) == 0);
+    const tpacket_req request = {4096, 2, frame_bytes, frames};
+    CHECK(setsockopt(fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof request) == 0);
+    CHECK_FAILS(setsockopt(fd, SOL_PACKET, PACKET_TX_RING, &request, sizeof request), EBUSY);
+    CHECK(set_ring(fd, request) == 0);
+    CHECK(mmap(nullptr, 8192, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED && errno == EINVAL);
+    uint8_t* const received = map(fd, 16384);
+    uint8_t* const slots = received + 8192;
+    attach(fd);
+    CHECK(send(fd, nullptr, 0, 0) == 0); // nothing is asked for
+    const auto fill = [&](uint32_t slot, uint32_t bytes, const char* text) {
+        uint8_t* const start = slots + slot * frame_bytes;
+        tpacket2_hdr header{};
+        header.tp_len = bytes;
+        std::memcpy(start, &header, sizeof header);
+        ethhdr link{};
+        link.h_proto = htons(ETH_P_IP);
+        uint8_t* const data = start + TPACKET2_HDRLEN - sizeof(sockaddr_ll);
+        std::memcpy(data, &link, sizeof link);
+        std::memcpy(data + sizeof link, text, std::strlen(text));
+        __atomic_store_n(reinterpret_cast<uint32_t*>(start), TP_STATUS_SEND_REQUEST,
+                         __ATOMIC_RELEASE);
+    };
+    fill(0, 60, "first");
+    fill(1, 80, "second");
+    CHECK(send(fd, nullptr, 0, 0) == 140);
+    for (int i = 0; i < 5000 && status_of(slots + frame_bytes) != TP_STATUS_AVAILABLE; i++)
+        usleep(1000);
+    CHECK(status_of(slots) == TP_STATUS_AVAILABLE);
+    // On the loopback interface they come back, and are shown.
+    pollfd watched{fd, POLLIN, 0};
+    CHECK(poll(&watched, 1, 5000) == 1);
+    tpacket2_hdr header;
+    std::memcpy(&header, received, sizeof header);
+    CHECK(header.tp_len == 60 && std::memcmp(received + header.tp_net, "first", 5) == 0);
+    // One that cannot be ends the call, or is passed over.
+    fill(2, frame_bytes, "");
+    fill(3, 60, "third");
+    CHECK_FAILS(send(fd, nullptr, 0, 0), EMSGSIZE);
+    CHECK(status_of(slots + 2 * frame_bytes) == TP_STATUS_WRONG_FORMAT);
+    CHECK(status_of(slots + 3 * frame_bytes) == TP_STATUS_SEND_REQUEST);
+    fill(2, 5, ""); // shorter than a link header
+    CHECK_FAILS(send(fd, nullptr, 0, 0), EINVAL);
+    fill(2, 60, "later");
+    CHECK(send(fd, nullptr, 0, 0) == 120);
+    CHECK_FAILS(set(fd, PACKET_LOSS, 1), EBUSY);
+    CHECK(munmap(received, 16384) == 0);
+    // Without a ring to send, send(2) is what it was.
+    const tpacket_req none{};
+    CHECK(setsockopt(fd, SOL_PACKET, PACKET_TX_RING, &none, sizeof none) == 0);
+    CHECK_FAILS(send(fd, "x", 1, 0), EINVAL);
+    CHECK(munmap(map(fd, 8192), 8192) == 0);
+    close(fd);
+}
+
 } // namespace
 
 int main() {
     own_network();
     what_cannot_be();
     frames_come();
+    first_version();
+    blocks_come();
+    frames_go();
     return 0;
 }

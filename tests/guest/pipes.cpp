@@ -341,6 +341,25 @@ void fifos() {
     close(place);
 }
 
+// SIGPIPE is for the thread that writes, and waits for it where it is blocked.
+void broken_by_a_thread() {
+    int pipe_ends[2];
+    CHECK(pipe(pipe_ends) == 0);
+    close(pipe_ends[0]);
+    const int before = signals;
+    std::thread([&] {
+        sigset_t one;
+        sigemptyset(&one);
+        sigaddset(&one, SIGPIPE);
+        CHECK(pthread_sigmask(SIG_BLOCK, &one, nullptr) == 0);
+        CHECK_FAILS(write(pipe_ends[1], "x", 1), EPIPE);
+        const timespec at_once{};
+        CHECK(sigtimedwait(&one, nullptr, &at_once) == SIGPIPE);
+    }).join();
+    CHECK(signals == before);
+    close(pipe_ends[1]);
+}
+
 } // namespace
 
 int main() {
@@ -357,5 +376,6 @@ int main() {
     several_wait();
     reopening();
     fifos();
+    broken_by_a_thread();
     CHECK(rmdir(name) == 0);
 }

@@ -14,11 +14,13 @@
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
@@ -370,6 +372,8 @@ void crowds() {
     close(other);
     // Several threads on one set: each event of an edge goes to one.
     const int f = eventfd(0, EFD_NONBLOCK);
+    for (const uint32_t wrong : {EPOLLONESHOT, EPOLLPRI, EPOLLRDHUP})
+        CHECK_FAILS(control(epoll, EPOLL_CTL_ADD, f, EPOLLIN | EPOLLEXCLUSIVE | wrong), EINVAL);
     CHECK(control(epoll, EPOLL_CTL_ADD, f, EPOLLIN | EPOLLET) == 0);
     std::atomic<int> events{0};
     std::atomic<bool> stop{false};
@@ -529,6 +533,28 @@ void signals_of_the_dead() {
     }
 }
 
+// lseek(2) on what is no file: it succeeds and means nothing, as with /dev/null; pread(2) does not.
+void positions() {
+    sigset_t none;
+    sigemptyset(&none);
+    for (const int fd : {eventfd(1, 0), timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK),
+                         signalfd(-1, &none, SFD_NONBLOCK), make_epoll(), inotify_init()}) {
+        CHECK(fd >= 0);
+        CHECK(lseek(fd, 7, SEEK_SET) == 0 && lseek(fd, 0, SEEK_CUR) == 0);
+        CHECK(lseek(fd, -1, SEEK_END) == 0);
+        CHECK_FAILS(lseek(fd, 0, 9), EINVAL);
+        char byte[8];
+        CHECK_FAILS(pread(fd, byte, sizeof byte, 0), ESPIPE);
+        close(fd);
+    }
+    int p[2];
+    CHECK(pipe(p) == 0);
+    CHECK_FAILS(lseek(p[0], 0, SEEK_SET), ESPIPE);
+    CHECK_FAILS(lseek(p[0], 0, 9), EINVAL);
+    close(p[0]);
+    close(p[1]);
+}
+
 } // namespace
 
 int main() {
@@ -542,4 +568,5 @@ int main() {
     crowds();
     many();
     counters();
+    positions();
 }

@@ -1,6 +1,8 @@
 // Files of /proc that tell of IPC objects, keys and descriptors, and sysctls that are obeyed.
 #include <csignal>
 #include <cstdint>
+#include <dirent.h>
+#include <grp.h>
 #include <sched.h>
 #include <sstream>
 #include <vector>
@@ -10,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
+#include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
@@ -284,6 +287,114 @@ void memory_badness() {
     });
 }
 
+std::string options_of(const std::string& place) {
+    for (const std::string& line : lines(contents_of("/proc/self/mounts")))
+        if (const auto row = words(line); row.size() > 3 && row[1] == place)
+            return row[3];
+    return {};
+}
+
+bool listed(const std::string& directory, const std::string& name) {
+    DIR* const dir = opendir(directory.c_str());
+    CHECK(dir != nullptr);
+    bool found = false;
+    while (const dirent* const entry = readdir(dir))
+        found = found || name == entry->d_name;
+    closedir(dir);
+    return found;
+}
+
+// What somebody without rights sees of another's process: bits of seen_*.
+constexpr int seen_listed = 1, seen_stat = 2, seen_file = 4;
+int seen_by_others(const std::string& place, gid_t group) {
+    const std::string process = std::to_string(getpid());
+    std::fflush(nullptr);
+    const pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        CHECK(setgroups(1, &group) == 0);
+        CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+        struct stat status = {};
+        const std::string directory = place + "/" + process;
+        int seen = listed(place, process) ? seen_listed : 0;
+        seen |= stat(directory.c_str(), &status) == 0 ? seen_stat : 0;
+        const int fd = open((directory + "/stat").c_str(), O_RDONLY);
+        const bool told_of = (seen & seen_stat) != 0;
+        CHECK(fd >= 0 || errno == (told_of ? EPERM : ENOENT));
+        seen |= fd >= 0 ? seen_file : 0;
+        CHECK(access((place + "/self/stat").c_str(), R_OK) == 0);
+        CHECK(listed(place, std::to_string(getpid())));
+        _exit(seen);
+    }
+    int status = 0;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+// mount(2)'s hidepid=, gid= and subset= of proc.
+void mount_options(const ScratchDirectory& dir) {
+    if (!is_root())
+        return;
+    const std::string place = dir.path("proc");
+    CHECK(mkdir(place.c_str(), 0755) == 0);
+    CHECK(unshare(CLONE_NEWNS) == 0);
+    CHECK(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+    const auto mount_with = [&](const char* options, unsigned long flags = 0) {
+        return mount("proc", place.c_str(), "proc", flags, options);
+    };
+    for (const char* const wrong :
+         {"hidepid=3", "hidepid=foo", "hidepid", "hidepid=", "hidepid=-1", "hidepid=1 ", "gid=abc",
+          "gid=-1", "gid", "subset=foo", "subset", "unknown", "unknown=1", "hidepid=2,unknown"})
+        CHECK_FAILS(mount_with(wrong), EINVAL);
+    constexpr int all = seen_listed | seen_stat | seen_file;
+    constexpr gid_t group = 4711;
+    CHECK(mount_with("gid=0x1267,,hidepid=02") == 0);
+    CHECK(has(options_of(place), ",gid=4711,hidepid=invisible"));
+    CHECK(seen_by_others(place, 1) == 0 && seen_by_others(place, group) == all);
+    CHECK_FAILS(mount_with("hidepid=0,unknown", MS_REMOUNT), EINVAL);
+    CHECK(mount_with("hidepid=0,unknown", MS_REMOUNT | MS_BIND) == 0);
+    CHECK(has(options_of(place), ",gid=4711,hidepid=invisible"));
+    CHECK(mount_with("hidepid=noaccess", MS_REMOUNT) == 0);
+    CHECK(has(options_of(place), ",gid=4711,hidepid=noaccess"));
+    CHECK(seen_by_others(place, 1) == (seen_listed | seen_stat));
+    CHECK(seen_by_others(place, group) == all);
+    CHECK(mount_with("hidepid=4", MS_REMOUNT) == 0);
+    CHECK(seen_by_others(place, 1) == 0 && seen_by_others(place, group) == 0);
+    CHECK(access((place + "/uptime").c_str(), R_OK) == 0);
+    CHECK(mount_with("hidepid=off,gid=0,subset=pid", MS_REMOUNT) == 0);
+    CHECK(has(options_of(place), ",subset=pid") && !has(options_of(place), "hidepid"));
+    CHECK(seen_by_others(place, 1) == all);
+    CHECK(!listed(place, "uptime") && listed(place, "thread-self"));
+    CHECK(access((place + "/self/net/dev").c_str(), R_OK) == 0);
+    CHECK(access((place + "/meminfo").c_str(), R_OK) != 0 && errno == ENOENT);
+    CHECK(access((place + "/sys").c_str(), R_OK) != 0 && errno == ENOENT);
+    CHECK(umount(place.c_str()) == 0);
+    // In steps.
+    const int fs = static_cast<int>(syscall(SYS_fsopen, "proc", 0));
+    const auto set = [&](unsigned kind, const char* name, const void* value, int more = 0) {
+        return syscall(SYS_fsconfig, fs, kind, name, value, more);
+    };
+    CHECK(fs >= 0 && set(FSCONFIG_SET_STRING, "hidepid", "1") == 0);
+    for (const char* const wrong : {"0,subset=pid", "3", "other"})
+        CHECK_FAILS(set(FSCONFIG_SET_STRING, "hidepid", wrong), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_FLAG, "hidepid", nullptr), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_STRING, "unknown", "1"), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_BINARY, "hidepid", "1", 1), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_BINARY, "hidepid", nullptr, 1), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_BINARY, "hidepid", "1", 0), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_BINARY, "hidepid", "1", 1024 * 1024 + 1), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_PATH, "hidepid", "/tmp", AT_FDCWD), EINVAL);
+    CHECK_FAILS(set(FSCONFIG_SET_PATH_EMPTY, "hidepid", "", AT_FDCWD), EINVAL);
+    CHECK_FAILS(set(99, "hidepid", nullptr), EOPNOTSUPP);
+    CHECK(set(FSCONFIG_CMD_CREATE, nullptr, nullptr) == 0);
+    const int made = static_cast<int>(syscall(SYS_fsmount, fs, 0, 0));
+    CHECK(made >= 0 &&
+          syscall(SYS_move_mount, made, "", AT_FDCWD, place.c_str(), MOVE_MOUNT_F_EMPTY_PATH) == 0);
+    CHECK(has(options_of(place), ",hidepid=noaccess"));
+    CHECK(close(made) == 0 && close(fs) == 0 && umount(place.c_str()) == 0);
+    CHECK(rmdir(place.c_str()) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -296,4 +407,5 @@ int main() {
     machine_files();
     posix_timers();
     memory_badness();
+    mount_options(dir);
 }

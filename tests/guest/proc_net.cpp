@@ -1,4 +1,5 @@
 // /proc/net and /proc/sys/net: proc(5), ip(7), tcp(7). In a network namespace of its own.
+#include <fcntl.h>
 #include <fstream>
 #include <sched.h>
 #include <sstream>
@@ -97,6 +98,24 @@ void sockets() {
     CHECK(has_line(text_of("/proc/net/sockstat"), "TCP: inuse 3 ", " tw 0 "));
     CHECK(has_line(text_of("/proc/net/sockstat"), "RAW: inuse 1"));
     CHECK(has_line(text_of("/proc/net/sockstat6"), "TCP6: inuse 1"));
+    // Sockets of all families are in use, bound or not.
+    const auto used = [] { return std::atoi(text_of("/proc/net/sockstat").c_str() + 14); };
+    const int before = used();
+    int pair[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    const int more[] = {pair[0],
+                        pair[1],
+                        socket(AF_INET, SOCK_STREAM, 0),
+                        socket(AF_INET6, SOCK_DGRAM, 0),
+                        socket(AF_NETLINK, SOCK_RAW, 0),
+                        socket(AF_PACKET, SOCK_RAW, 0)};
+    CHECK(used() == before + 6);
+    for (const int fd : more)
+        close(fd);
+    for (int i = 0; used() != before; i++) { // Linux takes a moment with those of packets
+        CHECK(i < 500);
+        usleep(10'000);
+    }
     close(bound);
     CHECK(has_line(text_of("/proc/net/snmp"), "Tcp: 1 200 120000 -1 1 1 "));
     for (const int fd : {listener, client, datagrams, raw, other})
@@ -196,6 +215,33 @@ void namespaces() {
     close(fd);
 }
 
+// A descriptor of a setting is about the namespace in which it was opened.
+void descriptors() {
+    const std::string number = "/proc/sys/net/ipv4/tcp_fin_timeout";
+    const std::string triple = "/proc/sys/net/ipv4/ip_local_port_range";
+    const std::string own = "/proc/sys/net/ipv4/conf/lo/arp_ignore";
+    const std::string names[] = {number, triple, own};
+    const std::string defaults[] = {"60\n", "32768\t60999\n", "0\n"};
+    const std::string changed[] = {"33\n", "20000\t30000\n", "2\n"};
+    int fds[3];
+    for (int i = 0; i < 3; i++) {
+        CHECK((fds[i] = open(names[i].c_str(), O_RDWR)) >= 0);
+        CHECK(text_of(names[i]) == defaults[i]);
+    }
+    const int lives_on = open("/proc/self/ns/net", O_RDONLY);
+    CHECK(lives_on >= 0 && unshare(CLONE_NEWNET) == 0);
+    for (int i = 0; i < 3; i++) {
+        const auto length = static_cast<ssize_t>(changed[i].size());
+        CHECK(write(fds[i], changed[i].data(), changed[i].size()) == length);
+        CHECK(text_of(names[i]) == defaults[i]);
+        char text[64];
+        CHECK(pread(fds[i], text, sizeof text, 0) == length);
+        CHECK(std::memcmp(text, changed[i].data(), changed[i].size()) == 0);
+        close(fds[i]);
+    }
+    close(lives_on);
+}
+
 } // namespace
 
 int main() {
@@ -204,5 +250,6 @@ int main() {
     sockets();
     settings();
     namespaces();
+    descriptors();
     return 0;
 }

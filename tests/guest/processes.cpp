@@ -12,6 +12,7 @@
 
 #include <linux/kcmp.h>
 #include <linux/sched.h>
+#include <sys/auxv.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -121,6 +122,18 @@ void clones() {
     char cwd[100];
     CHECK(getcwd(cwd, sizeof cwd) != nullptr && std::strcmp(cwd, "/") == 0);
     CHECK(umask(022) == 0 && chdir("/") == 0);
+    // The thread area lies in the program's half of the address space; not canonical, in the
+    // kernel's half, and right behind the last that will do.
+    for (const unsigned long area :
+         {0x800000000000ul, 0x8000000000000000ul, 0xffff888000000000ul, 0x7ffffffff000ul}) {
+        CHECK_FAILS(syscall(SYS_clone, CLONE_SETTLS | SIGCHLD, nullptr, nullptr, nullptr, area),
+                    EPERM);
+        clone_args args = {};
+        args.flags = CLONE_SETTLS;
+        args.exit_signal = SIGCHLD;
+        args.tls = area;
+        CHECK_FAILS(raw_clone3(args), EPERM);
+    }
     // Numbers are told where asked.
     int parent_tid = 0;
     auto* child_tid = static_cast<int*>(
@@ -276,6 +289,7 @@ void process_descriptors() {
     close(taken);
     close(hold[1]);
     CHECK(poll(&wait, 1, -1) == 1 && (wait.revents & POLLIN) != 0);
+    CHECK(syscall(SYS_pidfd_send_signal, pidfd, SIGTERM, nullptr, 0) == 0); // to a zombie
     CHECK(waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) == 0);
     CHECK(info.si_pid == child && info.si_status == 33 && info.si_code == CLD_EXITED);
     CHECK_FAILS(syscall(SYS_pidfd_send_signal, pidfd, 0, nullptr, 0), ESRCH);
@@ -299,6 +313,17 @@ void process_descriptors() {
     sent.si_code = SI_USER;
     CHECK_FAILS(syscall(SYS_pidfd_send_signal, lazy, SIGTERM, &sent, 0), EINVAL);
     CHECK_FAILS(syscall(SYS_pidfd_send_signal, lazy, SIGKILL, &sent, 0), EPERM);
+    // Not to one that the sender's pid namespace does not have.
+    expect_exit(end_of(start([lazy] {
+                    if (unshare(CLONE_NEWPID) != 0)
+                        return; // not as root
+                    const pid_t inner = start([lazy] {
+                        CHECK_FAILS(syscall(SYS_pidfd_send_signal, lazy, SIGTERM, nullptr, 0),
+                                    EINVAL);
+                    });
+                    expect_exit(end_of(inner), 0);
+                })),
+                0);
     CHECK(syscall(SYS_pidfd_send_signal, lazy, SIGKILL, nullptr, 0) == 0);
     const int status = end_of(sleeper);
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
@@ -313,6 +338,8 @@ void waits() {
     CHECK_FAILS(waitid(P_PID, 0, nullptr, WEXITED), EINVAL);
     CHECK_FAILS(syscall(SYS_waitid, 9, 1, nullptr, WEXITED, nullptr), EINVAL);
     CHECK_FAILS(waitid(static_cast<idtype_t>(P_PIDFD), 9999, nullptr, WEXITED), EBADF);
+    CHECK_FAILS(waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(-1), nullptr, WEXITED),
+                EINVAL);
     CHECK_FAILS(waitpid(getpid(), &status, 0), ECHILD);
     CHECK_FAILS(waitpid(-0x3fffffff, &status, 0), ECHILD);
 
@@ -382,6 +409,25 @@ void waits() {
     child = start([] { _exit(0); });
     CHECK_FAILS(waitpid(child, nullptr, 0), ECHILD);
     signal(SIGCHLD, SIG_DFL);
+    // One that was made without a signal is an ordinary child of who adopts it.
+    expect_exit(end_of(start([] {
+                    CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+                    int hold[2];
+                    CHECK(pipe(hold) == 0);
+                    const pid_t middle = start([&] {
+                        if (syscall(SYS_clone, 0, nullptr, nullptr, nullptr, 0) == 0) {
+                            close(hold[1]);
+                            char byte = 0;
+                            _exit(read(hold[0], &byte, 1) == 0 ? 27 : 1);
+                        }
+                    });
+                    expect_exit(end_of(middle), 0);
+                    close(hold[1]);
+                    int ended = 0;
+                    CHECK(wait(&ended) > 0);
+                    expect_exit(ended, 27);
+                })),
+                0);
     // A zombie takes any signal.
     child = start([] { _exit(0); });
     CHECK(waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT) == 0);
@@ -480,6 +526,12 @@ int called(int argc, char** argv) {
         return argc - 2;
     if (word == "name")
         return std::string(argv[0]) == argv[2] ? 43 : 1;
+    if (word == "shown") { // the name of the program, as the kernel tells it
+        const auto* const name = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
+        return std::string(name) == argv[2] ? 44 : 1;
+    }
+    if (word == "script") // by the name that its interpreter is given
+        return std::string(argv[2]) == argv[3] && access(argv[2], R_OK) == 0 ? 45 : 1;
     return 99;
 }
 
@@ -533,6 +585,25 @@ void execs() {
     close(original);
     run({"x", "arguments", "two", ""}, 40, AT_EMPTY_PATH, memory, "");
     close(memory);
+    // What they are called then: a script must be there under its name for its interpreter.
+    const std::string script = directory + "/script";
+    write_file(script, "#!" + self + " script\n", 0700);
+    const int place = open(directory.c_str(), O_PATH);
+    const int kept = open(script.c_str(), O_RDONLY);
+    const int program = open(self.c_str(), O_PATH | O_CLOEXEC);
+    const auto name_of = [](int fd) { return "/dev/fd/" + std::to_string(fd); };
+    run({"x", name_of(kept)}, 45, AT_EMPTY_PATH, kept, "");
+    run({"x", name_of(place) + "/script"}, 45, 0, place, "script");
+    run({"x", script}, 45, 0, place, script.c_str());
+    run({"x", "shown", name_of(program)}, 44, AT_EMPTY_PATH, program, "");
+    for (const int fd : {kept, place})
+        CHECK(fcntl(fd, F_SETFD, FD_CLOEXEC) == 0);
+    run({"x", name_of(kept)}, ENOENT, AT_EMPTY_PATH, kept, "");
+    run({"x", name_of(place) + "/script"}, ENOENT, 0, place, "script");
+    run({"x", script}, 45, 0, place, script.c_str());
+    for (const int fd : {kept, place, program})
+        close(fd);
+    CHECK(unlink(script.c_str()) == 0);
     // What cannot be run.
     run({"x"}, ENOENT, 0, AT_FDCWD, (directory + "/none").c_str());
     run({"x"}, EACCES, 0, AT_FDCWD, directory.c_str());

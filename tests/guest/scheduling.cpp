@@ -4,11 +4,14 @@
 #include <csignal>
 #include <ctime>
 #include <fcntl.h>
+#include <fstream>
 #include <initializer_list>
 #include <pthread.h>
 #include <sched.h>
+#include <sstream>
 #include <string>
 #include <unistd.h>
+#include <vector>
 
 #include <linux/sched.h>
 #include <sys/mman.h>
@@ -181,6 +184,16 @@ void priorities() {
         CHECK(setpriority(PRIO_PROCESS, 0, -5) == 0);
         CHECK_FAILS(setpriority(PRIO_PROCESS, 0, -6), EACCES);
     });
+    // A user's processes are those of the same pid namespace and those below.
+    in_child([] {
+        if (unshare(CLONE_NEWPID) != 0)
+            return;
+        in_child([] {
+            CHECK(setpriority(PRIO_USER, 0, 5) == 0 && getpriority(PRIO_USER, 0) == 5);
+            CHECK(getpriority(PRIO_PROCESS, 0) == 5);
+        });
+        CHECK(getpriority(PRIO_PROCESS, 0) == 0);
+    });
     // ioprio: class << 13 | level.
     CHECK(syscall(SYS_ioprio_get, 1, 0) >= 0);
     CHECK_FAILS(syscall(SYS_ioprio_get, 9, 0), EINVAL);
@@ -190,6 +203,8 @@ void priorities() {
         CHECK(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6) == 0);
         CHECK(syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 6));
         in_child([] { CHECK(syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 6)); });
+        CHECK(setresuid(1000, 1000, 1000) == 0);
+        CHECK_FAILS(syscall(SYS_ioprio_set, 1, getppid(), 2 << 13 | 6), EPERM);
     });
 }
 
@@ -257,6 +272,37 @@ void affinity() {
     CHECK(kill(busy, SIGKILL) == 0 && waitpid(busy, nullptr, 0) == busy);
 }
 
+// All the time of a CPU is told, also of one where nothing has changed for a while.
+std::vector<unsigned long long> all_times() {
+    std::ifstream file("/proc/stat");
+    std::vector<unsigned long long> sums;
+    for (std::string line; std::getline(file, line) && line.starts_with("cpu");) {
+        std::istringstream words(line);
+        std::string name;
+        words >> name;
+        sums.push_back(0);
+        unsigned long long ticks = 0;
+        for (int i = 0; i < 8 && words >> ticks; i++) // up to "steal": what follows is in there
+            sums.back() += ticks;
+    }
+    return sums;
+}
+
+void cpu_times() {
+    const pid_t busy = fork();
+    if (busy == 0)
+        for (;;)
+            asm volatile("");
+    usleep(100'000); // it runs
+    const std::vector<unsigned long long> before = all_times();
+    usleep(600'000);
+    const std::vector<unsigned long long> after = all_times();
+    CHECK(kill(busy, SIGKILL) == 0 && waitpid(busy, nullptr, 0) == busy);
+    CHECK(before.size() == after.size() && !before.empty());
+    for (size_t i = 0; i < before.size(); i++)
+        CHECK(after[i] - before[i] >= static_cast<unsigned>(sysconf(_SC_CLK_TCK)) * 3 / 10);
+}
+
 // --- limits
 
 void limits() {
@@ -304,6 +350,36 @@ void limits() {
         while (dup(0) >= 0)
             continue;
         CHECK(errno == EMFILE);
+    });
+    in_child([] { // a limit below what is there already keeps nobody from executing a program
+        CHECK(setresuid(54322, 54322, 54322) == 0);
+        const pid_t other = fork();
+        if (other == 0)
+            for (;;)
+                pause();
+        const rlimit one = {1, 1};
+        CHECK(setrlimit(RLIMIT_NPROC, &one) == 0);
+        CHECK_FAILS(fork(), EAGAIN);
+        CHECK(kill(other, SIGSTOP) == 0); // it is there for certain
+        execl("/proc/self/exe", "x", std::to_string(other).c_str(), nullptr);
+        CHECK(!"executed");
+    });
+    in_child([] { // ... unless it changed its user there: execve(2)
+        const rlimit none = {0, 0};
+        CHECK(setrlimit(RLIMIT_NPROC, &none) == 0);
+        int ready[2];
+        CHECK(pipe(ready) == 0);
+        const pid_t other = fork();
+        if (other == 0) {
+            CHECK(setresuid(54323, 54323, 54323) == 0 && write(ready[1], "y", 1) == 1);
+            for (;;)
+                pause();
+        }
+        char byte = 0;
+        CHECK(read(ready[0], &byte, 1) == 1);
+        CHECK(setresuid(54323, 54323, 54323) == 0);
+        CHECK_FAILS(execl("/proc/self/exe", "x", "0", nullptr), EAGAIN);
+        CHECK(kill(other, SIGKILL) == 0);
     });
     in_child([] { // processes
         CHECK(setresuid(54321, 54321, 54321) == 0);
@@ -418,13 +494,16 @@ void system_information() {
 
 } // namespace
 
-int main() {
+int main(int argc, char** argv) {
+    if (argc > 1) // executed by limits(): the process that it left
+        return kill(std::atoi(argv[1]), SIGKILL);
     if (getuid() != 0)
         return 0;
     policies();
     attributes();
     priorities();
     affinity();
+    cpu_times();
     limits();
     system_information();
     cpu_limit();

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <vector>
@@ -20,6 +21,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -409,6 +412,15 @@ void* supervise(void* raw) {
             add.newfd = 99;
             CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add), EINVAL);
             add.flags = SECCOMP_ADDFD_FLAG_SETFD;
+            // As a later kernel may know it: longer, and perhaps written to.
+            struct Longer {
+                seccomp_notif_addfd known;
+                std::uint64_t more;
+            } longer = {add, 1};
+            CHECK_FAILS(ioctl(listener, SECCOMP_IOW(3, Longer), &longer), E2BIG);
+            CHECK_FAILS(ioctl(listener, SECCOMP_IOWR(3, Longer), &longer), E2BIG);
+            longer.more = 0;
+            CHECK(ioctl(listener, SECCOMP_IOWR(3, Longer), &longer) == 99);
             CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) == 99);
             CHECK(fcntl(99, F_GETFD) == 0);
         }
@@ -450,6 +462,175 @@ void supervisors() {
         // Nobody is left who could answer.
         close(listener);
         CHECK_FAILS(syscall(SYS_getppid), ENOSYS);
+    });
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// The supervisor learns the caller's number as its own pid namespace counts: a look into a table
+// with a lock of its own.
+// Runs `body` under a filter that has the supervisor decide about getppid(2), and `decide` with the
+// descriptor for that. Returns how `body`'s process ended.
+template <typename Body, typename Decide>
+int supervised(const Body& body, const Decide& decide) {
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    const pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        const int listener = static_cast<int>(
+            install(only(SYS_getppid, SECCOMP_RET_USER_NOTIF), SECCOMP_FILTER_FLAG_NEW_LISTENER));
+        CHECK(listener >= 0 && write(ends[1], &listener, sizeof listener) == sizeof listener);
+        char go = 0;
+        CHECK(read(ends[1], &go, 1) == 1);
+        _exit(body() ? 0 : 1);
+    }
+    int number = -1;
+    CHECK(read(ends[0], &number, sizeof number) == sizeof number);
+    const int process = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+    const int listener = static_cast<int>(syscall(SYS_pidfd_getfd, process, number, 0));
+    CHECK(listener >= 0 && write(ends[0], "", 1) == 1);
+    decide(listener);
+    int status = 0;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    for (const int fd : {ends[0], ends[1], process, listener})
+        close(fd);
+    return status;
+}
+
+constexpr int restart_order = 512; // what Linux's kernel calls ERESTARTSYS
+
+// Results that the kernel has a meaning for are just numbers when a filter made them up.
+void verbatim_results() {
+    CHECK(status_of([] {
+              CHECK(install(only(SYS_getppid, SECCOMP_RET_ERRNO | restart_order)) == 0);
+              CHECK_FAILS(syscall(SYS_getppid), restart_order);
+          }) == 0);
+    const auto answer = [](int listener) {
+        seccomp_notif call = {};
+        CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0);
+        seccomp_notif_resp response = {};
+        response.id = call.id;
+        response.error = -restart_order;
+        CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response) == 0);
+    };
+    const auto ask = [] { return syscall(SYS_getppid) == -1 && errno == restart_order; };
+    CHECK(supervised(ask, answer) == 0);
+    // Filters are asked about -1 too.
+    CHECK(status_of([] {
+              CHECK(install(only(-1, SECCOMP_RET_ERRNO | EMLINK)) == 0);
+              CHECK_FAILS(syscall(-1), EMLINK);
+          }) == 0);
+}
+
+// What a supervisor gives away counts against the limit of who gets it.
+void limit_of_target() {
+    const auto body = [] {
+        const rlimit few = {20, 20};
+        CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+        while (dup(0) >= 0) {
+        }
+        CHECK(errno == EMFILE);
+        return syscall(SYS_getppid) == 1;
+    };
+    CHECK(supervised(body, [](int listener) {
+              seccomp_notif call = {};
+              CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0);
+              seccomp_notif_addfd add = {};
+              add.id = call.id;
+              CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add), EMFILE);
+              add.flags = SECCOMP_ADDFD_FLAG_SETFD;
+              add.newfd = 20;
+              CHECK_FAILS(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add), EBADF);
+              add.newfd = 19;
+              CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) == 19);
+              seccomp_notif_resp response = {};
+              response.id = call.id;
+              response.val = 1;
+              CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response) == 0);
+          }) == 0);
+    // And a low one of the supervisor does not.
+    CHECK(status_of([] {
+              CHECK(supervised([] { return syscall(SYS_getppid) == 1; },
+                               [](int listener) {
+                                   const rlimit none = {0, 0};
+                                   CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+                                   seccomp_notif call = {};
+                                   CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0);
+                                   seccomp_notif_addfd add = {};
+                                   add.id = call.id;
+                                   CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &add) > 0);
+                                   seccomp_notif_resp response = {};
+                                   response.id = call.id;
+                                   response.val = 1;
+                                   CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response) == 0);
+                               }) == 0);
+          }) == 0);
+}
+
+// A call that a filter kills for is its process's end: a tracer hears of that end and cannot
+// avert it. The tracer's change of the number comes before the filters.
+void tracer_of_killed() {
+    for (const long number : {SYS_getppid, SYS_getpid}) {
+        const pid_t pid = fork();
+        if (pid == 0) {
+            CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+            CHECK(install(only(SYS_getppid, SECCOMP_RET_KILL_THREAD)) == 0);
+            CHECK(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0);
+            raise(SIGSTOP);
+            syscall(number);
+            _exit(1);
+        }
+        int status = 0;
+        CHECK(waitpid(pid, &status, 0) == pid && WIFSTOPPED(status));
+        CHECK(ptrace(PTRACE_SETOPTIONS, pid, nullptr,
+                     reinterpret_cast<void*>(PTRACE_O_TRACESYSGOOD)) == 0);
+        for (;;) {
+            CHECK(ptrace(PTRACE_SYSCALL, pid, nullptr, nullptr) == 0);
+            CHECK(waitpid(pid, &status, 0) == pid);
+            if (!WIFSTOPPED(status))
+                break;
+            CHECK(WSTOPSIG(status) == (SIGTRAP | 0x80));
+            constexpr std::uintptr_t orig_rax = 15 * 8;
+            void* const place = reinterpret_cast<void*>(orig_rax);
+            if (ptrace(PTRACE_PEEKUSER, pid, place, nullptr) == SYS_getpid)
+                CHECK(ptrace(PTRACE_POKEUSER, pid, place, reinterpret_cast<void*>(SYS_getppid)) ==
+                      0);
+        }
+        CHECK(killed_by(status, SIGSYS));
+    }
+}
+
+void supervisors_in_pid_namespaces() {
+    const int status = status_of([] {
+        CHECK(unshare(CLONE_NEWUSER | CLONE_NEWPID) == 0);
+        const int inner = status_of([] {
+            CHECK(getpid() == 1);
+            // Made before the filter is there, so not under it.
+            static int listener = -1;
+            static pthread_barrier_t installed;
+            CHECK(pthread_barrier_init(&installed, nullptr, 2) == 0);
+            pthread_t supervisor;
+            const auto answer_one = [](void*) -> void* {
+                pthread_barrier_wait(&installed);
+                seccomp_notif call = {};
+                CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) == 0);
+                CHECK(call.pid == 1 && call.data.nr == SYS_getppid);
+                seccomp_notif_resp answer = {};
+                answer.id = call.id;
+                answer.val = 4712;
+                CHECK(ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer) == 0);
+                return nullptr;
+            };
+            CHECK(pthread_create(&supervisor, nullptr, answer_one, nullptr) == 0);
+            const Program program = only(SYS_getppid, SECCOMP_RET_USER_NOTIF);
+            listener = static_cast<int>(install(program, SECCOMP_FILTER_FLAG_NEW_LISTENER));
+            CHECK(listener >= 0);
+            pthread_barrier_wait(&installed);
+            CHECK(syscall(SYS_getppid) == 4712);
+            CHECK(pthread_join(supervisor, nullptr) == 0);
+        });
+        CHECK(WIFEXITED(inner) && WEXITSTATUS(inner) == 0);
     });
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
@@ -588,6 +769,10 @@ int main(int count, char**) {
     crossing_filters();
     tracer();
     supervisors();
+    verbatim_results();
+    limit_of_target();
+    tracer_of_killed();
+    supervisors_in_pid_namespaces();
     suspension();
     call_dispatch();
 }

@@ -564,6 +564,35 @@ void change_registers(int, siginfo_t*, void* raw) {
     sigaddset(&context->uc_sigmask, SIGUSR2);
 }
 
+void stop_alignment_checks(int, siginfo_t*, void* raw) {
+    // First of all: nothing here need be aligned. Below the red zone.
+    asm volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\tandl $~0x40000, (%%rsp)\n\tpopfq\n\t"
+                 "lea 128(%%rsp), %%rsp"
+                 :
+                 :
+                 : "memory", "cc");
+    auto* context = static_cast<ucontext_t*>(raw);
+    context->uc_mcontext.gregs[REG_EFL] &= ~0x40000l;
+    context->uc_mcontext.gregs[REG_RIP] += 2; // past the UD2
+    calls = calls + 1;
+}
+
+// AC in RFLAGS has a program's own accesses checked, not those of the kernel on its behalf.
+void alignment_checks() {
+    struct sigaction action = {};
+    action.sa_sigaction = stop_alignment_checks;
+    action.sa_flags = SA_SIGINFO;
+    CHECK(sigaction(SIGILL, &action, nullptr) == 0);
+    calls = 0;
+    asm volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\torl $0x40000, (%%rsp)\n\tpopfq\n\tud2\n\t"
+                 "lea 128(%%rsp), %%rsp"
+                 :
+                 :
+                 : "memory", "cc");
+    CHECK(calls == 1);
+    handle(SIGILL, SIG_DFL);
+}
+
 void contexts() {
     struct sigaction action = {};
     action.sa_sigaction = change_registers;
@@ -720,6 +749,22 @@ void alternate_stacks() {
     stack.ss_flags = SS_DISABLE;
     CHECK(sigaltstack(&stack, nullptr) == 0);
     CHECK(sigaltstack(nullptr, &old) == 0 && old.ss_flags == SS_DISABLE);
+    // One that has no room for the frame (with AVX-512 the smallest has none) ends the program, and
+    // nothing is written below it.
+    constexpr size_t below = 4096, smallest = 2048;
+    auto* const small = static_cast<char*>(
+        mmap(nullptr, below + smallest, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    CHECK(small != MAP_FAILED);
+    const int ended = status_of([small] {
+        const stack_t other = {small + below, 0, smallest};
+        CHECK(sigaltstack(&other, nullptr) == 0);
+        handle(SIGUSR1, count, SA_ONSTACK);
+        raise(SIGUSR1);
+    });
+    CHECK(WIFEXITED(ended) ? WEXITSTATUS(ended) == 0 : WTERMSIG(ended) == SIGSEGV);
+    for (size_t i = 0; i < below; i++)
+        CHECK(small[i] == 0);
+    CHECK(munmap(small, below + smallest) == 0);
     // Where the ordinary stack is used up only the other one helps.
     in_child([] {
         stack_t other = {};
@@ -1067,6 +1112,7 @@ int main() {
     suspend();
     restarts();
     exceptions();
+    alignment_checks();
     contexts();
     vanishing_frames();
     alternate_stacks();

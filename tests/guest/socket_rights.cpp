@@ -8,15 +8,17 @@
 #include <unistd.h>
 #include <vector>
 
+#include <linux/io_uring.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include "tests/guest/check.hpp"
 
 namespace {
 
-void send_files(int through, const std::vector<int>& files, const char* text) {
+ssize_t try_to_send(int through, const std::vector<int>& files, const char* text) {
     alignas(cmsghdr) char control[CMSG_SPACE(253 * sizeof(int))] = {};
     iovec part{const_cast<char*>(text), std::strlen(text)};
     msghdr message{};
@@ -29,7 +31,11 @@ void send_files(int through, const std::vector<int>& files, const char* text) {
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(files.size() * sizeof(int));
     std::memcpy(CMSG_DATA(header), files.data(), files.size() * sizeof(int));
-    CHECK(sendmsg(through, &message, 0) == static_cast<ssize_t>(std::strlen(text)));
+    return sendmsg(through, &message, 0);
+}
+
+void send_files(int through, const std::vector<int>& files, const char* text) {
+    CHECK(try_to_send(through, files, text) == static_cast<ssize_t>(std::strlen(text)));
 }
 
 struct Received {
@@ -143,6 +149,40 @@ void boundaries() {
     CHECK_FAILS(sendmsg(s[0], &message, 0), EINVAL);
     close(s[0]);
     close(s[1]);
+}
+
+// What is only a place can be passed, and stays no more than that.
+void places() {
+    int s[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+    const int root = open("/", O_PATH | O_DIRECTORY);
+    CHECK(root >= 0);
+    send_files(s[0], {root}, "place");
+    const Received got = receive(s[1], 256);
+    CHECK(got.files.size() == 1);
+    struct stat sent {
+    }, arrived{};
+    CHECK(fstat(root, &sent) == 0 && fstat(got.files[0], &arrived) == 0);
+    CHECK(sent.st_ino == arrived.st_ino && sent.st_dev == arrived.st_dev);
+    CHECK((fcntl(got.files[0], F_GETFL) & O_PATH) != 0);
+    char byte;
+    CHECK_FAILS(read(got.files[0], &byte, 1), EBADF);
+    for (const int fd : {s[0], s[1], root, got.files[0]})
+        close(fd);
+}
+
+// A ring that has a socket registered would keep it, and in that socket's queue be kept by it.
+void rings() {
+    int s[2];
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, s) == 0);
+    io_uring_params parameters{};
+    const int ring = static_cast<int>(syscall(SYS_io_uring_setup, 1, &parameters));
+    if (ring >= 0) // it may be forbidden
+        CHECK_FAILS(try_to_send(s[0], {s[1], ring}, "ring"), EINVAL);
+    char byte;
+    CHECK_FAILS(recv(s[1], &byte, 1, MSG_DONTWAIT), EAGAIN);
+    for (const int fd : {s[0], s[1], ring})
+        close(fd);
 }
 
 void credentials() {
@@ -284,6 +324,8 @@ int main() {
     for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET})
         passing(type);
     boundaries();
+    places();
+    rings();
     credentials();
     cycles();
     many_cycles();

@@ -1,14 +1,21 @@
 // System V semaphores, message queues and shared memory. sysvipc(7).
 #include <csignal>
+#include <cstdint>
 #include <ctime>
+#include <fcntl.h>
+#include <functional>
 #include <initializer_list>
+#include <thread>
 #include <unistd.h>
 
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
@@ -218,6 +225,53 @@ void tables() {
     CHECK(msgctl(queue, IPC_RMID, nullptr) == 0);
 }
 
+// A page that is asked of another program and not yet given holds up who asked for it, nobody else.
+void page_of_another() {
+    const int fault = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC));
+    if (fault < 0)
+        return; // not allowed here
+    constexpr size_t page = 4096;
+    auto* at = static_cast<unsigned char*>(
+        mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    CHECK(at != MAP_FAILED);
+    uffdio_api api = {UFFD_API, 0, 0};
+    const auto start = reinterpret_cast<uintptr_t>(at);
+    uffdio_register range = {{start, page}, UFFDIO_REGISTER_MODE_MISSING, 0};
+    CHECK(ioctl(fault, UFFDIO_API, &api) == 0 && ioctl(fault, UFFDIO_REGISTER, &range) == 0);
+    const int set = semget(IPC_PRIVATE, 2, IPC_CREAT | 0600);
+    const int queue = msgget(IPC_PRIVATE, IPC_CREAT | 0600);
+    const int segment = shmget(IPC_PRIVATE, page, IPC_CREAT | 0600);
+    CHECK(set >= 0 && queue >= 0 && segment >= 0);
+    const std::function<int()> calls[] = {
+        [&] { return semctl(set, 0, GETALL, at); },
+        [&] { return semctl(set, 0, SETALL, at); },
+        [&] { return semctl(set, 0, IPC_STAT, at); },
+        [&] { return msgctl(queue, IPC_STAT, reinterpret_cast<msqid_ds*>(at)); },
+        [&] { return shmctl(segment, IPC_STAT, reinterpret_cast<shmid_ds*>(at)); },
+    };
+    for (const auto& call : calls) {
+        CHECK(madvise(at, page, MADV_DONTNEED) == 0);
+        std::thread waiting([&] { CHECK(call() == 0); });
+        uffd_msg message{};
+        CHECK(read(fault, &message, sizeof message) == sizeof message);
+        CHECK(message.event == UFFD_EVENT_PAGEFAULT);
+        alarm(10);
+        semid_ds status{};
+        msqid_ds queue_status{};
+        shmid_ds segment_status{};
+        CHECK(semctl(set, 0, IPC_STAT, &status) == 0);
+        CHECK(msgctl(queue, IPC_STAT, &queue_status) == 0);
+        CHECK(shmctl(segment, IPC_STAT, &segment_status) == 0);
+        alarm(0);
+        uffdio_zeropage zero = {{start, page}, 0, 0};
+        CHECK(ioctl(fault, UFFDIO_ZEROPAGE, &zero) == 0);
+        waiting.join();
+    }
+    CHECK(semctl(set, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, nullptr) == 0);
+    CHECK(shmctl(segment, IPC_RMID, nullptr) == 0);
+    CHECK(munmap(at, page) == 0 && close(fault) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -225,4 +279,5 @@ int main() {
     messages();
     memory();
     tables();
+    page_of_another();
 }

@@ -126,6 +126,8 @@ void clocks() {
         CHECK(syscall(SYS_clock_gettime, clock, &time) == 0 && ns_of(time) > 0);
         CHECK(syscall(SYS_clock_getres, clock, &resolution) == 0 && ns_of(resolution) > 0);
         CHECK(syscall(SYS_clock_getres, clock, nullptr) == 0);
+        timespec told = {};
+        CHECK(clock_getres(clock, &told) == 0 && ns_of(told) == ns_of(resolution));
         CHECK_FAILS(syscall(SYS_clock_gettime, clock, 16), EFAULT);
         // The library's way, by the vDSO, goes the same: between two calls.
         const long before = now(clock);
@@ -168,6 +170,22 @@ void clocks() {
     CHECK_FAILS(syscall(SYS_settimeofday, &bad_value, nullptr), EINVAL);
     CHECK_FAILS(syscall(SYS_settimeofday, 16, nullptr), EFAULT);
     CHECK(syscall(SYS_settimeofday, nullptr, nullptr) == 0);
+    // CPU time can be named, not set.
+    const auto cpu_of = [](pid_t pid) {
+        return static_cast<int>(~static_cast<unsigned>(pid) << 3) | 2;
+    };
+    CHECK_FAILS(syscall(SYS_clock_settime, cpu_of(getpid()), &time), EPERM);
+    CHECK_FAILS(syscall(SYS_clock_settime, cpu_of(0x3ffffff), &time), EINVAL);
+    CHECK_FAILS(syscall(SYS_clock_settime, CLOCK_PROCESS_CPUTIME_ID, &time), EINVAL);
+    const timespec too_late = {9'000'000'000, 0};
+    CHECK_FAILS(clock_settime(CLOCK_REALTIME, &too_late), EINVAL);
+    if (getuid() == 0) {
+        // The boot would come to lie before the Epoch.
+        const timespec too_early = {0, 0};
+        CHECK_FAILS(clock_settime(CLOCK_REALTIME, &too_early), EINVAL);
+        const struct timezone too_far_west = {15 * 60 + 1, 0};
+        CHECK_FAILS(syscall(SYS_settimeofday, nullptr, &too_far_west), EINVAL);
+    }
     const pid_t child = fork();
     if (child == 0) {
         if (getuid() == 0)
@@ -178,6 +196,8 @@ void clocks() {
         timeval tv = {wall_time.tv_sec, 0};
         CHECK_FAILS(settimeofday(&tv, nullptr), EPERM);
         CHECK_FAILS(syscall(SYS_settimeofday, &tv, nullptr), EPERM);
+        const struct timezone zone = {};
+        CHECK_FAILS(syscall(SYS_settimeofday, nullptr, &zone), EPERM);
         timex change = {};
         change.modes = ADJ_FREQUENCY;
         CHECK_FAILS(adjtimex(&change), EPERM);
@@ -307,6 +327,9 @@ void sleeps() {
     CHECK(clock_nanosleep(CLOCK_THREAD_CPUTIME_ID, 0, &little, nullptr) == EINVAL);
     CHECK(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC_COARSE, 0, &little, nullptr) == -1 &&
           errno == EOPNOTSUPP);
+    // The C library answers for this one.
+    CHECK_FAILS(syscall(SYS_clock_nanosleep, CLOCK_THREAD_CPUTIME_ID, 0, &little, nullptr),
+                EOPNOTSUPP);
     CHECK(clock_nanosleep(99, 0, &little, nullptr) == EINVAL);
 }
 
@@ -406,6 +429,9 @@ void posix_timers() {
     int id = -1;
     CHECK_FAILS(create(99, SIGEV_SIGNAL, SIGUSR1, &id), EINVAL);
     CHECK_FAILS(create(CLOCK_MONOTONIC, 9, SIGUSR1, &id), EINVAL);
+    for (const clockid_t clock :
+         {CLOCK_MONOTONIC_RAW, CLOCK_MONOTONIC_COARSE, CLOCK_REALTIME_COARSE})
+        CHECK_FAILS(create(clock, SIGEV_SIGNAL, SIGUSR1, &id), EOPNOTSUPP);
     CHECK_FAILS(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, 0, &id), EINVAL);
     CHECK_FAILS(create(CLOCK_MONOTONIC, SIGEV_SIGNAL, 65, &id), EINVAL);
     CHECK_FAILS(syscall(SYS_timer_create, CLOCK_MONOTONIC, nullptr, 16), EFAULT);
@@ -456,7 +482,8 @@ void posix_timers() {
     CHECK(sigwaitinfo(&mask, &taken) == SIGUSR1 && taken.si_code == SI_TIMER);
     CHECK(taken.si_overrun >= 15);
     CHECK(syscall(SYS_timer_getoverrun, id) == taken.si_overrun);
-    CHECK(set(id, 0, 0, 0, &old) == 0 && ns_of(old.it_interval) == millisecond);
+    CHECK(set(id, 0, millisecond, 0, &old) == 0 && ns_of(old.it_interval) == millisecond);
+    CHECK(syscall(SYS_timer_gettime, id, &old) == 0 && ns_of(old.it_interval) == 0);
     const timespec zero = {};
     (void)sigtimedwait(&mask, &taken, &zero);
     CHECK(sigprocmask(SIG_UNBLOCK, &mask, nullptr) == 0);
@@ -489,6 +516,11 @@ void posix_timers() {
     event._sigev_un._tid = getppid();
     CHECK_FAILS(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id), EINVAL);
     event._sigev_un._tid = gettid();
+    for (const int with : {SIGEV_NONE, SIGEV_THREAD}) {
+        event.sigev_notify = SIGEV_THREAD_ID | with;
+        CHECK_FAILS(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id), EINVAL);
+    }
+    event.sigev_notify = SIGEV_THREAD_ID;
     CHECK(syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id) == 0);
     expiries = 0;
     CHECK(set(id, millisecond, 0) == 0);
@@ -549,6 +581,11 @@ void interval_timers() {
         const itimerval off = {};
         CHECK(setitimer(kind.which, &off, &value) == 0 && value.it_interval.tv_usec >= 5000);
         CHECK(getitimer(kind.which, &value) == 0 && value.it_value.tv_usec == 0);
+        // An interval without a value: that of wall time is not kept.
+        const itimerval no_value = {{5, 0}, {0, 0}};
+        CHECK(setitimer(kind.which, &no_value, nullptr) == 0);
+        CHECK(getitimer(kind.which, &value) == 0);
+        CHECK(value.it_interval.tv_sec == (kind.which == ITIMER_REAL ? 0 : 5));
     }
     CHECK(alarm(100) == 0);
     const unsigned left = alarm(0);

@@ -200,8 +200,8 @@ void nothing_attached() {
     const int fd = open_tun(O_NONBLOCK);
     unsigned features = 0;
     CHECK(ioctl(fd, TUNGETFEATURES, &features) == 0);
-    CHECK((features & (IFF_TUN | IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)) ==
-          (IFF_TUN | IFF_TAP | IFF_NO_PI | IFF_VNET_HDR));
+    CHECK(features == (IFF_TUN | IFF_TAP | IFF_NO_PI | IFF_ONE_QUEUE | IFF_VNET_HDR |
+                       IFF_MULTI_QUEUE | IFF_NAPI | IFF_NAPI_FRAGS | IFF_NO_CARRIER));
     char byte = 0;
     ifreq request{};
     CHECK_FAILS(read(fd, &byte, 1), EBADFD);
@@ -522,6 +522,145 @@ void in_sysfs() {
     close(fd);
 }
 
+int set_queue(int fd, int flags) {
+    ifreq request = request_for("", flags);
+    return ioctl(fd, TUNSETQUEUE, &request);
+}
+
+int try_attach(int fd, const char* name, int flags) {
+    ifreq request = request_for(name, flags);
+    return ioctl(fd, TUNSETIFF, &request);
+}
+
+// How many packets wait in a queue; it is empty afterwards.
+int drained(int fd) {
+    char packet[2000];
+    int count = 0;
+    while (read(fd, packet, sizeof packet) > 0)
+        count++;
+    return count;
+}
+
+// Datagrams of a flow each.
+void send_flows(int count) {
+    for (int i = 0; i < count; i++) {
+        const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+        sockaddr_in to{};
+        to.sin_family = AF_INET;
+        to.sin_port = htons(static_cast<uint16_t>(1000 + 7 * i));
+        CHECK(inet_pton(AF_INET, "10.12.0.2", &to.sin_addr) == 1);
+        CHECK(sendto(fd, "x", 1, 0, reinterpret_cast<sockaddr*>(&to), sizeof to) == 1);
+        close(fd);
+    }
+}
+
+void several_queues() {
+    constexpr int kind = IFF_TUN | IFF_NO_PI | IFF_MULTI_QUEUE;
+    const Control control;
+    int first = open_tun(O_NONBLOCK), second = open_tun(O_NONBLOCK);
+    CHECK_FAILS(set_queue(first, IFF_ATTACH_QUEUE), EINVAL);
+    attach(first, "many0", kind);
+    CHECK_FAILS(try_attach(second, "many0", IFF_TUN | IFF_NO_PI), EINVAL);
+    attach(second, "many0", kind);
+    CHECK(flags_of(first) == kind && flags_of(second) == kind);
+    CHECK_FAILS(set_queue(first, 0), EINVAL);
+    CHECK_FAILS(set_queue(first, IFF_ATTACH_QUEUE), EINVAL);
+    control.address("many0", "10.12.0.1");
+    control.up("many0");
+    control.wait_for_running("many0", true);
+    (void)drained(first); // what IPv6 says at the beginning
+    (void)drained(second);
+    constexpr int flows = 64;
+    send_flows(flows);
+    const int shares[2] = {drained(first), drained(second)};
+    CHECK(shares[0] > 0 && shares[1] > 0 && shares[0] + shares[1] >= flows);
+    // Answers go where questions came from; Linux learns it a moment after the first.
+    for (const int fd : {first, second, first})
+        for (int round = 0; round < 2; round++) {
+            const Bytes question = ping("10.12.0.2", "10.12.0.1", 100);
+            const auto size = static_cast<ssize_t>(question.size());
+            CHECK(write(fd, question.data(), question.size()) == size);
+            const int answers = drained(fd);
+            CHECK(drained(fd == first ? second : first) + answers >= 1);
+            CHECK(round == 0 || answers >= 1);
+        }
+    CHECK(set_queue(first, IFF_DETACH_QUEUE) == 0);
+    CHECK(flags_of(first) == (kind | IFF_DETACH_QUEUE) && flags_of(second) == kind);
+    CHECK_FAILS(set_queue(first, IFF_DETACH_QUEUE), EINVAL);
+    send_flows(flows);
+    CHECK(drained(first) == 0 && drained(second) >= flows);
+    CHECK(set_queue(second, IFF_DETACH_QUEUE) == 0);
+    control.wait_for_running("many0", true); // with nobody to read
+    send_flows(flows);
+    CHECK(drained(first) == 0 && drained(second) == 0);
+    CHECK(set_queue(first, IFF_ATTACH_QUEUE) == 0);
+    send_flows(flows);
+    CHECK(drained(first) >= flows);
+    // The interface goes with the last file, whatever its queue does.
+    close(first);
+    CHECK(control.shown_flags("many0") != 0);
+    close(second);
+    CHECK(if_nametoindex("many0") == 0);
+    first = open_tun();
+    second = open_tun();
+    attach(first, "one0", IFF_TUN);
+    CHECK_FAILS(try_attach(second, "one0", IFF_TUN | IFF_MULTI_QUEUE), EINVAL);
+    CHECK_FAILS(try_attach(second, "one0", IFF_TUN), EBUSY);
+    CHECK_FAILS(set_queue(first, IFF_DETACH_QUEUE), EINVAL);
+    close(first);
+    close(second);
+}
+
+void batches_and_filters() {
+    const int fd = open_tun(O_NONBLOCK), tun = open_tun();
+    if (geteuid() == 0) {
+        CHECK_FAILS(try_attach(fd, "nap0", IFF_TAP | IFF_NAPI_FRAGS), EINVAL);
+        CHECK_FAILS(try_attach(fd, "nap0", IFF_TUN | IFF_NAPI | IFF_NAPI_FRAGS), EINVAL);
+    }
+    attach(fd, "nap0", IFF_TAP | IFF_NO_PI | IFF_NAPI);
+    CHECK(flags_of(fd) == (IFF_TAP | IFF_NO_PI | IFF_NAPI));
+    const Control control;
+    control.address("nap0", "10.13.0.1");
+    control.up("nap0");
+    control.wait_for_running("nap0", true);
+    struct {
+        uint16_t flags, count;
+        uint8_t addresses[12][6];
+    } filter{0, 1, {{2, 2, 2, 2, 2, 2}}};
+    const auto looks_for_neighbour = [&](const char* where) {
+        (void)drained(fd);
+        const int sender = socket(AF_INET, SOCK_DGRAM, 0);
+        sockaddr_in to{};
+        to.sin_family = AF_INET;
+        to.sin_port = htons(9);
+        CHECK(inet_pton(AF_INET, where, &to.sin_addr) == 1);
+        (void)sendto(sender, "x", 1, 0, reinterpret_cast<sockaddr*>(&to), sizeof to);
+        close(sender);
+        uint8_t frame[2000];
+        while (read(fd, frame, sizeof frame) > 0)
+            if (frame[12] == 8 && frame[13] == 6) // ARP
+                return true;
+        return false;
+    };
+    CHECK(looks_for_neighbour("10.13.0.2"));
+    CHECK(ioctl(fd, TUNSETTXFILTER, &filter) == 1);
+    CHECK(!looks_for_neighbour("10.13.0.3")); // broadcast, which is not among them
+    filter.flags = TUN_FLT_ALLMULTI;
+    CHECK(ioctl(fd, TUNSETTXFILTER, &filter) == 1);
+    CHECK(looks_for_neighbour("10.13.0.4"));
+    filter.flags = 0;
+    filter.count = 9; // the ninth is a station: no filter
+    CHECK(ioctl(fd, TUNSETTXFILTER, &filter) == 0);
+    CHECK(looks_for_neighbour("10.13.0.5"));
+    filter.count = 0;
+    CHECK(ioctl(fd, TUNSETTXFILTER, &filter) == 0);
+    CHECK_FAILS(ioctl(fd, TUNSETTXFILTER, nullptr), EFAULT);
+    attach(tun, "nof0", IFF_TUN);
+    CHECK_FAILS(ioctl(tun, TUNSETTXFILTER, &filter), EINVAL);
+    close(fd);
+    close(tun);
+}
+
 // Without the right to administer the network.
 void unprivileged() {
     const int fd = open_tun();
@@ -560,6 +699,8 @@ int main() {
     persistent();
     watched();
     held_by_a_request();
+    several_queues();
+    batches_and_filters();
     if (geteuid() == 0) {
         in_sysfs();
         unprivileged();

@@ -1,6 +1,7 @@
 // AF_UNIX as programs see it: states, errors, boundaries, readiness. unix(7).
 #include <csignal>
 #include <cstddef>
+#include <ctime>
 #include <fcntl.h>
 #include <poll.h>
 #include <string>
@@ -408,6 +409,52 @@ void timeouts() {
     CHECK_FAILS(read(pair.a, &byte, 1), EAGAIN);
 }
 
+// When the next message of a pair was sent, as its receiver is told; nothing: it is not.
+long long stamp_of(const Pair& pair, int type, time_t& second) {
+    CHECK(send(pair.a, "x", 1, 0) == 1);
+    char byte;
+    alignas(cmsghdr) char control[256];
+    iovec part{&byte, 1};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    CHECK(recvmsg(pair.b, &message, 0) == 1);
+    const cmsghdr* head = CMSG_FIRSTHDR(&message);
+    if (head == nullptr)
+        return -1;
+    CHECK(head->cmsg_level == SOL_SOCKET && head->cmsg_type == type);
+    CHECK(head->cmsg_len == CMSG_LEN(sizeof(timespec)));
+    timespec stamp;
+    std::memcpy(&stamp, CMSG_DATA(head), sizeof stamp);
+    second = stamp.tv_sec;
+    return stamp.tv_nsec;
+}
+
+void timestamps() {
+    const int on = 1, off = 0;
+    const time_t begin = time(nullptr);
+    time_t second = 0;
+    for (const int type : {SOCK_DGRAM, SOCK_SEQPACKET}) {
+        const Pair pair(type);
+        CHECK(option(pair.b, SO_TIMESTAMP) == 0);
+        CHECK(setsockopt(pair.b, SOL_SOCKET, SO_TIMESTAMP, &on, sizeof on) == 0);
+        CHECK(option(pair.b, SO_TIMESTAMP) == 1 && option(pair.b, SO_TIMESTAMPNS) == 0);
+        const long long micro = stamp_of(pair, SCM_TIMESTAMP, second);
+        CHECK(micro >= 0 && micro < 1'000'000 && second >= begin && second <= begin + 60);
+        CHECK(setsockopt(pair.b, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on) == 0);
+        CHECK(option(pair.b, SO_TIMESTAMP) == 0 && option(pair.b, SO_TIMESTAMPNS) == 1);
+        const long long nano = stamp_of(pair, SCM_TIMESTAMPNS, second);
+        CHECK(nano >= 0 && nano < 1'000'000'000 && second >= begin && second <= begin + 60);
+        CHECK(setsockopt(pair.b, SOL_SOCKET, SO_TIMESTAMPNS, &off, sizeof off) == 0);
+        CHECK(stamp_of(pair, 0, second) == -1);
+    }
+    const Pair stream(SOCK_STREAM); // has no messages
+    CHECK(setsockopt(stream.b, SOL_SOCKET, SO_TIMESTAMP, &on, sizeof on) == 0);
+    CHECK(stamp_of(stream, 0, second) == -1);
+}
+
 void conversation() {
     Pair pair(SOCK_STREAM);
     const pid_t child = fork();
@@ -489,6 +536,271 @@ void edges() {
     close(watcher);
 }
 
+volatile sig_atomic_t urgent_signals;
+void on_urgent(int) {
+    urgent_signals = urgent_signals + 1;
+}
+
+std::string read_some(int fd, int flags = 0) {
+    char text[32];
+    const ssize_t done = recv(fd, text, sizeof text, flags | MSG_DONTWAIT);
+    return done < 0 ? std::string(errno == EAGAIN ? "(none)" : "(error)")
+                    : std::string(text, static_cast<size_t>(done));
+}
+int at_mark(int fd) {
+    int answer = -1;
+    CHECK(ioctl(fd, SIOCATMARK, &answer) == 0);
+    return answer;
+}
+void send_urgent(int fd, const std::string& text) {
+    CHECK(send(fd, text.data(), text.size(), MSG_OOB) == static_cast<ssize_t>(text.size()));
+}
+
+// MSG_OOB: the last byte is urgent, and reading stops in front of it.
+void urgent_byte() {
+    Pair pair(SOCK_STREAM);
+    CHECK_FAILS(recv(pair.b, nullptr, 0, MSG_OOB), EINVAL); // none came
+    CHECK_FAILS(send(pair.a, "", 0, MSG_OOB), EOPNOTSUPP);
+    send_urgent(pair.a, "abX");
+    CHECK(write(pair.a, "cd", 2) == 2);
+    CHECK(ready(pair.b) == (POLLIN | POLLOUT | POLLPRI) && at_mark(pair.b) == 0);
+    CHECK(read_some(pair.b, MSG_OOB | MSG_PEEK) == "X" && read_some(pair.b, MSG_PEEK) == "ab");
+    char text[8];
+    iovec whole{text, sizeof text};
+    msghdr message{};
+    message.msg_iov = &whole;
+    message.msg_iovlen = 1;
+    CHECK(recvmsg(pair.b, &message, MSG_OOB) == 1 && text[0] == 'X');
+    CHECK((message.msg_flags & MSG_OOB) != 0);
+    CHECK_FAILS(recv(pair.b, text, 1, MSG_OOB), EINVAL); // taken
+    CHECK(ready(pair.b) == (POLLIN | POLLOUT));
+    CHECK(read_some(pair.b) == "ab" && at_mark(pair.b) == 1); // the mark stays
+    CHECK(read_some(pair.b, MSG_PEEK) == "cd" && at_mark(pair.b) == 1);
+    CHECK(read_some(pair.b) == "cd" && at_mark(pair.b) == 0);
+    // One that nobody takes is lost when reading goes past it.
+    send_urgent(pair.a, "X");
+    CHECK(at_mark(pair.b) == 1 && read_some(pair.b, MSG_PEEK) == "(none)");
+    CHECK(ready(pair.b) == (POLLIN | POLLOUT | POLLPRI));
+    CHECK(read_some(pair.b) == "(none)" && ready(pair.b) == POLLOUT);
+    CHECK_FAILS(recv(pair.b, text, 1, MSG_OOB), EINVAL);
+    // There is one at a time: an older one becomes a byte like others.
+    send_urgent(pair.a, "abX");
+    send_urgent(pair.a, "cdY");
+    CHECK(read_some(pair.b, MSG_OOB) == "Y" && read_some(pair.b) == "abXcd");
+    CHECK(at_mark(pair.b) == 1 && read_some(pair.b) == "(none)" && at_mark(pair.b) == 0);
+    int on = 1;
+    CHECK(setsockopt(pair.b, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on) == 0);
+    send_urgent(pair.a, "abX");
+    CHECK(write(pair.a, "cd", 2) == 2);
+    CHECK_FAILS(recv(pair.b, text, 1, MSG_OOB), EINVAL);
+    CHECK(read_some(pair.b, MSG_PEEK) == "ab" && read_some(pair.b) == "ab");
+    CHECK(at_mark(pair.b) == 1 && read_some(pair.b, MSG_PEEK) == "Xcd");
+    CHECK(read_some(pair.b) == "Xcd" && at_mark(pair.b) == 0);
+    CHECK(shutdown(pair.b, SHUT_RD) == 0);
+    CHECK_FAILS(send(pair.a, "X", 1, MSG_OOB | MSG_NOSIGNAL), EPIPE);
+}
+
+void urgent_byte_and_others() {
+    struct sigaction action {};
+    action.sa_handler = on_urgent;
+    action.sa_flags = SA_RESTART;
+    CHECK(sigaction(SIGURG, &action, nullptr) == 0);
+    Pair pair(SOCK_STREAM);
+    send_urgent(pair.a, "X");
+    CHECK(read_some(pair.b, MSG_OOB) == "X" && urgent_signals == 0); // nobody's
+    CHECK(fcntl(pair.b, F_SETOWN, getpid()) == 0);
+    send_urgent(pair.a, "X");
+    for (int i = 0; i < 10'000 && urgent_signals == 0; i++)
+        usleep(1000);
+    CHECK(urgent_signals == 1 && read_some(pair.b, MSG_OOB) == "X");
+    // Bytes that are always taken cost the sender nothing in the end.
+    for (int i = 0; i < 2'000; i++) {
+        CHECK(send(pair.a, "X", 1, MSG_OOB | MSG_DONTWAIT) == 1);
+        CHECK(read_some(pair.b, MSG_OOB) == "X");
+    }
+    // A mark is nothing unread: no ECONNRESET.
+    close(pair.b);
+    CHECK(read_some(pair.a).empty());
+    pair.b = -1;
+    Pair other(SOCK_STREAM);
+    send_urgent(other.a, "abX");
+    close(other.a);
+    CHECK((ready(other.b) & (POLLPRI | POLLHUP)) == (POLLPRI | POLLHUP));
+    CHECK(read_some(other.b, MSG_OOB) == "X" && read_some(other.b) == "ab");
+    CHECK(read_some(other.b, MSG_PEEK).empty() && read_some(other.b).empty());
+    other.a = -1;
+    Pair packet(SOCK_SEQPACKET);
+    CHECK_FAILS(send(packet.a, "X", 1, MSG_OOB), EOPNOTSUPP);
+    CHECK_FAILS(recv(packet.b, nullptr, 0, MSG_OOB), EOPNOTSUPP);
+}
+
+// A peek waits for what it could see.
+void peek_behind_urgent_byte() {
+    Pair pair(SOCK_STREAM);
+    send_urgent(pair.a, "X");
+    const pid_t child = fork();
+    if (child == 0) {
+        usleep(20'000);
+        _exit(write(pair.a, "y", 1) == 1 ? 0 : 1);
+    }
+    char byte = 0;
+    CHECK(recv(pair.b, &byte, 1, MSG_PEEK) == 1 && byte == 'y');
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+// What SO_PEERGROUPS, SO_PEERPIDFD and SO_PASSPIDFD say; older headers do not have them all.
+constexpr int peer_groups = 59, pass_pidfd = 76, peer_pidfd = 77, message_pidfd = 4;
+
+pid_t pid_of(int pidfd) {
+    char text[512] = {};
+    const std::string name = "/proc/self/fdinfo/" + std::to_string(pidfd);
+    const int fd = open(name.c_str(), O_RDONLY);
+    CHECK(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
+    close(fd);
+    const char* line = std::strstr(text, "Pid:");
+    CHECK(line != nullptr);
+    return std::atoi(line + 4);
+}
+
+void peers() {
+    int s[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+    gid_t own[64], told[64];
+    const int count = getgroups(64, own);
+    socklen_t length = sizeof told;
+    CHECK(getsockopt(s[0], SOL_SOCKET, peer_groups, told, &length) == 0);
+    CHECK(length == count * sizeof(gid_t) && std::memcmp(own, told, length) == 0);
+    if (count > 0) {
+        length = sizeof(gid_t) - 1;
+        CHECK_FAILS(getsockopt(s[0], SOL_SOCKET, peer_groups, told, &length), ERANGE);
+        CHECK(length == count * sizeof(gid_t));
+    }
+    int pidfd = -1;
+    length = sizeof pidfd;
+    CHECK(getsockopt(s[0], SOL_SOCKET, peer_pidfd, &pidfd, &length) == 0);
+    CHECK(length == sizeof pidfd && fcntl(pidfd, F_GETFD) == FD_CLOEXEC);
+    CHECK(pid_of(pidfd) == getpid());
+    close(pidfd);
+    const int alone = socket(AF_UNIX, SOCK_STREAM, 0), other = socket(AF_INET, SOCK_STREAM, 0);
+    for (const int fd : {alone, other})
+        for (const int name : {peer_groups, peer_pidfd}) {
+            length = sizeof told;
+            CHECK_FAILS(getsockopt(fd, SOL_SOCKET, name, told, &length), ENODATA);
+        }
+    const int on = 1;
+    CHECK_FAILS(setsockopt(other, SOL_SOCKET, pass_pidfd, &on, sizeof on), EOPNOTSUPP);
+    for (const int fd : {alone, other, s[0], s[1]})
+        close(fd);
+}
+
+// The descriptor of who sent a message comes with it.
+void senders(int type) {
+    int s[2];
+    CHECK(socketpair(AF_UNIX, type, 0, s) == 0);
+    int on = 1;
+    CHECK(setsockopt(s[1], SOL_SOCKET, pass_pidfd, &on, sizeof on) == 0);
+    on = 0;
+    socklen_t length = sizeof on;
+    CHECK(getsockopt(s[1], SOL_SOCKET, pass_pidfd, &on, &length) == 0 && on == 1);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        _exit(write(s[0], "c", 1) == 1 ? 0 : 1);
+    siginfo_t info{};
+    CHECK(waitid(P_PID, child, &info, WEXITED | WNOWAIT) == 0 && info.si_status == 0);
+    CHECK(write(s[0], "p", 1) == 1);
+    for (const pid_t from : {child, getpid()}) {
+        char text[2] = {};
+        alignas(cmsghdr) char control[256];
+        iovec piece = {text, sizeof text};
+        msghdr message{};
+        message.msg_iov = &piece;
+        message.msg_iovlen = 1;
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        // Of a stream, too, the pieces of two senders are not one.
+        CHECK(recvmsg(s[1], &message, 0) == 1 && text[0] == (from == child ? 'c' : 'p'));
+        const cmsghdr* first = CMSG_FIRSTHDR(&message);
+        CHECK(first != nullptr && first->cmsg_level == SOL_SOCKET);
+        CHECK(first->cmsg_type == message_pidfd && first->cmsg_len == CMSG_LEN(sizeof(int)));
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(first), sizeof fd);
+        CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC && pid_of(fd) == from);
+        close(fd);
+    }
+    CHECK(waitpid(child, nullptr, 0) == child);
+    // No room: it says so, and no descriptor is left behind.
+    CHECK(write(s[0], "x", 1) == 1);
+    char byte;
+    iovec piece = {&byte, 1};
+    alignas(cmsghdr) char little[sizeof(cmsghdr)];
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = little;
+    message.msg_controllen = sizeof little;
+    CHECK(recvmsg(s[1], &message, 0) == 1 && message.msg_controllen == 0);
+    CHECK((message.msg_flags & MSG_CTRUNC) != 0);
+    close(s[0]);
+    close(s[1]);
+}
+
+int peek_offset(int fd) {
+    int offset = -2;
+    socklen_t length = sizeof offset;
+    CHECK(getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, &length) == 0);
+    return offset;
+}
+
+void peek_from(int fd, int offset) {
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0);
+}
+
+std::string peeked(int fd, size_t room, int flags = 0) {
+    char text[64] = {};
+    const ssize_t got = recv(fd, text, room, MSG_PEEK | MSG_DONTWAIT | flags);
+    return got < 0 ? "error" : std::string(text, static_cast<size_t>(got));
+}
+
+void peeking() {
+    int s[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+    CHECK(peek_offset(s[0]) == -1);
+    CHECK(write(s[0], "abcd", 4) == 4 && write(s[0], "efgh", 4) == 4);
+    CHECK(peeked(s[1], 2) == "ab" && peeked(s[1], 2) == "ab");
+    peek_from(s[1], 3);
+    CHECK(peeked(s[1], 3) == "def" && peek_offset(s[1]) == 6);
+    char text[16];
+    CHECK(read(s[1], text, 5) == 5 && peek_offset(s[1]) == 1); // moves with what is read
+    CHECK(peeked(s[1], 8) == "gh" && peeked(s[1], 8) == "error" && errno == EAGAIN);
+    const pid_t child = fork();
+    if (child == 0) {
+        usleep(20'000);
+        _exit(write(s[0], "ij", 2) == 2 ? 0 : 1);
+    }
+    CHECK(recv(s[1], text, sizeof text, MSG_PEEK) == 2 && std::memcmp(text, "ij", 2) == 0);
+    CHECK(waitpid(child, nullptr, 0) == child && peek_offset(s[1]) == 5);
+    peek_from(s[1], -1);
+    CHECK(peeked(s[1], 16) == "fghij");
+    close(s[0]);
+    CHECK(read(s[1], text, sizeof text) == 5 && peeked(s[1], 1).empty());
+    close(s[1]);
+
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, s) == 0);
+    for (const char* datagram : {"one", "", "three"})
+        CHECK(send(s[0], datagram, std::strlen(datagram), 0) >= 0);
+    peek_from(s[1], 0);
+    CHECK(peeked(s[1], 2) == "on" && peeked(s[1], 8) == "e" && peeked(s[1], 8).empty());
+    CHECK(peeked(s[1], 8) == "three" && peeked(s[1], 8) == "error" && errno == EAGAIN);
+    CHECK(peek_offset(s[1]) == 8);
+    CHECK(recv(s[1], text, sizeof text, 0) == 3 && peek_offset(s[1]) == 5);
+    peek_from(s[1], 1);
+    CHECK(recv(s[1], text, 1, MSG_PEEK | MSG_TRUNC) == 4 && text[0] == 'h');
+    close(s[0]);
+    close(s[1]);
+}
+
 } // namespace
 
 int main() {
@@ -508,8 +820,16 @@ int main() {
     datagrams();
     many_messages();
     timeouts();
+    timestamps();
+    peers();
+    for (const int type : {SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET})
+        senders(type);
+    peeking();
     conversation();
     bulk();
     edges();
+    urgent_byte();
+    urgent_byte_and_others();
+    peek_behind_urgent_byte();
     CHECK(rmdir(name) == 0);
 }

@@ -22,7 +22,7 @@ MemoryGroup* memory_group_by_number(u16) {
     return nullptr;
 }
 void note_memory_event(MemoryGroup&, MemoryEvent) {}
-void kill_members(Cgroup&) {}
+void kill_members(Cgroup&, KillMembers) {}
 void join_root_cgroup_locked() {}
 void leave_cgroup_locked(Task&, bool) {}
 void reap_from_cgroup_locked(Process&) {}

@@ -36,6 +36,10 @@ namespace kernel {
 }
 [[gnu::weak]] void arch::apply_speculation(const Task&) {}
 [[gnu::weak]] void arch::forget_program() {}
+[[gnu::weak]] bool arch::breakpoints_work() {
+    return false;
+}
+[[gnu::weak]] void arch::load_breakpoints(const Breakpoints*) {}
 [[gnu::weak]] const VdsoImage& vdso_image() {
     std::abort();
 }

@@ -134,6 +134,8 @@ void switch_to(Task& from, Task& to) {
         write_fs(to.context.fs_base);
         write_gs(to.context.gs_base);
     }
+    if (from.context.breakpoints != nullptr || to.context.breakpoints != nullptr) [[unlikely]]
+        load_breakpoints(to.context.breakpoints);
     switch_speculation(to);
     set_kernel_stack(to.cpu,
                      reinterpret_cast<u64>(to.context.kernel_stack) + kernel_stack_size - 8);

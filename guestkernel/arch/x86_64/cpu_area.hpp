@@ -17,6 +17,7 @@ struct CpuArea {
     u64 kernel_stack_top; // of the running task: where exceptions of programs build their frame
     u64 exception_cr2, exception_vector;
     u64 idle_rsp;
+    u64 debug_status; // DR6 at the last debug exception; 0: nothing reads it yet
     base::Atomic<u32> work;
     u32 cpu;
     base::Atomic<u32> raised_slots; // device vectors that have interrupted, by slot
@@ -30,6 +31,7 @@ struct CpuArea {
     // whether it guards itself.
     u64 speculation_control, last_program;
     u32 last_program_guarded;
+    u32 catches_breakpoints; // catch_breakpoints() was called
 };
 static_assert(sizeof(CpuArea) <= 0x600); // below the ring-0 stack
 

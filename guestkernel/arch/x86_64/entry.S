@@ -50,6 +50,18 @@
     clac
 9:
 .endm
+// In ring-3 mode an exception's gate leads straight to the kernel, in the ring in which AC has accesses checked for their
+// alignment; the kernel's are not aligned. RBX = the frame.
+.macro end_alignment_checks
+    cmpb $0, joey_ring3_mode(%rip)
+    je 9f
+    testb $4, FRAME_RFLAGS + 2(%rbx)
+    jz 9f
+    pushfq
+    andl $~0x40000, (%rsp)
+    popfq
+9:
+.endm
 
     .section .text.entry, "ax"
 
@@ -59,7 +71,16 @@ joey_entry:
     xor %ebp, %ebp
     cld
     mov joey_boot_stacks(,%rsi,8), %rsp
-    call joey_start_cpu
+    mov %cs, %eax
+    test $3, %al
+    jnz 1f
+    // Selectors of ring 0's would become null at some IRETQ to a program, and the bases of FS and GS with them where the
+    // CPU is one that clears those.
+    xor %eax, %eax
+    .irp selector, ds, es, fs, gs
+    mov %eax, %\selector
+    .endr
+1:  call joey_start_cpu
     ud2
 
 // --- system calls --------------------------------------------------------------------------------
@@ -135,7 +156,30 @@ joey_user_return_window:
     jne joey_user_return
     cmpb $0, joey_clear_buffers(%rip)
     jne 2f
-1:  pop_all
+    // SYSRET is several times faster than IRETQ, where it is the same: it takes RIP from RCX and RFLAGS from R11, which
+    // SYSCALL left there and nothing has changed since. TF and RF are beyond it, and an RIP that is no program's would
+    // fault in ring 0, with the program's RSP.
+1:  cmpb $0, joey_sysret_on(%rip)
+    je 3f
+    mov FRAME_RCX(%rsp), %rcx
+    cmp FRAME_RIP(%rsp), %rcx
+    jne 3f
+    mov FRAME_R11(%rsp), %r11
+    cmp FRAME_RFLAGS(%rsp), %r11
+    jne 3f
+    test $0x10100, %r11d
+    jnz 3f
+    shr $47, %rcx
+    jnz 3f
+    cmpq $0x33, FRAME_CS(%rsp)
+    jne 3f
+    cmpq $0x2b, FRAME_SS(%rsp)
+    jne 3f
+    cli                       // an interrupt finds the frame by RSP, the program's soon
+    pop_all
+    mov FRAME_RSP - FRAME_ORIG_RAX(%rsp), %rsp
+    sysretq
+3:  pop_all
     add $8, %rsp
     .global joey_user_iretq
 joey_user_iretq:              // what it does not take is the program's fault: joey_exception()
@@ -214,6 +258,45 @@ joey_page_fault_ring0:
     mov $14, %ecx
     jmp exception_common
 
+// Debug exceptions, once breakpoints were asked for (catch_breakpoints()): on IST4 and in ring 0, interrupts off. What hits
+// in the kernel, which works on a program's memory, is not told to anybody, as on Linux. Not even the stack pointer is the
+// kernel's then, if it is the first instruction of an entry: nothing but IST4 is touched.
+    .balign 16
+    .global joey_debug_stub
+joey_debug_stub:
+    push %rax
+    push %rdx
+    // stack: rdx 0, rax 8, rip 16, cs 24, rflags 32, rsp 40, ss 48
+    mov %rsp, %rdx
+    and $AREA_MASK, %rdx
+    mov %db6, %rax
+    mov %rax, AREA_DEBUG_STATUS(%rdx)
+    mov $0xffff0ff0, %eax
+    mov %rax, %db6
+    testb $3, 24(%rsp)
+    jz 1f
+    cmpb $0, joey_ring3_mode(%rip)
+    je 3f
+    mov 16(%rsp), %rax
+    cmp $joey_text_start, %rax
+    jb 2f
+    cmp $joey_text_end, %rax
+    jae 2f
+1:  pop %rdx
+    pop %rax
+    iretq
+2:  pop %rdx                  // ring-3 mode: the frame above IST4 leads to joey_debug_exception
+    pop %rax
+    add $40, %rsp
+    iretq
+3:  pop %rdx
+    pop %rax
+    sti
+    .balign 16
+    .global joey_debug_exception
+joey_debug_exception:
+    VECTOR_NOERR 1
+
     .balign 16
 exception_common:
     push %rdx
@@ -268,6 +351,7 @@ exception_common:
     mov %rsp, %rbx
     cld
     close_user_memory
+    end_alignment_checks
     // a frame for backtraces: the interrupted RIP and RBP
     push FRAME_RIP(%rbx)
     push %rbp
@@ -289,7 +373,7 @@ joey_nucleus:
     je program_int3
     jmp *%rax
 
-    .global joey_op_wrmsr, joey_op_cr3, joey_op_invlpg, joey_op_idle, joey_op_return
+    .global joey_op_wrmsr, joey_op_cr3, joey_op_invlpg, joey_op_debug, joey_op_idle, joey_op_return
 joey_op_wrmsr:                // ECX = register, ESI low, EDX high
     mov %esi, %eax
     wrmsr
@@ -299,6 +383,16 @@ joey_op_cr3:                  // RDX = table
     iretq
 joey_op_invlpg:               // RDI = address
     invlpg (%rdi)
+    iretq
+joey_op_debug:                // RDX = arch::Breakpoints
+    .irp n, 0, 1, 2, 3
+    mov \n * 8(%rdx), %rax
+    mov %rax, %db\n
+    .endr
+    mov $0xffff0ff0, %eax
+    mov %rax, %db6
+    mov 32(%rdx), %rax
+    mov %rax, %db7
     iretq
 joey_op_idle:                 // RDX = address of the CPU's work flags
     cmpl $0, (%rdx)
@@ -696,8 +790,9 @@ joey_forward_frames:
 joey_boot_stacks:             // CPU 0's; the others' are set before they start
     .quad joey_boot_task_stack + 0x4000 - 8
     .skip (MAX_CPUS - 1) * 8
-    .global joey_smap_on
+    .global joey_smap_on, joey_sysret_on
 joey_smap_on: .byte 0
+joey_sysret_on: .byte 0      // ring-0 mode
     .global joey_clear_buffers, joey_fill_return_stack // speculation.cpp sets them
 joey_clear_buffers: .byte 0
 joey_fill_return_stack: .byte 0

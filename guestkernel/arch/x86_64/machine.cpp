@@ -5,6 +5,7 @@
 
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/arch/counters.hpp"
+#include "guestkernel/arch/cpuid.hpp"
 #include "guestkernel/arch/x86_64/cpu_area.hpp"
 #include "guestkernel/arch/x86_64/offsets.hpp"
 #include "guestkernel/arch/x86_64/privileged.hpp"
@@ -20,7 +21,12 @@ const CounterPlaces counter_places = {
 
 namespace {
 
-static_assert(sizeof(TrapFrame) == FRAME_SIZE && __builtin_offsetof(TrapFrame, rax) == FRAME_RAX &&
+static_assert(sizeof(TrapFrame) == FRAME_SIZE && __builtin_offsetof(TrapFrame, r11) == FRAME_R11 &&
+              __builtin_offsetof(TrapFrame, rax) == FRAME_RAX &&
+              __builtin_offsetof(TrapFrame, rcx) == FRAME_RCX &&
+              __builtin_offsetof(TrapFrame, rflags) == FRAME_RFLAGS &&
+              __builtin_offsetof(TrapFrame, rsp) == FRAME_RSP &&
+              __builtin_offsetof(TrapFrame, ss) == FRAME_SS &&
               __builtin_offsetof(TrapFrame, orig_rax) == FRAME_ORIG_RAX &&
               __builtin_offsetof(TrapFrame, rip) == FRAME_RIP);
 static_assert(__builtin_offsetof(CpuArea, kernel_stack_top) + boot::cpu_area_data ==
@@ -28,21 +34,23 @@ static_assert(__builtin_offsetof(CpuArea, kernel_stack_top) + boot::cpu_area_dat
 static_assert(__builtin_offsetof(CpuArea, exception_cr2) + boot::cpu_area_data == AREA_CR2);
 static_assert(__builtin_offsetof(CpuArea, exception_vector) + boot::cpu_area_data == AREA_VECTOR);
 static_assert(__builtin_offsetof(CpuArea, idle_rsp) + boot::cpu_area_data == AREA_IDLE_RSP);
+static_assert(__builtin_offsetof(CpuArea, debug_status) + boot::cpu_area_data == AREA_DEBUG_STATUS);
 static_assert(boot::direct_map_base + boot::cpu_areas_phys == AREA_BASE &&
               boot::cpu_area_size == AREA_SIZE);
 static_assert((boot::direct_map_base + boot::cpu_areas_phys) % AREA_SIZE == 0);
 
 extern "C" {
-extern const u8 joey_exception_entries[], joey_page_fault_stub[], joey_page_fault_ring3[],
-    joey_page_fault_ring0[], joey_nucleus[], joey_breakpoint_ring3[], joey_interrupt_stubs[],
-    joey_interrupt_entries_ring3[], joey_interrupt_entries_ring0[], joey_syscall_stubs[],
-    joey_syscall_forward_stubs[], joey_syscall_continue_stubs[], joey_syscall_probe[];
+extern const u8 joey_exception_entries[], joey_debug_stub[], joey_debug_exception[],
+    joey_page_fault_stub[], joey_page_fault_ring3[], joey_page_fault_ring0[], joey_nucleus[],
+    joey_breakpoint_ring3[], joey_interrupt_stubs[], joey_interrupt_entries_ring3[],
+    joey_interrupt_entries_ring0[], joey_syscall_stubs[], joey_syscall_forward_stubs[],
+    joey_syscall_continue_stubs[], joey_syscall_probe[];
 struct SyscallSlot {
     u64 user_rsp, kernel_stack_top;
 };
 extern SyscallSlot joey_syscall_slots[];
 extern u64 joey_forward_frames[][5];
-extern u8 joey_smap_on;
+extern u8 joey_smap_on, joey_sysret_on;
 }
 
 constexpr u32 msr_star = 0xc0000081, msr_lstar = 0xc0000082, msr_sfmask = 0xc0000084;
@@ -115,6 +123,7 @@ void write_gdt_and_tss(u64 base) {
     put(0x24, base + AREA_IST1_TOP);
     put(0x2c, base + AREA_IST2_TOP);
     put(0x34, base + AREA_IST3_TOP);
+    put(0x3c, base + AREA_IST4_TOP);
     words[25] = 104u << 16; // no I/O bitmap
 }
 
@@ -183,30 +192,50 @@ void init_syscalls(unsigned cpu) {
     write_msr(msr_lstar, reinterpret_cast<u64>(entry + 64 * cpu));
 }
 
+// What RDTSCP and RDPID tell a program: the CPU that it runs on, as on Linux. The node, above it,
+// is 0.
+void number_cpu(unsigned cpu) {
+    constexpr u32 leaf_extended_features = 0x8000'0001, msr_tsc_aux = 0xc0000103;
+    constexpr unsigned edx_rdtscp = 27;
+    if ((cpuid(leaf_extended_features).edx >> edx_rdtscp & 1) != 0)
+        write_msr(msr_tsc_aux, cpu);
+}
+
 } // namespace
 
 void init_cpu(const boot::BootBlock& block, unsigned cpu) {
     if (cpu == 0)
         ring3_mode = block.privilege == boot::Privilege::Ring3;
-    init_speculation(cpu);
     const u64 base = area_base(cpu);
     CpuArea& area = cpu_area(cpu);
     area.cpu = cpu;
     area.loaded_root = boot::kernel_root_table_phys;
     write_gdt_and_tss(base);
     write_idt(base);
+    init_speculation(cpu); // tries registers that may fault
     if (!ring3_mode) {
         u64 cr4 = 0;
         asm volatile("mov %%cr4, %0" : "=r"(cr4));
+        joey_sysret_on = 1;
         joey_smap_on = (cr4 >> 21 & 1) != 0;
     }
     init_syscalls(cpu);
+    if (!ring3_mode) // in which the register may be the host's
+        number_cpu(cpu);
     write_msr(msr_x2apic_spurious, 0x1ff); // enable; spurious vector 255
     write_msr(msr_x2apic_task_priority, 0);
     write_msr(msr_x2apic_lvt_timer, 0x40000 | boot::timer_vector); // TSC-deadline mode
     area.online = 1;
     if (!ring3_mode)
         asm volatile("sti");
+}
+
+void catch_breakpoints(unsigned cpu) {
+    const u64 base = area_base(cpu);
+    put_frame(base + AREA_IST4_TOP, joey_debug_exception, base + AREA_IST4_TOP - 40);
+    // SAFETY: the IDT in this CPU's area, as write_idt() filled it.
+    auto* idt = reinterpret_cast<Gate*>(base + boot::cpu_area_idt);
+    idt[1] = make_gate(joey_debug_stub, boot::kernel_code_selector, 4, interrupt_gate, 0);
 }
 
 void set_kernel_stack(unsigned cpu, u64 top) {

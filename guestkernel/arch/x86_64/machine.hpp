@@ -11,6 +11,11 @@ namespace kernel::arch {
 void init_cpu(const boot::BootBlock& block, unsigned cpu);
 // Where the next entry from user mode on this CPU builds its frame.
 void set_kernel_stack(unsigned cpu, u64 top);
+// From now on debug exceptions of this CPU go by way of ring 0 in both modes: DR6 is read there,
+// and one that belongs to a program's breakpoint may come at any instruction of the kernel, at the
+// first of an entry or of the nucleus too (MOV SS puts it off by one instruction). Requires: runs
+// on it.
+void catch_breakpoints(unsigned cpu);
 void init_fpu(); // once, on CPU 0
 // The VMM's registers.
 void control_write32(u32 offset, u32 value);

@@ -9,7 +9,7 @@ namespace kernel::arch {
 
 extern "C" {
 extern bool joey_ring3_mode; // known to entry.S
-extern const u8 joey_op_wrmsr[], joey_op_cr3[], joey_op_invlpg[];
+extern const u8 joey_op_wrmsr[], joey_op_cr3[], joey_op_invlpg[], joey_op_debug[];
 void joey_idle_ring0(u32* flags);
 void joey_idle_ring3(void* flags, void* area);
 }

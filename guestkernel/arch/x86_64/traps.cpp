@@ -19,7 +19,7 @@ extern "C" const u8 joey_user_return_window[], joey_user_return_end[], joey_user
 extern "C" const u8 joey_user_iretq[], joey_text_start[], joey_text_end[];
 extern "C" const u8 joey_idle_hlt[];
 
-constexpr u64 vector_page_fault = 14;
+constexpr u64 vector_debug = 1, vector_page_fault = 14;
 
 const UserFixup* find_fixup(u64 rip) {
     for (const UserFixup* fixup = __user_fixups_start; fixup != __user_fixups_end; fixup++)
@@ -117,6 +117,8 @@ extern "C" bool joey_exception(TrapFrame* frame, u64 vector, u64 error_code, u64
         crash(*frame, static_cast<u32>(vector), error_code, cr2, "page fault in the kernel");
     }
     if (from_user) {
+        if (vector == vector_debug)
+            error_code = cpu_area(cpu_id()).debug_status;
         deliver_exception(*frame, static_cast<u32>(vector), error_code, 0);
         return true;
     }

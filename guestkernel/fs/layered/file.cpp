@@ -47,7 +47,7 @@ Result<usize> LayeredFile::read(IoBuffer& out, u64 offset) {
 Result<usize> LayeredFile::write(IoBuffer& in, u64 offset) {
     if (has_suid(*inode_)) {
         MutexGuard guard(inode_->mutex());
-        TRY(clear_suid(*inode_));
+        TRY(drop_privileges(*inode_));
     }
     TRY(const usize done, real_->write(in, offset));
     append_end = real_->append_end;

@@ -7,8 +7,9 @@
 // then moved into place with one rename. Nodes that were copied up stay in the superblock's table,
 // so that inode numbers do not change while the file system is mounted.
 //
-// Lock order: the VFS's Inode::mutex() of the overlay's nodes; copy_mutex_; then everything of the
-// layers' own file systems. Spin locks: the superblock's table lock.
+// Lock order: the VFS's Inode::mutex() of the overlay's nodes; copy_mutex_ of one node, held as
+// well while that loses a name; then everything of the layers' own file systems. Spin locks: the
+// superblock's table lock.
 #pragma once
 
 #include "guestkernel/fs/acl.hpp"
@@ -145,13 +146,15 @@ private:
     Result<void> fill_copy(Inode& from, Dentry& copy, bool with_data);
     template <typename Make>
     Result<Ref<Inode>> add(std::string_view name, bool directory, Make&& make);
-    Result<void> whiteout(std::string_view name);
+    Result<String> make_whiteout();
+    Result<void> place_whiteout(const String& made, std::string_view name, LayeredInode* hidden);
     Result<void> clear_whiteouts();
     Result<bool> is_empty() const;
     Result<void> remove_name(std::string_view name, LayeredInode& child);
-    Result<void> make_replaceable();
+    void lost_name();
+    Result<void> check_replaceable() const;
     Result<void> move_upper(std::string_view old_name, LayeredInode& child, LayeredInode& target,
-                            std::string_view new_name);
+                            std::string_view new_name, LayeredInode* other);
 
     LayeredSuperblock& fs_;
     Ref<Dentry> upper_; // set once

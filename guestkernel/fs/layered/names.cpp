@@ -255,15 +255,29 @@ Result<Ref<Inode>> LayeredInode::create_unnamed(u32 mode, u32 uid, u32 gid) {
 
 // --- removal -------------------------------------------------------------------------------------
 
-// Requires: upper(). Whatever stands at the name above is replaced; it is no directory.
-Result<void> LayeredInode::whiteout(std::string_view name) {
-    const String temporary = fs_.next_name();
+// A whiteout in the work directory. Whoever needs one makes it before he changes anything: there
+// may be no room for it, and a change by halves would bring back what lies below.
+Result<String> LayeredInode::make_whiteout() {
+    String temporary = fs_.next_name();
     if (temporary.empty())
         return fail(ENOMEM);
     TRY(upper_create(*fs_.work_, temporary.view(), mode_char, 0, 0, 0));
-    auto placed = upper_rename(*fs_.work_, temporary.view(), *upper(), name, 0);
-    if (!placed)
-        (void)upper_remove(*fs_.work_, temporary.view());
+    return temporary;
+}
+
+// Requires: upper(). Moves a whiteout to a name, where `hidden`, if anything, stands in the upper
+// layer; a directory has nothing but whiteouts in it.
+Result<void> LayeredInode::place_whiteout(const String& made, std::string_view name,
+                                          LayeredInode* hidden) {
+    const bool directory =
+        hidden != nullptr && hidden->is_directory() && hidden->upper() != nullptr;
+    auto placed = upper_rename(*fs_.work_, made.view(), *upper(), name,
+                               directory ? u32{RENAME_EXCHANGE} : 0u);
+    // What is in the work directory now is of no use to anybody, the next mount removes it.
+    if (placed && directory)
+        (void)hidden->clear_whiteouts();
+    if (!placed || directory)
+        (void)upper_remove(*fs_.work_, made.view());
     return placed;
 }
 
@@ -281,25 +295,30 @@ Result<void> LayeredInode::clear_whiteouts() {
 
 Result<void> LayeredInode::remove_name(std::string_view name, LayeredInode& child) {
     TRY(copy_up());
+    // A copy that is under way would come to stand where the name is gone.
+    MutexGuard guard(child.copy_mutex_);
     TRY(const bool hides, covers(name));
-    TRY(Ref<Dentry> there, DentryCache::lookup(*upper(), name));
-    const bool above = !there->is_negative();
-    there = nullptr;
-    if (above && (!hides || child.is_directory()))
+    if (hides) {
+        TRY(const String white, make_whiteout());
+        TRY(place_whiteout(white, name, &child));
+    } else if (child.upper() != nullptr) {
+        if (child.is_directory())
+            TRY(child.clear_whiteouts());
         TRY(upper_remove(*upper(), name));
-    if (hides)
-        TRY(whiteout(name));
-    if (child.upper() == nullptr) {
-        MutexGuard guard(child.copy_mutex_);
-        child.unlinked_ = true;
-    } else if (child.is_directory()) {
-        fs_.unpin(child);
-    } else {
-        auto left = child.real().attributes();
-        if (!left || left->links == 0)
-            fs_.unpin(child);
     }
+    child.lost_name();
     return {};
+}
+
+// Locks: copy_mutex_. The caller holds a reference.
+void LayeredInode::lost_name() {
+    if (upper() == nullptr) {
+        unlinked_ = true;
+        return;
+    }
+    auto left = real().attributes();
+    if (is_directory() || !left || left->links == 0)
+        fs_.unpin(*this);
 }
 
 Result<void> LayeredInode::unlink(std::string_view name, Inode& child) {
@@ -310,36 +329,51 @@ Result<void> LayeredInode::unlink(std::string_view name, Inode& child) {
 Result<void> LayeredInode::rmdir(std::string_view name, Inode& child) {
     const Ref<Inode> keep = Ref<Inode>::share(&child);
     LayeredInode& node = as_layered(child);
-    TRY(node.make_replaceable());
+    TRY(node.check_replaceable());
     return remove_name(name, node);
 }
 
 // --- renaming ------------------------------------------------------------------------------------
 
-// A directory that is to be replaced may only have whiteouts in it, which go.
-Result<void> LayeredInode::make_replaceable() {
+// A directory that is to be replaced may only have whiteouts in it.
+Result<void> LayeredInode::check_replaceable() const {
     if (!is_directory())
         return {};
     TRY(const bool empty, is_empty());
-    return empty ? clear_whiteouts() : Result<void>(fail(ENOTEMPTY));
+    return empty ? Result<void>() : Result<void>(fail(ENOTEMPTY));
 }
 
+// `other`: what shows at the new name, or null.
 Result<void> LayeredInode::move_upper(std::string_view old_name, LayeredInode& child,
-                                      LayeredInode& target, std::string_view new_name) {
+                                      LayeredInode& target, std::string_view new_name,
+                                      LayeredInode* other) {
     TRY(const bool hides_old, covers(old_name));
     TRY(const bool hides_new, target.covers(new_name));
     if (child.is_directory() && hides_new)
         TRY(fs_.set_mark(child.real(), "opaque", "y"));
     TRY(Ref<Dentry> there, DentryCache::lookup(*target.upper(), new_name));
-    const bool over_whiteout = !there->is_negative() && fs_.is_whiteout(*there->inode());
+    // A directory replaces neither a whiteout nor one that has some: they change places, and what
+    // stands at the old name goes from there.
+    const bool exchange = child.is_directory() && !there->is_negative();
     there = nullptr;
-    if (child.is_directory() && over_whiteout) {
-        // A directory does not replace what is none: the whiteout changes places with it.
-        TRY(upper_rename(*upper(), old_name, *target.upper(), new_name, RENAME_EXCHANGE));
-        return hides_old ? Result<void>() : upper_remove(*upper(), old_name);
+    String white;
+    if (hides_old) {
+        TRY(white, make_whiteout());
     }
-    TRY(upper_rename(*upper(), old_name, *target.upper(), new_name, 0));
-    return hides_old ? whiteout(old_name) : Result<void>();
+    auto moved = upper_rename(*upper(), old_name, *target.upper(), new_name,
+                              exchange ? u32{RENAME_EXCHANGE} : 0u);
+    if (!moved) {
+        if (hides_old)
+            (void)upper_remove(*fs_.work_, white.view());
+        return moved;
+    }
+    if (hides_old)
+        return place_whiteout(white, old_name, exchange ? other : nullptr);
+    if (!exchange)
+        return {};
+    if (other != nullptr)
+        TRY(other->clear_whiteouts());
+    return upper_remove(*upper(), old_name);
 }
 
 Result<void> LayeredInode::rename(std::string_view old_name, Inode& child, Inode& new_directory,
@@ -373,18 +407,13 @@ Result<void> LayeredInode::rename(std::string_view old_name, Inode& child, Inode
             TRY(fs_.set_mark(other->real(), "opaque", "y"));
         return upper_rename(*upper(), old_name, *target.upper(), new_name, RENAME_EXCHANGE);
     }
-    if (other != nullptr)
-        TRY(other->make_replaceable());
-    TRY(move_upper(old_name, node, target, new_name));
     if (other == nullptr)
-        return {};
-    if (other->upper() == nullptr) {
-        MutexGuard guard(other->copy_mutex_);
-        other->unlinked_ = true;
-    } else if (auto left = other->real().attributes();
-               other->is_directory() || !left || left->links == 0) {
-        fs_.unpin(*other);
-    }
+        return move_upper(old_name, node, target, new_name, nullptr);
+    // A copy that is under way would take the place of what comes to stand there.
+    MutexGuard guard(other->copy_mutex_);
+    TRY(other->check_replaceable());
+    TRY(move_upper(old_name, node, target, new_name, other));
+    other->lost_name();
     return {};
 }
 

@@ -50,8 +50,9 @@ Result<u64> OverlayFile::seek(i64 offset, int whence) {
     return position_;
 }
 
-Result<void> OverlayFile::before_write(u64, usize) {
-    return node().own_data(~u64{0});
+Result<usize> OverlayFile::before_write(u64, usize bytes) {
+    TRY(node().own_data(~u64{0}));
+    return bytes;
 }
 
 Result<void> OverlayFile::allocate(int mode, u64 offset, u64 length) {

@@ -279,6 +279,8 @@ Result<void> OverlayInode::own_xattrs() {
 }
 
 Result<String> OverlayInode::get_xattr(std::string_view name) {
+    if (name == XATTR_NAME_CAPS && no_capabilities_.load(base::Order::Acquire))
+        return fail(ENODATA);
     MutexGuard guard(xattr_mutex_);
     if (!own_xattrs_ && lower_)
         return lower_->get_xattr(name);
@@ -292,6 +294,8 @@ Result<void> OverlayInode::set_xattr(std::string_view name, std::string_view val
     MutexGuard guard(xattr_mutex_);
     TRY(own_xattrs());
     TRY(String copy, String::from(value));
+    if (name == XATTR_NAME_CAPS)
+        no_capabilities_.store(false, base::Order::Release);
     for (OverlayXattr& xattr : xattrs_)
         if (xattr.name == name) {
             if ((flags & XATTR_CREATE) != 0)
@@ -320,6 +324,15 @@ Result<void> OverlayInode::remove_xattr(std::string_view name) {
             return {};
         }
     return fail(ENODATA);
+}
+
+// Each write(2) comes here, and the layer below may be far away.
+Result<void> OverlayInode::drop_capabilities() {
+    if (no_capabilities_.load(base::Order::Acquire))
+        return {};
+    TRY(Inode::drop_capabilities());
+    no_capabilities_.store(true, base::Order::Release);
+    return {};
 }
 
 Result<void> OverlayInode::list_xattrs(String& out) {

@@ -87,6 +87,7 @@ public:
     Result<void> set_xattr(std::string_view name, std::string_view value, u32 flags) override;
     Result<void> remove_xattr(std::string_view name) override;
     Result<void> list_xattrs(String& out) override;
+    Result<void> drop_capabilities() override;
     Result<Ref<const Acl>> get_acl(AclKind kind) override;
     Result<void> set_acl(AclKind kind, Ref<const Acl> acl) override;
     PageCache* page_cache() override;
@@ -139,6 +140,8 @@ private:
     String target_;             // symlinks made here
     Mutex xattr_mutex_;
     bool own_xattrs_ = false;
+    // Known since the first change of the contents, whatever the layer below may say later.
+    base::Atomic<bool> no_capabilities_{false};
     Vector<OverlayXattr> xattrs_;
     Ref<const Acl> access_acl_, default_acl_; // under attributes_lock(); the layers below have none
 };
@@ -155,7 +158,7 @@ public:
     Result<Ref<PageCache>> mapping(u32 protection, u32 map_flags) override;
 
 protected:
-    Result<void> before_write(u64 offset, usize bytes) override;
+    Result<usize> before_write(u64 offset, usize bytes) override;
 
 private:
     OverlayInode& node() const { return static_cast<OverlayInode&>(*inode_); }

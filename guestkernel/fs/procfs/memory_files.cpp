@@ -1,4 +1,5 @@
 // What /proc/PID says about a process's memory; proc(5).
+#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/mman.h>
 
@@ -131,6 +132,7 @@ bool smaps_lines(const MappingInfo& mapping, void* context) {
     flag((mapping.flags & MAP_LOCKED) != 0, " lo");
     flag(mapping.at_random, " rr");
     flag(mapping.no_fork, " dc");
+    flag(mapping.locked_on_fault, " lf");
     flag((mapping.flags & MAP_NORESERVE) != 0, " nr");
     flag(mapping.wiped_on_fork, " wf");
     flag(mapping.no_dump, " dd");
@@ -324,6 +326,78 @@ Result<void> show_smaps_rollup(TextBuilder& out, const TableContext& of) {
     out.append("[rollup]\n");
     show_sums(out, sums, false);
     return {};
+}
+
+// --- map_files -----------------------------------------------------------------------------------
+
+namespace {
+
+// The first mapping of a file that starts at `from` or later.
+struct FileMapping {
+    u64 from;
+    bool found = false;
+    u64 start = 0, end = 0;
+    Ref<File> file;
+};
+
+bool take_file_mapping(const MappingInfo& mapping, void* context) {
+    auto& wanted = *static_cast<FileMapping*>(context);
+    // A mapping with a name is the kernel's own: the vDSO.
+    if (!mapping.file || mapping.name != nullptr || mapping.start.raw() < wanted.from)
+        return true;
+    wanted.found = true;
+    wanted.start = mapping.start.raw();
+    wanted.end = mapping.end.raw();
+    wanted.file = mapping.file;
+    return false;
+}
+
+// The file of the mapping that a name stands for: exactly its range.
+Result<Ref<File>> mapped_file(const TableContext& of) {
+    TRY(const Ref<AddressSpace> space, subject_memory(of));
+    FileMapping mapping{.from = of.start};
+    if (space)
+        space->for_each_mapping(&take_file_mapping, &mapping, false, mapping.from);
+    if (!mapping.found || mapping.start != of.start || mapping.end != of.end)
+        return fail(ENOENT);
+    return std::move(mapping.file);
+}
+
+} // namespace
+
+Result<bool> next_mapping(const TableContext& of, u64 from, TableContext& child) {
+    TRY(const Ref<AddressSpace> space, subject_memory(of));
+    FileMapping mapping{.from = from};
+    if (space)
+        space->for_each_mapping(&take_file_mapping, &mapping, false, mapping.from);
+    child.start = mapping.start;
+    child.end = mapping.end;
+    return mapping.found;
+}
+
+Result<void> find_mapping(const TableContext& of) {
+    TRY(const Ref<File> file, mapped_file(of));
+    return {};
+}
+
+Result<void> link_mapping(TextBuilder& out, const TableContext& of) {
+    TRY(const Ref<File> file, mapped_file(of));
+    return describe_file(out, *file);
+}
+
+// proc(5): the files behind a program's mappings may lie where it could not open them itself.
+Result<Path> follow_mapping(const TableContext& of) {
+    if (!capable(CAP_SYS_ADMIN) && !capable(CAP_CHECKPOINT_RESTORE))
+        return fail(EPERM);
+    TRY(const Ref<File> file, mapped_file(of));
+    return path_of(*file);
+}
+
+u32 mapping_link_mode(const TableContext& of) {
+    auto file = mapped_file(of);
+    if (!file)
+        return 0;
+    return ((*file)->readable() ? 0400u : 0u) | ((*file)->writable() ? 0200u : 0u);
 }
 
 } // namespace kernel::procfs

@@ -149,8 +149,8 @@ Result<void> show_statistics(TextBuilder& out, const TableContext& of) {
 
 constinit TrackingSettings untouched; // of a namespace where nothing was tracked yet
 
-const TrackingSettings& own_settings() {
-    const Filter* filter = Filter::existing(own_stack());
+const TrackingSettings& own_settings(const TableContext& of) {
+    const Filter* filter = Filter::existing(own_stack(of));
     return filter == nullptr ? untouched : filter->connections.settings;
 }
 
@@ -159,21 +159,22 @@ template <auto Of, i64 Low, i64 High>
 constexpr TableEntry setting(std::string_view name) {
     return {.name = name,
             .mode = read_write,
-            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                out.print("{}\n", static_cast<u64>(Of(own_settings())));
+            .show = [](TextBuilder& out, const TableContext& of) -> Result<void> {
+                out.print("{}\n", static_cast<u64>(Of(own_settings(of))));
                 return {};
             },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+            .store = [](std::string_view text, const TableContext& of) -> Result<void> {
                 TRY(const i64 wanted, parse_number(text));
                 if (wanted < Low || wanted > High)
                     return fail(invalid);
-                TRY(Filter * filter, Filter::of(own_stack()));
+                TRY(Filter * filter, Filter::of(own_stack(of)));
                 auto& value = Of(filter->connections.settings);
                 value = static_cast<std::remove_reference_t<decltype(value)>>(wanted);
                 return {};
             },
             .owner = net_owner,
-            .admits = may_set_network};
+            .admits = may_set_network,
+            .bind = bind_network};
 }
 template <auto Member, i64 Low, i64 High>
 constexpr TableEntry number(std::string_view name) {
@@ -190,8 +191,8 @@ constexpr TableEntry seconds_in(std::string_view name) {
     , 0, most_int > (name);
 }
 
-Result<void> show_count(TextBuilder& out, const TableContext&) {
-    const Filter* filter = Filter::existing(own_stack());
+Result<void> show_count(TextBuilder& out, const TableContext& of) {
+    const Filter* filter = Filter::existing(own_stack(of));
     out.print("{}\n", filter == nullptr ? 0 : filter->connections.count());
     return {};
 }
@@ -201,8 +202,8 @@ Result<void> show_buckets(TextBuilder& out, const TableContext&) {
 }
 
 // One limit for the namespaces of all: it is the first one's to set.
-bool in_first_network() {
-    return &own_stack() == &net::stack_of(nullptr);
+bool in_first_network(const TableContext& of) {
+    return &own_stack(of) == &net::stack_of(nullptr);
 }
 using Track = TrackingSettings;
 
@@ -212,9 +213,9 @@ Result<void> show_most_connections(TextBuilder& out, const TableContext&) {
     out.print("{}\n", net::filter::most_connections.load());
     return {};
 }
-Result<void> store_most_connections(std::string_view text, const TableContext&) {
+Result<void> store_most_connections(std::string_view text, const TableContext& of) {
     TRY(const i64 wanted, parse_number(text));
-    if (!in_first_network())
+    if (!in_first_network(of))
         return fail(denied);
     if (wanted < 0 || wanted > most_int)
         return fail(invalid);
@@ -222,9 +223,9 @@ Result<void> store_most_connections(std::string_view text, const TableContext&) 
     return {};
 }
 Result<Ref<File>> open_most_connections(const Path& path, Ref<Inode> inode, u32 flags,
-                                        const TableContext&) {
+                                        const TableContext& of) {
     constexpr u32 access = 3; // O_ACCMODE
-    if ((flags & access) != 0 && !in_first_network())
+    if ((flags & access) != 0 && !in_first_network(of))
         return fail(denied);
     TRY(auto file, make_ref<TableFile>(path, std::move(inode), flags));
     return Ref<File>(std::move(file));
@@ -256,7 +257,7 @@ constinit const TableEntry netfilter_entries[23] = {
     number<&Track::accounting, 0, 1>("nf_conntrack_acct"),
     {.name = "nf_conntrack_buckets", .mode = read_only, .show = show_buckets},
     number<&Track::checksum, 0, 1>("nf_conntrack_checksum"),
-    {.name = "nf_conntrack_count", .mode = read_only, .show = show_count},
+    {.name = "nf_conntrack_count", .mode = read_only, .show = show_count, .bind = bind_network},
     number<&Track::generic, 0, most_int>("nf_conntrack_generic_timeout"),
     number<&Track::icmp, 0, most_int>("nf_conntrack_icmp_timeout"),
     number<&Track::icmpv6, 0, most_int>("nf_conntrack_icmpv6_timeout"),

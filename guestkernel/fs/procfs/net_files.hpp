@@ -35,11 +35,13 @@ extern const TableEntry net_stat_entries[1];   // /proc/net/stat
 extern const TableEntry net_sysctl_entries[5]; // /proc/sys/net
 extern const TableEntry netfilter_entries[23]; // /proc/sys/net/netfilter
 
-// Whose settings the caller sees below /proc/sys/net, and who may write them: root of the user
-// namespace that owns the network namespace.
-net::Stack& own_stack();
+// Whose settings are seen below /proc/sys/net: the caller's, or of a descriptor the ones that
+// whoever opened it saw. Who may write them: root of the user namespace that owns the network
+// namespace.
+net::Stack& own_stack(const TableContext& of);
+Ref<RefCounted> bind_network(TableContext& of);
 void net_owner(const TableContext& of, u32& uid, u32& gid);
-bool may_set_network();
+bool may_set_network(const TableContext& of);
 
 // nf_conntrack_max: in two places.
 Result<void> show_most_connections(TextBuilder& out, const TableContext& of);
@@ -52,6 +54,7 @@ inline constexpr TableEntry most_connections_entry = {.name = "nf_conntrack_max"
                                                       .store = store_most_connections,
                                                       .open = open_most_connections,
                                                       .owner = net_owner,
-                                                      .admits = may_set_network};
+                                                      .admits = may_set_network,
+                                                      .bind = bind_network};
 
 } // namespace kernel::procfs

@@ -186,10 +186,8 @@ Result<void> show_net_raw6(TextBuilder& out, const TableContext& of) {
 Result<void> show_net_sockstat(TextBuilder& out, const TableContext& of) {
     TRY(const Ref<net::Stack> stack, subject_stack(of));
     TRY(const Counts inet, count(*stack, false));
-    TRY(const Counts inet6, count(*stack, true));
     const tcp::TcpStack& tcp = tcp::TcpStack::of(*stack);
-    out.print("sockets: used {}\n", tcp.sockets.load() + inet.udp + inet.lite + inet.raw +
-                                        inet6.udp + inet6.lite + inet6.raw);
+    out.print("sockets: used {}\n", tcp.sockets.load() + stack->other_sockets.load());
     out.print("TCP: inuse {} orphan {} tw {} alloc {} mem {}\n", inet.tcp, tcp.orphans.load(),
               tcp.time_wait_count(), tcp.sockets.load(), inet.tcp_pages);
     out.print("UDP: inuse {} mem {}\nUDPLITE: inuse {}\nRAW: inuse {}\n", inet.udp, inet.udp_pages,

@@ -13,22 +13,28 @@ namespace kernel::procfs {
 
 using namespace net_sysctl;
 
-net::Stack& own_stack() {
-    return net::stack_of(current_net_namespace());
+net::Stack& own_stack(const TableContext& of) {
+    return of.network != nullptr ? *of.network : net::stack_of(current_net_namespace());
 }
 
-void net_owner(const TableContext&, u32& uid, u32& gid) {
-    const UserNamespace* owner = own_stack().owner();
+Ref<RefCounted> bind_network(TableContext& of) {
+    NetNamespace* space = current_net_namespace();
+    of.network = &net::stack_of(space);
+    return Ref<RefCounted>(Ref<NetNamespace>::share(space)); // null: the first one, which stays
+}
+
+void net_owner(const TableContext& of, u32& uid, u32& gid) {
+    const UserNamespace* owner = own_stack(of).owner();
     const u32 root = to_global_id(owner, false, 0), root_group = to_global_id(owner, true, 0);
     uid = root == invalid_id ? 0 : root;
     gid = root_group == invalid_id ? 0 : root_group;
 }
 
-// The owner that a node was made with is that of whoever looked first: a node, or a descriptor of
-// it, from one network namespace gives no right over another's settings.
-bool may_set_network() {
+// The owner that a node was made with is that of whoever looked first, which gives no right over
+// another network namespace's settings.
+bool may_set_network(const TableContext& of) {
     const Credentials* who = current_task().credentials.get();
-    return who == nullptr || who->euid == 0 || capable_over(own_stack().owner(), CAP_NET_ADMIN);
+    return who == nullptr || who->euid == 0 || capable_over(own_stack(of).owner(), CAP_NET_ADMIN);
 }
 
 namespace {
@@ -55,15 +61,15 @@ Result<void> parse_numbers(std::string_view text, i64 (&out)[N]) {
     return count == N ? Result<void>() : fail(invalid);
 }
 
-Result<void> show_port_range(TextBuilder& out, const TableContext&) {
-    const net::PortTable::Range& range = own_stack().settings.local_ports;
+Result<void> show_port_range(TextBuilder& out, const TableContext& of) {
+    const net::PortTable::Range& range = own_stack(of).settings.local_ports;
     out.print("{}\t{}\n", range.first, range.last);
     return {};
 }
-Result<void> store_port_range(std::string_view text, const TableContext&) {
+Result<void> store_port_range(std::string_view text, const TableContext& of) {
     i64 numbers[2] = {};
     TRY(parse_numbers(text, numbers));
-    net::Stack& stack = own_stack();
+    net::Stack& stack = own_stack(of);
     if (numbers[0] < 1 || numbers[1] > 65535 || numbers[1] < numbers[0] ||
         numbers[0] < stack.settings.unprivileged_port_start)
         return fail(invalid);
@@ -73,8 +79,8 @@ Result<void> store_port_range(std::string_view text, const TableContext&) {
 }
 
 // A set of ports, "8080,9000-9010"; written as a whole (ip-sysctl.rst).
-Result<void> show_reserved(TextBuilder& out, const TableContext&) {
-    const net::ReservedPorts& reserved = own_stack().settings.reserved_ports;
+Result<void> show_reserved(TextBuilder& out, const TableContext& of) {
+    const net::ReservedPorts& reserved = own_stack(of).settings.reserved_ports;
     out.ranges(65536, [&](u32 port) { return reserved.contains(static_cast<u16>(port)); });
     out.append("\n");
     return {};
@@ -115,7 +121,7 @@ Result<void> parse_ports(std::string_view text, std::span<u64> bits) {
     return {};
 }
 
-Result<void> store_reserved(std::string_view text, const TableContext&) {
+Result<void> store_reserved(std::string_view text, const TableContext& of) {
     while (!text.empty() && (text.back() == '\n' || text.back() == ' '))
         text.remove_suffix(1);
     constexpr usize words = net::ReservedPorts::words;
@@ -125,23 +131,23 @@ Result<void> store_reserved(std::string_view text, const TableContext&) {
     Result<void> outcome = parse_ports(text, {bits, words});
     if (outcome)
         outcome =
-            own_stack().settings.reserved_ports.replace(std::span<const u64, words>(bits, words));
+            own_stack(of).settings.reserved_ports.replace(std::span<const u64, words>(bits, words));
     delete[] bits;
     return outcome;
 }
 
-Result<void> show_algorithm(TextBuilder& out, const TableContext&) {
-    out.append(tcp::algorithm_name(tcp::TcpStack::of(own_stack()).settings.algorithm));
+Result<void> show_algorithm(TextBuilder& out, const TableContext& of) {
+    out.append(tcp::algorithm_name(tcp::TcpStack::of(own_stack(of)).settings.algorithm));
     out.append("\n");
     return {};
 }
-Result<void> store_algorithm(std::string_view text, const TableContext&) {
+Result<void> store_algorithm(std::string_view text, const TableContext& of) {
     while (!text.empty() && text.back() == '\n')
         text.remove_suffix(1);
     tcp::Algorithm algorithm{};
     if (!tcp::find_algorithm(text, algorithm))
         return fail(no_entry);
-    tcp::TcpStack::of(own_stack()).settings.algorithm = algorithm;
+    tcp::TcpStack::of(own_stack(of)).settings.algorithm = algorithm;
     return {};
 }
 
@@ -155,42 +161,43 @@ constexpr TableEntry most_buffer(std::string_view name) {
                 out.print("{}\n", Most.load(base::Order::Relaxed));
                 return {};
             },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
-                if (&own_stack() != &net::stack_of(nullptr))
+            .store = [](std::string_view text, const TableContext& of) -> Result<void> {
+                if (&own_stack(of) != &net::stack_of(nullptr))
                     return fail(no_access);
                 TRY(const i64 number, parse_number(text));
                 if (number < Least || number > most_int)
                     return fail(invalid);
                 Most.store(static_cast<u32>(number), base::Order::Relaxed);
                 return {};
-            }};
+            },
+            .bind = bind_network};
 }
 
-Result<void> store_unprivileged_start(std::string_view text, const TableContext&) {
+Result<void> store_unprivileged_start(std::string_view text, const TableContext& of) {
     TRY(const i64 number, parse_number(text));
-    net::Stack& stack = own_stack();
+    net::Stack& stack = own_stack(of);
     // Ports that connections take by themselves need no privilege.
     if (number < 0 || number > 65535 || number > stack.settings.local_ports.first)
         return fail(invalid);
     stack.settings.unprivileged_port_start = static_cast<u16>(number);
     return {};
 }
-Result<void> show_unprivileged_start(TextBuilder& out, const TableContext&) {
-    out.print("{}\n", own_stack().settings.unprivileged_port_start);
+Result<void> show_unprivileged_start(TextBuilder& out, const TableContext& of) {
+    out.print("{}\n", own_stack(of).settings.unprivileged_port_start);
     return {};
 }
 
-Result<void> show_ping_range(TextBuilder& out, const TableContext&) {
-    const net::Stack& stack = own_stack();
+Result<void> show_ping_range(TextBuilder& out, const TableContext& of) {
+    const net::Stack& stack = own_stack(of);
     const auto shown = [&](u32 global) { return from_global_id(stack.owner(), true, global); };
     out.print("{}\t{}\n", shown(stack.settings.ping_group_first),
               shown(stack.settings.ping_group_last));
     return {};
 }
-Result<void> store_ping_range(std::string_view text, const TableContext&) {
+Result<void> store_ping_range(std::string_view text, const TableContext& of) {
     i64 numbers[2] = {};
     TRY(parse_numbers(text, numbers));
-    net::Stack& stack = own_stack();
+    net::Stack& stack = own_stack(of);
     if (numbers[0] < 0 || numbers[1] < 0 || numbers[0] > 0x7fff'ffff || numbers[1] > 0x7fff'ffff)
         return fail(invalid);
     u32 first = to_global_id(stack.owner(), true, static_cast<u32>(numbers[0]));
@@ -210,25 +217,26 @@ template <auto Least, auto Default, auto Most>
 constexpr TableEntry memory_triple(std::string_view name) {
     return {.name = name,
             .mode = read_write,
-            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                const tcp::Settings& settings = tcp::TcpStack::of(own_stack()).settings;
+            .show = [](TextBuilder& out, const TableContext& of) -> Result<void> {
+                const tcp::Settings& settings = tcp::TcpStack::of(own_stack(of)).settings;
                 out.print("{}\t{}\t{}\n", settings.*Least, settings.*Default, settings.*Most);
                 return {};
             },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+            .store = [](std::string_view text, const TableContext& of) -> Result<void> {
                 i64 numbers[3] = {};
                 TRY(parse_numbers(text, numbers));
                 for (const i64 number : numbers)
                     if (number < 1 || number > 0x7fff'ffff)
                         return fail(invalid);
-                tcp::Settings& settings = tcp::TcpStack::of(own_stack()).settings;
+                tcp::Settings& settings = tcp::TcpStack::of(own_stack(of)).settings;
                 settings.*Least = static_cast<u32>(numbers[0]);
                 settings.*Default = static_cast<u32>(numbers[1]);
                 settings.*Most = static_cast<u32>(numbers[2]);
                 return {};
             },
             .owner = net_owner,
-            .admits = may_set_network};
+            .admits = may_set_network,
+            .bind = bind_network};
 }
 
 constexpr TableEntry core_entries[] = {
@@ -254,6 +262,7 @@ constexpr TableEntry ipv4_entries[] = {
     stack_number<&Stacked::icmp_rate_limit_ms, 0, most_int>("icmp_ratelimit"),
     stack_number<&Stacked::icmp_rate_mask, 0, most_int>("icmp_ratemask"),
     stack_number<&Stacked::igmp_max_memberships, 0, most_int>("igmp_max_memberships"),
+    stack_number<&Stacked::igmp_max_sources, 0, most_int>("igmp_max_msf"),
     stack_number<&Stacked::default_ttl, 1, 255>("ip_default_ttl"),
     forwarding<false>("ip_forward"),
     {.name = "ip_local_port_range",
@@ -261,13 +270,15 @@ constexpr TableEntry ipv4_entries[] = {
      .show = show_port_range,
      .store = store_port_range,
      .owner = net_owner,
-     .admits = may_set_network},
+     .admits = may_set_network,
+     .bind = bind_network},
     {.name = "ip_local_reserved_ports",
      .mode = read_write,
      .show = show_reserved,
      .store = store_reserved,
      .owner = net_owner,
-     .admits = may_set_network},
+     .admits = may_set_network,
+     .bind = bind_network},
     stack_number<&Stacked::no_pmtu_disc, 0, 3>("ip_no_pmtu_disc"),
     stack_number<&Stacked::non_local_bind4, 0, 1>("ip_nonlocal_bind"),
     {.name = "ip_unprivileged_port_start",
@@ -275,7 +286,8 @@ constexpr TableEntry ipv4_entries[] = {
      .show = show_unprivileged_start,
      .store = store_unprivileged_start,
      .owner = net_owner,
-     .admits = may_set_network},
+     .admits = may_set_network,
+     .bind = bind_network},
     stack_number<&Stacked::fragment_high4, 0, most_int>("ipfrag_high_thresh"),
     stack_seconds<&Stacked::fragment_time4_ms>("ipfrag_time"),
     {.name = "neigh", .mode = directory, .children = neighbour4_entries},
@@ -284,7 +296,8 @@ constexpr TableEntry ipv4_entries[] = {
      .show = show_ping_range,
      .store = store_ping_range,
      .owner = net_owner,
-     .admits = may_set_network},
+     .admits = may_set_network,
+     .bind = bind_network},
     {.name = "route", .mode = directory, .children = route4_entries},
     tcp_number<&Tcp::abort_on_overflow, 0, 1>("tcp_abort_on_overflow"),
     {.name = "tcp_allowed_congestion_control", .mode = read_only, .text = "reno cubic\n"},
@@ -295,7 +308,8 @@ constexpr TableEntry ipv4_entries[] = {
      .show = show_algorithm,
      .store = store_algorithm,
      .owner = net_owner,
-     .admits = may_set_network},
+     .admits = may_set_network,
+     .bind = bind_network},
     tcp_number<&Tcp::duplicate_sack, 0, 1>("tcp_dsack"),
     never("tcp_ecn"),
     tcp_number<&Tcp::fast_open, 0, 0xfff>("tcp_fastopen"),

@@ -30,15 +30,16 @@ template <auto Member, i64 Low, i64 High>
 constexpr TableEntry stack_number(std::string_view name) {
     return {.name = name,
             .mode = read_write,
-            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                out.print("{}\n", static_cast<u64>(own_stack().settings.*Member));
+            .show = [](TextBuilder& out, const TableContext& of) -> Result<void> {
+                out.print("{}\n", static_cast<u64>(own_stack(of).settings.*Member));
                 return {};
             },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
-                return store_within(text, Low, High, own_stack().settings.*Member);
+            .store = [](std::string_view text, const TableContext& of) -> Result<void> {
+                return store_within(text, Low, High, own_stack(of).settings.*Member);
             },
             .owner = net_owner,
-            .admits = may_set_network};
+            .admits = may_set_network,
+            .bind = bind_network};
 }
 
 // The same for milliseconds, shown and set in seconds.
@@ -46,19 +47,20 @@ template <auto Member>
 constexpr TableEntry stack_seconds(std::string_view name) {
     return {.name = name,
             .mode = read_write,
-            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                out.print("{}\n", own_stack().settings.*Member / 1000);
+            .show = [](TextBuilder& out, const TableContext& of) -> Result<void> {
+                out.print("{}\n", own_stack(of).settings.*Member / 1000);
                 return {};
             },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+            .store = [](std::string_view text, const TableContext& of) -> Result<void> {
                 TRY(const i64 number, parse_number(text));
                 if (number < 0 || number > most_int / 1000)
                     return fail(invalid);
-                own_stack().settings.*Member = static_cast<u32>(number * 1000);
+                own_stack(of).settings.*Member = static_cast<u32>(number * 1000);
                 return {};
             },
             .owner = net_owner,
-            .admits = may_set_network};
+            .admits = may_set_network,
+            .bind = bind_network};
 }
 
 template <auto Member, i64 Low, i64 High>
@@ -66,15 +68,16 @@ constexpr TableEntry tcp_number(std::string_view name) {
     return {
         .name = name,
         .mode = read_write,
-        .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-            out.print("{}\n", static_cast<u64>(tcp::TcpStack::of(own_stack()).settings.*Member));
+        .show = [](TextBuilder& out, const TableContext& of) -> Result<void> {
+            out.print("{}\n", static_cast<u64>(tcp::TcpStack::of(own_stack(of)).settings.*Member));
             return {};
         },
-        .store = [](std::string_view text, const TableContext&) -> Result<void> {
-            return store_within(text, Low, High, tcp::TcpStack::of(own_stack()).settings.*Member);
+        .store = [](std::string_view text, const TableContext& of) -> Result<void> {
+            return store_within(text, Low, High, tcp::TcpStack::of(own_stack(of)).settings.*Member);
         },
         .owner = net_owner,
-        .admits = may_set_network};
+        .admits = may_set_network,
+        .bind = bind_network};
 }
 
 // What is never done: it can be switched off only.
@@ -91,7 +94,8 @@ constexpr TableEntry never(std::string_view name) {
             },
             .store = store_nothing_but_zero,
             .owner = net_owner,
-            .admits = may_set_network};
+            .admits = may_set_network,
+            .bind = bind_network};
 }
 
 // "all": a change is every interface's, and that of those to come.
@@ -99,15 +103,15 @@ template <bool V6>
 constexpr TableEntry forwarding(std::string_view name) {
     return {.name = name,
             .mode = read_write,
-            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
-                const net::StackSettings& settings = own_stack().settings;
+            .show = [](TextBuilder& out, const TableContext& of) -> Result<void> {
+                const net::StackSettings& settings = own_stack(of).settings;
                 out.append((V6 ? settings.forwarding6 : settings.forwarding4) ? "1\n" : "0\n");
                 return {};
             },
-            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+            .store = [](std::string_view text, const TableContext& of) -> Result<void> {
                 TRY(const i64 number, parse_number(text));
                 const bool on = number != 0;
-                net::Stack& stack = own_stack();
+                net::Stack& stack = own_stack(of);
                 (V6 ? stack.settings.forwarding6 : stack.settings.forwarding4) = on;
                 net::Interface::Settings& fresh = stack.settings.default_interface;
                 (V6 ? fresh.forwarding6 : fresh.forwarding4) = on;
@@ -121,7 +125,8 @@ constexpr TableEntry forwarding(std::string_view name) {
                 return {};
             },
             .owner = net_owner,
-            .admits = may_set_network};
+            .admits = may_set_network,
+            .bind = bind_network};
 }
 
 // Of interfaces and neighbours: net_sysctl_interfaces.cpp.

@@ -1,4 +1,5 @@
 // What /proc/PID says about a process without looking into its memory; proc(5).
+#include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/resource.h>
@@ -380,6 +381,12 @@ Result<void> show_schedstat(TextBuilder& out, const TableContext& of) {
     return {};
 }
 
+// No line, as Linux has none for a thread that runs: the kernel keeps no names of its functions.
+Result<void> show_stack(TextBuilder&, const TableContext& of) {
+    TRY(const Ref<Task> task, subject_task(of));
+    return capable(CAP_SYS_ADMIN) ? Result<void>() : Result<void>(fail(EACCES));
+}
+
 Result<void> show_oom_score_adj(TextBuilder& out, const TableContext& of) {
     TRY(const Ref<Process> process, subject_process(of));
     out.print("{}\n", process->oom_score_adj);
@@ -447,17 +454,21 @@ Result<void> show_fdinfo(TextBuilder& out, const TableContext& of) {
     return {};
 }
 
-Result<void> link_fd(TextBuilder& out, const TableContext& of) {
-    TRY(const Ref<File> file, subject_file(of));
+Result<void> describe_file(TextBuilder& out, File& file) {
     String name;
-    if (file->describe(name)) {
+    if (file.describe(name)) {
         out.append(name.view());
         return {};
     }
-    TRY(const Path path, path_of(*file));
+    TRY(const Path path, path_of(file));
     TRY(name, path_name(path));
     out.append(name.view());
     return {};
+}
+
+Result<void> link_fd(TextBuilder& out, const TableContext& of) {
+    TRY(const Ref<File> file, subject_file(of));
+    return describe_file(out, *file);
 }
 
 Result<Path> follow_fd(const TableContext& of) {

@@ -3,6 +3,8 @@
 #include <linux/magic.h>
 
 #include "guestkernel/fs/mode.hpp"
+#include "guestkernel/fs/permission.hpp"
+#include "guestkernel/fs/procfs/mount_options.hpp"
 #include "guestkernel/fs/procfs/net_files.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/namespaces/namespace_file.hpp"
@@ -17,7 +19,10 @@ constexpr u32 directory = mode_directory | 0555;
 constexpr u32 owners_directory = mode_directory | 0500;
 constexpr u32 symlink = mode_symlink | 0777;
 
+constexpr u32 owners_but_searched = mode_directory | 0511;
+
 constexpr auto owned = subject_owner;
+constexpr auto directory_owned = subject_directory_owner;
 
 // --- /proc/PID/fd, fdinfo, ns
 // ----------------------------------------------------------------------
@@ -34,8 +39,15 @@ constexpr TableEntry fd_entry = {.name = "",
                                  .link_mode = fd_link_mode};
 constexpr TableNumbers fd_numbers = {"", next_descriptor, descriptor_exists, with_descriptor,
                                      &fd_entry};
+constexpr TableEntry mapping_entry = {.name = "",
+                                      .mode = mode_symlink,
+                                      .link = link_mapping,
+                                      .magic = follow_mapping,
+                                      .owner = owned,
+                                      .link_mode = mapping_link_mode};
+constexpr TableRanges mappings = {next_mapping, find_mapping, &mapping_entry};
 constexpr TableEntry fdinfo_entry = {
-    .name = "", .mode = for_owner, .show = show_fdinfo, .owner = owned};
+    .name = "", .mode = for_all, .show = show_fdinfo, .owner = owned};
 constexpr TableNumbers fdinfo_numbers = {"", next_descriptor, descriptor_exists, with_descriptor,
                                          &fdinfo_entry};
 
@@ -96,7 +108,7 @@ constexpr TableEntry attribute_entries[] = {
 // --------------------------------------------------------------
 
 #define COMMON_ENTRIES                                                                             \
-    {.name = "attr", .mode = directory, .children = attribute_entries, .owner = owned},            \
+    {.name = "attr", .mode = directory, .children = attribute_entries, .owner = directory_owned},  \
         {.name = "auxv", .mode = for_owner, .show = show_auxv, .owner = owned},                    \
         {.name = "cgroup", .mode = for_all, .show = show_cgroup, .owner = owned},                  \
         {.name = "clear_refs",                                                                     \
@@ -118,8 +130,16 @@ constexpr TableEntry attribute_entries[] = {
         {.name = "cwd", .mode = symlink, .link = link_cwd, .magic = follow_cwd, .owner = owned},   \
         {.name = "environ", .mode = for_owner, .show = show_environ, .owner = owned},              \
         {.name = "exe", .mode = symlink, .link = link_exe, .magic = follow_exe, .owner = owned},   \
-        {.name = "fd", .mode = owners_directory, .numbers = &fd_numbers, .owner = owned},          \
-        {.name = "fdinfo", .mode = owners_directory, .numbers = &fdinfo_numbers, .owner = owned},  \
+        {.name = "fd",                                                                             \
+         .mode = owners_directory,                                                                 \
+         .numbers = &fd_numbers,                                                                   \
+         .owner = owned,                                                                           \
+         .callers_own = is_callers_process},                                                       \
+        {.name = "fdinfo",                                                                         \
+         .mode = owners_directory,                                                                 \
+         .numbers = &fdinfo_numbers,                                                               \
+         .owner = owned,                                                                           \
+         .callers_own = is_callers_process},                                                       \
         {.name = "gid_map",                                                                        \
          .mode = mode_regular | 0644,                                                              \
          .show = show_gid_map,                                                                     \
@@ -142,7 +162,10 @@ constexpr TableEntry attribute_entries[] = {
          .owner = owned},                                                                          \
         {.name = "mountstats", .mode = for_owner, .show = show_mountstats, .owner = owned},        \
         {.name = "net", .mode = directory, .children = net_entries},                               \
-        {.name = "ns", .mode = directory, .children = namespace_entries, .owner = owned},          \
+        {.name = "ns",                                                                             \
+         .mode = owners_but_searched,                                                              \
+         .children = namespace_entries,                                                            \
+         .owner = owned},                                                                          \
         {.name = "numa_maps", .mode = for_all, .show = show_numa_maps, .owner = owned},            \
         {.name = "oom_adj",                                                                        \
          .mode = mode_regular | 0644,                                                              \
@@ -173,6 +196,7 @@ constexpr TableEntry attribute_entries[] = {
          .owner = owned},                                                                          \
         {.name = "smaps", .mode = for_all, .show = show_smaps, .owner = owned},                    \
         {.name = "smaps_rollup", .mode = for_all, .show = show_smaps_rollup, .owner = owned},      \
+        {.name = "stack", .mode = for_owner, .show = show_stack, .owner = owned},                  \
         {.name = "stat", .mode = for_all, .show = show_stat, .owner = owned},                      \
         {.name = "statm", .mode = for_all, .show = show_statm, .owner = owned},                    \
         {.name = "status", .mode = for_all, .show = show_status, .owner = owned},                  \
@@ -198,21 +222,32 @@ TableContext with_thread(TableContext of, i32 number) {
     of.tid = global_pid_in(of.pids, number);
     return of;
 }
-constexpr TableEntry thread_entry = {
-    .name = "", .mode = directory, .children = thread_children, .owner = owned};
+Result<void> known_to_caller(const TableContext& of) {
+    return is_hidden(of, Hidden::Existence) ? Result<void>(fail(ENOENT)) : Result<void>();
+}
+constexpr TableEntry thread_entry = {.name = "",
+                                     .mode = directory,
+                                     .children = thread_children,
+                                     .owner = directory_owned,
+                                     .known = known_to_caller};
 constexpr TableNumbers thread_numbers = {"", next_thread, thread_exists, with_thread,
                                          &thread_entry};
 
 // clang-format off
 constexpr TableEntry process_children[] = {
     COMMON_ENTRIES
+    {.name = "map_files",
+     .mode = owners_directory,
+     .ranges = &mappings,
+     .owner = owned,
+     .callers_own = is_callers_process},
     {.name = "timers", .mode = for_all, .show = show_timers, .owner = owned},
     {.name = "timerslack_ns",
      .mode = mode_regular | 0666,
      .show = show_timer_slack,
      .store = store_timer_slack,
      .owner = owned},
-    {.name = "task", .mode = directory, .numbers = &thread_numbers, .owner = owned},
+    {.name = "task", .mode = directory, .numbers = &thread_numbers, .owner = directory_owned},
 };
 // clang-format on
 
@@ -227,8 +262,16 @@ TableContext with_process(TableContext of, i32 number) {
     }
     return of;
 }
-constexpr TableEntry process_entry = {
-    .name = "", .mode = directory, .children = process_children, .owner = owned};
+Result<void> entered_by_caller(const TableContext& of) {
+    TRY(known_to_caller(of));
+    return is_hidden(of, Hidden::Content) ? Result<void>(fail(EPERM)) : Result<void>();
+}
+constexpr TableEntry process_entry = {.name = "",
+                                      .mode = directory,
+                                      .children = process_children,
+                                      .owner = directory_owned,
+                                      .known = known_to_caller,
+                                      .entered = entered_by_caller};
 constexpr TableNumbers process_numbers = {"", next_process, process_exists, with_process,
                                           &process_entry};
 
@@ -269,45 +312,63 @@ constexpr TableEntry tty_entries[] = {
     {.name = "ldiscs", .mode = for_all, .text = "n_tty       0\n"},
 };
 
+bool in_full(const TableContext& of) {
+    return of.options == nullptr || !of.options->load().only_processes;
+}
+
 constinit const TableEntry root_children[] = {
-    {.name = "buddyinfo", .mode = for_all, .show = show_buddyinfo},
-    {.name = "cgroups", .mode = for_all, .show = show_cgroups},
-    {.name = "cmdline", .mode = for_all, .text = "joey\n"},
-    {.name = "cpuinfo", .mode = for_all, .show = show_cpuinfo},
+    {.name = "buddyinfo", .mode = for_all, .show = show_buddyinfo, .present = in_full},
+    {.name = "cgroups", .mode = for_all, .show = show_cgroups, .present = in_full},
+    {.name = "cmdline", .mode = for_all, .text = "joey\n", .present = in_full},
+    {.name = "cpuinfo", .mode = for_all, .show = show_cpuinfo, .present = in_full},
     {.name = "devices",
      .mode = for_all,
      .text = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 "
-             "misc\n136 pts\n\nBlock devices:\n"},
-    {.name = "diskstats", .mode = for_all, .text = ""},
-    {.name = "execdomains", .mode = for_all, .text = "0-0\tLinux           \t[kernel]\n"},
-    {.name = "filesystems", .mode = for_all, .show = show_filesystems},
-    {.name = "interrupts", .mode = for_all, .show = show_interrupts},
-    {.name = "key-users", .mode = for_all, .show = show_key_users},
-    {.name = "keys", .mode = for_all, .show = show_keys},
-    {.name = "loadavg", .mode = for_all, .show = show_loadavg},
-    {.name = "locks", .mode = for_all, .show = show_locks},
-    {.name = "meminfo", .mode = for_all, .show = show_meminfo},
-    {.name = "misc", .mode = for_all, .text = "258 vsock\n229 fuse\n"},
-    {.name = "modules", .mode = for_all, .text = ""},
-    {.name = "mounts", .mode = symlink, .link = link_own<'m', 'o', 'u', 'n', 't', 's'>},
-    {.name = "net", .mode = symlink, .link = link_own<'n', 'e', 't'>},
-    {.name = "partitions", .mode = for_all, .text = "major minor  #blocks  name\n\n"},
-    {.name = "pressure", .mode = directory, .children = pressure_entries},
+             "misc\n136 pts\n\nBlock devices:\n",
+     .present = in_full},
+    {.name = "diskstats", .mode = for_all, .text = "", .present = in_full},
+    {.name = "execdomains",
+     .mode = for_all,
+     .text = "0-0\tLinux           \t[kernel]\n",
+     .present = in_full},
+    {.name = "filesystems", .mode = for_all, .show = show_filesystems, .present = in_full},
+    {.name = "interrupts", .mode = for_all, .show = show_interrupts, .present = in_full},
+    {.name = "key-users", .mode = for_all, .show = show_key_users, .present = in_full},
+    {.name = "keys", .mode = for_all, .show = show_keys, .present = in_full},
+    {.name = "loadavg", .mode = for_all, .show = show_loadavg, .present = in_full},
+    {.name = "locks", .mode = for_all, .show = show_locks, .present = in_full},
+    {.name = "meminfo", .mode = for_all, .show = show_meminfo, .present = in_full},
+    {.name = "misc", .mode = for_all, .text = "258 vsock\n229 fuse\n", .present = in_full},
+    {.name = "modules", .mode = for_all, .text = "", .present = in_full},
+    {.name = "mounts",
+     .mode = symlink,
+     .link = link_own<'m', 'o', 'u', 'n', 't', 's'>,
+     .present = in_full},
+    {.name = "net", .mode = symlink, .link = link_own<'n', 'e', 't'>, .present = in_full},
+    {.name = "partitions",
+     .mode = for_all,
+     .text = "major minor  #blocks  name\n\n",
+     .present = in_full},
+    {.name = "pressure", .mode = directory, .children = pressure_entries, .present = in_full},
     {.name = "self", .mode = symlink, .link = link_self},
-    {.name = "softirqs", .mode = for_all, .show = show_softirqs},
-    {.name = "stat", .mode = for_all, .show = show_system_stat},
+    {.name = "softirqs", .mode = for_all, .show = show_softirqs, .present = in_full},
+    {.name = "stat", .mode = for_all, .show = show_system_stat, .present = in_full},
     {.name = "swaps",
      .mode = for_all,
-     .text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"},
-    {.name = "sys", .mode = directory, .children = sysctl_entries},
-    {.name = "sysvipc", .mode = directory, .children = sysvipc_entries},
-    {.name = "sysrq-trigger", .mode = mode_regular | 0200, .store = store_sysrq},
+     .text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n",
+     .present = in_full},
+    {.name = "sys", .mode = directory, .children = sysctl_entries, .present = in_full},
+    {.name = "sysvipc", .mode = directory, .children = sysvipc_entries, .present = in_full},
+    {.name = "sysrq-trigger",
+     .mode = mode_regular | 0200,
+     .store = store_sysrq,
+     .present = in_full},
     {.name = "thread-self", .mode = symlink, .link = link_thread_self},
-    {.name = "tty", .mode = directory, .children = tty_entries},
-    {.name = "uptime", .mode = for_all, .show = show_uptime},
-    {.name = "version", .mode = for_all, .show = show_version},
-    {.name = "vmstat", .mode = for_all, .show = show_vmstat},
-    {.name = "zoneinfo", .mode = for_all, .show = show_zoneinfo},
+    {.name = "tty", .mode = directory, .children = tty_entries, .present = in_full},
+    {.name = "uptime", .mode = for_all, .show = show_uptime, .present = in_full},
+    {.name = "version", .mode = for_all, .show = show_version, .present = in_full},
+    {.name = "vmstat", .mode = for_all, .show = show_vmstat, .present = in_full},
+    {.name = "zoneinfo", .mode = for_all, .show = show_zoneinfo, .present = in_full},
 };
 constinit const TableEntry root_entry = {
     .name = "", .mode = directory, .children = root_children, .numbers = &process_numbers};
@@ -321,21 +382,44 @@ namespace {
 class ProcSuperblock final : public TableSuperblock {
 public:
     ProcSuperblock(Ref<PidNamespace> pids)
-        : TableSuperblock("proc", u64{PROC_SUPER_MAGIC}), pids_(std::move(pids)) {}
+        : TableSuperblock("proc", u64{PROC_SUPER_MAGIC}), pids_(std::move(pids)) {
+        own_rules = true;
+    }
     Result<void> init() {
         TableContext context;
         context.pids = pids_.get();
+        context.options = &options_;
         return TableSuperblock::init(procfs::root_entry, context);
+    }
+    Result<void> describe_options(String& out) override {
+        return procfs::describe_mount_options(options_.load(), out);
+    }
+    Result<void> reconfigure(std::string_view options) override {
+        return change_options(options, user_ns.get());
+    }
+    // All of them or none. Of two at once the later one's are kept.
+    Result<void> change_options(std::string_view options, const UserNamespace* space) {
+        procfs::MountOptions wanted = options_.load();
+        String complaint;
+        auto parsed = procfs::parse_mount_options(options, space, wanted, complaint);
+        if (parsed)
+            options_.store(wanted);
+        else
+            log::info("{}", complaint.view());
+        return parsed;
     }
 
 private:
     const Ref<PidNamespace> pids_;
+    procfs::CurrentOptions options_;
 };
 
 } // namespace
 
-Result<Ref<Superblock>> make_procfs() {
+Result<Ref<Superblock>> make_procfs(std::string_view options) {
     TRY(auto fs, make_ref<ProcSuperblock>(Ref<PidNamespace>::share(current_pid_namespace())));
+    const Credentials* mounter = current_credentials();
+    TRY(fs->change_options(options, mounter == nullptr ? nullptr : mounter->user_ns.get()));
     TRY(fs->init());
     return Ref<Superblock>(std::move(fs));
 }

@@ -3,6 +3,8 @@
 #include <linux/errno.h>
 
 #include "guestkernel/fs/file_table.hpp"
+#include "guestkernel/fs/procfs/mount_options.hpp"
+#include "guestkernel/namespaces/user_namespace.hpp"
 
 namespace kernel::procfs {
 
@@ -53,7 +55,7 @@ Result<Ref<File>> subject_file(const TableContext& of) {
 }
 
 bool process_exists(const TableContext& of) {
-    return static_cast<bool>(find_process(of.pid));
+    return static_cast<bool>(find_process(of.pid)) && !is_hidden(of, Hidden::AllTheMore);
 }
 
 bool thread_exists(const TableContext& of) {
@@ -65,8 +67,14 @@ bool descriptor_exists(const TableContext& of) {
 }
 
 i32 next_process(const TableContext& of, i32 after) {
-    const i32 pid = next_pid_in(of.pids, after < 0 ? 0 : after);
-    return pid > 0 ? pid : -1;
+    i32 pid = after < 0 ? 0 : after;
+    while ((pid = next_pid_in(of.pids, pid)) > 0) {
+        TableContext found = of;
+        found.pid = global_pid_in(of.pids, pid);
+        if (!is_hidden(found, Hidden::Existence))
+            return pid;
+    }
+    return -1;
 }
 
 i32 next_thread(const TableContext& of, i32 after) {
@@ -85,7 +93,7 @@ i32 next_descriptor(const TableContext& of, i32 after) {
     return files ? files->next_open(after + 1) : -1;
 }
 
-void subject_owner(const TableContext& of, u32& uid, u32& gid) {
+void subject_directory_owner(const TableContext& of, u32& uid, u32& gid) {
     auto task = subject_task(of);
     if (!task)
         return;
@@ -93,6 +101,26 @@ void subject_owner(const TableContext& of, u32& uid, u32& gid) {
         uid = credentials->euid;
         gid = credentials->egid;
     }
+}
+
+// Root is that of the namespace that may look at the process's memory.
+void subject_owner(const TableContext& of, u32& uid, u32& gid) {
+    auto process = subject_process(of);
+    if (!process || (*process)->dumpable)
+        return subject_directory_owner(of, uid, gid);
+    Ref<UserNamespace> space;
+    {
+        SpinGuard guard(process_tree_lock());
+        space = (*process)->memory_space;
+    }
+    const u32 root = to_global_id(space.get(), false, 0);
+    const u32 root_group = to_global_id(space.get(), true, 0);
+    uid = root == invalid_id ? 0 : root;
+    gid = root_group == invalid_id ? 0 : root_group;
+}
+
+bool is_callers_process(const TableContext& of) {
+    return current_task().process != nullptr && current_task().process->pid == of.pid;
 }
 
 } // namespace kernel::procfs

@@ -23,7 +23,11 @@ bool descriptor_exists(const TableContext& of);
 i32 next_process(const TableContext& of, i32 after);
 i32 next_thread(const TableContext& of, i32 after);
 i32 next_descriptor(const TableContext& of, i32 after);
+// Of the directories that everybody may look into; of the rest, which is root's while the process
+// is not dumpable.
+void subject_directory_owner(const TableContext& of, u32& uid, u32& gid);
 void subject_owner(const TableContext& of, u32& uid, u32& gid);
+bool is_callers_process(const TableContext& of);
 
 // --- generators, by file
 #define PROC_FILE(name) Result<void> name(TextBuilder& out, const TableContext& of);
@@ -33,6 +37,7 @@ PROC_FILE(show_status)
 PROC_FILE(show_comm)
 PROC_FILE(show_limits)
 PROC_FILE(show_schedstat)
+PROC_FILE(show_stack)
 PROC_FILE(show_timers)
 PROC_FILE(show_oom_score)
 PROC_FILE(show_oom_score_adj)
@@ -51,6 +56,7 @@ PROC_FILE(show_maps)
 PROC_FILE(show_smaps)
 PROC_FILE(show_smaps_rollup)
 PROC_FILE(show_numa_maps)
+PROC_FILE(link_mapping)
 // page_files.cpp
 PROC_FILE(show_core_filter)
 // mount_files.cpp
@@ -132,6 +138,13 @@ Result<Path> follow_exe(const TableContext& of);
 Result<Path> follow_cwd(const TableContext& of);
 Result<Path> follow_root(const TableContext& of);
 u32 fd_link_mode(const TableContext& of);
+// What a link to an open file shows.
+Result<void> describe_file(TextBuilder& out, File& file);
+// /proc/PID/map_files: the mappings of files, by their ranges.
+Result<bool> next_mapping(const TableContext& of, u64 from, TableContext& child);
+Result<void> find_mapping(const TableContext& of);
+Result<Path> follow_mapping(const TableContext& of);
+u32 mapping_link_mode(const TableContext& of);
 // /proc/PID/mem.
 Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
                               const TableContext& of);

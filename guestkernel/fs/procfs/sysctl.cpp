@@ -11,10 +11,13 @@
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/fs/procfs/net_files.hpp"
 #include "guestkernel/ipc/fanotify_internal.hpp"
+#include "guestkernel/ipc/mqueue.hpp"
 #include "guestkernel/ipc/sysv.hpp"
 #include "guestkernel/ipc/terminal.hpp"
 #include "guestkernel/mm/frame.hpp"
 #include "guestkernel/mm/page_cache.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
+#include "guestkernel/sched/deadline.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 #include "guestkernel/task/address_layout.hpp"
 #include "guestkernel/task/task.hpp"
@@ -177,7 +180,7 @@ constexpr TableEntry random_entries[] = {
 };
 
 Result<void> show_last_pid(TextBuilder& out, const TableContext&) {
-    out.print("{}\n", last_pid());
+    out.print("{}\n", visible_last_pid());
     return {};
 }
 
@@ -290,6 +293,32 @@ Result<void> store_sem(std::string_view text, const TableContext&) {
     return {};
 }
 
+// The one may not pass the other.
+Result<u32> parse_period(std::string_view text, u32 least, u32 most) {
+    TRY(const u64 number, parse_unsigned(text));
+    if (number < least || number > most)
+        return fail(22); // EINVAL
+    return static_cast<u32>(number);
+}
+Result<void> show_longest_period(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", longest_period_us.load());
+    return {};
+}
+Result<void> store_longest_period(std::string_view text, const TableContext&) {
+    TRY(const u32 wanted, parse_period(text, shortest_period_us.load(), ~u32{0}));
+    longest_period_us.store(wanted);
+    return {};
+}
+Result<void> show_shortest_period(TextBuilder& out, const TableContext&) {
+    out.print("{}\n", shortest_period_us.load());
+    return {};
+}
+Result<void> store_shortest_period(std::string_view text, const TableContext&) {
+    TRY(const u32 wanted, parse_period(text, 0, longest_period_us.load()));
+    shortest_period_us.store(wanted);
+    return {};
+}
+
 constexpr TableEntry kernel_entries[] = {
     {.name = "arch", .mode = read_only, .text = "x86_64\n"},
     {.name = "cap_last_cap", .mode = read_only, .text = "40\n"},
@@ -334,8 +363,14 @@ constexpr TableEntry kernel_entries[] = {
      .mode = read_write,
      .show = show_randomize_va_space,
      .store = store_randomize_va_space},
-    {.name = "sched_deadline_period_max_us", .mode = read_only, .text = "4194304\n"},
-    {.name = "sched_deadline_period_min_us", .mode = read_only, .text = "100\n"},
+    {.name = "sched_deadline_period_max_us",
+     .mode = read_write,
+     .show = show_longest_period,
+     .store = store_longest_period},
+    {.name = "sched_deadline_period_min_us",
+     .mode = read_write,
+     .show = show_shortest_period,
+     .store = store_shortest_period},
     {.name = "sched_rt_period_us", .mode = read_only, .text = "1000000\n"},
     {.name = "sched_rt_runtime_us", .mode = read_only, .text = "950000\n"},
     {.name = "seccomp", .mode = directory, .children = seccomp_entries},
@@ -348,6 +383,7 @@ constexpr TableEntry kernel_entries[] = {
     ipc_count<&IpcNamespace::segments>("shmmni"),
     {.name = "soft_watchdog", .mode = read_only, .text = "0\n"},
     {.name = "sysctl_writes_strict", .mode = read_only, .text = "1\n"},
+    {.name = "task_delayacct", .mode = read_only, .text = "0\n"}, // waits for disks are not counted
     {.name = "tainted", .mode = read_only, .text = "0\n"},
     {.name = "threads-max", .mode = read_only, .show = show_threads_max},
     {.name = "unprivileged_bpf_disabled", .mode = read_only, .text = "2\n"},
@@ -402,12 +438,31 @@ constexpr TableEntry inotify_entries[] = {
     {.name = "max_user_watches", .mode = read_only, .text = "1048576\n"},
 };
 
+// mq_overview(7), /proc interfaces: of the running task's namespace.
+template <base::Atomic<u32> MqueueLimits::*Limit, u32 Least, u32 Most>
+constexpr TableEntry mqueue_limit(std::string_view name) {
+    return {.name = name,
+            .mode = read_write,
+            .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
+                TRY(const MqueueLimits* limits, current_mqueue_limits());
+                out.print("{}\n", (limits->*Limit).load());
+                return {};
+            },
+            .store = [](std::string_view text, const TableContext&) -> Result<void> {
+                TRY(const u32 number, parse_period(text, Least, Most));
+                TRY(MqueueLimits * limits, current_mqueue_limits());
+                (limits->*Limit).store(number);
+                return {};
+            }};
+}
+constexpr u32 most_messages = MqueueLimits::hard_messages;
+constexpr u32 largest_message = MqueueLimits::hard_message_size;
 constexpr TableEntry mqueue_entries[] = {
-    {.name = "msg_default", .mode = read_only, .text = "10\n"},
-    {.name = "msg_max", .mode = read_only, .text = "10\n"},
-    {.name = "msgsize_default", .mode = read_only, .text = "8192\n"},
-    {.name = "msgsize_max", .mode = read_only, .text = "8192\n"},
-    {.name = "queues_max", .mode = read_only, .text = "256\n"},
+    mqueue_limit<&MqueueLimits::default_messages, 1, most_messages>("msg_default"),
+    mqueue_limit<&MqueueLimits::messages, 1, most_messages>("msg_max"),
+    mqueue_limit<&MqueueLimits::default_message_size, 128, largest_message>("msgsize_default"),
+    mqueue_limit<&MqueueLimits::message_size, 128, largest_message>("msgsize_max"),
+    mqueue_limit<&MqueueLimits::queues, 0, 0x7fff'ffff>("queues_max"),
 };
 
 // Open files, none of which wait to be used again, and how many there may be.
@@ -507,11 +562,11 @@ UserNamespace* own_space() {
     return who == nullptr ? initial_user_namespace : who->user_space();
 }
 // Those of a user namespace are for whoever has CAP_SYS_RESOURCE in it, whatever the ids.
-bool may_set_limits() {
+bool may_set_limits(const TableContext&) {
     return capable_here(CAP_SYS_RESOURCE);
 }
-void limits_owner(const TableContext&, u32& uid, u32& gid) {
-    const bool mine = may_set_limits();
+void limits_owner(const TableContext& of, u32& uid, u32& gid) {
+    const bool mine = may_set_limits(of);
     uid = mine ? current_fsuid() : 0;
     gid = mine ? current_fsgid() : 0;
 }

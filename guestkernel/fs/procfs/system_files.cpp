@@ -11,6 +11,7 @@
 #include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 
 namespace kernel::procfs {
@@ -150,8 +151,9 @@ void show_cpu_lines(TextBuilder& out, const ResourceView& view) {
 Result<void> show_system_stat(TextBuilder& out, const TableContext&) {
     const ResourceView view = resource_view();
     show_cpu_lines(out, view);
-    const u64 boot =
-        (static_cast<u64>(realtime_ns()) - monotonic_ns() + view.born_ns) / nanoseconds_per_second;
+    // As CLOCK_BOOTTIME of the reader's time namespace has it.
+    const i64 up_ns = static_cast<i64>(monotonic_ns() - view.born_ns) + clock_offset_ns(7);
+    const i64 boot = (realtime_ns() - up_ns) / static_cast<i64>(nanoseconds_per_second);
     out.print("intr 0\nctxt {}\nbtime {}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\n",
               all_times().switches, boot, last_pid(), running_tasks());
     out.append("softirq 0 0 0 0 0 0 0 0 0 0 0\n");
@@ -172,7 +174,7 @@ Result<void> show_loadavg(TextBuilder& out, const TableContext&) {
         out.append(" ");
     }
     out.print("{}/{} {}\n", view.limited ? view.running : running_tasks(),
-              view.limited ? view.tasks : task_total(), last_pid());
+              view.limited ? view.tasks : task_total(), visible_last_pid());
     return {};
 }
 

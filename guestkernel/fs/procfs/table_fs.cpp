@@ -18,6 +18,8 @@ u64 node_number(const TableEntry& entry, const TableContext& of) {
     u64 hash = hash_mix(reinterpret_cast<u64>(&entry));
     for (const i32 part : {of.pid, of.tid, of.fd, of.cpu})
         hash = hash_mix(hash ^ static_cast<u32>(part));
+    if (of.end != 0)
+        hash = hash_mix(hash_mix(hash ^ of.start) ^ of.end);
     return (hash & 0x7fff'ffff) | 0x8000'0000;
 }
 
@@ -35,6 +37,32 @@ i32 number_of(std::string_view name, std::string_view prefix) {
         value = value * 10 + (c - '0');
     }
     return value;
+}
+
+// Takes a hexadecimal number off the front: no leading zeros.
+bool take_address(std::string_view& text, u64& out) {
+    usize digits = 0;
+    for (out = 0; digits < text.size() && digits <= 16; digits++) {
+        const char c = text[digits];
+        const u32 lower = static_cast<u8>(c) | 0x20u;
+        if (c >= '0' && c <= '9')
+            out = out << 4 | static_cast<u64>(c - '0');
+        else if (lower >= 'a' && lower <= 'f')
+            out = out << 4 | (lower - 'a' + 10);
+        else
+            break;
+    }
+    if (digits == 0 || digits > 16 || (text[0] == '0' && digits > 1))
+        return false;
+    text.remove_prefix(digits);
+    return true;
+}
+
+bool take_range(std::string_view name, TableContext& out) {
+    if (!take_address(name, out.start) || name.empty() || name.front() != '-')
+        return false;
+    name.remove_prefix(1);
+    return take_address(name, out.end) && name.empty() && out.start < out.end;
 }
 
 std::string_view without_blanks(std::string_view text) {
@@ -104,11 +132,27 @@ Result<FileSystemStats> TableSuperblock::stats() {
 // What stands in the tables stays, unless it is another's for this caller; what has a number comes
 // and goes.
 bool TableSuperblock::dentry_valid(Inode& parent, std::string_view name, Inode* inode, u64) {
-    if (inode != nullptr && !static_cast<const TableNode*>(inode)->owned_for_caller())
-        return false;
     const auto& node = static_cast<TableNode&>(parent);
     const TableNumbers* numbers = node.entry().numbers;
-    return numbers == nullptr || (numbers->find == nullptr && number_of(name, numbers->prefix) < 0);
+    const bool stays =
+        node.entry().ranges == nullptr &&
+        (numbers == nullptr || (numbers->find == nullptr && number_of(name, numbers->prefix) < 0));
+    if (!stays || inode == nullptr)
+        return stays;
+    // Last: to ask a process for its owner takes the lock of all processes, and what is looked up
+    // anew asks by itself.
+    auto& child = static_cast<TableNode&>(*inode);
+    if (!child.owned_for_caller() || !child.entry().present_in(child.context()))
+        return false;
+    child.refresh_owner();
+    return true;
+}
+
+Result<bool> TableSuperblock::admit(Inode& inode, const Credentials&) {
+    const auto& node = static_cast<const TableNode&>(inode);
+    if (node.entry().entered != nullptr)
+        TRY(node.entry().entered(node.context()));
+    return false;
 }
 
 TableNode::TableNode(TableSuperblock& fs, const TableEntry& entry, const TableContext& context)
@@ -129,8 +173,9 @@ bool TableNode::owned_for_caller() const {
 }
 
 Result<Attributes> TableNode::attributes() {
-    if (entry_.owner != nullptr)
-        entry_.owner(context_, uid_, gid_);
+    if (entry_.known != nullptr)
+        TRY(entry_.known(context_));
+    refresh_owner();
     Attributes out;
     out.inode = number_;
     out.mode = mode_;
@@ -173,6 +218,14 @@ Result<Ref<Inode>> TableNode::lookup(std::string_view name) {
             }
         }
     }
+    if (entry_.ranges != nullptr) {
+        TableContext child = context_;
+        if (!take_range(name, child))
+            return fail(ENOENT);
+        TRY(entry_.ranges->find(child));
+        TRY(auto node, make_ref<TableNode>(fs, *entry_.ranges->entry, child));
+        return Ref<Inode>(std::move(node));
+    }
     return fail(ENOENT);
 }
 
@@ -193,7 +246,7 @@ Result<Path> TableNode::follow_magic() {
 }
 
 Result<Ref<File>> TableNode::open(const Path& path, u32 flags) {
-    if ((flags & O_ACCMODE) != O_RDONLY && entry_.admits != nullptr && !entry_.admits())
+    if ((flags & O_ACCMODE) != O_RDONLY && entry_.admits != nullptr && !entry_.admits(context_))
         return fail(EACCES);
     auto self = Ref<Inode>::share(this);
     if (entry_.open != nullptr)
@@ -209,6 +262,12 @@ Result<Ref<File>> TableNode::open(const Path& path, u32 flags) {
     return Ref<File>(std::move(file));
 }
 
+TableFile::TableFile(const Path& path, Ref<Inode> inode, u32 flags)
+    : File(path, std::move(inode), flags), context_(node().context()) {
+    if (const TableEntry& entry = node().entry(); entry.bind != nullptr)
+        bound_ = entry.bind(context_);
+}
+
 Result<usize> TableFile::read(IoBuffer& out, u64 offset) {
     MutexGuard guard(mutex_);
     const TableEntry& entry = node().entry();
@@ -218,7 +277,7 @@ Result<usize> TableFile::read(IoBuffer& out, u64 offset) {
         if (entry.show == nullptr && entry.text.data() == nullptr)
             return fail(EINVAL);
         if (entry.show != nullptr)
-            TRY(entry.show(text_, node().context()));
+            TRY(entry.show(text_, context_));
         else
             text_.append(entry.text);
         if (text_.failed())
@@ -232,8 +291,8 @@ Result<usize> TableFile::write(IoBuffer& in, u64) {
     const TableEntry& entry = node().entry();
     if (entry.store == nullptr)
         return fail(EINVAL);
-    // Again: the descriptor may have come from where the caller's settings are another's.
-    if (entry.admits != nullptr && !entry.admits())
+    // Again: the descriptor may have come from somebody with more rights.
+    if (entry.admits != nullptr && !entry.admits(context_))
         return fail(EACCES);
     const usize length = in.remaining();
     if (length > largest_write)
@@ -242,19 +301,18 @@ Result<usize> TableFile::write(IoBuffer& in, u64) {
     TRY(text.resize(length));
     if (in.copy_in(text.data(), length) != length)
         return fail(EFAULT);
-    TRY(entry.store({text.data(), length}, node().context()));
+    TRY(entry.store({text.data(), length}, context_));
     return length;
 }
 
 void TableFile::watch_from_now() {
     if (const TableEntry& entry = node().entry(); entry.poll != nullptr)
-        (void)entry.poll(nullptr, node().context(), seen_, source_);
+        (void)entry.poll(nullptr, context_, seen_, source_);
 }
 
 u32 TableFile::poll(PollTable* table) {
     const TableEntry& entry = node().entry();
-    return entry.poll == nullptr ? File::poll(table)
-                                 : entry.poll(table, node().context(), seen_, source_);
+    return entry.poll == nullptr ? File::poll(table) : entry.poll(table, context_, seen_, source_);
 }
 
 Result<u64> TableFile::seek(i64 offset, int whence) {
@@ -262,6 +320,28 @@ Result<u64> TableFile::seek(i64 offset, int whence) {
         return fail(EINVAL); // the length is not known before it is made
     return File::seek(offset, whence);
 }
+
+namespace {
+
+// Each range at base + the number of its first page.
+Result<u64> read_ranges(const TableRanges& ranges, const TableContext& of, DirectorySink& sink,
+                        u64 base, u64 offset) {
+    for (;;) {
+        TableContext child = of;
+        TRY(const bool found, ranges.next(of, (offset - base) * page_size, child));
+        if (!found)
+            return offset;
+        char name[40];
+        const usize length = log::format(name, sizeof name, "{x}-{x}", child.start, child.end);
+        const u64 next = base + child.start / page_size + 1;
+        if (!sink.add({name, length}, node_number(*ranges.entry, child),
+                      directory_type(ranges.entry->mode), next))
+            return offset;
+        offset = next;
+    }
+}
+
+} // namespace
 
 // Positions: 0 and 1 are the dots, then the static children in order, then each number n at base +
 // n.
@@ -278,6 +358,8 @@ Result<u64> TableDirectory::read_directory(DirectorySink& sink, u64 offset) {
             return offset;
         offset++;
     }
+    if (entry.ranges != nullptr)
+        return read_ranges(*entry.ranges, node().context(), sink, base, offset);
     const TableNumbers* numbers = entry.numbers;
     if (numbers == nullptr)
         return offset;

@@ -17,13 +17,18 @@ class PidNamespace;
 namespace net {
 class Stack;
 }
+namespace procfs {
+struct CurrentOptions; // mount_options.hpp
+}
 
 // Which process, thread, descriptor (or network interface, by its index) or CPU a node is about;
 // -1: none.
 struct TableContext {
     i32 pid = -1, tid = -1, fd = -1, cpu = -1;
     const PidNamespace* pids = nullptr; // whose numbers the names are; null: the initial ones
-    net::Stack* network = nullptr;      // of sysfs: whose interfaces; the superblock keeps it
+    const procfs::CurrentOptions* options = nullptr; // of procfs; the superblock has them
+    net::Stack* network = nullptr; // of sysfs: whose interfaces; the superblock keeps it
+    u64 start = 0, end = 0;        // of a range of addresses, which is a name as well
     friend bool operator==(const TableContext&, const TableContext&) = default;
 };
 
@@ -43,6 +48,15 @@ struct TableNumbers {
     i32 (*find)(const TableContext& of, std::string_view name) = nullptr;
 };
 
+// The children of a directory that are ranges of addresses, of whole pages: "7f00-9f00".
+struct TableRanges {
+    // The first that starts at `from` or later, into the context's range; false: there is none.
+    Result<bool> (*next)(const TableContext& of, u64 from, TableContext& child);
+    // ENOENT, or why it cannot be told.
+    Result<void> (*find)(const TableContext& child);
+    const TableEntry* entry;
+};
+
 struct TableEntry {
     std::string_view name;
     u32 mode; // with the type
@@ -51,6 +65,7 @@ struct TableEntry {
     Result<void> (*show)(TextBuilder& out, const TableContext& of) = nullptr; // files
     std::span<const TableEntry> children = {};                                // directories
     const TableNumbers* numbers = nullptr; // ... also, or instead
+    const TableRanges* ranges = nullptr;   // ... or these
     Result<void> (*link)(TextBuilder& out, const TableContext& of) = nullptr; // symlinks
     // ... and where following leads, if not to the text:
     Result<Path> (*magic)(const TableContext& of) = nullptr;
@@ -67,11 +82,20 @@ struct TableEntry {
     // Who owns it, if not root; and the mode of symlinks whose mode says something.
     void (*owner)(const TableContext& of, u32& uid, u32& gid) = nullptr;
     u32 (*link_mode)(const TableContext& of) = nullptr;
+    // Directories that whoever they are about may always read.
+    bool (*callers_own)(const TableContext& of) = nullptr;
     // Files that are another thing for every caller, whose owner therefore tells nothing of the
     // next one's rights: whether the caller may write. Asked at open(2) and at each write.
-    bool (*admits)() = nullptr;
+    bool (*admits)(const TableContext& of) = nullptr;
+    // ... and what makes a descriptor of it, wherever that goes, be about what its opener saw: it
+    // says in the context what that is, and the result, which keeps it, stays with the descriptor.
+    Ref<RefCounted> (*bind)(TableContext& of) = nullptr;
     // Of those that are not everywhere: whether it is here.
     bool (*present)(const TableContext& of) = nullptr;
+    // Directories that not everybody may know of: ENOENT to stat(2); and whether the caller may
+    // look for what is in them.
+    Result<void> (*known)(const TableContext& of) = nullptr;
+    Result<void> (*entered)(const TableContext& of) = nullptr;
     bool present_in(const TableContext& of) const { return present == nullptr || present(of); }
 };
 
@@ -88,6 +112,7 @@ public:
     bool parallel_lookup() const override { return true; }
     bool dentry_valid(Inode& parent, std::string_view name, Inode* inode,
                       u64 cached_at_ns) override;
+    Result<bool> admit(Inode& inode, const Credentials& who) override;
 
 private:
     const char* type_;
@@ -104,11 +129,19 @@ public:
     Result<Ref<Inode>> lookup(std::string_view name) override;
     Result<String> readlink() override;
     bool is_magic_link() const override { return entry_.magic != nullptr; }
+    bool is_callers_own() const override {
+        return entry_.callers_own != nullptr && entry_.callers_own(context_);
+    }
     Result<Path> follow_magic() override;
     Result<Ref<File>> open(const Path& path, u32 flags) override;
 
     const TableEntry& entry() const { return entry_; }
     const TableContext& context() const { return context_; }
+    // Who owns it may have changed since it was made.
+    void refresh_owner() {
+        if (entry_.owner != nullptr)
+            entry_.owner(context_, uid_, gid_);
+    }
     // Whether it belongs to whom it would if the caller looked it up now.
     bool owned_for_caller() const;
 
@@ -121,7 +154,7 @@ private:
 // A file whose text is made when it is read from the start, and kept for the reads that go on.
 class TableFile final : public File {
 public:
-    using File::File;
+    TableFile(const Path& path, Ref<Inode> inode, u32 flags);
     const char* type_name() const override { return "generated"; }
     Result<usize> read(IoBuffer& out, u64 offset) override;
     Result<usize> write(IoBuffer& in, u64 offset) override;
@@ -132,6 +165,8 @@ public:
 
 private:
     const TableNode& node() const { return static_cast<const TableNode&>(*inode_); }
+    TableContext context_;
+    Ref<RefCounted> bound_;
     Mutex mutex_;
     bool made_ = false;
     u64 seen_ = 0;

@@ -16,9 +16,12 @@ constexpr u32 small_buffer = 32u << 10;
 constexpr u32 large_buffer = 128u << 10;
 constexpr u64 small_directory = 4096;
 constexpr usize longest_name = 255;
-// Our server fills a reply until the next entry does not fit: one with more room than this left was
-// the last one (virtio/backend/fs/README.md), and the empty reply after it need not be asked for.
+// The host's server fills a reply until the next entry does not fit: one with more room than this
+// left was the last one (virtio/backend/fs/README.md), and the empty reply after it need not be
+// asked for.
 constexpr usize longest_record = FUSE_REC_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + longest_name);
+// What a program answers has to fit into a message of its connection.
+static_assert(small_buffer <= FuseConnection::largest_payload);
 
 } // namespace
 
@@ -69,7 +72,8 @@ Result<void> VirtiofsDirectory::fill(u64 offset) {
     TRY(open_handle());
     if (buffer_ == nullptr) {
         TRY(const Attributes attributes, node().attributes());
-        capacity_ = attributes.size <= small_directory ? small_buffer : large_buffer;
+        const bool small = fs.writes_through() || attributes.size <= small_directory;
+        capacity_ = small ? small_buffer : large_buffer;
         buffer_ = static_cast<u8*>(kmalloc(capacity_));
         if (buffer_ == nullptr)
             return fail(ENOMEM);
@@ -97,7 +101,8 @@ Result<void> VirtiofsDirectory::fill(u64 offset) {
         if (!length)
             return fail(length.error().code);
         filled_ = *length;
-        ends_here_ = capacity_ - filled_ >= longest_record;
+        // A program may answer with as few entries as it likes: only an empty reply is the end.
+        ends_here_ = !fs.writes_through() && capacity_ - filled_ >= longest_record;
         if (filled_ == 0)
             end_offset_ = offset;
         return {};

@@ -40,15 +40,8 @@ void zero_frames(std::span<Frame* const> frames, u64 from_byte) {
 
 // --- handles -------------------------------------------------------------------------------------
 
-Result<void> VirtiofsInode::acquire_handle(bool for_write) {
-    if (fs_.lacks(VirtiofsSuperblock::missing_open))
-        return {};
-    MutexGuard guard(handles_mutex_);
-    FuseHandle& handle = for_write ? write_handle_ : read_handle_;
-    if (handle.open) {
-        handle.users++;
-        return {};
-    }
+// Not open if the server does without.
+Result<FuseHandle> VirtiofsInode::send_open(bool for_write) {
     // Writing part of a page means reading it first; a file that may not be read is then written in
     // whole pages only.
     const u32 attempts[] = {for_write ? u32{O_RDWR} : u32{O_RDONLY}, u32{O_WRONLY}};
@@ -60,18 +53,45 @@ Result<void> VirtiofsInode::acquire_handle(bool for_write) {
         call.out = &out;
         call.out_bytes = call.out_minimum = sizeof out;
         auto answer = transport().call(call);
-        if (answer) {
-            handle = FuseHandle{out.fh, 1, true, flags != O_WRONLY};
-            return {};
-        }
+        if (answer)
+            return FuseHandle{out.fh, 0, true, flags != O_WRONLY};
         if (answer.error().code == ENOSYS) {
             fs_.note_missing(VirtiofsSuperblock::missing_open);
-            return {};
+            return FuseHandle{};
         }
         if (!for_write || answer.error().code != EACCES || flags == O_WRONLY)
             return fail(answer.error().code);
     }
     return fail(EACCES);
+}
+
+Result<void> VirtiofsInode::acquire_handle(bool for_write) {
+    if (fs_.lacks(VirtiofsSuperblock::missing_open))
+        return {};
+    FuseHandle& handle = for_write ? write_handle_ : read_handle_;
+    MutexGuard guard(handles_mutex_);
+    // A program's server may be who checks permissions: it is asked for each open, but for the one
+    // that CREATE has made already. Without the mutex, which ends of processes need.
+    const bool asks = fs_.writes_through() && handle.users > 0;
+    if (handle.open && !asks) {
+        handle.users++;
+        return {};
+    }
+    if (!asks) {
+        TRY(handle, send_open(for_write));
+        handle.users = handle.open ? 1 : 0;
+        return {};
+    }
+    guard.unlock();
+    TRY(FuseHandle spare, send_open(for_write));
+    MutexGuard again(handles_mutex_);
+    if (!handle.open) // the others closed it meanwhile
+        std::swap(handle, spare);
+    if (handle.open)
+        handle.users++;
+    if (spare.open)
+        send_release(spare, FUSE_RELEASE, for_write);
+    return {};
 }
 
 void VirtiofsInode::release_handle(bool for_write) {

@@ -1,6 +1,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/fuse.h>
+#include <linux/xattr.h>
 
 #include "guestkernel/core/log.hpp"
 #include "guestkernel/fs/mode.hpp"
@@ -53,14 +54,15 @@ VirtiofsInode::VirtiofsInode(VirtiofsSuperblock& fs, u64 node, u64 number, u32 m
     : Inode(&fs, number, mode), fs_(fs), node_(node) {}
 
 VirtiofsInode::~VirtiofsInode() {
-    // CREATE opened it, and nobody ever used that.
-    if (write_handle_.open)
-        send_release(write_handle_, FUSE_RELEASE, true);
     if (cache_)
         cache_->detach();
 }
 
 void VirtiofsInode::last_reference() {
+    // CREATE opened it, and nobody ever used that (mknod(2)). Before the node is forgotten: servers
+    // do not know it any more then, and some end for that.
+    if (write_handle_.open)
+        send_release(write_handle_, FUSE_RELEASE, true);
     fs_.remove_inode(*this);
     delete this;
 }
@@ -68,6 +70,7 @@ void VirtiofsInode::last_reference() {
 void VirtiofsInode::note_change_locked() {
     changed_at_.store(fs_.next_moment(), base::Order::Release);
     attributes_until_.store(0, base::Order::Release);
+    no_capabilities_ = false;
 }
 
 void VirtiofsInode::note_change() {
@@ -115,6 +118,9 @@ void VirtiofsInode::update(const fuse_attr& attr, u64 valid_seconds, u32 valid_n
                        cached_.modify_time.nanoseconds != fresh.modify_time.nanoseconds);
             size_.store(fresh.size, base::Order::Release);
         }
+        if (cached_.change_time.seconds != fresh.change_time.seconds ||
+            cached_.change_time.nanoseconds != fresh.change_time.nanoseconds)
+            no_capabilities_ = false;
         cached_ = fresh;
         cached_once_ = true;
         number_ = fresh.inode;
@@ -483,6 +489,8 @@ Result<String> VirtiofsInode::xattr_call(u32 opcode, std::string_view name) {
 Result<String> VirtiofsInode::get_xattr(std::string_view name) {
     if (is_acl(name))
         return fail(EOPNOTSUPP);
+    if (name == XATTR_NAME_CAPS)
+        return get_capabilities();
     // ls -l asks for the label of each file. Where SELinux labels files, the root has a label too.
     if (name == "security.selinux" && node_ != FUSE_ROOT_ID) {
         if (!fs_.labels_known_.load(base::Order::Acquire)) {
@@ -496,6 +504,31 @@ Result<String> VirtiofsInode::get_xattr(std::string_view name) {
             return fail(ENODATA);
     }
     return xattr_call(FUSE_GETXATTR, name);
+}
+
+// execve(2) asks for each program, and hardly one has any: that there are none is remembered. Who
+// opened the program has just seen to its attributes.
+Result<String> VirtiofsInode::get_capabilities() {
+    if (dirty())
+        TRY(flush_pages()); // the host takes them away when the writes come
+    {
+        SpinGuard guard(attributes_lock_);
+        if (no_capabilities_ && monotonic_ns() < attributes_until_.load(base::Order::Relaxed))
+            return fail(ENODATA);
+    }
+    const u64 asked = fs_.moment();
+    auto value = xattr_call(FUSE_GETXATTR, XATTR_NAME_CAPS);
+    if (!value && (value.error().code == ENODATA || value.error().code == EOPNOTSUPP)) {
+        SpinGuard guard(attributes_lock_);
+        no_capabilities_ = !changed_since(asked);
+    }
+    return value;
+}
+
+// The host's file system does it. What a program serves is asked, as Linux does without
+// FUSE_HANDLE_KILLPRIV.
+Result<void> VirtiofsInode::drop_capabilities() {
+    return fs_.connection_ ? Inode::drop_capabilities() : Result<void>();
 }
 
 Result<void> VirtiofsInode::list_xattrs(String& out) {

@@ -72,7 +72,7 @@ VirtiofsSuperblock::~VirtiofsSuperblock() {
 
 // mount.fuse(8): without allow_other, a file system is for who mounted it, and for nobody who might
 // be harmed by it: not for root either.
-Result<bool> VirtiofsSuperblock::admit(const Credentials& who) {
+Result<bool> VirtiofsSuperblock::admit(Inode&, const Credentials& who) {
     const UserServer& by = server_;
     if (!by.allow_other &&
         !(who.uid == by.owner_uid && who.euid == by.owner_uid && who.suid == by.owner_uid &&

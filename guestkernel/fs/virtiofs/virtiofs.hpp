@@ -57,7 +57,7 @@ public:
     bool accept_init(const u8* answer, u32 bytes);
 
     Ref<Inode> root() override;
-    Result<bool> admit(const Credentials& who) override;
+    Result<bool> admit(Inode& inode, const Credentials& who) override;
     Result<void> describe_options(String& out) override {
         return out.append(server_.options.view());
     }
@@ -170,6 +170,7 @@ public:
     Result<void> set_xattr(std::string_view name, std::string_view value, u32 flags) override;
     Result<void> remove_xattr(std::string_view name) override;
     Result<void> list_xattrs(String& out) override;
+    Result<void> drop_capabilities() override;
     PageCache* page_cache() override;
     u64 file_size() override { return size_.load(base::Order::Acquire); }
     Result<void> extend(u64 size) override;
@@ -207,6 +208,7 @@ private:
                                     const fuse_entry_out& entry, u64 asked);
     Result<Ref<Inode>> create_open(u32 opcode, std::string_view name, u32 mode, u32 uid, u32 gid);
     Result<void> remove_name(u32 opcode, std::string_view name, Inode& child);
+    Result<FuseHandle> send_open(bool for_write);
     Result<void> acquire_handle(bool for_write);
     void release_handle(bool for_write);
     void send_release(const FuseHandle& handle, u32 opcode, bool for_write);
@@ -215,6 +217,7 @@ private:
     Result<void> flush_and_tell(); // of errors that nobody was told of before, too
     Result<void> send_pages(u64 first, std::span<Frame* const> frames, u64 file_size);
     Result<String> xattr_call(u32 opcode, std::string_view name);
+    Result<String> get_capabilities();
 
     VirtiofsSuperblock& fs_;
     const u64 node_;
@@ -228,9 +231,10 @@ private:
     base::Atomic<u64> modified_{0}, flushed_{0};
     base::Atomic<u64> changed_at_{0};  // the moment of our last change; set under attributes_lock()
     base::Atomic<int> write_error_{0}; // of a write-back that had nobody to tell
-    Attributes cached_;                // under attributes_lock(), as is the next
+    Attributes cached_;                // under attributes_lock(), as are the next two
     bool cached_once_ = false;
-    Ref<PageCache> cache_; // made on demand
+    bool no_capabilities_ = false; // while the attributes are valid and the ctime is the same
+    Ref<PageCache> cache_;         // made on demand
     base::Atomic<PageCache*> cache_pointer_{nullptr};
     Mutex handles_mutex_;
     FuseHandle read_handle_, write_handle_;

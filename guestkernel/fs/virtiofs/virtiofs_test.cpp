@@ -189,6 +189,26 @@ int error_of(const auto& result) {
 
 } // namespace
 
+TEST_CASE("a program without capabilities is asked for them once", "[virtiofs]") {
+    Share share(false, virtio::Cache::Always);
+    share.put("program", "text");
+    share.mount();
+    auto found = share.root->lookup("program");
+    REQUIRE(found);
+    const auto asked = [&] {
+        const u64 before = notifications;
+        CHECK_FALSE((*found)->get_xattr("security.capability"));
+        return notifications - before;
+    };
+    CHECK(asked() == 1);
+    CHECK(asked() == 0);
+    // Who changes an attribute here may have given it some.
+    static_cast<void>((*found)->remove_xattr("user.none"));
+    REQUIRE((*found)->attributes());
+    CHECK(asked() == 1);
+    CHECK(asked() == 0);
+}
+
 TEST_CASE("virtio-fs shows attributes, contents and links of the host") {
     Share share;
     const std::string text = random_text(3'000'123);

@@ -141,7 +141,7 @@ public:
     Ref<Connection> find(const Tuple& tuple, u8* direction = nullptr);
     // Those behind `after` in the table's order, at most `capacity`, and where to go on. 0: none.
     usize list(u64& after, Ref<Connection>* out, usize capacity);
-    // All that `match` says.
+    // All that `match` says, which is asked under the table's lock.
     template <typename F>
     void remove_if(F&& match);
 
@@ -157,6 +157,8 @@ private:
     u64 hash(const Tuple& tuple) const;
     End* find_end(const Tuple& tuple, u64 place);
     void unlink(Connection& connection);
+    template <typename F>
+    Ref<Connection> take_first(usize bucket, F&& match);
     bool make_room(u64 place, Ref<Connection>& gone);
     void complain();
     HookVerdict track_error(const HookContext& context, PacketPtr& packet,
@@ -179,17 +181,22 @@ private:
 };
 
 template <typename F>
+Ref<Connection> Connections::take_first(usize bucket, F&& match) {
+    SpinGuard guard(lock_);
+    for (End* end = table_[bucket]; end != nullptr; end = end->next)
+        if (Connection& one = *end->connection; end->direction == 0 && match(one)) {
+            unlink(one);
+            return Ref<Connection>::adopt(&one);
+        }
+    return {};
+}
+
+// Not by list(): what goes makes places in its bucket others'.
+template <typename F>
 void Connections::remove_if(F&& match) {
-    for (u64 after = 0;;) {
-        constexpr usize at_once = 16;
-        Ref<Connection> some[at_once];
-        const usize got = list(after, some, at_once);
-        if (got == 0)
-            return;
-        for (usize i = 0; i < got; i++)
-            if (match(*some[i]))
-                remove(*some[i]);
-    }
+    for (usize bucket = 0; bucket < bucket_count_; bucket++)
+        while (take_first(bucket, match)) {
+        }
 }
 
 } // namespace kernel::net::filter

@@ -174,18 +174,50 @@ Result<Ref<Connection>> named(Filter& filter, Request& request,
     return found;
 }
 
-Result<void> get(Filter& filter, Request& request, const Attributes<CTA_MAX + 1>& parts,
-                 bool reset) {
-    if (request.is_dump()) {
-        TRY(Owned<ConnectionsDump> context, make_owned<ConnectionsDump>());
-        context->filter = &filter;
-        context->family = request.payload()[0];
-        context->reset = reset;
-        context->by_mark = parts[CTA_MARK] != nullptr;
-        context->mark = parts.number(CTA_MARK);
-        context->mark_mask = parts.number(CTA_MARK_MASK, ~u32{0});
-        return request.start_dump(step, std::move(context), false);
-    }
+Result<bool> step_statistics(Dump& dump, MessageWriter& out) {
+    const Connections& all = static_cast<ConnectionsDump&>(*dump.context).filter->connections;
+    dump.begin(out, static_cast<u16>(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU));
+    FamilyHeader header;
+    header.family = 0;
+    header.version = NFNETLINK_V0;
+    header.resource.set(0); // the CPU: all of them together
+    out.put(header);
+    const auto put = [&](u16 type, const base::Atomic<u64>& value) {
+        put_be32(out, type, static_cast<u32>(value.load()));
+    };
+    put(CTA_STATS_FOUND, all.found);
+    put(CTA_STATS_INVALID, all.invalid);
+    put(CTA_STATS_INSERT, all.inserted);
+    put(CTA_STATS_INSERT_FAILED, all.insert_failed);
+    put(CTA_STATS_DROP, all.dropped);
+    put(CTA_STATS_EARLY_DROP, all.early_dropped);
+    return out.end();
+}
+
+// A dump begins without Filter::mutex, which the steps of those that are about rules take inside of
+// the endpoint's.
+Result<void> start_dump(Filter& filter, Request& request, const Attributes<CTA_MAX + 1>& parts) {
+    const u32 message = request.type() & 0xff;
+    TRY(Owned<ConnectionsDump> context, make_owned<ConnectionsDump>());
+    context->filter = &filter;
+    if (message == IPCTNL_MSG_CT_GET_STATS_CPU)
+        return request.start_dump(step_statistics, std::move(context), false);
+    context->family = request.payload()[0];
+    context->reset = message == IPCTNL_MSG_CT_GET_CTRZERO;
+    context->by_mark = parts[CTA_MARK] != nullptr;
+    context->mark = parts.number(CTA_MARK);
+    context->mark_mask = parts.number(CTA_MARK_MASK, ~u32{0});
+    return request.start_dump(step, std::move(context), false);
+}
+
+bool is_dump(const Request& request) {
+    const u32 message = request.type() & 0xff;
+    return message == IPCTNL_MSG_CT_GET_STATS_CPU ||
+           (request.is_dump() &&
+            (message == IPCTNL_MSG_CT_GET || message == IPCTNL_MSG_CT_GET_CTRZERO));
+}
+
+Result<void> get(Filter& filter, Request& request, const Attributes<CTA_MAX + 1>& parts) {
     TRY(const Ref<Connection> found, named(filter, request, parts));
     MessageWriter out;
     (void)write_connection(out, filter, IPCTNL_MSG_CT_NEW, *found, Heading::of(request));
@@ -198,7 +230,9 @@ Result<void> remove(Filter& filter, Request& request, const Attributes<CTA_MAX +
         filter.connections.remove(*found);
         return {};
     }
-    const u8 family = request.payload()[0];
+    // Programs of before it counted name a family, and mean all of them.
+    const bool counts = request.payload()[1] != NFNETLINK_V0;
+    const u8 family = counts ? request.payload()[0] : u8{0};
     const bool by_mark = parts[CTA_MARK] != nullptr;
     const u32 mark = parts.number(CTA_MARK), mask = parts.number(CTA_MARK_MASK, ~u32{0});
     filter.connections.remove_if([&](const Connection& one) {
@@ -242,49 +276,25 @@ Result<void> count(Filter& filter, Request& request) {
     return request.reply(out);
 }
 
-Result<bool> step_statistics(Dump& dump, MessageWriter& out) {
-    const Connections& all = static_cast<ConnectionsDump&>(*dump.context).filter->connections;
-    dump.begin(out, static_cast<u16>(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU));
-    FamilyHeader header;
-    header.family = 0;
-    header.version = NFNETLINK_V0;
-    header.resource.set(0); // the CPU: all of them together
-    out.put(header);
-    const auto put = [&](u16 type, const base::Atomic<u64>& value) {
-        put_be32(out, type, static_cast<u32>(value.load()));
-    };
-    put(CTA_STATS_FOUND, all.found);
-    put(CTA_STATS_INVALID, all.invalid);
-    put(CTA_STATS_INSERT, all.inserted);
-    put(CTA_STATS_INSERT_FAILED, all.insert_failed);
-    put(CTA_STATS_DROP, all.dropped);
-    put(CTA_STATS_EARLY_DROP, all.early_dropped);
-    return out.end();
-}
-
 } // namespace
 
 Result<void> receive_conntrack(Request& request) {
     TRY(Filter * filter, Filter::of(request.stack()));
-    MutexGuard guard(filter->mutex);
     Attributes<CTA_MAX + 1> parts;
     TRY(parts.parse(request.attributes_after<FamilyHeader>()));
+    if (is_dump(request))
+        return start_dump(*filter, request, parts);
+    MutexGuard guard(filter->mutex);
     switch (request.type() & 0xff) {
     case IPCTNL_MSG_CT_GET:
-        return get(*filter, request, parts, false);
     case IPCTNL_MSG_CT_GET_CTRZERO:
-        return get(*filter, request, parts, true);
+        return get(*filter, request, parts);
     case IPCTNL_MSG_CT_DELETE:
         return remove(*filter, request, parts);
     case IPCTNL_MSG_CT_NEW:
         return change(*filter, request, parts);
     case IPCTNL_MSG_CT_GET_STATS:
         return count(*filter, request);
-    case IPCTNL_MSG_CT_GET_STATS_CPU: {
-        TRY(Owned<ConnectionsDump> context, make_owned<ConnectionsDump>());
-        context->filter = filter;
-        return request.start_dump(step_statistics, std::move(context), false);
-    }
     default:
         return fail(EINVAL);
     }

@@ -90,6 +90,11 @@ Result<void> parse_contents(const Set& set, ParseContext& context, const Parts& 
         if (out.data.verdict != set.verdicts ||
             (!set.verdicts && out.data.length != set.data_length))
             return fail(EINVAL);
+        // An anonymous chain is for one rule to lead to.
+        if (const Chain* target =
+                out.data.chain ? context.table.find_chain(*out.data.chain) : nullptr;
+            target != nullptr && (target->flags & NFT_CHAIN_BINDING) != 0)
+            return fail(EINVAL);
         out.has_data = true;
     } else if (set.is_map() && !out.interval_end) {
         return fail(EINVAL);

@@ -172,6 +172,8 @@ Result<Data> parse_verdict(ParseContext& context, std::span<const u8> bytes) {
         return fail(ENOENT);
     if (chain->base)
         return fail(EOPNOTSUPP);
+    if (chain->key->bound)
+        return fail(EINVAL);
     out.chain = chain->key;
     return out;
 }

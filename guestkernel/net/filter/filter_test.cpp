@@ -427,6 +427,13 @@ TEST_CASE("elements whose time is over go from a set without a size, and interva
     REQUIRE(set.count() == 500);
     REQUIRE(add(1000, 10 * second));
     REQUIRE(set.count() == 1);
+    // A full one is not gone through for each packet.
+    set.size = 1;
+    REQUIRE_FALSE(add(1001, 10 * second + 999 * millisecond));
+    set.timeout_ms = 100;
+    REQUIRE(add(1002, 11 * second + 1 * millisecond));
+    REQUIRE_FALSE(add(1003, 11 * second + 500 * millisecond));
+    REQUIRE(add(1004, 12 * second + 2 * millisecond));
 
     auto other = make_ref<Set>();
     REQUIRE(other);

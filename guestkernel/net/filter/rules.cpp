@@ -166,6 +166,8 @@ Result<void> new_rule(Transaction& transaction, Request& request) {
     TRY(parts.parse(request.attributes_after<FamilyHeader>()));
     TRY(Table * table, named_table(transaction, request, parts[NFTA_RULE_TABLE]));
     TRY(Chain * chain, named_chain(transaction, request, *table, parts));
+    if (chain->key->bound)
+        return fail(EOPNOTSUPP);
     TRY(const Position position, find_position(transaction, request, *chain, parts));
     if (chain->rules.size() >= most_rules)
         return fail(EMFILE);

@@ -21,6 +21,9 @@ struct ChainKey final : RefCounted {
     String name;
     u64 handle = 0;
     u32 slot = 0;
+    // NFT_CHAIN_BINDING, and a rule leads to it: no other may, and it changes no more until it goes
+    // with that rule.
+    bool bound = false;
 };
 
 struct Rule final : RefCounted {

@@ -85,9 +85,9 @@ Element* Set::lookup(const u8* key, u64 now) {
 Element* Set::add_locked(const u8* key, const Data* data, u64 timeout, u64 now) {
     if (intervals())
         return nullptr;
+    // No sooner than is due, even if it is full: whoever sends from ever new addresses is what such
+    // sets are against, and each packet would go through all of it.
     collect_when_due(now);
-    if (size != 0 && count_ >= size)
-        collect(now);
     if ((size != 0 && count_ >= size) || !grow())
         return nullptr;
     Owned<Element> fresh(new (std::nothrow) Element);

@@ -69,6 +69,8 @@ void Transaction::undo() {
         elements_[i].set->settle(*elements_[i].element, false);
     for (usize i = renamings_.size(); i-- > 0;)
         renamings_[i].key->name = std::move(renamings_[i].before);
+    for (const Ref<ChainKey>& key : bound_)
+        key->bound = false;
     for (const u32 slot : new_slots_)
         filter.slots[slot] = false;
 }
@@ -78,6 +80,14 @@ Result<void> Transaction::rename(ChainKey& key, String name) {
     TRY(renamings_.reserve(renamings_.size() + 1));
     std::swap(key.name, name);
     return renamings_.push_back({Ref<ChainKey>::share(&key), std::move(name)});
+}
+
+Result<void> Transaction::bind(ChainKey& key) {
+    if (key.bound)
+        return fail(EINVAL);
+    TRY(bound_.push_back(Ref<ChainKey>::share(&key)));
+    key.bound = true;
+    return {};
 }
 
 Table* Transaction::find_table(std::string_view name, u8 family) {

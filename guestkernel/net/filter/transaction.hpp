@@ -41,6 +41,7 @@ public:
     Result<Ref<ChainKey>> new_chain_key(Table& own, std::string_view name);
     void forget_chain(Chain& chain); // its slot is free once this is committed
     Result<void> rename(ChainKey& key, String name);
+    Result<void> bind(ChainKey& key); // EINVAL: it is already
     Result<void> insert_element(Set& set, Owned<Element> element);
     Result<void> remove_element(Set& set, const Element& like); // ENOENT
     Result<void> flush_elements(Set& set);
@@ -77,6 +78,7 @@ private:
     Vector<ElementChange> elements_;
     Vector<u32> new_slots_, old_slots_;
     Vector<Renaming> renamings_;
+    Vector<Ref<ChainKey>> bound_;
     Vector<Note> notes_;
     bool committed_ = false, listened_ = false;
 };

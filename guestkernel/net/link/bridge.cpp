@@ -63,7 +63,7 @@ bool BridgeInterface::receive_from_port(Interface& port, PacketPtr& packet) {
 
 void BridgeInterface::input(const BridgePort& from, PacketPtr packet) {
     EthernetHeader header;
-    if (!packet->read(0, header) || !forwards(*from.interface))
+    if (!is_up() || !packet->read(0, header) || !forwards(*from.interface))
         return;
     if (from.learning.load())
         table.learn(header.source, from.interface->index(), time());
@@ -89,7 +89,7 @@ void BridgeInterface::input(const BridgePort& from, PacketPtr packet) {
             return;
         }
     }
-    if (is_up() && (header.destination.is_group() || promiscuous.load() != 0))
+    if (header.destination.is_group() || promiscuous.load() != 0)
         if (PacketPtr copy = packet->clone())
             deliver_up(std::move(copy));
     flood(&from, std::move(packet));

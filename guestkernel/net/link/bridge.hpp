@@ -21,6 +21,7 @@ public:
     bool start_transmit(unsigned queue, PacketPtr& packet) override;
     void flush_transmit(unsigned queue) override;
     Result<void> open() override;
+    void close() override { table.clear(); }
     Result<void> set_mac(const MacAddress& mac) override;
     Result<void> set_mtu(u32 mtu) override;
     void detached() override;

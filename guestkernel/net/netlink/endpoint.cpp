@@ -116,9 +116,11 @@ void destroy_message(QueuedMessage* message) {
 Endpoint::Endpoint(Ref<Stack> stack, const Protocol& protocol)
     : stack_(std::move(stack)), protocol_(protocol) {
     table.add(*this);
+    stack_->other_sockets.fetch_add(1);
 }
 
 Endpoint::~Endpoint() {
+    stack_->other_sockets.fetch_sub(1);
     table.remove(*this);
     while (QueuedMessage* message = head_) {
         head_ = message->next;
@@ -181,6 +183,7 @@ void Endpoint::close() {
         waiting = head_;
         head_ = tail_ = nullptr;
         queued_bytes_ = 0;
+        congested_ = false; // whoever waits for room finds it closed
     }
     while (waiting != nullptr) {
         QueuedMessage* next = waiting->next;
@@ -201,7 +204,7 @@ Endpoint::Push Endpoint::push(QueuedMessage* message) {
         if (closed_)
             return Push::Closed;
         // As in Linux, a message that begins below the limit still fits.
-        if (queued_bytes_ > receive_buffer || congested_)
+        if (!has_room())
             return Push::Full;
         message->next = nullptr;
         if (tail_ == nullptr)
@@ -223,7 +226,9 @@ void Endpoint::overrun() {
     {
         SpinGuard guard(lock_);
         first = !congested_ && !closed_;
-        congested_ = congested_ || first;
+        // The reader may have taken all of it meanwhile (and of what there was no memory for
+        // nothing was there): then nobody would end it.
+        congested_ = congested_ || (first && head_ != nullptr);
     }
     if (first)
         set_error(ENOBUFS);

@@ -57,7 +57,8 @@ public:
     QueuedMessage* peek(usize bytes);
     bool has_data() const { return head_ != nullptr; }
     u64 queued_bytes() const { return queued_bytes_; }
-    bool has_room() const { return queued_bytes_ <= receive_buffer; }
+    // What push() goes by: whoever waits for less would try again at once, and for ever.
+    bool has_room() const { return queued_bytes_ <= receive_buffer && !congested_; }
     u32 next_length();
     void set_error(int error);
 
@@ -106,7 +107,7 @@ private:
     QueuedMessage* tail_ = nullptr;
     volatile u64 queued_bytes_ = 0;
     bool closed_ = false;
-    bool congested_ = false; // since an overrun, until the queue is empty
+    volatile bool congested_ = false; // since an overrun, until the queue is empty
     Mutex dump_mutex_;
     Dump dump_;
 };

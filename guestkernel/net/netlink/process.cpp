@@ -24,8 +24,8 @@ bool Request::strict() const {
     return sender_.strict;
 }
 
-bool Request::capable(unsigned capability) const {
-    UserNamespace* owner = sender_.stack().owner();
+bool Request::capable_at(const Stack& there, unsigned capability) const {
+    UserNamespace* owner = there.owner();
     // Both: an open socket that was given away gives its new owner no rights, and a program that
     // may do it all does not do it for whoever made the socket.
     return !sender_.opener ||

@@ -60,7 +60,9 @@ public:
     const MessageHeader& header() const { return header_; }
     bool strict() const; // NETLINK_GET_STRICT_CHK
     // Whether the running task, and whoever opened the socket, have it over the network namespace.
-    bool capable(unsigned capability) const;
+    bool capable(unsigned capability) const { return capable_at(stack(), capability); }
+    // ... over another one, that the request names.
+    bool capable_at(const Stack& there, unsigned capability) const;
 
     // The protocol's own header at the beginning of the payload, and the attributes behind it.
     template <typename T>

@@ -339,6 +339,12 @@ Result<void> NetlinkSocketFile::change_membership(u32 group, bool join) {
     return {};
 }
 
+void NetlinkSocketFile::memory_use(SocketMemory& out) const {
+    SocketFile::memory_use(out);
+    out.received = static_cast<u32>(endpoint_->queued_bytes());
+    out.drops = endpoint_->drops.load();
+}
+
 Result<void> NetlinkSocketFile::set_option(int level, int name, std::span<const u8> value) {
     if (level != level_netlink)
         return fail(ENOPROTOOPT);

@@ -25,6 +25,8 @@ public:
     u32 poll(PollTable* table) override;
     int take_error() override { return endpoint_->error.exchange(0); }
     void buffers_changed() override;
+    void memory_use(SocketMemory& out) const override;
+    const kernel::NetNamespace* home() const override { return space_.get(); }
     Endpoint& endpoint() const { return *endpoint_; }
     const Ref<NetNamespace>& network_namespace() const { return space_; }
 

@@ -170,7 +170,10 @@ void Connection::shut_write() {
         set_state(State::FinWait1);
         break;
     case State::SynReceived:
-        set_state(State::FinWait1);
+        // FIN-WAIT-1 when the handshake is over: until then it is the SYN-ACK that has to arrive,
+        // and is sent again if need be.
+        if (fin_queued_)
+            return;
         break;
     case State::CloseWait:
         set_state(State::LastAck);

@@ -66,9 +66,23 @@ int seconds_for(u8 retransmissions) {
 
 // --- setting
 
+Result<void> TcpSocket::set_chooser(Ref<net::SocketFilter> chooser) {
+    Connection& own = *connection_;
+    SpinGuard guard(own.lock);
+    return stack().tcp_ports.set_chooser(own, std::move(chooser));
+}
+
 Result<void> TcpSocket::set_option(int level, int name, std::span<const u8> value) {
     if (level == level_tcp)
         return set_tcp_option(name, value);
+    if (level == SOL_SOCKET && name == SO_ATTACH_REUSEPORT_CBPF) {
+        if (options_.filter_locked)
+            return fail(EPERM);
+        TRY(Ref<net::SocketFilter> chooser, net::SocketFilter::of_user(value));
+        return set_chooser(std::move(chooser));
+    }
+    if (level == SOL_SOCKET && name == SO_DETACH_REUSEPORT_BPF)
+        return set_chooser({});
     if (level == SOL_SOCKET && name == SO_ZEROCOPY) {
         TRY(const int on, number_of(value));
         if (on < 0 || on > 1)
@@ -387,18 +401,25 @@ void TcpSocket::buffers_changed() {
 // Locks: the connection's is held.
 void TcpSocket::take_over_buffers() {
     Connection& own = *connection_;
-    // The common part cannot tell which of the two changed: what differs from the namespace's
-    // default was set.
-    const Settings& settings = own.tcp().settings;
-    if (options_.send_buffer != settings.send_default) {
-        own.options.send_buffer = options_.send_buffer;
-        own.options.send_buffer_fixed = true;
-    }
-    if (options_.receive_buffer != settings.receive_default) {
-        own.options.receive_buffer = options_.receive_buffer;
-        own.options.receive_buffer_fixed = true;
-    }
+    // Those that are not fixed grow by themselves (SO_BUF_LOCK).
+    own.options.send_buffer = options_.send_buffer;
+    own.options.send_buffer_fixed = (options_.buffer_lock & SocketOptions::lock_send_buffer) != 0;
+    own.options.receive_buffer = options_.receive_buffer;
+    own.options.receive_buffer_fixed =
+        (options_.buffer_lock & SocketOptions::lock_receive_buffer) != 0;
     own.buffers_changed();
+}
+
+void TcpSocket::memory_use(SocketMemory& out) const {
+    Connection& own = *connection_;
+    SpinGuard guard(own.lock);
+    net::SocketRecord record;
+    TcpInfo(own).describe(record);
+    out.received = record.receive_memory;
+    out.receive_buffer = record.receive_buffer;
+    out.sent = record.packets_out;
+    out.send_buffer = record.send_buffer;
+    out.queued = record.send_memory;
 }
 
 // --- ioctl(2)

@@ -106,6 +106,8 @@ void input_listener(net::Stack& stack, net::PacketPtr packet, const Header& head
     key.port = header.destination_port();
     key.peer_port = header.source_port();
     key.interface = info.interface != nullptr ? info.interface->index() : 0;
+    key.packet = packet.get();
+    key.payload = header.length();
     net::PortOwner* owner = stack.tcp_ports.find(key);
     if (owner == nullptr) {
         refuse(stack, header, info);

@@ -33,6 +33,7 @@ public:
     bool listening() const override;
     int take_error() override;
     void buffers_changed() override;
+    void memory_use(SocketMemory& out) const override;
     void socket_option_changed() override { option_changed(); }
 
     Connection& connection() { return *connection_; }
@@ -72,6 +73,7 @@ private:
     // --- socket.cpp
     void disconnect();
     // --- options.cpp
+    Result<void> set_chooser(Ref<net::SocketFilter> chooser);
     Result<void> set_tcp_option(int name, std::span<const u8> value);
     Result<void> set_number(int name, int value);
     Result<void> set_fast_open(int name, int value);

@@ -974,6 +974,56 @@ TEST_CASE("fast open as a server: an answer ahead of the handshake's end is not 
     CHECK(f.peer.take().data == "yes");
 }
 
+TEST_CASE(
+    "fast open as a server: a close ahead of the handshake's end does not end the handshake") {
+    Fixture f;
+    f.host.tcp().settings.fast_open = 3;
+    ConnectionOptions options;
+    options.fast_open_backlog = 5;
+    Server server(f.host, 80, 10, options);
+    Segment syn;
+    syn.flags = flag_syn;
+    syn.sequence = 5000;
+    syn.window = 65535;
+    syn.options = sack_options();
+    syn.options.has_cookie = true;
+    f.peer.host_port = 80;
+    f.peer.send(syn);
+    syn.options.cookie = f.peer.expect(flag_syn | flag_ack).options.cookie;
+    f.peer.send(flag_rst, 5001, 0);
+    syn.data = "GET /";
+    f.peer.port = 4001;
+    f.peer.send(syn);
+    const u32 first = f.peer.expect(flag_syn | flag_ack).sequence + 1;
+    Program program = server.accept();
+    CHECK(program.receive() == "GET /");
+    const Ref<Connection> closed = program.connection;
+    program.close();
+    // Both the SYN-ACK and the FIN are lost.
+    CHECK(f.peer.expect(flag_ack | flag_fin).sequence == first);
+    f.peer.pass(1100 * ms);
+    const Segment again = f.peer.expect(flag_syn | flag_ack);
+    CHECK(again.sequence + 1 == first);
+    CHECK(again.acknowledgement == 5006);
+    f.peer.discard();
+    f.peer.send(flag_ack, 5006, first);
+    CHECK(closed->state() == State::FinWait1);
+    f.peer.pass(5 * second);
+    CHECK(f.peer.expect(flag_ack | flag_fin).sequence == first);
+    f.peer.send(flag_ack, 5006, first + 1);
+    CHECK(closed->state() == State::FinWait2);
+    // Nobody answers: given up like any handshake.
+    f.peer.discard();
+    f.peer.port = 4002;
+    f.peer.send(syn);
+    Program other = server.accept();
+    CHECK(other.receive() == "GET /");
+    const Ref<Connection> forgotten = other.connection;
+    other.close();
+    f.peer.pass(200 * second);
+    CHECK(forgotten->state() == State::Closed);
+}
+
 TEST_CASE("fast open as a client: a cookie first, then data on the SYN") {
     Fixture f;
     Program first = Program::open(f.host, address_b, 80, true);

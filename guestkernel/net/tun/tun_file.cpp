@@ -56,8 +56,7 @@ TunFile::TunFile(const Path& path, Ref<Inode> inode, u32 flags, Ref<NetNamespace
 TunFile::~TunFile() {
     if (!device_)
         return;
-    device_->detach_reader();
-    if (device_->persistent.load())
+    if (!device_->remove(queue_) || device_->persistent.load())
         return;
     if (const Ref<Stack> at = device_->stack())
         at->detach(*device_);
@@ -75,14 +74,14 @@ Result<usize> TunFile::read(IoBuffer& out, u64) {
     if (out.remaining() == 0)
         return usize{0};
     for (;;) {
-        if (const PacketPtr packet = from->take())
+        if (const PacketPtr packet = from->take(queue_))
             return put(*packet, *from, out);
         if (from->is_gone())
             return fail(EBADFD);
         if (non_blocking())
             return fail(EAGAIN);
-        const auto ready = [&] { return from->has_packets() || from->is_gone(); };
-        if (wait_until(readers_, ready) == WaitOutcome::Interrupted)
+        const auto ready = [&] { return from->has_packets(queue_) || from->is_gone(); };
+        if (wait_until(queue_.waiters, ready) == WaitOutcome::Interrupted)
             return fail(restart_syscall);
     }
 }
@@ -164,6 +163,7 @@ Result<usize> TunFile::write(IoBuffer& in, u64) {
     TRY(PacketPtr packet, get(*to, in));
     if (!to->is_up())
         return fail(EIO);
+    to->learn(queue_, *packet);
     to->receive(std::move(packet));
     run_backlog(); // what was answered at once
     return total;
@@ -171,11 +171,11 @@ Result<usize> TunFile::write(IoBuffer& in, u64) {
 
 u32 TunFile::poll(PollTable* table) {
     if (table != nullptr)
-        table->watch(readers_);
+        table->watch(queue_.waiters);
     const auto own = device();
     if (!own)
         return poll_err;
-    return ((*own)->has_packets() ? poll_in | poll_rdnorm : 0) |
+    return ((*own)->has_packets(queue_) ? poll_in | poll_rdnorm : 0) |
            ((*own)->is_up() ? poll_out | poll_wrnorm : 0);
 }
 

@@ -34,11 +34,13 @@ private:
     Result<void> set_interface(u64 argument);
     Result<Ref<TunInterface>> attach(std::string_view name, u16 flags);
     Result<Ref<TunInterface>> make_interface(std::string_view name, u16 flags);
+    Result<void> set_queue(u64 argument);
+    Result<void> get_interface(TunInterface& device, u64 argument);
     Result<void> change_number(u32 command, u64 argument);
 
     const Ref<NetNamespace> space_; // that it was opened in: lives as long
     const Ref<Stack> stack_;
-    WaitQueue readers_;
+    TunQueue queue_;
     Mutex changes_; // of what follows
     SpinLock lock_{LockRank::Leaf};
     Ref<TunInterface> device_; // set once; under lock_, too

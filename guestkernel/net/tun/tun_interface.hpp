@@ -6,6 +6,22 @@
 
 namespace kernel::net {
 
+// What waits for one of the files that have an interface. Under the interface's queue lock.
+struct TunQueue {
+    WaitQueue waiters;
+    PacketList packets;
+};
+
+// TUNSETTXFILTER: which frames a program wants of a tap device.
+struct TransmitFilter {
+    static constexpr u32 most_exact = 8;
+    u32 count = 0; // 0: all frames
+    MacAddress exact[most_exact];
+    u64 groups = 0; // of others, by their hashes
+    static u64 bit(const MacAddress& address);
+    bool wants(const MacAddress& address) const;
+};
+
 class TunInterface final : public Interface {
 public:
     static constexpr u32 nobody = ~u32{0};
@@ -13,13 +29,24 @@ public:
     // `ethernet`: a tap device, whose packets are frames; else they begin with the IP header.
     TunInterface(std::string_view name, bool ethernet);
 
-    // --- of the file that has it. One at a time: false if there is one already. `readers` is woken
-    // when something waits or the interface is gone; it must live until detach_reader().
-    bool attach_reader(WaitQueue& readers);
-    void detach_reader(); // drops what waits
+    // --- of the files that have it: one, or with IFF_MULTI_QUEUE up to `most_queues`.
+    static constexpr u32 most_queues = 256;
+    // EBUSY, E2BIG. From now on the queue must live until remove(), and gets its share of packets.
+    Result<void> add(TunQueue& queue);
+    bool remove(TunQueue& queue); // drops what waits; true: it was the last
+    // TUNSETQUEUE: whether it gets packets. False: it is so already.
+    bool set_active(TunQueue& queue, bool active);
+    bool is_active(const TunQueue& queue);
     // Null: nothing waits.
-    PacketPtr take();
-    bool has_packets();
+    PacketPtr take(TunQueue& queue);
+    bool has_packets(const TunQueue& queue);
+    struct QueueCounts {
+        u32 active, all;
+    };
+    QueueCounts queue_counts();
+    // A packet came from the program by that queue: answers go there, too.
+    void learn(TunQueue& queue, const Packet& packet);
+    void set_transmit_filter(const TransmitFilter& filter);
     // TUNSETCARRIER: what it says while it is up and a program has it.
     void set_wanted_carrier(bool on);
     // TUNSETOFFLOAD: what the program takes, feature_*.
@@ -28,7 +55,7 @@ public:
     u16 shown_flags() const;
     bool is_gone() const { return gone_.load(); } // deleted
 
-    // IFF_NO_PI, IFF_VNET_HDR: of the file, shown by netlink.
+    // IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE, IFF_NAPI: as they were asked for.
     base::Atomic<u16> framing{0};
     base::Atomic<bool> persistent{false};
     base::Atomic<u32> owner{nobody}, owner_group{nobody}; // global ids; who may have it without
@@ -45,9 +72,18 @@ public:
 private:
     void show_carrier();
 
-    // Under the queue's lock.
-    PacketList packets_;
-    WaitQueue* readers_ = nullptr;
+    u32 place_of(const TunQueue& queue) const;
+    void move_to(u32 from, u32 to);
+    TunQueue& choose(const Packet& packet);
+    bool multi_queue() const;
+
+    // Under the queue's lock: those that get packets first.
+    TunQueue* queues_[most_queues] = {};
+    u32 active_ = 0, all_ = 0;
+    // By the hash of a flow, where its last packet came from; null: by the hash alone.
+    static constexpr u32 flows = 256;
+    TunQueue* flow_queues_[flows] = {};
+    TransmitFilter filter_;
     base::Atomic<bool> attached_{false}, wanted_carrier_{true}, gone_{false};
 };
 

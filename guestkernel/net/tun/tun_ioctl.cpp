@@ -41,7 +41,9 @@ struct TunRequest { // struct ifreq
 };
 static_assert(sizeof(TunRequest) == 40);
 
-constexpr u16 framing_flags = IFF_NO_PI | IFF_ONE_QUEUE | IFF_VNET_HDR;
+// IFF_NAPI is accepted and shown: what a program writes is received in batches anyway.
+constexpr u16 framing_flags =
+    IFF_NO_PI | IFF_ONE_QUEUE | IFF_VNET_HDR | IFF_MULTI_QUEUE | IFF_NAPI | IFF_NAPI_FRAGS;
 constexpr u32 accept_udp_segments = 0x20 | 0x40; // TUN_F_USO4, TUN_F_USO6; together only
 
 // IFF_TUN, IFF_TAP, or 0: neither.
@@ -87,13 +89,6 @@ Result<void> set_owner(base::Atomic<u32>& place, bool group, u64 id) {
     return {};
 }
 
-Result<void> get_interface(const TunInterface& device, u64 argument) {
-    TunRequest out{};
-    out.set_name(device.name());
-    out.flags = device.shown_flags();
-    return UserPtr<TunRequest>(argument).copy_out(out);
-}
-
 Result<void> get_mac(const TunInterface& device, u64 argument) {
     TRY(TunRequest out, UserPtr<TunRequest>(argument).copy_in()); // its name stays
     out.address.type = static_cast<u16>(device.type());
@@ -111,6 +106,41 @@ Result<void> set_mac(TunInterface& device, u64 argument) {
     __builtin_memcpy(mac.bytes, wanted.address.bytes, sizeof mac.bytes);
     const Ref<Stack> at = device.stack();
     return at ? at->set_mac(device, mac) : fail(EBADFD);
+}
+
+// TUNSETTXFILTER's argument: struct tun_filter and its addresses. The first few are compared, of
+// the others groups only, by their hashes; with more of stations than are compared all frames pass.
+// Returns how many are compared, as Linux does.
+Result<long> set_transmit_filter(TunInterface& device, u64 argument) {
+    if (!device.has_link_addresses())
+        return fail(EINVAL);
+    struct {
+        u16 flags, count;
+    } wanted{};
+    static_assert(sizeof wanted == sizeof(tun_filter));
+    TRY(copy_in_bytes(&wanted, argument, sizeof wanted));
+    Vector<MacAddress> addresses;
+    TRY(addresses.resize(wanted.count));
+    TRY(copy_in_bytes(addresses.data(), argument + sizeof wanted,
+                      addresses.size() * sizeof(MacAddress)));
+    TransmitFilter filter;
+    u32 count = 0;
+    for (const MacAddress& address : addresses) {
+        if (count < TransmitFilter::most_exact) {
+            filter.exact[count++] = address;
+            continue;
+        }
+        if ((address.bytes[0] & 1) == 0) {
+            device.set_transmit_filter({});
+            return 0;
+        }
+        filter.groups |= TransmitFilter::bit(address);
+    }
+    if ((wanted.flags & TUN_FLT_ALLMULTI) != 0)
+        filter.groups = ~u64{0};
+    filter.count = count;
+    device.set_transmit_filter(filter);
+    return static_cast<long>(count);
 }
 
 } // namespace
@@ -133,8 +163,12 @@ Result<Ref<TunInterface>> TunFile::make_interface(std::string_view name, u16 fla
 }
 
 Result<Ref<TunInterface>> TunFile::attach(std::string_view name, u16 flags) {
-    if ((flags & (IFF_MULTI_QUEUE | IFF_NAPI_FRAGS)) != 0)
-        return fail(EINVAL);
+    if ((flags & IFF_NAPI_FRAGS) != 0) {
+        if (!capable_over(nullptr, CAP_NET_ADMIN))
+            return fail(EPERM);
+        if ((flags & IFF_NAPI) == 0 || type_in(flags) != IFF_TAP)
+            return fail(EINVAL);
+    }
     Ref<Interface> there = name.empty() ? Ref<Interface>() : stack_->interface(name);
     Ref<TunInterface> device;
     if (there) {
@@ -144,14 +178,17 @@ Result<Ref<TunInterface>> TunFile::attach(std::string_view name, u16 flags) {
         if (there->kind() != "tun" || type_in(flags) != type)
             return fail(EINVAL);
         device = Ref<TunInterface>::share(static_cast<TunInterface*>(there.get()));
+        if (((device->framing.load() ^ flags) & IFF_MULTI_QUEUE) != 0)
+            return fail(EINVAL);
         if (!may_attach(*device, *stack_))
             return fail(EPERM);
     } else {
         TRY(device, make_interface(name, flags));
     }
+    TRY(device->add(queue_));
+    if (device->queue_counts().all > 1) // another file has said already how it is to be
+        return device;
     device->set_wanted_carrier((flags & IFF_NO_CARRIER) == 0);
-    if (!device->attach_reader(readers_))
-        return fail(EBUSY);
     device->framing.store(flags & framing_flags);
     return device;
 }
@@ -165,6 +202,25 @@ Result<void> TunFile::set_interface(u64 argument) {
         device_ = std::move(attached);
     }
     return UserPtr<TunRequest>(argument).copy_out(request);
+}
+
+// TUNSETQUEUE: its share of packets is given up, or asked for again.
+Result<void> TunFile::set_queue(u64 argument) {
+    TRY(const TunRequest request, UserPtr<const TunRequest>(argument).copy_in());
+    const bool attach = (request.flags & IFF_ATTACH_QUEUE) != 0;
+    const auto own = device();
+    if (!own || (!attach && (request.flags & IFF_DETACH_QUEUE) == 0) ||
+        ((*own)->framing.load() & IFF_MULTI_QUEUE) == 0)
+        return fail(EINVAL);
+    return (*own)->set_active(queue_, attach) ? Result<void>() : Result<void>(fail(EINVAL));
+}
+
+Result<void> TunFile::get_interface(TunInterface& device, u64 argument) {
+    TunRequest out{};
+    out.set_name(device.name());
+    out.flags = static_cast<u16>(device.shown_flags() | IFF_NOFILTER |
+                                 (device.is_active(queue_) ? 0 : IFF_DETACH_QUEUE));
+    return UserPtr<TunRequest>(argument).copy_out(out);
 }
 
 // Numbers by address, which count for the file.
@@ -200,7 +256,8 @@ Result<void> TunFile::change_number(u32 command, u64 argument) {
 Result<long> TunFile::ioctl(u32 command, u64 argument) {
     MutexGuard guard(changes_);
     if (command == TUNGETFEATURES) {
-        TRY(UserPtr<u32>(argument).copy_out(u32{IFF_TUN | IFF_TAP | framing_flags}));
+        TRY(UserPtr<u32>(argument).copy_out(
+            u32{IFF_TUN | IFF_TAP | IFF_NO_CARRIER | framing_flags}));
         return 0;
     }
     if (command == TUNSETIFF || command == TUNSETIFINDEX) {
@@ -218,7 +275,13 @@ Result<long> TunFile::ioctl(u32 command, u64 argument) {
         wanted_index_ = static_cast<u32>(index);
         return 0;
     }
+    if (command == TUNSETQUEUE) {
+        TRY(set_queue(argument));
+        return 0;
+    }
     TRY(const Ref<TunInterface> own, device());
+    if (command == TUNSETTXFILTER)
+        return set_transmit_filter(*own, argument);
     const auto serve = [&]() -> Result<void> {
         switch (command) {
         case TUNGETIFF:

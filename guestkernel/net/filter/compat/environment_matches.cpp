@@ -258,8 +258,9 @@ bool match_limit(Evaluation& at, const u8* raw, MatchState& state) {
     const auto info = info_as<xt_rateinfo>(raw);
     constexpr u64 unit = nanoseconds_per_second / XT_LIMIT_SCALE;
     const u64 cost = info.avg * unit, most = cost * info.burst;
-    const u64 now = at.stack.now();
     SpinGuard guard(state.lock);
+    // Under the lock: no packet's time is before the last one's.
+    const u64 now = at.stack.now();
     // Full at first.
     const u64 gathered = state.last == 0 ? most : state.credit + (now - state.last);
     state.credit = gathered < most ? gathered : most;

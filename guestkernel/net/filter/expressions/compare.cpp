@@ -4,6 +4,7 @@
 
 #include "guestkernel/net/filter/expressions/makers.hpp"
 #include "guestkernel/net/filter/ruleset.hpp"
+#include "guestkernel/net/filter/transaction.hpp"
 
 namespace kernel::net::filter {
 
@@ -279,6 +280,23 @@ MadeExpression make_byteorder(ParseContext& context, RawAttributes attributes) {
     return made<ByteOrder>(std::move(out));
 }
 
+namespace {
+
+// An anonymous chain is its rule's from now on, and goes with it.
+Result<void> bind_target(ParseContext& context, const Data& data) {
+    if (!data.chain)
+        return {};
+    const Chain* target = context.table.find_chain(*data.chain);
+    if (target == nullptr || (target->flags & NFT_CHAIN_BINDING) == 0)
+        return {};
+    // They do not nest: one that leads to itself would go while its own rules are changed.
+    if (context.chain != nullptr && (context.chain->flags & NFT_CHAIN_BINDING) != 0)
+        return fail(EOPNOTSUPP);
+    return context.transaction.bind(*target->key);
+}
+
+} // namespace
+
 MadeExpression make_immediate(ParseContext& context, RawAttributes attributes) {
     Attributes<NFTA_IMMEDIATE_MAX + 1> parts;
     TRY(parts.parse(attributes));
@@ -289,6 +307,7 @@ MadeExpression make_immediate(ParseContext& context, RawAttributes attributes) {
     if (out->data.verdict) {
         if (parts.number(NFTA_IMMEDIATE_DREG) != NFT_REG_VERDICT)
             return fail(EINVAL);
+        TRY(bind_target(context, out->data));
     } else {
         TRY(out->target_word,
             target_register(context, parts[NFTA_IMMEDIATE_DREG], out->data.length));

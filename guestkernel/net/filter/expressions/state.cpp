@@ -86,10 +86,12 @@ public:
     void evaluate(Evaluation& at) override {
         const u64 cost =
             type == NFT_LIMIT_PKTS ? period / rate : scaled(period, at.packet->length(), rate);
-        const u64 now = at.stack.now();
         bool over = true;
         {
             SpinGuard guard(lock_);
+            // Not before the lock: whoever waited for it would come with a time before the last
+            // packet's, and a bucket that is empty be filled by what is less than nothing.
+            const u64 now = at.stack.now();
             u64 tokens = tokens_ + (now - last_);
             if (tokens > most_)
                 tokens = most_;

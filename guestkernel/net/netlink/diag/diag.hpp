@@ -2,6 +2,7 @@
 // socket, or starts a dump.
 #pragma once
 
+#include "guestkernel/ipc/socket.hpp"
 #include "guestkernel/net/netlink/endpoint.hpp"
 
 namespace kernel::net::netlink {
@@ -27,12 +28,6 @@ u64 cookie_of_inode(u64 inode);
 // A user as whoever reads the dump knows it.
 u32 uid_for(const Endpoint* reader, u32 global);
 bool may_administer(const Endpoint* reader); // CAP_NET_ADMIN
-
-// SK_MEMINFO_*, in their order.
-struct SocketMemory {
-    u32 received = 0, receive_buffer = 0, sent = 0, send_buffer = 0, ahead = 0, queued = 0,
-        options = 0, backlog = 0, drops = 0;
-};
 
 void start_sock_diag();
 

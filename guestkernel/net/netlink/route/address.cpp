@@ -314,7 +314,8 @@ Result<void> new_address(Request& request) {
     } else {
         const bool probe =
             v6 && interface->has_link_addresses() && (address.flags & IFA_F_NODAD) == 0 &&
-            interface->settings.accept_dad != 0 && (interface->flags() & iff_no_arp) == 0;
+            stack.settings.greater(*interface, &Interface::Settings::accept_dad) != 0 &&
+            (interface->flags() & iff_no_arp) == 0;
         if (probe) {
             address.flags |= IFA_F_TENTATIVE;
             address.probes_left = interface->settings.dad_transmits;

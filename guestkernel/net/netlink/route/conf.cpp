@@ -17,7 +17,13 @@ void conf4(Stack&, const Interface::Settings& settings, i32 (&out)[conf4_values]
     set(IPV4_DEVCONF_ARPFILTER, settings.arp_filter);
     set(IPV4_DEVCONF_ARP_ANNOUNCE, settings.arp_announce);
     set(IPV4_DEVCONF_ARP_IGNORE, settings.arp_ignore);
-    set(IPV4_DEVCONF_PROMOTE_SECONDARIES, 1);
+    set(IPV4_DEVCONF_PROMOTE_SECONDARIES, settings.promote_secondaries);
+    set(IPV4_DEVCONF_PROXY_ARP, settings.proxy_arp);
+    set(IPV4_DEVCONF_LOG_MARTIANS, settings.log_martians);
+    set(IPV4_DEVCONF_ACCEPT_SOURCE_ROUTE, settings.accept_source_route);
+    set(IPV4_DEVCONF_SRC_VMARK, settings.src_valid_mark);
+    set(IPV4_DEVCONF_ARP_ACCEPT, settings.arp_accept);
+    set(IPV4_DEVCONF_DROP_GRATUITOUS_ARP, settings.drop_gratuitous_arp);
     set(IPV4_DEVCONF_ACCEPT_LOCAL, settings.accept_local);
     set(IPV4_DEVCONF_ROUTE_LOCALNET, settings.route_localnet);
     set(IPV4_DEVCONF_IGMPV2_UNSOLICITED_REPORT_INTERVAL, 10000);
@@ -61,7 +67,7 @@ void conf6(const Interface& interface, i32 (&out)[conf6_values]) {
     out[UseTempAddr] = settings.use_tempaddr;
     out[MaxAddresses] = 16;
     out[AcceptRaDefrtr] = settings.accept_ra_defrtr;
-    out[AcceptRaPinfo] = 1;
+    out[AcceptRaPinfo] = settings.accept_ra_pinfo;
     out[DisableIpv6] = settings.disable_ipv6;
     out[AcceptDad] = settings.accept_dad;
 }

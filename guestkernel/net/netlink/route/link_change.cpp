@@ -336,7 +336,7 @@ Result<Ref<Stack>> target_stack(Request& request, const Attribute* fd, const Att
     if (fd == nullptr && pid == nullptr)
         return Ref<Stack>::share(&request.stack());
     TRY(Ref<Stack> target, fd != nullptr ? stack_of_fd(fd->number()) : stack_of_pid(pid->number()));
-    if (request.sender().opener && !capable_over(target->owner(), CAP_NET_ADMIN))
+    if (!request.capable_at(*target, CAP_NET_ADMIN))
         return fail(EPERM);
     return target;
 }

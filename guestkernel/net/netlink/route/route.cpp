@@ -226,7 +226,7 @@ Result<void> start_route_dump(Request& request) {
 struct Question {
     rtmsg header;
     RouteKey key;
-    Ref<Interface> in;
+    Ref<Interface> in, out;
     IpAddress source;
     bool has_source = false, has_uid = false;
 };
@@ -250,6 +250,8 @@ Result<Question> read_question(Request& request) {
         out.has_source = true;
     }
     out.key.out_interface = attributes.number(RTA_OIF);
+    out.out = request.stack().interface(out.key.out_interface);
+    out.key.out = out.out.get();
     out.key.mark = attributes.number(RTA_MARK);
     out.key.tos = out.header.rtm_tos;
     out.key.uid = request.sender().opener ? current_task().credentials->euid : 0;
@@ -259,7 +261,7 @@ Result<Question> read_question(Request& request) {
         out.in = request.stack().interface(attributes.number(RTA_IIF));
         if (!out.in)
             return fail(ENODEV);
-        out.key.in_interface = out.in.get();
+        out.key.in = out.in.get();
     }
     return out;
 }

@@ -91,6 +91,7 @@ Result<void> check_gateway(Request& request, const RouteRequest& wanted, NextHop
             key.destination = hop.gateway;
             key.source = flow.source;
             key.out_interface = flow.interface;
+            key.out = hop.interface.get();
             TRY(const RouteTables::Found at, stack.routes().find(key, stack.now()));
             if (at.hop == nullptr || at.hop->has_gateway())
                 return false;
