@@ -711,6 +711,15 @@ def everyday():
         joey.nothing_is_left()
 
 
+def has_route():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return False
+    return True
+
+
 @case("people: flags as Docker 28 has them: files of variables, --add-host, --domainname, --timeout, version")
 def newer_flags():
     with people() as joey:
@@ -718,8 +727,13 @@ def newer_flags():
         with open(joey.path("env"), "wb") as file:
             file.write(b"\xef\xbb\xbfONE=1\r\n# no\n  TWO= b \nNOT_SET_ANYWHERE\n")
         ident = joey.path("id")
+        # A machine without a network has no address to give.
+        gateway = ("--add-host", "up:host-gateway")
+        if not has_route():
+            refused(joey.run(*gateway, "box:1", "true"), "host-gateway", 125)
+            gateway = ()
         joey.start("--name", "first", "--cidfile", ident, "--env-file", joey.path("env"), "-e", "GONE", "--add-host", "db=10.1.2.3",
-                   "--add-host", "up:host-gateway", "--domainname", "example.test", "-c", "512", "--disable-content-trust",
+                   *gateway, "--domainname", "example.test", "-c", "512", "--disable-content-trust",
                    "--health-cmd", "true", "--health-start-period", "60s", "--health-start-interval", "200ms", "--health-interval", "1h",
                    "box:1", "sh", "-c", "env; cat /etc/hosts /proc/sys/kernel/domainname; echo up; sleep 1000")
         with open(ident) as file:
@@ -729,7 +743,7 @@ def newer_flags():
         for line in ("ONE=1", "TWO= b ", "10.1.2.3\tdb", "example.test"):
             holds(f"{line!r} is there", line in lines, lines)
         holds("the image's variable is gone", not [line for line in lines if line.startswith(("GONE", "NOT_SET"))], lines)
-        holds("the gateway has an address", [line for line in lines if re.fullmatch(r"[0-9.]+\tup", line)], lines)
+        equal("the gateway's address", len(gateway) // 2, len([line for line in lines if re.fullmatch(r"[0-9.]+\tup", line)]))
         joey.until("healthy by its first check", lambda: "(healthy)" in joey.must("ps"))
         equal("exec", "file\n", joey.must("exec", "--env-file", joey.path("env"), "-e", "ONE=file", "first", "sh", "-c", "echo $ONE"))
         taken = joey.path("other")
