@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 
 #include "tests/guest/file_support.hpp"
@@ -207,6 +208,14 @@ void map_files() {
     const int again = open(memory_link.c_str(), O_RDWR);
     CHECK(again >= 0 && pwrite(again, "M", 1, 0) == 1 && of_memory[0] == 'M');
     close(again);
+
+    // A segment of System V has a file of the kernel's.
+    const int segment = shmget(IPC_PRIVATE, page, 0600);
+    CHECK(segment >= 0);
+    void* const attached = shmat(segment, nullptr, 0);
+    CHECK(shmctl(segment, IPC_RMID, nullptr) == 0);
+    CHECK(target_of(mapping_link(attached, page)) == "/SYSV00000000 (deleted)");
+    CHECK(shmdt(attached) == 0);
 
     // Nothing but the very ranges.
     const auto missing = [](const std::string& name) { return access(name.c_str(), F_OK) != 0; };

@@ -156,7 +156,7 @@ joey_user_return_window:
     jne joey_user_return
     cmpb $0, joey_clear_buffers(%rip)
     jne 2f
-    // SYSRET is several times faster than IRETQ, where it is the same: it takes RIP from RCX and RFLAGS from R11, which
+    // SYSRET is faster than IRETQ, where it does the same: it takes RIP from RCX and RFLAGS from R11, which
     // SYSCALL left there and nothing has changed since. TF and RF are beyond it, and an RIP that is no program's would
     // fault in ring 0, with the program's RSP.
 1:  cmpb $0, joey_sysret_on(%rip)

@@ -3,6 +3,7 @@
 #include <linux/errno.h>
 #include <linux/mman.h>
 
+#include "guestkernel/core/vdso.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/fs/vfs.hpp"
@@ -342,8 +343,9 @@ struct FileMapping {
 
 bool take_file_mapping(const MappingInfo& mapping, void* context) {
     auto& wanted = *static_cast<FileMapping*>(context);
-    // A mapping with a name is the kernel's own: the vDSO.
-    if (!mapping.file || mapping.name != nullptr || mapping.start.raw() < wanted.from)
+    // The vDSO's pages are every process's: nobody gets at them by their file.
+    if (!mapping.file || mapping.file.get() == vdso_image().file.get() ||
+        mapping.start.raw() < wanted.from)
         return true;
     wanted.found = true;
     wanted.start = mapping.start.raw();
