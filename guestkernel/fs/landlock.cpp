@@ -18,6 +18,14 @@ const LandlockDomain* own_domain() {
     return static_cast<const LandlockDomain*>(current_task().landlock.get());
 }
 
+u64 given_by(std::span<const LandlockRule> rules, const Inode* inode) {
+    for (usize at = landlock_find(rules, inode); at < rules.size() && rules[at].inode == inode;
+         at++)
+        if (rules[at].object->is(inode))
+            return rules[at].allowed;
+    return 0;
+}
+
 // What each layer allows at a place: what it does not handle, and what its rules give there and
 // above.
 Allowed allowed_at(const LandlockDomain& domain, const Path& path) {
@@ -35,9 +43,7 @@ Allowed allowed_at(const LandlockDomain& domain, const Path& path) {
     for (;;) {
         const Inode* inode = dentry->inode();
         for (usize i = 0; i < count && inode != nullptr; i++)
-            for (const LandlockRule& rule : domain.layers[i]->rules)
-                if (rule.object->is(inode))
-                    out.layers[i] |= rule.allowed;
+            out.layers[i] |= given_by(domain.layers[i]->rules.span(), inode);
         if (dentry.get() == &mount->root()) {
             if (!MountTree::cross_up(mount, dentry))
                 return out;
@@ -81,6 +87,20 @@ LandlockObject::LandlockObject(Dentry& place)
 LandlockObject::~LandlockObject() {
     SpinGuard guard(objects_lock);
     node_.unlink();
+}
+
+// There may be 65536 rules in each of 16 layers, and a path may be any number of directories deep:
+// to look at all of them at each would keep the CPU for minutes.
+usize landlock_find(std::span<const LandlockRule> rules, const Inode* inode) {
+    usize first = 0, end = rules.size();
+    while (first < end) {
+        const usize middle = first + (end - first) / 2;
+        if (rules[middle].inode < inode)
+            first = middle + 1;
+        else
+            end = middle;
+    }
+    return first;
 }
 
 // hook_sb_delete() of Linux.

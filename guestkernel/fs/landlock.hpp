@@ -2,6 +2,8 @@
 // version 2. A task without a domain pays one comparison.
 #pragma once
 
+#include <span>
+
 #include "base/intrusive_list.hpp"
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/path.hpp"
@@ -52,11 +54,15 @@ public:
 
 struct LandlockRule {
     Ref<LandlockObject> object;
+    const Inode* inode = nullptr; // the object's, or what was that: rules are sorted by it
     u64 allowed = 0;
 };
+// Where in sorted rules those about an inode begin. What follows with the same address and is about
+// nothing any more was made when another inode was there.
+usize landlock_find(std::span<const LandlockRule> rules, const Inode* inode);
 struct LandlockLayer : RefCounted {
     u64 handled = 0;
-    Vector<LandlockRule> rules;
+    Vector<LandlockRule> rules; // sorted
 };
 struct LandlockDomain : RefCounted {
     static constexpr usize most_layers = 16;

@@ -1,8 +1,11 @@
 #include "guestkernel/ipc/socket_rights.hpp"
 
+#include <linux/capability.h>
 #include <linux/errno.h>
+#include <linux/resource.h>
 
 #include "guestkernel/ipc/unix_socket.hpp"
+#include "guestkernel/task/process.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -11,12 +14,14 @@ namespace {
 
 // All messages of the system together: each file in flight pins memory that no descriptor shows.
 constexpr u32 most_in_flight = 65536;
+// Of one user without privileges, whatever its RLIMIT_NOFILE: the others pass files, too.
+constexpr u64 most_of_one_user = most_in_flight / 2;
 
 // Guards what is in flight: the count, the list, and each socket's own count and marks. Outside of
 // unix_lock().
 constinit SpinLock rights_lock{LockRank::Epoll};
 constinit u32 files_in_flight = 0;
-constinit UnixSocketFile* sockets_in_flight = nullptr;
+constinit base::IntrusiveList<UnixSocketFile, &UnixSocketFile::in_flight_node> sockets_in_flight;
 constinit bool collecting = false;
 // When so many are in flight, a sender looks for cycles: those of sockets that were closed while
 // they were in each other's queues end no socket, which would have looked.
@@ -30,12 +35,22 @@ UnixSocketFile* unix_socket(File& file) {
                : nullptr;
 }
 
-void leave_list_locked(UnixSocketFile& socket) {
-    UnixSocketFile** at = &sockets_in_flight;
-    while (*at != &socket)
-        at = &(*at)->next_in_flight;
-    *at = socket.next_in_flight;
-    socket.next_in_flight = nullptr;
+// Whose the files are. A worker of io_uring has its user's credentials, but counts against nobody.
+Result<Ref<UserAccount>> senders_account() {
+    const Task& task = current_task();
+    if (task.account || !task.credentials)
+        return Ref<UserAccount>(task.account);
+    return user_account(task.credentials->uid);
+}
+
+// As Linux counts them: each user has as many beside its open files (unix(7), ETOOMANYREFS).
+bool has_too_many(const Ref<UserAccount>& account) {
+    if (!account)
+        return false; // the kernel, or a unit test
+    const u64 own = current_limit(RLIMIT_NOFILE);
+    const u64 limit = own < most_of_one_user ? own : most_of_one_user;
+    return account->files_in_flight.load() > limit && !capable(CAP_SYS_RESOURCE) &&
+           !capable(CAP_SYS_ADMIN);
 }
 
 } // namespace
@@ -94,6 +109,8 @@ void discard_rights(Owned<FileRights> rights) {
     own.leave();
 }
 
+FileRights::FileRights() = default;
+
 FileRights::~FileRights() {
     arrive();
 }
@@ -110,6 +127,12 @@ Result<Owned<FileRights>> FileRights::clone() const {
 }
 
 Result<void> FileRights::depart() {
+    TRY(account_, senders_account());
+    if (has_too_many(account_)) {
+        collect_unix_cycles(); // some of it may be garbage
+        if (has_too_many(account_))
+            return fail(ETOOMANYREFS);
+    }
     {
         SpinGuard guard(rights_lock);
         if (files_in_flight + files_.size() < next_collection)
@@ -129,25 +152,26 @@ Result<void> FileRights::depart_locked() {
         return fail(ETOOMANYREFS);
     files_in_flight += static_cast<u32>(files_.size());
     in_flight_ = true;
-    for (Ref<File>& file : files_) {
-        UnixSocketFile* socket = unix_socket(*file);
-        if (socket == nullptr || socket->in_flight++ > 0)
-            continue;
-        socket->next_in_flight = sockets_in_flight;
-        sockets_in_flight = socket;
-    }
+    if (account_)
+        account_->files_in_flight.fetch_add(static_cast<u32>(files_.size()));
+    for (Ref<File>& file : files_)
+        if (UnixSocketFile* socket = unix_socket(*file); socket && socket->in_flight++ == 0)
+            sockets_in_flight.push_front(*socket);
     return {};
 }
 
 void FileRights::arrive() {
     if (!in_flight_)
         return;
+    const Ref<UserAccount> account = std::move(account_); // let go of without the lock
+    if (account)
+        account->files_in_flight.fetch_sub(static_cast<u32>(files_.size()));
     SpinGuard guard(rights_lock);
     in_flight_ = false;
     files_in_flight -= static_cast<u32>(files_.size());
     for (Ref<File>& file : files_)
         if (UnixSocketFile* socket = unix_socket(*file); socket && --socket->in_flight == 0)
-            leave_list_locked(*socket);
+            sockets_in_flight.remove(*socket);
 }
 
 namespace {
@@ -184,22 +208,22 @@ void for_each_socket_in(UnixSocketFile& socket, F&& function) {
 // move meanwhile are of reachable sockets: they can only make fewer suspects (depart() and
 // arrive(), which count, wait for the lock, and so does clone(), which takes references out).
 void find_cycles_locked() {
-    for (UnixSocketFile* s = sockets_in_flight; s != nullptr; s = s->next_in_flight) {
-        s->suspected = s->ref_count() == s->in_flight;
-        s->unexplained = s->in_flight;
+    for (UnixSocketFile& s : sockets_in_flight) {
+        s.suspected = s.ref_count() == s.in_flight;
+        s.unexplained = s.in_flight;
     }
-    for (UnixSocketFile* s = sockets_in_flight; s != nullptr; s = s->next_in_flight)
-        if (s->suspected)
-            for_each_socket_in(*s, [](UnixSocketFile& child) { child.unexplained--; });
+    for (UnixSocketFile& s : sockets_in_flight)
+        if (s.suspected)
+            for_each_socket_in(s, [](UnixSocketFile& child) { child.unexplained--; });
     UnixSocketFile* to_scan = nullptr;
     const auto clear = [&](UnixSocketFile& s) {
         s.suspected = false;
         s.next_to_scan = to_scan;
         to_scan = &s;
     };
-    for (UnixSocketFile* s = sockets_in_flight; s != nullptr; s = s->next_in_flight)
-        if (s->suspected && s->unexplained > 0)
-            clear(*s);
+    for (UnixSocketFile& s : sockets_in_flight)
+        if (s.suspected && s.unexplained > 0)
+            clear(s);
     while (UnixSocketFile* s = to_scan) {
         to_scan = s->next_to_scan;
         for_each_socket_in(*s, [&](UnixSocketFile& child) {
@@ -212,31 +236,28 @@ void find_cycles_locked() {
 } // namespace
 
 void collect_unix_cycles() {
-    // One message after the other: closing its files may make the next round's.
+    // All that is found at once: a round goes through everything that is in flight, and there may
+    // be as many cycles as that. Closing the files may make the next round's.
     for (;;) {
-        FileRights* found = nullptr;
+        RightsDrain found;
         {
             SpinGuard guard(rights_lock);
-            if (sockets_in_flight == nullptr || collecting)
+            if (sockets_in_flight.empty() || collecting)
                 return;
             find_cycles_locked();
-            for (UnixSocketFile* s = sockets_in_flight; s != nullptr && found == nullptr;
-                 s = s->next_in_flight) {
-                if (!s->suspected)
-                    continue;
-                for_each_carrier(s->endpoint(), [&](UnixSegment& segment) {
-                    if (found == nullptr) {
-                        found = segment.rights;
-                        segment.rights = nullptr;
-                    }
-                });
-            }
-            if (found == nullptr)
+            for (UnixSocketFile& s : sockets_in_flight)
+                if (s.suspected)
+                    for_each_carrier(s.endpoint(), [&](UnixSegment& segment) {
+                        found.push(std::exchange(segment.rights, nullptr));
+                    });
+            if (found.waiting == nullptr)
                 return;
             collecting = true;
         }
-        found->arrive();
-        discard_rights(Owned<FileRights>(found));
+        while (FileRights* rights = found.pop()) {
+            rights->arrive();
+            discard_rights(Owned<FileRights>(rights));
+        }
         SpinGuard guard(rights_lock);
         collecting = false;
     }

@@ -7,12 +7,14 @@
 
 namespace kernel {
 
+class UserAccount;
+
 // The files of one message. While it sits in a queue it is in flight: counted, and known to the
 // collector of cycles.
 class FileRights {
 public:
     static constexpr usize limit = 253; // SCM_MAX_FD
-    FileRights() = default;
+    FileRights();
     FileRights(const FileRights&) = delete;
     FileRights& operator=(const FileRights&) = delete;
     ~FileRights();
@@ -22,8 +24,8 @@ public:
     Result<Owned<FileRights>> clone() const;
     std::span<Ref<File>> files() { return files_.span(); }
 
-    // Around its stay in a queue. ETOOMANYREFS: too much is in flight. Requires: no lock is held;
-    // files of closed cycles may be closed.
+    // Around its stay in a queue. ETOOMANYREFS: too much is in flight, in all or of the caller's
+    // user. Requires: no lock is held; files of closed cycles may be closed.
     Result<void> depart();
     void arrive();
 
@@ -31,6 +33,7 @@ private:
     friend struct RightsDrain;
     Result<void> depart_locked();
     Vector<Ref<File>> files_;
+    Ref<UserAccount> account_;   // whose they are while they are in flight
     FileRights* next_ = nullptr; // of those that wait to be closed
     bool in_flight_ = false;
 };

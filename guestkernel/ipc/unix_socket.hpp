@@ -177,7 +177,7 @@ public:
     u32 in_flight = 0;
     u32 unexplained = 0;
     bool suspected = false;
-    UnixSocketFile* next_in_flight = nullptr;
+    base::ListNode in_flight_node;
     UnixSocketFile* next_to_scan = nullptr;
 
 private:

@@ -187,10 +187,20 @@ Result<u64> AddressSpaceImpl::choose_address(const MapRequest& request) const {
     return found;
 }
 
-bool AddressSpaceImpl::limits_allow(u64 pages, u32 protection, u32 flags) const {
-    if (pages > huge || total_pages + pages > space.limits.address_space >> page_shift)
+u64 AddressSpaceImpl::mapped_pages(u64 start, u64 end) const {
+    u64 pages = 0;
+    for (const Vma* vma = vmas.find_from(start); vma != nullptr && vma->start < end;
+         vma = VmaTree::next(*vma))
+        pages += ((end < vma->end ? end : vma->end) - (start > vma->start ? start : vma->start)) >>
+                 page_shift;
+    return pages;
+}
+
+bool AddressSpaceImpl::limits_allow(u64 pages, u32 protection, u32 flags, u64 replaced) const {
+    const u64 more = pages - replaced;
+    if (pages > huge || total_pages + more > space.limits.address_space >> page_shift)
         return false;
-    if (is_data(protection, flags) && data_pages + pages > space.limits.data >> page_shift)
+    if (is_data(protection, flags) && data_pages + more > space.limits.data >> page_shift)
         return false;
     // Heuristic overcommit: only what could never fit is refused, and only if it wants to be
     // counted.
@@ -325,16 +335,17 @@ Result<VirtAddr> AddressSpace::map(const MapRequest& request) {
         MutexGuard guard(impl_->mutex);
         TRY(start, impl_->choose_address(request));
         const u64 end = start + request.length;
-        if (impl_->lock_future)
-            vma->flags |= vma_locked;
+        vma->flags |= impl_->lock_future;
         const u64 pages = request.length >> page_shift;
-        if (!impl_->limits_allow(pages, vma->protection, vma->flags) ||
+        // Programs reserve address space and later map over parts of it.
+        const u64 replaced = (request.flags & MAP_FIXED) != 0 ? impl_->mapped_pages(start, end) : 0;
+        if (!impl_->limits_allow(pages, vma->protection, vma->flags, replaced) ||
             impl_->vmas.count() >= max_mappings)
             return fail(ENOMEM);
         if ((vma->flags & vma_locked) != 0) {
             if (impl_->locked_pages + pages > impl_->lock_limit() >> page_shift)
                 return fail(EAGAIN);
-            populate = true;
+            populate = populate || (vma->flags & vma_lock_on_fault) == 0;
         }
         if ((request.flags & MAP_FIXED) != 0 && !impl_->vmas.range_free(start, end))
             TRY(impl_->unmap_range(start, end, removed));
@@ -392,7 +403,7 @@ void AddressSpaceImpl::set_break_page(u64 wanted, RemovedVmas& removed) {
         if (!vmas.range_free(old_end, new_end + guard) ||
             !limits_allow((new_end - old_end) >> page_shift, PROT_READ | PROT_WRITE, 0))
             return;
-        if (lock_future &&
+        if (lock_future != 0 &&
             locked_pages + ((new_end - old_end) >> page_shift) > lock_limit() >> page_shift)
             return;
         Vma* vma = new (std::nothrow) Vma;
@@ -401,7 +412,7 @@ void AddressSpaceImpl::set_break_page(u64 wanted, RemovedVmas& removed) {
         vma->start = old_end;
         vma->end = new_end;
         vma->protection = PROT_READ | PROT_WRITE;
-        vma->flags = lock_future ? u32{vma_locked} : 0;
+        vma->flags = lock_future;
         vma->name = "[heap]";
         add_vma(*vma);
         merge(*vma, removed);
@@ -419,7 +430,7 @@ VirtAddr AddressSpace::set_break(VirtAddr wanted) {
             wanted.raw() - impl_->break_start <= limits.data)
             impl_->set_break_page(wanted.raw(), removed);
         end = impl_->break_end;
-        if (impl_->lock_future && end > old)
+        if (impl_->lock_future == vma_locked && end > old)
             populate_from = page_up(old);
     }
     if (populate_from != 0)

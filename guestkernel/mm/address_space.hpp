@@ -37,6 +37,7 @@ struct MappingInfo {
     u64 proportional_bytes;                          // each page divided by how many map it
     bool no_dump, no_fork, wiped_on_fork, at_random; // madvise(2)
     bool locked_on_fault;                            // mlock2(2)
+    bool read_from_file;                             // what is absent is not zeros
     Ref<RefCounted> name_holder;                     // keeps `name`
 };
 
@@ -80,7 +81,9 @@ public:
     Result<void> lock_range(VirtAddr start, u64 length, bool locked, bool on_fault);
     Result<void> lock_all(bool current, bool future,
                           bool on_fault); // mlockall(2); neither: munlockall(2)
-    Result<void> resident(VirtAddr start, u64 length, u8* out); // mincore(2): one byte per page
+    // One byte per page. `discreet`, for mincore(2): all of a file that the caller may not change
+    // counts as resident.
+    Result<void> resident(VirtAddr start, u64 length, u8* out, bool discreet = false);
     // brk(2): returns the new break, or the old one when the request cannot be met.
     VirtAddr set_break(VirtAddr wanted);
     // The program image's limits, set by execve.

@@ -80,7 +80,7 @@ struct AddressSpaceImpl {
     VmaTree vmas;
     PageTable table;
     u64 break_start = 0, break_end = 0;
-    bool lock_future = false;
+    u32 lock_future = 0; // vma_locked, vma_lock_on_fault: what new mappings get (mlockall(2))
     Ref<WrittenAfterFork> written_after_fork; // of the whole family; null until the first fork
     // Pages, under `mutex`.
     u64 total_pages = 0, locked_pages = 0, data_pages = 0, stack_pages = 0, text_pages = 0;
@@ -93,7 +93,9 @@ struct AddressSpaceImpl {
 
     // --- address_space.cpp; `mutex` is held exclusively
     Result<u64> choose_address(const MapRequest& request) const;
-    bool limits_allow(u64 pages, u32 protection, u32 flags) const;
+    // `replaced`: pages that are mapped where the new ones come.
+    bool limits_allow(u64 pages, u32 protection, u32 flags, u64 replaced = 0) const;
+    u64 mapped_pages(u64 start, u64 end) const;
     void account(const Vma& vma, bool added);
     void add_vma(Vma& vma);
     void show_in_cache(Vma& vma);
@@ -146,6 +148,11 @@ struct AddressSpaceImpl {
     Result<void> fill_private(Vma& vma, u64 page, FrameRef frame, bool guarded);
     Result<void> fill_shared(Vma& vma, u64 page, FrameRef frame);
 };
+
+// Where a table was wanted under a spin lock and the reserve of frames is used up: gives clean page
+// cache up, or ENOMEM. Nothing is written back for it: the caller holds the mutex exclusively,
+// which a FUSE server among the program's own threads may be waiting for.
+Result<void> make_room_for_tables();
 
 // Translations that are gone or lost a permission, and frames to give back, once no CPU can use
 // them any more.

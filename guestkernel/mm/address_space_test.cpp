@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include <linux/userfaultfd.h>
 #include <sys/mman.h>
 
 #include <catch2/catch.hpp>
@@ -13,6 +14,7 @@
 #include "guestkernel/arch/hosted/hosted.hpp"
 #include "guestkernel/mm/address_space_impl.hpp"
 #include "guestkernel/mm/fake_file.hpp"
+#include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 #include "guestkernel/task/task.hpp"
@@ -541,6 +543,67 @@ TEST_CASE("nothing is written back for copies that are made ahead") {
         put_frame(*frame);
     CHECK(load(*test.space, start + 3 * page_size) == 2);
     CHECK(load(*child, start + 3 * page_size) == 1);
+}
+
+TEST_CASE("fork and mremap give page cache up for the tables that they need") {
+    constexpr u64 leaf = 512 * page_size;
+    constexpr u64 leaves = 48;
+    SpaceTest test(32 * mebibyte);
+    const u64 start =
+        test.map(512 * (leaves + 1), read_write, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+    for (u64 i = 0; i < leaves; i++)
+        REQUIRE(store(*test.space, start + i * leaf, static_cast<u8>(i + 1)));
+    const u64 cached = 1024;
+    Ref<FakeFile> file = *make_ref<FakeFile>(cached * page_size, O_RDWR);
+    for (u64 i = 0; i < cached; i++)
+        REQUIRE(file->cache->get(i));
+    std::vector<Frame*> taken;
+    while (Frame* frame = alloc_frame(false))
+        taken.push_back(frame);
+    auto child = test.space->clone();
+    REQUIRE(child);
+    while (Frame* frame = alloc_frame(false))
+        taken.push_back(frame);
+    const u64 length = leaf * leaves;
+    auto moved = test.space->remap(VirtAddr(start), length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                   VirtAddr(u64{1} << 40));
+    REQUIRE(moved);
+    CHECK(file->source.writes == 0);
+    CHECK(file->cache->resident_pages() < cached);
+    for (Frame* frame : taken)
+        put_frame(*frame);
+    for (u64 i = 0; i < leaves; i++) {
+        CHECK(load(*test.space, (*moved).raw() + i * leaf) == static_cast<int>(i + 1));
+        CHECK(load(**child, start + i * leaf) == static_cast<int>(i + 1));
+    }
+}
+
+TEST_CASE("a fork that fails half-way leaves no child behind for who would serve its faults") {
+    SpaceTest test(16 * mebibyte);
+    Ref<UserfaultContext> context = *make_ref<UserfaultContext>(test.space, false);
+    context->features.store(UserfaultContext::ready | UFFD_FEATURE_EVENT_FORK);
+    const u64 start = test.map(4);
+    REQUIRE(store(*test.space, start, 1));
+    u64 ioctls = 0;
+    REQUIRE(register_userfault(*context, {start, 4 * page_size}, vma_fault_write, ioctls));
+    for (usize bytes = 16; bytes <= 1024; bytes *= 2)
+        kfree(kmalloc(bytes)); // small objects do not run out
+    const u64 tables = memory_stats().page_tables;
+    std::vector<Frame*> taken;
+    while (Frame* frame = alloc_frame(false))
+        taken.push_back(frame);
+    for (int i = 0; i < 2; i++) { // for the root and the table below it
+        put_frame(*taken.back());
+        taken.pop_back();
+    }
+    auto child = test.space->clone();
+    REQUIRE(!child);
+    CHECK(child.error().code == ENOMEM);
+    release_kept_page_tables();
+    CHECK(memory_stats().page_tables == tables);
+    for (Frame* frame : taken)
+        put_frame(*frame);
+    context->close();
 }
 
 TEST_CASE("views of shared memory are no more than mappings may be") {

@@ -4,6 +4,7 @@
 #include <linux/userfaultfd.h>
 
 #include "guestkernel/fs/inode.hpp"
+#include "guestkernel/fs/permission.hpp"
 #include "guestkernel/mm/change_mappings.hpp"
 #include "guestkernel/sched/scheduler.hpp"
 
@@ -189,6 +190,23 @@ Result<void> will_need(AddressSpaceImpl& impl, u64 start, u64 end) {
     return {};
 }
 
+bool locked_within(AddressSpaceImpl& impl, u64 start, u64 end) {
+    SharedGuard guard(impl.mutex);
+    for (Vma* vma = impl.vmas.find_from(start); vma != nullptr && vma->start < end;
+         vma = VmaTree::next(*vma))
+        if ((vma->flags & vma_locked) != 0)
+            return true;
+    return false;
+}
+
+// What of a file others have used lately is told to those only who may change the file.
+bool tells_residence(const Vma& vma) {
+    constexpr u32 may_write = 2;
+    Inode* inode = vma.file ? vma.file->inode() : nullptr;
+    return inode == nullptr || owner_or_capable(*inode) ||
+           check_permission(*inode, may_write).has_value();
+}
+
 } // namespace
 
 Result<void> AddressSpace::advise(VirtAddr address, u64 length, int advice) {
@@ -257,6 +275,8 @@ Result<void> AddressSpace::sync(VirtAddr address, u64 length, int flags) {
     if (length > user_max || start > user_max - page_up(length))
         return fail(ENOMEM);
     const u64 end = start + page_up(length);
+    if ((flags & MS_INVALIDATE) != 0 && locked_within(*impl_, start, end))
+        return fail(EBUSY);
     bool holes = false;
     while (start < end) {
         CachePart part = next_cache_part(*impl_, start, end, true, holes);
@@ -272,7 +292,7 @@ Result<void> AddressSpace::sync(VirtAddr address, u64 length, int flags) {
     return {};
 }
 
-Result<void> AddressSpace::resident(VirtAddr address, u64 length, u8* out) {
+Result<void> AddressSpace::resident(VirtAddr address, u64 length, u8* out, bool discreet) {
     const u64 start = address.raw();
     if (start % page_size != 0)
         return fail(EINVAL);
@@ -280,9 +300,10 @@ Result<void> AddressSpace::resident(VirtAddr address, u64 length, u8* out) {
         return fail(ENOMEM);
     return for_each_part(
         *impl_, start, start + page_up(length), [&](Vma& vma, u64 from, u64 to) -> Result<void> {
+            const bool known = !discreet || tells_residence(vma);
             for (u64 at = from; at < to; at += page_size) {
-                bool present = false;
-                {
+                bool present = !known;
+                if (known) {
                     SpinGuard guard(impl_->table.lock());
                     const u64* entry = impl_->table.find(at);
                     present = entry != nullptr && *entry != 0;

@@ -14,9 +14,10 @@ namespace {
 // copying what is present (20 ns an entry) costs less than the first fault would.
 constexpr u64 largest_copied_file_mapping = u64{16} << 20;
 
-// Requires: the parent's page table lock is held; nobody else knows the child.
-Result<void> copy_leaf(AddressSpaceImpl& child, const LeafRange& leaf, bool copy_file_pages,
-                       bool keep_guard, Gather& gather) {
+// False: there is no memory for the child's table, and nothing was copied. Requires: the parent's
+// page table lock is held; nobody else knows the child.
+bool copy_leaf(AddressSpaceImpl& child, const LeafRange& leaf, bool copy_file_pages,
+               bool keep_guard, Gather& gather) {
     u64* to = nullptr;
     for (unsigned i = leaf.first; i < leaf.end; i++) {
         u64 entry = leaf.entries[i];
@@ -28,7 +29,7 @@ Result<void> copy_leaf(AddressSpaceImpl& child, const LeafRange& leaf, bool copy
         if (to == nullptr) {
             to = child.table.make(leaf.base);
             if (to == nullptr)
-                return fail(ENOMEM);
+                return false;
         }
         if ((entry & arch::pte_write) != 0) {
             entry &= ~arch::pte_write;
@@ -41,28 +42,32 @@ Result<void> copy_leaf(AddressSpaceImpl& child, const LeafRange& leaf, bool copy
         to[i] = keep_guard ? entry : entry & ~pte_guarded;
         child.note_resident(entry, 1, false);
     }
-    return {};
+    return true;
 }
 
 Result<void> copy_pages(AddressSpaceImpl& parent, AddressSpaceImpl& child, const Vma& vma,
                         bool keep_guard, Gather& gather) {
     const bool copy_file_pages =
         vma.cache && vma.length() <= largest_copied_file_mapping && !vma.cache->memory_only();
-    Result<void> outcome;
-    u64 at = vma.start;
-    while (outcome && at < vma.end) {
+    for (u64 at = vma.start; at < vma.end;) {
+        u64 wanting = 0; // the first page whose table there is no memory for
         {
             SpinGuard guard(parent.table.lock());
             at = parent.table.for_some_leaves(
                 at, vma.end, leaves_per_step, [&](const LeafRange& leaf) {
-                    if (outcome)
-                        outcome = copy_leaf(child, leaf, copy_file_pages, keep_guard, gather);
+                    if (wanting == 0 &&
+                        !copy_leaf(child, leaf, copy_file_pages, keep_guard, gather))
+                        wanting = leaf.address(leaf.first);
                 });
+        }
+        if (wanting != 0) {
+            at = wanting;
+            TRY(make_room_for_tables());
         }
         if (at < vma.end)
             cond_resched();
     }
-    return outcome;
+    return {};
 }
 
 // Gives the child its own copy of a page that either side is about to write; the parent's is its
@@ -120,6 +125,11 @@ public:
         TRY(pairs_.push_back({context, twin}));
         return twin;
     }
+    // There is no child after all: a context and the space it serves hold each other.
+    void give_up() {
+        for (Pair& pair : pairs_.span())
+            pair.child->close();
+    }
     // The reader gets a descriptor of the twin. What nobody takes serves nothing.
     void tell() {
         for (Pair& pair : pairs_.span()) {
@@ -139,8 +149,11 @@ private:
 
 Result<Ref<AddressSpace>> AddressSpace::clone() {
     ForkedUserfaults userfaults;
-    TRY(Ref<AddressSpace> copy, clone_mappings(userfaults));
-    userfaults.tell();
+    Result<Ref<AddressSpace>> copy = clone_mappings(userfaults);
+    if (copy)
+        userfaults.tell();
+    else
+        userfaults.give_up();
     return copy;
 }
 

@@ -84,6 +84,12 @@ bool tracks_dirty(const Vma& vma) {
 
 } // namespace
 
+Result<void> make_room_for_tables() {
+    if (reclaim_clean_pages(leaves_per_step) == 0 && release_kept_page_tables() == 0)
+        return fail(ENOMEM);
+    return {};
+}
+
 FaultOutcome AddressSpaceImpl::make_table(u64 page) {
     // The allocation under the spin lock found nothing: make room without it.
     Frame* frame = alloc_frame();
@@ -321,7 +327,7 @@ u64 AddressSpaceImpl::reuse_around(Vma& vma, u64 page, u64 pages) {
 }
 
 // A store to a page that is present and read-only, though the mapping is writable (or the store is
-// forced).
+// forced; then it may be hidden, too).
 FaultOutcome AddressSpaceImpl::fault_read_only(Vma& vma, u64 page, u64 seen, FaultInfo& info) {
     FrameRef from;
     {
@@ -390,6 +396,8 @@ FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, Faul
         (void)vma.file->inode()->attributes(); // counts the page, if it is new
     if (write && !vma.shared()) {
         const FaultOutcome outcome = install_copy(vma, page, 0, **found, info);
+        if (outcome == FaultOutcome::NoMemory)
+            return make_table(page); // and the access tries again
         if (outcome == FaultOutcome::Done && vma.pages() <= 256 &&
             (vma.protection & PROT_WRITE) != 0)
             copy_around(vma, page);
@@ -422,8 +430,11 @@ FaultOutcome AddressSpaceImpl::resolve(Vma& vma, u64 address, bool write, u64 le
         }
         return fault_read_only(vma, page, seen, info);
     }
-    if (seen != 0)
-        return FaultOutcome::BadAccess; // hidden behind PROT_NONE
+    if (seen != 0) { // hidden behind PROT_NONE
+        if (!info.force)
+            return FaultOutcome::BadAccess;
+        return write ? fault_read_only(vma, page, seen, info) : FaultOutcome::Done;
+    }
     if (vma.userfault && !beyond_end(vma, page) &&
         asks_userfault(vma, page, write, info.userfault_flags)) {
         info.userfault = vma.userfault;

@@ -11,17 +11,23 @@ AddressSpace* current_address_space() {
     return current_task().address_space.get();
 }
 
-FaultOutcome AddressSpaceImpl::frame_at(u64 address, bool write, bool force, FrameRef& out) {
+namespace {
+
+// Calls `use(frame)` for the frame behind an address, with the page table's lock held: until it
+// returns, the entry that allows the access stays.
+template <typename F>
+FaultOutcome with_frame(AddressSpaceImpl& impl, u64 address, bool write, bool force, F&& use) {
     // Present pages of the right kind may go again between fault and look; a few rounds are plenty.
     for (unsigned attempt = 0; attempt < 16; attempt++) {
         FaultInfo info;
         info.force = force;
-        const FaultOutcome outcome = fault(address, write ? arch::fault_write : 0, info);
+        const FaultOutcome outcome = impl.fault(address, write ? arch::fault_write : 0, info);
         if (outcome != FaultOutcome::Done)
             return outcome;
-        SpinGuard guard(table.lock());
-        const u64* entry = table.find(address);
-        if (entry == nullptr || (*entry & arch::pte_present) == 0)
+        SpinGuard guard(impl.table.lock());
+        const u64* entry = impl.table.find(address);
+        // Behind PROT_NONE is what debuggers and core files are to see, too.
+        if (entry == nullptr || *entry == 0 || ((*entry & arch::pte_present) == 0 && !force))
             continue;
         Frame* frame = frame_of(*entry);
         if (frame == nullptr)
@@ -30,10 +36,17 @@ FaultOutcome AddressSpaceImpl::frame_at(u64 address, bool write, bool force, Fra
         const bool own = (*entry & pte_private) != 0 && frame->refs.load(base::Order::Acquire) == 1;
         if (write && (*entry & arch::pte_write) == 0 && !(force && own))
             continue;
-        out = FrameRef::share(*frame);
+        use(*frame);
         return FaultOutcome::Done;
     }
     return FaultOutcome::NoMemory;
+}
+
+} // namespace
+
+FaultOutcome AddressSpaceImpl::frame_at(u64 address, bool write, bool force, FrameRef& out) {
+    return with_frame(*this, address, write, force,
+                      [&](Frame& frame) { out = FrameRef::share(frame); });
 }
 
 Result<FrameRef> AddressSpace::frame_at(VirtAddr address, bool write) {
@@ -69,10 +82,15 @@ usize AddressSpace::write_foreign(VirtAddr to, const void* from, usize bytes, bo
         const u64 at = to.raw() + done;
         const usize rest = page_size - at % page_size;
         const usize part = bytes - done < rest ? bytes - done : rest;
-        FrameRef frame;
-        if (at >= user_max || impl_->frame_at(at, true, force, frame) != FaultOutcome::Done)
+        // Under the lock, as if by an instruction of the program: a page that is written back
+        // loses its mark first and its permission then, and a store after both would be nobody's
+        // to write.
+        const auto store = [&](Frame& frame) {
+            __builtin_memcpy(static_cast<u8*>(frame_data(frame)) + at % page_size,
+                             static_cast<const u8*>(from) + done, part);
+        };
+        if (at >= user_max || with_frame(*impl_, at, true, force, store) != FaultOutcome::Done)
             break;
-        __builtin_memcpy(frame.data() + at % page_size, static_cast<const u8*>(from) + done, part);
         done += part;
     }
     return done;
@@ -151,6 +169,7 @@ void AddressSpace::for_each_mapping(bool (*callback)(const MappingInfo&, void*),
             info.wiped_on_fork = (vma->flags & vma_wipe_on_fork) != 0;
             info.at_random = (vma->flags & vma_random) != 0;
             info.locked_on_fault = (vma->flags & vma_lock_on_fault) != 0;
+            info.read_from_file = vma->cache && !vma->cache->memory_only();
             info.offset = vma->file ? vma->offset : 0;
             info.file = vma->file;
             info.name = vma->name;

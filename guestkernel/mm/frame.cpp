@@ -359,7 +359,11 @@ Frame* alloc_frames(unsigned order, bool may_reclaim, Charge how) {
 }
 
 Frame* alloc_zeroed_frame(bool may_reclaim) {
-    Frame* frame = alloc_with_flag(0, may_reclaim, Charge::Try);
+    return alloc_zeroed_frame(may_reclaim, Charge::Try);
+}
+
+Frame* alloc_zeroed_frame(bool may_reclaim, Charge how) {
+    Frame* frame = alloc_with_flag(0, may_reclaim, how);
     if (frame == nullptr)
         return nullptr;
     if ((frame->flags.load(base::Order::Relaxed) & frame_zeroed) == 0)

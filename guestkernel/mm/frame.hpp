@@ -51,6 +51,7 @@ Frame* alloc_frames(unsigned order, bool may_reclaim, Charge how);
 // Tells what a fresh frame is for; null stays null.
 Frame* as_kind(FrameKind kind, Frame* frame);
 Frame* alloc_zeroed_frame(bool may_reclaim = true);
+Frame* alloc_zeroed_frame(bool may_reclaim, Charge how);
 // Called whenever memory runs short, by who needs some: may only note it for another task.
 void set_memory_pressure_hook(void (*hook)());
 inline Frame* alloc_frame(bool may_reclaim = true) {

@@ -153,8 +153,15 @@ u64 restart_peak(MemoryGroup& group) {
     return group.usage;
 }
 
+// Under the lock: a group is retired before its Cgroup goes.
+Ref<Cgroup> cgroup_of(MemoryGroup& group) {
+    SpinGuard guard(charge_lock);
+    if (group.cgroup == nullptr || !group.cgroup->try_add_ref())
+        return {};
+    return Ref<Cgroup>::adopt(group.cgroup);
+}
+
 void note_memory_event(MemoryGroup& group, MemoryEvent event) {
-    Ref<Cgroup> told;
     const auto count = [event](MemoryEvents& in) {
         u64* const counters[] = {&in.low, &in.high,     &in.max,
                                  &in.oom, &in.oom_kill, &in.oom_group_kill};
@@ -165,10 +172,8 @@ void note_memory_event(MemoryGroup& group, MemoryEvent event) {
         count(group.local_events);
         for (MemoryGroup* at = &group; at != nullptr; at = at->parent)
             count(at->events);
-        if (group.cgroup != nullptr && group.cgroup->try_add_ref())
-            told = Ref<Cgroup>::adopt(group.cgroup);
     }
-    if (told) {
+    if (const Ref<Cgroup> told = cgroup_of(group)) {
         cgroup_event(*told, CgroupEvent::MemoryEventsLocal);
         for (Cgroup* at = told.get(); at != nullptr; at = at->parent.get())
             cgroup_event(*at, CgroupEvent::MemoryEvents);

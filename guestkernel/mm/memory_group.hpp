@@ -9,6 +9,7 @@
 #pragma once
 
 #include "guestkernel/core/lock.hpp"
+#include "guestkernel/core/ref.hpp"
 #include "guestkernel/core/result.hpp"
 #include "guestkernel/mm/frame.hpp"
 
@@ -55,6 +56,7 @@ bool memory_groups_exist();
 Result<MemoryGroup*> make_memory_group(MemoryGroup* parent, Cgroup& owner);
 void retire_memory_group(MemoryGroup& group);
 MemoryGroup* memory_group_by_number(u16 number); // null: none
+Ref<Cgroup> cgroup_of(MemoryGroup& group);       // null: it is not online any more
 // Pages by use, with those of the groups below.
 u64 memory_group_kind(const MemoryGroup& group, FrameKind kind);
 

@@ -4,6 +4,7 @@
 
 #include <linux/mman.h>
 
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/mm/memory_internal.hpp"
 #include "guestkernel/mm/page_cache.hpp"
 
@@ -149,7 +150,10 @@ u64* PageTable::make(u64 address) {
     for (unsigned level = 4; level > 1; level--) {
         u64& entry = table[index_at(level, address)];
         if ((entry & arch::pte_present) == 0) {
-            Frame* frame = as_kind(FrameKind::PageTable, alloc_zeroed_frame(false));
+            // Under a spin lock nobody can wait for a group to come below its limit: fork(2) would
+            // fail, and a fault end the program, though there is page cache to give up. Whoever
+            // takes pages of the group next waits for it.
+            Frame* frame = as_kind(FrameKind::PageTable, alloc_zeroed_frame(false, Charge::Force));
             if (frame == nullptr)
                 return nullptr;
             // Volatile: the CPU, or a KVM that traps this store, sees the entry whole.

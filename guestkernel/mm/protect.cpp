@@ -172,13 +172,14 @@ Result<void> AddressSpace::lock_all(bool current, bool future, bool on_fault) {
             return fail(EPERM);
         if (current && impl_->total_pages > impl_->lock_limit() >> page_shift)
             return fail(ENOMEM);
-        impl_->lock_future = future;
+        const u32 lock = on_fault ? u32{vma_locked | vma_lock_on_fault} : u32{vma_locked};
+        impl_->lock_future = future ? lock : 0;
         if (current || !future) // neither: munlockall(2)
             for (Vma* vma = impl_->vmas.first(); vma != nullptr; vma = VmaTree::next(*vma)) {
                 impl_->account(*vma, false);
                 vma->flags &= ~u32{vma_locked | vma_lock_on_fault};
                 if (current)
-                    vma->flags |= on_fault ? u32{vma_locked | vma_lock_on_fault} : u32{vma_locked};
+                    vma->flags |= lock;
                 impl_->account(*vma, true);
             }
     }

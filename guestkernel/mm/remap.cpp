@@ -13,29 +13,44 @@ struct Move {
     bool keep_guard;
 };
 
-// Moves the entries of one range to another. Tables are made first: then nothing can fail half-way.
+// What is present of the old range. Requires: the page table's lock is held.
+template <typename F>
+void for_each_entry(AddressSpaceImpl& impl, const Move& move, F&& function) {
+    impl.table.for_each_leaf(move.from, move.from + move.length, [&](const LeafRange& leaf) {
+        for (unsigned i = leaf.first; i < leaf.end; i++)
+            if (leaf.entries[i] != 0)
+                function(leaf.entries[i], leaf.address(i));
+    });
+}
+
+// The tables of the new range: without them, what has begun could fail half-way.
+Result<void> make_tables(AddressSpaceImpl& impl, const Move& move) {
+    for (;;) {
+        bool complete = true;
+        {
+            SpinGuard guard(impl.table.lock());
+            u64 made = ~u64{0}; // the table that was made last, by its number
+            for_each_entry(impl, move, [&](u64&, u64 address) {
+                const u64 target = address - move.from + move.to;
+                if (target >> 21 != made && complete) {
+                    complete = impl.table.make(target) != nullptr;
+                    made = target >> 21;
+                }
+            });
+        }
+        if (complete)
+            return {};
+        TRY(make_room_for_tables());
+    }
+}
+
+// Moves the entries of one range to another. Nothing comes into the old one meanwhile: the mutex is
+// held exclusively.
 Result<void> move_pages(AddressSpaceImpl& impl, const Move& move) {
+    TRY(make_tables(impl, move));
     Gather gather(impl);
     SpinGuard guard(impl.table.lock());
-    bool complete = true;
-    const auto for_each_entry = [&](auto&& function) {
-        impl.table.for_each_leaf(move.from, move.from + move.length, [&](const LeafRange& leaf) {
-            for (unsigned i = leaf.first; i < leaf.end; i++)
-                if (leaf.entries[i] != 0)
-                    function(leaf.entries[i], leaf.address(i));
-        });
-    };
-    u64 made = ~u64{0}; // the table that was made last, by its number
-    for_each_entry([&](u64&, u64 address) {
-        const u64 target = address - move.from + move.to;
-        if (target >> 21 != made && complete) {
-            complete = impl.table.make(target) != nullptr;
-            made = target >> 21;
-        }
-    });
-    if (!complete)
-        return fail(ENOMEM);
-    for_each_entry([&](u64& entry, u64 address) {
+    for_each_entry(impl, move, [&](u64& entry, u64 address) {
         *impl.table.find(address - move.from + move.to) =
             move.keep_guard ? entry : entry & ~pte_guarded;
         entry = 0;
@@ -209,7 +224,7 @@ Result<VirtAddr> AddressSpace::remap(VirtAddr old_start, u64 old_length, u64 new
         MutexGuard guard(impl_->mutex);
         TRY(result, remap_locked(*impl_, request, removed, moved_for));
         const Vma* vma = impl_->vmas.find(result);
-        populate = vma != nullptr && (vma->flags & vma_locked) != 0;
+        populate = vma != nullptr && (vma->flags & (vma_locked | vma_lock_on_fault)) == vma_locked;
     }
     if (moved_for)
         moved_for->tell(UFFD_EVENT_REMAP, request.old_start, result, request.old_length);

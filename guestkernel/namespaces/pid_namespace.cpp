@@ -72,6 +72,14 @@ Result<i32> choose(PidNamespace& space, i32 wanted) {
     return number;
 }
 
+// Number 1 is for the first process of the namespace, also when the first attempt to make one has
+// failed, by a signal that wants to be handled first for example. Requires: `lock`.
+void give_back(Entry& entry) {
+    by_number.remove(entry_hash(*entry.space, entry.number), entry);
+    if (!entry.space->begun)
+        entry.space->last_number = 0;
+}
+
 void drop(i32 global) {
     SpinGuard guard(lock);
     Numbers* numbers = find_global(global);
@@ -80,7 +88,7 @@ void drop(i32 global) {
     by_global.remove(static_cast<u32>(global), *numbers);
     for (Entry& entry : numbers->levels)
         if (entry.home != nullptr)
-            by_number.remove(entry_hash(*entry.space, entry.number), entry);
+            give_back(entry);
     guard.unlock();
     count.fetch_sub(1);
     delete numbers;
@@ -175,7 +183,7 @@ Result<void> PidNumbers::take(PidNamespace* space, i32 global, const i32* wanted
             if (!number) {
                 for (Entry& taken : numbers.levels)
                     if (taken.home != nullptr)
-                        by_number.remove(entry_hash(*taken.space, taken.number), taken);
+                        give_back(taken);
                 return fail(number.error().code);
             }
             entry.number = *number;

@@ -200,7 +200,8 @@ Result<void> DatagramSocketFile::parse_control(std::span<const u8> control, Send
 }
 
 void DatagramSocketFile::apply_control(const SendControl& control, Flow& flow) {
-    if (control.has_source)
+    // One of the other version is not about this packet.
+    if (control.has_source && control.source.is_v6() == flow.destination.is_v6())
         flow.source = control.source;
     if (control.interface != 0)
         flow.interface = control.interface;

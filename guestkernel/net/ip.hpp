@@ -23,6 +23,12 @@ Result<void> link_output(Stack& stack, Destination& path, PacketPtr packet, cons
 // The rest of output for a packet whose header is complete: hooks, fragmentation, the link.
 // `whole`: EMSGSIZE rather than fragments.
 Result<void> finish_output(Stack& stack, Flow& flow, PacketPtr packet, bool whole);
+// Output of a packet whose header is its sender's (IP_HDRINCL), by all hooks. EMSGSIZE if it does
+// not fit in one piece. Requires: the flow is resolved.
+Result<void> output_with_header(Stack& stack, Flow& flow, PacketPtr packet);
+// Bytes of the largest packet, network header included, that leaves for it: of one that is cut into
+// segments, each has its own headers. Its transport header is marked then.
+u32 largest_piece(const Packet& packet);
 // Cuts a packet (which begins with its network header) into fragments for `mtu`: RFC 791, RFC 8200.
 Result<PacketList> fragment_packet(Stack& stack, PacketPtr packet, u32 mtu);
 void set_header_checksum(Packet& packet, u32 header_bytes);

@@ -84,7 +84,27 @@ void loop_back(Stack& stack, Flow& flow, const Packet& packet) {
     queue_receive(interface, std::move(copy));
 }
 
-// Bytes of each segment with its network header, for the check against the MTU.
+// In pieces that fit. Segments are datagrams of their own: each is cut for itself.
+Result<void> output_cut(Stack& stack, Flow& flow, PacketPtr packet, u32 mtu) {
+    PacketList datagrams;
+    if (packet->segmentation == Segmentation::Udp) {
+        datagrams = segment_packet(std::move(packet), true);
+        if (datagrams.empty())
+            return fail(ENOBUFS);
+    } else {
+        packet->finish_checksum();
+        datagrams.push_back(std::move(packet));
+    }
+    while (PacketPtr datagram = datagrams.pop_front()) {
+        TRY(PacketList pieces, fragment_packet(stack, std::move(datagram), mtu));
+        while (PacketPtr piece = pieces.pop_front())
+            TRY(link_output(stack, flow.path, std::move(piece), flow.destination));
+    }
+    return {};
+}
+
+} // namespace
+
 u32 largest_piece(const Packet& packet) {
     if (packet.segmentation == Segmentation::None)
         return packet.length();
@@ -96,8 +116,6 @@ u32 largest_piece(const Packet& packet) {
         return packet.length();
     return headers + tcp.header_bytes() + packet.segment_size;
 }
-
-} // namespace
 
 Result<void> finish_output(Stack& stack, Flow& flow, PacketPtr packet, bool whole) {
     const bool v6 = flow.destination.is_v6();
@@ -122,11 +140,7 @@ Result<void> finish_output(Stack& stack, Flow& flow, PacketPtr packet, bool whol
         stack.counters.count(v6 ? Counter::Ip6FragmentFailed : Counter::IpFragmentFailed);
         return fail(EMSGSIZE);
     }
-    packet->finish_checksum();
-    TRY(PacketList pieces, fragment_packet(stack, std::move(packet), mtu));
-    while (PacketPtr piece = pieces.pop_front())
-        TRY(link_output(stack, flow.path, std::move(piece), flow.destination));
-    return {};
+    return output_cut(stack, flow, std::move(packet), mtu);
 }
 
 namespace {
@@ -139,24 +153,50 @@ IpAddress destination_of(const Packet& packet, bool v6) {
     return IpAddress::from_wire(v6, bytes);
 }
 
-// Whether a hook changed what routes are found by.
-bool sent_elsewhere(const Flow& flow, const Packet& packet) {
-    return packet.mark != flow.mark ||
-           !(destination_of(packet, flow.destination.is_v6()) == flow.destination);
-}
-
 // The sender's flow stays as it is: its next packet goes through the hooks again.
-Result<void> output_elsewhere(Stack& stack, const Flow& flow, PacketPtr packet) {
+Result<void> output_elsewhere(Stack& stack, const Flow& flow, PacketPtr packet, bool whole) {
     Flow other = flow;
     other.destination = destination_of(*packet, flow.destination.is_v6());
     other.mark = packet->mark;
     other.any_source = true;
     other.path = {};
     TRY(resolve(stack, other));
-    return finish_output(stack, other, std::move(packet), other.dont_fragment);
+    return finish_output(stack, other, std::move(packet), whole);
+}
+
+Result<void> output_by_hooks(Stack& stack, Flow& flow, PacketPtr packet, bool whole) {
+    if (!stack.hooked(HookPoint::Output))
+        return finish_output(stack, flow, std::move(packet), whole);
+    const bool v6 = flow.destination.is_v6();
+    // A header of the sender's may name another destination than the way that was asked for.
+    const IpAddress before = destination_of(*packet, v6);
+    const HookContext context{HookPoint::Output, v6, nullptr, flow.path.interface.get(), &flow};
+    if (!stack.run_hook(context, packet))
+        return {};
+    // What routes are found by is not what it was.
+    if (packet->mark != flow.mark || !(destination_of(*packet, v6) == before))
+        return output_elsewhere(stack, flow, std::move(packet), whole);
+    TRY(resolve(stack, flow));
+    return finish_output(stack, flow, std::move(packet), whole);
 }
 
 } // namespace
+
+Result<void> output_with_header(Stack& stack, Flow& flow, PacketPtr packet) {
+    const bool v6 = flow.destination.is_v6();
+    if (packet->length() > (flow.ignore_path_mtu ? flow.path.interface->mtu() : flow.path.mtu)) {
+        stack.counters.count(v6 ? Counter::Ip6FragmentFailed : Counter::IpFragmentFailed);
+        return fail(EMSGSIZE);
+    }
+    // Fragments of the sender's that a hook puts together are cut again.
+    Ipv4Header header;
+    const bool whole =
+        v6 || !packet->read(0, header) || (header.fragment.get() & Ipv4Header::dont_fragment) != 0;
+    packet->mark_network();
+    packet->mark = flow.mark;
+    packet->priority = flow.priority;
+    return output_by_hooks(stack, flow, std::move(packet), whole);
+}
 
 Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet) {
     const bool v6 = flow.destination.is_v6();
@@ -182,15 +222,7 @@ Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet) {
         push_ipv6(stack, flow, *packet);
     else
         push_ipv4(stack, flow, *packet);
-    if (stack.hooked(HookPoint::Output)) {
-        const HookContext context{HookPoint::Output, v6, nullptr, flow.path.interface.get(), &flow};
-        if (!stack.run_hook(context, packet))
-            return {};
-        if (sent_elsewhere(flow, *packet))
-            return output_elsewhere(stack, flow, std::move(packet));
-        TRY(resolve(stack, flow));
-    }
-    return finish_output(stack, flow, std::move(packet), flow.dont_fragment);
+    return output_by_hooks(stack, flow, std::move(packet), flow.dont_fragment);
 }
 
 // --- fragments

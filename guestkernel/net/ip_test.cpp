@@ -357,6 +357,53 @@ TEST_CASE("a neighbour that does not answer: the packets' senders hear of it") {
     close_udp(*net.stacks[0], client);
 }
 
+TEST_CASE("a neighbour that does not answer may go for the sake of those who hear of it") {
+    Network net;
+    VirtualLink silent(net.clock, 9);
+    silent.quality[0].loss_per_million = 1'000'000;
+    auto inner = make_ref<LinkEnd>("eth%d", MacAddress{{2, 0, 0, 0, 1, 1}}, 1500, 0);
+    auto outer = make_ref<LinkEnd>("eth%d", MacAddress{{2, 0, 0, 0, 1, 2}}, 1500, 0);
+    REQUIRE(inner);
+    REQUIRE(outer);
+    silent.connect(**inner, **outer);
+    Stack& router = *net.stacks[1];
+    REQUIRE(router.attach(*inner));
+    REQUIRE(router.set_flags(**inner, iff_up, iff_up));
+    InterfaceAddress own;
+    own.address = own.peer = ip4(10, 0, 1, 1);
+    own.broadcast = IpAddress::v4_any();
+    own.prefix_length = 24;
+    REQUIRE(router.add_address(**inner, own));
+    router.settings.forwarding4 = true;
+    auto route = make_owned<Route>();
+    REQUIRE(route);
+    (*route)->prefix = (*route)->source = IpAddress::v4_any();
+    NextHop hop;
+    hop.interface = net.ends[0];
+    hop.gateway = four[1];
+    REQUIRE((*route)->hops.push_back(hop));
+    REQUIRE(add_route(*net.stacks[0], std::move(*route), RouteTables::AddMode::Exclusive));
+    net.run_for(100 * millisecond);
+    router.neighbours().settings(false).keep = 1;
+    // From addresses that the router has not heard of: each error needs a neighbour of its own.
+    for (u8 i = 0; i < 4; i++) {
+        PacketPtr packet = Packet::allocate(0);
+        REQUIRE(packet);
+        REQUIRE(packet->append(pattern(40).data(), 40));
+        Flow flow;
+        flow.source = ip4(10, 0, 0, static_cast<u8>(100 + i));
+        flow.any_source = true;
+        flow.destination = ip4(10, 0, 1, 77);
+        flow.protocol = 253;
+        REQUIRE(ip_output(*net.stacks[0], flow, std::move(packet)));
+        net.run_for(millisecond);
+    }
+    REQUIRE(router.neighbours().find(**inner, ip4(10, 0, 1, 77)));
+    net.run_for(5000 * millisecond);
+    CHECK_FALSE(router.neighbours().find(**inner, ip4(10, 0, 1, 77)));
+    CHECK(router.neighbours().find(*net.ends[1], ip4(10, 0, 0, 103)));
+}
+
 TEST_CASE("a scan of a large network does not fill memory with neighbours") {
     Network net;
     net.link.quality[0].loss_per_million = 1'000'000;
@@ -493,6 +540,62 @@ TEST_CASE("a path MTU that a router tells of is kept, and forgotten after ten mi
     net.run_for(601 * nanoseconds_per_second);
     stack.routes_changed();
     CHECK(mtu() == 1500);
+}
+
+TEST_CASE("a packet whose header is its sender's passes the hooks of what goes out") {
+    static u32 seen[hook_points];
+    static HookVerdict verdict;
+    const PacketHook hook = [](Stack&, const HookContext& context, PacketPtr&) {
+        seen[static_cast<usize>(context.point)]++;
+        return context.point == HookPoint::Output ? verdict : HookVerdict::Accept;
+    };
+    Network net;
+    Stack& stack = *net.stacks[0];
+    net.run_for(10 * millisecond);
+    stack.set_hook(HookPoint::Output, hook);
+    stack.set_hook(HookPoint::PostRouting, hook);
+    Ref<UdpEndpoint> server = open_udp(*net.stacks[1], four[1], 7);
+    const auto send = [&](u32 payload) {
+        Ipv4Header header{};
+        header.version_length = 0x45;
+        header.ttl = 64;
+        header.protocol = proto_udp;
+        header.total_length.set(static_cast<u16>(sizeof header + sizeof(UdpHeader) + payload));
+        header.source.set(four[0].v4_value());
+        header.destination.set(four[1].v4_value());
+        UdpHeader udp{};
+        udp.source.set(1000);
+        udp.destination.set(7);
+        udp.length.set(static_cast<u16>(sizeof udp + payload));
+        PacketPtr packet = Packet::allocate(0, 64);
+        REQUIRE(packet);
+        REQUIRE(packet->append(&header, sizeof header));
+        REQUIRE(packet->append(&udp, sizeof udp));
+        REQUIRE(packet->append(pattern(payload).data(), payload));
+        set_header_checksum(*packet, sizeof header);
+        Flow flow;
+        flow.source = four[0];
+        flow.destination = four[1];
+        flow.protocol = 255;
+        REQUIRE(resolve(stack, flow));
+        const auto sent = output_with_header(stack, flow, std::move(packet));
+        net.run_for(10 * millisecond);
+        return sent ? 0 : sent.error().code;
+    };
+    verdict = HookVerdict::Accept;
+    CHECK(send(50) == 0);
+    CHECK(receive(*server) == pattern(50));
+    CHECK(seen[static_cast<usize>(HookPoint::Output)] == 1);
+    CHECK(seen[static_cast<usize>(HookPoint::PostRouting)] == 1);
+    CHECK(send(1500) == EMSGSIZE);
+    verdict = HookVerdict::Drop;
+    CHECK(send(50) == 0);
+    CHECK_FALSE(server->has_data());
+    CHECK(seen[static_cast<usize>(HookPoint::Output)] == 2);
+    CHECK(seen[static_cast<usize>(HookPoint::PostRouting)] == 1);
+    stack.set_hook(HookPoint::Output, nullptr);
+    stack.set_hook(HookPoint::PostRouting, nullptr);
+    close_udp(*net.stacks[1], server);
 }
 
 TEST_CASE("packets that are damaged, cut or made up are counted and dropped") {
@@ -660,6 +763,96 @@ TEST_CASE("a router between two networks forwards, counts hops down and tells of
     (*third)->shutdown();
 }
 
+TEST_CASE("a router hands on segments that travel as one packet, if each of them fits") {
+    Network net(1, 1500, feature_all_offloads);
+    VirtualLink far(net.clock, 9);
+    auto inner =
+        make_ref<LinkEnd>("eth%d", MacAddress{{2, 0, 0, 0, 1, 1}}, 1500, feature_all_offloads);
+    auto outer = make_ref<LinkEnd>("eth%d", MacAddress{{2, 0, 0, 0, 1, 2}}, 1500, 0);
+    REQUIRE(inner);
+    REQUIRE(outer);
+    far.connect(**inner, **outer);
+    Stack& router = *net.stacks[1];
+    REQUIRE(router.attach(*inner));
+    REQUIRE(router.set_flags(**inner, iff_up, iff_up));
+    InterfaceAddress own;
+    own.address = own.peer = ip4(10, 0, 1, 1);
+    own.broadcast = IpAddress::v4_any();
+    own.prefix_length = 24;
+    REQUIRE(router.add_address(**inner, own));
+    router.settings.forwarding4 = true;
+    const IpAddress there = ip4(10, 0, 1, 2);
+    const Ref<Neighbour> neighbour = router.neighbours().find_or_make(**inner, there);
+    REQUIRE(neighbour);
+    neighbour->update((*outer)->mac(), NeighbourState::Permanent, true);
+    net.run_for(100 * millisecond);
+    static std::vector<u32> lengths;
+    static u32 firsts;
+    far.spy = [](unsigned side, const Packet& packet, void*) {
+        Ipv4Header header;
+        if (side != 0 || !packet.read(sizeof(EthernetHeader), header) ||
+            header.version_length != 0x45 || header.destination.get() != 0x0a00'0102)
+            return;
+        lengths.push_back(packet.length() - static_cast<u32>(sizeof(EthernetHeader)));
+        firsts += (header.fragment.get() & Ipv4Header::offset_mask) == 0 ? 1 : 0;
+    };
+    // As a device hands it over that puts segments together: nothing is known but their size.
+    const auto arrive = [&](Segmentation kind, u32 segment, u32 payload, bool whole) {
+        lengths.clear();
+        firsts = 0;
+        const bool tcp = kind == Segmentation::Tcp4;
+        const u32 header_bytes = tcp ? 32 : sizeof(UdpHeader);
+        EthernetHeader link;
+        link.destination = net.ends[1]->mac();
+        link.source = net.ends[0]->mac();
+        link.protocol.set(ether_ip);
+        Ipv4Header ip{};
+        ip.version_length = 0x45;
+        ip.ttl = 64;
+        ip.protocol = tcp ? proto_tcp : proto_udp;
+        ip.fragment.set(whole ? Ipv4Header::dont_fragment : u16{0});
+        ip.total_length.set(static_cast<u16>(sizeof ip + header_bytes + payload));
+        ip.source.set(four[0].v4_value());
+        ip.destination.set(there.v4_value());
+        PacketPtr packet = Packet::allocate(0, 0);
+        REQUIRE(packet);
+        REQUIRE(packet->append(&link, sizeof link));
+        REQUIRE(packet->append(&ip, sizeof ip));
+        if (tcp) {
+            TcpHeader header{};
+            header.length_reserved = 8 << 4;
+            const u8 options[12] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+            REQUIRE(packet->append(&header, sizeof header));
+            REQUIRE(packet->append(options, sizeof options));
+        } else {
+            UdpHeader header{};
+            header.length.set(static_cast<u16>(header_bytes + payload));
+            REQUIRE(packet->append(&header, sizeof header));
+        }
+        REQUIRE(packet->append(pattern(payload).data(), payload));
+        u8 sum_at[sizeof ip];
+        REQUIRE(packet->copy_out(sizeof link, sum_at, sizeof ip));
+        const u16 sum = checksum(sum_at, sizeof ip);
+        REQUIRE(packet->write(sizeof link + offsetof(Ipv4Header, checksum), sum));
+        packet->segmentation = kind;
+        packet->segment_size = static_cast<u16>(segment);
+        packet->checksum_state = ChecksumState::Verified;
+        net.ends[1]->receive(std::move(packet));
+        net.run_for(10 * millisecond);
+    };
+    arrive(Segmentation::Tcp4, 1448, 4 * 1448, true); // with 52 bytes of headers each: 1500
+    CHECK(lengths == std::vector<u32>{52 + 4 * 1448});
+    arrive(Segmentation::Tcp4, 1449, 4 * 1449, true);
+    CHECK(lengths.empty());
+    // Datagrams that are too large for the next link stay datagrams of their own.
+    REQUIRE(router.set_mtu(**inner, 620));
+    arrive(Segmentation::Udp, 1000, 3000, false);
+    CHECK(firsts == 3);
+    CHECK(lengths.size() == 6);
+    for (const u32 length : lengths)
+        CHECK(length <= 620);
+}
+
 TEST_CASE("IPv6 configures itself: a link-local address, duplicates, a router's prefix") {
     reset_network();
     VirtualClock clock;
@@ -687,6 +880,54 @@ TEST_CASE("IPv6 configures itself: a link-local address, duplicates, a router's 
     CHECK_FALSE(stacks[1]->is_local(own));
     for (Ref<Stack>& stack : stacks)
         stack->shutdown();
+}
+
+TEST_CASE("whoever advertises prefixes without end gets few of them into the routing table") {
+    Network net;
+    Stack& host = *net.stacks[1];
+    const auto prefix_of = [](u32 number) {
+        return IpAddress::v6_words(0x2001'0db8'0000'0000 + number, 0);
+    };
+    constexpr u32 messages = 10, in_each = 30;
+    for (u32 i = 0; i < messages; i++) {
+        std::vector<u8> advert(16 + in_each * 32);
+        advert[0] = 134;
+        for (u32 j = 0; j < in_each; j++) {
+            u8* option = advert.data() + 16 + j * 32;
+            option[0] = 3;
+            option[1] = 4;
+            option[2] = 64;
+            option[3] = 0x80;                 // on the link
+            std::memset(option + 4, 0xff, 8); // for ever
+            std::memcpy(option + 16, prefix_of(i * in_each + j).bytes(), 16);
+        }
+        PacketPtr packet = Packet::allocate(0);
+        REQUIRE(packet);
+        REQUIRE(packet->append(advert.data(), static_cast<u32>(advert.size())));
+        Flow flow;
+        flow.source = IpAddress::v6_words(0xfe80'0000'0000'0000, 99);
+        flow.any_source = true;
+        flow.destination = IpAddress::v6_words(0xff02'0000'0000'0000, 1);
+        flow.interface = net.ends[0]->index();
+        flow.protocol = proto_icmpv6;
+        flow.hop_limit = 255;
+        REQUIRE(resolve(*net.stacks[0], flow));
+        packet->start_checksum(flow_pseudo_header(flow, packet->length()), 0, icmp_checksum_field);
+        REQUIRE(ip_output(*net.stacks[0], flow, std::move(packet)));
+        net.run_for(millisecond);
+    }
+    const auto known = [&](u32 number) {
+        RouteKey key;
+        key.destination = prefix_of(number);
+        SpinGuard guard(host.lock);
+        return host.routes().find(key, host.now()).has_value();
+    };
+    CHECK(known(0));
+    u32 count = 0;
+    for (u32 number = 0; number < messages * in_each; number++)
+        count += known(number) ? 1 : 0;
+    CHECK(count >= 32);
+    CHECK(count <= 64);
 }
 
 TEST_CASE("a port that leaves its stack leaves its bridge, and comes back only with the stack") {

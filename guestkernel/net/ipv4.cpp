@@ -309,10 +309,35 @@ u8 traffic_class_of(const Packet& packet, bool v6) {
     return packet.read(0, four) ? four.traffic_class : u8{0};
 }
 
-u32 segment_length(const Packet& packet) {
+// Of segments that came in as one: what cuts them has to know where their headers end, and finds
+// those in the linear part. False: malformed.
+bool find_transport(Packet& packet, bool v6) {
     if (packet.segmentation == Segmentation::None)
-        return packet.length();
-    return packet.segment_size + 60u; // headers of network and transport, about
+        return true;
+    u32 at = 0;
+    Ipv4Header four{};
+    if (v6) {
+        Ipv6Chain chain;
+        u32 problem_offset = 0;
+        if (walk_extensions(packet, chain, problem_offset) != ChainProblem::None || chain.fragment)
+            return false;
+        at = chain.offset;
+    } else {
+        if (!packet.read(0, four))
+            return false;
+        at = four.header_bytes();
+    }
+    u32 bytes = sizeof(UdpHeader);
+    if (packet.segmentation != Segmentation::Udp) {
+        TcpHeader tcp;
+        if (!packet.read(at, tcp))
+            return false;
+        bytes = tcp.header_bytes();
+    }
+    if (packet.linear(at + bytes) == nullptr)
+        return false;
+    packet.mark_transport(at);
+    return true;
 }
 
 } // namespace
@@ -354,7 +379,9 @@ void forward(Stack& stack, PacketPtr packet, const IpAddress& source,
         may_cut =
             packet->read(0, header) && (header.fragment.get() & Ipv4Header::dont_fragment) == 0;
     }
-    if (segment_length(*packet) > flow.path.mtu && !may_cut) {
+    if (!find_transport(*packet, v6))
+        return;
+    if (largest_piece(*packet) > flow.path.mtu && !may_cut) {
         stack.counters.count(v6 ? Counter::Ip6InTooBig : Counter::IpFragmentFailed);
         send_icmp_error(stack, *packet, IcmpProblem::TooBig, flow.path.mtu);
         return;

@@ -18,7 +18,8 @@ constexpr u8 all_hops = 255; // no router has touched it (RFC 4861, 3.1)
 constexpr u32 advert_router = 0x8000'0000, advert_solicited = 0x4000'0000,
               advert_override = 0x2000'0000;
 constexpr u32 solicitations = 3;
-constexpr usize most_addresses = 16; // of one interface by advertisements
+// Of one interface by advertisements, which anybody on the link can send.
+constexpr usize most_addresses = 16, most_routes = 64;
 constexpr u64 second = nanoseconds_per_second;
 
 const IpAddress all_nodes = IpAddress::v6_words(0xff02'0000'0000'0000, 1);
@@ -240,6 +241,26 @@ IpAddress interface_identifier(const Interface& interface, const IpAddress& pref
     return IpAddress::v6(bytes);
 }
 
+// Those that its addresses brought are among them.
+bool has_room_for_route(Stack& stack, const Interface& interface) {
+    struct Counted {
+        const Interface* interface;
+        usize routes;
+    } counted{&interface, 0};
+    SpinGuard guard(stack.lock);
+    stack.routes().for_each(
+        true,
+        [](const Route& route, void* context) {
+            Counted& into = *static_cast<Counted*>(context);
+            const bool by_itself = route.origin == origin_kernel || route.origin == origin_ra;
+            if (by_itself && route.table == table_main && route.hops.size() == 1 &&
+                route.hops[0].interface.get() == into.interface)
+                into.routes++;
+        },
+        &counted);
+    return counted.routes < most_routes;
+}
+
 void add_ra_route(Stack& stack, Interface& interface, const IpAddress& prefix, u8 length,
                   const IpAddress* gateway, u64 expires, u8 origin) {
     Route like;
@@ -254,7 +275,7 @@ void add_ra_route(Stack& stack, Interface& interface, const IpAddress& prefix, u
     if (!like.hops.push_back(hop))
         return;
     (void)remove_route(stack, like);
-    if (expires <= stack.now())
+    if (expires <= stack.now() || !has_room_for_route(stack, interface))
         return;
     auto made = make_owned<Route>();
     if (!made)

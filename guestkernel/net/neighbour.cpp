@@ -1,5 +1,6 @@
 #include "guestkernel/net/neighbour.hpp"
 
+#include "guestkernel/core/panic.hpp"
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/net/stack.hpp"
 #include "guestkernel/net/wire.hpp"
@@ -12,7 +13,9 @@ Neighbour::Neighbour(Stack& stack, Ref<Interface> on, const IpAddress& of)
     used_.store(updated_);
 }
 
-Neighbour::~Neighbour() = default;
+Neighbour::~Neighbour() {
+    ASSERT(!in_timer_);
+}
 
 u64 Neighbour::pack(const MacAddress& mac) {
     u64 out = 0;
@@ -220,7 +223,10 @@ void Neighbour::confirm() {
 }
 
 void Neighbour::expired(NetTimer&, void* argument) {
-    static_cast<Neighbour*>(argument)->on_timer();
+    auto& neighbour = *static_cast<Neighbour*>(argument);
+    neighbour.in_timer_ = true;
+    neighbour.on_timer();
+    neighbour.in_timer_ = false;
 }
 
 void Neighbour::on_timer() {
@@ -270,12 +276,8 @@ void Neighbour::on_timer() {
         solicit();
     if (failed)
         tell(stack_, *this, ChangeKind::NeighbourChanged);
-    // Senders hear of it: EHOSTUNREACH.
-    while (PacketPtr packet = lost.pop_front()) {
-        packet->mark_network();
-        packet->ingress = interface.get();
-        send_icmp_error(stack_, *packet, IcmpProblem::HostUnreachable);
-    }
+    if (!lost.empty())
+        stack_.neighbours().report_lost(*interface, std::move(lost));
 }
 
 void Neighbour::fail_now() {
@@ -290,6 +292,44 @@ Neighbour::View Neighbour::view() {
 }
 
 // --- the table
+
+NeighbourTable::NeighbourTable(Stack& stack)
+    : stack_(stack), lost_timer_(stack.clock, lost_due, this) {}
+
+// Not in the timer of the neighbour that was asked in vain: the answer may need a place in this
+// table for whoever sent the packet, and the neighbour whose place that is would be destroyed while
+// its timer runs.
+void NeighbourTable::report_lost(const Interface& on, PacketList packets) {
+    for (Packet* packet = packets.front(); packet != nullptr; packet = packet->next) {
+        packet->mark_network();
+        packet->ingress = nullptr;
+        packet->ingress_index = on.index();
+    }
+    SpinGuard guard(lock_);
+    lost_.append(std::move(packets));
+    if (!lost_timer_.pending())
+        lost_timer_.arm(stack_.now());
+}
+
+void NeighbourTable::lost_due(NetTimer&, void* self) {
+    static_cast<NeighbourTable*>(self)->answer_lost();
+}
+
+// Senders hear of it: EHOSTUNREACH.
+void NeighbourTable::answer_lost() {
+    PacketList packets;
+    {
+        SpinGuard guard(lock_);
+        packets = std::move(lost_);
+    }
+    while (PacketPtr packet = packets.pop_front()) {
+        const Ref<Interface> interface = stack_.interface(packet->ingress_index);
+        if (!interface)
+            continue;
+        packet->ingress = interface.get();
+        send_icmp_error(stack_, *packet, IcmpProblem::HostUnreachable);
+    }
+}
 
 NeighbourTable::~NeighbourTable() {
     Neighbour* all = nullptr;

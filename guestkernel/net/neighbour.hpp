@@ -86,13 +86,14 @@ private:
     u64 confirmed_ = 0, updated_ = 0;
     PacketList queue_; // with their protocols in link_protocol
     u32 queue_bytes_ = 0;
+    bool in_timer_ = false; // its own callback must not be what destroys it
     NetTimer timer_;
     Neighbour* next_ = nullptr;
 };
 
 class NeighbourTable {
 public:
-    explicit NeighbourTable(Stack& stack) : stack_(stack) {}
+    explicit NeighbourTable(Stack& stack);
     ~NeighbourTable();
     // Null: no memory, or the table is full of neighbours in use.
     Ref<Neighbour> find_or_make(Interface& interface, const IpAddress& address);
@@ -103,8 +104,13 @@ public:
     void for_each(bool v6, void (*visit)(Neighbour& neighbour, void* context), void* context);
     NeighbourSettings& settings(bool v6) { return settings_[v6]; }
     u32 count(bool v6) const { return counts_[v6]; }
+    // Packets that begin with their network header and that `on`'s link has nobody for: their
+    // senders hear of it, soon.
+    void report_lost(const Interface& on, PacketList packets);
 
 private:
+    static void lost_due(NetTimer& timer, void* self);
+    void answer_lost();
     static constexpr usize buckets = 256;
     void collect(bool v6, bool forced);
     void drop(Ref<Neighbour> neighbour);
@@ -115,6 +121,8 @@ private:
     u32 counts_[2] = {};
     u64 collected_at_ = 0;
     NeighbourSettings settings_[2];
+    PacketList lost_;     // under lock_
+    NetTimer lost_timer_; // the last member: it goes first
 };
 
 // Asks on the link: ARP (arp.cpp) or neighbour discovery (ndp.cpp). `unicast`: to a known address.

@@ -3,6 +3,7 @@
 
 #include "boot/protocol/layout.hpp"
 #include "guestkernel/arch/arch.hpp"
+#include "guestkernel/mm/memory_group.hpp"
 #include "guestkernel/net/packet.hpp"
 
 namespace kernel::net {
@@ -24,12 +25,14 @@ constinit PayloadBlock blocks[boot::max_cpus];
 bool cut_piece(u32 wanted, FrameRef& frame, u32& offset, u32& length) {
     PayloadBlock* block = &blocks[arch::cpu_id()];
     if (block->frame == nullptr) {
-        // May be called by soft interrupts: no reclaim.
+        // May be called by soft interrupts: no reclaim. For the same reason a group at its limit
+        // gets it all the same, for its page cache could not be given up first; sockets' buffers
+        // bound how much that can be.
         u32 size = block_bytes;
-        Frame* fresh = alloc_frames(block_order, false);
+        Frame* fresh = alloc_frames(block_order, false, Charge::Force);
         if (fresh == nullptr) {
             size = page_size;
-            fresh = alloc_frames(0, false);
+            fresh = alloc_frames(0, false, Charge::Force);
         }
         if (fresh == nullptr)
             return false;

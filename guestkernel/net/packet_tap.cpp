@@ -53,32 +53,47 @@ bool PacketTaps::next_socket(u64& after, PacketSocketRecord& out) {
     return false;
 }
 
+usize PacketTaps::hold(const Interface& interface, const Packet& packet, PacketKind kind,
+                       PacketTap* after, PacketTap** out) {
+    const auto wants = [&](const PacketTap& tap) {
+        return (tap.interface == 0 || tap.interface == interface.index()) &&
+               (tap.protocol == ether_all ||
+                (kind != PacketKind::Outgoing && tap.protocol == packet.link_protocol));
+    };
+    usize found = 0;
+    SpinGuard guard(lock_);
+    // One that left meanwhile does not say where to go on.
+    if (after != nullptr && !after->node_.linked())
+        return 0;
+    PacketTap* tap = after != nullptr ? taps_.next(*after) : taps_.front();
+    for (; tap != nullptr && found < at_once; tap = taps_.next(*tap))
+        if (wants(*tap) && tap->try_hold())
+            out[found++] = tap;
+    return found;
+}
+
 void PacketTaps::deliver(Interface& interface, const Packet& packet, PacketKind kind) {
     // A looped packet was seen when it was sent, and so was one of the loopback interface: there
     // both directions are shown, as in Linux.
     if (packet.looped)
         return;
-    constexpr usize most = 32;
-    PacketTap* held[most];
-    usize count = 0;
-    {
-        SpinGuard guard(lock_);
-        for (PacketTap& tap : taps_) {
-            if (tap.interface != 0 && tap.interface != interface.index())
-                continue;
-            if (tap.protocol != ether_all &&
-                (kind == PacketKind::Outgoing || tap.protocol != packet.link_protocol))
-                continue;
-            if (count < most && tap.try_hold())
-                held[count++] = &tap;
-        }
-    }
     const u32 link_bytes =
         packet.has_link() && packet.link_offset() < 0 ? static_cast<u32>(-packet.link_offset()) : 0;
-    for (usize i = 0; i < count; i++) {
-        held[i]->deliver(interface, packet, link_bytes, kind);
-        held[i]->let_go();
+    PacketTap* held[at_once];
+    PacketTap* last = nullptr; // of those before
+    for (;;) {
+        const usize found = hold(interface, packet, kind, last, held);
+        for (usize i = 0; i < found; i++) {
+            if (last != nullptr)
+                last->let_go();
+            last = held[i];
+            last->deliver(interface, packet, link_bytes, kind);
+        }
+        if (found < at_once)
+            break;
     }
+    if (last != nullptr)
+        last->let_go();
 }
 
 } // namespace kernel::net

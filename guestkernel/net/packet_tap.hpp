@@ -56,6 +56,11 @@ public:
     bool next_socket(u64& after, PacketSocketRecord& out);
 
 private:
+    static constexpr usize at_once = 32;
+    // The next few that want it, each held: those behind `after`, which is held still, or from the
+    // first on.
+    usize hold(const Interface& interface, const Packet& packet, PacketKind kind, PacketTap* after,
+               PacketTap** out);
     SpinLock lock_{LockRank::Leaf};
     base::IntrusiveList<PacketTap, &PacketTap::node_> taps_;
     base::IntrusiveList<PacketTap, &PacketTap::socket_node_> sockets_;

@@ -2,28 +2,27 @@
 #include <linux/errno.h>
 
 #include "guestkernel/core/random.hpp"
+#include "guestkernel/lib/hash_map.hpp"
 #include "guestkernel/net/raw_socket.hpp"
 
 namespace kernel::net {
 
 namespace {
 
-// Of all stacks together: there are never many.
+// Of all stacks together, but as many of each as there are identifiers: one container's do not take
+// the place of another's.
 constinit SpinLock ping_lock{LockRank::NetTable};
-struct Pinger {
-    RawSocketEndpoint* endpoint = nullptr;
-};
-constexpr usize most_pingers = 1024;
-constinit Pinger pingers[most_pingers];
-constinit usize pinger_count = 0;
+constinit HashTable<RawSocketEndpoint, &RawSocketEndpoint::next_ping, 1024> pingers;
+
+u64 place_of(const Stack& stack, u16 identifier) {
+    return hash_mix(stack.secret() ^ identifier);
+}
 
 RawSocketEndpoint* find_locked(const Stack& stack, bool v6, u16 identifier) {
-    for (usize i = 0; i < pinger_count; i++) {
-        RawSocketEndpoint& endpoint = *pingers[i].endpoint;
-        if (endpoint.identifier == identifier && endpoint.v6 == v6 && &endpoint.stack() == &stack)
-            return &endpoint;
-    }
-    return nullptr;
+    return pingers.find(place_of(stack, identifier), [&](RawSocketEndpoint& endpoint) {
+        return endpoint.identifier == identifier && endpoint.v6 == v6 &&
+               &endpoint.stack() == &stack;
+    });
 }
 
 } // namespace
@@ -33,8 +32,6 @@ Result<void> claim_ping(Stack& stack, RawSocketEndpoint& endpoint, u16 wanted) {
     SpinGuard guard(ping_lock);
     if (endpoint.identifier != 0)
         return wanted == 0 ? Result<void>() : fail(EINVAL);
-    if (pinger_count == most_pingers)
-        return fail(EADDRINUSE);
     if (wanted != 0 && find_locked(stack, endpoint.v6, wanted) != nullptr)
         return fail(EADDRINUSE);
     for (u32 i = 0; wanted == 0 && i < 0x10000; i++) {
@@ -42,18 +39,17 @@ Result<void> claim_ping(Stack& stack, RawSocketEndpoint& endpoint, u16 wanted) {
         if (candidate != 0 && find_locked(stack, endpoint.v6, candidate) == nullptr)
             wanted = candidate;
     }
+    if (wanted == 0)
+        return fail(EADDRINUSE);
     endpoint.identifier = wanted;
-    pingers[pinger_count++].endpoint = &endpoint;
+    pingers.insert(place_of(stack, wanted), endpoint);
     return {};
 }
 
-void release_ping(Stack&, RawSocketEndpoint& endpoint) {
+void release_ping(Stack& stack, RawSocketEndpoint& endpoint) {
     SpinGuard guard(ping_lock);
-    for (usize i = 0; i < pinger_count; i++)
-        if (pingers[i].endpoint == &endpoint) {
-            pingers[i] = pingers[--pinger_count];
-            return;
-        }
+    if (endpoint.identifier != 0)
+        (void)pingers.remove(place_of(stack, endpoint.identifier), endpoint);
 }
 
 RawSocketEndpoint* find_ping(Stack& stack, bool v6, u16 identifier) {

@@ -390,16 +390,18 @@ PortOwner* PortTable::find(const Key& key) {
     return best->try_hold() ? best : nullptr;
 }
 
-usize PortTable::find_all(const Key& key, PortOwner** out, usize capacity) {
+usize PortTable::find_all(const Key& key, PortOwner** out, usize capacity, PortOwner* after) {
     Bucket& in = bucket(key.port);
     SpinGuard guard(in.lock);
     PortGroup* const group = in.find(key.port, key.lite);
-    usize found = 0;
-    if (group == nullptr)
+    // One that left meanwhile does not say where to go on.
+    if (group == nullptr || (after != nullptr && (after->group_ != group || !after->receiving_)))
         return 0;
-    for (PortOwner& owner : group->receivers)
-        if (found < capacity && score(owner, key) >= 0 && owner.try_hold())
-            out[found++] = &owner;
+    usize found = 0;
+    PortOwner* owner = after != nullptr ? group->receivers.next(*after) : group->receivers.front();
+    for (; owner != nullptr && found < capacity; owner = group->receivers.next(*owner))
+        if (score(*owner, key) >= 0 && owner->try_hold())
+            out[found++] = owner;
     return found;
 }
 

@@ -127,8 +127,9 @@ public:
     // equals of one SO_REUSEPORT group by its program, or the flow's hash), held by try_hold().
     // Null: none.
     PortOwner* find(const Key& key);
-    // Every receiver that would take it (multicast, broadcast), each held: at most `capacity`.
-    usize find_all(const Key& key, PortOwner** out, usize capacity);
+    // Every receiver that would take it (multicast, broadcast), each held: at most `capacity`,
+    // those behind `after`, which is held still, or from the first on.
+    usize find_all(const Key& key, PortOwner** out, usize capacity, PortOwner* after = nullptr);
     // Visits all owners; under locks, must not sleep.
     void for_each(void (*visit)(PortOwner& owner, void* context), void* context);
     // Likewise those of one bucket, for whoever goes through them in steps.

@@ -272,7 +272,6 @@ Result<void> RawSocketFile::send_with_header(Flow& flow, PacketPtr packet) {
     if (v6()) {
         if (packet->length() < sizeof(Ipv6Header))
             return fail(EINVAL);
-        packet->mark_network();
         return output_raw(flow, std::move(packet));
     }
     Ipv4Header header;
@@ -286,13 +285,12 @@ Result<void> RawSocketFile::send_with_header(Flow& flow, PacketPtr packet) {
         header.source.set(flow.source.v4_value());
     (void)packet->write(0, header);
     set_header_checksum(*packet, header.header_bytes());
-    packet->mark_network();
     return output_raw(flow, std::move(packet));
 }
 
 Result<void> RawSocketFile::output_raw(Flow& flow, PacketPtr packet) {
     endpoint().charge(*packet);
-    auto sent = finish_output(stack(), flow, std::move(packet), true);
+    auto sent = output_with_header(stack(), flow, std::move(packet));
     run_backlog();
     return sent;
 }
@@ -321,6 +319,12 @@ Result<usize> RawSocketFile::send(IoBuffer& in, SendRequest& request) {
     if (!endpoint().local.is_any() && !endpoint().local.is_multicast())
         flow.source = endpoint().local;
     apply_control(control, flow);
+    flow.any_source = flow.any_source || ip_.on(ip_header_included);
+    // Ping sockets are anybody's: who may not bind to an address may not send from it.
+    if (control.has_source && flow.source.is_v6() && !flow.any_source &&
+        !stack().is_local(flow.source))
+        return fail(EINVAL);
+    TRY(check_source(flow));
     flow.protocol = static_cast<u8>(protocol());
     TRY(resolve(stack(), flow));
     // As on Linux: traceroute sends on while answers to its first packets come in as errors.

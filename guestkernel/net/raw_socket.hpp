@@ -15,8 +15,9 @@ public:
     void notify(const IcmpNotice& notice) override;
 
     bool ping = false;
-    u32 uid = 0;                        // of the maker
-    volatile u16 identifier = 0;        // of a ping socket, host order
+    u32 uid = 0;                 // of the maker
+    volatile u16 identifier = 0; // of a ping socket, host order
+    RawSocketEndpoint* next_ping = nullptr;
     volatile bool wants_errors = false; // IP_RECVERR
     volatile bool connected = false;
     base::Atomic<u64> icmp_filter[4] = {}; // ICMP_FILTER, ICMP6_FILTER: types that are blocked

@@ -75,23 +75,27 @@ PortTable::Key key_of(const IpInfo& info, const UdpHeader& header) {
             info.interface->index(),  info.protocol == proto_udplite};
 }
 
-// To all members; true: there was one.
+// To all members, some at a time; true: there was one.
 bool deliver_to_many(Stack& stack, const Packet& packet, const IpInfo& info,
                      const UdpHeader& header) {
-    constexpr usize most = 64;
-    PortOwner* held[most];
-    const usize held_count = stack.udp_ports.find_all(key_of(info, header), held, most);
-    usize found = 0;
-    for (usize i = 0; i < held_count; i++) {
-        const Ref<UdpEndpoint> endpoint =
-            Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(held[i]));
-        if (!endpoint->admits(info.destination, info.source, info.interface->index()))
-            continue;
-        found++;
-        if (PacketPtr copy = packet.clone())
-            endpoint->deliver(std::move(copy), describe(info, header));
+    constexpr usize at_once = 64;
+    PortOwner* held[at_once];
+    Ref<UdpEndpoint> last; // of those before
+    bool any = false;
+    for (;;) {
+        const usize found =
+            stack.udp_ports.find_all(key_of(info, header), held, at_once, last.get());
+        for (usize i = 0; i < found; i++) {
+            last = Ref<UdpEndpoint>::adopt(static_cast<UdpEndpoint*>(held[i]));
+            if (!last->admits(info.destination, info.source, info.interface->index()))
+                continue;
+            any = true;
+            if (PacketPtr copy = packet.clone())
+                last->deliver(std::move(copy), describe(info, header));
+        }
+        if (found < at_once)
+            return any;
     }
-    return found > 0;
 }
 
 void input(Stack& stack, PacketPtr packet, const IpInfo& info) {

@@ -324,7 +324,9 @@ Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& re
     flow.source_port = own.port;
     flow.destination_port = to.port;
     flow.uid = own.uid;
-    const bool usual = control.interface == 0 && !control.has_source && !flow.dont_route;
+    // What rules of routing go by is as the socket's options say.
+    const bool usual = control.interface == 0 && !control.has_source && !control.has_mark &&
+                       control.traffic_class < 0 && !flow.dont_route;
     if (usual)
         take_path(flow);
     const u32 known = flow.path.generation;

@@ -66,8 +66,10 @@ Result<long> commit(Ref<Credentials> fresh, bool ids_changed) {
         task.over_process_limit =
             account->tasks.fetch_add(1) > current_limit(RLIMIT_NPROC) && account->uid != 0;
         task.account->tasks.fetch_sub(1);
+        // Whoever sends it a signal counts that against the account, and may be at it.
+        SpinGuard guard(task.process->signal_lock);
         std::swap(task.account, account);
-    }
+    } // the old one is dropped without the lock
     const Credentials& old = *task.credentials;
     if (fresh->euid != old.euid || fresh->egid != old.egid || fresh->fsuid != old.fsuid ||
         fresh->fsgid != old.fsgid) {

@@ -27,7 +27,7 @@ public:
     Result<u64> seek(i64 offset, int whence) override { return File::seek(offset, whence); }
     const u64 handled;
     Mutex mutex;
-    Vector<LandlockRule> rules; // under mutex
+    Vector<LandlockRule> rules; // sorted; under mutex
 };
 
 Result<Ref<File>> ruleset_file(Task& task, int fd) {
@@ -90,22 +90,23 @@ Result<long> sys_landlock_add_rule(Task& task, int fd, u32 type, u64 address, u3
     if (!inode->is_directory() && (allowed & ~u64{landlock_of_files}) != 0)
         return fail(EINVAL);
     MutexGuard guard(ruleset.mutex);
-    for (LandlockRule& known : ruleset.rules)
-        if (known.object->is(inode)) {
+    const usize at = landlock_find(ruleset.rules.span(), inode);
+    for (usize i = at; i < ruleset.rules.size() && ruleset.rules[i].inode == inode; i++)
+        if (LandlockRule& known = ruleset.rules[i]; known.object->is(inode)) {
             known.allowed |= allowed;
             return 0;
         }
     if (ruleset.rules.size() >= most_rules)
         return fail(E2BIG);
     TRY(Ref<LandlockObject> object, make_ref<LandlockObject>(*place.dentry()));
-    TRY(ruleset.rules.push_back({std::move(object), allowed}));
+    TRY(ruleset.rules.insert(at, {std::move(object), inode, allowed}));
     return 0;
 }
 
 Result<long> sys_landlock_restrict_self(Task& task, int fd, u32 flags) {
     if (flags != 0)
         return fail(EINVAL);
-    if (!task.no_new_privileges && !capable(CAP_SYS_ADMIN))
+    if (!task.no_new_privileges && !capable_here(CAP_SYS_ADMIN))
         return fail(EPERM);
     TRY(Ref<File> file, ruleset_file(task, fd));
     auto& ruleset = static_cast<Ruleset&>(*file);

@@ -116,7 +116,7 @@ Result<long> sys_mincore(Task& task, u64 address, u64 length, u64 vector) {
     u64 pages = page_up(length) >> page_shift;
     while (pages > 0) {
         const u64 count = pages < sizeof part ? pages : sizeof part;
-        TRY(task.address_space->resident(VirtAddr(address), count << page_shift, part));
+        TRY(task.address_space->resident(VirtAddr(address), count << page_shift, part, true));
         TRY(copy_out_bytes(vector, part, count));
         address += count << page_shift;
         vector += count;

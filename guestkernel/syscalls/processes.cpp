@@ -362,13 +362,14 @@ Result<long> sys_pidfd_getfd(Task& task, int fd, int target, u32 flags) {
     }
     if (!other)
         return fail(ESRCH);
+    const Ref<FileTable> files = files_of(*other);
+    auto file = files ? files->get(target) : Result<Ref<File>>(fail(ESRCH));
+    // Not before: a program of more rights, executed in between, may have opened it since.
     if (!may_access(*other))
         return fail(EPERM);
-    const Ref<FileTable> files = files_of(*other);
-    if (!files)
-        return fail(ESRCH);
-    TRY(Ref<File> file, files->get(target));
-    TRY(const int number, task.files->install(std::move(file), true));
+    if (!file)
+        return fail(file.error().code);
+    TRY(const int number, task.files->install(std::move(*file), true));
     return number;
 }
 

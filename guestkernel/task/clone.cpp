@@ -270,8 +270,11 @@ Result<void> publish(Task& child, Ref<Process> fresh, const CloneRequest& reques
     } else {
         Process& process = *fresh;
         Process* adopter = (request.flags & CLONE_PARENT) != 0 ? parent.parent : &parent;
-        if (adopter != &parent)
+        process.parent_executions = parent.executions;
+        if (adopter != &parent) {
             process.exit_signal = parent.exit_signal;
+            process.parent_executions = parent.parent_executions;
+        }
         process.parent = adopter;
         adopter->children.push_back(process);
         process.join_group(parent.group);

@@ -252,8 +252,9 @@ void enter_program(Task& task, const ProgramImage& image) {
 }
 
 // The rights were decided on before the program was loaded and the other threads had ended: whoever
-// traces or shares its places by now must not get a program of another's privilege, and nobody may
-// begin to, nor look into the new memory by what the old program was. EAGAIN.
+// traces it, shares its places or filters its calls by now must not get a program of another's
+// privilege, and nobody may begin to, nor look into the new memory by what the old program was.
+// EAGAIN.
 Result<void> close_to_others(Process& process, const Task& task, const ProgramIdentity& identity) {
     if (!identity.guarded && !identity.unreadable)
         return {};
@@ -262,6 +263,10 @@ Result<void> close_to_others(Process& process, const Task& task, const ProgramId
         return fail(EAGAIN);
     if (identity.gains && !identity.shared_places &&
         shares_places_locked(task, Among::OtherProcesses))
+        return fail(EAGAIN);
+    // Another thread has laid its filter over this one since (SECCOMP_FILTER_FLAG_TSYNC), and the
+    // promise to gain nothing with it: a program of more rights must not run under such a filter.
+    if (identity.gains && task.no_new_privileges)
         return fail(EAGAIN);
     process.dumpable = false; // not before: the old program goes on after an error
     return {};
@@ -308,6 +313,7 @@ void commit(Task& task, Process& process, ProgramImage image, ProgramIdentity id
     {
         SpinGuard tree(process_tree_lock());
         process.has_executed = true;
+        process.executions++;
         process.exit_signal = SIGCHLD;
     }
     enter_program(task, image);

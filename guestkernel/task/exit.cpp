@@ -22,9 +22,18 @@ namespace kernel {
 
 namespace {
 
-SignalInfo child_signal(Process& child, Task* last) {
+// What the parent is sent. clone(2) takes any number; one that names no signal sends none. A parent
+// that has executed another program since asked for nothing: that one may be of other rights, and
+// gets from its child what every program gets.
+int end_signal(const Process& child) {
+    if (child.exit_signal != SIGCHLD && child.parent_executions != child.parent->executions)
+        return SIGCHLD;
+    return child.exit_signal <= signal_count ? child.exit_signal : 0;
+}
+
+SignalInfo child_signal(Process& child, int signal, Task* last) {
     SignalInfo info;
-    info.signo = child.exit_signal;
+    info.signo = signal;
     const u32 status = child.exit_status;
     info.code = (status & 0x7f) == 0 ? CLD_EXITED : (status & 0x80) != 0 ? CLD_DUMPED : CLD_KILLED;
     info.child = {};
@@ -52,8 +61,9 @@ bool notify_parent_locked(Process& child, Task* last) {
     if (parent.is_namespace_init && parent.pid_namespace->dead)
         return true; // it is ending itself and waits for all to be gone
     bool forgotten = false;
-    bool send = child.exit_signal != 0;
-    if (child.exit_signal == SIGCHLD) {
+    const int signal = end_signal(child);
+    bool send = signal != 0;
+    if (signal == SIGCHLD) {
         const SignalAction action = parent.handlers->get(SIGCHLD);
         const bool ignored = action.handler == reinterpret_cast<u64>(SIG_IGN);
         forgotten = ignored || (action.flags & SA_NOCLDWAIT) != 0;
@@ -61,7 +71,7 @@ bool notify_parent_locked(Process& child, Task* last) {
         send = !ignored;
     }
     if (send)
-        send_child_signal_locked(parent, child_signal(child, last));
+        send_child_signal_locked(parent, child_signal(child, signal, last));
     parent.child_events.wake_all();
     return forgotten;
 }

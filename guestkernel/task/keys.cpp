@@ -27,6 +27,7 @@ constinit HashTable<KeyObject, &KeyObject::serial_next, 256> by_serial;
 constinit KeyQuota* quotas = nullptr;  // for ever, as users are few
 constinit KeyObject* doomed = nullptr; // under table_lock
 constinit bool destroying = false;
+constinit u64 walks = 0; // begun so far; under the mutex
 
 Result<Ref<KeyQuota>> quota_of(u32 uid) {
     for (KeyQuota* quota = quotas; quota != nullptr; quota = quota->next)
@@ -131,29 +132,41 @@ Result<Ref<KeyObject>> special_ring(Task& task, i32 id, bool create) {
     return ring;
 }
 
+// Many rings may hold the same ones, and those the next: there are far more ways through them than
+// anybody has time to go, and nothing would end a call that tried. So each ring is gone through
+// once, and again only when come to by a shorter way, which leaves more of what is below in reach.
 template <typename Visit>
-bool visit_below(KeyObject& ring, bool possessed, unsigned depth, Visit& visit) {
+bool visit_below(KeyObject& ring, bool possessed, unsigned depth, u64 walk, Visit& visit) {
     if (depth > search_depth || !ring.check_usable() ||
         !check_key_permission({Ref<KeyObject>::share(&ring), possessed}, key_search))
         return false;
+    if (ring.last_walk == walk && ring.walk_depth <= depth)
+        return false;
+    ring.last_walk = walk;
+    ring.walk_depth = depth;
     for (const Ref<KeyObject>& link : ring.links)
         if (visit(*link))
             return true;
     for (const Ref<KeyObject>& link : ring.links)
-        if (link->is_ring() && visit_below(*link, possessed, depth + 1, visit))
+        if (link->is_ring() && visit_below(*link, possessed, depth + 1, walk, visit))
             return true;
     return false;
+}
+
+template <typename Visit>
+bool visit_all_below(KeyObject& ring, bool possessed, Visit& visit) {
+    return visit_below(ring, possessed, 0, ++walks, visit);
 }
 
 template <typename Visit>
 bool visit_own(Task& task, Visit& visit) {
     for (const Ref<KeyObject>* ring :
          {&task.thread_ring, &task.process->process_ring, &task.session_ring})
-        if (*ring && (visit(**ring) || visit_below(**ring, true, 0, visit)))
+        if (*ring && (visit(**ring) || visit_all_below(**ring, true, visit)))
             return true;
     if (!task.session_ring)
         if (auto quota = quota_of(task.credentials->uid); quota && (*quota)->session_ring)
-            return visit_below(*(*quota)->session_ring, true, 0, visit);
+            return visit_all_below(*(*quota)->session_ring, true, visit);
     return false;
 }
 
@@ -162,15 +175,20 @@ bool possesses(Task& task, const KeyObject& wanted) {
     return visit_own(task, visit);
 }
 
-// Whether `needle` is at or below `ring`.
-Result<bool> leads_to(KeyObject& ring, const KeyObject& needle, unsigned depth) {
+// Whether `needle` is at or below `ring`. Once for each ring here too, and again by a longer way,
+// which may turn out to be too long.
+Result<bool> leads_to(KeyObject& ring, const KeyObject& needle, unsigned depth, u64 walk) {
     if (&ring == &needle)
         return true;
     if (depth > search_depth)
         return fail(ELOOP);
+    if (ring.last_walk == walk && ring.walk_depth >= depth)
+        return false;
+    ring.last_walk = walk;
+    ring.walk_depth = depth;
     for (const Ref<KeyObject>& link : ring.links)
         if (link->is_ring()) {
-            TRY(const bool found, leads_to(*link, needle, depth + 1));
+            TRY(const bool found, leads_to(*link, needle, depth + 1, walk));
             if (found)
                 return true;
         }
@@ -331,7 +349,7 @@ Result<Ref<KeyObject>> search_ring(const KeyRef& ring, KeyType type, std::string
             found = held;
         return static_cast<bool>(found);
     };
-    if (!visit_below(*ring.key, ring.possessed, 0, visit))
+    if (!visit_all_below(*ring.key, ring.possessed, visit))
         return fail(error);
     return found;
 }
@@ -354,7 +372,7 @@ Result<Ref<KeyObject>> search_own_rings(Task& task, KeyType type, std::string_vi
 
 Result<void> link_key(KeyObject& ring, Ref<KeyObject> key) {
     if (key->is_ring()) {
-        TRY(const bool circle, leads_to(*key, ring, 0));
+        TRY(const bool circle, leads_to(*key, ring, 0, ++walks));
         if (circle)
             return fail(EDEADLK);
     }

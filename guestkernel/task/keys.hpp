@@ -48,6 +48,8 @@ public:
     Vector<Ref<KeyObject>> links; // of a ring
     Ref<KeyQuota> quota;
     u64 charged = 0;
+    u64 last_walk = 0;       // through the rings that came by it, and how far from its beginning
+    unsigned walk_depth = 0; // that was
     KeyObject* serial_next = nullptr;
     KeyObject* doomed_next = nullptr;
 

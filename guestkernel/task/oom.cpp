@@ -59,9 +59,10 @@ bool kill_whole_group(MemoryGroup& of, const MemoryGroup* within) {
     for (MemoryGroup* at = &of; at != nullptr; at = at == within ? nullptr : at->parent)
         if (at->oom_group)
             whole = at;
-    if (whole == nullptr || whole->cgroup == nullptr || !whole->cgroup->try_add_ref())
+    // The victim may have ended meanwhile, and its group with it.
+    const Ref<Cgroup> group = whole == nullptr ? Ref<Cgroup>() : cgroup_of(*whole);
+    if (!group)
         return false;
-    const Ref<Cgroup> group = Ref<Cgroup>::adopt(whole->cgroup);
     note_memory_event(*whole, EventOomGroupKill);
     kill_members(*group, KillMembers::NotProtected);
     return true;

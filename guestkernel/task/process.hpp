@@ -23,10 +23,11 @@ public:
     explicit UserAccount(u32 user) : uid(user) {}
     const u32 uid;
     UserAccount* next = nullptr;
-    base::Atomic<u32> tasks{0};          // RLIMIT_NPROC
-    base::Atomic<u32> queued_signals{0}; // RLIMIT_SIGPENDING
-    base::Atomic<u64> queue_bytes{0};    // RLIMIT_MSGQUEUE
-    base::Atomic<u64> ring_bytes{0};     // RLIMIT_MEMLOCK, of io_uring
+    base::Atomic<u32> tasks{0};           // RLIMIT_NPROC
+    base::Atomic<u32> queued_signals{0};  // RLIMIT_SIGPENDING
+    base::Atomic<u64> queue_bytes{0};     // RLIMIT_MSGQUEUE
+    base::Atomic<u64> ring_bytes{0};      // RLIMIT_MEMLOCK, of io_uring
+    base::Atomic<u32> files_in_flight{0}; // RLIMIT_NOFILE once more, of SCM_RIGHTS
     bool listed = false;
 
 protected:
@@ -74,6 +75,8 @@ public:
     base::ListNode group_node;
     u32 live_tasks = 0;          // that have not begun to exit
     bool has_executed = false;   // setpgid(2) of a child that did is refused
+    u32 executions = 0;          // programs that it has executed
+    u32 parent_executions = 0;   // ... of its parent's, when that made it
     bool is_subreaper = false;   // PR_SET_CHILD_SUBREAPER
     int exit_signal = 0;         // to the parent; 0: none
     u32 exit_status = 0;         // as wait(2) shows it

@@ -9,6 +9,7 @@
 #include "guestkernel/fs/file_capabilities.hpp"
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/mount.hpp"
+#include "guestkernel/fs/mount_tree.hpp"
 #include "guestkernel/fs/permission.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -16,9 +17,11 @@ namespace kernel {
 
 namespace {
 
-// mount_namespaces(7): what another, not nested, namespace mounted gives no rights here.
+// user_namespaces(7): what another, not nested, namespace mounted gives no rights here. Nor does
+// what is not mounted in the caller's mount namespace at all, and was come to by /proc/PID/root or
+// a descriptor: root of another container decides what lies there (mnt_may_suid() of Linux).
 bool may_give_rights(const Mount& mount, const Credentials& who) {
-    if ((mount.flags() & MS_NOSUID) != 0)
+    if ((mount.flags() & MS_NOSUID) != 0 || mount.space() != current_mount_namespace())
         return false;
     const UserNamespace* owner = mount.superblock().user_ns.get();
     for (const UserNamespace* at = who.user_space(); at != nullptr; at = at->parent())

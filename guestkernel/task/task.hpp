@@ -114,7 +114,7 @@ public:
     u64 set_child_tid = 0; // CLONE_CHILD_SETTID: written by the child itself before it first runs
     volatile bool vfork_pending = false; // its parent waits in vfork_done until exec or exit
     WaitQueue vfork_done;
-    Ref<UserAccount> account;   // whose RLIMIT_NPROC it counts against
+    Ref<UserAccount> account;   // whose RLIMIT_NPROC it counts against; under the signal lock
     bool reset_on_fork = false; // SCHED_RESET_ON_FORK
     u16 stack_owner = 0;        // the group that its kernel stack is charged to
     u16 memory_owner = 0;       // the group that its memory is charged to (mm/): 0: none

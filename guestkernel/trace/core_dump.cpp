@@ -210,6 +210,7 @@ struct Segment {
     u64 start, end;
     u32 protection;
     u64 stored;           // bytes of it that are in the file
+    bool from_file;       // what is not in memory is not zeros
     bool refused = false; // MADV_DONTDUMP
 };
 
@@ -260,15 +261,17 @@ u64 stored_bytes(const MappingInfo& mapping, u32 filter) {
 
 bool note_mapping(const MappingInfo& mapping, void* context) {
     auto& layout = *static_cast<Layout*>(context);
-    const Segment segment = {mapping.start.raw(), mapping.end.raw(), mapping.protection,
-                             stored_bytes(mapping, current_process().core_filter), mapping.no_dump};
+    const Segment segment = {
+        mapping.start.raw(),    mapping.end.raw(),
+        mapping.protection,     stored_bytes(mapping, current_process().core_filter),
+        mapping.read_from_file, mapping.no_dump};
     layout.failed = layout.failed || !layout.segments.push_back(segment).has_value();
     if (mapping.file && !is_vdso(mapping))
         layout.failed = layout.failed || !layout.files.add(mapping).has_value();
     return !layout.failed;
 }
 
-// The pages that are there; the others stay holes.
+// The pages that are there, or can be read; the others stay holes.
 bool put_segment(CoreFile& out, AddressSpace& space, const Segment& segment, u8* buffer) {
     u8 resident[chunk_pages];
     for (u64 at = segment.start; at < segment.start + segment.stored;) {
@@ -277,7 +280,7 @@ bool put_segment(CoreFile& out, AddressSpace& space, const Segment& segment, u8*
         if (!space.resident(VirtAddr(at), pages * page_size, resident))
             return out.skip(segment.start + segment.stored - at);
         for (u64 i = 0; i < pages; i++, at += page_size) {
-            const bool there = (resident[i] & 1) != 0 &&
+            const bool there = (segment.from_file || (resident[i] & 1) != 0) &&
                                space.read_foreign(VirtAddr(at), buffer, page_size) == page_size;
             if (!(there ? out.put(buffer, page_size) : out.skip(page_size)))
                 return false;

@@ -10,8 +10,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -238,6 +240,86 @@ void test_slow_victim(const std::string& group) {
     CHECK(wait_for(patient) == 0);
 }
 
+// Fills the group with single pages up to less than 32 of them below its limit.
+void fill(const std::string& group, long limit) {
+    for (;;) {
+        const long room = limit - number(group + "/memory.current") - long{32 * 4096};
+        if (room <= 0)
+            return;
+        const size_t bytes = static_cast<size_t>(room + 4095) / 4096 * 4096;
+        char* memory = static_cast<char*>(
+            mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        CHECK(memory != MAP_FAILED && madvise(memory, bytes, MADV_RANDOM) == 0);
+        for (size_t i = 0; i < bytes; i += 4096)
+            memory[i] = 1;
+    }
+}
+
+// Does `work` in the group, whose limit is 16 MiB, while another process there has 6 of them and is
+// the one to end for memory.
+template <typename F>
+void beside_victim(const std::string& group, F&& work) {
+    int ready[2];
+    CHECK(pipe(ready) == 0);
+    const pid_t victim = spawn(group, [&] {
+        CHECK(put("/proc/self/oom_score_adj", "1000") == 0);
+        touch(6 * mega);
+        CHECK(write(ready[1], "x", 1) == 1);
+        for (;;)
+            pause();
+    });
+    char byte = 0;
+    CHECK(read(ready[0], &byte, 1) == 1);
+    CHECK(wait_for(spawn(group, [&] {
+              CHECK(put("/proc/self/oom_score_adj", "-1000") == 0);
+              work();
+          })) == 0);
+    CHECK(kill(victim, SIGKILL) == 0 && wait_for(victim) == SIGKILL);
+    close(ready[0]);
+    close(ready[1]);
+}
+
+// A child's page tables are to be had at the limit, too.
+void test_fork_at_limit(const std::string& group) {
+    beside_victim(group, [&] {
+        // A page table for each page.
+        constexpr size_t step = 2 * mega, tables = 80;
+        char* sparse = static_cast<char*>(mmap(nullptr, tables * step, PROT_READ | PROT_WRITE,
+                                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        CHECK(sparse != MAP_FAILED && madvise(sparse, tables * step, MADV_RANDOM) == 0);
+        for (size_t i = 0; i < tables; i++)
+            sparse[i * step] = 1;
+        fill(group, 16 * mega);
+        const pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            for (size_t i = 0; i < tables; i++)
+                CHECK(sparse[i * step] == 1);
+            _exit(0);
+        }
+        CHECK(wait_for(child) == 0);
+    });
+}
+
+// Neither does a socket refuse what it has room for.
+void test_datagrams_at_limit(const std::string& group) {
+    beside_victim(group, [&] {
+        sockaddr_in here = {};
+        here.sin_family = AF_INET;
+        here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t length = sizeof here;
+        const int to = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        const int from = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        auto* address = reinterpret_cast<sockaddr*>(&here);
+        CHECK(bind(to, address, length) == 0 && getsockname(to, address, &length) == 0);
+        const std::string data(30'000, 'd');
+        fill(group, 16 * mega);
+        for (int i = 0; i < 40; i++) // most find the other's buffer full, and are dropped
+            CHECK(sendto(from, data.data(), data.size(), 0, address, length) ==
+                  static_cast<ssize_t>(data.size()));
+    });
+}
+
 // A write to memory.peak starts it anew for who reads by the same open file (Linux 6.12).
 void test_peak(const std::string& group) {
     const std::string file = group + "/memory.peak";
@@ -302,6 +384,8 @@ void test_memory() {
     CHECK(number(a + "/memory.peak") <= long{32 * mega});
 
     test_slow_victim(a);
+    test_fork_at_limit(a);
+    test_datagrams_at_limit(a);
 
     // The whole group at once.
     CHECK(put(a + "/memory.oom.group", "1") == 0);

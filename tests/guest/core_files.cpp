@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/procfs.h>
 #include <sys/resource.h>
@@ -22,6 +23,35 @@
 namespace {
 
 char marker[] = "a string that the core file has";
+
+// The program's own file, all of it, of which only the first page was ever used: the core file has
+// what debuggers would find there.
+struct WholeFile {
+    int fd = -1;
+    char* start = nullptr;
+    std::size_t bytes = 0;
+
+    void map() {
+        fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+        struct stat status = {};
+        CHECK(fd >= 0 && fstat(fd, &status) == 0);
+        bytes = static_cast<std::size_t>(status.st_size);
+        void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+        CHECK(at != MAP_FAILED);
+        start = static_cast<char*>(at);
+        start[0] = 'X';
+    }
+    void check(const char* in_core) const {
+        std::string expected(bytes, '\0');
+        CHECK(pread(fd, expected.data(), bytes, 0) == static_cast<ssize_t>(bytes));
+        expected[0] = 'X';
+        CHECK(std::memcmp(in_core, expected.data(), bytes) == 0);
+    }
+    void unmap() const {
+        CHECK(munmap(start, bytes) == 0);
+        close(fd);
+    }
+} whole_file;
 
 void* wait_forever(void* barrier) {
     pthread_barrier_wait(static_cast<pthread_barrier_t*>(barrier));
@@ -157,7 +187,7 @@ void check_core(const std::string& core) {
     CHECK(core.size() > sizeof header);
     std::memcpy(&header, core.data(), sizeof header);
     CHECK(std::memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 && header.e_type == ET_CORE);
-    bool found = false;
+    bool found = false, found_file = false;
     const auto address = reinterpret_cast<std::uintptr_t>(marker);
     for (unsigned i = 0; i < header.e_phnum; i++) {
         Elf64_Phdr segment = {};
@@ -168,13 +198,18 @@ void check_core(const std::string& core) {
             CHECK(counts.threads == 2 && counts.fpu == 2 && counts.xstate == 2);
             CHECK(counts.siginfo == 1 && counts.auxv == 1 && counts.files == 1 &&
                   counts.process == 1);
+        } else if (segment.p_type == PT_LOAD &&
+                   segment.p_vaddr == reinterpret_cast<std::uintptr_t>(whole_file.start)) {
+            CHECK(segment.p_filesz >= whole_file.bytes);
+            whole_file.check(core.data() + segment.p_offset);
+            found_file = true;
         } else if (segment.p_type == PT_LOAD && address >= segment.p_vaddr &&
                    address < segment.p_vaddr + segment.p_filesz) {
             found = std::memcmp(core.data() + segment.p_offset + (address - segment.p_vaddr),
                                 marker, sizeof marker) == 0;
         }
     }
-    CHECK(found);
+    CHECK(found && found_file);
 }
 
 } // namespace
@@ -196,10 +231,12 @@ int main() {
     CHECK(only_file().empty());
     // What a pattern with a path or a pipe does is the machine's affair.
     if (std::strchr(pattern, '/') == nullptr && pattern[0] != '|') {
+        whole_file.map();
         CHECK(WCOREDUMP(status_of(SIGABRT, RLIM_INFINITY, true)));
         const std::string name = only_file();
         CHECK(name.substr(0, 4) == "core");
         check_core(contents(name));
+        whole_file.unmap();
         CHECK(unlink(name.c_str()) == 0);
         ending_threads();
     }

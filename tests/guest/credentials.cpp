@@ -370,6 +370,8 @@ uid_t owner_of(const std::string& name) {
 // anybody may see, and it may still look at its own descriptors.
 void files_of_the_undumpable() {
     in_child([] {
+        const int opened = open("/proc/self/maps", O_RDONLY);
+        CHECK(opened >= 0);
         CHECK(syscall(SYS_setresgid, 1000, 1000, 1000) == 0 &&
               setresuid_raw(1000, 1000, 1000) == 0);
         CHECK(prctl(PR_GET_DUMPABLE) == 0);
@@ -387,6 +389,11 @@ void files_of_the_undumpable() {
         in_child([&] {
             CHECK_FAILS(open((parent + "/fd").c_str(), O_RDONLY), EACCES);
             CHECK_FAILS(open((parent + "/fd/0").c_str(), O_RDONLY), EACCES);
+            // Though their modes let everybody in; and what is open stays so.
+            for (const char* name : {"/maps", "/smaps", "/smaps_rollup"})
+                CHECK_FAILS(open((parent + name).c_str(), O_RDONLY), EACCES);
+            char byte = 0;
+            CHECK(read(opened, &byte, 1) == 1);
             CHECK_FAILS(ptrace(PTRACE_ATTACH, getppid(), nullptr, nullptr), EPERM);
         });
         CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
@@ -589,6 +596,33 @@ int called(const std::string& word) {
     return 99;
 }
 
+// Queued signals count against the real user, who changes while they are sent: none gets lost.
+void signals_while_ids_change() {
+    in_child([] {
+        constexpr int many = 400;
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGRTMIN);
+        CHECK(sigprocmask(SIG_BLOCK, &set, nullptr) == 0);
+        const pid_t sender = fork();
+        CHECK(sender >= 0);
+        if (sender == 0) {
+            for (int i = 0; i < many; i++)
+                CHECK(sigqueue(getppid(), SIGRTMIN, {.sival_int = i}) == 0);
+            _exit(0);
+        }
+        int status = -1;
+        for (int user = 2001; waitpid(sender, &status, WNOHANG) == 0; user ^= 3)
+            CHECK(setresuid_raw(user, 0, 0) == 0);
+        CHECK(status == 0);
+        constexpr timespec no_time = {};
+        siginfo_t info = {};
+        for (int i = 0; i < many; i++)
+            CHECK(sigtimedwait(&set, &info, &no_time) == SIGRTMIN && info.si_value.sival_int == i);
+        CHECK_FAILS(sigtimedwait(&set, &info, &no_time), EAGAIN);
+    });
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -611,5 +645,6 @@ int main(int argc, char** argv) {
     kept_from_gaining();
     weaker_processes();
     old_machine();
+    signals_while_ids_change();
     return 0;
 }

@@ -293,6 +293,25 @@ void on_mounts(const ScratchDirectory& dir, const std::string& program) {
     });
 }
 
+// What lies in another mount namespace, here come to by a descriptor from there, gives no rights.
+void from_another_namespace(const std::string& program) {
+    Report got{};
+    give(program, raw, 0, true);
+    CHECK(chmod(program.c_str(), 06755) == 0);
+    const int fd = open(program.c_str(), O_PATH);
+    CHECK(fd >= 0);
+    const std::string name = "/proc/self/fd/" + std::to_string(fd);
+    CHECK(execute(name, got, become_user) == 0);
+    CHECK(got.effective_user == 0 && got.permitted == raw && got.secure == 1);
+    CHECK(execute(name, got, [] {
+              CHECK(unshare(CLONE_NEWNS) == 0);
+              become_user();
+          }) == 0);
+    CHECK(got.effective_user == user && got.permitted == 0 && got.secure == 0);
+    close(fd);
+    CHECK(chmod(program.c_str(), 0755) == 0);
+}
+
 void through_overlay(const ScratchDirectory& dir, const std::string& program) {
     Report got{};
     give(program, raw, 0, true);
@@ -366,6 +385,7 @@ int main(int argc, char** argv) {
         watched(program);
         namespaced(program);
         on_mounts(dir, program);
+        from_another_namespace(program);
         through_overlay(dir, program);
     });
     return 0;

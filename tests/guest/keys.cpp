@@ -108,6 +108,31 @@ void rings() {
     CHECK_FAILS(control(KEYCTL_CLEAR, -99), EINVAL);
 }
 
+// Six layers of rings, each of which holds all of the next layer: millions of ways lead through
+// them, which a search does not have to go one by one.
+void many_ways() {
+    if (getuid() != 0)
+        return; // others may not have as many keys
+    constexpr int layers = 6, width = 30;
+    static serial ring[layers][width];
+    for (int layer = 0; layer < layers; layer++)
+        for (int i = 0; i < width; i++) {
+            const std::string name = std::to_string(layer) + '.' + std::to_string(i);
+            ring[layer][i] = add("keyring", name.c_str(), nullptr, 0, process);
+            CHECK(ring[layer][i] > 0);
+        }
+    for (int layer = 0; layer + 1 < layers; layer++)
+        for (const serial upper : ring[layer])
+            for (const serial lower : ring[layer + 1])
+                CHECK(control(KEYCTL_LINK, lower, upper) == 0);
+    const serial top = ring[0][0];
+    CHECK_FAILS(control(KEYCTL_SEARCH, top, "user", "joey:none", 0), ENOKEY);
+    const serial key = add("user", "joey:lowest", "l", 1, ring[layers - 1][width - 1]);
+    CHECK(key > 0 && control(KEYCTL_SEARCH, top, "user", "joey:lowest", 0) == key);
+    CHECK_FAILS(control(KEYCTL_LINK, top, ring[layers - 1][0]), EDEADLK);
+    CHECK(control(KEYCTL_CLEAR, process) == 0);
+}
+
 void states() {
     serial key = add("user", "joey:state", "s", 1, process);
     CHECK(control(KEYCTL_SET_TIMEOUT, key, 1000) == 0);
@@ -234,6 +259,7 @@ int main() {
         return 0; // a kernel without, or a container's filter
     payloads();
     rings();
+    many_ways();
     states();
     sharing();
     somebody_else();

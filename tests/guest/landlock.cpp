@@ -231,6 +231,9 @@ void privileges() {
         const long ruleset = ruleset_of(everything);
         CHECK(setgid(65534) == 0 && setuid(65534) == 0);
         CHECK_FAILS(restrict_self(ruleset, 0), EPERM);
+        // Whoever has the right in a user namespace of his own needs no promise either.
+        if (unshare(CLONE_NEWUSER) == 0) // not allowed everywhere
+            CHECK(restrict_self(ruleset, 0) == 0);
     });
 }
 
@@ -273,6 +276,41 @@ void unmounting() {
     });
 }
 
+// Many rules in many layers, asked about deep down in the tree.
+void many_rules() {
+    constexpr int rules = 1200, layers = 16, depth = 400, looks = 100;
+    const std::string base = at("/many");
+    CHECK(mkdir(base.c_str(), 0755) == 0);
+    const auto file = [&](int number) { return base + "/f" + std::to_string(number); };
+    for (int i = 0; i < rules; i++)
+        CHECK(close(open(file(i).c_str(), O_CREAT | O_WRONLY, 0644)) == 0);
+    in_child([&] {
+        const long ruleset = ruleset_of(LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_READ_FILE);
+        for (int i = 1; i < rules; i++)
+            allow(ruleset, file(i), LANDLOCK_ACCESS_FS_READ_FILE);
+        CHECK(chdir(base.c_str()) == 0);
+        for (int i = 0; i < depth; i++)
+            CHECK(mkdir("d", 0755) == 0 && chdir("d") == 0);
+        CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+        for (int i = 0; i < layers; i++)
+            CHECK(restrict_self(ruleset, 0) == 0);
+        for (int i = 0; i < looks; i++)
+            CHECK_FAILS(open(".", O_RDONLY | O_DIRECTORY), EACCES);
+        for (const int i : {1, 2, rules / 2, rules - 1})
+            CHECK(close(open(file(i).c_str(), O_RDONLY)) == 0);
+        CHECK_FAILS(open(file(0).c_str(), O_RDONLY), EACCES);
+    });
+    CHECK(chdir(base.c_str()) == 0);
+    for (int i = 0; i < depth; i++)
+        CHECK(chdir("d") == 0);
+    for (int i = 0; i < depth; i++)
+        CHECK(chdir("..") == 0 && rmdir("d") == 0);
+    CHECK(chdir("/") == 0);
+    for (int i = 0; i < rules; i++)
+        CHECK(unlink(file(i).c_str()) == 0);
+    CHECK(rmdir(base.c_str()) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -296,6 +334,7 @@ int main() {
     tracing();
     privileges();
     unmounting();
+    many_rules();
     CHECK(rmdir(at("/read/folder").c_str()) == 0 && unlink(at("/one/other").c_str()) == 0);
     for (const char* name : {"/in", "/out", "/read", "/one"})
         CHECK(unlink((at(name) + "/file").c_str()) == 0 && rmdir(at(name).c_str()) == 0);

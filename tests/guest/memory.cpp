@@ -187,6 +187,9 @@ void file_mappings() {
     unmap(part, 1);
     CHECK(msync(shared, 4 * page, MS_SYNC) == 0 && msync(shared, page, MS_ASYNC) == 0);
     CHECK(msync(shared, page, MS_INVALIDATE) == 0);
+    CHECK(mlock(shared + page, page) == 0 && msync(shared, page, MS_INVALIDATE) == 0);
+    CHECK_FAILS(msync(shared, 2 * page, MS_INVALIDATE), EBUSY);
+    CHECK(munlock(shared + page, page) == 0 && msync(shared, 2 * page, MS_INVALIDATE) == 0);
     CHECK_FAILS(msync(shared, page, MS_SYNC | MS_ASYNC), EINVAL);
     CHECK_FAILS(msync(shared + 1, page, MS_SYNC), EINVAL);
     CHECK_FAILS(msync(shared, page, 0x100), EINVAL);
@@ -535,6 +538,17 @@ void residence() {
     char* file = map(4, PROT_READ, MAP_SHARED, fd);
     (void)*static_cast<volatile char*>(file + page);
     CHECK(mincore(file, 4 * page, resident) == 0 && (resident[1] & 1) == 1);
+    // What of others' files is in memory says what they do.
+    if (getuid() == 0)
+        in_child([&] {
+            CHECK(ftruncate(fd, 64 * page) == 0 && fchmod(fd, 0644) == 0);
+            CHECK(setuid(1000) == 0);
+            char* foreign = map(64, PROT_READ, MAP_SHARED, fd);
+            unsigned char all[64];
+            CHECK(mincore(foreign, sizeof all * page, all) == 0);
+            for (const unsigned char byte : all)
+                CHECK((byte & 1) == 1);
+        });
     unmap(file, 4);
     close(fd);
 }
@@ -587,6 +601,26 @@ void locks() {
         CHECK_FAILS(mlock(at, page), EPERM);
         CHECK_FAILS(mlockall(MCL_FUTURE), EPERM);
     });
+    // ... and when it is used, not before: a large reservation takes no memory.
+    in_child([] {
+        CHECK(mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0);
+        unsigned char bytes[64] = {};
+        const auto all_absent = [&](void* start) {
+            CHECK(mincore(start, sizeof bytes * page, bytes) == 0);
+            for (const unsigned char byte : bytes)
+                if ((byte & 1) != 0)
+                    return false;
+            return true;
+        };
+        char* later = map(64);
+        CHECK(all_absent(later));
+        void* moved = mremap(later, 64 * page, 128 * page, MREMAP_MAYMOVE);
+        CHECK(moved != failed && all_absent(static_cast<char*>(moved) + 64 * page));
+        const long old = syscall(SYS_brk, 0);
+        auto* grown = reinterpret_cast<char*>((static_cast<size_t>(old) + page - 1) & ~(page - 1));
+        CHECK(syscall(SYS_brk, grown + 64 * page) == reinterpret_cast<long>(grown + 64 * page));
+        CHECK(all_absent(grown));
+    });
     // What comes later, too; a fork's child starts without locks.
     in_child([] {
         CHECK(mlockall(MCL_FUTURE) == 0);
@@ -625,6 +659,14 @@ void breaks() {
                         ENOMEM);
         char* at = map(100);
         CHECK_MAP_FAILS(mremap(at, 100 * page, 600 << 20, MREMAP_MAYMOVE), ENOMEM);
+        // What takes the place of a reservation is no more than that was.
+        constexpr size_t reserved = (400 << 20) / page, used = (200 << 20) / page;
+        constexpr int fixed = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+        char* room = map(reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+        CHECK(map(used, PROT_READ | PROT_WRITE, fixed, -1, 0, room) == room);
+        CHECK_MAP_FAILS(mmap(room + (reserved - 1) * page, used * page, PROT_NONE, fixed, -1, 0),
+                        ENOMEM);
+        CHECK(room[0] == 0);
     });
     in_child([] {
         const rlimit limit = {64 << 20, 64 << 20};
@@ -704,6 +746,35 @@ void memory_files() {
 }
 
 // --- memory of others: process_vm_readv(2), process_vm_writev(2), process_madvise(2)
+
+// /proc/PID/mem shows what lies behind PROT_NONE, and changes it for this process alone: proc(5).
+void hidden_memory() {
+    const int memory = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    CHECK(memory >= 0);
+    char* area = map(2);
+    std::strcpy(area, "behind it");
+    in_child([&] { // shares the page with its parent
+        CHECK(mprotect(area, 2 * page, PROT_NONE) == 0);
+        const int own = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+        char text[10] = {};
+        CHECK(pread(own, text, sizeof text, reinterpret_cast<off_t>(area)) == sizeof text);
+        CHECK(std::strcmp(text, "behind it") == 0);
+        CHECK(pread(own, text, 1, reinterpret_cast<off_t>(area + page)) == 1 && text[0] == 0);
+        CHECK(pwrite(own, "B", 1, reinterpret_cast<off_t>(area)) == 1);
+        CHECK(pwrite(own, "C", 1, reinterpret_cast<off_t>(area + page)) == 1);
+        CHECK(signal_of([&] { (void)*static_cast<volatile char*>(area); }) == SIGSEGV);
+        iovec local = {text, 1};
+        iovec remote = {area, 1};
+        CHECK_FAILS(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+        CHECK(mprotect(area, 2 * page, PROT_READ) == 0);
+        CHECK(std::strcmp(area, "Behind it") == 0 && area[page] == 'C');
+    });
+    CHECK(std::strcmp(area, "behind it") == 0 && area[page] == 0);
+    char text[10] = {};
+    CHECK(pread(memory, text, sizeof text, reinterpret_cast<off_t>(area)) == sizeof text);
+    close(memory);
+    unmap(area, 2);
+}
 
 void foreign_memory() {
     char* area = map(6);
@@ -879,8 +950,10 @@ int main() {
     }
     breaks();
     memory_files();
-    if (getuid() == 0)
+    if (getuid() == 0) {
+        hidden_memory();
         foreign_memory();
+    }
     shared_and_copied();
     other_parts();
     counts();

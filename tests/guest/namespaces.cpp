@@ -578,6 +578,22 @@ void pids() {
     });
 }
 
+// A call that failed when it had a number already. Linux gives such a namespace up.
+void pids_after_failure() {
+    in_child([] {
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        clone_args args{};
+        args.flags = CLONE_PIDFD;
+        args.pidfd = 16;
+        args.exit_signal = SIGCHLD;
+        CHECK_FAILS(syscall(SYS_clone3, &args, sizeof args), EFAULT);
+        const pid_t init = fork();
+        if (init == 0)
+            _exit(getpid() == 1 && getppid() == 0 ? 0 : 1);
+        CHECK(init > 0 ? exit_of(init) == 0 : errno == ENOMEM);
+    });
+}
+
 // The number that was given last, at the end of /proc/loadavg and in ns_last_pid: the reader's,
 // whatever namespace its /proc is of.
 int last_pid_in(const char* path) {
@@ -898,6 +914,7 @@ int main() {
     user_limit();
     network_settings();
     pids();
+    pids_after_failure();
     last_pids();
     pid_kill_from_above();
     pid_views();

@@ -107,6 +107,22 @@ void clones() {
     CHECK(info.si_pid == child && info.si_code == CLD_EXITED && info.si_status == 11);
     CHECK(waitpid(child, &status, __WALL) == child);
     CHECK(sigprocmask(SIG_UNBLOCK, &set, nullptr) == 0);
+    // A number that names no signal: none is sent. All are blocked, to be seen.
+    sigset_t all, before_all, pending;
+    sigfillset(&all);
+    CHECK(sigprocmask(SIG_BLOCK, &all, &before_all) == 0);
+    for (const int number : {65, 72, 200, 255}) {
+        child = static_cast<pid_t>(syscall(SYS_clone, number, nullptr, nullptr, nullptr, 0));
+        CHECK(child >= 0);
+        if (child == 0)
+            _exit(12);
+        CHECK(waitpid(child, &status, __WALL) == child);
+        expect_exit(status, 12);
+        CHECK(sigpending(&pending) == 0);
+        for (int signal = 1; signal <= 64; signal++)
+            CHECK(sigismember(&pending, signal) != 1);
+    }
+    CHECK(sigprocmask(SIG_SETMASK, &before_all, nullptr) == 0);
     // Shared descriptors and directory.
     (void)umask(022);
     const int before = dup(0);
@@ -532,6 +548,14 @@ int called(int argc, char** argv) {
     }
     if (word == "script") // by the name that its interpreter is given
         return std::string(argv[2]) == argv[3] && access(argv[2], R_OK) == 0 ? 45 : 1;
+    if (word == "child") { // the other program's, which it had ask for SIGUSR1
+        close(atoi(argv[2]));
+        int status = 0;
+        sigset_t pending;
+        if (waitpid(-1, &status, __WALL) <= 0 || sigpending(&pending) != 0)
+            return 1;
+        return sigismember(&pending, SIGCHLD) == 1 && sigismember(&pending, SIGUSR1) == 0 ? 46 : 2;
+    }
     return 99;
 }
 
@@ -668,6 +692,26 @@ void execs() {
     std::vector<std::string> words = {"x", "count"};
     words.insert(words.end(), 77, std::string(10'000, 'y'));
     run(words, 77);
+}
+
+// What a child was told to send at its end it does not send to another program.
+void exit_signal_after_exec() {
+    expect_exit(end_of(start([] {
+                    sigset_t set;
+                    sigemptyset(&set);
+                    sigaddset(&set, SIGUSR1);
+                    sigaddset(&set, SIGCHLD);
+                    CHECK(sigprocmask(SIG_BLOCK, &set, nullptr) == 0);
+                    int hold[2];
+                    CHECK(pipe(hold) == 0);
+                    if (syscall(SYS_clone, SIGUSR1, nullptr, nullptr, nullptr, 0) == 0) {
+                        close(hold[1]);
+                        char byte = 0;
+                        _exit(read(hold[0], &byte, 1) == 0 ? 0 : 1);
+                    }
+                    execl(self.c_str(), "x", "child", std::to_string(hold[1]).c_str(), nullptr);
+                })),
+                46);
 }
 
 void exec_state() {
@@ -868,6 +912,7 @@ int main(int argc, char** argv) {
     child_signals();
     execs();
     exec_state();
+    exit_signal_after_exec();
     exits();
     comparisons();
     CHECK(rmdir(name) == 0);

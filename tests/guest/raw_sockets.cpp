@@ -1,9 +1,11 @@
 // raw(7), packet(7), icmp(7): over the loopback of a network namespace of its own.
 #include <cstdint>
+#include <fstream>
 #include <initializer_list>
 #include <poll.h>
 #include <sched.h>
 #include <unistd.h>
+#include <vector>
 
 #include <arpa/inet.h>
 #include <linux/filter.h>
@@ -17,6 +19,7 @@
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "tests/guest/network_support.hpp"
@@ -469,6 +472,104 @@ void frames_of_a_stream() {
     close(watcher);
 }
 
+template <typename Info>
+ssize_t send_from(int fd, const sockaddr* to, socklen_t length, int level, int type,
+                  const Info& info, uint8_t echo) {
+    uint8_t packet[16] = {echo};
+    iovec part{packet, sizeof packet};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof info)] = {};
+    msghdr message{};
+    message.msg_name = const_cast<sockaddr*>(to);
+    message.msg_namelen = length;
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = level;
+    header->cmsg_type = type;
+    header->cmsg_len = CMSG_LEN(sizeof info);
+    std::memcpy(CMSG_DATA(header), &info, sizeof info);
+    return sendmsg(fd, &message, 0);
+}
+
+// An address that is not here is nobody's to send from, be it by a ping socket, which needs no
+// privilege.
+void borrowed_addresses() {
+    std::ofstream("/proc/sys/net/ipv4/ping_group_range") << "0 2147483647" << std::flush;
+    const sockaddr_in here = address4(INADDR_LOOPBACK, 0);
+    sockaddr_in6 here6{};
+    here6.sin6_family = AF_INET6;
+    here6.sin6_addr = in6addr_loopback;
+    for (const int type : {SOCK_RAW, SOCK_DGRAM}) {
+        const int fd = socket(AF_INET, type, IPPROTO_ICMP);
+        if (fd < 0 && type == SOCK_DGRAM && errno == EACCES)
+            break; // not in a group that may
+        CHECK(fd >= 0);
+        in_pktinfo info{};
+        info.ipi_spec_dst.s_addr = htonl(0x7f000009); // 127.0.0.9
+        CHECK(send_from(fd, general(here), sizeof here, IPPROTO_IP, IP_PKTINFO, info, ICMP_ECHO) ==
+              16);
+        info.ipi_spec_dst.s_addr = htonl(0xc6336407); // 198.51.100.7
+        CHECK_FAILS(
+            send_from(fd, general(here), sizeof here, IPPROTO_IP, IP_PKTINFO, info, ICMP_ECHO),
+            ENETUNREACH);
+        close(fd);
+        const int fd6 = socket(AF_INET6, type, IPPROTO_ICMPV6);
+        CHECK(fd6 >= 0);
+        in6_pktinfo info6{};
+        info6.ipi6_addr = in6addr_loopback;
+        CHECK(send_from(fd6, general(here6), sizeof here6, IPPROTO_IPV6, IPV6_PKTINFO, info6,
+                        ICMP6_ECHO_REQUEST) == 16);
+        CHECK(inet_pton(AF_INET6, "2001:db8::7", &info6.ipi6_addr) == 1);
+        CHECK_FAILS(send_from(fd6, general(here6), sizeof here6, IPPROTO_IPV6, IPV6_PKTINFO, info6,
+                              ICMP6_ECHO_REQUEST),
+                    EINVAL);
+        close(fd6);
+    }
+}
+
+// Everybody who listens hears it, however many they are.
+void many_listeners() {
+    constexpr unsigned many = 100;
+    const sockaddr_ll link = loopback_link(ETH_P_IP);
+    std::vector<int> all;
+    while (all.size() < many) {
+        all.push_back(socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK, 0));
+        CHECK(all.back() >= 0);
+        CHECK(bind(all.back(), general(link), sizeof link) == 0);
+    }
+    send_datagram(4712, "all");
+    for (const int fd : all) {
+        char packet[64];
+        pollfd ready{fd, POLLIN, 0};
+        CHECK(poll(&ready, 1, 5000) == 1);
+        CHECK(recv(fd, packet, sizeof packet, 0) == 20 + 8 + 3);
+        CHECK(std::memcmp(packet + 28, "all", 3) == 0);
+        close(fd);
+    }
+}
+
+// Each network has all identifiers: many ping sockets leave enough for others.
+void many_pings() {
+    std::ofstream("/proc/sys/net/ipv4/ping_group_range") << "0 2147483647" << std::flush;
+    constexpr unsigned many = 1100;
+    const rlimit limit{many + 100, many + 100};
+    std::vector<int> open;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return; // not root
+    const sockaddr_in here = address4(INADDR_LOOPBACK, 0);
+    while (open.size() < many) {
+        open.push_back(socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP));
+        if (open.back() < 0 && errno == EACCES)
+            break; // nor in a group that may
+        CHECK(open.back() >= 0);
+        CHECK(bind(open.back(), general(here), sizeof here) == 0);
+    }
+    for (const int fd : open)
+        close(fd);
+}
+
 } // namespace
 
 int main() {
@@ -484,5 +585,8 @@ int main() {
     sent_frames();
     cooked_frames();
     frames_of_a_stream();
+    borrowed_addresses();
+    many_listeners();
+    many_pings();
     return 0;
 }

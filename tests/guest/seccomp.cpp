@@ -23,6 +23,7 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -755,9 +756,63 @@ void call_dispatch() {
     CHECK(call_here(SYS_getpid) == own);
 }
 
+// A set-user-ID program and a filter from another thread at about the same moment: one of the two
+// comes first, and then there is no program of root's under a filter of somebody else's.
+void synchronised_in_execve() {
+    if (geteuid() != 0)
+        return;
+    constexpr uid_t nobody = 65534;
+    constexpr int filtered_root = 6;
+    char path[] = "/tmp/seccomp_XXXXXX";
+    const int program = mkstemp(path);
+    const int self = open("/proc/self/exe", O_RDONLY);
+    CHECK(program >= 0 && self >= 0);
+    static char piece[65536];
+    for (ssize_t got; (got = read(self, piece, sizeof piece)) > 0;)
+        CHECK(write(program, piece, static_cast<size_t>(got)) == got);
+    CHECK(fchmod(program, 04755) == 0);
+    close(program);
+    close(self);
+    static volatile bool go;
+    static int delay;
+    for (delay = 0; delay < 16; delay++) {
+        const pid_t target = fork();
+        CHECK(target >= 0);
+        if (target == 0) {
+            CHECK(setresgid(nobody, nobody, nobody) == 0 && setresuid(nobody, nobody, nobody) == 0);
+            pthread_t thread;
+            CHECK(pthread_create(
+                      &thread, nullptr,
+                      [](void*) -> void* {
+                          while (!go)
+                              ;
+                          for (int i = 0; i < delay * 1500; i++)
+                              asm volatile("pause");
+                          (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                          (void)install(only(SYS_getppid, SECCOMP_RET_ERRNO | EXDEV),
+                                        SECCOMP_FILTER_FLAG_TSYNC);
+                          for (;;)
+                              pause();
+                      },
+                      nullptr) == 0);
+            go = true;
+            execl(path, path, "risen", nullptr);
+            _exit(errno == EAGAIN ? 0 : 1);
+        }
+        int status = -1;
+        CHECK(waitpid(target, &status, 0) == target);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) != filtered_root);
+    }
+    CHECK(unlink(path) == 0);
+}
+
 } // namespace
 
-int main(int count, char**) {
+int main(int count, char** words) {
+    if (count > 1 && std::strcmp(words[1], "risen") == 0) {
+        const bool bound = prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
+        return geteuid() == 0 && bound ? 6 : 0;
+    }
     if (count > 1)
         return 0; // a program that was started under call dispatch
     questions();
@@ -775,4 +830,5 @@ int main(int count, char**) {
     supervisors_in_pid_namespaces();
     suspension();
     call_dispatch();
+    synchronised_in_execve();
 }

@@ -9,10 +9,12 @@
 #include <vector>
 
 #include <linux/io_uring.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include "tests/guest/check.hpp"
 
@@ -243,6 +245,35 @@ void many_cycles() {
     }
 }
 
+// Who may not have more files open may not have more of them in messages, either: else one user
+// could take what all can have in flight. What has arrived counts no longer.
+void one_users_share() {
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        constexpr rlim_t most = 64;
+        const rlimit limit{most, most};
+        CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+        constexpr uid_t nobody_else = 61234;
+        if (geteuid() == 0)
+            CHECK(setresuid(nobody_else, nobody_else, nobody_else) == 0);
+        int s[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+        unsigned sent = 0;
+        while (sent <= 2 * most && try_to_send(s[0], {s[0]}, "x") == 1)
+            sent++;
+        CHECK(errno == ETOOMANYREFS && sent <= most + 1);
+        CHECK_FAILS(try_to_send(s[0], {s[0]}, "x"), ETOOMANYREFS);
+        for (unsigned i = 0; i < sent; i++)
+            for (const int fd : receive(s[1], 256, 0, 1).files)
+                close(fd);
+        CHECK(try_to_send(s[0], {s[0]}, "x") == 1);
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
 // A socket that is peeked out of a queue is not garbage, although the queue's own socket is closed
 // right after that and all that refers to either was in messages when somebody began to count. The
 // sockets between the two in the list of those in flight make counting take its time.
@@ -329,6 +360,7 @@ int main() {
     credentials();
     cycles();
     many_cycles();
+    one_users_share();
     peeking();
     chain();
 }

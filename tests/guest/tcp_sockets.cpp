@@ -489,6 +489,72 @@ void disconnect() {
     close(listener);
 }
 
+// A connection attempt that is given up leaves nothing behind: the next one is as good as any.
+void shut_while_connecting() {
+    for (const int how : {SHUT_RD, SHUT_WR, SHUT_RDWR}) {
+        const int full = listening(0);
+        const sockaddr_in to = address4("127.0.0.1", port_of(full));
+        const int first = stream();
+        CHECK(connect(first, general(to), sizeof to) == 0);
+        // There is no room for more: the SYN goes unanswered.
+        const int client = stream(AF_INET, SOCK_NONBLOCK);
+        CHECK_FAILS(connect(client, general(to), sizeof to), EINPROGRESS);
+        CHECK(state_of(client) == TCP_SYN_SENT);
+        CHECK(shutdown(client, how) == 0);
+        CHECK(state_of(client) == TCP_CLOSE);
+        CHECK(get(client, SOL_SOCKET, SO_ERROR) == ECONNRESET);
+        const int other = listening();
+        const sockaddr_in there = address4("127.0.0.1", port_of(other));
+        CHECK_FAILS(connect(client, general(there), sizeof there), EINPROGRESS);
+        const int server = accept(other, nullptr, nullptr);
+        CHECK(server >= 0);
+        CHECK(wait_for(client, POLLOUT) == POLLOUT);
+        CHECK(state_of(client) == TCP_ESTABLISHED && state_of(server) == TCP_ESTABLISHED);
+        CHECK_FAILS(recv(client, &byte, 1, 0), EAGAIN);
+        CHECK(send(client, "x", 1, 0) == 1);
+        CHECK(recv(server, &byte, 1, 0) == 1 && byte == 'x');
+        for (const int fd : {full, first, client, other, server})
+            close(fd);
+    }
+}
+
+// Nor does one that was refused: the port that was bound is there for any address again, and for
+// anybody who knocks.
+void listening_after_a_refusal() {
+    const int other = listening();
+    const sockaddr_in nowhere = address4("127.0.0.1", port_of(other));
+    close(other);
+    const int spare = listening();
+    const sockaddr_in any = address4("0.0.0.0", port_of(spare));
+    close(spare);
+    for (const bool dissolved : {false, true}) {
+        const int fd = stream();
+        CHECK(bind(fd, general(any), sizeof any) == 0);
+        if (dissolved) {
+            const int target = listening();
+            const sockaddr_in to = address4("127.0.0.1", port_of(target));
+            CHECK(connect(fd, general(to), sizeof to) == 0);
+            sockaddr nobody{};
+            nobody.sa_family = AF_UNSPEC;
+            CHECK(connect(fd, &nobody, sizeof nobody) == 0);
+            close(target);
+        } else {
+            CHECK_FAILS(connect(fd, general(nowhere), sizeof nowhere), ECONNREFUSED);
+        }
+        sockaddr_in own{};
+        socklen_t length = sizeof own;
+        CHECK(getsockname(fd, general(own), &length) == 0);
+        CHECK(own.sin_addr.s_addr == htonl(INADDR_ANY) && own.sin_port == any.sin_port);
+        CHECK(listen(fd, 5) == 0);
+        const int client = stream();
+        const sockaddr_in to = address4("127.0.0.1", ntohs(any.sin_port));
+        CHECK(connect(client, general(to), sizeof to) == 0);
+        reset_on_close(client);
+        close(client);
+        close(fd);
+    }
+}
+
 void addresses_in_use() {
     const int listener = listening();
     const int port = port_of(listener);
@@ -891,6 +957,8 @@ int main(int argc, char** argv) {
         {"lingering", lingering},
         {"lingering_at_exit", lingering_at_exit},
         {"disconnect", disconnect},
+        {"shut_while_connecting", shut_while_connecting},
+        {"listening_after_a_refusal", listening_after_a_refusal},
         {"addresses_in_use", addresses_in_use},
         {"shared_ports", shared_ports},
         {"both_versions", both_versions},

@@ -505,6 +505,37 @@ void multicast() {
     close(client);
 }
 
+// A group has room for as many members as there are.
+void many_members() {
+    constexpr unsigned many = 150;
+    ip_mreqn request{};
+    request.imr_multiaddr.s_addr = htonl(0xe8010204);
+    request.imr_ifindex = static_cast<int>(if_nametoindex("lo"));
+    const int on = 1;
+    std::vector<int> members;
+    sockaddr_in to = address4("232.1.2.4", 0);
+    while (members.size() < many) {
+        members.push_back(socket(AF_INET, SOCK_DGRAM, 0));
+        CHECK(setsockopt(members.back(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
+        CHECK(bind(members.back(), general(to), sizeof to) == 0);
+        CHECK(setsockopt(members.back(), IPPROTO_IP, IP_ADD_MEMBERSHIP, &request, sizeof request) ==
+              0);
+        to.sin_port = htons(static_cast<uint16_t>(port_of(members.front())));
+    }
+    const int client = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK(setsockopt(client, IPPROTO_IP, IP_MULTICAST_IF, &request, sizeof request) == 0);
+    CHECK(sendto(client, "g", 1, 0, general(to), sizeof to) == 1);
+    for (const int fd : members) {
+        char byte = 0;
+        pollfd ready{fd, POLLIN, 0};
+        CHECK(poll(&ready, 1, 5000) == 1);
+        CHECK(recv(fd, &byte, 1, 0) == 1 && byte == 'g');
+        CHECK_FAILS(recv(fd, &byte, 1, MSG_DONTWAIT), EAGAIN); // once
+        close(fd);
+    }
+    close(client);
+}
+
 void interfaces() {
     const int fd = socket(AF_INET, SOCK_DGRAM, 0);
     ifreq request{};
@@ -636,6 +667,7 @@ int main() {
     foreign_sources();
     lite();
     multicast();
+    many_members();
     interfaces();
     many_messages();
     return 0;

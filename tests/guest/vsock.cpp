@@ -4,7 +4,9 @@
 // what needs no connection is checked all the same.
 #include <csignal>
 #include <fcntl.h>
+#include <fstream>
 #include <poll.h>
+#include <sched.h>
 #include <string>
 #include <unistd.h>
 #include <vector>
@@ -218,6 +220,9 @@ void reserved_ports() {
         const int fd = make(SOCK_STREAM);
         CHECK_FAILS(bind_to(fd, VMADDR_CID_ANY, 1000), EACCES);
         CHECK(bind_to(fd, VMADDR_CID_ANY, 1024) == 0);
+        // Capabilities over a network namespace are none over ports, which no namespace has.
+        if (unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)
+            CHECK_FAILS(bind_to(make(SOCK_STREAM), VMADDR_CID_ANY, 1000), EACCES);
         _exit(0);
     }
     int status = -1;
@@ -402,6 +407,21 @@ void backlog() {
     CHECK(refused == 2); // the backlog and one
     for (const int client : clients)
         close(client);
+}
+
+// However much is asked for, there is a limit: those that nobody accepts take memory.
+void largest_backlog() {
+    const Listener listener(SOCK_STREAM, -1);
+    unsigned limit = 4096;
+    std::ifstream("/proc/sys/net/core/somaxconn") >> limit;
+    bool refused = false;
+    for (unsigned i = 0; i < limit + 2 && !refused; i++) {
+        const int client = make(SOCK_STREAM);
+        refused = connect_to(client, local_cid, listener.port) != 0;
+        CHECK(!refused || (errno == ECONNRESET && i > 16));
+        close(client);
+    }
+    CHECK(refused);
 }
 
 void streams() {
@@ -648,6 +668,7 @@ int main(int argc, char** argv) {
     refusal();
     without_blocking();
     backlog();
+    largest_backlog();
     streams();
     half_closes();
     broken_pipes(SOCK_STREAM);

@@ -55,16 +55,17 @@ base::Result<bool, int> is_directory_at(int directory, const std::string& name) 
     return S_ISDIR(status.st_mode);
 }
 
-base::Result<std::uint64_t, int> ino_of(int fd) {
+base::Result<struct stat, int> about(int fd) {
     struct stat status {};
     if (::fstat(fd, &status) != 0)
         return last_errno();
-    return static_cast<std::uint64_t>(status.st_ino);
+    return status;
 }
 
 // One directory that is being walked through.
 struct Level {
     std::string name;
+    dev_t device = 0;
     std::uint64_t ino = 0;
     std::vector<Listed> left;
 };
@@ -79,7 +80,9 @@ base::Result<os::UniqueFd, int> open_directory(int directory, const char* name) 
 base::Result<Level, int> enter(int fd, std::string name) {
     Level level;
     level.name = std::move(name);
-    TRY(level.ino, ino_of(fd));
+    TRY(const struct stat status, about(fd));
+    level.device = status.st_dev;
+    level.ino = status.st_ino;
     TRY(level.left, list(fd));
     return level;
 }
@@ -204,7 +207,8 @@ public:
     Walk(int directory, const WalkVisitor& visit) : directory_(directory), visit_(visit) {}
 
     base::Result<void, int> run(const std::string& name) {
-        TRY(outer_, ino_of(directory_));
+        TRY(const struct stat outer, about(directory_));
+        outer_ = outer.st_ino;
         TRY(const bool is_directory, is_directory_at(directory_, name));
         if (!is_directory)
             return visit_({directory_, outer_, name, false});
@@ -246,6 +250,11 @@ private:
             return visit_({directory_, outer_, done.name, true});
         // Up by "..": a descriptor per level would run out in a deep tree.
         TRY(os::UniqueFd up, open_directory(here_.get(), ".."));
+        // Whoever has the tree mounted, a container, may have moved the directory: as many steps up
+        // as were taken down would then end above the tree, with names that he chose.
+        TRY(const struct stat status, about(up.get()));
+        if (status.st_ino != levels_.back().ino || status.st_dev != levels_.back().device)
+            return base::Failure(ESTALE);
         here_ = std::move(up);
         return visit_({here_.get(), levels_.back().ino, done.name, true});
     }

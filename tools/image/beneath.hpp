@@ -54,7 +54,8 @@ base::Result<std::vector<std::string>, int> list_names(int directory);
 
 // A walk over the tree below one directory, each directory after its content, for removal and
 // sums. It needs two descriptors and no deep stack however deep the tree is. Symbolic links are not
-// followed. Nobody else may move directories of the tree meanwhile.
+// followed. A directory that somebody has moved out of its place meanwhile ends it with ESTALE:
+// nothing outside of the tree is ever visited.
 struct WalkEntry {
     int directory = -1;              // where it lies
     std::uint64_t directory_ino = 0; // of that

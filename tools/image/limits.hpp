@@ -10,7 +10,8 @@ struct Limits {
     std::uint64_t unpacked_bytes = std::uint64_t{64} << 30; // data of all files of an image
     std::uint64_t input_bytes = std::uint64_t{64} << 30; // what an archive with an image unpacks to
     std::uint64_t file_bytes = std::uint64_t{1} << 40;   // one file's size, holes included
-    std::uint64_t entries = 4'000'000;                   // of all layers together
+    std::uint64_t entries = 4'000'000;                   // of all layers, implied directories too
+    std::uint64_t remembered_bytes = 512 << 20;          // of directories' paths, in memory
     std::uint64_t archive_members = 20'000;              // of an archive with an image
     std::uint64_t document_bytes = 4 << 20;              // manifest, index, configuration
     std::uint64_t layers = 512;

@@ -128,7 +128,9 @@ os::Result<void> ArchiveSource::add(TarReader& tar, const TarEntry& entry) {
         return {};
     if (entry.kind != TarEntry::Kind::File)
         return os::fail(os::Code::InvalidArgument, path, ": neither a file nor a directory");
-    Member member{os::text("member-", members_.size()), Hasher::of(""), 0, "", false};
+    // By a number of its own: an archive may have one path twice, and then there are fewer members
+    // than files.
+    Member member{os::text("member-", files_++), Hasher::of(""), 0, "", false};
     TRY(const os::UniqueFd to, staging_.create(member.file));
     Hasher hasher;
     for (;;) {

@@ -80,6 +80,7 @@ private:
 
     Staging& staging_;
     std::map<std::string, Member> members_;
+    std::uint64_t files_ = 0; // made in the staging folder so far
 };
 
 } // namespace image

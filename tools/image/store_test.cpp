@@ -467,6 +467,27 @@ TEST_CASE("docker archives whose members lead astray are refused") {
                    "damaged"));
 }
 
+TEST_CASE("an archive that has a path twice has what came last there, and the rest as it was") {
+    const TestStore test;
+    const std::string layer = simple_layer("f", "1");
+    const std::string config = config_text({layer});
+    const std::string name = Hasher::of(config).hex() + ".json";
+    const std::string path = std::string(64, 'a') + "/layer.tar";
+    // As tar --append and --update leave it.
+    ArchiveMaker out;
+    out.file("repositories", "{}").file("repositories", R"({"thing": {}})");
+    out.file(path, simple_layer("f", "of before")).file(path, layer);
+    out.file("manifest.json", "[]");
+    out.file(
+        "manifest.json",
+        json::array({{{"Config", name}, {"RepoTags", {"thing:1"}}, {"Layers", {path}}}}).dump());
+    out.file(name, config);
+    static_cast<void>(test.one("twice.tar", out.finish()));
+    CHECK(test.file("thing:1", "f") == "1");
+    const Image image = *test.store.find("thing:1");
+    CHECK(test.store.read_document(image.manifest.layers.front().digest).has_value());
+}
+
 TEST_CASE("what is no archive, or an empty one, is told apart from one") {
     const TestStore test;
     CHECK(mentions(test.problem("noise", std::string(5000, 'n')), "no archive"));

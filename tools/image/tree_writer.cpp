@@ -44,11 +44,27 @@ os::Result<void> TreeWriter::apply(ByteSource& tar, const std::string& name) {
         TRY(const std::optional<TarEntry> entry, reader->next());
         if (!entry)
             return {};
-        if (++entries_ > limits_.entries)
-            return os::fail(os::Code::ResourceExhausted, layer_, ": the image has more than ",
-                            limits_.entries, " entries");
+        TRY(count_entry());
         TRY(apply_entry(*reader, *entry));
     }
+}
+
+os::Result<void> TreeWriter::count_entry() {
+    if (++entries_ > limits_.entries)
+        return os::fail(os::Code::ResourceExhausted, layer_, ": the image has more than ",
+                        limits_.entries, " entries");
+    return {};
+}
+
+// Until the end, since what is put into the directory changes it.
+os::Result<void> TreeWriter::remember_time(const std::string& path, const timespec& modified) {
+    if (directory_times_.insert_or_assign(path, modified).second)
+        remembered_ += path.size();
+    if (remembered_ > limits_.remembered_bytes)
+        return os::fail(os::Code::ResourceExhausted, layer_,
+                        ": the paths of the image's directories are more than ",
+                        human_size(limits_.remembered_bytes));
+    return {};
 }
 
 os::Result<void> TreeWriter::apply_entry(TarReader& tar, const TarEntry& entry) {
@@ -100,6 +116,8 @@ os::Result<void> TreeWriter::make_directories(const PathBeneath& path) {
         if (!fd)
             return os::fail_errno(fd.error(), layer_, ": '", path.text(), "': ", outer);
         if (::mkdirat(fd->get(), name.c_str(), implied_directory_mode) == 0) {
+            // One entry may have thousands of them on its way.
+            TRY(count_entry());
             struct stat status {};
             if (::fstat(fd->get(), &status) != 0)
                 return os::fail_errno(errno, layer_, ": '", outer, "'");
@@ -186,8 +204,7 @@ base::Result<void, int> TreeWriter::remove_lower(int directory, const std::strin
 os::Result<void> TreeWriter::write_root(const TarEntry& entry) {
     if (auto applied = attributes_.apply(root_.get(), entry); !applied)
         return failed(entry, applied.error());
-    directory_times_["."] = entry.modified;
-    return {};
+    return remember_time(".", entry.modified);
 }
 
 os::Result<void> TreeWriter::write_directory(const TarEntry& entry) {
@@ -207,8 +224,7 @@ os::Result<void> TreeWriter::write_directory(const TarEntry& entry) {
     touch(*parent, name);
     if (auto applied = attributes_.apply(fd->get(), entry); !applied)
         return failed(entry, applied.error());
-    directory_times_[entry.path.text()] = entry.modified;
-    return {};
+    return remember_time(entry.path.text(), entry.modified);
 }
 
 os::Result<void> TreeWriter::copy_data(TarReader& tar, const TarEntry& entry, int fd) {

@@ -46,6 +46,8 @@ private:
     };
 
     os::Result<void> apply_entry(TarReader& tar, const TarEntry& entry);
+    os::Result<void> count_entry();
+    os::Result<void> remember_time(const std::string& path, const timespec& modified);
     os::Result<void> white_out(const TarEntry& entry);
     os::Result<void> white_out_below(const PathBeneath& directory);
     base::Result<void, int> remove_lower(int directory, const std::string& name);
@@ -80,6 +82,7 @@ private:
     // the layer hides what is below.
     std::unordered_set<std::string> touched_;
     std::map<std::string, timespec> directory_times_;
+    std::uint64_t remembered_ = 0; // bytes of its paths
     Parent parent_;
     std::uint64_t entries_ = 0;
     std::uint64_t bytes_ = 0;

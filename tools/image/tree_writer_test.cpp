@@ -1,3 +1,4 @@
+#include <cerrno>
 #include <fcntl.h>
 
 #include <sys/stat.h>
@@ -381,6 +382,17 @@ TEST_CASE("limits end what would not end") {
     ArchiveMaker many;
     many.file("a", "").file("b", "").file("c", "").file("d", "");
     CHECK(mentions(few.apply(many), "more than 3 entries"));
+    Tree shallow(false, limits);
+    ArchiveMaker implied;
+    implied.file("a/b/c/d", "");
+    CHECK(mentions(shallow.apply(implied), "more than 3 entries"));
+
+    limits = {};
+    limits.remembered_bytes = 10;
+    Tree forgetful(false, limits);
+    ArchiveMaker long_paths;
+    long_paths.directory("abcdefg").directory("abcdefg").directory("abcdefg/h");
+    CHECK(mentions(forgetful.apply(long_paths), "paths of the image's directories"));
 
     limits = {};
     limits.file_bytes = 100;
@@ -414,6 +426,29 @@ TEST_CASE("trees deeper than any path are removed again") {
     upper.hide("", "d");
     CHECK(tree.apply(upper) == "");
     CHECK_FALSE(tree.has("d"));
+}
+
+TEST_CASE("a directory that is moved while its tree is removed leads nowhere else") {
+    const ScratchFolder folder;
+    for (const char* name : {"tree", "tree/a", "tree/a/b", "tree/a/b/c"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    folder.write("tree/a/b/c/last", "");
+    const os::UniqueFd top(::open(folder.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    // As a container does that still has the volume: what was four levels deep is one.
+    std::vector<std::string> visited;
+    const auto walked =
+        walk_beneath(top.get(), "tree", [&](const WalkEntry& entry) -> base::Result<void, int> {
+            struct stat place {};
+            CHECK(::fstat(entry.directory, &place) == 0);
+            CHECK(place.st_ino == entry.directory_ino);
+            visited.push_back(entry.name);
+            if (entry.name == "last")
+                CHECK(::rename((folder / "tree/a/b/c").c_str(), (folder / "tree/c").c_str()) == 0);
+            return {};
+        });
+    REQUIRE_FALSE(walked.has_value());
+    CHECK(walked.error() == ESTALE);
+    CHECK(visited == std::vector<std::string>{"last"});
 }
 
 TEST_CASE("names are bytes: neither normalized nor refused") {

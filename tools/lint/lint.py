@@ -5,7 +5,9 @@
 """
 
 import argparse
+import collections
 import concurrent.futures
+import dataclasses
 import json
 import os
 import re
@@ -34,6 +36,7 @@ KERNEL_HEADERS = set("array bit compare concepts cstddef cstdint limits new opti
                      "type_traits utility".split())
 MAX_LINES = 650  # "about 600"; tests and tables are exempt
 TIDY_SECONDS = 2400
+TIDY_BATCH = 5
 
 
 def tracked():
@@ -159,6 +162,29 @@ def check_words():
     return problems
 
 
+@dataclasses.dataclass
+class Batch:
+    paths: list  # files that are compiled in the same way
+    entry: dict  # the command for a file that includes them all
+
+
+def tidy_batches(chosen, folder):
+    """Files in batches: most of clang-tidy's time goes into the headers, which are read once for all of a batch. Names that
+    two of them give to different things break a batch, which is then checked file by file."""
+    alike = collections.defaultdict(list)
+    for path, entry in chosen.items():
+        alike[entry["directory"], re.sub(r" -MD .*", "", entry["command"])].append(path)
+    batches = []
+    for (directory, command), paths in sorted(alike.items()):
+        for start in range(0, len(paths), TIDY_BATCH):
+            some = paths[start:start + TIDY_BATCH]
+            together = os.path.abspath(os.path.join(folder, f"{len(batches)}.cpp"))
+            with open(together, "w") as file:
+                file.writelines(f'#include "{os.path.join(TOP, path)}"\n' for path in some)
+            batches.append(Batch(some, {"directory": directory, "file": together, "command": f"{command} -c {together}"}))
+    return batches
+
+
 def check_tidy(build, everything):
     """clang-tidy over every file of the host side; with --all, over the kernel's portable files too, and the analyzer goes deep."""
     with open(os.path.join(build, "compile_commands.json")) as file:
@@ -178,28 +204,35 @@ def check_tidy(build, everything):
         chosen.setdefault(path, entry)
     database = os.path.join(build, "tidy")
     os.makedirs(database, exist_ok=True)
+    batches = tidy_batches(chosen, database)
     with open(os.path.join(database, "compile_commands.json"), "w") as file:
-        json.dump(list(chosen.values()), file)
-    paths = sorted(chosen)
+        json.dump([batch.entry for batch in batches] + list(chosen.values()), file)
     # Half of the time goes into paths that its shallow mode gives up.
     depth = [] if everything else [f"--extra-arg={word}" for word in ("-Xclang", "-analyzer-config", "-Xclang", "mode=shallow")]
     deadline = time.monotonic() + (3600 if everything else TIDY_SECONDS)
     problems, left_out = [], []
 
-    def tidy(path):
-        if time.monotonic() > deadline:
-            return path, None
+    def findings(path):
         found = subprocess.run(["clang-tidy", "--quiet", *depth, "-p", database, path], cwd=TOP, capture_output=True, text=True)
-        return path, [line for line in found.stdout.splitlines() if re.search(r": (error|warning): ", line)]
+        return [line for line in found.stdout.splitlines() if re.search(r": (error|warning): ", line) and not line.startswith(database)]
+
+    def tidy(batch):
+        if time.monotonic() > deadline:
+            return batch, None
+        if len(batch.paths) > 1:
+            lines = findings(batch.entry["file"])
+            if not any("[clang-diagnostic-error]" in line for line in lines):
+                return batch, lines
+        return batch, [line for path in batch.paths for line in findings(path)]
 
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for path, lines in pool.map(tidy, paths):
+        for batch, lines in pool.map(tidy, batches):
             if lines is None:
-                left_out.append(path)
+                left_out += batch.paths
             else:
                 problems += [line.replace(TOP + "/", "") for line in lines]
     if left_out:
-        print(f"# clang-tidy: no time left for {len(left_out)} of {len(paths)} files", flush=True)
+        print(f"# clang-tidy: no time left for {len(left_out)} of {len(chosen)} files", flush=True)
         problems.append(f"no time left for {len(left_out)} files, {left_out[0]} among them")
     return sorted(set(problems))
 

@@ -19,6 +19,8 @@ public:
 
     // Runs posted tasks and ready callbacks until there is nothing left to do without waiting.
     void settle();
+    // One round: what was ready then. False: nothing was.
+    bool turn();
     std::size_t watched() const { return watches_.size(); }
     std::size_t tasks() const { return tasks_.size(); } // that wait for their turn
 
@@ -27,7 +29,6 @@ private:
         Interest interest;
         std::shared_ptr<Callback> callback;
     };
-    bool turn();
 
     std::map<int, Watch> watches_;
     std::deque<std::function<void()>> tasks_;

@@ -47,6 +47,9 @@ Mutex& hierarchy_mutex() {
 Ref<Cgroup> cgroup_of(Task&) {
     return {};
 }
+Ref<Cgroup> cgroup_of(MemoryGroup&) {
+    return {};
+}
 Result<Ref<Cgroup>> cgroup_of_file(File&) {
     return fail(EBADF);
 }

@@ -1,4 +1,6 @@
 // /proc/sysvipc, /proc/keys and /proc/key-users; sysvipc(7), keyrings(7).
+#include <linux/errno.h>
+
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/ipc/sysv.hpp"
@@ -178,9 +180,14 @@ Result<void> show_keys(TextBuilder& out, const TableContext&) {
     MutexGuard guard(keys_mutex());
     Vector<i32> serials;
     TRY(list_keys(serials));
-    for (const i32 serial : serials)
+    for (const i32 serial : serials) {
         if (auto key = lookup_key(current_task(), serial, false, key_view))
             tell_key(out, *key->key);
+        // Each look may go through all rings of the reader.
+        if (fatal_signal_pending())
+            return fail(EINTR);
+        cond_resched();
+    }
     guard.unlock();
     return {};
 }

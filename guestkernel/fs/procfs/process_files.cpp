@@ -47,6 +47,8 @@ struct Snapshot {
     char name[16] = {};
     usize name_length = 0;
     u64 pending = 0, shared_pending = 0, blocked = 0, ignored = 0, caught = 0;
+    bool has_account = false;
+    u32 queued_signals = 0; // of its user
     int exit_signal = 0;
 };
 
@@ -100,6 +102,10 @@ Result<Snapshot> take(const TableContext& of) {
     if (out.task && out.task->signals != nullptr) {
         out.pending = out.task->signals->pending.set();
         out.blocked = out.task->signals->blocked;
+    }
+    if (out.task && out.task->account) {
+        out.has_account = true;
+        out.queued_signals = out.task->account->queued_signals.load(base::Order::Relaxed);
     }
     return out;
 }
@@ -282,9 +288,8 @@ Result<void> show_status(TextBuilder& out, const TableContext& of) {
         out.hex(value, 16);
         out.append("\n");
     };
-    if (s.task && s.task->account)
-        out.print("SigQ:\t{}/{}\n", s.task->account->queued_signals.load(base::Order::Relaxed),
-                  s.process->limits[RLIMIT_SIGPENDING].soft);
+    if (s.has_account)
+        out.print("SigQ:\t{}/{}\n", s.queued_signals, s.process->limits[RLIMIT_SIGPENDING].soft);
     mask("SigPnd:\t", s.pending);
     mask("ShdPnd:\t", s.shared_pending);
     mask("SigBlk:\t", s.blocked);
@@ -502,24 +507,28 @@ Result<Path> follow_exe(const TableContext& of) {
     return Path(space->executable->path());
 }
 
-Result<Path> follow_cwd(const TableContext& of) {
+namespace {
+
+// First the place, then the rights, as in subject_file().
+Result<Path> follow_place(const TableContext& of, Path (FsContext::*which)() const) {
     TRY(const Ref<Task> task, subject_task(of));
+    const Ref<FsContext> place = fs_of(*task);
+    Path found = place ? (*place.*which)() : Path();
     if (!may_access(*task))
         return fail(EACCES);
-    const Ref<FsContext> place = fs_of(*task);
     if (!place)
         return fail(ENOENT);
-    return place->cwd();
+    return found;
+}
+
+} // namespace
+
+Result<Path> follow_cwd(const TableContext& of) {
+    return follow_place(of, &FsContext::cwd);
 }
 
 Result<Path> follow_root(const TableContext& of) {
-    TRY(const Ref<Task> task, subject_task(of));
-    if (!may_access(*task))
-        return fail(EACCES);
-    const Ref<FsContext> place = fs_of(*task);
-    if (!place)
-        return fail(ENOENT);
-    return place->root();
+    return follow_place(of, &FsContext::root);
 }
 
 Result<void> link_exe(TextBuilder& out, const TableContext& of) {

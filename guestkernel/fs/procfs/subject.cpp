@@ -43,12 +43,12 @@ Result<Ref<AddressSpace>> subject_memory(const TableContext& of) {
 
 Result<Ref<File>> subject_file(const TableContext& of) {
     TRY(const Ref<Task> task, subject_task(of));
+    // First the file, as with the memory above: a program that it executes meanwhile may be
+    // another's and open what is not for the caller.
+    const Ref<FileTable> files = files_of(*task);
+    auto file = files ? files->get(of.fd) : Result<Ref<File>>(fail(ENOENT));
     if (!may_access(*task))
         return fail(EACCES);
-    const Ref<FileTable> files = files_of(*task);
-    if (!files)
-        return fail(ENOENT);
-    auto file = files->get(of.fd);
     if (!file)
         return fail(ENOENT);
     return file;

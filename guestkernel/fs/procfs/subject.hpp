@@ -50,12 +50,6 @@ PROC_FILE(link_root)
 // memory_files.cpp
 PROC_FILE(show_statm)
 PROC_FILE(show_cmdline)
-PROC_FILE(show_environ)
-PROC_FILE(show_auxv)
-PROC_FILE(show_maps)
-PROC_FILE(show_smaps)
-PROC_FILE(show_smaps_rollup)
-PROC_FILE(show_numa_maps)
 PROC_FILE(link_mapping)
 // page_files.cpp
 PROC_FILE(show_core_filter)
@@ -145,9 +139,18 @@ Result<bool> next_mapping(const TableContext& of, u64 from, TableContext& child)
 Result<void> find_mapping(const TableContext& of);
 Result<Path> follow_mapping(const TableContext& of);
 u32 mapping_link_mode(const TableContext& of);
-// /proc/PID/mem.
+// /proc/PID/mem, and the texts that are about the memory as well: EACCES.
 Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
                               const TableContext& of);
+Result<Ref<File>> open_environ(const Path& path, Ref<Inode> inode, u32 flags,
+                               const TableContext& of);
+Result<Ref<File>> open_auxv(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of);
+Result<Ref<File>> open_maps(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of);
+Result<Ref<File>> open_smaps(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of);
+Result<Ref<File>> open_smaps_rollup(const Path& path, Ref<Inode> inode, u32 flags,
+                                    const TableContext& of);
+Result<Ref<File>> open_numa_maps(const Path& path, Ref<Inode> inode, u32 flags,
+                                 const TableContext& of);
 
 extern const TableEntry sysctl_entries[5];   // /proc/sys
 extern const TableEntry sysvipc_entries[3];  // /proc/sysvipc

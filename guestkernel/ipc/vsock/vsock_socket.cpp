@@ -10,7 +10,6 @@
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/ipc/unix_socket.hpp"
 #include "guestkernel/mm/user_copy.hpp"
-#include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/task/task.hpp"
 
 namespace kernel {
@@ -18,6 +17,7 @@ namespace kernel {
 namespace {
 
 constexpr unsigned cap_net_bind_service = 10;
+constexpr u32 largest_backlog = 4096; // net.core.somaxconn
 constexpr u32 all_events =
     poll_in | poll_rdnorm | poll_out | poll_wrnorm | poll_hup | poll_rdhup | poll_err;
 // SO_VM_SOCKETS_* (linux/vm_sockets.h does not stand in the kernel: it wants sys/socket.h).
@@ -52,9 +52,10 @@ void show_address(VsockAddress from, SocketAddress& out) {
     out.length = sizeof address;
 }
 
+// The ports are the machine's: who has a network namespace of its own, with all capabilities over
+// it, has no others.
 bool may_bind_reserved() {
-    const NetNamespace* space = current_net_namespace();
-    return capable_over(space == nullptr ? nullptr : space->owner(), cap_net_bind_service);
+    return capable(cap_net_bind_service);
 }
 
 Result<Ref<SocketFile>> make_file(Ref<VsockEndpoint> endpoint, u32 flags) {
@@ -106,7 +107,9 @@ Result<void> VsockSocketFile::listen(int backlog) {
         own.state == VsockState::Listening;
     if (!idle || !own.bound)
         return fail(EINVAL);
-    own.backlog = static_cast<u32>(backlog < 0 ? 0 : backlog);
+    // A connection keeps its place until somebody accepts it, even if its other end is long gone.
+    const u32 wanted = static_cast<u32>(backlog);
+    own.backlog = wanted > largest_backlog ? largest_backlog : wanted;
     own.state = VsockState::Listening;
     return {};
 }

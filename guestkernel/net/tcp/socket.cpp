@@ -47,7 +47,8 @@ Result<Ref<SocketFile>> make_tcp_socket(Ref<NetNamespace> space, int family, u32
 }
 
 TcpSocket::TcpSocket(Ref<Inode> inode, u32 flags, int family, Ref<NetNamespace> space)
-    : InetSocketFile(std::move(inode), flags, family, socket_stream, 6, std::move(space)) {}
+    : InetSocketFile(std::move(inode), flags, family, socket_stream, 6, std::move(space)),
+      bound_address_(net::IpAddress::any(v6())) {}
 
 Result<void> TcpSocket::init() {
     TRY(Table::get().prepare());
@@ -134,10 +135,11 @@ Result<void> TcpSocket::bind(const SocketAddress& address) {
     if (own.port != 0 || own.state() != State::Closed)
         return fail(EINVAL);
     if (where.port == 0 && ip_.on(net::ip_bind_no_port)) {
-        own.local = where.address; // connect(2) chooses the port
+        own.local = bound_address_ = where.address; // connect(2) chooses the port
         return {};
     }
     TRY(bind_port(where));
+    bound_address_ = where.address;
     own.port_kept = where.port != 0; // one that was chosen for it goes with the connection
     own.pair.local = {where.address, own.port, where.scope};
     return {};
@@ -231,8 +233,7 @@ void TcpSocket::disconnect() {
         if (own.state() == State::Listen)
             served = own.stop_listening();
         own.disconnect();
-        if (!own.port_kept)
-            stack().tcp_ports.unbind(own);
+        return_names();
         progress_ = Progress::Unconnected;
     }
     if (served)
@@ -350,7 +351,18 @@ Result<void> TcpSocket::choose_port(Pair& pair) {
         at = (found + 1) % count;
     }
     own.connected = false;
+    own.local = bound_address_;
     return fail(EADDRNOTAVAIL);
+}
+
+// There is no connection any more: what connect(2) chose for it goes, and what bind(2) chose is
+// nobody's in particular. Locks: the connection's is held.
+void TcpSocket::return_names() {
+    Connection& own = *connection_;
+    net::PortTable& ports = stack().tcp_ports;
+    if (!own.port_kept)
+        ports.unbind(own);
+    ports.set_peer(own, bound_address_, net::IpAddress::any(v6()), 0, false);
 }
 
 // Waits for the handshake; `on_timeout` if that is not over when SO_SNDTIMEO is.
@@ -368,8 +380,7 @@ Result<void> TcpSocket::finish_connect(int on_timeout) {
         progress_ = Progress::Unconnected;
         const int error = std::exchange(own.error, 0);
         own.reset_for_reuse();
-        if (!own.port_kept)
-            stack().tcp_ports.unbind(own);
+        return_names();
         return fail(error != 0 ? error : ECONNABORTED);
     }
     progress_ = Progress::Connected;
@@ -475,9 +486,10 @@ Result<void> TcpSocket::shutdown(u32 how) {
                 stack().tcp_ports.unbind(own);
             break;
         case State::SynSent:
-            if ((how & shut_write) == 0)
-                return {};
-            own.abort(0);
+            // Whichever side: the attempt is over (inet_shutdown() of Linux), and the next one must
+            // not find what this one's end left shut.
+            own.disconnect();
+            return_names();
             progress_ = Progress::Unconnected;
             break;
         default:

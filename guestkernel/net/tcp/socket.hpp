@@ -52,6 +52,7 @@ private:
     Result<void> choose_port(Pair& pair);
     Result<void> enter_table(Ref<Entry>& other);
     Result<void> finish_connect(int on_timeout);
+    void return_names();
     void apply_options();
     void pass_to_listener();
     void take_over_buffers();
@@ -81,6 +82,7 @@ private:
 
     Ref<Connection> connection_;
     Progress progress_ = Progress::Unconnected;
+    net::IpAddress bound_address_; // by bind(2); any: connect(2) chooses
     Mutex send_mutex_, receive_mutex_;
     // Under receive_mutex_: packets taken from the connection, and what of the first was read.
     net::PacketList reading_;

@@ -227,19 +227,37 @@ os::Result<Condition> Condition::parse(std::string_view text, const std::string&
     return out;
 }
 
+namespace {
+
+// Of what the guest says. A record that is too long to be read again would hide the container from
+// every command, also from those that end it.
+constexpr std::size_t longest_words = 16U << 10;
+
+Json shortened(const Json& log) {
+    Json out = log;
+    for (Json& one : out) {
+        if (Json* words = pod::find(one, "Output"); words != nullptr && words->is_string())
+            *words = words->get<std::string>().substr(0, longest_words);
+    }
+    return out;
+}
+
+} // namespace
+
 std::string Condition::to_text() const {
-    return pod::to_text(
-        Json{{"phase", name_of(phase)},
-             {"monitor", monitor.to_json()},
-             {"boot", boot},
-             {"started", started},
-             {"finished", finished},
-             {"status", status},
-             {"error", error},
-             {"restarts", restarts},
-             {"outOfMemory", out_of_memory},
-             {"health",
-              {{"status", health.status}, {"failures", health.failures}, {"log", health.log}}}});
+    return pod::to_text(Json{{"phase", name_of(phase)},
+                             {"monitor", monitor.to_json()},
+                             {"boot", boot},
+                             {"started", started},
+                             {"finished", finished},
+                             {"status", status},
+                             {"error", error.substr(0, longest_words)},
+                             {"restarts", restarts},
+                             {"outOfMemory", out_of_memory},
+                             {"health",
+                              {{"status", health.status},
+                               {"failures", health.failures},
+                               {"log", shortened(health.log)}}}});
 }
 
 std::string boot_id() {

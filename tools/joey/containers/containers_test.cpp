@@ -440,6 +440,32 @@ TEST_CASE("what is left of a removal that was killed goes when the next containe
     CHECK(registry.list().size() == 3);
 }
 
+TEST_CASE("a container's own volume stays as long as another has it by --volumes-from") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    REQUIRE(registry.add(one).has_value());
+    const std::string place = registry.directory(one);
+    for (const char* name : {"/volumes/0/d", "/layer/upper/d"})
+        REQUIRE(pod::make_directories(place + name).has_value());
+    Container other = a_container("other");
+    REQUIRE(registry.add(other).has_value());
+    other.mounts.push_back(
+        pod::Json{{"Type", "bind"}, {"Name", ""}, {"Source", place + "/volumes/0"}, {"RW", true}});
+    REQUIRE(registry.write_record(other, false).has_value());
+    REQUIRE(registry.drop(one).has_value());
+    CHECK_FALSE(registry.has("one"));
+    CHECK(pod::exists(place + "/volumes/0/d"));
+    CHECK_FALSE(pod::exists(place + "/layer"));
+    Container third = a_container("third");
+    REQUIRE(registry.add(third).has_value());
+    CHECK(pod::exists(place + "/volumes/0/d"));
+    REQUIRE(registry.drop(other).has_value());
+    Container fourth = a_container("fourth");
+    REQUIRE(registry.add(fourth).has_value());
+    CHECK_FALSE(pod::exists(place));
+}
+
 TEST_CASE("rm without --force looks again when it has the lock: the container may run by then") {
     const ScratchFolder folder;
     Registry registry = registry_in(folder);
@@ -467,6 +493,22 @@ TEST_CASE("a container whose image says too much of it is not made: no command w
     one.labels["long"].resize(1U << 20);
     REQUIRE(registry.add(one).has_value());
     CHECK(registry.has("one"));
+}
+
+TEST_CASE("a guest that says too much hides its container from nobody") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    REQUIRE(registry.add(one).has_value());
+    // As long as an answer of the agent can be; in JSON, each of these is six characters.
+    const std::string words(4U << 20, '\x01');
+    Condition now = watched_here(Phase::Restarting);
+    now.error = words;
+    now.health.log = pod::Json::array({pod::Json{{"ExitCode", 1}, {"Output", words}}});
+    registry.store(one, now);
+    CHECK(registry.peek(one).phase == Phase::Restarting);
+    CHECK(registry.peek(one).monitor.pid == ::getpid());
+    CHECK(registry.peek(one).error.starts_with(words.substr(0, 1000)));
 }
 
 TEST_CASE("--cidfile is there if the container is, and never another's") {
@@ -1043,6 +1085,57 @@ TEST_CASE("start: of what runs it is no mistake; what is just being removed is n
     CHECK(registry.peek(two).monitor.pid == ::getpid());
 }
 
+TEST_CASE("restart: a container that its monitor may yet remove is not started before") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.remove = true;
+    REQUIRE(registry.add(one).has_value());
+    // Leaves its pod, for instance, and then looks whether the container is kept.
+    Background monitor([&] {
+        if (!comes([&] { return registry.is_kept(one); }))
+            return 1;
+        constexpr unsigned while_it_leaves = 300'000; // microseconds
+        ::usleep(while_it_leaves);
+        const bool kept = registry.is_kept(one);
+        static_cast<void>(registry.drop(one).has_value());
+        return kept ? 0 : 1;
+    });
+    Condition ended = watched_here(Phase::Exited);
+    ended.monitor = *pod::ProcessId::of(monitor.pid());
+    registry.store(one, ended);
+    Background again([&] { return command(folder, "restart", {"one"}); });
+    CHECK(again.status() == 1);
+    CHECK(monitor.status() == 0);
+}
+
+TEST_CASE("kill: what ends a container ends it for good, another signal does not") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    Container one = a_container("one");
+    one.stop_signal = SIGQUIT;
+    REQUIRE(registry.add(one).has_value());
+    Background monitor([] {
+        std::signal(SIGUSR1, SIG_IGN);
+        return ::pause();
+    });
+    REQUIRE(comes([&] { return is_asleep(monitor.pid()); }));
+    Condition running = watched_here(Phase::Running);
+    running.monitor = *pod::ProcessId::of(monitor.pid());
+    registry.store(one, running);
+    // None of them arrives: there is no VM.
+    const auto stopped_by = [&](const char* signal) {
+        registry.set_stopped(one, false);
+        Background kill([&] { return command(folder, "kill", {"-s", signal, "one"}); });
+        CHECK(kill.status() == 1);
+        return registry.is_stopped(one);
+    };
+    CHECK_FALSE(stopped_by("HUP"));
+    CHECK_FALSE(stopped_by("TERM"));
+    CHECK(stopped_by("QUIT"));
+    CHECK(stopped_by("KILL"));
+}
+
 TEST_CASE("ps: names and IDs are looked for by regular expressions, as Docker's users write them") {
     const ScratchFolder folder;
     Registry registry = registry_in(folder);
@@ -1430,6 +1523,43 @@ TEST_CASE("a volume that was created first begins with what the image has, and w
     folder.write("volumes/early/seed", "mine");
     REQUIRE(place());
     CHECK(folder.read("volumes/early/seed") == "mine");
+}
+
+// Plays a container that has the volume mounted: when the first file comes, links to a file of the
+// machine are in the place of all that are still to come.
+int plant_links(const std::string& volume, const std::string& to, int files) {
+    const auto name = [&](int number) { return os::text(volume, "/", number); };
+    for (bool begun = false; !begun;) {
+        for (int i = 0; i < files; ++i)
+            begun = begun || pod::exists(name(i));
+    }
+    for (int i = 0; i < files; ++i)
+        static_cast<void>(::symlink(to.c_str(), name(i).c_str()));
+    return 0;
+}
+
+TEST_CASE("a container that has a volume cannot lead the copy of an image's files out of it") {
+    const ScratchFolder folder;
+    constexpr int files = 64;
+    for (const char* name : {"base", "base/data", "data", "volumes", "volumes/shared"})
+        REQUIRE(::mkdir((folder / name).c_str(), 0755) == 0);
+    for (int i = 0; i < files; ++i)
+        folder.write(os::text("base/data/", i), std::string(1 << 20, 'x'));
+    folder.write("victim", "untouched");
+    Background container(
+        [&] { return plant_links(folder / "volumes/shared", folder / "victim", files); });
+    const Session session{registry_in(folder), {}};
+    RunRequest request;
+    request.base.directory = os::UniqueFd(::open((folder / "base").c_str(), O_RDONLY));
+    Volume volume;
+    volume.kind = Volume::Kind::Named;
+    volume.source = "shared";
+    volume.target = "/data";
+    request.volumes.push_back(volume);
+    // It may fail: a link can come between the removal of another and the file.
+    static_cast<void>(place_volumes(session, request, folder / "data").has_value());
+    CHECK(container.status() == 0);
+    CHECK(folder.read("victim") == "untouched");
 }
 
 TEST_CASE("published ports, with addresses, ranges and protocols") {

@@ -240,4 +240,9 @@ os::Result<void> copy_from_host(const std::string& from, bool follow, const Dest
                      Copier({owners, true, true}, nothing, to.below));
 }
 
+os::Result<void> copy_content(int from, int to) {
+    static const Below nothing;
+    return Copier({true, true, true}, nothing, nothing).copy_content(from, to, 0);
+}
+
 } // namespace joey::containers

@@ -41,6 +41,9 @@ os::Result<void> copy_to_host(const Copied& from, const std::string& to, bool co
 os::Result<void> copy_from_host(const std::string& from, bool follow, const Destination& to,
                                 bool must_be_directory, bool owners);
 
+// What is in a directory to another one, with owners, modes and devices.
+os::Result<void> copy_content(int from, int to);
+
 // The same as a tar archive.
 os::Result<void> write_archive(const Copied& from, int to);
 os::Result<void> read_archive(int from, const Destination& to);

@@ -81,6 +81,17 @@ os::Result<void> stop_as_asked(Session& session, const Arguments& arguments,
     return {};
 }
 
+// With --rm, its monitor looks at its end whether the container is to be kept. A start takes that
+// mark away: before the monitor has gone, it would take away what has just been started.
+os::Result<void> await_monitor(const Registry& registry, const Container& container) {
+    const Condition now = registry.peek(container);
+    if (container.remove && now.phase == Phase::Exited && now.boot == boot_id() &&
+        !now.monitor.wait_for_end(patience))
+        return os::fail(os::Code::DeadlineExceeded, "container ", container.name,
+                        " is just being removed");
+    return {};
+}
+
 } // namespace
 
 os::Result<int> stop(Session& session, const Arguments& arguments) {
@@ -99,7 +110,10 @@ os::Result<int> restart(Session& session, const Arguments& arguments) {
         [&](const Container& container, const std::string& word) -> os::Result<void> {
             for (;;) {
                 session.registry.set_kept(container, true);
-                if (auto stopped = stop_as_asked(session, arguments, container); !stopped) {
+                auto stopped = stop_as_asked(session, arguments, container);
+                if (stopped)
+                    stopped = await_monitor(session.registry, container);
+                if (!stopped) {
                     session.registry.set_kept(container, false);
                     return stopped;
                 }
@@ -126,12 +140,13 @@ os::Result<int> kill(Session& session, const Arguments& arguments) {
             const Condition now = session.registry.condition(container);
             if (!now.is_live())
                 return not_running(container);
-            // As Docker: killed by a person, no policy starts it again.
-            if (number == SIGKILL) {
+            // As Docker: ended by a person, no policy starts it again.
+            const bool is_end = number == SIGKILL || number == container.stop_signal;
+            if (is_end) {
                 session.registry.set_stopped(container, true);
                 static_cast<void>(now.monitor.signal(SIGUSR1).has_value());
             }
-            if (now.phase == Phase::Paused && number == SIGKILL)
+            if (now.phase == Phase::Paused && is_end)
                 static_cast<void>(session.registry.engine().resume(container.id).has_value());
             if (now.phase != Phase::Restarting) {
                 TRY(session.registry.engine().kill(container.id, number, false));

@@ -59,6 +59,35 @@ os::Result<Container> Registry::find(const std::string& word) const {
                     "; give more of the ID");
 }
 
+// Another container has what was a volume of this one's own.
+bool Registry::lends_volumes(const std::string& id) const {
+    const std::string place = os::text(data_, "/", id, "/volumes/");
+    const std::vector<Container> all = list();
+    return std::any_of(all.begin(), all.end(), [&](const Container& one) {
+        return one.id != id &&
+               std::any_of(one.mounts.begin(), one.mounts.end(), [&](const pod::Json& mount) {
+                   return pod::string_of(mount, "Source").starts_with(place);
+               });
+    });
+}
+
+// All that belongs to a container, but volumes that somebody else has: those go with what is left
+// of removals, when nobody has them any more.
+base::Result<void, int> Registry::remove_files(int data, const std::string& id) const {
+    if (!lends_volumes(id))
+        return image::remove_tree(data, id);
+    const os::UniqueFd place(
+        ::openat(data, id.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!place)
+        return base::Failure(errno);
+    TRY(const std::vector<std::string> names, image::list_names(place.get()));
+    for (const std::string& name : names) {
+        if (name != "volumes")
+            TRY(image::remove_tree(place.get(), name));
+    }
+    return {};
+}
+
 // What somebody left who was killed while he removed a container, or made one. Requires: the lock
 // of names, under which a container gets its record and loses it.
 void Registry::remove_remains() const {
@@ -73,7 +102,7 @@ void Registry::remove_remains() const {
         const os::UniqueFd lock(
             ::open((place + "/lock").c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
         if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) == 0)
-            static_cast<void>(image::remove_tree(data.get(), id).has_value());
+            static_cast<void>(remove_files(data.get(), id).has_value());
     }
 }
 
@@ -154,7 +183,7 @@ os::Result<void> Registry::drop(const Container& container) const {
             static_cast<void>(
                 image::remove_tree(place.get(), container.layer.substr(slash + 1)).has_value());
     }
-    const auto removed = image::remove_tree(data.get(), container.id);
+    const auto removed = remove_files(data.get(), container.id);
     if (!removed)
         return os::fail_errno(removed.error(), "remove ", directory(container));
     return {};

@@ -42,7 +42,8 @@ public:
     os::Result<void> write_record(const Container& container, bool lasts) const;
     // A name that is free, instead of the one it has.
     os::Result<void> rename(Container& container, const std::string& name) const;
-    // Its files; it must have ended. Nothing of the engine's.
+    // Its files; it must have ended. Nothing of the engine's. A volume of its own stays as long as
+    // another container has it (--volumes-from).
     os::Result<void> drop(const Container& container) const;
     os::Result<pod::Lock> lock(const Container& container) const;
 
@@ -67,6 +68,8 @@ private:
     std::optional<Condition> read_condition(const Container& container) const;
     Condition clear_away(const Container& container);
     void remove_remains() const;
+    bool lends_volumes(const std::string& id) const;
+    base::Result<void, int> remove_files(int data, const std::string& id) const;
 
     std::string data_;
     pod::Engine engine_;

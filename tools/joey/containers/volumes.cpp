@@ -6,11 +6,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
+#include <optional>
 
 #include <sys/file.h>
 #include <sys/stat.h>
 
 #include "tools/image/beneath.hpp"
+#include "tools/joey/containers/copy.hpp"
 #include "tools/joey/containers/layer.hpp"
 #include "tools/joey/containers/run_request.hpp"
 #include "tools/joey/sizes.hpp"
@@ -201,24 +203,39 @@ os::Result<void> take_its_name(const std::string& fresh, const std::string& path
     return os::fail_errno(error, path);
 }
 
-// With what the image has at its place; if that is nothing, it stays as it is.
-os::Result<void> fill_volume(const std::string& path, const RunRequest& request,
-                             const std::string& target) {
-    struct stat about {};
-    const auto content =
+// What the image has at the volume's place; nothing: no directory.
+struct Content {
+    os::UniqueFd directory;
+    struct stat status {};
+};
+std::optional<Content> content_at(const RunRequest& request, const std::string& target) {
+    Content out;
+    auto directory =
         image::open_in_root(request.base.directory.get(), target, O_RDONLY | O_DIRECTORY);
-    if (!content || ::fstat(content->get(), &about) != 0)
+    if (!directory || ::fstat(directory->get(), &out.status) != 0)
+        return std::nullopt;
+    out.directory = std::move(*directory);
+    return out;
+}
+
+// One that nobody has yet; if the image has nothing for it, it stays as it is.
+os::Result<void> fill_fresh(const std::string& path, const RunRequest& request,
+                            const std::string& target) {
+    const auto content = content_at(request, target);
+    if (!content)
         return {};
-    TRY(copy_tree(content->get(), path));
+    TRY(copy_tree(content->directory.get(), path));
     // chown(2) takes set-id bits away.
-    if (::chown(path.c_str(), about.st_uid, about.st_gid) != 0 ||
-        ::chmod(path.c_str(), about.st_mode & 07777) != 0)
+    if (::chown(path.c_str(), content->status.st_uid, content->status.st_gid) != 0 ||
+        ::chmod(path.c_str(), content->status.st_mode & 07777) != 0)
         return os::fail_errno(errno, path);
     return {};
 }
 
 // One that is there and has nothing in it (`volume create` has made it) is filled too, as with
-// Docker: by one command at a time, and where it is, for a container may have it mounted.
+// Docker: by one command at a time, and where it is. A container may have it mounted, and put links
+// and directories in the way of the copy, which therefore goes from open directory to open
+// directory; cp(1) would follow them to files of this machine.
 os::Result<void> fill_if_empty(const std::string& path, const RunRequest& request,
                                const std::string& target) {
     const os::UniqueFd place(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -227,7 +244,14 @@ os::Result<void> fill_if_empty(const std::string& path, const RunRequest& reques
     const auto names = image::list_names(place.get());
     if (!names)
         return os::fail_errno(names.error(), path);
-    return names->empty() ? fill_volume(path, request, target) : os::Result<void>();
+    const auto content = content_at(request, target);
+    if (!names->empty() || !content)
+        return {};
+    TRY(copy_content(content->directory.get(), place.get()));
+    if (::fchown(place.get(), content->status.st_uid, content->status.st_gid) != 0 ||
+        ::fchmod(place.get(), content->status.st_mode & 07777) != 0)
+        return os::fail_errno(errno, path);
+    return {};
 }
 
 // A fresh volume begins with what the image has at its place.
@@ -243,7 +267,7 @@ os::Result<std::string> make_volume(const std::string& path, const RunRequest& r
     TRY(pod::make_directories(fresh));
     if (::chmod(fresh.c_str(), 0755) != 0)
         return os::fail_errno(errno, fresh);
-    TRY(fill_volume(fresh, request, target));
+    TRY(fill_fresh(fresh, request, target));
     TRY(take_its_name(fresh, path));
     return path;
 }

@@ -1,6 +1,7 @@
 #include "tools/joey/metrics/endpoint.hpp"
 
 #include <cerrno>
+#include <fcntl.h>
 
 #include <sys/socket.h>
 
@@ -46,6 +47,7 @@ MetricsEndpoint::~MetricsEndpoint() {
 }
 
 base::Result<void, virtio::HostError> MetricsEndpoint::start() {
+    spare_ = virtio::UniqueFd(::fcntl(listener_.get(), F_DUPFD_CLOEXEC, 0));
     return loop_.add(listener_.get(), {.read = true, .write = false},
                      [this](virtio::Readiness) { accept(); });
 }
@@ -53,8 +55,11 @@ base::Result<void, virtio::HostError> MetricsEndpoint::start() {
 void MetricsEndpoint::accept() {
     virtio::UniqueFd socket(
         ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket)
+    if (!socket) {
+        if (errno == EMFILE || errno == ENFILE)
+            turn_away();
         return;
+    }
     if (callers_.size() >= most_callers)
         forget(callers_.begin());
     const int number = socket.get();
@@ -63,6 +68,20 @@ void MetricsEndpoint::accept() {
                                    [this, caller](virtio::Readiness) { serve(caller); });
     if (!watched)
         callers_.erase(caller);
+}
+
+// There are no descriptors, most of which the guest has a say in: who waits in the backlog would
+// keep the loop turning for as long as that lasts.
+void MetricsEndpoint::turn_away() {
+    if (!callers_.empty())
+        return forget(callers_.begin());
+    spare_.reset();
+    virtio::UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    // Another thread was quicker: better no metrics than no rest.
+    if (!socket)
+        return loop_.remove(listener_.get());
+    ::shutdown(socket.get(), SHUT_RDWR);
+    spare_ = std::move(socket);
 }
 
 void MetricsEndpoint::serve(Callers::iterator caller) {

@@ -36,6 +36,7 @@ private:
     using Callers = std::list<Caller>;
 
     void accept();
+    void turn_away();
     void serve(Callers::iterator caller);
     bool hear(Caller& caller); // whether it goes on
     bool speak(Caller& caller);
@@ -43,6 +44,7 @@ private:
 
     virtio::EventLoop& loop_;
     virtio::UniqueFd listener_;
+    virtio::UniqueFd spare_; // makes room for one more when the process has no descriptors left
     const std::function<std::string()> text_;
     Callers callers_; // the oldest first
 };

@@ -1,8 +1,10 @@
 #include <cstring>
+#include <fcntl.h>
 #include <optional>
 #include <unistd.h>
 #include <vector>
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -135,6 +137,31 @@ TEST_CASE("metrics: a request in pieces, an answer longer than a socket holds", 
     CHECK(answer.starts_with("HTTP/1.1 200 OK"));
     CHECK(answer.ends_with(one.text));
     CHECK(one.loop.watched() == 1);
+}
+
+TEST_CASE("metrics: without descriptors callers are turned away, and the loop rests", "[metrics]") {
+    Fixture one;
+    const virtio::UniqueFd first = one.caller();
+    const virtio::UniqueFd second = one.caller();
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    std::vector<virtio::UniqueFd> all;
+    do
+        all.emplace_back(::fcntl(one.listener, F_DUPFD_CLOEXEC, 0));
+    while (all.size() < 16);
+    const rlimit few{static_cast<rlim_t>(all.back().get()) + 1, before.rlim_max};
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+    bool rests = false;
+    for (int turns = 0; turns < 10 && !rests; ++turns)
+        rests = !one.loop.turn();
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(rests);
+    all.clear();
+    CHECK(one.hear(first).empty());
+    CHECK(one.hear(second).empty());
+    const virtio::UniqueFd third = one.caller();
+    Fixture::say(third, "GET /metrics HTTP/1.1\r\n\r\n");
+    CHECK(one.hear(third).starts_with("HTTP/1.1 200 OK"));
 }
 
 TEST_CASE("metrics: callers that say nothing, too much or leave are forgotten", "[metrics]") {

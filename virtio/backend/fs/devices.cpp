@@ -25,15 +25,40 @@ constexpr std::array<std::uint32_t, 16> ordinary = {
 
 constexpr std::size_t max_devices = 1u << 14;
 
+// Pseudo file systems and others without a block device have anonymous ones: major number 0.
+bool is_anonymous(std::uint64_t device) {
+    return (device >> 32) == 0;
+}
+
+Result<std::uint32_t> magic_of(int fd) {
+    struct statfs found {};
+    TRY(check(::fstatfs(fd, &found)));
+    return static_cast<std::uint32_t>(found.f_type);
+}
+
 } // namespace
 
 Result<bool> DeviceMap::shareable(int fd, std::uint64_t device) {
-    // Pseudo file systems have anonymous devices: major number 0.
-    if ((device >> 32) != 0)
+    if (!is_anonymous(device))
         return true;
-    struct statfs found {};
-    TRY(check(::fstatfs(fd, &found)));
-    return std::ranges::find(ordinary, static_cast<std::uint32_t>(found.f_type)) != ordinary.end();
+    TRY(const std::uint32_t magic, magic_of(fd));
+    return std::ranges::find(ordinary, magic) != ordinary.end();
+}
+
+bool DeviceMap::births_last(int fd, std::uint64_t device) {
+    if (!is_anonymous(device))
+        return true;
+    const auto magic = magic_of(fd);
+    return magic && *magic != OVERLAYFS_SUPER_MAGIC;
+}
+
+bool DeviceMap::births_last(std::uint64_t device) {
+    if (device == root_)
+        return root_births_last_;
+    return known_.with([&](std::vector<Known>& known) {
+        const auto at = std::ranges::find(known, device, &Known::device);
+        return at != known.end() ? at->births_last : !is_anonymous(device);
+    });
 }
 
 std::uint64_t DeviceMap::combine(std::size_t index, std::uint64_t device, std::uint64_t number) {
@@ -68,10 +93,11 @@ Result<DeviceMap::Place> DeviceMap::place(const struct statx& found, int dir, co
     if (device_of(opened) != device)
         return fail(ESTALE);
     TRY(const bool now_shared, shareable(fd.get(), device));
+    const bool lasting = births_last(fd.get(), device);
     const std::size_t new_index = known_.with([&](std::vector<Known>& known) {
         const std::size_t at = look(known).first;
         if (at == known.size())
-            known.push_back({device, now_shared});
+            known.push_back({device, now_shared, lasting});
         return at;
     });
     return Place{combine(new_index, device, found.stx_ino), now_shared};

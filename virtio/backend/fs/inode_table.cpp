@@ -29,10 +29,10 @@ Inode::~Inode() {
 InodeTable::InodeTable(UniqueFd directory, const struct statx& found, std::size_t max_cached_fds,
                        std::size_t max_fds, bool strict)
     : strict_(strict), max_fds_(max_fds), root_fd_(std::make_shared<HostFd>(std::move(directory))),
-      devices_(device_of(found)), cache_(max_cached_fds) {
+      devices_(root_fd_->get(), device_of(found)), cache_(max_cached_fds) {
     for (std::size_t i = 0; i < shard_count; ++i)
         shards_[i].with([&](Shard& shard) { shard.next_id = i + shard_count; });
-    root_ = std::make_shared<Inode>(*this, InodeKey::of(found), FUSE_ROOT_ID, found.stx_ino, false);
+    root_ = std::make_shared<Inode>(*this, key_of(found), FUSE_ROOT_ID, found.stx_ino, false);
     root_->state_.any_fd = root_fd_;
     shard_of_key(root_->key()).with([&](Shard& shard) { shard.by_key[root_->key()] = root_; });
 }
@@ -76,7 +76,7 @@ Result<InodeRef> InodeTable::look_up(const struct statx& found, const InodeRef& 
     if (sealed && !S_ISDIR(found.stx_mode))
         return fail(EACCES);
 
-    const InodeKey key = InodeKey::of(found);
+    const InodeKey key = key_of(found);
     if (key == root_->key())
         return root_;
     InodeRef previous_parent; // may be the last reference: let go outside of the lock
@@ -101,7 +101,7 @@ Result<InodeRef> InodeTable::look_up(const struct statx& found, const InodeRef& 
 }
 
 Result<InodeRef> InodeTable::adopt(const struct statx& found, const FdRef& fd) {
-    const InodeKey key = InodeKey::of(found);
+    const InodeKey key = key_of(found);
     const std::uint64_t number = devices_.guest_number(key.device, key.number);
     return shard_of_key(key).with([&](Shard& shard) {
         const std::uint64_t id = shard.next_id;
@@ -173,7 +173,7 @@ void InodeTable::clear() {
 }
 
 void InodeTable::moved(const struct statx& found, const InodeRef& parent, const char* name) {
-    const InodeKey key = InodeKey::of(found);
+    const InodeKey key = key_of(found);
     InodeRef previous_parent;
     InodeRef inode;
     shard_of_key(key).with([&](Shard& shard) {
@@ -186,6 +186,21 @@ void InodeTable::moved(const struct statx& found, const InodeRef& parent, const 
         previous_parent = std::exchange(inode->state_.parent, parent);
         inode->state_.name = name;
     });
+}
+
+void InodeTable::keep_in_reach(const struct statx& found, const InodeRef& parent,
+                               std::string_view name) {
+    const InodeKey key = key_of(found);
+    const InodeRef inode = shard_of_key(key).with([&](Shard& shard) {
+        const auto at = shard.by_key.find(key);
+        return at == shard.by_key.end() ? nullptr : at->second.lock();
+    });
+    if (!inode)
+        return;
+    const Location at = location(inode);
+    // Best effort: without a descriptor it has to be looked up again.
+    if (at.parent == parent && at.name == name)
+        static_cast<void>(any_fd(inode).has_value());
 }
 
 InodeTable::Location InodeTable::location(const InodeRef& inode) {
@@ -245,7 +260,8 @@ Result<struct statx> InodeTable::stat(const InodeRef& inode) {
     auto found = stat_at(at.dir->get(), at.name.c_str());
     if (!found)
         return base::Failure(not_there(found.error()));
-    if (InodeKey::of(*found) != inode->key())
+    // A descriptor is the inode's own, whatever number the file has by now.
+    if (!at.name.empty() && key_of(*found) != inode->key())
         return fail(ESTALE);
     return found;
 }
@@ -279,7 +295,7 @@ Result<FdRef> InodeTable::any_fd(const InodeRef& inode) {
         if (!opened)
             return base::Failure(not_there(opened.error()));
         TRY(const struct statx found, stat_at(opened->get(), ""));
-        if (InodeKey::of(found) != next->key())
+        if (key_of(found) != next->key())
             return fail(ESTALE);
         dir = std::make_shared<HostFd>(std::move(*opened));
         offer_fd(next, dir);
@@ -313,9 +329,11 @@ Result<FdRef> InodeTable::open_readable(const InodeRef& inode, const ProcFds& pr
     });
     if (!opened)
         return base::Failure(not_there(opened.error()));
-    TRY(const struct statx found, stat_at(opened->get(), ""));
-    if (InodeKey::of(found) != inode->key())
-        return fail(ESTALE);
+    if (!at.name.empty()) {
+        TRY(const struct statx found, stat_at(opened->get(), ""));
+        if (key_of(found) != inode->key())
+            return fail(ESTALE);
+    }
     return std::make_shared<HostFd>(std::move(*opened));
 }
 

@@ -49,6 +49,9 @@ public:
 
     // What was found at `name` in `parent` is there because the client moved it.
     void moved(const struct statx& found, const InodeRef& parent, const char* name);
+    // The client is about to take away `name` in `parent`, where `found` is. If it is remembered to
+    // be there, it keeps a descriptor, by which it is still found.
+    void keep_in_reach(const struct statx& found, const InodeRef& parent, std::string_view name);
     // Null for the root and files without a name.
     InodeRef parent(const InodeRef& inode);
 
@@ -113,6 +116,14 @@ private:
     }
     Guarded<Shard>& shard_of(const Inode& inode) { return shard_of_id(inode.id()); }
 
+    // Without the time of birth where it does not last: a file would be another one as soon as the
+    // client changes it.
+    InodeKey key_of(const struct statx& found) {
+        InodeKey key = InodeKey::of(found);
+        if (!devices_.births_last(key.device))
+            key.birth = 0;
+        return key;
+    }
     struct Location {
         InodeRef parent;
         std::string name;

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <set>
 
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
@@ -45,6 +46,28 @@ std::set<std::string> names(const std::vector<ListedEntry>& entries) {
     for (const ListedEntry& entry : entries)
         out.insert(entry.name);
     return out;
+}
+
+// An overlay of `dir`/lower that is mounted nowhere, and gone with its descriptor; none where that
+// is not allowed.
+UniqueFd make_overlay(const TemporaryDirectory& dir) {
+    const UniqueFd made(::fsopen("overlay", FSOPEN_CLOEXEC));
+    if (!made)
+        return {};
+    for (const char* part : {"lower", "upper", "work"}) {
+        const std::string option = std::string(part) + "dir";
+        if (::fsconfig(made.get(), FSCONFIG_SET_STRING, option.c_str(), (dir / part).c_str(), 0) !=
+            0)
+            return {};
+    }
+    if (::fsconfig(made.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+        return {};
+    return UniqueFd(::fsmount(made.get(), FSMOUNT_CLOEXEC, 0));
+}
+
+// What is made later is younger by the clock of file systems, too.
+void let_time_pass() {
+    ::usleep(50'000);
 }
 
 } // namespace
@@ -208,6 +231,40 @@ TEST_CASE("a file replaced on the host is a new node, and the old one is stale")
     CHECK(found.attr.size == 5);
 }
 
+TEST_CASE("what a change copies up in an overlay of the host stays the same node", "[root]") {
+    TemporaryDirectory dir;
+    for (const char* part : {"lower/d", "lower/many", "upper", "work"})
+        std::filesystem::create_directories(dir / part);
+    dir.write("lower/d/file", "old");
+    for (int i = 0; i < 40; ++i)
+        dir.write("lower/many/" + std::to_string(i), "");
+    UniqueFd overlay = make_overlay(dir);
+    if (!overlay)
+        return;
+    const auto server = serve({.directory = std::move(overlay), .max_cached_fds = 8});
+    REQUIRE(server);
+    FuseClient client(*server);
+    const std::uint64_t directory = client.walk("d");
+    const std::uint64_t file = client.walk("file", directory);
+    const auto number = client.getattr(file).as<fuse_attr_out>().attr.ino;
+    REQUIRE(number != 0);
+    let_time_pass();
+
+    const auto opened = client.open(file, O_WRONLY | O_APPEND).as<fuse_open_out>();
+    CHECK(client.write(file, opened.fh, 3, " and new"));
+    CHECK(client.create(directory, "other", O_WRONLY));
+    CHECK(client.getattr(directory));
+    CHECK(client.getattr(file).as<fuse_attr_out>().attr.size == 11);
+    client.release(file, opened.fh);
+    // With no descriptor left, both are found by their names.
+    const std::uint64_t many = client.walk("many");
+    for (int i = 0; i < 40; ++i)
+        REQUIRE(client.open(client.walk(std::to_string(i), many), O_RDONLY));
+    CHECK(client.getattr(file).as<fuse_attr_out>().attr.ino == number);
+    CHECK(client.walk("d") == directory);
+    CHECK(client.walk("d/file") == file);
+}
+
 TEST_CASE("SETATTR changes size, mode, owner and times") {
     Writable share;
     share.dir.write("file", "hello world");
@@ -335,6 +392,59 @@ TEST_CASE("an open file lives on without a name") {
     in.size = 2;
     in.mode = 0600;
     CHECK(share.client.call(FUSE_SETATTR, node, in).as<fuse_attr_out>().attr.size == 2);
+}
+
+TEST_CASE("an open directory lives on without a name") {
+    TemporaryDirectory dir;
+    std::filesystem::create_directory(dir / "d");
+    for (int i = 0; i < 40; ++i)
+        dir.write(std::to_string(i), "");
+    const auto server = serve({.path = dir.path(), .max_cached_fds = 8});
+    FuseClient client(*server);
+    const std::uint64_t node = client.walk("d");
+    REQUIRE(client.call(FUSE_OPENDIR, node, fuse_open_in{}));
+    CHECK(client.call(FUSE_RMDIR, root, "d"));
+    for (int i = 0; i < 40; ++i)
+        REQUIRE(client.open(client.walk(std::to_string(i)), O_RDONLY));
+    CHECK(client.getattr(node));
+}
+
+TEST_CASE("what is left of a file when one of its names goes is still its node") {
+    Writable share;
+    FuseClient& client = share.client;
+    share.dir.write("a", "text");
+    for (const char* name : {"b", "c"})
+        std::filesystem::create_hard_link(share.dir / "a", share.dir / name);
+    const std::uint64_t node = client.walk("a");
+    REQUIRE(client.walk("b") == node);
+    CHECK(client.call(FUSE_UNLINK, root, "b"));
+    CHECK(client.getattr(node).as<fuse_attr_out>().attr.nlink == 2);
+
+    share.dir.write("new", "");
+    client.call(FUSE_DESTROY, 0);
+    client.init();
+    const std::uint64_t again = client.walk("a");
+    REQUIRE(client.walk("c") == again);
+    CHECK(client.rename(root, "new", root, "c"));
+    CHECK(client.getattr(again).as<fuse_attr_out>().attr.nlink == 1);
+}
+
+TEST_CASE("a pipe and a directory that somebody is in have attributes without a name") {
+    Writable share;
+    FuseClient& client = share.client;
+    REQUIRE(::mkfifo((share.dir / "pipe").c_str(), 0600) == 0);
+    const std::uint64_t pipe = client.walk("pipe");
+    CHECK(client.call(FUSE_UNLINK, root, "pipe"));
+    CHECK(S_ISFIFO(client.getattr(pipe).as<fuse_attr_out>().attr.mode));
+    std::filesystem::create_directory(share.dir / "d");
+    const std::uint64_t directory = client.walk("d");
+    CHECK(client.call(FUSE_RMDIR, root, "d"));
+    CHECK(S_ISDIR(client.getattr(directory).as<fuse_attr_out>().attr.mode));
+    // A file with contents does not stay on the disk for it.
+    share.dir.write("file", "text");
+    const std::uint64_t file = client.walk("file");
+    CHECK(client.call(FUSE_UNLINK, root, "file"));
+    CHECK(client.getattr(file).error == ESTALE);
 }
 
 TEST_CASE("directories, links and special files are made and removed") {

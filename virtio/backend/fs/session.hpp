@@ -30,6 +30,7 @@ struct OpenFile {
 
 struct OpenDirectory {
     InodeRef inode;
+    FdRef path;            // as OpenFile's; none of a read-only share, whose names stay
     Guarded<FdRef> stream; // null without has_stream(); the lock is for its position
 };
 
@@ -127,6 +128,8 @@ private:
     Result<Directory> directory(std::uint64_t node);
     // One in which names may be made and removed.
     Result<Directory> changeable_directory(std::uint64_t node);
+    // Before a name goes: what it leads to may be in use by another.
+    void keep_in_reach(const Directory& parent, const Name& name);
     // Whether a name in the share's root is not part of a share of one file.
     bool hidden(const InodeRef& directory, std::string_view name) const {
         return is_frame(directory) && name != share_.only_name;

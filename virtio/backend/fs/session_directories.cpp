@@ -92,6 +92,9 @@ Result<void> Session::op_opendir(Request& request, Reply& reply) {
     if (has_stream(inode)) {
         TRY(FdRef stream, inodes_.open_readable(inode, proc_));
         open->stream.with([&](FdRef& fd) { fd = std::move(stream); });
+        if (!share_.read_only) {
+            TRY(open->path, inodes_.any_fd(inode));
+        }
     }
     open->inode = std::move(inode);
     fuse_open_out out{};

@@ -97,10 +97,19 @@ Result<void> Session::op_link(Request& request, Reply& reply) {
     return reply_entry(parent, name, reply);
 }
 
+void Session::keep_in_reach(const Directory& parent, const Name& name) {
+    const auto found = stat_at(parent.fd->get(), name.c_str());
+    // Not a file whose last name it is: its contents would stay on the disk for nobody. One that is
+    // open has a descriptor.
+    if (found && (!S_ISREG(found->stx_mode) || found->stx_nlink > 1))
+        inodes_.keep_in_reach(*found, parent.inode, name.view());
+}
+
 Result<void> Session::op_unlink(Request& request, Reply&) {
     Name name;
     TRY(request.name(name));
     TRY(const Directory parent, changeable_directory(request.node()));
+    keep_in_reach(parent, name);
     return check(::unlinkat(parent.fd->get(), name.c_str(), 0));
 }
 
@@ -108,6 +117,7 @@ Result<void> Session::op_rmdir(Request& request, Reply&) {
     Name name;
     TRY(request.name(name));
     TRY(const Directory parent, changeable_directory(request.node()));
+    keep_in_reach(parent, name);
     return check(::unlinkat(parent.fd->get(), name.c_str(), AT_REMOVEDIR));
 }
 
@@ -120,6 +130,7 @@ Result<void> Session::rename(Request& request, std::uint64_t new_directory, unsi
     TRY(request.name(new_name));
     TRY(const Directory from, changeable_directory(request.node()));
     TRY(const Directory to, changeable_directory(new_directory));
+    keep_in_reach(to, new_name);
     // The call itself: the C library's function makes another one where there are no flags, which
     // the sandbox does not know.
     TRY(check(static_cast<int>(::syscall(SYS_renameat2, from.fd->get(), old_name.c_str(),

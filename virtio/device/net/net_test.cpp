@@ -288,6 +288,38 @@ TEST_CASE("net: a chain without a whole header is the driver's fault") {
     CHECK(f.port().sent.size() == 1);
 }
 
+TEST_CASE("net: a driver at fault does not have the backend's thread turn for nothing") {
+    Fixture f;
+    f.post(2048);
+    f.driver->notify(0);
+    f.loop.settle();
+    REQUIRE(f.port().watched);
+    f.driver->ring(1).set_available_index(1000);
+    f.port().arrive({}, make_frame().bytes);
+    CHECK(f.driver->needs_reset());
+    CHECK(f.port().arriving.size() == 1);
+    CHECK_FALSE(f.port().watched);
+
+    REQUIRE(f.driver->start(0, 64));
+    const GuestAddr buffer = f.post(2048);
+    f.post(2048);
+    f.driver->notify(0);
+    f.loop.settle();
+    CHECK(f.take_received(std::array{buffer}));
+    CHECK(f.port().watched);
+}
+
+TEST_CASE("net: a driver that starts anew and offers no room is not told of packets") {
+    Fixture f;
+    f.post(2048);
+    f.driver->notify(0);
+    f.loop.settle();
+    REQUIRE(f.port().watched);
+    REQUIRE(f.driver->start(0, 64));
+    f.loop.settle();
+    CHECK_FALSE(f.port().watched);
+}
+
 TEST_CASE("net: what was not negotiated cannot be used") {
     Fixture f(net_bit(net_feature_csum));
     const Frame frame = make_frame();

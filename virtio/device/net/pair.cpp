@@ -90,8 +90,11 @@ void Net::Pair::outside(Checked<void> (Pair::*work)()) {
         return;
     }
     const Checked<void> done = (this->*work)();
-    if (!done)
-        device_.report(done.error());
+    if (done)
+        return;
+    device_.report(done.error());
+    // Nothing is taken from the port any more, which would say so without end.
+    watch(false);
 }
 
 void Net::Pair::later() {
@@ -112,7 +115,9 @@ void Net::Pair::start_later() {
         if (alive.expired())
             return;
         start_posted_.store(false);
+        // Said to the port, too: of an earlier driver it may still be listening.
         watching_ = false;
+        port_.watch(false);
         outside(&Pair::run);
     });
 }
