@@ -88,6 +88,19 @@ os::Result<os::UniqueFd> take_bind(const spec::Mount& mount) {
     return tree;
 }
 
+// What shows a namespace is for its owner to mount (user_namespaces(7)): a container in a user
+// namespace of its own is not the owner of those of the VM that it stays in.
+bool is_not_its_own(const spec::Mount& mount, const spec::Linux& part) {
+    if (part.find(CLONE_NEWUSER) == nullptr)
+        return false;
+    for (const auto& [type, flag] :
+         {std::pair("proc", CLONE_NEWPID), std::pair("sysfs", CLONE_NEWNET),
+          std::pair("mqueue", CLONE_NEWIPC)})
+        if (mount.type == type)
+            return part.find(flag) == nullptr;
+    return false;
+}
+
 } // namespace
 
 os::Result<Trees> take_trees(const spec::Spec& spec, const std::string& cgroup_directory) {
@@ -108,6 +121,9 @@ os::Result<Trees> take_trees(const spec::Spec& spec, const std::string& cgroup_d
             TRY(tree, clone_tree(AT_FDCWD, cgroup_directory.c_str(), false));
             TRY(set_attributes(tree.get(),
                                {.set = mount.options.set_when_new(), .propagation = MS_PRIVATE}));
+        } else if (is_not_its_own(mount, spec.linux_part)) {
+            TRY(tree, new_filesystem(mount.type, mount.source.empty() ? mount.type : mount.source,
+                                     mount.options.data, mount.options.set_when_new()));
         }
         out.mounts.push_back(std::move(tree));
     }

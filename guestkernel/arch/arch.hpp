@@ -116,6 +116,7 @@ struct TaskContext {
     const Breakpoints* breakpoints = nullptr;
 };
 usize fpu_state_size();
+u64 fpu_features();              // XCR0: the parts of the state that programs may use
 void init_fpu_state(void* area); // the state that execve leaves
 // Saves the running task's live FPU state into its area; the contents are then current (signal
 // frames, fork).

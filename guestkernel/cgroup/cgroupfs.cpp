@@ -137,6 +137,7 @@ public:
     Result<usize> write(IoBuffer& in, u64 offset) override;
     Result<void> truncate(u64) override { return {}; }
     u32 poll(PollTable* table) override;
+    bool can_wait() const override { return true; }
 
 private:
     CgroupFileNode& node() const { return static_cast<CgroupFileNode&>(*inode_); }

@@ -214,12 +214,25 @@ void show(::__kernel_timex& out, i64 now) {
     out.time.tv_usec = nano ? part : part / 1000;
 }
 
-void step_clock(const ::__kernel_timex& wanted) {
+// EINVAL: beyond the clock's end, or the boot would come to lie before the Epoch.
+Result<void> step_clock(const ::__kernel_timex& wanted) {
+    constexpr auto second = static_cast<i64>(nanoseconds_per_second);
     const i64 part =
         (wanted.modes & ADJ_NANO) != 0 ? i64{wanted.time.tv_usec} : i64{wanted.time.tv_usec} * 1000;
-    slew_realtime_ns(wanted.time.tv_sec * i64{nanoseconds_per_second} + part);
+    {
+        MutexGuard guard(steering); // two steps, each within bounds, may not be so together
+        const u64 monotonic = monotonic_ns();
+        i64 by = 0, now = 0;
+        if (__builtin_mul_overflow(i64{wanted.time.tv_sec}, second, &by) ||
+            __builtin_add_overflow(by, part, &by) ||
+            __builtin_add_overflow(realtime_ns(), by, &now) || now < static_cast<i64>(monotonic) ||
+            static_cast<u64>(now) >= wall_clock_end_ns)
+            return fail(EINVAL);
+        slew_realtime_ns(by);
+    }
     update_vdso_clock();
     wall_clock_was_set();
+    return {};
 }
 
 } // namespace
@@ -227,7 +240,7 @@ void step_clock(const ::__kernel_timex& wanted) {
 Result<int> discipline_clock(::__kernel_timex& timex, bool permitted) {
     TRY(check(timex, permitted));
     if ((timex.modes & ADJ_SETOFFSET) != 0)
-        step_clock(timex);
+        TRY(step_clock(timex));
     const u64 monotonic = monotonic_ns();
     const i64 now = realtime_ns();
     int answer = TIME_OK;

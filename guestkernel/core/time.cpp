@@ -67,8 +67,32 @@ void slew_realtime_ns(i64 by) {
     clock.realtime_offset.fetch_add(by);
 }
 
-// A pairing heap by deadline. A node's `left_` is its first child, `right_` its next sibling,
-// `parent_` the previous sibling or, for a first child, the parent.
+namespace {
+
+// Before the Epoch there are no deadlines.
+u64 wall_now(u64 monotonic) {
+    const i64 now = static_cast<i64>(monotonic) + clock.realtime_offset.load(base::Order::Relaxed);
+    return wall_deadline(now > 0 ? static_cast<u64>(now) : 0);
+}
+
+// When the monotonic clock comes there, if nobody sets the other.
+u64 to_monotonic(u64 deadline) {
+    if (!is_wall_deadline(deadline))
+        return deadline;
+    const u64 monotonic = monotonic_ns();
+    const u64 wall = wall_now(monotonic);
+    return deadline > wall ? monotonic + (deadline - wall) : monotonic;
+}
+
+} // namespace
+
+bool deadline_passed(u64 deadline) {
+    const u64 now = monotonic_ns();
+    return (is_wall_deadline(deadline) ? wall_now(now) : now) >= deadline;
+}
+
+// Pairing heaps by deadline, one for each clock. A node's `left_` is its first child, `right_` its
+// next sibling, `parent_` the previous sibling or, for a first child, the parent.
 class TimerQueue {
 public:
     void arm(Timer& timer, u64 deadline, u32 cpu) {
@@ -77,9 +101,10 @@ public:
         timer.cpu_ = cpu;
         timer.left_ = timer.right_ = timer.parent_ = nullptr;
         timer.queued_ = true;
-        root_ = merge(root_, &timer);
-        if (root_ == &timer)
-            program(deadline);
+        Timer*& root = root_of(timer);
+        root = merge(root, &timer);
+        if (root == &timer)
+            program(to_monotonic(deadline));
     }
     // Returns whether it was queued here, on CPU `cpu`.
     bool remove(Timer& timer, u32 cpu) {
@@ -94,21 +119,23 @@ public:
     void run() {
         // What is armed meanwhile waits for the next round: timers that re-arm themselves for at
         // once must not keep the CPU here.
-        const u64 now = monotonic_ns();
+        const u64 now = monotonic_ns(), wall = wall_now(now);
         for (;;) {
             Timer* due = nullptr;
             {
                 SpinGuard guard(lock_);
-                if (root_ == nullptr) {
-                    armed_ = no_deadline;
-                    return;
-                }
-                if (root_->deadline_ > now) {
+                if (root_ != nullptr && root_->deadline_ <= now)
+                    due = root_;
+                else if (wall_root_ != nullptr && wall_root_->deadline_ <= wall)
+                    due = wall_root_;
+                if (due == nullptr) {
                     armed_ = no_deadline; // the shot that brought us here is spent
-                    program(root_->deadline_);
+                    if (root_ != nullptr)
+                        program(root_->deadline_);
+                    if (wall_root_ != nullptr)
+                        program(to_monotonic(wall_root_->deadline_));
                     return;
                 }
-                due = root_;
                 detach(*due);
                 __atomic_fetch_add(&due->running_, 1, __ATOMIC_SEQ_CST);
                 due->queued_ = false;
@@ -127,6 +154,7 @@ public:
     }
 
 private:
+    Timer*& root_of(const Timer& timer) { return timer.on_wall_clock() ? wall_root_ : root_; }
     static Timer* merge(Timer* a, Timer* b) {
         if (a == nullptr)
             return b;
@@ -169,8 +197,9 @@ private:
         return result;
     }
     void detach(Timer& timer) {
-        if (&timer == root_) {
-            root_ = merge_children(timer.left_);
+        Timer*& root = root_of(timer);
+        if (&timer == root) {
+            root = merge_children(timer.left_);
         } else {
             if (timer.parent_->left_ == &timer)
                 timer.parent_->left_ = timer.right_;
@@ -178,7 +207,7 @@ private:
                 timer.parent_->right_ = timer.right_;
             if (timer.right_ != nullptr)
                 timer.right_->parent_ = timer.parent_;
-            root_ = merge(root_, merge_children(timer.left_));
+            root = merge(root, merge_children(timer.left_));
         }
         timer.left_ = timer.right_ = timer.parent_ = nullptr;
     }
@@ -192,6 +221,7 @@ private:
 
     SpinLock lock_{LockRank::Timer};
     Timer* root_ = nullptr;
+    Timer* wall_root_ = nullptr;
     Timer* running_ = nullptr;
     u64 armed_ = no_deadline;
 };
@@ -202,6 +232,13 @@ constinit TimerQueue queues[64] = {};
 
 void run_timers() {
     queues[arch::cpu_id()].run();
+}
+
+void recheck_wall_timers() {
+    for (unsigned cpu = 0; cpu < arch::cpu_count(); cpu++) {
+        arch::raise_softirq(static_cast<u32>(Softirq::Timers), cpu);
+        arch::kick_cpu(cpu);
+    }
 }
 
 bool Timer::take_out() {

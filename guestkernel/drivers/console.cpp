@@ -83,7 +83,7 @@ void serve_control() {
             SpinGuard guard(console->lock);
             Virtqueue::Used used;
             if (!console->control_in.take_used(used)) {
-                if (console->control_in.enable_interrupts())
+                if (console->control_in.enable_interrupts() || console->control_in.broken())
                     break;
                 continue;
             }
@@ -111,7 +111,7 @@ void serve_port_events() {
             SpinGuard guard(console->lock);
             Virtqueue::Used used;
             if (!console->port_events.take_used(used)) {
-                if (console->port_events.enable_interrupts())
+                if (console->port_events.enable_interrupts() || console->port_events.broken())
                     break;
                 continue;
             }
@@ -141,7 +141,7 @@ void serve_terminal_input() {
             SpinGuard guard(console->lock);
             Virtqueue::Used used;
             if (!console->input.queue.take_used(used)) {
-                if (console->input.queue.enable_interrupts())
+                if (console->input.queue.enable_interrupts() || console->input.queue.broken())
                     break;
                 continue;
             }
@@ -180,6 +180,7 @@ public:
     static constexpr char file_type[] = "console port";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
+    bool signals_readiness() const override { return true; }
 
     Result<usize> read(IoBuffer& out, u64) override {
         if (input_ == nullptr)

@@ -30,7 +30,7 @@ void PortOutput::reclaim_locked() {
 bool PortOutput::can_write() {
     SpinGuard guard(lock_);
     reclaim_locked();
-    const bool room = closed_ || (in_flight_ < max_in_flight && queue.free_descriptors() > 0);
+    const bool room = closed() || (in_flight_ < max_in_flight && queue.free_descriptors() > 0);
     if (!room && !queue.enable_interrupts()) {
         reclaim_locked();
         return true;
@@ -52,7 +52,7 @@ bool PortOutput::offer(Frame& frame, bool& notify) {
 Result<usize> PortOutput::write(IoBuffer& in, bool non_blocking) {
     usize sent = 0;
     while (in.remaining() > 0) {
-        if (closed_)
+        if (closed())
             return fail(EPIPE);
         if (!can_write()) {
             if (sent > 0 && non_blocking)
@@ -86,7 +86,7 @@ Result<usize> PortOutput::write(IoBuffer& in, bool non_blocking) {
         // Another writer may have taken the last descriptor: these bytes were copied in and must
         // not be lost.
         while (!offer(*frame, notify)) {
-            if (closed_) {
+            if (closed()) {
                 frame->index = 0;
                 put_frame(*frame);
                 return fail(EPIPE);

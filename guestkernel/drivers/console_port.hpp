@@ -20,7 +20,8 @@ public:
     // EINTR as restart_syscall.
     Result<usize> write(IoBuffer& in, bool non_blocking);
     bool can_write();
-    bool closed() const { return closed_; }
+    // Also when the device has broken its queue: whoever waited for it would wait for ever.
+    bool closed() const { return closed_ || queue.broken(); }
     void set_closed(); // the host's reader is gone
     void on_interrupt();
     void flush(); // sleeps until the host has everything

@@ -39,20 +39,52 @@ private:
     TimeSpec created_;
 };
 
+// By "system.sockprotoname", which no header has, strace(1), lsof(8) and lsfd(1) tell what a
+// socket is (net/socket.c of Linux). The value's NUL is part of it.
+class SocketInode final : public AnonymousInode {
+public:
+    SocketInode(Superblock* superblock, u64 number, const char* protocol)
+        : AnonymousInode(superblock, number, mode_socket | 0777), protocol_(protocol) {}
+    Result<String> get_xattr(std::string_view name) override {
+        if (name != protocol_attribute)
+            return fail(EOPNOTSUPP);
+        String value;
+        TRY(value.append(protocol_));
+        TRY(value.push_back('\0'));
+        return value;
+    }
+    Result<void> list_xattrs(String& out) override {
+        TRY(out.append(protocol_attribute));
+        return out.push_back('\0');
+    }
+
+private:
+    static constexpr std::string_view protocol_attribute = "system.sockprotoname";
+    const char* const protocol_;
+};
+
 constinit InternalMount home{[] { return make_nameless_superblock("anon_inodefs", PIPEFS_MAGIC); },
                              MS_NOSUID | MS_NODEV | MS_NOEXEC};
 constinit base::Atomic<u64> next_number{2}; // the root is 1
 
-} // namespace
-
-Result<Ref<Inode>> make_anonymous_inode(u32 mode) {
+template <typename T, typename What>
+Result<Ref<Inode>> make_nameless_inode(What what) {
     TRY(const Ref<Mount> mount, home.get());
     TRY(Ref<Inode> inode,
-        make_ref<AnonymousInode>(&mount->superblock(),
-                                 next_number.fetch_add(1, base::Order::Relaxed), mode));
+        make_ref<T>(&mount->superblock(), next_number.fetch_add(1, base::Order::Relaxed), what));
     inode->uid_ = current_fsuid();
     inode->gid_ = current_fsgid();
     return inode;
+}
+
+} // namespace
+
+Result<Ref<Inode>> make_anonymous_inode(u32 mode) {
+    return make_nameless_inode<AnonymousInode>(mode);
+}
+
+Result<Ref<Inode>> make_socket_inode(const char* protocol) {
+    return make_nameless_inode<SocketInode>(protocol);
 }
 
 Result<Path> path_of(File& file) {

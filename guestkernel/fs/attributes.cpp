@@ -34,7 +34,7 @@ Result<void> change_mode(const Path& path, u32 mode) {
     if (inode.is_symlink())
         return fail(EOPNOTSUPP);
     MutexGuard guard(inode.mutex());
-    if (!owner_or_capable(inode))
+    if (inode.is_frozen() || !owner_or_capable(inode))
         return fail(EPERM);
     Attributes wanted;
     wanted.mode = inode.type() | (mode & mode_permissions);
@@ -54,6 +54,8 @@ Result<void> change_owner(const Path& path, u32 uid, u32 gid) {
     Inode& inode = *path.dentry()->inode();
     TRY(check_writable_mount(path));
     MutexGuard guard(inode.mutex());
+    if ((uid != keep_id || gid != keep_id) && inode.is_frozen())
+        return fail(EPERM);
     const Credentials* who = current_credentials();
     if (!capable_over_inode(who, inode, CAP_CHOWN)) {
         if (uid != keep_id && (who->fsuid != inode.uid_ || uid != inode.uid_))
@@ -84,8 +86,8 @@ Result<void> change_owner(const Path& path, u32 uid, u32 gid) {
     }
     if (mask != 0)
         TRY(inode.set_attributes(wanted, mask));
-    // For root, too. And again: not for anybody who changes nothing.
-    if (!inode.is_directory() && (mask != 0 || owner_or_capable(inode)))
+    // For root, too; and, as on Linux, for anybody who may reach the file and changes nothing.
+    if (!inode.is_directory())
         TRY(inode.drop_capabilities());
     guard.unlock();
     notify_path(path, IN_ATTRIB);
@@ -95,6 +97,8 @@ Result<void> change_owner(const Path& path, u32 uid, u32 gid) {
 Result<void> change_times(const Path& path, const Attributes& times, u32 mask, bool both_now) {
     Inode& inode = *path.dentry()->inode();
     TRY(check_writable_mount(path));
+    if (both_now ? inode.is_immutable() : inode.is_frozen())
+        return fail(EPERM);
     if (!owner_or_capable(inode)) {
         if (!both_now)
             return fail(EPERM);

@@ -131,7 +131,7 @@ Result<void> make_link(int old_directory, std::string_view old_name, int new_dir
     TRY(create_entry(walker, 0, [&](Inode& parent, std::string_view last) -> Result<Ref<Inode>> {
         if (&walker.mount() != source.mount() || parent.superblock() != target->superblock())
             return fail(EXDEV);
-        if (target->is_directory())
+        if (target->is_directory() || target->is_frozen())
             return fail(EPERM);
         // Nobody gives an unlinked file a name again.
         TRY(const Attributes attributes, target->attributes());

@@ -123,6 +123,9 @@ Result<long> File::ioctl(u32, u64) {
 u32 File::poll(PollTable*) {
     return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
 }
+bool File::can_wait() const {
+    return !inode_ || (!inode_->is_regular() && !inode_->is_directory());
+}
 Result<void> File::flush() {
     return {};
 }

@@ -52,6 +52,9 @@ public:
     virtual Result<long> ioctl(u32 command, u64 argument); // ENOTTY
     // Ready POLL* bits now; with a table also registers every queue that may change them.
     virtual u32 poll(PollTable* table);
+    // Whether there is anything to wait for, as epoll(7) asks. By default not for what is on disk;
+    // generated files of its type may know better.
+    virtual bool can_wait() const;
     virtual Result<void> flush(); // each close(2) of a descriptor
     virtual Result<void> sync(bool data_only);
     virtual Result<void> allocate(int mode, u64 offset, u64 length);
@@ -63,6 +66,8 @@ public:
     virtual bool is_stream() const {
         return false;
     } // no position: pipes, sockets, terminals (lseek: ESPIPE)
+    // Whether O_ASYNC works: pipes, sockets, terminals and few others.
+    virtual bool signals_readiness() const { return false; }
     // F_SETFL: which of O_APPEND, O_NONBLOCK, O_DIRECT, O_NOATIME, O_ASYNC changed.
     virtual Result<void> set_status_flags(u32 flags);
     // What /proc/PID/fd shows for files without a path ("pipe:[12]", "anon_inode:[eventpoll]",
@@ -117,5 +122,8 @@ T* file_as(File& file) {
 // The inode of an anonymous file (pipe, eventfd, socket, ...): mode has the S_IF* bits; a fresh
 // number.
 Result<Ref<Inode>> make_anonymous_inode(u32 mode);
+// A socket's, which tells the name of its protocol, kept as long as the kernel runs, as an extended
+// attribute.
+Result<Ref<Inode>> make_socket_inode(const char* protocol);
 
 } // namespace kernel

@@ -181,6 +181,21 @@ public:
     SpinLock& attributes_lock() { return attributes_lock_; }
     u32 mode_;
     u32 uid_ = 0, gid_ = 0;
+    // FS_*_FL, of file systems that keep them; changed under mutex().
+    static constexpr u32 immutable_flag = 0x10, append_flag = 0x20, no_dump_flag = 0x40,
+                         no_atime_flag = 0x80;
+    base::Atomic<u32> file_flags{0};
+    virtual bool keeps_flags() const { return false; }
+    bool is_immutable() const {
+        return (file_flags.load(base::Order::Relaxed) & immutable_flag) != 0;
+    }
+    bool is_append_only() const {
+        return (file_flags.load(base::Order::Relaxed) & append_flag) != 0;
+    }
+    // Its names, owner, mode and attributes stay as they are.
+    bool is_frozen() const {
+        return (file_flags.load(base::Order::Relaxed) & (immutable_flag | append_flag)) != 0;
+    }
     // Without a name so far, and may get one (O_TMPFILE without O_EXCL).
     base::Atomic<u32> linkable{0};
     // Files open for writing, or, when negative, those that forbid it (a program that is running:

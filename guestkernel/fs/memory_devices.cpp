@@ -76,6 +76,7 @@ public:
 class RandomDevice final : public MemoryDevice {
 public:
     using MemoryDevice::MemoryDevice;
+    bool signals_readiness() const override { return true; }
     Result<usize> read(IoBuffer& out, u64) override {
         u8 block[256];
         usize done = 0;

@@ -331,11 +331,12 @@ Result<MountNamespace*> first_space() {
 } // namespace
 
 Result<Ref<Mount>> MountTree::make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags,
-                                   std::string_view source) {
+                                   std::string_view source, u32 locked) {
     if ((flags & (MS_NOATIME | MS_STRICTATIME)) == 0)
         flags |= MS_RELATIME;
     TRY(Ref<Mount> mount, make_ref<Mount>(std::move(superblock), std::move(root), flags));
     TRY(mount->source_.append(source));
+    mount->locked_flags_ = locked;
     return mount;
 }
 
@@ -358,14 +359,34 @@ Result<void> MountTree::list(Vector<Ref<Mount>>& out) {
     return space == nullptr ? Result<void>() : list(*space, out);
 }
 
+// --- the file system's own flags -----------------------------------------------------------------
+
+Result<void> MountTree::apply_superblock_flags(Mount& mount, u32 flags, bool commit) {
+    Superblock& superblock = *mount.superblock_;
+    // All mounts of it become read-only at once.
+    if ((flags & ~superblock.flags & MS_RDONLY) != 0 && mount.space_ != nullptr)
+        for (Mount& other : mount.space_->mounts_)
+            if (other.superblock_.get() == &superblock && other.writers.load() > 0)
+                return fail(EBUSY);
+    constexpr u32 changeable = MS_RDONLY | MS_SYNCHRONOUS | MS_DIRSYNC | MS_LAZYTIME;
+    if (commit)
+        superblock.flags = (superblock.flags & ~changeable) | (flags & changeable);
+    return {};
+}
+
+Result<void> MountTree::reconfigure(const Path& where, u32 flags) {
+    MutexGuard guard(mount_mutex());
+    return apply_superblock_flags(*where.mount(), flags, true);
+}
+
 // --- what the boot code and file systems use -----------------------------------------------------
 
 Result<void> mount_at(const Path& where, Ref<Superblock> superblock, u32 mount_flags,
-                      std::string_view source) {
+                      std::string_view source, u32 locked) {
     superblock->take_flags(mount_flags & MS_RDONLY);
     TRY(Ref<Dentry> root, Dentry::make_root(*superblock, superblock->root()));
     TRY(Ref<Mount> mount,
-        MountTree::make(std::move(superblock), std::move(root), mount_flags, source));
+        MountTree::make(std::move(superblock), std::move(root), mount_flags, source, locked));
     TRY(first_space());
     return MountTree::attach(where, std::move(mount));
 }

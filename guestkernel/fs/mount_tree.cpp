@@ -289,7 +289,9 @@ bool MountTree::has_locked_children(const Mount& mount, const Dentry& below) {
 
 Result<void> MountTree::check_bind_source(const Path& from, bool recursive) {
     const Mount& source = *from.mount();
-    if (source.unbindable_)
+    // What still covers places in one that was unmounted since the caller found it is no part of a
+    // tree any more, and nothing to walk along.
+    if (source.unbindable_ || source.gone_)
         return fail(EINVAL);
     if (!recursive && has_locked_children(source, *from.dentry()))
         return fail(EINVAL);
@@ -431,6 +433,8 @@ Result<void> MountTree::apply_flags(Mount& mount, u32 set, u32 clear, bool commi
 Result<void> MountTree::change_flags(const Path& where, u32 set, u32 clear, bool recursive) {
     MutexGuard guard(mount_mutex());
     Mount& top = *where.mount();
+    if (top.gone_)
+        return fail(EINVAL); // as of check_bind_source()
     for (const bool commit : {false, true})
         for (Mount* m = &top; m != nullptr; m = recursive ? next(*m, top) : nullptr)
             TRY(apply_flags(*m, set, clear, commit));
@@ -442,25 +446,17 @@ Result<void> MountTree::remount(const Path& where, u32 flags, bool bind_only) {
     if (where.dentry() != &mount.root())
         return fail(EINVAL);
     MutexGuard guard(mount_mutex());
+    if (mount.gone_)
+        return fail(EINVAL);
     if ((flags & (MS_NOATIME | MS_STRICTATIME | MS_RELATIME | MS_NODIRATIME)) == 0)
         flags |= mount.flags() & access_time_flags;
     else if ((flags & (MS_NOATIME | MS_STRICTATIME)) == 0)
         flags |= MS_RELATIME;
     constexpr u32 changeable = lockable_flags | access_time_flags | MS_NOSYMFOLLOW;
-    Superblock& superblock = *mount.superblock_;
-    if (!bind_only && (flags & ~superblock.flags & MS_RDONLY) != 0) {
-        // All mounts of it become read-only at once.
-        if (mount.space_ != nullptr)
-            for (Mount& other : mount.space_->mounts_)
-                if (other.superblock_.get() == &superblock && other.writers.load() > 0)
-                    return fail(EBUSY);
-    }
+    if (!bind_only)
+        TRY(apply_superblock_flags(mount, flags, false));
     TRY(apply_flags(mount, flags & changeable, changeable, true));
-    if (!bind_only) {
-        constexpr u32 of_superblock = MS_RDONLY | MS_SYNCHRONOUS | MS_DIRSYNC | MS_LAZYTIME;
-        superblock.flags = (superblock.flags & ~of_superblock) | (flags & of_superblock);
-    }
-    return {};
+    return bind_only ? Result<void>() : apply_superblock_flags(mount, flags, true);
 }
 
 Result<void> MountTree::change_propagation(const Path& where, u32 type, bool recursive) {
@@ -605,20 +601,33 @@ bool is_empty_directory(const Path& place) {
 
 } // namespace
 
-bool MountTree::fully_visible(MountNamespace& space, std::string_view type) {
+bool MountTree::fully_visible(MountNamespace& space, std::string_view type, u32 flags,
+                              u32& locked) {
     Vector<Ref<Mount>> all;
     if (!list(space, all))
         return false;
+    if ((flags & (MS_NOATIME | MS_STRICTATIME)) == 0)
+        flags |= MS_RELATIME; // as make() completes them
     MutexGuard guard(mount_mutex());
     for (const Ref<Mount>& mount : all) {
         if (mount->space_ != &space || type != mount->superblock().type() ||
             !mount->root().is_root())
             continue;
+        const Superblock& superblock = mount->superblock();
+        u32 kept = mount->locked_flags_ & (MS_RDONLY | MS_NOATIME);
+        if (superblock.read_only || (superblock.flags & MS_RDONLY) != 0)
+            kept |= MS_RDONLY; // nobody in there can make it writable
+        if ((kept & ~flags & MS_RDONLY) != 0)
+            continue;
+        if ((kept & MS_NOATIME) != 0 && ((mount->flags() ^ flags) & access_time_flags) != 0)
+            continue;
         bool hidden = false;
         for (Mount& child : mount->children_)
             hidden = hidden || (child.locked_ && !is_empty_directory(Path(mount, child.place_)));
-        if (!hidden)
+        if (!hidden) {
+            locked = kept;
             return true;
+        }
     }
     return false;
 }

@@ -72,6 +72,8 @@ public:
     // `set` and `clear` are MS_* bits of Mount::flags(). EPERM: a flag is locked; EBUSY: writers.
     static Result<void> change_flags(const Path& where, u32 set, u32 clear, bool recursive);
     static Result<void> remount(const Path& where, u32 flags, bool bind_only);
+    // fspick(2): MS_* of the file system that is mounted there; the mount keeps its own. EBUSY.
+    static Result<void> reconfigure(const Path& where, u32 flags);
     // MS_SHARED, MS_PRIVATE, MS_SLAVE or MS_UNBINDABLE.
     static Result<void> change_propagation(const Path& where, u32 type, bool recursive);
     static Result<void> unmount(const Path& where, bool detach, bool expire);
@@ -95,11 +97,13 @@ public:
     // MOVE_MOUNT_SET_GROUP: the second mount takes part in what the first one hears and tells.
     // EPERM: CAP_SYS_ADMIN is needed over both of their namespaces.
     static Result<void> share_group(const Path& from, const Path& with);
+    // `locked`: of the flags, what may not be cleared; MS_NOATIME stands for all of the times.
     static Result<Ref<Mount>> make(Ref<Superblock> superblock, Ref<Dentry> root, u32 flags,
-                                   std::string_view source);
+                                   std::string_view source, u32 locked = 0);
     // Whether a full view of such a file system is there already (proc and sysfs in user
-    // namespaces): mount_namespaces(7), "Restrictions".
-    static bool fully_visible(MountNamespace& space, std::string_view type);
+    // namespaces), no more restricted than `flags`: mount_namespaces(7), "Restrictions". `locked`
+    // is then what a new one must keep of them.
+    static bool fully_visible(MountNamespace& space, std::string_view type, u32 flags, u32& locked);
     // MNT_EXPIRE's mark goes when the mount is used.
     static void note_use(Mount& mount) {
         if (mount.expiry_mark_.load(base::Order::Relaxed))
@@ -111,7 +115,7 @@ private:
     friend class MountNamespace;
     friend Result<Path> mount_root(Ref<Superblock>, u32, std::string_view);
     friend Result<Path> detached_mount(Ref<Superblock>, u32, std::string_view);
-    friend Result<void> mount_at(const Path&, Ref<Superblock>, u32, std::string_view);
+    friend Result<void> mount_at(const Path&, Ref<Superblock>, u32, std::string_view, u32);
 
     enum class Copy : u8 { Same, Private, Slave, SharedSlave, SharedToSlave };
     struct Received {
@@ -148,6 +152,7 @@ private:
     static bool has_locked_children(const Mount& mount, const Dentry& below);
     static void remove(Doomed& doomed);
     static Result<void> apply_flags(Mount& mount, u32 set, u32 clear, bool commit);
+    static Result<void> apply_superblock_flags(Mount& mount, u32 flags, bool commit); // mount.cpp
     // mount_propagation.cpp. Require the mutex.
     static void join_groups(Mount& mount);
     static void leave_groups(Mount& mount);

@@ -78,6 +78,9 @@ Result<void> check_open(const Path& path, u32 flags) {
         break;
     }
     TRY(check_access(path, may));
+    if (inode.is_append_only() &&
+        (((flags & O_ACCMODE) != O_RDONLY && (flags & O_APPEND) == 0) || (flags & O_TRUNC) != 0))
+        return fail(EPERM);
     if ((flags & O_NOATIME) != 0 && !owner_or_capable(inode))
         return fail(EPERM);
     return {};

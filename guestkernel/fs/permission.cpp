@@ -100,6 +100,8 @@ Result<void> check_rights(Inode& inode, u32 may, const Credentials* credentials)
 Result<void> check_permission(Inode& inode, u32 may, const Credentials* credentials) {
     if (credentials == nullptr)
         return {};
+    if ((may & may_write) != 0 && inode.is_immutable())
+        return fail(EPERM);
     TRY(check_rights(inode, may, credentials));
     if (!is_device(inode.mode_) || !device_programs_exist())
         return {};
@@ -138,6 +140,8 @@ Result<void> check_create(Dentry& directory) {
 Result<void> check_delete(Dentry& directory, Inode& child, bool as_directory) {
     TRY(check_permission(*directory.inode(), may_write | may_exec));
     const Inode& parent = *directory.inode();
+    if (parent.is_append_only() || child.is_frozen())
+        return fail(EPERM);
     const u32 fsuid = current_fsuid();
     if ((parent.mode_ & mode_sticky) != 0 && child.uid_ != fsuid && parent.uid_ != fsuid &&
         !capable_over_inode(current_credentials(), child, CAP_FOWNER))

@@ -18,7 +18,8 @@ bool capable_over_inode(const Credentials* credentials, const Inode& inode, unsi
 u32 current_fsuid();
 u32 current_fsgid();
 
-// The mode bits and the capabilities that override them: EACCES.
+// The mode bits and the capabilities that override them: EACCES. Nobody writes what is immutable:
+// EPERM.
 Result<void> check_permission(Inode& inode, u32 may, const Credentials* credentials);
 inline Result<void> check_permission(Inode& inode, u32 may) {
     return check_permission(inode, may, current_credentials());

@@ -335,6 +335,8 @@ void TmpfsInode::note_modified() {
 }
 
 void TmpfsInode::note_accessed(bool strict) {
+    if ((file_flags.load(base::Order::Relaxed) & no_atime_flag) != 0)
+        return;
     constexpr i64 day = 24 * 60 * 60;
     const TimeSpec now = current_time();
     auto later = [](const TimeSpec& a, const TimeSpec& b) {

@@ -103,6 +103,7 @@ public:
     ~TmpfsFile() override;
     Result<Ref<File>> open(const Path& path, u32 flags) override;
     PageCache* page_cache() override { return cache_.get(); }
+    bool keeps_flags() const override { return true; }
     u64 file_size() override { return size_.load(base::Order::Relaxed); }
     Result<void> extend(u64 size) override;
     void note_modified() override;
@@ -120,10 +121,11 @@ protected:
     u64 visible_size() const override { return size_.load(base::Order::Relaxed); }
     u64 visible_pages() override;
 
+    Ref<PageCache> cache_;
+
 private:
     void account();
 
-    Ref<PageCache> cache_;
     base::Atomic<u64> size_{0};
     base::Atomic<u64> accounted_pages_{0};
     volatile u32 seals_ = 1; // F_SEAL_SEAL: only memfds may be sealed
@@ -145,6 +147,7 @@ class TmpfsDirectory : public TmpfsInode {
 public:
     TmpfsDirectory(TmpfsSuperblock& home, u64 number, u32 mode, u32 uid, u32 gid);
     ~TmpfsDirectory() override;
+    bool keeps_flags() const override { return true; }
     Result<Ref<Inode>> lookup(std::string_view name) override;
     Result<Ref<Inode>> create(std::string_view name, u32 mode, u64 device_number, u32 uid,
                               u32 gid) override;
@@ -166,6 +169,7 @@ public:
 protected:
     u64 visible_size() const override { return (2 + live_) * 20; } // as Linux's tmpfs counts
     Result<void> add(std::string_view name, Ref<Inode> inode);
+    void pass_on_flags(Inode& fresh) const;
 
 private:
     struct Entry {

@@ -163,6 +163,10 @@ Result<Ref<Inode>> TmpfsDirectory::lookup(std::string_view name) {
     return entry->inode;
 }
 
+void TmpfsDirectory::pass_on_flags(Inode& fresh) const {
+    fresh.file_flags.store(file_flags.load() & (no_dump_flag | no_atime_flag));
+}
+
 Result<Ref<Inode>> TmpfsDirectory::create(std::string_view name, u32 mode, u64 device_number,
                                           u32 uid, u32 gid) {
     Ref<Inode> made;
@@ -176,6 +180,7 @@ Result<Ref<Inode>> TmpfsDirectory::create(std::string_view name, u32 mode, u64 d
             TRY(made, make_ref<TmpfsInode>(home(), number, mode, device_number, uid, gid));
         }
     }
+    pass_on_flags(*made);
     TRY(add(name, made));
     if (made->is_directory())
         change_links(1);
@@ -193,6 +198,7 @@ Result<Ref<Inode>> TmpfsDirectory::symlink(std::string_view name, std::string_vi
 
 Result<Ref<Inode>> TmpfsDirectory::create_unnamed(u32 mode, u32 uid, u32 gid) {
     TRY(Ref<TmpfsFile> made, TmpfsFile::make(home(), mode, uid, gid));
+    pass_on_flags(*made);
     made->change_links(-1);
     return Ref<Inode>(std::move(made));
 }

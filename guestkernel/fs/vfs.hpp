@@ -54,9 +54,9 @@ Result<Path> find_socket_node(std::string_view name);
 // end of the file.
 Result<usize> read_file(File& file, void* to, usize bytes, u64 offset);
 
-// mount(2) in short: attaches `superblock` at `where`.
+// mount(2) in short: attaches `superblock` at `where`. `locked`: as of MountTree::make().
 Result<void> mount_at(const Path& where, Ref<Superblock> superblock, u32 mount_flags,
-                      std::string_view source);
+                      std::string_view source, u32 locked = 0);
 // Sets up the root of the first mount namespace; called once at boot.
 Result<Path> mount_root(Ref<Superblock> superblock, u32 mount_flags, std::string_view source);
 

@@ -163,6 +163,20 @@ TEST_CASE("mounts cover, are crossed both ways, move and go", "[fs][mount]") {
     CHECK(fs.get("/other/f") == "bound");
 }
 
+TEST_CASE("a mount that was unmounted is neither copied nor changed", "[fs][mount]") {
+    FsFixture fs;
+    REQUIRE(fs.mkdir("/m") == 0);
+    REQUIRE(fs.mkdir("/n") == 0);
+    REQUIRE(fs.mount_tmpfs("/m") == 0);
+    const Path gone = *lookup_path(at_fdcwd, "/m", lookup_follow);
+    const Path there = *lookup_path(at_fdcwd, "/n", lookup_follow);
+    REQUIRE(MountTree::unmount(gone, true, false).has_value());
+    CHECK(code_of(MountTree::bind(gone, there, true)) == EINVAL);
+    CHECK(code_of(MountTree::clone_tree(gone, true)) == EINVAL);
+    CHECK(code_of(MountTree::change_flags(gone, MS_NOSUID, 0, true)) == EINVAL);
+    CHECK(code_of(MountTree::remount(gone, MS_RDONLY, true)) == EINVAL);
+}
+
 TEST_CASE("mounts that come by propagation count against the limit", "[fs][mount]") {
     FsFixture fs;
     constexpr int peers = 200;

@@ -263,6 +263,7 @@ void TimerFile::follow_wall_clock() {
 }
 
 void wall_clock_was_set() {
+    recheck_wall_timers();
     MutexGuard guard(wall_timers_mutex);
     for (TimerFile& file : TimerFile::wall_timers)
         file.follow_wall_clock();

@@ -90,7 +90,7 @@ private:
     base::Atomic<u64> mask_;
 };
 
-// Somebody has set the wall clock: timers on it expire when it says so.
+// Somebody has set the wall clock: timers and sleeps on it end when it says so.
 void wall_clock_was_set();
 
 Result<Ref<File>> make_event_file(u64 count, bool semaphore, u32 flags);

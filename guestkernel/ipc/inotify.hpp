@@ -29,6 +29,7 @@ public:
     ~InotifyFile() override;
     static constexpr char file_type[] = "inotify";
     const char* type_name() const override { return file_type; }
+    bool signals_readiness() const override { return true; }
     Result<usize> read(IoBuffer& out, u64) override;
     u32 poll(PollTable* table) override;
     Result<long> ioctl(u32 command, u64 argument) override;

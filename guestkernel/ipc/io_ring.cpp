@@ -232,6 +232,11 @@ void IoRing::post(u64 user_data, i32 result, u32 flags) {
     entrants.wake_all();
 }
 
+bool IoRing::signals(const File& file) {
+    SpinGuard guard(cq_lock_);
+    return event_file_.get() == &file;
+}
+
 void IoRing::flush_overflow() {
     for (;;) {
         Overflow* entry = nullptr;
@@ -292,6 +297,8 @@ void IoRing::finish_links(IoRequest& request, bool failed, Ref<IoRequest>& follo
 
 // Requires: its state is Done already, set by who calls this.
 void IoRing::complete(Ref<IoRequest> request, IoOutcome outcome) {
+    if (request->holds_buffer) // else nobody would know of it any more
+        outcome.flags |= told_buffer(*request);
     if (!completes_quietly(*request, outcome))
         post(request->entry.user_data, outcome.result, outcome.flags);
     Ref<IoRequest> following;
@@ -526,7 +533,7 @@ void IoRing::issue(Ref<IoRequest> request) {
         if (outcome.kind == IoOutcome::Kind::Again) {
             if (auto given = give_to_worker(request); given)
                 return;
-            outcome = IoOutcome::done(-EAGAIN);
+            outcome = IoOutcome::done(request->cancelled || dead ? -ECANCELED : -EAGAIN);
         }
     }
     {

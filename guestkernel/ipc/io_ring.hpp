@@ -74,9 +74,12 @@ struct IoRequest : RefCounted {
     u32 target = 0;  // a timeout's count of completions
     bool has_target = false;
     bool expired_now = false;
-    // A provided buffer that was chosen.
+    // A provided buffer that was chosen, and has neither been told of nor gone back.
+    bool holds_buffer = false;
     u16 buffer_id = 0;
+    u16 buffer_position = 0; // in its group's ring
     u32 chosen_length = 0;
+    u64 buffer_address = 0;
     base::ListNode all_node, queue_node;
     base::ListNode ready_node; // under ready_lock; the list holds a reference
     bool ready = false;
@@ -86,6 +89,9 @@ struct IoRequest : RefCounted {
     static bool woken(Waiter& waiter, u32 events);
     static void expired(Timer& timer, void* self);
 };
+
+// What a completion says of the buffer that was chosen: IORING_CQE_F_BUFFER and its number.
+u32 told_buffer(const IoRequest& request);
 
 // While it lives, the running task may what a request's submitter might.
 class IoRights {
@@ -125,6 +131,7 @@ struct IoWorker {
     Ref<AddressSpace> space;
     Ref<Task> task;
     enum class Kind : u8 { Processor, Blocking, Submitter } kind = Kind::Blocking;
+    base::ListNode node;
 };
 
 class IoRing : public RefCounted {
@@ -168,10 +175,11 @@ public:
     u32 completions();     // in the ring, not taken yet
     void flush_overflow(); // as far as there is room
     bool overflowed() const { return overflow_first_ != nullptr; }
+    bool signals(const File& file);     // of each completion (IORING_REGISTER_EVENTFD)
     void start(Ref<IoRequest> request); // a request and what follows from it
     void begin_chain(Ref<IoRequest> head);
 
-    // --- io_ring_wait.cpp: what waits
+    // --- io_ring_wait.cpp: what waits. io_ring_workers.cpp: who works for it
     void process_ready();
     bool has_ready() const { return ready_waits_; }
     void push_ready(IoRequest& request);
@@ -182,6 +190,7 @@ public:
     // The same for a request that tells of each wake-up (IORING_POLL_ADD_MULTI), and of what is
     // there already.
     IoOutcome watch_edges(IoRequest& request, u32 events);
+    // ECANCELED, EAGAIN.
     Result<void> give_to_worker(Ref<IoRequest> request);
     // 0, EALREADY; ends a request that is not done.
     int cancel(IoRequest& request);
@@ -205,9 +214,10 @@ public:
     Result<void> remove_fixed(u32 index);
     Result<i32> update_files(Task& task, u32 offset, u64 descriptors, u32 count);
     bool fixed_buffer(u16 index, u64 address, u64 length);
-    // Chooses a buffer of the request's group; false: there is none (ENOBUFS).
-    bool choose_buffer(IoRequest& request, u64& address, u64& length);
-    void put_back_buffer(IoRequest& request, u64 address);
+    // Chooses a buffer of the request's group, unless it holds one; false: there is none (ENOBUFS).
+    bool choose_buffer(IoRequest& request);
+    // What cannot go back stays with the request, for its next try or for its completion to tell.
+    void put_back_buffer(IoRequest& request);
     i32 provide_buffers(const IoEntry& entry);
     i32 remove_buffers(const IoEntry& entry);
     bool allowed(const IoEntry& entry) const;
@@ -234,6 +244,9 @@ private:
     template <typename T, typename... A>
     friend Result<Ref<T>> make_ref(A&&...);
     IoRing() = default;
+    IoBufferGroup* find_group(u16 id);
+    enum class Choice : u8 { Made, None, Again };
+    Choice choose_of_ring(IoRequest& request, const IoBufferGroup& seen);
     bool read_entry(u32 position, IoEntry& out);
     Result<Ref<IoRequest>> prepare(const IoEntry& entry);
     void issue(Ref<IoRequest> request);
@@ -242,6 +255,8 @@ private:
     bool put_completion(u64 user_data, i32 result, u32 flags);
     static void worker_loop(void* raw);
     void work(IoWorker& self);
+    void serve(IoWorker& self);
+    void end_workers(); // Requires: mutex, dead
     void poll_submissions(IoWorker& self);
     Result<void> spawn(IoWorker::Kind kind);
     Result<void> start_worker(IoWorker::Kind kind);
@@ -280,6 +295,7 @@ private:
     base::IntrusiveList<IoRequest, &IoRequest::all_node> requests_;   // each holds a reference
     base::IntrusiveList<IoRequest, &IoRequest::queue_node> deferred_; // behind a drained one
     base::IntrusiveList<IoRequest, &IoRequest::queue_node> blocking_queue_; // for workers
+    base::IntrusiveList<IoWorker, &IoWorker::node> workers_;                // at work
     u32 request_count_ = 0, outstanding_ = 0;
     u32 timeouts_ = 0; // with a count
     u32 idle_workers_ = 0, blocking_workers_ = 0;

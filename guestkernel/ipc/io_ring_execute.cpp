@@ -72,8 +72,11 @@ public:
     Result<void> choose() {
         if ((request_.entry.flags & select_flag) == 0)
             return {};
-        if (!ring_.choose_buffer(request_, address_, length_))
+        if (!ring_.choose_buffer(request_))
             return fail(ENOBUFS);
+        address_ = request_.buffer_address;
+        if (length_ == 0 || request_.chosen_length < length_)
+            length_ = request_.chosen_length;
         chosen_ = true;
         return {};
     }
@@ -82,10 +85,9 @@ public:
         if (!chosen_)
             return;
         if (outcome.kind != IoOutcome::Kind::Done || outcome.result <= 0)
-            ring_.put_back_buffer(request_, address_);
-        else
-            outcome.flags |= IORING_CQE_F_BUFFER | u32{request_.buffer_id}
-                                                       << IORING_CQE_BUFFER_SHIFT;
+            return ring_.put_back_buffer(request_);
+        request_.holds_buffer = false;
+        outcome.flags |= told_buffer(request_);
     }
 
 private:
@@ -157,7 +159,7 @@ IoOutcome poll_add(IoRing& ring, Task& task, IoRequest& request) {
     // What may hear of this ring's own completions is told of once: each would make the next.
     const bool multi = (entry.length & IORING_POLL_ADD_MULTI) != 0 &&
                        file_as<IoRingFile>(*request.file) == nullptr &&
-                       file_as<EpollFile>(*request.file) == nullptr;
+                       !ring.signals(*request.file) && file_as<EpollFile>(*request.file) == nullptr;
     const u32 ready = multi ? 0 : request.file->poll(nullptr) & wanted;
     if (ready != 0)
         return IoOutcome::done(ready);
@@ -216,7 +218,10 @@ IoOutcome change_timeout(IoRing& ring, const IoEntry& entry) {
         if (!found || found->state != IoRequest::State::Timing)
             return IoOutcome::done(-ENOENT);
         if (update) {
-            found->timer.arm(deadline);
+            // On the clock that it was made for.
+            const bool on_wall_clock = (entry.op_flags & IORING_TIMEOUT_ABS) != 0 &&
+                                       (found->entry.op_flags & IORING_TIMEOUT_REALTIME) != 0;
+            found->timer.arm(on_wall_clock ? wall_deadline(deadline) : deadline);
             return IoOutcome::done(0);
         }
     }

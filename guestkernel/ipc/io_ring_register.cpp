@@ -32,6 +32,14 @@ bool same_group(const IoBufferGroup* group, u16 id) {
     return group->id == id;
 }
 
+void hold(IoRequest& request, const IoProvided& chosen, u16 position) {
+    request.buffer_id = chosen.id;
+    request.buffer_address = chosen.address;
+    request.chosen_length = chosen.length;
+    request.buffer_position = position;
+    request.holds_buffer = true;
+}
+
 } // namespace
 
 // --- files
@@ -121,52 +129,78 @@ bool IoRing::fixed_buffer(u16 index, u64 address, u64 length) {
            address - buffer.base <= buffer.length - length;
 }
 
-bool IoRing::choose_buffer(IoRequest& request, u64& address, u64& length) {
-    MutexGuard guard(mutex);
-    for (IoBufferGroup* group = groups_; group != nullptr; group = group->next) {
-        if (!same_group(group, request.entry.buffer))
-            continue;
-        IoProvided chosen{};
-        if (group->ring_address != 0) {
-            const auto tail = UserPtr<const u16>(group->ring_address + 14).copy_in();
-            if (!tail || *tail == group->ring_head)
-                return false;
-            const u64 at = group->ring_head & (group->ring_entries - 1);
-            const auto entry =
-                UserPtr<const io_uring_buf>(group->ring_address + at * sizeof(io_uring_buf))
-                    .copy_in();
-            if (!entry)
-                return false;
-            group->ring_head++;
-            chosen = {entry->addr, entry->len, entry->bid};
-        } else if (group->buffers.empty()) {
-            return false;
-        } else {
-            chosen = group->buffers.back();
-            group->buffers.pop_back();
-        }
-        request.buffer_id = chosen.id;
-        address = chosen.address;
-        if (length == 0 || chosen.length < length)
-            length = chosen.length;
-        request.chosen_length = chosen.length;
-        return true;
-    }
-    return false;
+u32 told_buffer(const IoRequest& request) {
+    return IORING_CQE_F_BUFFER | u32{request.buffer_id} << IORING_CQE_BUFFER_SHIFT;
 }
 
-void IoRing::put_back_buffer(IoRequest& request, u64 address) {
+// Requires: mutex.
+IoBufferGroup* IoRing::find_group(u16 id) {
+    IoBufferGroup* group = groups_;
+    while (group != nullptr && !same_group(group, id))
+        group = group->next;
+    return group;
+}
+
+// The next one of a ring in the program's memory, as it was `seen`. Read without the mutex: a page
+// of it may come when another program likes (userfaultfd(2), FUSE).
+IoRing::Choice IoRing::choose_of_ring(IoRequest& request, const IoBufferGroup& seen) {
+    const auto tail = UserPtr<const u16>(seen.ring_address + 14).copy_in();
+    if (!tail || *tail == seen.ring_head)
+        return Choice::None;
+    const u64 at = seen.ring_head & (seen.ring_entries - 1);
+    const auto entry =
+        UserPtr<const io_uring_buf>(seen.ring_address + at * sizeof(io_uring_buf)).copy_in();
+    if (!entry)
+        return Choice::None;
     MutexGuard guard(mutex);
-    for (IoBufferGroup* group = groups_; group != nullptr; group = group->next) {
-        if (!same_group(group, request.entry.buffer))
-            continue;
-        if (group->ring_address != 0)
-            group->ring_head--;
-        else
-            // There was room for it before it was taken.
-            (void)group->buffers.push_back({address, request.chosen_length, request.buffer_id});
+    IoBufferGroup* group = find_group(request.entry.buffer);
+    if (group == nullptr || group->ring_address != seen.ring_address ||
+        group->ring_entries != seen.ring_entries || group->ring_head != seen.ring_head)
+        return Choice::Again; // another request was faster
+    hold(request, {entry->addr, entry->len, entry->bid}, group->ring_head++);
+    return Choice::Made;
+}
+
+bool IoRing::choose_buffer(IoRequest& request) {
+    while (!request.holds_buffer) {
+        IoBufferGroup seen;
+        {
+            MutexGuard guard(mutex);
+            IoBufferGroup* group = find_group(request.entry.buffer);
+            if (group == nullptr)
+                return false;
+            if (group->ring_address == 0) {
+                if (group->buffers.empty())
+                    return false;
+                hold(request, group->buffers.back(), 0);
+                group->buffers.pop_back();
+                return true;
+            }
+            seen.ring_address = group->ring_address;
+            seen.ring_entries = group->ring_entries;
+            seen.ring_head = group->ring_head;
+        }
+        if (choose_of_ring(request, seen) == Choice::None)
+            return false;
+    }
+    return true;
+}
+
+void IoRing::put_back_buffer(IoRequest& request) {
+    MutexGuard guard(mutex);
+    IoBufferGroup* group = find_group(request.entry.buffer);
+    if (group == nullptr)
+        return;
+    if (group->ring_address != 0) {
+        // Only the last one can: going back by one would else give away what another request took.
+        if (group->ring_head != static_cast<u16>(request.buffer_position + 1))
+            return;
+        group->ring_head--;
+        request.holds_buffer = false;
         return;
     }
+    const IoProvided back{request.buffer_address, request.chosen_length, request.buffer_id};
+    request.holds_buffer = !group->buffers.push_back(back);
 }
 
 i32 IoRing::provide_buffers(const IoEntry& entry) {
@@ -401,6 +435,15 @@ Result<long> IoRing::change_buffer_ring(u64 argument, bool add) {
     TRY(const auto wanted, copy_argument<io_uring_buf_reg>(argument));
     if (wanted.pad != 0 || wanted.resv[0] != 0 || wanted.resv[1] != 0 || wanted.resv[2] != 0)
         return fail(EINVAL);
+    const u32 entries = wanted.ring_entries;
+    if (add) { // without the mutex, as above
+        if (wanted.ring_addr == 0)
+            return fail(EFAULT);
+        if (wanted.ring_addr % page_size != 0 || entries == 0 || (entries & (entries - 1)) != 0 ||
+            entries >= 65536)
+            return fail(EINVAL);
+        TRY(check_present(wanted.ring_addr, u64{entries} * sizeof(io_uring_buf)));
+    }
     MutexGuard guard(mutex);
     IoBufferGroup** at = &groups_;
     u32 groups = 0;
@@ -418,13 +461,6 @@ Result<long> IoRing::change_buffer_ring(u64 argument, bool add) {
         delete group;
         return 0;
     }
-    const u32 entries = wanted.ring_entries;
-    if (wanted.ring_addr == 0)
-        return fail(EFAULT);
-    if (wanted.ring_addr % page_size != 0 || entries == 0 || (entries & (entries - 1)) != 0 ||
-        entries >= 65536)
-        return fail(EINVAL);
-    TRY(check_present(wanted.ring_addr, u64{entries} * sizeof(io_uring_buf)));
     if (*at != nullptr && ((*at)->ring_address != 0 || !(*at)->buffers.empty()))
         return fail(EEXIST);
     IoBufferGroup* group = *at;

@@ -39,6 +39,7 @@ constexpr int sigev_signal = 0;
 class MqueueDirectory final : public TmpfsDirectory {
 public:
     using TmpfsDirectory::TmpfsDirectory;
+    bool keeps_flags() const override { return false; }
     Result<Ref<Inode>> create(std::string_view name, u32 mode, u64, u32 uid, u32 gid) override {
         if ((mode & mode_type) != mode_regular)
             return fail(EPERM);

@@ -135,6 +135,7 @@ public:
     Result<usize> read(IoBuffer& out, u64 offset) override;
     Result<usize> write(IoBuffer&, u64) override;
     u32 poll(PollTable* table) override;
+    bool can_wait() const override { return true; }
     Result<void> flush() override;
     Result<void> truncate(u64) override { return {}; } // O_TRUNC has no effect
 };

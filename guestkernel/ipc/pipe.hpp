@@ -66,6 +66,7 @@ public:
     static constexpr char file_type[] = "pipe";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
+    bool signals_readiness() const override { return true; }
     Result<usize> read(IoBuffer& out, u64) override;
     Result<usize> write(IoBuffer& in, u64) override;
     u32 poll(PollTable* table) override;

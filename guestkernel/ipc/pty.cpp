@@ -133,6 +133,7 @@ public:
     static constexpr char file_type[] = "pty master";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
+    bool signals_readiness() const override { return true; }
 
     Result<usize> read(IoBuffer& out, u64) override {
         const bool packets = pty_->packet_mode;

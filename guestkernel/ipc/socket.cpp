@@ -274,7 +274,7 @@ Result<usize> SocketFile::get_socket_option(int level, int name, std::span<u8> o
     case SO_TYPE:
         return put_value(out, type_);
     case SO_DOMAIN:
-        return put_value(out, family_);
+        return put_value(out, family());
     case SO_PROTOCOL:
         return put_value(out, protocol_);
     case SO_ERROR:

@@ -150,6 +150,7 @@ public:
     static constexpr char file_type[] = "socket";
     const char* type_name() const final { return file_type; }
     bool is_stream() const final { return true; }
+    bool signals_readiness() const final { return true; }
     bool describe(String& out) final;
     Result<usize> read(IoBuffer& out, u64) final;
     Result<usize> write(IoBuffer& in, u64) final;
@@ -203,6 +204,7 @@ public:
 protected:
     SocketOptions options_;
     UserNamespace* network_owner() const; // whose capabilities count
+    void set_family(int family) { family_ = family; }
 
 private:
     Result<void> check_passing(int name) const;
@@ -213,7 +215,9 @@ private:
     static u64 deadline(u64 timeout) {
         return timeout == 0 ? no_deadline : monotonic_ns() + timeout;
     }
-    const int family_, type_, protocol_;
+    // Another one by IPV6_ADDRFORM only, which who looks on meanwhile may see or not.
+    volatile int family_;
+    const int type_, protocol_;
 };
 
 struct SocketPair {

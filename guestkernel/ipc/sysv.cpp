@@ -78,14 +78,19 @@ i32 SysvTable::count() const {
 }
 
 Result<i32> SysvTable::insert(Ref<SysvObject> object, i32 key, u32 mode) {
-    usize index = 0;
+    if (static_cast<u32>(count()) >= most.load())
+        return fail(ENOSPC);
+    const i32 wanted = wanted_id.exchange(-1);
+    usize index = wanted < 0 ? 0 : static_cast<usize>(wanted % sequence_step);
     while (index < slots_.size() && slots_[index].object)
         index++;
-    if (index >= limit || static_cast<u32>(count()) >= most.load())
+    if (index >= (wanted < 0 ? usize{limit} : usize{sequence_step}))
         return fail(ENOSPC);
-    if (index == slots_.size())
-        TRY(slots_.emplace_back());
+    if (index >= slots_.size())
+        TRY(slots_.resize(index + 1));
     Slot& slot = slots_[index];
+    if (wanted >= 0)
+        slot.sequence = static_cast<u16>(wanted / sequence_step);
     const Credentials& own = *current_task().credentials;
     object->key = key;
     object->mode = mode;

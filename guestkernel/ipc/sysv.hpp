@@ -24,8 +24,11 @@ struct SysvObject : RefCounted {
 
 class SysvTable {
 public:
-    static constexpr u32 limit = 32000; // of objects of one kind, in any case
-    base::Atomic<u32> most{limit};      // ... as the namespace has it
+    static constexpr u32 limit = 32768; // of objects of one kind: an id has 15 bits for the place
+    base::Atomic<u32> most{32000};      // ... as the namespace has it, at first (sysvipc(7))
+    // The number that the next object gets, or one near it if that is taken; -1: any. For who
+    // restores programs from files (kernel.shm_next_id and its like).
+    base::Atomic<i32> wanted_id{-1};
     Mutex mutex;
 
     // --- Requires: mutex.

@@ -10,7 +10,8 @@ namespace kernel {
 
 namespace {
 
-constexpr int largest_value = 32767; // SEMVMX
+constexpr int largest_value = 32767;      // SEMVMX
+constexpr int largest_adjustment = 32767; // SEMAEM
 constexpr u32 may_read = 0444, may_write = 0222;
 
 struct Semaphore {
@@ -51,17 +52,42 @@ void changed(SemaphoreSet& set) {
     set.waiters.wake_all();
 }
 
-// Reserves what SEM_UNDO needs before anything changes.
-Result<Undo*> undo_of(SemaphoreSet& set, i32 pid, u16 number) {
+bool is_undone(const sembuf& op) {
+    return (op.sem_flg & SEM_UNDO) != 0 && op.sem_op != 0;
+}
+
+Undo* find_undo(SemaphoreSet& set, i32 pid, u16 number) {
     for (Undo& entry : set.undo)
         if (entry.pid == pid && entry.number == number)
             return &entry;
-    undo_used.store(true);
-    TRY(set.undo.push_back({pid, number, 0}));
-    return &set.undo.back();
+    return nullptr;
 }
 
-// All or none. On EAGAIN `blocked` is the operation that has to wait.
+// What SEM_UNDO needs, before anything changes.
+Result<void> reserve_undo(SemaphoreSet& set, i32 pid, u16 number) {
+    if (find_undo(set, pid, number) != nullptr)
+        return {};
+    undo_used.store(true);
+    return set.undo.push_back({pid, number, 0});
+}
+
+// Requires: reserve_undo(). ERANGE: more than the end of the process could take back.
+Result<void> adjust_undo(SemaphoreSet& set, u16 number, int by) {
+    Undo& entry = *find_undo(set, current_pid(), number);
+    if (entry.adjustment + by < -largest_adjustment - 1 ||
+        entry.adjustment + by > largest_adjustment)
+        return fail(ERANGE);
+    entry.adjustment += by;
+    return {};
+}
+
+void take_back(SemaphoreSet& set, const sembuf& op) {
+    set.semaphores[op.sem_num].value -= op.sem_op;
+    if (is_undone(op))
+        (void)adjust_undo(set, op.sem_num, op.sem_op);
+}
+
+// All or none. On EAGAIN `blocked` is the operation that has to wait. Requires: reserve_undo().
 Result<void> try_operations(SemaphoreSet& set, std::span<const sembuf> operations, usize& blocked) {
     int error = 0;
     usize done = 0;
@@ -73,7 +99,8 @@ Result<void> try_operations(SemaphoreSet& set, std::span<const sembuf> operation
             blocked = done;
             break;
         }
-        if (semaphore.value + op.sem_op > largest_value) {
+        if (semaphore.value + op.sem_op > largest_value ||
+            (is_undone(op) && !adjust_undo(set, op.sem_num, -op.sem_op))) {
             error = ERANGE;
             break;
         }
@@ -81,24 +108,17 @@ Result<void> try_operations(SemaphoreSet& set, std::span<const sembuf> operation
     }
     if (error != 0) {
         while (done-- > 0)
-            set.semaphores[operations[done].sem_num].value -= operations[done].sem_op;
+            take_back(set, operations[done]);
         return fail(error);
     }
     return {};
 }
 
-Result<void> commit(SemaphoreSet& set, std::span<const sembuf> operations) {
-    const i32 pid = current_pid();
-    for (const sembuf& op : operations) {
-        set.semaphores[op.sem_num].last_pid = pid;
-        if ((op.sem_flg & SEM_UNDO) == 0 || op.sem_op == 0)
-            continue;
-        TRY(Undo * entry, undo_of(set, pid, op.sem_num));
-        entry->adjustment -= op.sem_op;
-    }
+void commit(SemaphoreSet& set, std::span<const sembuf> operations) {
+    for (const sembuf& op : operations)
+        set.semaphores[op.sem_num].last_pid = current_pid();
     set.operation_time = sysv_time();
     changed(set);
-    return {};
 }
 
 Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
@@ -109,12 +129,9 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
     MutexGuard first(table().mutex);
     TRY(SemaphoreSet * found, find_set(id, access));
     Ref<SemaphoreSet> set = Ref<SemaphoreSet>::share(found);
-    for (const sembuf& op : operations) {
+    for (const sembuf& op : operations)
         if (op.sem_num >= set->semaphores.size())
             return fail(EFBIG);
-        if ((op.sem_flg & SEM_UNDO) != 0 && op.sem_op != 0)
-            TRY(undo_of(*set, current_pid(), op.sem_num)); // so that commit() cannot fail
-    }
     first.unlock();
     for (;;) {
         u32* waiting = nullptr;
@@ -123,10 +140,13 @@ Result<long> operate(i32 id, std::span<const sembuf> operations, u64 deadline) {
             MutexGuard guard(table().mutex);
             if (set->removed)
                 return fail(EIDRM);
+            for (const sembuf& op : operations) // again: another thread may have left the namespace
+                if (is_undone(op))
+                    TRY(reserve_undo(*set, current_pid(), op.sem_num));
             usize blocked = 0;
             auto done = try_operations(*set, operations, blocked);
             if (done) {
-                TRY(commit(*set, operations));
+                commit(*set, operations);
                 return 0;
             }
             if (done.error().code != EAGAIN || (operations[blocked].sem_flg & IPC_NOWAIT) != 0)

@@ -126,6 +126,7 @@ public:
     static constexpr char file_type[] = "terminal";
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
+    bool signals_readiness() const override { return true; }
     Result<usize> read(IoBuffer& out, u64) override { return terminal_->read(out, non_blocking()); }
     Result<usize> write(IoBuffer& in, u64) override { return terminal_->write(in, non_blocking()); }
     u32 poll(PollTable* table) override { return terminal_->poll(table); }

@@ -6,7 +6,6 @@
 #include <linux/fcntl.h>
 #include <linux/sockios.h>
 
-#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/mm/heap.hpp"
 #include "guestkernel/mm/user_copy.hpp"
@@ -37,8 +36,12 @@ Result<Ref<UnixIdentity>> current_identity() {
     return out;
 }
 
+Result<Ref<Inode>> make_inode(int type) {
+    return make_socket_inode(type == socket_stream ? "UNIX-STREAM" : "UNIX");
+}
+
 Result<Ref<UnixSocketFile>> make_file(Ref<UnixEndpoint> endpoint, u32 flags) {
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_inode(endpoint->type));
     const int type = endpoint->type;
     return make_ref<UnixSocketFile>(std::move(inode), flags, type, std::move(endpoint));
 }
@@ -310,7 +313,7 @@ Result<Ref<SocketFile>> UnixSocketFile::accept(u32 file_flags, bool non_blocking
     UnixEndpoint& own = *endpoint_;
     const u64 deadline = receive_deadline();
     // The file first: a connection that was taken cannot be put back.
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_inode(type()));
     for (;;) {
         Ref<UnixEndpoint> taken;
         {

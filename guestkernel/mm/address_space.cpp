@@ -8,6 +8,7 @@
 #include "guestkernel/core/panic.hpp"
 #include "guestkernel/fs/inode.hpp"
 #include "guestkernel/fs/mount.hpp"
+#include "guestkernel/fs/secret_memory.hpp"
 #include "guestkernel/mm/address_space_impl.hpp"
 
 namespace kernel {
@@ -65,6 +66,9 @@ Result<void> prepare(const MapRequest& request, Vma& vma) {
             return fail(EACCES);
         vma.max_protection &= ~u32{PROT_WRITE};
     }
+    if (vma.shared() && request.file->writable() && request.file->inode() != nullptr &&
+        request.file->inode()->is_append_only())
+        return fail(EACCES);
     // A mount without programs (MS_NOEXEC) has none by way of mprotect(2) either.
     if (const Mount* mount = request.file->path().mount();
         mount != nullptr && (mount->flags() & MS_NOEXEC) != 0)
@@ -80,6 +84,8 @@ Result<void> prepare(const MapRequest& request, Vma& vma) {
         return fail(EINVAL);
     vma.file = request.file;
     vma.offset = request.offset;
+    if (file_as<SecretFile>(*request.file) != nullptr)
+        vma.flags |= vma_secret | vma_locked | vma_dont_dump;
     return {};
 }
 
@@ -345,7 +351,7 @@ Result<VirtAddr> AddressSpace::map(const MapRequest& request) {
         if ((vma->flags & vma_locked) != 0) {
             if (impl_->locked_pages + pages > impl_->lock_limit() >> page_shift)
                 return fail(EAGAIN);
-            populate = populate || (vma->flags & vma_lock_on_fault) == 0;
+            populate = populate || (vma->flags & (vma_lock_on_fault | vma_secret)) == 0;
         }
         if ((request.flags & MAP_FIXED) != 0 && !impl_->vmas.range_free(start, end))
             TRY(impl_->unmap_range(start, end, removed));
@@ -387,6 +393,43 @@ void AddressSpace::init_break(VirtAddr start) {
     MutexGuard guard(impl_->mutex);
     impl_->break_start = impl_->break_end = start.raw();
     layout.break_start = start.raw();
+}
+
+AddressSpace::Break AddressSpace::break_range() {
+    SharedGuard guard(impl_->mutex);
+    return {impl_->break_start, impl_->break_end};
+}
+
+void AddressSpace::set_break_range(const Break& range) {
+    MutexGuard guard(impl_->mutex);
+    impl_->break_start = layout.break_start = range.start;
+    impl_->break_end = range.end;
+}
+
+Ref<File> AddressSpace::program() {
+    SpinGuard guard(program_lock_);
+    return program_;
+}
+
+void AddressSpace::set_program(Ref<File> file) {
+    SpinGuard guard(program_lock_);
+    std::swap(program_, file); // the old one goes with the argument, after the lock
+}
+
+bool AddressSpace::maps_program() {
+    const Ref<File> old = program();
+    struct Search {
+        const File* file;
+        bool found = false;
+    } search{old.get()};
+    const auto look = [](const MappingInfo& info, void* raw) {
+        auto& it = *static_cast<Search*>(raw);
+        it.found = info.file && info.file->path() == it.file->path();
+        return !it.found;
+    };
+    if (old)
+        for_each_mapping(look, &search, false);
+    return search.found;
 }
 
 void AddressSpaceImpl::set_break_page(u64 wanted, RemovedVmas& removed) {

@@ -88,6 +88,12 @@ public:
     VirtAddr set_break(VirtAddr wanted);
     // The program image's limits, set by execve.
     void init_break(VirtAddr start);
+    // PR_SET_MM: the break is said to be here. Nothing is mapped for it.
+    struct Break {
+        u64 start, end;
+    };
+    Break break_range();
+    void set_break_range(const Break& range);
 
     // Serves a fault at `address`; `access` has the arch::fault_* bits. On failure `signal_code` =
     // signal << 8 | si_code.
@@ -162,7 +168,10 @@ public:
         u64 auxv[48] = {};
         u32 auxv_words = 0;
     } layout;
-    Ref<File> executable;
+    // The program's file; null before execve is done.
+    Ref<File> program();
+    void set_program(Ref<File> file);
+    bool maps_program();
     Ref<RefCounted> aio; // the contexts of io_setup(2): ipc/aio.cpp
 
 private:
@@ -172,6 +181,8 @@ private:
     AddressSpace();
     Result<Ref<AddressSpace>> clone_mappings(ForkedUserfaults& userfaults);
     base::Atomic<u32> users_{0};
+    SpinLock program_lock_{LockRank::Leaf}; // others look while it is exchanged
+    Ref<File> program_;
     PhysAddr root_{};
     struct AddressSpaceImpl* impl_ = nullptr;
 };

@@ -136,6 +136,8 @@ Result<CachePart> next_part_to_remove(AddressSpaceImpl& impl, u64& start, u64 en
     const u64 to = end < vma->end ? end : vma->end;
     if ((vma->flags & vma_locked) != 0 || !vma->cache)
         return fail(EINVAL);
+    if ((vma->flags & vma_secret) != 0) // a child's, which locks do not pass on to
+        return fail(EOPNOTSUPP);
     // It is the object that loses its contents: only for who may write to it.
     if (!vma->shared() || (vma->max_protection & PROT_WRITE) == 0)
         return fail(EACCES);

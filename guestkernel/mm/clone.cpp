@@ -163,7 +163,7 @@ Result<Ref<AddressSpace>> AddressSpace::clone_mappings(ForkedUserfaults& userfau
     copy->limits = limits;
     copy->mappings_top = mappings_top;
     copy->layout = layout;
-    copy->executable = executable;
+    copy->set_program(program());
     copy->membarrier_registered.store(membarrier_registered.load());
     MutexGuard guard(impl_->mutex);
     if (!impl_->written_after_fork) {

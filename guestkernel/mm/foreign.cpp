@@ -32,6 +32,9 @@ FaultOutcome with_frame(AddressSpaceImpl& impl, u64 address, bool write, bool fo
         Frame* frame = frame_of(*entry);
         if (frame == nullptr)
             return FaultOutcome::BadAccess;
+        if (const PageCache* cache = __atomic_load_n(&frame->cache, __ATOMIC_ACQUIRE);
+            cache != nullptr && cache->is_secret())
+            return FaultOutcome::BadAddress;
         // A forced store goes to a private copy that stays read-only.
         const bool own = (*entry & pte_private) != 0 && frame->refs.load(base::Order::Acquire) == 1;
         if (write && (*entry & arch::pte_write) == 0 && !(force && own))

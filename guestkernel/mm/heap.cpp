@@ -49,7 +49,8 @@ struct alignas(16) Magazine {
 struct SizeClass {
     SpinLock lock{LockRank::Slab};
     base::IntrusiveList<Frame, &Frame::node> partial;
-    u32 empty_slabs = 0; // of those in `partial`
+    u32 empty_slabs = 0;        // of those in `partial`
+    u64 slabs = 0, objects = 0; // in all, and in use
 };
 
 constinit SizeClass classes[class_count];
@@ -138,10 +139,12 @@ bool fill_magazine(unsigned size_class, Magazine& magazine) {
                 return false;
             of.partial.push_front(*slab);
             of.empty_slabs++;
+            of.slabs++;
         }
         if (in_use(*slab) == 0)
             of.empty_slabs--;
         FreeObject* object = take_object(size_class, *slab);
+        of.objects++;
         if (in_use(*slab) == objects_per_slab(size_class))
             slab->node.unlink();
         object->next = magazine.objects;
@@ -161,11 +164,13 @@ void return_object(unsigned size_class, FreeObject* object) {
     if (in_use(slab) == objects_per_slab(size_class))
         of.partial.push_front(slab);
     slab.refs.fetch_sub(1, base::Order::Relaxed);
+    of.objects--;
     if (in_use(slab) > 0)
         return;
     if (++of.empty_slabs <= 2)
         return;
     of.empty_slabs--;
+    of.slabs--;
     slab.node.unlink();
     free_slab(size_class, slab);
 }
@@ -234,6 +239,16 @@ void* kzalloc(usize bytes) {
     return memory;
 }
 
+bool slab_usage(unsigned number, SlabUsage& out) {
+    if (number >= class_count)
+        return false;
+    SizeClass& of = classes[number];
+    SpinGuard guard(of.lock);
+    out = {class_sizes[number], objects_per_slab(number), 1u << slab_order(number), of.objects,
+           of.slabs};
+    return true;
+}
+
 void* alloc_kernel_stack() {
     {
         SpinGuard guard(stack_cache.lock);
@@ -274,6 +289,7 @@ void reset_heap_for_test() {
     for (SizeClass& size_class : classes) {
         ::new (static_cast<void*>(&size_class.partial)) decltype(size_class.partial);
         size_class.empty_slabs = 0;
+        size_class.slabs = size_class.objects = 0;
     }
     for (auto& of_cpu : magazines)
         for (Magazine& magazine : of_cpu)

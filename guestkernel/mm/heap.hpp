@@ -11,6 +11,14 @@ void* kmalloc(usize bytes);
 void kfree(void* pointer);
 void* kzalloc(usize bytes);
 
+// The slabs of one size, by number from 0 on; false: there are no more sizes. What CPUs keep for
+// themselves counts as in use.
+struct SlabUsage {
+    u32 object_bytes, objects_per_slab, pages_per_slab;
+    u64 objects, slabs;
+};
+bool slab_usage(unsigned number, SlabUsage& out);
+
 // Kernel stacks, cached: arch::kernel_stack_size bytes, aligned to that.
 void* alloc_kernel_stack(); // may sleep
 void free_kernel_stack(void* stack);

@@ -77,6 +77,9 @@ public:
     u64 number() const { return number_; }
     PageSource* source() const { return source_; }
     bool memory_only() const { return memory_only_; }
+    // memfd_secret(2): for who has it mapped, and nobody else.
+    bool is_secret() const { return secret_; }
+    void make_secret() { secret_ = true; } // before anybody knows it
 
     // --- for mm/ only
     // As get(), for a fault: reads around `index` inside [first, end) and creates absent pages
@@ -106,6 +109,7 @@ private:
     const u64 number_;
     PageSource* source_;
     bool memory_only_;
+    bool secret_ = false;
     SpinLock lock_{LockRank::PageCache};
     RadixTree tree_;
     base::Atomic<u64> pages_{0};

@@ -152,7 +152,8 @@ Result<void> AddressSpace::lock_range(VirtAddr address, u64 length, bool locked,
             TRY(impl_->split_at(stop));
             vma = impl_->vmas.find(start);
             impl_->account(*vma, false);
-            vma->flags &= ~u32{vma_locked | vma_lock_on_fault};
+            if ((vma->flags & vma_secret) == 0)
+                vma->flags &= ~u32{vma_locked | vma_lock_on_fault};
             if (locked)
                 vma->flags |= on_fault ? u32{vma_locked | vma_lock_on_fault} : u32{vma_locked};
             impl_->account(*vma, true);
@@ -177,7 +178,8 @@ Result<void> AddressSpace::lock_all(bool current, bool future, bool on_fault) {
         if (current || !future) // neither: munlockall(2)
             for (Vma* vma = impl_->vmas.first(); vma != nullptr; vma = VmaTree::next(*vma)) {
                 impl_->account(*vma, false);
-                vma->flags &= ~u32{vma_locked | vma_lock_on_fault};
+                if ((vma->flags & vma_secret) == 0)
+                    vma->flags &= ~u32{vma_locked | vma_lock_on_fault};
                 if (current)
                     vma->flags |= lock;
                 impl_->account(*vma, true);

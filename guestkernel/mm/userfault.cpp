@@ -176,7 +176,7 @@ void AddressSpaceImpl::set_guard(u64 start, u64 end, bool guarded) {
 namespace {
 
 bool is_memory(const Vma& vma) {
-    return !vma.cache || vma.cache->memory_only();
+    return (vma.flags & vma_secret) == 0 && (!vma.cache || vma.cache->memory_only());
 }
 
 // Whether every mapping of the range may be served. Requires: the mutex is held.

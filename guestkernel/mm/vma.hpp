@@ -28,6 +28,7 @@ enum VmaFlag : u32 {
     vma_fault_missing = 1u << 11, // userfaultfd(2): who registered these is in Vma::userfault
     vma_fault_write = 1u << 12,
     vma_fault_minor = 1u << 13,
+    vma_secret = 1u << 15,   // memfd_secret(2): for nobody else, and always locked
     vma_unmapped = 1u << 14, // taken out for good, not joined with a neighbour
 };
 inline constexpr u32 vma_userfault = vma_fault_missing | vma_fault_write | vma_fault_minor;

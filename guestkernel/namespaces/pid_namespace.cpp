@@ -11,8 +11,6 @@ namespace kernel {
 
 namespace {
 
-constexpr i32 pid_limit = 4'194'304;
-
 // A task's number in one nested namespace.
 struct Entry {
     struct Numbers* home = nullptr;
@@ -140,6 +138,16 @@ i32 visible_last_pid() {
         return last_pid();
     SpinGuard guard(lock);
     return space->last_number;
+}
+
+void set_visible_last_pid(i32 number) {
+    PidNamespace* space = current_pid_namespace();
+    if (space == nullptr) {
+        set_last_pid(number);
+        return;
+    }
+    SpinGuard guard(lock);
+    space->last_number = number;
 }
 
 bool in_namespace(const PidNamespace& space, i32 global) {

@@ -52,6 +52,7 @@ i32 visible_pid(i32 global); // as the running task sees it
 i32 global_pid(i32 number);  // what the running task means
 // The number that was given last, of those that the running task sees.
 i32 visible_last_pid();
+void set_visible_last_pid(i32 number); // the next one comes after this
 // The same with the sign that names a group.
 inline i32 global_pid_or_group(i32 number) {
     return number < -1 ? -global_pid(-number) : global_pid(number);

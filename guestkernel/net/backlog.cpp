@@ -11,6 +11,7 @@ namespace {
 struct alignas(64) Backlog {
     PacketList packets; // each with a reference to its interface
     bool running = false;
+    volatile u32 received = 0, dropped = 0, squeezed = 0, waiting = 0; // read by anybody
 };
 constinit Backlog backlogs[boot::max_cpus];
 
@@ -23,12 +24,14 @@ void queue_receive(Interface& interface, PacketPtr packet) {
     Backlog& own = backlogs[arch::cpu_id()];
     if (own.packets.size() >= limit) {
         count(interface.counters.rx_dropped);
+        own.dropped = own.dropped + 1;
         return;
     }
     interface.add_ref();
     packet->ingress = &interface;
     const bool first = own.packets.empty();
     own.packets.push_back(std::move(packet));
+    own.waiting = own.packets.size();
     if (first && !own.running)
         arch::raise_softirq(static_cast<u32>(Softirq::Network), arch::cpu_id());
 }
@@ -50,8 +53,21 @@ void run_backlog() {
         interface->receive(std::move(packet));
     }
     own.running = false;
-    if (!own.packets.empty())
-        arch::raise_softirq(static_cast<u32>(Softirq::Network), arch::cpu_id());
+    own.waiting = own.packets.size();
+    if (own.packets.empty())
+        return;
+    own.squeezed = own.squeezed + 1;
+    arch::raise_softirq(static_cast<u32>(Softirq::Network), arch::cpu_id());
+}
+
+ReceiveCounts receive_counts(u32 cpu) {
+    const Backlog& of = backlogs[cpu];
+    return {of.received, of.dropped, of.squeezed, of.waiting};
+}
+
+void count_received(u32 packets) {
+    Backlog& own = backlogs[arch::cpu_id()];
+    own.received = own.received + packets;
 }
 
 void start_backlog() {

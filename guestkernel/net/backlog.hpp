@@ -15,4 +15,12 @@ void run_backlog();
 bool backlog_pending();
 void start_backlog(); // once at boot
 
+// /proc/net/softnet_stat: what a CPU has received, what it lost for want of room, how often it had
+// more than it may do at a time, what waits.
+struct ReceiveCounts {
+    u32 received = 0, dropped = 0, squeezed = 0, waiting = 0;
+};
+ReceiveCounts receive_counts(u32 cpu);
+void count_received(u32 packets); // by this CPU
+
 } // namespace kernel::net

@@ -8,12 +8,14 @@ namespace kernel::net {
 
 CounterSet::~CounterSet() {
     delete[] values_;
+    delete[] types_;
 }
 
 Result<void> CounterSet::init() {
     cpus_ = arch::cpu_count();
     values_ = new (std::nothrow) u64[cpus_ * per_cpu]();
-    return values_ != nullptr ? Result<void>() : Result<void>(fail(enomem));
+    types_ = new (std::nothrow) IcmpTypes[2];
+    return values_ != nullptr && types_ != nullptr ? Result<void>() : Result<void>(fail(enomem));
 }
 
 u64 CounterSet::sum(Counter which) const {

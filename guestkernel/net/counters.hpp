@@ -1,6 +1,7 @@
 // The counters of /proc/net/snmp and netstat, per CPU.
 #pragma once
 
+#include "base/atomic.hpp"
 #include "guestkernel/arch/arch.hpp"
 #include "guestkernel/core/result.hpp"
 #include "guestkernel/core/types.hpp"
@@ -49,16 +50,9 @@ enum class Counter : u8 {
     IcmpInMessages,
     IcmpInErrors,
     IcmpInChecksumErrors,
-    IcmpInUnreachable,
-    IcmpInTimeExceeded,
-    IcmpInEchos,
-    IcmpInEchoReplies,
     IcmpOutMessages,
     IcmpOutErrors,
     IcmpOutRateLimited,
-    IcmpOutUnreachable,
-    IcmpOutTimeExceeded,
-    IcmpOutEchoReplies,
     Icmp6InMessages,
     Icmp6InErrors,
     Icmp6InChecksumErrors,
@@ -81,6 +75,34 @@ enum class Counter : u8 {
     Udp6SendBufferErrors,
     Udp6InChecksumErrors,
     Udp6IgnoredMulticast,
+    IpReversePathFilter, // of /proc/net/netstat from here on, and snmp6
+    IpInNoRoutes,
+    IpInTruncated,
+    IpInMulticast,
+    IpOutMulticast,
+    IpInBroadcast,
+    IpOutBroadcast,
+    IpInBytes,
+    IpOutBytes,
+    IpInMulticastBytes,
+    IpOutMulticastBytes,
+    IpInBroadcastBytes,
+    IpOutBroadcastBytes,
+    IpInChecksumErrors,
+    IpInEcn, // and the next three: by the field's value, in the order 0 to 3
+    IpInEcn1,
+    IpInEcn2,
+    IpInEcn3,
+    Ip6InMulticast,
+    Ip6OutMulticast,
+    Ip6InBytes,
+    Ip6OutBytes,
+    Ip6InMulticastBytes,
+    Ip6OutMulticastBytes,
+    Ip6InEcn,
+    Ip6InEcn1,
+    Ip6InEcn2,
+    Ip6InEcn3,
     // TCP counts in its own part.
     Count,
 };
@@ -97,11 +119,21 @@ public:
         values_[arch::cpu_id() * per_cpu + static_cast<usize>(which)] += by;
     }
     u64 sum(Counter which) const;
+    // By a message's type; rare enough for all CPUs to share.
+    struct IcmpTypes {
+        base::Atomic<u64> in[256] = {}, out[256] = {};
+    };
+    const IcmpTypes& icmp_types(bool v6) const { return types_[v6 ? 1 : 0]; }
+    void count_icmp(bool v6, bool out, u8 type) {
+        IcmpTypes& types = types_[v6 ? 1 : 0];
+        (out ? types.out : types.in)[type].fetch_add(1, base::Order::Relaxed);
+    }
 
 private:
     // Rounded up to cache lines.
     static constexpr usize per_cpu = (static_cast<usize>(Counter::Count) + 7) & ~usize{7};
     u64* values_ = nullptr;
+    IcmpTypes* types_ = nullptr; // of IPv4 and IPv6
     usize cpus_ = 0;
 };
 

@@ -249,8 +249,12 @@ Result<usize> DatagramSocketFile::receive(IoBuffer& out, ReceiveRequest& request
             from.scope = info.interface;
         write_address(from, family(), request.from);
     }
-    if (request.wants_control)
+    if (request.wants_control) {
+        // Its headers are in front of what was copied; some messages have them.
+        if (packet->has_network() && packet->network_offset() < 0)
+            packet->restore_network();
         add_control(*packet, info, request);
+    }
     return (request.flags & msg_trunc) != 0 ? usize{length} : usize{copied};
 }
 

@@ -111,13 +111,25 @@ protected:
         u16 segment_size = 0;
         bool has_mark = false;
         u32 mark = 0;
+        // Extension headers: those of the message, or else the socket's.
+        std::span<const u8> hop_options, destination_options;
+        ExtensionChain chain;
+        Ref<StickyExtensions> sticky;
     };
+    // Of a packet to IPv6: `control` keeps the bytes.
+    Result<void> take_extensions(SendControl& control, Flow& flow) const;
+    Result<bool> parse_extension(int type, std::span<const u8> data, SendControl& out) const;
     Result<void> parse_socket_control(int type, std::span<const u8> data, SendControl& out);
     Result<void> parse_control(std::span<const u8> control, SendControl& out);
     static void apply_control(const SendControl& control, Flow& flow);
     // Control messages that come with a packet.
     void add_control(const Packet& packet, const DatagramInfo& info, ReceiveRequest& request);
-    void add_control6(const DatagramInfo& info, ReceiveRequest& request) const;
+    void add_control6(const Packet& packet, const DatagramInfo& info,
+                      ReceiveRequest& request) const;
+    static void add_extension(const Packet& packet, u32 at, u32 bytes, int type,
+                              ReceiveRequest& request);
+    void add_extensions(const Packet& packet, ReceiveRequest& request) const;
+    void add_old_extensions(const Packet& packet, ReceiveRequest& request) const;
     virtual void add_more_control(const Packet& packet, ReceiveRequest& request) {
         (void)packet;
         (void)request;

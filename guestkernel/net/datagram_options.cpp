@@ -8,6 +8,7 @@
 #include <linux/udp.h>
 
 #include "guestkernel/net/datagram.hpp"
+#include "guestkernel/net/wire.hpp"
 #include "guestkernel/syscalls/syscall.hpp"
 
 namespace kernel::net {
@@ -60,7 +61,40 @@ void add_info4(const DatagramInfo& info, ReceiveRequest& request) {
 
 } // namespace
 
-void DatagramSocketFile::add_control6(const DatagramInfo& info, ReceiveRequest& request) const {
+// Copied, for the caller's sake: what stands in a packet may be in pieces.
+void DatagramSocketFile::add_extension(const Packet& packet, u32 at, u32 bytes, int type,
+                                       ReceiveRequest& request) {
+    Vector<u8> header;
+    if (header.resize(bytes) && packet.copy_out(at, header.data(), bytes))
+        request.add_control(IPPROTO_IPV6, type, header.data(), bytes);
+}
+
+// The packet begins with its network header. Options for each hop are told before all others.
+void DatagramSocketFile::add_extensions(const Packet& packet, ReceiveRequest& request) const {
+    for_extensions(packet, [&](u8 kind, u32 at, u32 bytes) {
+        if (kind == proto_hop_options && ip_.on(ip6_receive_hop_options))
+            add_extension(packet, at, bytes, IPV6_HOPOPTS, request);
+        else if (kind == proto_routing && ip_.on(ip6_receive_routing))
+            add_extension(packet, at, bytes, IPV6_RTHDR, request);
+        else if (kind == proto_destination_options && ip_.on(ip6_receive_destination_options))
+            add_extension(packet, at, bytes, IPV6_DSTOPTS, request);
+    });
+}
+
+// The same under the names of RFC 2292.
+void DatagramSocketFile::add_old_extensions(const Packet& packet, ReceiveRequest& request) const {
+    for_extensions(packet, [&](u8 kind, u32 at, u32 bytes) {
+        if (kind == proto_hop_options && ip_.on(ip6_receive_old_hop_options))
+            add_extension(packet, at, bytes, IPV6_2292HOPOPTS, request);
+        else if (kind == proto_routing && ip_.on(ip6_receive_old_routing))
+            add_extension(packet, at, bytes, IPV6_2292RTHDR, request);
+        else if (kind == proto_destination_options && ip_.on(ip6_receive_old_destination_options))
+            add_extension(packet, at, bytes, IPV6_2292DSTOPTS, request);
+    });
+}
+
+void DatagramSocketFile::add_control6(const Packet& packet, const DatagramInfo& info,
+                                      ReceiveRequest& request) const {
     PacketInfo6 value{};
     __builtin_memcpy(value.address, info.destination.bytes(), sizeof value.address);
     value.interface = info.interface;
@@ -73,10 +107,20 @@ void DatagramSocketFile::add_control6(const DatagramInfo& info, ReceiveRequest& 
         request.add_control(IPPROTO_IPV6, IPV6_HOPLIMIT, &hops, sizeof hops);
     if (ip_.on(ip6_receive_class))
         request.add_control(IPPROTO_IPV6, IPV6_TCLASS, &traffic_class, sizeof traffic_class);
+    if (const u32 told = u32{info.traffic_class} << 20 | info.flow_label;
+        ip_.on(ip6_receive_flow_info) && told != 0) {
+        const Be32 word(told);
+        request.add_control(IPPROTO_IPV6, IPV6_FLOWINFO, &word, sizeof word);
+    }
+    const bool has_headers = packet.has_network() && packet.network_offset() == 0;
+    if (has_headers)
+        add_extensions(packet, request);
     if (ip_.on(ip6_receive_old_info))
         request.add_control(IPPROTO_IPV6, IPV6_2292PKTINFO, &value, sizeof value);
     if (ip_.on(ip6_receive_old_hop_limit))
         request.add_control(IPPROTO_IPV6, IPV6_2292HOPLIMIT, &hops, sizeof hops);
+    if (has_headers)
+        add_old_extensions(packet, request);
     if (ip_.on(ip6_receive_original) && info.destination_port != 0) {
         SocketAddress to;
         write_address({info.destination, info.destination_port, info.interface}, family_inet6, to);
@@ -109,7 +153,7 @@ void DatagramSocketFile::add_control(const Packet& packet, const DatagramInfo& i
         }
     }
     if (v6())
-        add_control6(info, request);
+        add_control6(packet, info, request);
     add_more_control(packet, request);
 }
 
@@ -142,6 +186,42 @@ Result<void> DatagramSocketFile::parse_socket_control(int type, std::span<const 
     default:
         return fail(EINVAL);
     }
+}
+
+// True: the message is one of an extension header.
+Result<bool> DatagramSocketFile::parse_extension(int type, std::span<const u8> data,
+                                                 SendControl& out) const {
+    const bool hop = type == IPV6_HOPOPTS || type == IPV6_2292HOPOPTS;
+    const bool destination = type == IPV6_DSTOPTS || type == IPV6_2292DSTOPTS;
+    const bool routing = type == IPV6_RTHDR || type == IPV6_2292RTHDR;
+    if (!hop && !destination && !routing && type != IPV6_RTHDRDSTOPTS)
+        return false;
+    TRY(const std::span<const u8> header, check_extension(data));
+    if (routing) // see set_sticky()
+        return fail(EINVAL);
+    if (!capable(CAP_NET_RAW))
+        return fail(EPERM);
+    if (!hop && !destination)
+        return true;
+    std::span<const u8>& place = hop ? out.hop_options : out.destination_options;
+    if (hop && !place.empty())
+        return fail(EINVAL);
+    place = header;
+    return true;
+}
+
+Result<void> DatagramSocketFile::take_extensions(SendControl& control, Flow& flow) const {
+    if (!flow.destination.is_v6())
+        return {};
+    const ExtensionChain* chain = &control.chain;
+    if (!control.hop_options.empty() || !control.destination_options.empty()) {
+        TRY(control.chain, ExtensionChain::make(control.hop_options, control.destination_options));
+    } else if ((control.sticky = sticky_.get())) {
+        chain = &control.sticky->chain;
+    }
+    flow.options = chain->bytes.span();
+    flow.first_extension = chain->first;
+    return {};
 }
 
 Result<void> DatagramSocketFile::parse_control(std::span<const u8> control, SendControl& out) {
@@ -192,7 +272,11 @@ Result<void> DatagramSocketFile::parse_control(std::span<const u8> control, Send
                 if (data.size() != sizeof size || !value_of(data, size))
                     return fail(EINVAL);
                 out.segment_size = size;
-            } else if (level == IPPROTO_IP || level == IPPROTO_IPV6) {
+            } else if (level == IPPROTO_IPV6) {
+                TRY(const bool known, parse_extension(type, data, out));
+                if (!known)
+                    return fail(EINVAL);
+            } else if (level == IPPROTO_IP) {
                 return fail(EINVAL);
             }
             return {};

@@ -53,8 +53,6 @@ void reply_echo(Stack& stack, PacketPtr packet, const IpInfo& info, u8 type) {
     flow.protocol = proto_icmp;
     flow.traffic_class = info.traffic_class & 0xfc;
     flow.mark = packet->mark;
-    stack.counters.count(Counter::IcmpOutMessages);
-    stack.counters.count(Counter::IcmpOutEchoReplies);
     (void)ip_output(stack, flow, std::move(answer));
 }
 
@@ -82,7 +80,6 @@ void take_error(Stack& stack, Packet& packet, const IpInfo& info, const IcmpHead
         return;
     switch (header.type) {
     case ICMP_DEST_UNREACH:
-        stack.counters.count(Counter::IcmpInUnreachable);
         if (header.code >= sizeof unreachable / sizeof unreachable[0])
             return;
         notice.error = unreachable[header.code].error;
@@ -94,7 +91,6 @@ void take_error(Stack& stack, Packet& packet, const IpInfo& info, const IcmpHead
         }
         break;
     case ICMP_TIME_EXCEEDED:
-        stack.counters.count(Counter::IcmpInTimeExceeded);
         notice.error = EHOSTUNREACH;
         break;
     case ICMP_PARAMETERPROB:
@@ -119,11 +115,10 @@ void input(Stack& stack, PacketPtr packet, const IpInfo& info) {
         stack.counters.count(Counter::IcmpInChecksumErrors);
         return;
     }
+    stack.counters.count_icmp(false, false, header.type);
     if (header.type == ICMP_ECHO) {
-        stack.counters.count(Counter::IcmpInEchos);
         reply_echo(stack, std::move(packet), info, ICMP_ECHOREPLY);
     } else if (header.type == ICMP_ECHOREPLY) {
-        stack.counters.count(Counter::IcmpInEchoReplies);
         ping_reply(stack, std::move(packet), info);
     } else if (is_error(header.type)) {
         take_error(stack, *packet, info, header);
@@ -175,6 +170,17 @@ bool answer_for(IcmpProblem problem, u32 detail, Answer& out) {
     return false;
 }
 
+// Where an error about a packet comes from: where that was sent to, if it is us; else, by the
+// program's choice, the interface that it came in by. Any: the way out decides.
+IpAddress error_source(Stack& stack, const Packet& packet, const IpAddress& from,
+                       const IpAddress& to) {
+    if (stack.is_local(to))
+        return to;
+    if (stack.settings.icmp_errors_by_inbound && packet.ingress != nullptr)
+        return stack.select_source(*packet.ingress, from);
+    return IpAddress::v4_any();
+}
+
 void send_error4(Stack& stack, Packet& packet, IcmpProblem problem, u32 detail) {
     Ipv4Header quoted;
     Answer answer{};
@@ -214,15 +220,14 @@ void send_error4(Stack& stack, Packet& packet, IcmpProblem problem, u32 detail) 
     __builtin_memcpy(message->data() + icmp_checksum_field, &sum, sizeof sum);
     Flow flow;
     flow.destination = source;
-    flow.source = stack.is_local(destination) ? destination : IpAddress::v4_any();
+    flow.source = error_source(stack, packet, source, destination);
     flow.protocol = proto_icmp;
     flow.traffic_class = static_cast<u8>((quoted.traffic_class & 0x1e) | 0xc0); // RFC 1812, 4.3.2.5
     flow.mark = packet.mark;
-    stack.counters.count(Counter::IcmpOutMessages);
-    if (answer.type == ICMP_DEST_UNREACH)
-        stack.counters.count(Counter::IcmpOutUnreachable);
-    else if (answer.type == ICMP_TIME_EXCEEDED)
-        stack.counters.count(Counter::IcmpOutTimeExceeded);
+    // A router without any address of IPv4 has that of RFC 7600.
+    constexpr u32 dummy_address = 0xc000'0008;
+    if (resolve(stack, flow) && flow.source.is_any())
+        flow.source = IpAddress::v4(dummy_address);
     (void)ip_output(stack, flow, std::move(message));
 }
 

@@ -32,7 +32,6 @@ void reply_echo(Stack& stack, PacketPtr packet, const IpInfo& info) {
         return;
     answer->start_checksum(flow_pseudo_header(flow, answer->length()), 0, icmp_checksum_field);
     answer->finish_checksum();
-    stack.counters.count(Counter::Icmp6OutMessages);
     (void)ip_output(stack, flow, std::move(answer));
 }
 
@@ -112,6 +111,7 @@ void input(Stack& stack, PacketPtr packet, const IpInfo& info) {
         stack.counters.count(Counter::Icmp6InChecksumErrors);
         return;
     }
+    stack.counters.count_icmp(true, false, header.type);
     switch (header.type) {
     case ICMPV6_ECHO_REQUEST:
         reply_echo(stack, std::move(packet), info);
@@ -230,7 +230,6 @@ void send_icmpv6_error(Stack& stack, Packet& packet, IcmpProblem problem, u32 de
         return;
     message->start_checksum(flow_pseudo_header(flow, message->length()), 0, icmp_checksum_field);
     message->finish_checksum();
-    stack.counters.count(Counter::Icmp6OutMessages);
     (void)ip_output(stack, flow, std::move(message));
 }
 

@@ -173,6 +173,10 @@ void InetSocketFile::fill_flow(Flow& flow, const IpAddress& destination, u32 sco
     flow.dont_route = option_on(SO_DONTROUTE);
     flow.any_source = ip_.on(ip_transparent) || (as_v6 && ip_.on(ip_freebind));
     flow.traffic_class = as_v6 ? ip_.traffic_class : ip_.tos;
+    if (as_v6 && ip_.flow_label != 0)
+        flow.flow_label = ip_.flow_label;
+    else if (as_v6 && ip_.on(ip6_auto_flow_label))
+        flow.flow_label = automatic_flow_label(destination);
     flow.interface = ip_.bound_interface != 0 ? ip_.bound_interface : scope;
     if (destination.is_multicast()) {
         flow.hop_limit = as_v6 ? ip_.multicast_hops : ip_.multicast_ttl;
@@ -183,6 +187,8 @@ void InetSocketFile::fill_flow(Flow& flow, const IpAddress& destination, u32 sco
         if (!as_v6 && !ip_.multicast_source.is_any())
             flow.source = ip_.multicast_source;
     } else {
+        if (flow.interface == 0 && type() != socket_stream)
+            flow.interface = ip_.unicast_interface;
         const i16 hops = as_v6 ? ip_.hop_limit : ip_.ttl;
         flow.hop_limit = hops > 0 ? static_cast<u8>(hops) : u8{0};
     }
@@ -193,6 +199,13 @@ void InetSocketFile::fill_flow(Flow& flow, const IpAddress& destination, u32 sco
     flow.discover_mtu = discover == 1;
     if (!as_v6 && ip_.header_options_length > 0)
         flow.options = {ip_.header_options, ip_.header_options_length};
+}
+
+// RFC 6437, 3: the same for all packets of a conversation, unlike others'; never zero.
+u32 InetSocketFile::automatic_flow_label(const IpAddress& destination) const {
+    const u32 label =
+        static_cast<u32>(destination.hash(stack_->secret() ^ inode_->number())) & 0xf'ffff;
+    return label != 0 ? label : 1;
 }
 
 Result<void> InetSocketFile::check_source(const Flow& flow) const {

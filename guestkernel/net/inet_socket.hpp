@@ -4,6 +4,7 @@
 
 #include "guestkernel/ipc/socket.hpp"
 #include "guestkernel/namespaces/namespace.hpp"
+#include "guestkernel/net/ip_extensions.hpp"
 #include "guestkernel/net/stack.hpp"
 
 namespace kernel::net {
@@ -11,42 +12,56 @@ namespace kernel::net {
 inline constexpr int family_inet = 2, family_inet6 = 10, family_packet = 17;
 
 // Options that are on or off, as bits of IpOptions::flags.
-enum IpOptionFlag : u32 {
-    ip_receive_info = 1u << 0, // IP_PKTINFO
-    ip_receive_ttl = 1u << 1,
-    ip_receive_tos = 1u << 2,
-    ip_receive_options = 1u << 3,
-    ip_receive_original = 1u << 4, // IP_RECVORIGDSTADDR
-    ip_receive_error = 1u << 5,
-    ip_receive_fragment_size = 1u << 6,
-    ip_freebind = 1u << 7,
-    ip_transparent = 1u << 8,
-    ip_header_included = 1u << 9,
-    ip_multicast_loop = 1u << 10,
-    ip_multicast_all = 1u << 11,
-    ip_router_alert = 1u << 12,
-    ip_bind_no_port = 1u << 13, // IP_BIND_ADDRESS_NO_PORT
-    ip6_receive_info = 1u << 14,
-    ip6_receive_hop_limit = 1u << 15,
-    ip6_receive_class = 1u << 16,
-    ip6_receive_error = 1u << 17,
-    ip6_receive_path_mtu = 1u << 18,
-    ip6_multicast_loop = 1u << 19,
-    ip6_multicast_all = 1u << 20,
-    ip6_dont_fragment = 1u << 21,
-    ip6_flow_info_send = 1u << 22,
-    ip6_receive_flow_info = 1u << 23,
-    ip6_v6_only = 1u << 24,
-    ip6_auto_flow_label = 1u << 25,
-    ip6_receive_original = 1u << 26,
-    ip6_receive_options = 1u << 27, // IPV6_RECVHOPOPTS, RTHDR, DSTOPTS
-    ip6_receive_fragment_size = 1u << 28,
-    ip6_receive_old_info = 1u << 29, // IPV6_2292PKTINFO, IPV6_2292HOPLIMIT: other names in messages
-    ip6_receive_old_hop_limit = 1u << 30,
+enum IpOptionFlag : u64 {
+    ip_receive_info = 1ull << 0, // IP_PKTINFO
+    ip_receive_ttl = 1ull << 1,
+    ip_receive_tos = 1ull << 2,
+    ip_receive_options = 1ull << 3,
+    ip_receive_original = 1ull << 4, // IP_RECVORIGDSTADDR
+    ip_receive_error = 1ull << 5,
+    ip_receive_fragment_size = 1ull << 6,
+    ip_freebind = 1ull << 7,
+    ip_transparent = 1ull << 8,
+    ip_header_included = 1ull << 9,
+    ip_multicast_loop = 1ull << 10,
+    ip_multicast_all = 1ull << 11,
+    ip_router_alert = 1ull << 12,
+    ip_bind_no_port = 1ull << 13, // IP_BIND_ADDRESS_NO_PORT
+    ip6_receive_info = 1ull << 14,
+    ip6_receive_hop_limit = 1ull << 15,
+    ip6_receive_class = 1ull << 16,
+    ip6_receive_error = 1ull << 17,
+    ip6_receive_path_mtu = 1ull << 18,
+    ip6_multicast_loop = 1ull << 19,
+    ip6_multicast_all = 1ull << 20,
+    ip6_dont_fragment = 1ull << 21,
+    ip6_flow_info_send = 1ull << 22,
+    ip6_receive_flow_info = 1ull << 23,
+    ip6_v6_only = 1ull << 24,
+    ip6_auto_flow_label = 1ull << 25,
+    ip6_receive_original = 1ull << 26,
+    ip6_receive_hop_options = 1ull << 27,
+    ip6_receive_fragment_size = 1ull << 28,
+    ip6_receive_old_info =
+        1ull << 29, // IPV6_2292PKTINFO, IPV6_2292HOPLIMIT: other names in messages
+    ip6_receive_old_hop_limit = 1ull << 30,
+    ip6_receive_routing = 1ull << 31,
+    ip6_receive_destination_options = 1ull << 32,
+    ip6_receive_old_hop_options = 1ull << 33, // IPV6_2292HOPOPTS, RTHDR, DSTOPTS
+    ip6_receive_old_routing = 1ull << 34,
+    ip6_receive_old_destination_options = 1ull << 35,
+    ip_return_options = 1ull << 36, // IP_RETOPTS
+    ip_pass_security = 1ull << 37,
+    ip_receive_checksum = 1ull << 38,
+    ip_no_defragmentation = 1ull << 39, // IP_NODEFRAG
+    ip_receive_extensions = 1ull << 40, // IP_RECVERR_RFC4884
+    ip6_receive_extensions = 1ull << 41,
+    ip6_alert_isolate = 1ull << 42, // IPV6_ROUTER_ALERT_ISOLATE
 };
 
 struct IpOptions {
-    u32 flags = ip_multicast_loop | ip_multicast_all | ip6_multicast_loop | ip6_multicast_all;
+    u64 flags = ip_multicast_loop | ip_multicast_all | ip6_multicast_loop | ip6_multicast_all |
+                ip6_auto_flow_label;
     i16 ttl = -1;         // IP_TTL; -1: the default
     i16 hop_limit = -1;   // IPV6_UNICAST_HOPS
     u8 tos = 0;           // IP_TOS
@@ -61,6 +76,8 @@ struct IpOptions {
     u32 bound_interface = 0; // SO_BINDTODEVICE
     u32 incoming_cpu = 0;
     u32 mtu6 = 0;                                  // IPV6_MTU
+    u32 flow_label = 0;                            // of connect(2), with IPV6_FLOWINFO_SEND
+    u32 source_preferences = 0;                    // IPV6_ADDR_PREFERENCES
     u16 port_range_first = 0, port_range_last = 0; // IP_LOCAL_PORT_RANGE
     u8 header_options_length = 0;                  // IP_OPTIONS
     u8 header_options[40] = {};
@@ -98,12 +115,20 @@ protected:
     Result<usize> get_socket_level(int name, std::span<u8> out);
     Result<void> set_ip_level(int name, std::span<const u8> value);
     Result<void> set_ipv6_level(int name, std::span<const u8> value);
+    Result<void> set_unicast_interface(u32 wanted);
+    Result<void> set_source_preferences(u32 given);
+    Result<void> change_form(int wanted); // IPV6_ADDRFORM
+    Result<void> set_sticky(int name, std::span<const u8> value);
+    Result<usize> get_sticky(int name, std::span<u8> out) const;
+    // sin6_flowinfo's flow label, where the program asked for it to count; else 0.
+    u32 given_flow_label(const SocketAddress& address) const;
     Result<int> get_ip_level(int name);
     Result<int> get_ipv6_level(int name);
     // IP_MTU: of the path to the peer; 0: not connected.
     virtual u32 connected_mtu() { return 0; }
     // A flow with the options of the socket, to `destination`; source and ports are the caller's.
     void fill_flow(Flow& flow, const IpAddress& destination, u32 scope) const;
+    u32 automatic_flow_label(const IpAddress& destination) const; // IPV6_AUTOFLOWLABEL
     // Whether packets may leave from the source that the program chose: of IPv4 only from this
     // machine's addresses, whatever IP_FREEBIND, which is anybody's, lets it bind to. ENETUNREACH.
     Result<void> check_source(const Flow& flow) const;
@@ -113,12 +138,18 @@ protected:
     Result<Endpoint> parse_bind(const SocketAddress& address);
     // bind(2)'s check of an address that has been parsed: EADDRNOTAVAIL, EACCES (low ports).
     Result<void> check_bind(const Endpoint& where);
+    // IPV6_ADDRFORM: whom a socket of a protocol that can do without IPv6 is connected to.
+    // ENOTCONN.
+    virtual Result<IpAddress> connected_peer() const;
+    // The socket is of AF_INET from now on. EBUSY.
+    virtual Result<void> become_v4() { return {}; }
     // Called after an option of a level below the protocol's changed (SO_BINDTODEVICE, ...).
     virtual void option_changed() {}
     // Whether an IPv6 option may still change what addresses mean (IPV6_V6ONLY: not once bound).
     virtual bool is_bound() const { return false; }
 
     IpOptions ip_;
+    StickySlot sticky_; // headers of datagrams; a stream's go without
 
 private:
     const Ref<NetNamespace> space_;

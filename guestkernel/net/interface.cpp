@@ -3,6 +3,7 @@
 
 #include <linux/errno.h>
 
+#include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/neighbour.hpp"
 #include "guestkernel/net/packet_tap.hpp"
@@ -123,19 +124,19 @@ bool Interface::send_locked(Queue& queue, unsigned number, PacketPtr packet) {
     return true;
 }
 
-void Interface::transmit(PacketPtr packet) {
+void Interface::transmit(PacketPtr packet, bool tapped) {
     PacketList one;
     one.push_back(std::move(packet));
-    transmit(std::move(one));
+    transmit(std::move(one), tapped);
 }
 
-void Interface::transmit(PacketList&& packets) {
+void Interface::transmit(PacketList&& packets, bool tapped) {
     if (!is_up()) {
         count(counters.tx_dropped, packets.size());
         packets.clear();
         return;
     }
-    if (taps.load(base::Order::Relaxed) != 0) {
+    if (tapped && taps.load(base::Order::Relaxed) != 0) {
         if (Ref<Stack> at = stack())
             for (Packet* packet = packets.front(); packet != nullptr; packet = packet->next)
                 at->taps().deliver(*this, *packet, PacketKind::Outgoing);
@@ -246,6 +247,7 @@ void Interface::receive(PacketPtr packet) {
 
 void Interface::receive(PacketList&& packets) {
     const Ref<Stack> at = stack();
+    count_received(packets.size());
     while (PacketPtr packet = packets.pop_front()) {
         if (!at || !is_up()) {
             count(counters.rx_dropped);

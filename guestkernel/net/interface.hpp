@@ -141,8 +141,9 @@ public:
 
     // --- for the stack
     // Complete link-layer frames.
-    void transmit(PacketPtr packet);
-    void transmit(PacketList&& packets);
+    // Not `tapped`: no packet socket sees it go.
+    void transmit(PacketPtr packet, bool tapped = true);
+    void transmit(PacketList&& packets, bool tapped = true);
     // Keeps the stack for the time of a call; null once detached.
     Ref<Stack> stack();
 

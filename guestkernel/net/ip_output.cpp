@@ -3,6 +3,7 @@
 
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/ip.hpp"
+#include "guestkernel/net/ip_extensions.hpp"
 #include "guestkernel/net/route.hpp"
 
 namespace kernel::net {
@@ -51,11 +52,17 @@ void push_ipv4(Stack& stack, const Flow& flow, Packet& packet) {
 }
 
 void push_ipv6(Stack& stack, const Flow& flow, Packet& packet) {
+    const u32 extensions = static_cast<u32>(flow.options.size());
+    if (extensions > 0) {
+        u8* chain = packet.push(extensions);
+        __builtin_memcpy(chain, flow.options.data(), extensions);
+        end_chain({chain, extensions}, flow.protocol);
+    }
     Ipv6Header header;
     header.version_class_label.set(6u << 28 | u32{flow.traffic_class} << 20 |
                                    (flow.flow_label & 0xf'ffff));
     header.payload_length.set(static_cast<u16>(packet.length()));
-    header.next_header = flow.protocol;
+    header.next_header = extensions > 0 ? flow.first_extension : flow.protocol;
     header.hop_limit = hop_limit_of(stack, flow);
     __builtin_memcpy(header.source, flow.source.bytes(), sizeof header.source);
     __builtin_memcpy(header.destination, flow.destination.bytes(), sizeof header.destination);
@@ -117,6 +124,23 @@ u32 largest_piece(const Packet& packet) {
     return headers + tcp.header_bytes() + packet.segment_size;
 }
 
+namespace {
+
+void count_output(Stack& stack, const Flow& flow, u32 bytes) {
+    CounterSet& counters = stack.counters;
+    const bool v6 = flow.destination.is_v6();
+    counters.count(v6 ? Counter::Ip6OutBytes : Counter::IpOutBytes, bytes);
+    if (flow.path.type == RouteType::Multicast) {
+        counters.count(v6 ? Counter::Ip6OutMulticast : Counter::IpOutMulticast);
+        counters.count(v6 ? Counter::Ip6OutMulticastBytes : Counter::IpOutMulticastBytes, bytes);
+    } else if (flow.path.type == RouteType::Broadcast) {
+        counters.count(Counter::IpOutBroadcast);
+        counters.count(Counter::IpOutBroadcastBytes, bytes);
+    }
+}
+
+} // namespace
+
 Result<void> finish_output(Stack& stack, Flow& flow, PacketPtr packet, bool whole) {
     const bool v6 = flow.destination.is_v6();
     if (stack.hooked(HookPoint::PostRouting)) {
@@ -127,6 +151,7 @@ Result<void> finish_output(Stack& stack, Flow& flow, PacketPtr packet, bool whol
     }
     const bool group =
         flow.path.type == RouteType::Multicast || flow.path.type == RouteType::Broadcast;
+    count_output(stack, flow, packet->length());
     if (group) {
         loop_back(stack, flow, *packet);
         if (flow.hop_limit == 0 && flow.hop_limit_given)
@@ -205,10 +230,11 @@ Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet) {
         return found;
     }
     constexpr u32 most = 65535;
-    const u32 header = v6 ? 0 : static_cast<u32>(sizeof(Ipv4Header) + flow.options.size());
+    const u32 header = static_cast<u32>((v6 ? 0 : sizeof(Ipv4Header)) + flow.options.size());
     if (packet->length() + header > most)
         return fail(EMSGSIZE);
-    constexpr u32 room = sizeof(EthernetHeader) + sizeof(Ipv6Header) + 40;
+    const u32 extensions = v6 ? static_cast<u32>(flow.options.size()) : 0;
+    const u32 room = sizeof(EthernetHeader) + sizeof(Ipv6Header) + 40 + extensions;
     if (packet->headroom() < room) {
         packet = Packet::with_headroom(std::move(packet), room);
         if (!packet)
@@ -216,6 +242,13 @@ Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet) {
     }
     stack.counters.count(v6 ? Counter::Ip6OutRequests : Counter::IpOutRequests);
     packet->mark_transport();
+    if (flow.protocol == (v6 ? proto_icmpv6 : proto_icmp)) {
+        u8 type = 0;
+        if (packet->read(0, type)) {
+            stack.counters.count(v6 ? Counter::Icmp6OutMessages : Counter::IcmpOutMessages);
+            stack.counters.count_icmp(v6, true, type);
+        }
+    }
     packet->mark = flow.mark;
     packet->priority = flow.priority;
     if (v6)
@@ -301,28 +334,34 @@ Result<PacketList> fragment4(PacketPtr packet, const Ipv4Header& original, u32 m
 
 Result<PacketList> fragment6(PacketPtr packet, const Ipv6Header& original, u32 mtu, u32 id) {
     PacketList out;
-    // Our own packets have no extension headers; those of others are never cut by us.
     Cut cut;
-    cut.headers = sizeof original;
-    if (mtu < 1280 || packet->linear(cut.headers) == nullptr)
+    u32 previous = 0;
+    cut.headers = unfragmentable_bytes(*packet, previous);
+    if (mtu < 1280 || mtu < cut.headers + sizeof(Ipv6Fragment) + 8 ||
+        packet->linear(cut.headers) == nullptr)
         return fail(EMSGSIZE);
+    const u8 divided = packet->data()[previous];
     cut.step = (mtu - cut.headers - static_cast<u32>(sizeof(Ipv6Fragment))) & ~7u;
     const u32 total = packet->length() - cut.headers;
     for (u32 done = 0; done < total; done += cut.step) {
         const u32 bytes = total - done < cut.step ? total - done : cut.step;
         PacketPtr piece = cut_piece(*packet, cut, done, bytes, sizeof(Ipv6Fragment));
-        if (!piece || !piece->pull(cut.headers))
+        if (!piece)
             return fail(ENOBUFS);
+        // The headers move up to make room for one more behind them.
+        u8* headers = piece->push(sizeof(Ipv6Fragment));
+        __builtin_memmove(headers, headers + sizeof(Ipv6Fragment), cut.headers);
+        headers[previous] = proto_fragment;
         Ipv6Fragment fragment;
-        fragment.next_header = original.next_header;
+        fragment.next_header = divided;
         fragment.reserved = 0;
         fragment.offset_flags.set(static_cast<u16>(done | (done + bytes < total ? 1 : 0)));
         fragment.id.set(id);
-        piece->push_header(fragment);
+        (void)piece->write(cut.headers, fragment);
         Ipv6Header header = original;
-        header.next_header = proto_fragment;
-        header.payload_length.set(static_cast<u16>(piece->length()));
-        piece->push_header(header);
+        header.next_header = headers[offsetof(Ipv6Header, next_header)];
+        header.payload_length.set(static_cast<u16>(piece->length() - sizeof header));
+        (void)piece->write(0, header);
         piece->mark_network();
         out.push_back(std::move(piece));
     }

@@ -122,6 +122,11 @@ void log_martian(const Interface& in, const IpAddress& source, const IpAddress& 
                  in.name());
 }
 
+void count_many(Stack& stack, Counter packets, Counter bytes, const Packet& packet) {
+    stack.counters.count(packets);
+    stack.counters.count(bytes, packet.length());
+}
+
 // Checks and trims. False: malformed.
 bool check_header(Stack& stack, Packet& packet, Ipv4Header& header) {
     if (!packet.read(0, header) || header.version_length >> 4 != 4)
@@ -129,11 +134,17 @@ bool check_header(Stack& stack, Packet& packet, Ipv4Header& header) {
     const u32 bytes = header.header_bytes();
     if (bytes < sizeof header || packet.linear(bytes) == nullptr)
         return false;
-    if (!packet.local && checksum(packet.data(), bytes) != 0)
+    if (!packet.local && checksum(packet.data(), bytes) != 0) {
+        stack.counters.count(Counter::IpInChecksumErrors);
         return false;
+    }
     const u32 total = header.total_length.get();
-    if (total < bytes || !packet.trim(total))
+    if (total < bytes)
         return false;
+    if (!packet.trim(total)) {
+        stack.counters.count(Counter::IpInTruncated);
+        return false;
+    }
     if (bytes == sizeof header)
         return true;
     bool source_route = false;
@@ -159,6 +170,9 @@ void ipv4_input(Stack& stack, PacketPtr packet) {
         stack.counters.count(Counter::IpInHeaderErrors);
         return;
     }
+    stack.counters.count(Counter::IpInBytes, packet->length());
+    stack.counters.count(
+        static_cast<Counter>(static_cast<u8>(Counter::IpInEcn) + (header.traffic_class & 3)));
     if (stack.hooked(HookPoint::PreRouting)) {
         const HookContext context{HookPoint::PreRouting, false, packet->ingress, nullptr, nullptr};
         if (!stack.run_hook(context, packet))
@@ -173,9 +187,13 @@ void ipv4_input(Stack& stack, PacketPtr packet) {
     if (!plausible && stack.settings.either(*packet->ingress, &Interface::Settings::log_martians))
         log_martian(*packet->ingress, source, destination);
     if (fate == Fate::Drop || !plausible) {
-        stack.counters.count(Counter::IpInAddressErrors);
+        stack.counters.count(plausible ? Counter::IpInAddressErrors : Counter::IpReversePathFilter);
         return;
     }
+    if (destination.is_multicast())
+        count_many(stack, Counter::IpInMulticast, Counter::IpInMulticastBytes, *packet);
+    else if (packet->kind == PacketKind::Broadcast || destination.is_limited_broadcast())
+        count_many(stack, Counter::IpInBroadcast, Counter::IpInBroadcastBytes, *packet);
     if (fate == Fate::Forward)
         forward(stack, std::move(packet), source, destination);
     else
@@ -360,7 +378,7 @@ void forward(Stack& stack, PacketPtr packet, const IpAddress& source,
     flow.traffic_class = traffic_class_of(*packet, v6);
     flow.any_source = true;
     if (auto found = resolve(stack, flow); !found) {
-        stack.counters.count(v6 ? Counter::Ip6InNoRoutes : Counter::IpOutNoRoutes);
+        stack.counters.count(v6 ? Counter::Ip6InNoRoutes : Counter::IpInNoRoutes);
         send_icmp_error(stack, *packet,
                         found.error().code == EACCES         ? IcmpProblem::Prohibited
                         : found.error().code == EHOSTUNREACH ? IcmpProblem::HostUnreachable

@@ -232,6 +232,9 @@ void ipv6_input(Stack& stack, PacketPtr packet) {
         stack.counters.count(Counter::Ip6InHeaderErrors);
         return;
     }
+    stack.counters.count(Counter::Ip6InBytes, packet->length());
+    stack.counters.count(
+        static_cast<Counter>(static_cast<u8>(Counter::Ip6InEcn) + (header.traffic_class() & 3)));
     if (stack.hooked(HookPoint::PreRouting)) {
         const HookContext context{HookPoint::PreRouting, true, packet->ingress, nullptr, nullptr};
         if (!stack.run_hook(context, packet) || !packet->read(0, header))
@@ -242,6 +245,10 @@ void ipv6_input(Stack& stack, PacketPtr packet) {
     if (!sane_addresses(*packet, source, destination)) {
         stack.counters.count(Counter::Ip6InAddressErrors);
         return;
+    }
+    if (destination.is_multicast()) {
+        stack.counters.count(Counter::Ip6InMulticast);
+        stack.counters.count(Counter::Ip6InMulticastBytes, packet->length());
     }
     if (packet->local) {
         deliver6(stack, std::move(packet));

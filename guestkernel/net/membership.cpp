@@ -122,6 +122,8 @@ void report6(Stack& stack, Interface& interface, const Record& record) {
     __builtin_memcpy(report.header.checksum, &result, sizeof result);
     packet->push_header(report);
     packet->push_header(router_alert6);
+    stack.counters.count(Counter::Icmp6OutMessages);
+    stack.counters.count_icmp(true, true, mld_report);
     Ipv6Header header{};
     header.version_class_label.set(6u << 28);
     header.payload_length.set(static_cast<u16>(packet->length()));

@@ -46,6 +46,9 @@ void send(Stack& stack, Interface& interface, const IpAddress& from, const IpAdd
     __builtin_memcpy(header.destination, to.bytes(), sizeof header.destination);
     message->push_header(header);
     message->mark_network();
+    u8 type = 0;
+    if (message->read(sizeof header, type))
+        stack.counters.count_icmp(true, true, type);
     stack.counters.count(Counter::Icmp6OutMessages);
     if (!interface.has_link_addresses()) {
         interface.transmit(std::move(message));

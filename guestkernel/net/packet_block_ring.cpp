@@ -36,6 +36,14 @@ bool BlockRing::in_use() const {
     return (load_shared(memory.at<u32>(block(current_) + status_at)) & TP_STATUS_USER) != 0;
 }
 
+Room BlockRing::room() const {
+    const u32 blocks = memory.shape().blocks;
+    const u64 ahead = block((current_ + blocks / 4) % blocks);
+    if ((load_shared(memory.at<u32>(ahead + status_at)) & TP_STATUS_USER) == 0)
+        return Room::Normal;
+    return in_use() ? Room::None : Room::Low;
+}
+
 bool BlockRing::readable() const {
     const u32 before = current_ == 0 ? memory.shape().blocks - 1 : current_ - 1;
     return load_shared(memory.at<u32>(block(before) + status_at)) != TP_STATUS_KERNEL;

@@ -13,6 +13,7 @@ class BlockRing final : public PacketRing {
 public:
     Outcome put(const Packet& frame, const RingFrame& about) override;
     bool readable() const override;
+    Room room() const override;
     void start(u64 wall_ns) override { open(wall_ns); }
     u64 retire_ns() const override;
     bool retire(u64 wall_ns, bool losing) override;

@@ -58,13 +58,15 @@ void PacketEndpoint::deliver(Interface& on, const Packet& packet, u32 link_bytes
             return;
         (void)copy->trim(keep);
     }
-    if (ring_present && put_in_ring(*copy, info))
+    const bool in_ring = ring_present && put_in_ring(copy, info);
+    if (in_ring && !copy)
         return;
-    seen.fetch_add(1);
+    if (!in_ring)
+        seen.fetch_add(1);
     static_assert(sizeof(FrameInfo) <= sizeof(DatagramInfo));
     DatagramInfo kept;
     __builtin_memcpy(static_cast<void*>(&kept), &info, sizeof info);
-    if (!enqueue(std::move(copy), kept))
+    if (!enqueue(std::move(copy), kept) && !in_ring)
         lost.fetch_add(1);
 }
 
@@ -86,8 +88,29 @@ u32 status_of(const FrameInfo& info) {
            (info.vlan_present ? TP_STATUS_VLAN_VALID : 0u);
 }
 
-// False: there is no ring any more. One that is full loses the frame.
-bool PacketEndpoint::put_in_ring(const Packet& frame, const FrameInfo& info) {
+OffloadHeader offloads_of(const Packet& frame) {
+    OffloadHeader out = describe_offloads(frame);
+    constexpr u8 data_valid = 2; // VIRTIO_NET_HDR_F_DATA_VALID
+    if (frame.checksum_state == ChecksumState::Verified)
+        out.flags = data_valid;
+    return out;
+}
+
+Room PacketEndpoint::room() {
+    if (ring_present) {
+        SpinGuard guard(lock);
+        return ring_ ? ring_->room() : Room::None;
+    }
+    const u64 taken = queued_bytes, most = receive_buffer;
+    if (taken >= most)
+        return Room::None;
+    return most - taken > most / 4 ? Room::Normal : Room::Low;
+}
+
+// False: there is no ring any more. One that is full loses the frame. The frame is taken unless it
+// is to be had by recv(2), too.
+bool PacketEndpoint::put_in_ring(PacketPtr& taken, const FrameInfo& info) {
+    const Packet& frame = *taken;
     RingFrame about;
     about.status = status_of(info) | (info.vlan_present ? TP_STATUS_VLAN_TPID_VALID : 0u);
     about.original = info.original;
@@ -95,6 +118,10 @@ bool PacketEndpoint::put_in_ring(const Packet& frame, const FrameInfo& info) {
     about.cooked = cooked;
     about.wall_ns =
         frame.timestamp != 0 ? frame.timestamp : static_cast<u64>(stack().clock.wall_time());
+    about.has_offloads = has_offloads;
+    if (about.has_offloads)
+        about.offloads = offloads_of(frame);
+    about.may_queue = copy_threshold != 0 && queued_bytes < receive_buffer;
     about.vlan = info.vlan;
     about.vlan_protocol = info.vlan_present ? 0x8100 : 0;
     const LinkAddress from = address_of(info);
@@ -112,6 +139,8 @@ bool PacketEndpoint::put_in_ring(const Packet& frame, const FrameInfo& info) {
     }
     if (outcome.tell)
         read_waiters.wake_all(poll_in | poll_rdnorm);
+    if (!outcome.queued)
+        taken = {};
     return true;
 }
 

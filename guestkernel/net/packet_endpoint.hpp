@@ -42,11 +42,14 @@ public:
 
     void describe(PacketSocketRecord& out) const override;
     void interrupt() override;
+    Room room() override;
 
     bool cooked = false;                               // SOCK_DGRAM: without the link header
     u32 uid = 0;                                       // of the maker
     volatile bool attached = false, auxiliary = false; // PACKET_AUXDATA
     volatile bool ignore_outgoing = false;
+    volatile bool has_offloads = false; // PACKET_VNET_HDR
+    volatile i32 copy_threshold = 0;    // PACKET_COPY_THRESH
     base::Atomic<u32> seen{0}, lost{0}; // PACKET_STATISTICS
 
     // Exchanges the ring for another one, or none. `moving`: it comes back, and until then frames
@@ -58,7 +61,7 @@ public:
 
 private:
     static void retire(NetTimer& timer, void* self);
-    bool put_in_ring(const Packet& frame, const FrameInfo& info);
+    bool put_in_ring(PacketPtr& frame, const FrameInfo& info);
     volatile bool ring_present = false;
     Owned<PacketRing> ring_; // under the lock
     NetTimer retire_timer_;  // the last member: it goes first
@@ -66,5 +69,7 @@ private:
 
 LinkAddress address_of(const FrameInfo& info);
 u32 status_of(const FrameInfo& info); // TP_STATUS_* of the frame
+// What a program gets in front of a frame, which begins with its link header (PACKET_VNET_HDR).
+OffloadHeader offloads_of(const Packet& frame);
 
 } // namespace kernel::net

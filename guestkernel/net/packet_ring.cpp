@@ -114,6 +114,8 @@ bool PacketRing::lay_out(const Packet& frame, const RingFrame& about, u32 room, 
     if (memory.reserve() > 0xffff - out.network)
         return false;
     out.network += memory.reserve();
+    if (about.has_offloads)
+        out.network += u32{sizeof about.offloads};
     out.data = about.cooked ? out.network : out.network - about.link_header;
     if (out.data > room)
         out.data = room;
@@ -128,6 +130,9 @@ void PacketRing::write_frame(u64 start, const Packet& frame, const RingFrame& ab
         memory.write(at, piece, bytes);
         at += bytes;
     });
+    if (about.has_offloads && layout.data >= memory.header_bytes() + sizeof about.offloads)
+        memory.write(start + layout.data - sizeof about.offloads, &about.offloads,
+                     sizeof about.offloads);
     static_assert(sizeof about.from == sizeof(sockaddr_ll));
     memory.write(start + address_at(memory.version()), about.from, sizeof about.from);
 }
@@ -148,9 +153,17 @@ public:
             write_header(start, about, layout);
         else
             write_header2(start, about, layout);
-        memory.set_status(next_, TP_STATUS_USER | about.status);
+        const bool queued = about.may_queue && layout.kept < frame.length();
+        memory.set_status(next_, TP_STATUS_USER | about.status | (queued ? TP_STATUS_COPY : 0));
         next_ = next_ + 1 == memory.shape().frames ? 0 : next_ + 1;
-        return {true, true};
+        return {true, true, queued};
+    }
+    Room room() const override {
+        const u32 frames = memory.shape().frames;
+        const u32 ahead = (next_ + frames / 4) % frames;
+        return memory.status(ahead) == TP_STATUS_KERNEL   ? Room::Normal
+               : memory.status(next_) == TP_STATUS_KERNEL ? Room::Low
+                                                          : Room::None;
     }
     bool readable() const override {
         const u32 before = next_ == 0 ? memory.shape().frames - 1 : next_ - 1;

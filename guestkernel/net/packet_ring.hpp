@@ -6,7 +6,9 @@
 #pragma once
 
 #include "guestkernel/mm/shared_pages.hpp"
+#include "guestkernel/net/offload_header.hpp"
 #include "guestkernel/net/packet.hpp"
+#include "guestkernel/net/packet_tap.hpp"
 
 namespace kernel::net {
 
@@ -22,6 +24,9 @@ struct RingFrame {
     u32 original = 0;    // bytes of the frame before a filter or the slot cut it
     u32 link_header = 0; // bytes of it at the frame's begin; cooked frames have none
     bool cooked = false;
+    bool has_offloads = false; // PACKET_VNET_HDR: `offloads` go in front of the frame
+    OffloadHeader offloads{};
+    bool may_queue = false; // PACKET_COPY_THRESH: one that is cut is also to be had by recv(2)
     u64 wall_ns = 0;
     u16 vlan = 0, vlan_protocol = 0;
     u8 from[20] = {}; // struct sockaddr_ll
@@ -69,12 +74,14 @@ public:
                                           u32 reserve);
     virtual ~PacketRing() = default;
     struct Outcome {
-        bool kept; // false: the program has not given back what comes next
-        bool tell; // there is something new for who waits
+        bool kept;           // false: the program has not given back what comes next
+        bool tell;           // there is something new for who waits
+        bool queued = false; // told that it is to be had by recv(2)
     };
     virtual Outcome put(const Packet& frame, const RingFrame& about) = 0;
     // What poll(2) tells.
     virtual bool readable() const = 0;
+    virtual Room room() const = 0;
     // The memory is there: it can begin.
     virtual void start(u64 wall_ns) { (void)wall_ns; }
     // Of blocks that are given to the program after a time: how long, 0 for others.

@@ -1,16 +1,15 @@
 // AF_PACKET: frames as they pass an interface, and frames to send as they are. packet(7).
+#include "guestkernel/net/packet_socket.hpp"
+
 #include <asm/socket.h>
 #include <linux/capability.h>
 #include <linux/errno.h>
 #include <linux/if_packet.h>
 
 #include "guestkernel/fs/inode.hpp"
-#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/namespaces/namespaces.hpp"
 #include "guestkernel/net/backlog.hpp"
-#include "guestkernel/net/packet_endpoint.hpp"
-#include "guestkernel/net/raw_socket.hpp"
 #include "guestkernel/net/wire.hpp"
 #include "guestkernel/task/process.hpp"
 
@@ -18,57 +17,11 @@ namespace kernel::net {
 
 namespace {
 
-constexpr int level_packet = 263; // SOL_PACKET
+constexpr u32 stamp_sent = 1u << 1, stamp_software = 1u << 4, // SOF_TIMESTAMPING_*
+    stamp_numbered = 1u << 7, stamp_only = 1u << 11;
+constexpr u8 origin_timestamping = 4; // SO_EE_ORIGIN_TIMESTAMPING
 
-class PacketSocketFile final : public DatagramSocketFile {
-public:
-    PacketSocketFile(Ref<Inode> inode, u32 flags, int type, int protocol, Ref<NetNamespace> space,
-                     Ref<PacketEndpoint> endpoint);
-    ~PacketSocketFile() override;
-    Result<void> bind(const SocketAddress& address) override;
-    Result<void> local_address(SocketAddress& out) override;
-    Result<usize> send(IoBuffer& in, SendRequest& request) override;
-    Result<usize> receive(IoBuffer& out, ReceiveRequest& request) override;
-    Result<void> set_option(int level, int name, std::span<const u8> value) override;
-    Result<usize> get_option(int level, int name, std::span<u8> out) override;
-    u32 poll(PollTable* table) override;
-    Result<Ref<File>> mapped_file(u64& offset, u64 length) override;
-    void attach(u32 interface, u16 protocol);
-    PacketEndpoint& endpoint() const { return static_cast<PacketEndpoint&>(*endpoint_); }
-
-private:
-    struct Watched {
-        u32 interface;
-        bool all_multicast;
-        u32 users;
-    };
-    void count_taps(u32 interface, bool add);
-    Result<void> change_membership(u32 interface, u16 kind, bool join);
-    void count_watch(Interface& interface, bool all_multicast, bool add);
-    struct Target {
-        Ref<Interface> interface;
-        u16 protocol = 0;
-        LinkAddress to{};
-    };
-    Result<Target> find_target(const SendRequest& request);
-    Result<usize> send_frame(IoBuffer& in, const Target& target, u32 flags);
-    Result<usize> send_slots(const SendRequest& request);
-    Result<usize> send_slot(const Target& target, u32 flags);
-    Result<void> set_ring(bool sending, std::span<const u8> value);
-    Result<void> place_rings(u64 receive_bytes, u64 send_bytes, Owned<PacketRing> receive,
-                             Owned<SendRing> send);
-    Result<void> set_ring_number(int name, u32 number);
-    Mutex bind_mutex_;
-    // Of the rings, under bind_mutex_.
-    int version_ = TPACKET_V1;
-    u32 reserve_ = 0;
-    Ref<SharedPages> ring_pages_; // both: what one mmap(2) maps, received frames first
-    u64 receive_bytes_ = 0, send_bytes_ = 0;
-    Mutex send_mutex_;          // inside of bind_mutex_
-    Owned<SendRing> send_ring_; // under send_mutex_
-    volatile bool sends_by_ring_ = false, skips_malformed_ = false, has_send_offset_ = false;
-    Vector<Watched> watched_; // under bind_mutex_
-};
+} // namespace
 
 PacketSocketFile::PacketSocketFile(Ref<Inode> inode, u32 flags, int type, int protocol,
                                    Ref<NetNamespace> space, Ref<PacketEndpoint> endpoint_of)
@@ -81,6 +34,7 @@ PacketSocketFile::PacketSocketFile(Ref<Inode> inode, u32 flags, int type, int pr
 
 PacketSocketFile::~PacketSocketFile() {
     stack().taps().expel(endpoint());
+    stack().taps().leave_group(endpoint());
     attach(0, 0);
     for (const Watched& watched : watched_)
         if (const Ref<Interface> interface = stack().interface(watched.interface))
@@ -136,6 +90,8 @@ Result<void> PacketSocketFile::bind(const SocketAddress& address) {
             endpoint().error.store(ENETDOWN);
     }
     MutexGuard guard(bind_mutex_);
+    if (stack().taps().group_of(endpoint())) // whose members look at one interface
+        return fail(EINVAL);
     const u16 given = where.protocol.get();
     attach(static_cast<u32>(where.interface), given != 0 ? given : endpoint().PacketTap::protocol);
     return {};
@@ -186,11 +142,48 @@ Result<usize> PacketSocketFile::send(IoBuffer& in, SendRequest& request) {
     return send_frame(in, target, request.flags);
 }
 
+// PACKET_VNET_HDR: what stands in front of a frame to send. EINVAL, EFAULT.
+Result<void> PacketSocketFile::take_offloads(IoBuffer& in, OffloadHeader& out) {
+    if (in.remaining() < sizeof out)
+        return fail(EINVAL);
+    if (in.copy_in(&out, sizeof out) != sizeof out)
+        return fail(EFAULT);
+    constexpr u8 needs_checksum = 1; // VIRTIO_NET_HDR_F_NEEDS_CSUM
+    u32 headers = out.header_length;
+    if ((out.flags & needs_checksum) != 0) {
+        const u32 sum_end = u32{out.csum_start} + out.csum_offset + 2;
+        headers = sum_end > headers ? sum_end : headers;
+    }
+    return headers > in.remaining() ? Result<void>(fail(EINVAL)) : Result<void>();
+}
+
+// SO_TIMESTAMPING of what is sent: the frame comes back on the error queue, with the time.
+void PacketSocketFile::report_sent(PacketPtr copy) {
+    const u32 wanted = packet_options_.timestamping;
+    if (!copy)
+        return;
+    if ((wanted & stamp_only) != 0)
+        (void)copy->trim(0);
+    copy->timestamp = static_cast<u64>(stack().clock.wall_time());
+    ErrorInfo info{};
+    info.number = ENOMSG;
+    info.origin = origin_timestamping;
+    if ((wanted & stamp_numbered) != 0)
+        info.data = sent_stamps_.fetch_add(1);
+    endpoint().report(std::move(copy), info);
+}
+
 Result<usize> PacketSocketFile::send_frame(IoBuffer& in, const Target& target, u32 flags) {
     Interface& interface = *target.interface;
+    const usize given = in.remaining();
+    OffloadHeader offloads{};
+    if (endpoint().has_offloads)
+        TRY(take_offloads(in, offloads));
     const usize bytes = in.remaining();
     const u32 header = interface.link_header_bytes();
-    if (bytes > interface.mtu() + (type() == socket_raw ? header : 0u))
+    constexpr u32 largest = 65535; // that is still to be cut into segments
+    const u32 most = interface.mtu() + (type() == socket_raw ? header : 0u);
+    if (bytes > (offloads.gso_type != 0 ? largest : most))
         return fail(EMSGSIZE);
     if (type() == socket_raw && bytes < header)
         return fail(EINVAL);
@@ -207,17 +200,31 @@ Result<usize> PacketSocketFile::send_frame(IoBuffer& in, const Target& target, u
         header != 0 && packet->read(0, link) ? link.protocol.get() : target.protocol;
     packet->mark_link();
     packet->mark_network_at(header);
+    if (endpoint().has_offloads && !apply_offloads(offloads, *packet))
+        return fail(EINVAL);
+    if (packet->segmentation != Segmentation::None) {
+        if (packet->checksum_state != ChecksumState::Partial) // which says where segments begin
+            return fail(EINVAL);
+        packet->mark_transport(offloads.csum_start);
+    }
     endpoint().charge(*packet);
-    interface.transmit(std::move(packet));
+    PacketPtr copy;
+    if ((packet_options_.timestamping & stamp_sent) != 0)
+        copy = packet->clone(0);
+    interface.transmit(std::move(packet), !bypasses_queue_);
+    report_sent(std::move(copy));
     run_backlog();
-    return bytes;
+    return given;
 }
 
 // The next slot of the ring to send. Requires: send_mutex_.
 Result<usize> PacketSocketFile::send_slot(const Target& target, u32 flags) {
     constexpr u32 vlan_bytes = 4;
-    const u32 most = target.interface->mtu() + vlan_bytes +
-                     (type() == socket_raw ? target.interface->link_header_bytes() : 0u);
+    constexpr u32 largest = 65535 + sizeof(OffloadHeader);
+    const u32 most = endpoint().has_offloads
+                         ? largest
+                         : target.interface->mtu() + vlan_bytes +
+                               (type() == socket_raw ? target.interface->link_header_bytes() : 0u);
     TRY(const SendRing::Wanted wanted,
         send_ring_->next(most, has_send_offset_, type() == socket_datagram));
     // Copied before anything looks at it: the program may write on.
@@ -254,10 +261,42 @@ Result<usize> PacketSocketFile::send_slots(const SendRequest& request) {
     return done;
 }
 
+// What report_sent() put there: PACKET_TX_TIMESTAMP of packet(7)'s level.
+Result<usize> PacketSocketFile::receive_stamp(IoBuffer& out, ReceiveRequest& request) {
+    const PacketPtr packet = endpoint().take_error();
+    if (!packet)
+        return fail(EAGAIN);
+    const ErrorInfo info = packet->scratch<ErrorInfo>();
+    const u32 length = packet->length();
+    const u32 wanted = out.remaining() < length ? static_cast<u32>(out.remaining()) : length;
+    request.result_flags |= msg_errqueue | (wanted < length ? msg_trunc : 0);
+    TRY(const u32 copied, packet->copy_to(out, 0, wanted));
+    if ((packet_options_.timestamping & stamp_software) != 0) {
+        const u64 stamp = packet->timestamp;
+        const i64 value[6] = {static_cast<i64>(stamp / nanoseconds_per_second),
+                              static_cast<i64>(stamp % nanoseconds_per_second)};
+        request.add_control(SOL_SOCKET, SO_TIMESTAMPING_OLD, value, sizeof value);
+    }
+    constexpr u32 error_bytes = 16; // struct sock_extended_err
+    request.add_control(level_packet, PACKET_TX_TIMESTAMP, &info, error_bytes);
+    return usize{copied};
+}
+
 Result<usize> PacketSocketFile::receive(IoBuffer& out, ReceiveRequest& request) {
+    if ((request.flags & msg_errqueue) != 0)
+        return receive_stamp(out, request);
     TRY(PacketPtr packet, wait_for_packet(request.flags));
     if (!packet)
         return usize{0};
+    usize in_front = 0;
+    if (endpoint().has_offloads) {
+        const OffloadHeader offloads = offloads_of(*packet);
+        in_front = sizeof offloads;
+        if (out.remaining() < in_front)
+            return fail(EINVAL);
+        if (out.copy_out(&offloads, in_front) != in_front)
+            return fail(EFAULT);
+    }
     FrameInfo info;
     __builtin_memcpy(static_cast<void*>(&info), &packet->scratch<DatagramInfo>(), sizeof info);
     const u32 length = packet->length();
@@ -286,7 +325,7 @@ Result<usize> PacketSocketFile::receive(IoBuffer& out, ReceiveRequest& request) 
             request.add_control(level_packet, PACKET_AUXDATA, &value, sizeof value);
         }
     }
-    return (request.flags & msg_trunc) != 0 ? usize{length} : usize{copied};
+    return in_front + ((request.flags & msg_trunc) != 0 ? usize{length} : usize{copied});
 }
 
 void PacketSocketFile::count_watch(Interface& interface, bool all_multicast, bool add) {
@@ -329,92 +368,6 @@ Result<void> PacketSocketFile::change_membership(u32 index, u16 kind, bool join)
     return {};
 }
 
-// PACKET_RX_RING: a ring instead of the queue; PACKET_TX_RING: what send(2) sends. None of it (all
-// zeros) takes it away.
-Result<void> PacketSocketFile::set_ring(bool sending, std::span<const u8> value) {
-    PacketRingRequest request;
-    MutexGuard guard(bind_mutex_);
-    const usize size = version_ == TPACKET_V3 ? sizeof(tpacket_req3) : sizeof(tpacket_req);
-    static_assert(sizeof request == sizeof(tpacket_req3));
-    if (value.size() < size)
-        return fail(EINVAL);
-    __builtin_memcpy(static_cast<void*>(&request), value.data(), size);
-    if (request.blocks == 0 && request.frames != 0)
-        return fail(EINVAL);
-    if (request.blocks != 0 && (sending ? send_bytes_ : receive_bytes_) != 0)
-        return fail(EBUSY);
-    Owned<PacketRing> receive;
-    Owned<SendRing> send;
-    u64 bytes = 0;
-    if (request.blocks != 0 && sending) {
-        TRY(send, SendRing::make(request, version_));
-        bytes = send->memory.bytes();
-    } else if (request.blocks != 0) {
-        TRY(receive, PacketRing::make(request, version_, reserve_));
-        bytes = receive->memory.bytes();
-    }
-    return place_rings(sending ? receive_bytes_ : bytes, sending ? bytes : send_bytes_,
-                       std::move(receive), std::move(send));
-}
-
-// Lays both rings into fresh memory: those that are given, and those that are there and stay. A
-// mapping of the former memory keeps that.
-Result<void> PacketSocketFile::place_rings(u64 receive_bytes, u64 send_bytes,
-                                           Owned<PacketRing> receive, Owned<SendRing> send) {
-    Ref<SharedPages> pages;
-    if (receive_bytes + send_bytes != 0) {
-        TRY(pages, SharedPages::make("packet-ring", receive_bytes + send_bytes));
-    }
-    MutexGuard sending(send_mutex_);
-    if (send) {
-        send->memory.place(pages, receive_bytes);
-        send_ring_ = std::move(send);
-    } else if (send_bytes != 0) {
-        send_ring_->memory.move_to(pages, receive_bytes);
-    } else {
-        send_ring_ = {};
-    }
-    sends_by_ring_ = send_bytes != 0;
-    if (receive) {
-        receive->memory.place(pages, 0);
-        receive->start(static_cast<u64>(stack().clock.wall_time()));
-    } else if (receive_bytes != 0) {
-        receive = endpoint().exchange_ring({}, true);
-        receive->memory.move_to(pages, 0);
-    }
-    (void)endpoint().exchange_ring(std::move(receive));
-    ring_pages_ = std::move(pages);
-    receive_bytes_ = receive_bytes;
-    send_bytes_ = send_bytes;
-    return {};
-}
-
-Result<void> PacketSocketFile::set_ring_number(int name, u32 number) {
-    MutexGuard guard(bind_mutex_);
-    const bool present = receive_bytes_ + send_bytes_ != 0;
-    if (name == PACKET_TX_HAS_OFF) {
-        if (!present)
-            has_send_offset_ = number != 0;
-        return {};
-    }
-    if (present)
-        return fail(EBUSY);
-    if (name == PACKET_LOSS) {
-        skips_malformed_ = number != 0;
-        return {};
-    }
-    if (name == PACKET_VERSION) {
-        if (number > TPACKET_V3)
-            return fail(EINVAL);
-        version_ = static_cast<int>(number);
-        return {};
-    }
-    if (number > 0x7fffffff)
-        return fail(EINVAL);
-    reserve_ = number;
-    return {};
-}
-
 u32 PacketSocketFile::poll(PollTable* table) {
     const u32 events = DatagramSocketFile::poll(table);
     return events | (endpoint().ring_readable() ? poll_in | poll_rdnorm : 0);
@@ -427,100 +380,13 @@ Result<Ref<File>> PacketSocketFile::mapped_file(u64& offset, u64 length) {
     return ring_pages_->file();
 }
 
-Result<void> PacketSocketFile::set_option(int level, int name, std::span<const u8> value) {
-    if (level != level_packet)
-        return DatagramSocketFile::set_option(level, name, value);
-    if (name == PACKET_ADD_MEMBERSHIP || name == PACKET_DROP_MEMBERSHIP) {
-        packet_mreq request{};
-        if (value.size() < sizeof request)
-            return fail(EINVAL);
-        __builtin_memcpy(&request, value.data(), sizeof request);
-        return change_membership(static_cast<u32>(request.mr_ifindex), request.mr_type,
-                                 name == PACKET_ADD_MEMBERSHIP);
-    }
-    if (name == PACKET_RX_RING || name == PACKET_TX_RING)
-        return set_ring(name == PACKET_TX_RING, value);
-    int number = 0;
-    if (value.size() < sizeof number)
-        return fail(EINVAL);
-    __builtin_memcpy(&number, value.data(), sizeof number);
-    switch (name) {
-    case PACKET_VERSION:
-    case PACKET_RESERVE:
-    case PACKET_LOSS:
-    case PACKET_TX_HAS_OFF:
-        return set_ring_number(name, static_cast<u32>(number));
-    case PACKET_AUXDATA:
-        endpoint().auxiliary = number != 0;
-        return {};
-    case PACKET_IGNORE_OUTGOING:
-        if (number < 0 || number > 1)
-            return fail(EINVAL);
-        endpoint().ignore_outgoing = number != 0;
-        return {};
-    default:
-        return fail(ENOPROTOOPT);
-    }
-}
-
-Result<usize> PacketSocketFile::get_option(int level, int name, std::span<u8> out) {
-    if (level != level_packet)
-        return DatagramSocketFile::get_option(level, name, out);
-    const auto put = [out](const void* value, usize size) {
-        const usize bytes = out.size() < size ? out.size() : size;
-        __builtin_memcpy(out.data(), value, bytes);
-        return bytes;
-    };
-    switch (name) {
-    case PACKET_STATISTICS: { // read and cleared
-        const u32 lost = endpoint().lost.exchange(0);
-        const u32 values[3] = {endpoint().seen.exchange(0) + lost, lost, endpoint().take_freezes()};
-        return put(values,
-                   version_ == TPACKET_V3 ? sizeof(tpacket_stats_v3) : sizeof(tpacket_stats));
-    }
-    case PACKET_VERSION:
-        return put(&version_, sizeof version_);
-    case PACKET_RESERVE:
-        return put(&reserve_, sizeof reserve_);
-    case PACKET_HDRLEN: { // the caller's value is a version
-        int value = 0;
-        if (out.size() < sizeof value)
-            return fail(EINVAL);
-        __builtin_memcpy(&value, out.data(), sizeof value);
-        if (value < TPACKET_V1 || value > TPACKET_V3)
-            return fail(EINVAL);
-        value = value == TPACKET_V1   ? sizeof(tpacket_hdr)
-                : value == TPACKET_V2 ? sizeof(tpacket2_hdr)
-                                      : sizeof(tpacket3_hdr);
-        return put(&value, sizeof value);
-    }
-    case PACKET_LOSS:
-    case PACKET_TX_HAS_OFF: {
-        const int value = (name == PACKET_LOSS ? skips_malformed_ : has_send_offset_) ? 1 : 0;
-        return put(&value, sizeof value);
-    }
-    case PACKET_AUXDATA: {
-        const int value = endpoint().auxiliary ? 1 : 0;
-        return put(&value, sizeof value);
-    }
-    case PACKET_IGNORE_OUTGOING: {
-        const int value = endpoint().ignore_outgoing ? 1 : 0;
-        return put(&value, sizeof value);
-    }
-    default:
-        return fail(ENOPROTOOPT);
-    }
-}
-
-} // namespace
-
 Result<Ref<SocketFile>> make_packet_socket(int type, int protocol, u32 flags) {
     Ref<NetNamespace> space = Ref<NetNamespace>::share(current_net_namespace());
     if (!capable_over(space ? space->owner() : nullptr, CAP_NET_RAW))
         return fail(EPERM);
     if (type != socket_raw && type != socket_datagram)
         return fail(ESOCKTNOSUPPORT);
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_socket_inode("PACKET"));
     TRY(Ref<PacketEndpoint> endpoint,
         make_ref<PacketEndpoint>(Ref<Stack>::share(&stack_of(space.get()))));
     TRY(Ref<PacketSocketFile> file,

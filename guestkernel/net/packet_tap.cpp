@@ -41,6 +41,11 @@ void PacketTaps::expel(PacketTap& tap) {
         tap.socket_node_.unlink();
 }
 
+bool PacketTaps::leads(PacketFanout& group, const PacketTap& tap) {
+    SpinGuard guard(lock_);
+    return group.members.front() == &tap;
+}
+
 bool PacketTaps::next_socket(u64& after, PacketSocketRecord& out) {
     SpinGuard guard(lock_);
     for (const PacketTap& tap : sockets_) {
@@ -87,7 +92,19 @@ void PacketTaps::deliver(Interface& interface, const Packet& packet, PacketKind 
             if (last != nullptr)
                 last->let_go();
             last = held[i];
-            last->deliver(interface, packet, link_bytes, kind);
+            const Ref<PacketFanout> group = group_of(*last);
+            if (!group) {
+                last->deliver(interface, packet, link_bytes, kind);
+                continue;
+            }
+            // Its first member stands for all of a group.
+            if (!leads(*group, *last))
+                continue;
+            const u32 network_at = link_bytes > 0 ? 0 : interface.link_header_bytes();
+            if (PacketTap* const chosen = choose(*group, packet, network_at)) {
+                chosen->deliver(interface, packet, link_bytes, kind);
+                chosen->let_go();
+            }
         }
         if (found < at_once)
             break;

@@ -11,7 +11,6 @@
 
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/fs/inode.hpp"
-#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/task/process.hpp"
@@ -23,9 +22,15 @@ namespace {
 constexpr u32 headroom = 96;
 constexpr int level_icmpv6 = 58, level_raw = 255; // SOL_ICMPV6, SOL_RAW
 
+const char* protocol_name(int family, bool ping) {
+    if (ping)
+        return family == family_inet6 ? "PINGv6" : "PING";
+    return family == family_inet6 ? "RAWv6" : "RAW";
+}
+
 Result<Ref<SocketFile>> make(Ref<NetNamespace> space, int family, int type, int protocol, bool ping,
                              u32 flags) {
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_socket_inode(protocol_name(family, ping)));
     TRY(Ref<RawSocketEndpoint> endpoint,
         make_ref<RawSocketEndpoint>(Ref<Stack>::share(&stack_of(space.get()))));
     endpoint->protocol = static_cast<u8>(protocol);
@@ -318,6 +323,9 @@ Result<usize> RawSocketFile::send(IoBuffer& in, SendRequest& request) {
     fill_flow(flow, to.address, to.scope);
     if (!endpoint().local.is_any() && !endpoint().local.is_multicast())
         flow.source = endpoint().local;
+    if (request.to != nullptr)
+        if (const u32 label = given_flow_label(*request.to); label != 0)
+            flow.flow_label = label;
     apply_control(control, flow);
     flow.any_source = flow.any_source || ip_.on(ip_header_included);
     // Ping sockets are anybody's: who may not bind to an address may not send from it.
@@ -325,6 +333,7 @@ Result<usize> RawSocketFile::send(IoBuffer& in, SendRequest& request) {
         !stack().is_local(flow.source))
         return fail(EINVAL);
     TRY(check_source(flow));
+    TRY(take_extensions(control, flow));
     flow.protocol = static_cast<u8>(protocol());
     TRY(resolve(stack(), flow));
     // As on Linux: traceroute sends on while answers to its first packets come in as errors.

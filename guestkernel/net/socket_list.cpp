@@ -41,7 +41,7 @@ void take_options(SocketRecord& record, const InetSocketFile* file, bool connect
     record.traffic_class = options.traffic_class;
     const bool v6 = file->v6();
     constexpr struct {
-        u32 flag;
+        u64 flag;
         u8 byte, bit;
     } bits[] = {{ip_receive_error, 0, 0},  {ip_freebind, 0, 2},    {ip_header_included, 0, 3},
                 {ip_multicast_loop, 0, 4}, {ip_transparent, 0, 5}, {ip_multicast_all, 0, 6},

@@ -55,6 +55,7 @@ struct StackSettings {
     PortTable::Range local_ports{.reserved = &reserved_ports};
     u16 unprivileged_port_start = 1024;
     u32 ping_group_first = 1, ping_group_last = 0; // net.ipv4.ping_group_range: nobody
+    bool icmp_errors_by_inbound = false;           // net.ipv4.icmp_errors_use_inbound_ifaddr
     u32 icmp_rate_limit_ms = 1000, icmp_rate_mask = 6168;
     u32 icmp_messages_per_second = 1000, icmp_burst = 50;
     u32 fragment_high4 = 4 * 1024 * 1024, fragment_time4_ms = 30'000;

@@ -67,7 +67,10 @@ struct Flow {
     bool allow_broadcast = false; // else EACCES
     bool multicast_loop = true;
     bool hop_limit_given = false; // hop_limit counts even if it is 0 (a group's: this machine only)
-    std::span<const u8> options;  // IPv4 options, padded to 4 bytes; IPv6: none
+    // IPv4 options, padded to 4 bytes; IPv6: extension headers (ip_extensions.hpp), the first of
+    // which is of protocol `first_extension`.
+    std::span<const u8> options;
+    u8 first_extension = 0;
     Destination path;
 };
 
@@ -80,7 +83,7 @@ Result<void> resolve(Stack& stack, Flow& flow);
 Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet);
 // The bytes that a transport segment can have on the path, its header included.
 inline u32 transport_mtu(const Flow& flow) {
-    const u32 header = flow.destination.is_v4() ? 20 + static_cast<u32>(flow.options.size()) : 40;
+    const u32 header = (flow.destination.is_v4() ? 20 : 40) + static_cast<u32>(flow.options.size());
     return flow.path.mtu - header;
 }
 // Whether a segment of up to 64 KB may go down the path for the device (or the last moment) to cut.

@@ -45,6 +45,8 @@ private:
     void option_changed() override;
     bool is_bound() const override { return endpoint().port != 0; }
     u32 connected_mtu() override;
+    Result<IpAddress> connected_peer() const override;
+    Result<void> become_v4() override;
     void add_more_control(const Packet& packet, ReceiveRequest& request) override;
     Result<void> bind_port(const IpAddress& address, u16 port);
     Result<void> autobind();
@@ -55,6 +57,7 @@ private:
     Result<void> transmit_lite(Flow& flow, PacketPtr packet);
     bool lite() const { return endpoint().lite; }
     Result<void> take_source(Flow& flow) const;
+    Result<void> check_given_source(const SendControl& control, const Flow& flow) const;
     Result<void> start_cork(IoBuffer& in, usize bytes, SendRequest& request);
     Result<usize> add_to_cork(IoBuffer& in, usize bytes, SendRequest& request);
     Result<void> uncork();
@@ -64,13 +67,15 @@ private:
     Mutex bind_mutex_;
     IpAddress bound_local_; // what bind(2) set, while connected
     u32 peer_scope_ = 0;
-    bool corked_ = false; // UDP_CORK
+    bool corked_ = false;       // UDP_CORK
+    bool encapsulates_ = false; // UDP_ENCAP
     u16 segment_size_ = 0;
     bool no_check6_send_ = false, no_check6_receive_ = false;
     // A datagram that is put together by several calls.
     Mutex cork_mutex_;
     PacketPtr pending_;
     Flow pending_flow_;
+    SendControl pending_control_; // whose headers the flow has
 };
 
 // `protocol`: UDP or UDP-Lite.

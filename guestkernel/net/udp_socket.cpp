@@ -5,7 +5,6 @@
 #include <linux/udp.h>
 
 #include "guestkernel/fs/inode.hpp"
-#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/ip.hpp"
 #include "guestkernel/net/udp.hpp"
@@ -26,11 +25,18 @@ IpAddress reachable(const IpAddress& address) {
     return address.is_any() ? IpAddress::loopback(address.is_v6()) : address;
 }
 
+const char* protocol_name(int family, int protocol) {
+    const bool v6 = family == family_inet6;
+    if (protocol == IPPROTO_UDPLITE)
+        return v6 ? "UDPLITEv6" : "UDP-Lite";
+    return v6 ? "UDPv6" : "UDP";
+}
+
 } // namespace
 
 Result<Ref<SocketFile>> make_udp_socket(Ref<NetNamespace> space, int family, int protocol,
                                         u32 flags) {
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_socket_inode(protocol_name(family, protocol)));
     TRY(Ref<UdpEndpoint> endpoint,
         make_ref<UdpEndpoint>(Ref<Stack>::share(&stack_of(space.get()))));
     TRY(Ref<UdpSocketFile> file, make_ref<UdpSocketFile>(std::move(inode), flags, family, protocol,
@@ -147,6 +153,7 @@ Result<void> UdpSocketFile::connect(const SocketAddress& address) {
     TRY(check_source(flow));
     flow.protocol = static_cast<u8>(protocol());
     TRY(resolve(stack(), flow));
+    ip_.flow_label = given_flow_label(address);
     stack().udp_ports.set_peer(own, flow.source, to.address, to.port, true);
     peer_scope_ = to.scope;
     keep_path(flow);
@@ -177,6 +184,20 @@ Result<void> UdpSocketFile::peer_address(SocketAddress& out) {
     if (!own.connected)
         return fail(ENOTCONN);
     write_address({own.peer, own.peer_port, peer_scope_}, family(), out);
+    return {};
+}
+
+Result<IpAddress> UdpSocketFile::connected_peer() const {
+    if (!endpoint().connected)
+        return fail(ENOTCONN);
+    return IpAddress(endpoint().peer);
+}
+
+Result<void> UdpSocketFile::become_v4() {
+    MutexGuard guard(cork_mutex_);
+    if (pending_)
+        return fail(EBUSY);
+    endpoint().v6 = false;
     return {};
 }
 
@@ -267,8 +288,7 @@ Result<void> UdpSocketFile::transmit(Flow& flow, PacketPtr packet, u16 segment) 
     const bool v6_flow = flow.destination.is_v6();
     TRY(resolve(stack(), flow));
     if (segment != 0 && payload > segment) {
-        if (segment + sizeof header + (v6_flow ? 40u : 20u) > flow.path.mtu ||
-            payload > u32{segment} * most_segments)
+        if (segment + sizeof header > transport_mtu(flow) || payload > u32{segment} * most_segments)
             return fail(EINVAL);
         packet->segmentation = Segmentation::Udp;
         packet->segment_size = segment;
@@ -302,6 +322,14 @@ Result<void> UdpSocketFile::take_source(Flow& flow) const {
     return {};
 }
 
+// An address of IPv6 that a message says to send from has to be ours.
+Result<void> UdpSocketFile::check_given_source(const SendControl& control, const Flow& flow) const {
+    if (control.has_source && control.source.is_v6() && !flow.any_source &&
+        !stack().is_local(control.source))
+        return fail(EINVAL);
+    return {};
+}
+
 Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& request) {
     UdpEndpoint& own = endpoint();
     TRY(const Endpoint to, target(request));
@@ -314,10 +342,12 @@ Result<usize> UdpSocketFile::send_one(IoBuffer& in, usize bytes, SendRequest& re
     Flow flow;
     fill_flow(flow, to.address, to.scope);
     TRY(take_source(flow));
+    if (request.to != nullptr)
+        if (const u32 label = given_flow_label(*request.to); label != 0)
+            flow.flow_label = label;
     apply_control(control, flow);
-    if (control.has_source && control.source.is_v6() && !flow.any_source &&
-        !stack().is_local(control.source))
-        return fail(EINVAL);
+    TRY(take_extensions(control, flow));
+    TRY(check_given_source(control, flow));
     if ((request.flags & msg_dontroute) != 0)
         flow.dont_route = true;
     flow.protocol = static_cast<u8>(protocol());
@@ -350,8 +380,15 @@ Result<void> UdpSocketFile::start_cork(IoBuffer& in, usize bytes, SendRequest& r
         return fail(EMSGSIZE);
     TRY(autobind());
     pending_flow_ = Flow();
+    pending_control_ = {};
+    if (!request.control.empty())
+        TRY(parse_control(request.control, pending_control_));
     fill_flow(pending_flow_, to.address, to.scope);
     TRY(take_source(pending_flow_));
+    apply_control(pending_control_, pending_flow_);
+    TRY(check_given_source(pending_control_, pending_flow_));
+    TRY(take_extensions(pending_control_, pending_flow_));
+    pending_control_.hop_options = pending_control_.destination_options = {}; // the caller's memory
     TRY(check_source(pending_flow_));
     pending_flow_.protocol = static_cast<u8>(protocol());
     pending_flow_.source_port = endpoint().port;
@@ -435,6 +472,13 @@ Result<void> UdpSocketFile::set_option(int level, int name, std::span<const u8> 
             static_cast<u16>(bounded);
         return {};
     }
+    case UDP_ENCAP:
+        // Of tunnels: L2TP's packets are told by the tunnel's own socket, which there is none of
+        // here, and so come to this one; IPsec's and the others' need the kernel's help.
+        if (number != 0 && number != UDP_ENCAP_L2TPINUDP)
+            return fail(ENOPROTOOPT);
+        encapsulates_ = number != 0;
+        return {};
     case UDP_CORK:
         corked_ = number != 0;
         return corked_ ? Result<void>() : uncork();
@@ -464,12 +508,13 @@ Result<usize> UdpSocketFile::get_option(int level, int name, std::span<u8> out) 
     switch (name) {
     case send_coverage_option:
     case receive_coverage_option:
-        if (!lite())
-            return fail(ENOPROTOOPT);
         value = name == send_coverage_option ? endpoint().send_coverage : endpoint().least_coverage;
         break;
     case UDP_CORK:
         value = corked_ ? 1 : 0;
+        break;
+    case UDP_ENCAP:
+        value = encapsulates_ ? UDP_ENCAP_L2TPINUDP : 0;
         break;
     case UDP_SEGMENT:
         value = segment_size_;

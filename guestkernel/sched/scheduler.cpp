@@ -236,13 +236,13 @@ bool schedule_until(u64 deadline_ns) {
         schedule();
         return true;
     }
-    if (monotonic_ns() >= deadline_ns)
+    if (deadline_passed(deadline_ns))
         return false;
     Timer timer([](Timer&, void* task) { wake(*static_cast<Task*>(task)); }, &current_task());
     timer.arm(deadline_ns);
     schedule();
     timer.cancel();
-    return monotonic_ns() < deadline_ns;
+    return !deadline_passed(deadline_ns);
 }
 
 bool wake(Task& task, u32 states) {
@@ -322,6 +322,9 @@ void scheduler_tick() {
 }
 
 void cond_resched() {
+    // That the time slice is used up is for a timer to say, and timers are soft interrupts: nobody
+    // else would run them before the loop has ended.
+    arch::run_softirqs();
     if (arch::need_resched())
         schedule();
 }

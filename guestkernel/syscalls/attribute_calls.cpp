@@ -192,6 +192,8 @@ Result<long> sys_truncate(Task&, u64 name, i64 size) {
     if (!inode.is_regular())
         return fail(EINVAL);
     TRY(check_access(path, may_write));
+    if (inode.is_append_only())
+        return fail(EPERM);
     TRY(claim_write(inode));
     auto done = restartable(break_leases(inode, true, true));
     if (done)
@@ -207,6 +209,8 @@ Result<long> sys_ftruncate(Task& task, int fd, i64 size) {
     TRY(Ref<File> file, usable_file(task, fd));
     if (!file->writable() || file->inode() == nullptr || !file->inode()->is_regular())
         return fail(EINVAL);
+    if (file->inode()->is_append_only())
+        return fail(EPERM);
     TRY(restartable(file->truncate(static_cast<u64>(size))));
     return 0;
 }
@@ -228,10 +232,13 @@ Result<long> sys_fallocate(Task& task, int fd, int mode, i64 offset, i64 length)
         return fail((kind & FALLOC_FL_PUNCH_HOLE) != 0 ? EOPNOTSUPP : EINVAL);
     if (!file->writable())
         return fail(EBADF);
-    if (file->is_stream())
-        return fail(ESPIPE);
+    if (const Inode* inode = file->inode();
+        inode != nullptr && (inode->is_immutable() || (kind != 0 && inode->is_append_only())))
+        return fail(EPERM);
     if (file->inode() == nullptr)
-        return fail(ENODEV);
+        return fail(file->is_stream() ? ESPIPE : ENODEV);
+    if (file->is_stream() && !file->inode()->is_regular())
+        return fail(ESPIPE);
     if (file->inode()->is_directory())
         return fail(EISDIR);
     if (!file->inode()->is_regular())

@@ -21,9 +21,6 @@ namespace {
 constexpr u64 tick_ns = 10'000'000; // USER_HZ = 100
 constexpr i32 most_minutes_west = 15 * 60;
 
-// The wall clock ends where 30 years of uptime still fit into 64 bits of nanoseconds, as on Linux.
-constexpr u64 wall_clock_end_ns = 8'277'292'036 * nanoseconds_per_second;
-
 struct TimeZone { // struct timezone
     i32 minutes_west;
     i32 daylight_saving;
@@ -166,7 +163,7 @@ Result<long> sys_clock_nanosleep(Task&, i32 clock, int flags, u64 request, u64 r
     }
     if ((flags & TIMER_ABSTIME) == 0)
         return sleep_or_restart(monotonic_ns() + ns, remaining);
-    if (!sleep_until(to_monotonic_deadline(clock, ns)))
+    if (!sleep_until(deadline_on(clock, ns)))
         return fail(restart_no_handler); // an absolute deadline can be waited for as it is
     return 0;
 }

@@ -162,10 +162,8 @@ Result<long> sys_epoll_ctl(Task& task, int epoll, int operation, int fd,
     }
     TRY(Ref<File> holder, task.files->get(epoll));
     TRY(Ref<File> file, task.files->get(fd));
-    constexpr u32 regular = 0100000, directory = 0040000;
-    if (file->inode() != nullptr &&
-        (file->inode()->type() == regular || file->inode()->type() == directory))
-        return fail(EPERM); // what never blocks
+    if (!file->can_wait())
+        return fail(EPERM);
     auto* list = file_as<EpollFile>(*holder);
     if (list == nullptr || holder == file)
         return fail(EINVAL);

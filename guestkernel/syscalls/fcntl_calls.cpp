@@ -7,6 +7,7 @@
 #include <linux/resource.h>
 
 #include "guestkernel/fs/attributes.hpp"
+#include "guestkernel/fs/file_flags.hpp"
 #include "guestkernel/fs/leases.hpp"
 #include "guestkernel/fs/locks.hpp"
 #include "guestkernel/fs/mode.hpp"
@@ -125,11 +126,12 @@ Result<long> record_lock(Task& task, int fd, File& file, u32 command, u64 argume
     return 0;
 }
 
-// O_ASYNC on or off. What cannot wait for anything (a regular file) has no queue that could wake
-// it.
+// O_ASYNC on or off. ENOTTY: the file knows no such signals.
 Result<void> set_async(File& file, int fd, bool on) {
     if (on == ((file.flags() & FASYNC) != 0))
         return {};
+    if (!file.signals_readiness())
+        return fail(ENOTTY);
     TRY(FileOwner * owner, FileOwner::of(file));
     if (on)
         return owner->arm(file, fd);
@@ -142,7 +144,14 @@ Result<long> set_flags(File& file, int fd, u32 flags) {
     if ((flags & O_NOATIME) != 0 && (file.flags() & O_NOATIME) == 0 && file.inode() != nullptr &&
         !owner_or_capable(*file.inode()))
         return fail(EPERM);
-    TRY(set_async(file, fd, (flags & FASYNC) != 0));
+    if (((flags ^ file.flags()) & O_APPEND) != 0 && file.inode() != nullptr &&
+        file.inode()->is_append_only())
+        return fail(EPERM);
+    // Unlike FIOASYNC's, a wish that the file cannot fulfil is passed over.
+    if (file.signals_readiness())
+        TRY(set_async(file, fd, (flags & FASYNC) != 0));
+    else
+        flags = (flags & ~u32{FASYNC}) | (file.flags() & FASYNC);
     TRY(file.set_status_flags((file.flags() & ~settable) | (flags & settable)));
     return 0;
 }
@@ -186,10 +195,11 @@ Result<long> owner(File& file, u32 command, u64 argument) {
     case F_GETOWN:
         return kind == FileOwner::Kind::Group ? -visible_pid(number) : visible_pid(number);
     case F_SETSIG: {
-        if (argument > 64)
+        const auto signal = static_cast<u32>(argument);
+        if (signal > 64)
             return fail(EINVAL);
         TRY(FileOwner * whom, FileOwner::of(file));
-        whom->set_signal(static_cast<int>(argument));
+        whom->set_signal(static_cast<int>(signal));
         return 0;
     }
     case F_GETSIG:
@@ -206,7 +216,7 @@ Result<long> owner(File& file, u32 command, u64 argument) {
     }
 }
 
-Result<long> duplicate(Task& task, Ref<File> file, u64 minimum, bool close_on_exec) {
+Result<long> duplicate(Task& task, Ref<File> file, u32 minimum, bool close_on_exec) {
     if (minimum >= current_limit(RLIMIT_NOFILE) || minimum > 0x7fff'ffff)
         return fail(EINVAL);
     TRY(const int fd,
@@ -235,13 +245,15 @@ Result<long> set_pipe_size(File& file, u64 bytes) {
 
 } // namespace
 
+// Most arguments are an int: C programs, whose fcntl(3) takes anything, may leave rubbish above it.
 Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
+    const auto number = static_cast<u32>(argument);
     TRY(Ref<File> file, task.files->get(fd));
     switch (command) {
     case F_DUPFD:
-        return duplicate(task, std::move(file), argument, false);
+        return duplicate(task, std::move(file), number, false);
     case F_DUPFD_CLOEXEC:
-        return duplicate(task, std::move(file), argument, true);
+        return duplicate(task, std::move(file), number, true);
     case F_GETFD: {
         TRY(const bool on, task.files->close_on_exec(fd));
         return on ? FD_CLOEXEC : 0;
@@ -258,7 +270,7 @@ Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
         return fail(EBADF);
     switch (command) {
     case F_SETFL:
-        return set_flags(*file, fd, static_cast<u32>(argument));
+        return set_flags(*file, fd, number);
     case F_GETLK:
     case F_SETLK:
     case F_SETLKW:
@@ -276,17 +288,17 @@ Result<long> sys_fcntl(Task& task, int fd, u32 command, u64 argument) {
     case F_GETLEASE:
         return from_lock_type(lease_type(*file));
     case F_SETLEASE: {
-        TRY(const LockType type, to_lock_type(argument));
+        TRY(const LockType type, to_lock_type(number));
         TRY(set_lease(*file, fd, type));
         return 0;
     }
     case F_NOTIFY:
-        TRY(watch_directory(task, fd, std::move(file), static_cast<u32>(argument)));
+        TRY(watch_directory(task, fd, std::move(file), number));
         return 0;
     case F_GETPIPE_SZ:
         return pipe_size(*file);
     case F_SETPIPE_SZ:
-        return set_pipe_size(*file, argument);
+        return set_pipe_size(*file, number);
     case F_ADD_SEALS:
     case F_GET_SEALS:
         return seals(*file, command, argument);
@@ -360,6 +372,14 @@ Result<long> tell_allocated(File& file, u64 out) {
     return 0;
 }
 
+// FIBMAP. No file system here tells where on a device its blocks are.
+Result<long> tell_block_place(u64 block) {
+    if (!capable(CAP_SYS_RAWIO))
+        return fail(EPERM);
+    TRY(UserPtr<const i32>(block).copy_in());
+    return fail(EINVAL);
+}
+
 } // namespace
 
 Result<long> sys_ioctl(Task& task, int fd, u32 command, u64 argument) {
@@ -382,10 +402,23 @@ Result<long> sys_ioctl(Task& task, int fd, u32 command, u64 argument) {
         if (!is_regular(*file))
             break;
         return tell_unread(*file, argument);
+    case FIBMAP:
+        if (!is_regular(*file))
+            break;
+        return tell_block_place(argument);
     case FIGETBSZ:
         return tell_block_size(*file, argument);
     case FIOQSIZE:
         return tell_allocated(*file, argument);
+    case FS_IOC_GETFLAGS:
+    case FS_IOC_SETFLAGS:
+    case FS_IOC_FSGETXATTR:
+    case FS_IOC_FSSETXATTR: {
+        auto done = file_flags_ioctl(*file, command, argument);
+        if (done || done.error().code != ENOTTY)
+            return done;
+        break;
+    }
     case FICLONE: {
         TRY(usable_file(task, static_cast<int>(argument)));
         return fail(EOPNOTSUPP);

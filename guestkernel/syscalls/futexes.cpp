@@ -22,7 +22,7 @@ Result<u64> wait_deadline(int command, bool realtime, u64 timeout) {
     TRY(const u64 ns, copy_in_timespec(timeout));
     if (command == FUTEX_WAIT)
         return monotonic_ns() + ns;
-    return to_monotonic_deadline(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, ns);
+    return deadline_on(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC, ns);
 }
 
 } // namespace
@@ -88,7 +88,7 @@ Result<long> sys_futex_waitv(Task&, u64 waiters, u32 count, u32 flags, u64 timeo
         if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC)
             return fail(EINVAL);
         TRY(const u64 ns, copy_in_timespec(timeout));
-        deadline = to_monotonic_deadline(clock, ns);
+        deadline = deadline_on(clock, ns);
     }
     Vector<FutexWaitSpec> specs;
     TRY(specs.reserve(count));

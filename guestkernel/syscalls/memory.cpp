@@ -8,6 +8,7 @@
 #include <linux/mman.h>
 #include <linux/personality.h>
 
+#include "guestkernel/fs/secret_memory.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/mm/address_space.hpp"
 #include "guestkernel/syscalls/memory_calls.hpp"
@@ -202,6 +203,19 @@ Result<long> sys_memfd_create(Task& task, u64 name, u32 flags) {
         return fail(file.error().code);
     }
     task.files->fill(fd, std::move(*file), (flags & MFD_CLOEXEC) != 0);
+    return fd;
+}
+
+Result<long> sys_memfd_secret(Task& task, u32 flags) {
+    if ((flags & ~u32{O_CLOEXEC}) != 0)
+        return fail(EINVAL);
+    TRY(const int fd, task.files->reserve());
+    auto file = make_secret_file();
+    if (!file) {
+        task.files->unreserve(fd);
+        return fail(file.error().code);
+    }
+    task.files->fill(fd, std::move(*file), (flags & O_CLOEXEC) != 0);
     return fd;
 }
 

@@ -32,6 +32,7 @@ Result<long> sys_userfaultfd(Task& task, u32 flags);
 Result<long> sys_process_mrelease(Task& task, int pidfd, u32 flags);
 
 Result<long> sys_memfd_create(Task& task, u64 name, u32 flags);
+Result<long> sys_memfd_secret(Task& task, u32 flags);
 Result<long> sys_membarrier(Task& task, int command, u32 flags, int cpu);
 
 // foreign_memory.cpp

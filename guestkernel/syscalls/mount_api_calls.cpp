@@ -175,7 +175,7 @@ Result<void> ConfigFile::reconfigure() {
         return fail(EPERM);
     TRY(target.reconfigure(options.view()));
     options.clear();
-    return MountTree::remount(picked, flags | picked.mount()->flags(), false);
+    return MountTree::reconfigure(picked, flags);
 }
 
 Result<Ref<ConfigFile>> make_config() {
@@ -253,7 +253,8 @@ Result<long> sys_fspick(Task& task, int directory, u64 name, u32 flags) {
         return fail(EINVAL);
     TRY(Ref<ConfigFile> file, make_config());
     file->phase = ConfigFile::Phase::Reconfigure;
-    file->flags = place.mount()->superblock().flags & u32{MS_RDONLY | MS_SYNCHRONOUS | MS_LAZYTIME};
+    file->flags = place.mount()->superblock().flags &
+                  u32{MS_RDONLY | MS_SYNCHRONOUS | MS_DIRSYNC | MS_LAZYTIME};
     file->picked = std::move(place);
     TRY(const int fd, task.files->install(std::move(file), (flags & FSPICK_CLOEXEC) != 0));
     return fd;
@@ -357,9 +358,11 @@ Result<long> sys_fsmount(Task& task, int fd, u32 flags, u32 attributes) {
         return fail(EBUSY);
     if (file.phase != ConfigFile::Phase::Made)
         return fail(EINVAL);
+    TRY(const u32 locked, check_revealing(file.superblock->type(), mount_flags));
     TRY(Ref<Dentry> root, Dentry::make_root(*file.superblock, file.superblock->root()));
-    TRY(Ref<Mount> mount, MountTree::make(file.superblock, std::move(root), mount_flags,
-                                          file.source.empty() ? "none" : file.source.view()));
+    TRY(Ref<Mount> mount,
+        MountTree::make(file.superblock, std::move(root), mount_flags,
+                        file.source.empty() ? "none" : file.source.view(), locked));
     TRY(Ref<MountNamespace> space, MountTree::alone(std::move(mount)));
     TRY(const long number, install_tree(task, std::move(space), (flags & FSMOUNT_CLOEXEC) != 0));
     file.superblock = nullptr;

@@ -6,6 +6,10 @@
 #include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/file_table.hpp"
 #include "guestkernel/fs/landlock.hpp"
+#include "guestkernel/ipc/sysv.hpp"
+#include "guestkernel/namespaces/namespaces.hpp"
+#include "guestkernel/namespaces/pid_namespace.hpp"
+#include "guestkernel/namespaces/user_namespace.hpp"
 #include "guestkernel/syscalls/file_calls.hpp"
 #include "guestkernel/syscalls/mount_helpers.hpp"
 #include "guestkernel/task/process.hpp"
@@ -80,11 +84,38 @@ Result<void> remount(const Path& where, u32 flags, std::string_view options) {
     return MountTree::remount(where, flags, bind_only);
 }
 
+// Who rules what a file system of this type shows: the owner of the caller's processes, network,
+// ... To be root somewhere is no right to a view of others' (or a writable one).
+UserNamespace* ruler_of(std::string_view type) {
+    Namespaces* own = current_namespaces();
+    if (type == "proc") {
+        const PidNamespace* pids = current_pid_namespace();
+        return pids == nullptr ? nullptr : pids->owner();
+    }
+    if (own != nullptr && type == "sysfs")
+        return own->net->owner();
+    if (own != nullptr && type == "mqueue")
+        return own->ipc->owner();
+    if (own != nullptr && type == "cgroup2")
+        return own->cgroup->owner();
+    return current_task().credentials->user_space();
+}
+
 } // namespace
+
+Result<u32> check_revealing(std::string_view type, u32 flags) {
+    MountNamespace& space = *current_mount_namespace();
+    if (is_initial(space.owner()) || (type != "proc" && type != "sysfs"))
+        return u32{0};
+    // What a container's maker has hidden must not come to light in a fresh mount.
+    u32 locked = 0;
+    if (!MountTree::fully_visible(space, type, flags, locked))
+        return fail(EPERM);
+    return locked;
+}
 
 Result<Ref<Superblock>> make_checked_filesystem(std::string_view type, std::string_view source,
                                                 std::string_view options, u32 flags) {
-    MountNamespace& space = *current_mount_namespace();
     const Credentials& who = *current_task().credentials;
     const bool initial = who.in_initial_space();
     bool known = is_fuse(type);
@@ -94,12 +125,12 @@ Result<Ref<Superblock>> make_checked_filesystem(std::string_view type, std::stri
         return fail(ENODEV);
     if (!initial && !safe_for_users(is_fuse(type) ? "fuse" : type))
         return fail(EPERM);
-    // What a container's maker has hidden must not come to light in a fresh mount.
-    if (!initial && (type == "proc" || type == "sysfs") && !MountTree::fully_visible(space, type))
+    UserNamespace* ruler = ruler_of(type);
+    if (!capable_over(ruler, CAP_SYS_ADMIN))
         return fail(EPERM);
     TRY(Ref<Superblock> made, make_filesystem(type, source, options, flags));
     if (!initial && !made->user_ns && made->mount_count.load() == 0)
-        made->user_ns = who.user_ns;
+        made->user_ns = Ref<UserNamespace>::share(ruler);
     return made;
 }
 
@@ -144,8 +175,9 @@ Result<long> sys_mount(Task&, u64 source, u64 target, u64 type, u64 flags, u64 d
         return fail(EINVAL);
     TRY(Ref<Superblock> superblock,
         make_checked_filesystem(type_name.view(), source_name.view(), options.view(), mount_flags));
+    TRY(const u32 locked, check_revealing(superblock->type(), mount_flags));
     TRY(mount_at(where, std::move(superblock), mount_flags,
-                 source_name.empty() ? "none" : source_name.view()));
+                 source_name.empty() ? "none" : source_name.view(), locked));
     return 0;
 }
 

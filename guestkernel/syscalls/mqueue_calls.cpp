@@ -54,8 +54,7 @@ Result<u64> deadline_of(u64 timeout) {
     if (timeout == 0)
         return no_deadline;
     TRY(const u64 when, copy_in_timespec(timeout));
-    const i64 left = static_cast<i64>(when) - realtime_ns();
-    return left <= 0 ? monotonic_ns() : monotonic_ns() + static_cast<u64>(left);
+    return wall_deadline(when);
 }
 
 struct Wanted {

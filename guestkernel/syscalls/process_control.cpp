@@ -99,46 +99,6 @@ Result<long> keep_capabilities(bool keep) {
     return 0;
 }
 
-// PR_SET_MM_*: where /proc/PID shows the program's parts.
-Result<long> set_memory_layout(u64 field, u64 address) {
-    if (!capable(CAP_SYS_RESOURCE))
-        return fail(EPERM);
-    if (address >= user_max)
-        return fail(EINVAL);
-    AddressSpace::Layout& layout = current_task().address_space->layout;
-    switch (field) {
-    case PR_SET_MM_START_CODE:
-        layout.code_start = address;
-        return 0;
-    case PR_SET_MM_END_CODE:
-        layout.code_end = address;
-        return 0;
-    case PR_SET_MM_START_DATA:
-        layout.data_start = address;
-        return 0;
-    case PR_SET_MM_END_DATA:
-        layout.data_end = address;
-        return 0;
-    case PR_SET_MM_START_STACK:
-        layout.stack_start = address;
-        return 0;
-    case PR_SET_MM_ARG_START:
-        layout.args_start = address;
-        return 0;
-    case PR_SET_MM_ARG_END:
-        layout.args_end = address;
-        return 0;
-    case PR_SET_MM_ENV_START:
-        layout.env_start = address;
-        return 0;
-    case PR_SET_MM_ENV_END:
-        layout.env_end = address;
-        return 0;
-    default:
-        return fail(EINVAL);
-    }
-}
-
 // PR_SET_VMA_ANON_NAME: printable, without what would confuse readers of /proc/PID/maps.
 Result<Ref<MappingName>> mapping_name(u64 address) {
     constexpr usize longest = 80; // with its NUL
@@ -308,7 +268,7 @@ Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d) {
             return set_seccomp_strict();
         return a == SECCOMP_MODE_FILTER ? install_seccomp_filter(0, b) : fail(EINVAL);
     case PR_SET_MM:
-        return set_memory_layout(a, b);
+        return set_memory_layout(task, a, b, c, d);
     case PR_SET_SYSCALL_USER_DISPATCH:
         return set_call_dispatch(a, b, c, d);
     default:
@@ -338,8 +298,27 @@ Result<long> access_segment_base(Task& task, u64 option, u64 argument) {
     }
 }
 
+namespace {
+
+// ARCH_REQ_XCOMP_PERM: extended states that programs must ask for, of which the kernel enables none
+// (Intel's AMX tiles are the only ones there are).
+Result<long> request_extended_state(u64 number) {
+    constexpr u64 known = 19; // up to XFEATURE_XTILE_DATA
+    return fail(number < known ? EOPNOTSUPP : EINVAL);
+}
+
+} // namespace
+
 Result<long> sys_arch_prctl(Task& task, int option, u64 argument) {
     switch (option) {
+    case ARCH_GET_XCOMP_SUPP:
+    case ARCH_GET_XCOMP_PERM:
+    case ARCH_GET_XCOMP_GUEST_PERM:
+        TRY(UserPtr<u64>(argument).copy_out(arch::fpu_features()));
+        return 0;
+    case ARCH_REQ_XCOMP_PERM:
+    case ARCH_REQ_XCOMP_GUEST_PERM:
+        return request_extended_state(argument);
     case ARCH_GET_CPUID:
         return 1;
     case ARCH_SET_CPUID:

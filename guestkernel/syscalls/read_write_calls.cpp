@@ -47,10 +47,27 @@ enum class Direction : u8 { Read, Write };
 // How a file that may not know the transfer's per-call flags is asked for it.
 constexpr u32 known_rw_flags = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND;
 
+Result<void> check_direction(const File& file, Direction direction) {
+    if (direction == Direction::Read ? !file.readable() : !file.writable())
+        return fail(EBADF);
+    return {};
+}
+
 Result<Ref<File>> file_for(Task& task, int fd, Direction direction) {
     TRY(Ref<File> file, task.files->get(fd));
-    if (direction == Direction::Read ? !file->readable() : !file->writable())
-        return fail(EBADF);
+    TRY(check_direction(*file, direction));
+    return file;
+}
+
+// For a transfer at an offset. The errors come in Linux's order: programs find out by ESPIPE what
+// has no positions, whatever else they give.
+Result<Ref<File>> file_at(Task& task, int fd, i64 offset, Direction direction) {
+    if (offset < 0)
+        return fail(EINVAL);
+    TRY(Ref<File> file, usable_file(task, fd));
+    if (file->is_stream())
+        return fail(ESPIPE);
+    TRY(check_direction(*file, direction));
     return file;
 }
 
@@ -80,12 +97,8 @@ Result<long> transfer(File& file, IoBuffer& buffer, Direction direction) {
     return counted(bytes, direction);
 }
 
-Result<long> transfer_at(File& file, IoBuffer& buffer, i64 offset, Direction direction) {
-    if (offset < 0)
-        return fail(EINVAL);
-    if (file.is_stream())
-        return fail(ESPIPE);
-    const auto at = static_cast<u64>(offset);
+// Requires: a file with positions.
+Result<long> transfer_at(File& file, IoBuffer& buffer, u64 at, Direction direction) {
     auto moved = direction == Direction::Read ? file.read(buffer, at) : file.write(buffer, at);
     TRY(const usize bytes, restartable(std::move(moved)));
     return counted(bytes, direction);
@@ -105,10 +118,10 @@ Result<long> plain(Task& task, int fd, u64 buffer, u64 count, Direction directio
 }
 
 Result<long> plain_at(Task& task, int fd, u64 buffer, u64 count, i64 offset, Direction direction) {
-    TRY(Ref<File> file, file_for(task, fd, direction));
+    TRY(Ref<File> file, file_at(task, fd, offset, direction));
     TRY(const UserVector vector, one_vector(buffer, count));
     IoBuffer data(std::span<const UserVector>(&vector, 1));
-    return transfer_at(*file, data, offset, direction);
+    return transfer_at(*file, data, static_cast<u64>(offset), direction);
 }
 
 Result<long> vectored(Task& task, int fd, u64 address, u64 count, Direction direction) {
@@ -121,11 +134,11 @@ Result<long> vectored(Task& task, int fd, u64 address, u64 count, Direction dire
 
 Result<long> vectored_at(Task& task, int fd, u64 address, u64 count, i64 offset,
                          Direction direction) {
-    TRY(Ref<File> file, file_for(task, fd, direction));
+    TRY(Ref<File> file, file_at(task, fd, offset, direction));
     UserVectors vectors;
     TRY(vectors.load(address, count));
     IoBuffer data(vectors.span());
-    return transfer_at(*file, data, offset, direction);
+    return transfer_at(*file, data, static_cast<u64>(offset), direction);
 }
 
 // preadv2(2), pwritev2(2): offset -1 means the file's position.
@@ -185,7 +198,7 @@ Result<long> transfer_with_flags(File& file, IoBuffer& data, i64 offset, u32 fla
     }
     const auto move = [&]() -> Result<long> {
         return offset == -1 ? transfer(file, data, direction)
-                            : transfer_at(file, data, offset, direction);
+                            : transfer_at(file, data, static_cast<u64>(offset), direction);
     };
     if ((flags & static_cast<u32>(RWF_NOWAIT)) != 0) {
         TRY(limit_to_ready(file, data, offset == -1 ? file.position() : static_cast<u64>(offset),
@@ -204,11 +217,14 @@ Result<long> transfer_with_flags(File& file, IoBuffer& data, i64 offset, u32 fla
 
 Result<long> vectored_with_flags(Task& task, int fd, u64 address, u64 count, i64 offset, u32 flags,
                                  Direction direction) {
-    TRY(check_flags(flags));
-    TRY(Ref<File> file, file_for(task, fd, direction));
+    TRY(Ref<File> file,
+        offset == -1 ? file_for(task, fd, direction) : file_at(task, fd, offset, direction));
     UserVectors vectors;
     TRY(vectors.load(address, count));
     IoBuffer data(vectors.span());
+    if (data.remaining() == 0)
+        return 0;
+    TRY(check_flags(flags));
     return transfer_with_flags(*file, data, offset, flags, direction);
 }
 

@@ -167,10 +167,16 @@ Result<long> sys_shutdown(Task& task, int fd, int how) {
 
 namespace {
 
-// IP_MSFILTER and MCAST_MSFILTER, the only long ones: lists of addresses.
+// IP_MSFILTER and MCAST_MSFILTER: lists of addresses.
 bool is_source_filter(int level, int name) {
     return (level == IPPROTO_IP && (name == IP_MSFILTER || name == MCAST_MSFILTER)) ||
            (level == IPPROTO_IPV6 && name == MCAST_MSFILTER);
+}
+
+// An extension header of IPv6, of up to 8 * 255 bytes.
+bool is_sticky_header(int level, int name) {
+    return level == IPPROTO_IPV6 && (name == IPV6_HOPOPTS || name == IPV6_RTHDRDSTOPTS ||
+                                     name == IPV6_RTHDR || name == IPV6_DSTOPTS);
 }
 
 // The kernel's copy of an option's value. Others that are longer have tails that nobody reads.
@@ -178,7 +184,8 @@ class OptionValue {
 public:
     Result<void> make(int level, int name, usize length) {
         constexpr usize longest_filter = 65537; // beyond what may be set
-        if (length <= sizeof few_ || !is_source_filter(level, name)) {
+        if (length <= sizeof few_ ||
+            !(is_source_filter(level, name) || is_sticky_header(level, name))) {
             span_ = std::span<u8>(few_).first(length < sizeof few_ ? length : sizeof few_);
             return {};
         }
@@ -261,6 +268,11 @@ Result<long> sys_getsockopt(Task& task, int fd, int level, int name, u64 value,
         TRY(copy_in_bytes(bytes.span().data(), value,
                           offered < filter_header ? offered : filter_header));
     TRY(const usize filled, as_socket(file).get_socket_option(level, name, bytes.span()));
+    constexpr int level_tcp = 6, saved_syn = 28;                       // IPPROTO_TCP, TCP_SAVED_SYN
+    if (filled > offered && level == level_tcp && name == saved_syn) { // which comes whole only
+        TRY(length.copy_out(static_cast<int>(filled)));
+        return fail(EINVAL);
+    }
     // An answer may be longer than the room for it: its length says so.
     TRY(copy_out_bytes(value, bytes.span().data(), filled < offered ? filled : offered));
     TRY(length.copy_out(static_cast<int>(filled)));

@@ -73,6 +73,12 @@ Result<long> copy_statx(Inode& inode, const Path& path, u64 address) {
     out.stx_dev_major = device_major(inode.superblock()->device_number);
     out.stx_dev_minor = device_minor(inode.superblock()->device_number);
     out.stx_attributes_mask = STATX_ATTR_MOUNT_ROOT;
+    if (inode.keeps_flags()) {
+        constexpr u32 told = STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND | STATX_ATTR_NODUMP;
+        static_assert(told == (Inode::immutable_flag | Inode::append_flag | Inode::no_dump_flag));
+        out.stx_attributes_mask |= told;
+        out.stx_attributes |= inode.file_flags.load() & told;
+    }
     if (path) {
         out.stx_mnt_id = path.mount()->id();
         out.stx_mask |= STATX_MNT_ID;
@@ -192,7 +198,8 @@ Result<long> sys_access(Task& task, u64 name, u32 mode) {
 }
 
 Result<long> sys_readlinkat(Task& task, int directory, u64 name, u64 out, u64 size) {
-    if (static_cast<i32>(size) <= 0)
+    const auto room = static_cast<i32>(size); // an int, with rubbish above it perhaps
+    if (room <= 0)
         return fail(EINVAL);
     (void)task;
     TRY(String text, copy_path(name));
@@ -202,7 +209,8 @@ Result<long> sys_readlinkat(Task& task, int directory, u64 name, u64 out, u64 si
         return fail(text.empty() ? ENOENT : EINVAL);
     inode.note_accessed(false);
     TRY(String target, inode.readlink());
-    const usize bytes = target.size() < size ? target.size() : size;
+    const auto most = static_cast<usize>(room);
+    const usize bytes = target.size() < most ? target.size() : most;
     TRY(copy_out_bytes(out, target.c_str(), bytes));
     return static_cast<long>(bytes);
 }

@@ -124,6 +124,8 @@ Result<long> sys_prlimit64(Task& task, i32 pid, u32 resource, u64 fresh, u64 old
 Result<long> sys_getrusage(Task& task, int who, u64 usage);
 
 // --- the process's odds and ends (process_control.cpp)
+// PR_SET_MM of it: syscalls/memory_layout.cpp.
+Result<long> set_memory_layout(Task& task, u64 option, u64 address, u64 size, u64 rest);
 Result<long> sys_prctl(Task& task, int option, u64 a, u64 b, u64 c, u64 d);
 // The FS and GS base of a task that is the running one or stopped: ARCH_SET_FS and its like,
 // arch_prctl(2). EINVAL: another option.

@@ -135,6 +135,12 @@ Result<long> sys_copy_file_range(Task& task, int in_fd, u64 in_offset, int out_f
     TRY(target.load());
     if (source.position + count < count || target.position + count < count)
         return fail(EOVERFLOW);
+    if (in->inode() == out->inode()) {
+        // Only what is there is copied: the rest of the count covers nothing.
+        TRY(const Attributes attributes, in->inode()->attributes());
+        const u64 left = attributes.size > source.position ? attributes.size - source.position : 0;
+        count = count < left ? count : left;
+    }
     if (in->inode() == out->inode() && source.position < target.position + count &&
         target.position < source.position + count)
         return fail(EINVAL);

@@ -74,6 +74,8 @@ Result<void> check_suffix(std::string_view name) {
 Result<void> check_change(const Path& path, std::string_view name) {
     if (path.mount()->read_only())
         return fail(EROFS);
+    if (path.dentry()->inode()->is_frozen())
+        return fail(EPERM);
     TRY(check_xattr(*path.dentry()->inode(), name, true));
     return check_suffix(name);
 }

@@ -7,6 +7,7 @@
 #include <linux/signal.h>
 
 #include "guestkernel/core/log.hpp"
+#include "guestkernel/fs/dentry.hpp"
 #include "guestkernel/fs/vfs.hpp"
 #include "guestkernel/ipc/io_ring.hpp"
 #include "guestkernel/mm/heap.hpp"
@@ -200,6 +201,13 @@ Result<void> become_only_thread(Task& task, Process& process) {
     return {};
 }
 
+// Of one given by nothing but its descriptor the number would say little.
+Result<String> name_of_task(const ExecRequest& request, std::string_view name, const File& file) {
+    if (is_by_descriptor(request) && request.path.empty() && file.path())
+        return file.path().dentry()->copy_name();
+    return String::from(name);
+}
+
 void set_name(Task& task, std::string_view path) {
     const usize slash = path.rfind('/');
     const std::string_view name = slash == std::string_view::npos ? path : path.substr(slash + 1);
@@ -274,7 +282,7 @@ Result<void> close_to_others(Process& process, const Task& task, const ProgramId
 
 // From here on there is no way back.
 void commit(Task& task, Process& process, ProgramImage image, ProgramIdentity identity,
-            std::string_view path, Ref<SignalHandlers> handlers, Ref<FileTable> files) {
+            std::string_view name, Ref<SignalHandlers> handlers, Ref<FileTable> files) {
     delete_posix_timers(process);
     if (task.address_space)
         release_address_space_users(task);
@@ -299,7 +307,7 @@ void commit(Task& task, Process& process, ProgramImage image, ProgramIdentity id
     set_credentials(std::move(identity.credentials));
     tell_changed_ids(task, changed);
     task.personality &= ~identity.lost_personality;
-    set_name(task, path);
+    set_name(task, name);
     task.speculation.after_exec();
     arch::apply_speculation(task);
     arch::forget_program();
@@ -360,6 +368,7 @@ Result<void> exec_program(ExecRequest& request) {
                        from_global_id(ids.user_ns.get(), true, ids.gid),
                        from_global_id(ids.user_ns.get(), true, ids.egid), identity.secure,
                        task.personality & ~identity.lost_personality}));
+    TRY(const String task_name, name_of_task(request, name.view(), *program.file));
     TRY(enter_time_namespace_for_exec(task));
     const i32 old_tid = number_for_tracer(task.tid);
     TRY(become_only_thread(task, process));
@@ -367,8 +376,8 @@ Result<void> exec_program(ExecRequest& request) {
     Ref<FileTable> files;
     TRY(unshare_for_exec(process, task, handlers, files));
     TRY(close_to_others(process, task, identity));
-    commit(task, process, std::move(image), std::move(identity), name.view(), std::move(handlers),
-           std::move(files));
+    commit(task, process, std::move(image), std::move(identity), task_name.view(),
+           std::move(handlers), std::move(files));
     trace_exec(task, old_tid);
     tell_process_event(ProcessEvent::Exec, task);
     return {};

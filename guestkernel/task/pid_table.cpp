@@ -7,7 +7,6 @@ namespace kernel {
 
 namespace {
 
-constexpr i32 pid_limit = 4'194'304; // as Linux's on 64-bit machines
 constexpr i32 first_reused_pid = 300;
 
 constinit SpinLock tree_lock{LockRank::ProcessTree};
@@ -171,6 +170,10 @@ u32 task_total() {
 }
 i32 last_pid() {
     return last_number;
+}
+void set_last_pid(i32 number) {
+    SpinGuard guard(tree_lock);
+    last_number = number;
 }
 
 // Under the tree lock, which whoever gave up the reference holds.

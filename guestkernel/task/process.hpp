@@ -200,6 +200,8 @@ void insert_session_locked(Session& session);
 u32 task_total(); // tasks that exist
 u32 max_tasks();  // and how many may, by the size of memory
 i32 last_pid();
+void set_last_pid(i32 number);              // ns_last_pid: the next one comes after this
+inline constexpr i32 pid_limit = 4'194'304; // as Linux's on 64-bit machines
 
 // Snapshots of what a task may replace; null when it is gone. (The running task reads its own
 // members directly.)

@@ -39,6 +39,16 @@ struct CpuClock {
 };
 u64 now_of(const CpuClock& clock, Process& own);
 
+bool is_wall_clock(i32 clock) {
+    return clock == CLOCK_REALTIME || clock == CLOCK_TAI || clock == CLOCK_REALTIME_ALARM;
+}
+
+u64 to_wall_time(i32 clock, u64 value_ns) {
+    const u64 ahead =
+        clock == CLOCK_TAI ? static_cast<u64>(tai_offset()) * nanoseconds_per_second : 0;
+    return value_ns > ahead ? value_ns - ahead : 0;
+}
+
 } // namespace
 
 // One timer_create(2) timer. Kept alive by the process's table and by a queued signal.
@@ -51,8 +61,11 @@ struct PosixTimer : RefCounted {
     bool send(); // false: nobody will take it
     u32 signal_taken();
     void signal_dropped();
-    u64 clock_now() const;
-    void arm_for_clock(u64 now); // Requires: lock
+    u64 cpu_now() const; // 0 with other clocks. Takes locks: before the timer's own
+    // On the clock of the deadline. Requires: lock.
+    u64 now_at(u64 cpu_ns) const;
+    void arm_at(u64 when);       // on that clock. Requires: lock
+    void arm_for_clock(u64 now); // of CPU time. Requires: lock
     // Periods that went by up to `now`; moves the deadline beyond it. Requires: lock.
     u32 skip_periods(u64 now);
 
@@ -64,6 +77,8 @@ struct PosixTimer : RefCounted {
     Timer timer;
     u64 interval_ns = 0;
     u64 deadline_ns = 0; // monotonic; for CPU clocks of the clock itself
+    // The deadline is, and follows the clock when it is set: an absolute time was asked for.
+    bool on_wall_clock = false;
     bool armed = false;
     bool signal_queued = false;
     u32 reported_overrun = 0; // of the last signal taken
@@ -258,12 +273,22 @@ u32 PosixTimer::skip_periods(u64 now) {
     return periods > max_overrun ? max_overrun : static_cast<u32>(periods);
 }
 
-u64 PosixTimer::clock_now() const {
-    return is_cpu_clock(request.clock) ? now_of(cpu_clock, *process) : monotonic_ns();
+u64 PosixTimer::cpu_now() const {
+    return is_cpu_clock(request.clock) ? now_of(cpu_clock, *process) : 0;
+}
+
+u64 PosixTimer::now_at(u64 cpu_ns) const {
+    if (is_cpu_clock(request.clock))
+        return cpu_ns;
+    return on_wall_clock ? static_cast<u64>(realtime_ns()) : monotonic_ns();
+}
+
+void PosixTimer::arm_at(u64 when) {
+    timer.arm(on_wall_clock ? wall_deadline(when) : when);
 }
 
 void PosixTimer::fire() {
-    const u64 now = clock_now();
+    const u64 now = cpu_now();
     {
         SpinGuard guard(lock);
         // While a signal is queued nothing fires: what goes by is counted when it is taken.
@@ -292,8 +317,9 @@ bool PosixTimer::send() {
 
 // A periodic timer goes on; returns how many periods were missed.
 u32 PosixTimer::signal_taken() {
-    const u64 now = clock_now();
+    const u64 cpu_ns = cpu_now();
     SpinGuard guard(lock);
+    const u64 now = now_at(cpu_ns);
     signal_queued = false;
     const u32 periods = armed ? skip_periods(now) : 0;
     reported_overrun = periods > 0 ? periods - 1 : 0;
@@ -303,7 +329,7 @@ u32 PosixTimer::signal_taken() {
         arm_for_clock(now);
     } else {
         const u64 earliest = now + least_period_ns;
-        timer.arm(deadline_ns > earliest ? deadline_ns : earliest);
+        arm_at(deadline_ns > earliest ? deadline_ns : earliest);
     }
     return reported_overrun;
 }
@@ -449,12 +475,12 @@ Result<TimerSetting> set_posix_timer(i32 id, TimerSetting setting, bool absolute
     const i32 clock = timer->request.clock;
     TimerSetting old;
     {
-        const u64 now = timer->clock_now();
+        const u64 cpu_ns = timer->cpu_now();
         SpinGuard guard(timer->lock);
-        old = setting_of(*timer, now);
+        old = setting_of(*timer, timer->now_at(cpu_ns));
     }
     stop(*timer);
-    const u64 now = timer->clock_now();
+    const u64 now = timer->cpu_now();
     SpinGuard guard(timer->lock);
     // One that is disarmed keeps no interval.
     timer->interval_ns = setting.value_ns != 0 ? setting.interval_ns : 0;
@@ -468,19 +494,23 @@ Result<TimerSetting> set_posix_timer(i32 id, TimerSetting setting, bool absolute
             timer->arm_for_clock(now);
         return old;
     }
-    timer->deadline_ns = absolute ? to_monotonic_deadline(clock, setting.value_ns)
-                                  : saturating_add(now, setting.value_ns);
+    timer->on_wall_clock = absolute && is_wall_clock(clock);
+    if (timer->on_wall_clock)
+        timer->deadline_ns = to_wall_time(clock, setting.value_ns);
+    else
+        timer->deadline_ns = absolute ? without_clock_offset(clock, setting.value_ns)
+                                      : saturating_add(monotonic_ns(), setting.value_ns);
     timer->armed = true;
     if (timer->request.notify != SIGEV_NONE)
-        timer->timer.arm(timer->deadline_ns);
+        timer->arm_at(timer->deadline_ns);
     return old;
 }
 
 Result<TimerSetting> get_posix_timer(i32 id) {
     TRY(Ref<PosixTimer> timer, find_timer(id));
-    const u64 now = timer->clock_now();
+    const u64 cpu_ns = timer->cpu_now();
     SpinGuard guard(timer->lock);
-    return setting_of(*timer, now);
+    return setting_of(*timer, timer->now_at(cpu_ns));
 }
 
 Result<i32> posix_timer_overrun(i32 id) {
@@ -590,13 +620,10 @@ Result<u64> clock_now_ns(i32 clock) {
     }
 }
 
-u64 to_monotonic_deadline(i32 clock, u64 value_ns) {
-    if (clock != CLOCK_REALTIME && clock != CLOCK_TAI && clock != CLOCK_REALTIME_ALARM)
+u64 deadline_on(i32 clock, u64 value_ns) {
+    if (!is_wall_clock(clock))
         return without_clock_offset(clock, value_ns);
-    const i64 tai = clock == CLOCK_TAI ? tai_offset() * i64{nanoseconds_per_second} : 0;
-    const auto now = static_cast<u64>(realtime_ns() + tai);
-    const u64 monotonic = monotonic_ns();
-    return value_ns > now ? saturating_add(monotonic, value_ns - now) : monotonic;
+    return wall_deadline(to_wall_time(clock, value_ns));
 }
 
 } // namespace kernel

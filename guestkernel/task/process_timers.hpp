@@ -58,9 +58,9 @@ void drop_queued_signal(QueuedSignal& entry);
 
 // Now, on a clock of clock_gettime(2). EINVAL: no such clock, or its thread or process is gone.
 Result<u64> clock_now_ns(i32 clock);
-// A deadline on that clock as one on the monotonic clock. Requires: the clock is one that sleeping
-// works with.
-u64 to_monotonic_deadline(i32 clock, u64 value_ns);
+// A time of that clock as a deadline. Requires: the clock is one that sleeping works with, and
+// counts no CPU time.
+u64 deadline_on(i32 clock, u64 value_ns);
 bool is_cpu_clock(i32 clock);
 // Whether timer_create(2) works with it; the raw and the coarse clocks are only read.
 bool has_timers(i32 clock);

@@ -179,10 +179,10 @@ void note_layout(AddressSpace& space, const ElfImage& image, u64 bias) {
         if ((segment.protection & PROT_EXEC) != 0) {
             layout.code_start = start < layout.code_start ? start : layout.code_start;
             layout.code_end = end > layout.code_end ? end : layout.code_end;
-        } else if ((segment.protection & PROT_WRITE) != 0) {
-            layout.data_start = start;
-            layout.data_end = end;
         }
+        // The last segment, whatever it holds, as Linux has it.
+        layout.data_start = start > layout.data_start ? start : layout.data_start;
+        layout.data_end = end > layout.data_end ? end : layout.data_end;
     }
     if (layout.code_start == ~u64{0})
         layout.code_start = 0;
@@ -234,7 +234,7 @@ Result<ProgramImage> build_program(Ref<File> file, std::span<const u8> header,
     result.entry = has_interpreter ? interpreter.entry : image.entry + bias;
     if (result.entry >= user_max)
         return fail(EINVAL); // IRETQ takes no such address
-    space.executable = std::move(file);
+    space.set_program(std::move(file));
 
     const u64 auxiliary[] = {
         AT_SYSINFO_EHDR, vdso,

@@ -44,6 +44,12 @@ extern "C" void arch::joey_return_to_user(TrapFrame* frame) {
             deliver_signals(*frame);
             continue;
         }
+        // Where sigreturn(2) led, and a tracer took the signal for it away. In ring-3 mode there is
+        // the kernel.
+        if (frame->rip >= user_max) [[unlikely]] {
+            refuse_return(*frame);
+            continue;
+        }
         break;
     }
     offer_waiting_tasks();

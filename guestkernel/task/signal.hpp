@@ -206,6 +206,9 @@ bool push_signal_frame(arch::TrapFrame& frame, int signal, const SignalAction& a
 
 // rt_sigreturn(2): puts back what the frame on the user's stack says; a bad frame is a SIGSEGV.
 void pop_signal_frame(arch::TrapFrame& frame);
+// The program is to go on at an address that is none of its half's: SIGSEGV, as the fault there
+// would give it, with that address in its registers. It must not be returned to.
+void refuse_return(const arch::TrapFrame& frame);
 // FPE_* of a floating-point exception (#MF 16, #XM 19) of the running task.
 i32 floating_point_code(unsigned vector);
 // sigaltstack(2) state as stack_t has it, with SS_ONSTACK by the stack pointer.

@@ -203,7 +203,7 @@ void pop_signal_frame(arch::TrapFrame& frame) {
         return;
     }
     const u64 fpu = reinterpret_cast<u64>(in.context.uc_mcontext.fpstate);
-    if (in.context.uc_mcontext.rip >= user_max || (fpu != 0 && !read_fpu_state(task, fpu))) {
+    if (fpu != 0 && !read_fpu_state(task, fpu)) {
         force_signal(SIGSEGV, SI_KERNEL, 0);
         return;
     }
@@ -220,6 +220,26 @@ void pop_signal_frame(arch::TrapFrame& frame) {
         state.alternate_stack = reinterpret_cast<u64>(stack.ss_sp);
         state.alternate_size = stack.ss_size;
         state.alternate_flags = flags & ~ss_onstack;
+    }
+    if (frame.rip >= user_max)
+        refuse_return(frame);
+}
+
+void refuse_return(const arch::TrapFrame& frame) {
+    SignalState& state = *current_task().signals;
+    constexpr u32 page_fault = 14, general_protection = 13;
+    constexpr u64 present = 1, user = 4, fetch = 16;
+    constexpr unsigned unused_bits = 16; // of an address, which repeat the highest one that is used
+    const auto address = static_cast<i64>(frame.rip);
+    if (static_cast<i64>(frame.rip << unused_bits) >> unused_bits == address) {
+        state.last_trap = page_fault;
+        state.last_error = present | user | fetch;
+        state.last_address = frame.rip;
+        force_signal(SIGSEGV, SEGV_MAPERR, frame.rip);
+    } else {
+        state.last_trap = general_protection;
+        state.last_error = 0;
+        force_signal(SIGSEGV, SI_KERNEL, 0);
     }
 }
 

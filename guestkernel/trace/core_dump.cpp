@@ -124,7 +124,7 @@ void expand(NameBuilder& name, char letter, const SignalInfo& info) {
         return name.put(std::string_view(host, length));
     }
     case 'E': {
-        if (const Ref<File>& program = task.address_space->executable)
+        if (const Ref<File> program = task.address_space->program())
             if (auto path = path_name(program->path()))
                 name.put(path->view());
         return;

@@ -243,7 +243,7 @@ void affinity() {
 void children() {
     in_child([] {
         CHECK(setpriority(PRIO_PROCESS, 0, 7) == 0);
-        CHECK(set_deadline(0, 30 * ms, 100 * ms, 0) == 0);
+        set_deadline_soon(0, 30 * ms, 100 * ms);
         CHECK_FAILS(fork(), EAGAIN);
         pthread_t thread;
         CHECK(pthread_create(

@@ -1,5 +1,5 @@
 // stat(2), statx(2), chmod(2), chown(2), utimensat(2), access(2), faccessat2(2), sticky and set-id
-// bits, statfs(2), xattr(7).
+// bits, statfs(2), xattr(7), the protocols of sockets.
 #include <cstdint>
 #include <ctime>
 #include <grp.h>
@@ -8,8 +8,10 @@
 #include <utime.h>
 
 #include <linux/capability.h>
+#include <netinet/in.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -490,10 +492,58 @@ void namespaced_capabilities(const ScratchDirectory& dir) {
     CHECK(unlink(n) == 0);
 }
 
+// What strace(1) and lsof(8) tell sockets apart by.
+void socket_protocols() {
+    constexpr const char* attribute = "system.sockprotoname";
+    const struct {
+        int family, type;
+        std::string name;
+    } cases[] = {
+        {AF_INET, SOCK_STREAM, "TCP"},         {AF_INET6, SOCK_DGRAM, "UDPv6"},
+        {AF_UNIX, SOCK_STREAM, "UNIX-STREAM"}, {AF_UNIX, SOCK_SEQPACKET, "UNIX"},
+        {AF_NETLINK, SOCK_RAW, "NETLINK"},
+    };
+    for (const auto& [family, type, name] : cases) {
+        const int fd = socket(family, type, 0);
+        CHECK(fd >= 0);
+        char text[64] = {};
+        const auto length = static_cast<ssize_t>(name.size() + 1); // with its NUL
+        CHECK(fgetxattr(fd, attribute, nullptr, 0) == length);
+        CHECK_FAILS(fgetxattr(fd, attribute, text, name.size()), ERANGE);
+        const std::string path = "/proc/self/fd/" + std::to_string(fd);
+        CHECK(getxattr(path.c_str(), attribute, text, sizeof text) == length && text == name);
+        const auto listed = static_cast<ssize_t>(std::strlen(attribute) + 1);
+        CHECK(flistxattr(fd, text, sizeof text) == listed && text == std::string(attribute));
+        CHECK_FAILS(fsetxattr(fd, attribute, "x", 1, 0), EOPNOTSUPP);
+        CHECK_FAILS(fremovexattr(fd, attribute), EOPNOTSUPP);
+        CHECK_FAILS(fgetxattr(fd, "system.other", text, sizeof text), EOPNOTSUPP);
+        CHECK(close(fd) == 0);
+    }
+    // One that was accepted is of its listener's kind.
+    const int listener = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    auto* const place = reinterpret_cast<sockaddr*>(&address);
+    CHECK(bind(listener, place, length) == 0 && listen(listener, 1) == 0);
+    CHECK(getsockname(listener, place, &length) == 0 && connect(client, place, length) == 0);
+    const int accepted = accept(listener, nullptr, nullptr);
+    char text[8] = {};
+    CHECK(fgetxattr(accepted, attribute, text, sizeof text) == 4 && text == std::string("TCP"));
+    CHECK(close(accepted) == 0 && close(client) == 0 && close(listener) == 0);
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    CHECK_FAILS(fgetxattr(ends[0], attribute, text, sizeof text), EOPNOTSUPP);
+    CHECK(flistxattr(ends[0], text, sizeof text) == 0);
+    CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
+}
+
 } // namespace
 
 int main() {
     umask(022);
+    socket_protocols();
     on_each_file_system([](const ScratchDirectory& dir) {
         stats(dir);
         times(dir);

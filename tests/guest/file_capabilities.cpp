@@ -358,6 +358,13 @@ void killed(const ScratchDirectory& dir) {
     CHECK(takes([&] { CHECK(chown(n, user, user) == 0); }));
     CHECK(takes([&] { CHECK(fchown(fd, 0, -1) == 0); }));
     CHECK(takes([&] { CHECK(chown(n, -1, -1) == 0); }));
+    // Anybody's, too, that changes nothing.
+    CHECK(takes([&] {
+        in_child([&] {
+            CHECK(setresgid(user, user, user) == 0 && setresuid(user, user, user) == 0);
+            CHECK(chown(n, -1, -1) == 0);
+        });
+    }));
     CHECK(!takes([&] { CHECK(chmod(n, 0700) == 0); }));
     CHECK(!takes([&] { CHECK(rename(n, n) == 0 && utimensat(AT_FDCWD, n, nullptr, 0) == 0); }));
     close(fd);

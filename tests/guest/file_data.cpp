@@ -9,6 +9,7 @@
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -46,6 +47,68 @@ int fresh(const ScratchDirectory& dir, const char* name = "data") {
     const int fd = open(dir.path(name).c_str(), O_RDWR | O_CREAT | O_TRUNC, 0644);
     CHECK(fd >= 0);
     return fd;
+}
+
+// What is wrong is told in one order. Who asks by a transfer at an offset whether a file has
+// positions hears so, whatever else is wrong.
+void errors_of_transfers(const ScratchDirectory& dir) {
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    char byte = 0;
+    void* const wild = reinterpret_cast<void*>(-4096);
+    const iovec v = {&byte, 1};
+    const auto* const wild_vector = reinterpret_cast<const iovec*>(8);
+    CHECK_FAILS(syscall(SYS_pread64, ends[0], wild, 1, 0L), ESPIPE);
+    CHECK_FAILS(syscall(SYS_pread64, ends[1], &byte, 1, 0L), ESPIPE); // not even open for it
+    CHECK_FAILS(syscall(SYS_pread64, ends[0], &byte, 1, -1L), EINVAL);
+    CHECK_FAILS(syscall(SYS_pread64, 9999, &byte, 1, -1L), EINVAL);
+    CHECK_FAILS(syscall(SYS_pread64, 9999, &byte, 1, 0L), EBADF);
+    CHECK_FAILS(syscall(SYS_pwrite64, ends[0], &byte, 1, 0L), ESPIPE);
+    CHECK_FAILS(syscall(SYS_pwrite64, ends[1], &byte, 0, 0L), ESPIPE);
+    CHECK_FAILS(syscall(SYS_preadv, ends[1], wild_vector, 1, 0L, 0L), ESPIPE);
+    CHECK_FAILS(syscall(SYS_preadv, ends[0], &v, 5000, 0L, 0L), ESPIPE);
+    CHECK_FAILS(syscall(SYS_preadv, 9999, &v, 1, -1L, 0L), EINVAL);
+    CHECK_FAILS(syscall(SYS_pwritev, ends[0], &v, 1, 0L, 0L), ESPIPE);
+    CHECK_FAILS(syscall(SYS_preadv2, ends[0], &v, 1, 0L, 0L, 0x4000'0000), ESPIPE);
+    const int fd = fresh(dir);
+    CHECK(write(fd, "x", 1) == 1);
+    const int by_path = open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_PATH);
+    CHECK_FAILS(syscall(SYS_pread64, by_path, &byte, 1, 0L), EBADF);
+    CHECK_FAILS(syscall(SYS_pread64, by_path, &byte, 1, -1L), EINVAL);
+    CHECK_FAILS(syscall(SYS_pread64, fd, wild, 1, -1L), EINVAL);
+    CHECK_FAILS(syscall(SYS_preadv2, fd, wild_vector, 1, 0L, 0L, 0x4000'0000), EFAULT);
+    CHECK(syscall(SYS_preadv2, fd, &v, 0, 0L, 0L, 0x4000'0000) == 0);
+    CHECK_FAILS(syscall(SYS_preadv2, 9999, &v, 1, 0L, 0L, 0x4000'0000), EBADF);
+    for (const int used : {fd, by_path, ends[0], ends[1]})
+        close(used);
+}
+
+// FIOASYNC is refused by what sends no signals, where F_SETFL says nothing. FIBMAP.
+void file_ioctls(const ScratchDirectory& dir) {
+    const int fd = fresh(dir), event = eventfd(0, 0);
+    for (const int quiet : {fd, event}) {
+        int on = 1;
+        CHECK_FAILS(ioctl(quiet, FIOASYNC, &on), ENOTTY);
+        CHECK_FAILS(ioctl(quiet, FIOASYNC, 8), EFAULT);
+        CHECK(fcntl(quiet, F_SETFL, O_ASYNC | O_NONBLOCK) == 0);
+        CHECK((fcntl(quiet, F_GETFL) & (O_ASYNC | O_NONBLOCK)) == O_NONBLOCK);
+        on = 0;
+        CHECK(ioctl(quiet, FIOASYNC, &on) == 0);
+    }
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    int on = 1;
+    CHECK(ioctl(ends[0], FIOASYNC, &on) == 0 && (fcntl(ends[0], F_GETFL) & O_ASYNC) != 0);
+    on = 0;
+    CHECK(ioctl(ends[0], FIOASYNC, &on) == 0 && (fcntl(ends[0], F_GETFL) & O_ASYNC) == 0);
+    int block = 0;
+    CHECK_FAILS(ioctl(ends[0], FIBMAP, &block), ENOTTY);
+    const int memory = memfd_create("blocks", 0); // whose file system has none
+    const bool may = ioctl(memory, FIBMAP, 8) == -1 && errno == EFAULT;
+    CHECK(may || errno == EPERM);
+    CHECK_FAILS(ioctl(memory, FIBMAP, &block), may ? EINVAL : EPERM);
+    for (const int used : {fd, event, memory, ends[0], ends[1]})
+        close(used);
 }
 
 void transfer(const ScratchDirectory& dir) {
@@ -266,6 +329,13 @@ void copies(const ScratchDirectory& dir) {
     CHECK_FAILS(copy_file_range(dir.fd(), nullptr, out, nullptr, 100, 0), EISDIR);
     from = 100, to = 150;
     CHECK_FAILS(copy_file_range(in, &from, in, &to, 100, 0), EINVAL); // overlapping
+    // ... which it is as far as the file goes, whatever the count says.
+    const int tail = memfd_create("tail", MFD_CLOEXEC);
+    CHECK(write(tail, "0123456789", 10) == 10);
+    off_t near = 0, behind = 100;
+    CHECK(copy_file_range(tail, &near, tail, &behind, 4096, 0) == 10);
+    CHECK(near == 10 && behind == 110);
+    close(tail);
     to = 1'000;
     CHECK(copy_file_range(in, &from, in, &to, 100, 0) == 100);
     CHECK(part(in, 1'000, 100) == data.substr(100, 100));
@@ -448,6 +518,8 @@ void questions(const ScratchDirectory& dir) {
 int main() {
     umask(022);
     on_each_file_system([](const ScratchDirectory& dir) {
+        errors_of_transfers(dir);
+        file_ioctls(dir);
         transfer(dir);
         truncation(dir);
         allocation(dir);

@@ -350,6 +350,13 @@ void special(const ScratchDirectory& dir) {
     CHECK_FAILS(dup2(77, 78), EBADF);
     CHECK(dup3(fd, 100, O_CLOEXEC) == 100 && fcntl(100, F_GETFD) == FD_CLOEXEC);
     CHECK(fcntl(fd, F_DUPFD, 90) == 90 && fcntl(fd, F_DUPFD_CLOEXEC, 90) == 91);
+    // An int: what stands above it in the register is not the program's.
+    constexpr long rubbish = 1L << 32;
+    CHECK(syscall(SYS_fcntl, fd, F_DUPFD, rubbish | 90) == 92 && close(92) == 0);
+    CHECK(syscall(SYS_fcntl, fd, F_SETSIG, rubbish | SIGUSR1) == 0);
+    CHECK(fcntl(fd, F_GETSIG) == SIGUSR1 && fcntl(fd, F_SETSIG, 0) == 0);
+    char target[8] = {};
+    CHECK(syscall(SYS_readlink, "/proc/self/exe", target, rubbish | 1) == 1 && target[1] == 0);
     CHECK(fcntl(91, F_GETFD) == FD_CLOEXEC && fcntl(90, F_GETFD) == 0);
     CHECK(syscall(SYS_close_range, 90, 100, 4 /* CLOSE_RANGE_CLOEXEC */) == 0);
     CHECK(fcntl(90, F_GETFD) == FD_CLOEXEC);

@@ -14,9 +14,11 @@
 #include <linux/io_uring.h>
 #include <linux/landlock.h>
 #include <linux/stat.h>
+#include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -845,6 +847,55 @@ void buffer_rings() {
     CHECK_FAILS(ring.registers(IORING_REGISTER_PBUF_RING, &wanted, 1), EFAULT);
 }
 
+// A request that ends without data keeps the buffer that it chose, or gives back its own: never one
+// that another request has got meanwhile.
+void buffer_ring_is_shared() {
+    Ring ring(4);
+    constexpr size_t page = 4096;
+    void* place = mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(place != MAP_FAILED);
+    static char bytes[4][16];
+    auto* buffers = static_cast<io_uring_buf*>(place);
+    for (unsigned i = 0; i < 4; i++) {
+        buffers[i].addr = address(bytes[i]);
+        buffers[i].len = sizeof bytes[i];
+        buffers[i].bid = static_cast<uint16_t>(i);
+    }
+    __atomic_store_n(&buffers[0].resv, uint16_t{4}, __ATOMIC_RELEASE); // the tail
+    io_uring_buf_reg wanted{};
+    wanted.ring_addr = address(place);
+    wanted.ring_entries = 4;
+    CHECK(ring.registers(IORING_REGISTER_PBUF_RING, &wanted, 1) == 0);
+    int empty[2], full[2];
+    CHECK(pipe(empty) == 0 && pipe(full) == 0);
+    const auto take = [&](int from, uint64_t name, unsigned flags) {
+        io_uring_sqe& entry = ring.add(IORING_OP_READ, from, name);
+        entry.off = ~uint64_t{0};
+        entry.len = 4;
+        entry.flags = static_cast<uint8_t>(IOSQE_BUFFER_SELECT | flags);
+        CHECK(ring.enter(1, 0) == 1);
+    };
+    const auto taken = [&](uint64_t name) {
+        const io_uring_cqe done = ring.wait();
+        CHECK(done.user_data == name && done.res == 4);
+        CHECK((done.flags & IORING_CQE_F_BUFFER) != 0);
+        return done.flags >> IORING_CQE_BUFFER_SHIFT;
+    };
+    take(empty[0], 1, IOSQE_ASYNC);
+    usleep(50'000); // it has begun, elsewhere
+    CHECK(write(full[1], "full", 4) == 4);
+    take(full[0], 2, 0);
+    const unsigned first = taken(2);
+    CHECK(close(empty[1]) == 0); // the end of file
+    const io_uring_cqe end = ring.wait();
+    CHECK(end.user_data == 1 && end.res == 0);
+    CHECK(write(full[1], "more", 4) == 4);
+    take(full[0], 3, 0);
+    CHECK(taken(3) != first && memcmp(bytes[first], "full", 4) == 0);
+    for (const int fd : {empty[0], full[0], full[1]})
+        close(fd);
+}
+
 void overflow() {
     Ring ring(4); // eight completions
     for (int round = 0; round < 5; round++) {
@@ -885,6 +936,34 @@ void kernel_thread() {
             close(ends[1]);
         }
     }
+}
+
+// However much the program says there is to submit, and that none of it is worth anything: the
+// kernel's thread leaves its CPU to others.
+void kernel_thread_is_fed_nonsense() {
+    cpu_set_t before, one;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &before))
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    {
+        io_uring_params parameters{};
+        parameters.flags = IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF;
+        parameters.sq_thread_cpu = static_cast<unsigned>(cpu);
+        parameters.sq_thread_idle = 20;
+        Ring ring(8, parameters);
+        for (unsigned i = 0; i < 8; i++)
+            ring.sq(ring.parameters.sq_off.array)[i] = 0x1000'0000; // dropped, one at a time
+        __atomic_store_n(ring.sq(ring.parameters.sq_off.tail), 0xffff'fff0, __ATOMIC_RELEASE);
+        CHECK(ring.enter(1, 0, IORING_ENTER_SQ_WAKEUP) >= 0);
+        for (int i = 0; i < 10; i++)
+            usleep(2000);
+        CHECK(__atomic_load_n(ring.sq(ring.parameters.sq_off.dropped), __ATOMIC_ACQUIRE) != 0);
+    }
+    CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
 }
 
 // A process ends, or runs another program, with requests that wait.
@@ -928,6 +1007,45 @@ void ends() {
         close(pipes[0]);
         close(pipes[1]);
     }
+}
+
+// Nor does it stay when a thread of the kernel's waits for what the process itself was to bring:
+// all that it had open is closed.
+void ends_in_a_fault() {
+    if (geteuid() != 0)
+        return; // the kernel's faults are nobody else's to serve
+    int pipes[2];
+    CHECK(pipe(pipes) == 0);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        constexpr size_t page = 4096;
+        void* missing =
+            mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(missing != MAP_FAILED);
+        const int faults = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+        uffdio_api api{UFFD_API, 0, 0};
+        if (faults < 0 || ioctl(faults, UFFDIO_API, &api) != 0)
+            _exit(0);
+        uffdio_register wanted{{address(missing), page}, UFFDIO_REGISTER_MODE_MISSING, 0};
+        CHECK(ioctl(faults, UFFDIO_REGISTER, &wanted) == 0);
+        auto* ring = new Ring(4);
+        io_uring_sqe& entry = ring->add(IORING_OP_WRITE, pipes[1], 1);
+        entry.addr = address(missing);
+        entry.len = 1;
+        entry.off = ~uint64_t{0};
+        entry.flags = IOSQE_ASYNC;
+        CHECK(ring->enter(1, 0) == 1);
+        pollfd fault{faults, POLLIN, 0};
+        CHECK(poll(&fault, 1, 20'000) == 1); // it has begun
+        _exit(0);
+    }
+    close(pipes[1]);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    pollfd closed{pipes[0], POLLIN, 0};
+    CHECK(poll(&closed, 1, 10'000) == 1 && closed.revents == POLLHUP);
+    close(pipes[0]);
 }
 
 // A ring that is closed with requests which have not begun is gone as a whole: nothing of it counts
@@ -1032,6 +1150,28 @@ void itself() {
     }
 }
 
+// By the eventfd that it signals: that is told of once, since each telling would make the next.
+void itself_by_eventfd() {
+    Ring ring(8);
+    const int event = eventfd(0, EFD_NONBLOCK);
+    CHECK(event >= 0);
+    CHECK(ring.registers(IORING_REGISTER_EVENTFD, &event, 1) == 0);
+    io_uring_sqe& poll = ring.add(IORING_OP_POLL_ADD, event, 1);
+    poll.poll32_events = POLLIN;
+    poll.len = IORING_POLL_ADD_MULTI;
+    ring.add(IORING_OP_NOP, -1, 2);
+    CHECK(ring.enter(2, 1) == 2);
+    unsigned told = 0;
+    for (bool more = true; more;) {
+        const io_uring_cqe done = ring.wait();
+        if (done.user_data == 2)
+            continue;
+        CHECK(done.user_data == 1 && done.res == POLLIN && ++told < 8);
+        more = (done.flags & IORING_CQE_F_MORE) != 0;
+    }
+    close(event);
+}
+
 // The result of opening a file by another thread of the kernel's.
 int open_elsewhere(Ring& ring, const char* path) {
     io_uring_sqe& entry = ring.add(IORING_OP_OPENAT, AT_FDCWD, 9);
@@ -1109,13 +1249,17 @@ int main() {
     paths();
     registered();
     buffer_rings();
+    buffer_ring_is_shared();
     overflow();
     kernel_thread();
+    kernel_thread_is_fed_nonsense();
     ends();
+    ends_in_a_fault();
     unbegun_ends();
     threads();
     single_issuer();
     itself();
+    itself_by_eventfd();
     rights();
     return 0;
 }

@@ -167,7 +167,20 @@ void change_by_pick() {
     CHECK(fsconfig(context, FSCONFIG_SET_FLAG, "ro", nullptr, 0) == 0);
     CHECK(fsconfig(context, FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0) == 0);
     CHECK_FAILS(mkdir("a/x", 0755), EROFS);
+    CHECK(fsconfig(context, FSCONFIG_SET_FLAG, "rw", nullptr, 0) == 0);
+    CHECK(fsconfig(context, FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0) == 0);
+    CHECK(mkdir("a/x", 0755) == 0);
     close(context);
+    // What a mount has for itself is not the file system's, which another one shows too.
+    CHECK(mount("a", "b", nullptr, MS_BIND, nullptr) == 0);
+    CHECK(mount("none", "b", nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID, nullptr) == 0);
+    const int bound = fspick(AT_FDCWD, "b", 0);
+    CHECK(fsconfig(bound, FSCONFIG_SET_STRING, "size", "64k", 0) == 0);
+    CHECK(fsconfig(bound, FSCONFIG_CMD_RECONFIGURE, nullptr, nullptr, 0) == 0);
+    close(bound);
+    CHECK(mkdir("a/y", 0755) == 0);
+    CHECK_FAILS(mkdir("b/z", 0755), EROFS);
+    CHECK((flags_of("b") & ST_NOSUID) != 0);
 }
 
 void trees() {
@@ -315,6 +328,30 @@ void unmounted_meanwhile() {
     CHECK(mount("none", "c", "tmpfs", 0, nullptr) == 0 && umount2("c", 0) == 0);
 }
 
+// The same of a tree in which a locked mount stays where it is, to hide what is below it.
+void copied_meanwhile() {
+    CHECK(mount("none", "a", "tmpfs", 0, nullptr) == 0);
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0)
+        return; // user namespaces are off
+    Beside remover([](int) { CHECK(umount2("b", umount_detach) == 0); });
+    for (int round = 0; round < 60; round++) {
+        CHECK(mount(".", "b", nullptr, MS_BIND | MS_REC, nullptr) == 0);
+        const int tree = open("b", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        CHECK(tree >= 0);
+        remover.give(0);
+        mount_attr wanted{};
+        wanted.attr_set = MOUNT_ATTR_NOSUID;
+        CHECK(mount_setattr(tree, "", AT_EMPTY_PATH | recursive, &wanted, sizeof wanted) == 0 ||
+              errno == EINVAL);
+        const int copy = open_tree(tree, "", OPEN_TREE_CLONE | recursive | AT_EMPTY_PATH);
+        CHECK(copy >= 0 || errno == EINVAL);
+        if (copy >= 0)
+            close(copy);
+        remover.wait();
+        close(tree);
+    }
+}
+
 void without_rights() {
     CHECK(setresuid(1000, 1000, 1000) == 0);
     CHECK_FAILS(fsopen("tmpfs", 0), EPERM);
@@ -340,6 +377,7 @@ int main() {
     in_child(attributes);
     in_child(closed_meanwhile);
     in_child(unmounted_meanwhile);
+    in_child(copied_meanwhile);
     in_child(without_rights);
     return 0;
 }

@@ -8,6 +8,7 @@
 
 #include <linux/magic.h>
 #include <sys/fsuid.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -393,6 +394,47 @@ void less_privileged() {
     });
 }
 
+// Only who rules the processes, the network, ... of a namespace mounts what shows them.
+void namespaces_of_others() {
+    in_child([] {
+        begin();
+        if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0)
+            return; // user namespaces are off
+        for (const char* type : {"proc", "sysfs", "mqueue", "cgroup2"})
+            CHECK_FAILS(mount("none", "a", type, 0, nullptr), EPERM);
+        CHECK(unshare(CLONE_NEWIPC | CLONE_NEWCGROUP) == 0);
+        for (const char* type : {"mqueue", "cgroup2"})
+            CHECK(mount("none", "a", type, 0, nullptr) == 0 && umount("a") == 0);
+    });
+}
+
+// Where all that there is of /proc is read-only, so is a new one, and stays it.
+void no_more_than_before() {
+    const auto in_new_namespaces = [](bool read_only, void (*look)()) {
+        in_child([=] {
+            begin();
+            const unsigned long flags =
+                MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY;
+            CHECK(!read_only || mount("none", "/proc", nullptr, flags, nullptr) == 0);
+            if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID) == 0)
+                in_child(look);
+        });
+    };
+    static bool* const visible = static_cast<bool*>(
+        mmap(nullptr, sizeof(bool), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    in_new_namespaces(false, [] { *visible = mount("none", "a", "proc", 0, nullptr) == 0; });
+    if (!*visible)
+        return; // user namespaces are off, or something lies over parts of /proc
+    in_new_namespaces(true, [] {
+        CHECK_FAILS(mount("none", "a", "proc", 0, nullptr), EPERM);
+        CHECK_FAILS(mount("none", "a", "proc", MS_RDONLY | MS_NOATIME, nullptr), EPERM);
+        CHECK(mount("none", "a", "proc", MS_RDONLY, nullptr) == 0);
+        CHECK_FAILS(mount("none", "a", nullptr, MS_REMOUNT | MS_BIND, nullptr), EPERM);
+        CHECK(mount("none", "a", nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOEXEC, nullptr) ==
+              0);
+    });
+}
+
 // What a locked mount hides stays hidden from who stands in an unmounted tree.
 void stays_covered() {
     in_child([] {
@@ -552,6 +594,8 @@ int main() {
     unbindable();
     roots();
     less_privileged();
+    namespaces_of_others();
+    no_more_than_before();
     stays_covered();
     owned_by_the_mounter();
     shared_file_systems();

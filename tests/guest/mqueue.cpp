@@ -15,6 +15,7 @@
 
 #include <linux/futex.h>
 #include <linux/netlink.h>
+#include <sys/epoll.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -152,6 +153,11 @@ void polling() {
     CHECK(poll(&watch, 1, 0) == 1 && watch.revents == POLLOUT);
     CHECK(mq_send(queue, "m", 1, 0) == 0);
     CHECK(poll(&watch, 1, 0) == 1 && watch.revents == POLLIN);
+    const int epoll = epoll_create1(0);
+    epoll_event event{EPOLLIN, {}};
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, queue, &event) == 0);
+    CHECK(epoll_wait(epoll, &event, 1, 0) == 1 && event.events == EPOLLIN);
+    close(epoll);
     char text[8];
     const pid_t child = fork();
     if (child == 0) {

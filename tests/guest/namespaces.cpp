@@ -629,6 +629,34 @@ void last_pids() {
     });
 }
 
+// Who restores processes from files says which number the next one gets.
+void chosen_pids() {
+    static constexpr char counter[] = "/proc/sys/kernel/ns_last_pid";
+    if (access(counter, W_OK) != 0)
+        return;
+    in_child([] {
+        CHECK(unshare(CLONE_NEWPID) == 0);
+        const pid_t init = fork();
+        CHECK(init >= 0);
+        if (init == 0) {
+            const int fd = open(counter, O_WRONLY);
+            CHECK(fd >= 0 && write(fd, "1000\n", 5) == 5 && last_pid_in(counter) == 1000);
+            for (pid_t next = 1001; next <= 1002; next++) {
+                const pid_t child = fork();
+                if (child == 0)
+                    _exit(getpid() == next ? 0 : 1);
+                CHECK(child == next && exit_of(child) == 0);
+            }
+            for (const char* bad : {"-1", "4194305", "99999999999", "x"})
+                CHECK_FAILS(pwrite(fd, bad, std::strlen(bad), 0), EINVAL);
+            CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+            CHECK_FAILS(pwrite(fd, "2000", 4, 0), EPERM); // however it was opened
+            _exit(last_pid_in(counter) == 1002 ? 0 : 1);
+        }
+        CHECK(exit_of(init) == 0);
+    });
+}
+
 void pid_kill_from_above() {
     in_child([] {
         clone_args args{};
@@ -916,6 +944,7 @@ int main() {
     pids();
     pids_after_failure();
     last_pids();
+    chosen_pids();
     pid_kill_from_above();
     pid_views();
     nested_pids();

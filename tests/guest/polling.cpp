@@ -6,6 +6,7 @@
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <set>
 #include <string>
 #include <thread>
@@ -15,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/signalfd.h>
@@ -198,6 +200,14 @@ void epolls() {
     const int root = open("/", O_RDONLY);
     CHECK_FAILS(control(epoll, EPOLL_CTL_ADD, root, EPOLLIN), EPERM);
     close(root);
+    // Regular files of /proc that tell of something can be waited for, those on disk cannot.
+    const int mounts = open("/proc/self/mountinfo", O_RDONLY),
+              status = open("/proc/self/status", O_RDONLY);
+    CHECK_FAILS(control(epoll, EPOLL_CTL_ADD, status, EPOLLIN), EPERM);
+    CHECK(control(epoll, EPOLL_CTL_ADD, mounts, EPOLLIN) == 0 && ready(epoll) == EPOLLIN);
+    CHECK(control(epoll, EPOLL_CTL_DEL, mounts, 0) == 0);
+    close(mounts);
+    close(status);
     CHECK_FAILS(epoll_ctl(epoll, EPOLL_CTL_ADD, p[1], nullptr), EFAULT);
     epoll_event events[4];
     CHECK_FAILS(epoll_wait(epoll, events, 0, 0), EINVAL);
@@ -254,6 +264,22 @@ void epolls() {
     for (const int fd : e)
         close(fd);
     close(epoll);
+}
+
+// As those do that keep up with what is mounted.
+void mounts_by_epoll() {
+    if (geteuid() != 0)
+        return;
+    in_child([] {
+        CHECK(unshare(CLONE_NEWNS) == 0);
+        CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+        const int mounts = open("/proc/self/mountinfo", O_RDONLY), epoll = make_epoll();
+        CHECK(control(epoll, EPOLL_CTL_ADD, mounts, EPOLLPRI) == 0 && ready(epoll) == 0);
+        CHECK(mount("none", "/tmp", "tmpfs", 0, nullptr) == 0);
+        CHECK((ready(epoll) & EPOLLPRI) != 0 && ready(epoll) == 0);
+        CHECK(umount2("/tmp", MNT_DETACH) == 0);
+        CHECK((ready(epoll) & EPOLLPRI) != 0);
+    });
 }
 
 void nesting() {
@@ -563,6 +589,7 @@ int main() {
     masks_of_signals();
     selects();
     epolls();
+    mounts_by_epoll();
     nesting();
     shapes();
     crowds();

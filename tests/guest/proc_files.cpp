@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
@@ -142,8 +143,75 @@ void ipc_limits() {
         CHECK(semop(set, three, 2) == 0);
         const int bad = open((directory + "shmmax").c_str(), O_WRONLY);
         CHECK_FAILS(write(bad, "words", 5), EINVAL);
+        for (const char* count : {"shmmni", "msgmni"}) {
+            make_file(directory + count, "32768\n");
+            CHECK(contents_of(directory + count) == "32768\n");
+            const int most = open((directory + count).c_str(), O_WRONLY);
+            CHECK_FAILS(write(most, "32769", 5), EINVAL);
+            CHECK(close(most) == 0);
+        }
+        make_file(directory + "sem", "250 32000 32 32768\n");
+        CHECK(contents_of(directory + "sem") == "250\t32000\t32\t32768\n");
     });
     CHECK(contents_of("/proc/sys/kernel/msgmax") != "10\n");
+}
+
+// The next object of a kind gets the number that was asked for, or the next free place. Kernels
+// that restore nothing lack it.
+void chosen_ipc_numbers() {
+    if (access("/proc/sys/kernel/shm_next_id", F_OK) != 0)
+        return;
+    in_child([] {
+        CHECK(unshare(CLONE_NEWIPC) == 0);
+        const std::string directory = "/proc/sys/kernel/";
+        const std::string segments = directory + "shm_next_id";
+        const auto next = [] { return shmget(IPC_PRIVATE, 4096, 0600); };
+        CHECK(contents_of(segments) == "-1\n");
+        make_file(segments, "65541\n");
+        CHECK(contents_of(segments) == "65541\n");
+        CHECK_FAILS(shmget(IPC_PRIVATE, 0, 0600), EINVAL); // does not use it up
+        CHECK(next() == 65541 && contents_of(segments) == "-1\n");
+        CHECK(next() == 0);
+        make_file(segments, "65541");
+        CHECK(next() == 65542);
+        make_file(segments, "2147483647");
+        CHECK(next() == 2147483647);
+        shmid_ds status = {};
+        CHECK(shmctl(2147483647, IPC_STAT, &status) == 0);
+        CHECK(shmctl(65541, IPC_RMID, nullptr) == 0);
+        CHECK_FAILS(shmctl(65541, IPC_STAT, &status), EINVAL);
+        make_file(directory + "msg_next_id", "100000");
+        CHECK(msgget(IPC_PRIVATE, 0600) == 100000);
+        make_file(directory + "sem_next_id", "100000");
+        CHECK(semget(IPC_PRIVATE, 1, 0600) == 100000);
+        const int fd = open(segments.c_str(), O_WRONLY);
+        for (const char* bad : {"-1", "2147483648", "x"})
+            CHECK_FAILS(pwrite(fd, bad, std::strlen(bad), 0), EINVAL);
+        CHECK(setresuid(1000, 1000, 1000) == 0);
+        CHECK_FAILS(open(segments.c_str(), O_WRONLY), EACCES);
+    });
+}
+
+// slabtop(1) and vmstat -m read it.
+void slabs() {
+    const auto all = lines(contents_of("/proc/slabinfo"));
+    CHECK(all.size() > 4 && all[0] == "slabinfo - version: 2.1" && all[1].substr(0, 6) == "# name");
+    unsigned long used = 0;
+    for (size_t i = 2; i < all.size(); i++) {
+        char name[64];
+        unsigned long active, objects, size, per_slab, pages, active_slabs, slab_count;
+        CHECK(sscanf(all[i].c_str(),
+                     "%63s %lu %lu %lu %lu %lu : tunables %*u %*u %*u : slabdata %lu %lu %*u", name,
+                     &active, &objects, &size, &per_slab, &pages, &active_slabs, &slab_count) == 8);
+        CHECK(active <= objects && size > 0 && per_slab > 0 && pages > 0);
+        CHECK(active_slabs <= slab_count);
+        used += active;
+    }
+    CHECK(used > 0);
+    in_child([] {
+        CHECK(setresuid(1000, 1000, 1000) == 0);
+        CHECK_FAILS(open("/proc/slabinfo", O_RDONLY), EACCES);
+    });
 }
 
 void keys() {
@@ -395,6 +463,26 @@ void mount_options(const ScratchDirectory& dir) {
     CHECK(rmdir(place.c_str()) == 0);
 }
 
+// Where its arguments are is for a program to say; whoever reads them need not read them all.
+void far_arguments() {
+    constexpr size_t size = size_t{1} << 40;
+    void* const far =
+        mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (far == MAP_FAILED)
+        return; // so much address space is not to be had
+    const auto start = reinterpret_cast<unsigned long>(far);
+    in_child([=] {
+        if (prctl(PR_SET_MM, PR_SET_MM_ARG_START, start, 0, 0) != 0 ||
+            prctl(PR_SET_MM, PR_SET_MM_ARG_END, start + size, 0, 0) != 0)
+            return; // needs CAP_SYS_RESOURCE
+        const int file = open("/proc/self/cmdline", O_RDONLY);
+        char text[4096];
+        CHECK(read(file, text, sizeof text) == sizeof text);
+        close(file);
+    });
+    CHECK(munmap(far, size) == 0);
+}
+
 } // namespace
 
 int main() {
@@ -402,10 +490,13 @@ int main() {
     const ScratchDirectory dir("/dev/shm");
     ipc_tables();
     ipc_limits();
+    chosen_ipc_numbers();
+    slabs();
     keys();
     descriptors(dir);
     machine_files();
     posix_timers();
     memory_badness();
+    far_arguments();
     mount_options(dir);
 }

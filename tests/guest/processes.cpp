@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 
 #include "tests/guest/process_support.hpp"
@@ -546,6 +547,11 @@ int called(int argc, char** argv) {
         const auto* const name = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
         return std::string(name) == argv[2] ? 44 : 1;
     }
+    if (word == "called") { // what /proc/PID/comm shows
+        char name[16] = {};
+        prctl(PR_GET_NAME, name);
+        return std::string(name) == argv[2] ? 46 : 1;
+    }
     if (word == "script") // by the name that its interpreter is given
         return std::string(argv[2]) == argv[3] && access(argv[2], R_OK) == 0 ? 45 : 1;
     if (word == "child") { // the other program's, which it had ask for SIGUSR1
@@ -581,6 +587,15 @@ void write_file(const std::string& name, const std::string& text, mode_t mode) {
     close(fd);
 }
 
+// Of Linux those since 6.14; before, it was the descriptor's number.
+bool names_tasks_by_file() {
+    utsname names = {};
+    CHECK(uname(&names) == 0);
+    int major = 0, minor = 0;
+    CHECK(sscanf(names.release, "%d.%d", &major, &minor) == 2);
+    return major > 6 || (major == 6 && minor >= 14) || strstr(names.release, "joey") != nullptr;
+}
+
 void execs() {
     setenv("JOEY_TEST", "yes", 1);
     run({"x", "arguments", "two", ""}, 40);
@@ -608,7 +623,6 @@ void execs() {
         CHECK(write(memory, block, static_cast<size_t>(got)) == got);
     close(original);
     run({"x", "arguments", "two", ""}, 40, AT_EMPTY_PATH, memory, "");
-    close(memory);
     // What they are called then: a script must be there under its name for its interpreter.
     const std::string script = directory + "/script";
     write_file(script, "#!" + self + " script\n", 0700);
@@ -620,6 +634,16 @@ void execs() {
     run({"x", name_of(place) + "/script"}, 45, 0, place, "script");
     run({"x", script}, 45, 0, place, script.c_str());
     run({"x", "shown", name_of(program)}, 44, AT_EMPTY_PATH, program, "");
+    // The task itself is called by its path's last part, or by what the descriptor stands for.
+    const auto task_name = [](const std::string& path) {
+        return path.substr(path.rfind('/') + 1).substr(0, 15);
+    };
+    run({"x", "called", "link"}, 46, 0, place, "./link");
+    if (names_tasks_by_file()) {
+        run({"x", "called", task_name(self)}, 46, AT_EMPTY_PATH, program, "");
+        run({"x", "called", "memfd:program"}, 46, AT_EMPTY_PATH, memory, "");
+    }
+    close(memory);
     for (const int fd : {kept, place})
         CHECK(fcntl(fd, F_SETFD, FD_CLOEXEC) == 0);
     run({"x", name_of(kept)}, ENOENT, AT_EMPTY_PATH, kept, "");

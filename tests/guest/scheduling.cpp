@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
@@ -492,6 +493,39 @@ void system_information() {
     CHECK(std::memcmp(bytes, again, sizeof again) != 0);
 }
 
+// A timer on the CPU that a long call keeps busy comes in the middle of that call, and its signal
+// ends it.
+void long_calls() {
+    cpu_set_t before, one;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &before))
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    struct sigaction action = {};
+    action.sa_handler = [](int) {};
+    CHECK(sigaction(SIGALRM, &action, nullptr) == 0);
+    constexpr size_t piece = 1 << 20, pieces = 1024;
+    void* place = mmap(nullptr, piece, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(place != MAP_FAILED);
+    const std::vector<iovec> all(pieces, iovec{place, piece});
+    const int zeros = open("/dev/zero", O_RDONLY);
+    bool cut_short = false;
+    for (int tries = 0; tries < 5 && !cut_short; tries++) { // it may come before the call has begun
+        const itimerval soon = {{0, 0}, {0, 10'000}};
+        CHECK(setitimer(ITIMER_REAL, &soon, nullptr) == 0);
+        const ssize_t got = readv(zeros, all.data(), pieces);
+        cut_short = got > 0 && got < static_cast<ssize_t>(piece * pieces);
+    }
+    CHECK(cut_short);
+    close(zeros);
+    munmap(place, piece);
+    signal(SIGALRM, SIG_DFL);
+    CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -507,5 +541,6 @@ int main(int argc, char** argv) {
     limits();
     system_information();
     cpu_limit();
+    long_calls();
     return 0;
 }

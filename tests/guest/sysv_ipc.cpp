@@ -72,6 +72,35 @@ void semaphores() {
     CHECK_FAILS(semop(id, &take, 1), EINVAL);
 }
 
+// A process may not do more with SEM_UNDO than its end can take back.
+void too_much_to_undo() {
+    const int id = semget(IPC_PRIVATE, 1, IPC_CREAT | 0600);
+    CHECK(id >= 0);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        const auto change = [&](short by, short flags) {
+            sembuf one{0, by, flags};
+            return semop(id, &one, 1);
+        };
+        CHECK(change(32767, SEM_UNDO) == 0 && change(-32767, 0) == 0);
+        CHECK(change(1, SEM_UNDO) == 0 && change(-1, 0) == 0);
+        CHECK_FAILS(change(1, SEM_UNDO), ERANGE);
+        CHECK(semctl(id, 0, GETVAL) == 0);
+        // Neither does a part of what fails.
+        sembuf both[2] = {{0, 2, 0}, {0, 1, SEM_UNDO}};
+        CHECK_FAILS(semop(id, both, 2), ERANGE);
+        sembuf back[2] = {{0, 5, 0}, {0, -3, SEM_UNDO}};
+        CHECK(semop(id, back, 2) == 0 && semctl(id, 0, GETVAL) == 2);
+        CHECK(change(3, SEM_UNDO) == 0);
+        CHECK_FAILS(change(1, SEM_UNDO), ERANGE);
+        _exit(0);
+    }
+    reap(child);
+    CHECK(semctl(id, 0, GETVAL) == 0);
+    CHECK(semctl(id, 0, IPC_RMID) == 0);
+}
+
 struct Text {
     long type;
     char text[64];
@@ -276,6 +305,7 @@ void page_of_another() {
 
 int main() {
     semaphores();
+    too_much_to_undo();
     messages();
     memory();
     tables();

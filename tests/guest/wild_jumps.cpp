@@ -105,6 +105,34 @@ void handlers(const std::vector<std::uint64_t>& places) {
                   }) == SIGSEGV);
         }
     }
+    // The fault is at the place itself, with the registers of the frame.
+    for (const std::uint64_t place : places) {
+        wanted = place;
+        CHECK(status_of([] {
+                  struct sigaction action {};
+                  action.sa_flags = SA_SIGINFO;
+                  action.sa_sigaction = [](int, siginfo_t*, void* context) {
+                      auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+                      registers[REG_RIP] = static_cast<greg_t>(wanted);
+                      registers[REG_RAX] = 0x1234;
+                  };
+                  sigaction(SIGUSR1, &action, nullptr);
+                  action.sa_sigaction = [](int, siginfo_t* info, void* context) {
+                      const auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+                      const auto at = reinterpret_cast<std::uint64_t>(info->si_addr);
+                      const bool mapped = canonical(wanted);
+                      const int code = mapped ? int{SEGV_MAPERR} : int{SI_KERNEL};
+                      if (registers[REG_RIP] != static_cast<greg_t>(wanted) ||
+                          registers[REG_RAX] != 0x1234 || info->si_code != code ||
+                          at != (mapped ? wanted : 0) ||
+                          registers[REG_TRAPNO] != (mapped ? 14 : 13))
+                          _exit(1);
+                      _exit(0);
+                  };
+                  sigaction(SIGSEGV, &action, nullptr);
+                  raise(SIGUSR1);
+              }) == 0);
+    }
     // All flags that there are, in the frame: those of the kernel do not change, and IRETQ takes
     // the others.
     CHECK(WIFEXITED(status_of([] {

@@ -295,6 +295,9 @@ bool compare_exchange_user(u64 address, u32 expected, u32 desired, u32& found) {
 usize fpu_state_size() {
     return 512;
 }
+u64 fpu_features() {
+    return 3; // x87 and SSE
+}
 void init_fpu_state(void* area) {
     std::memset(area, 0, fpu_state_size());
 }

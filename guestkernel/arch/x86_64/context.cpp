@@ -67,6 +67,10 @@ usize fpu_state_size() {
     return fpu_size;
 }
 
+u64 fpu_features() {
+    return fpu_mask;
+}
+
 void init_fpu_state(void* area) {
     auto* bytes = static_cast<u8*>(area);
     for (usize i = 0; i < fpu_size; i++)

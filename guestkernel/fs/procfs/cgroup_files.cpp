@@ -75,6 +75,7 @@ public:
         return length;
     }
     Result<void> truncate(u64) override { return {}; }
+    bool can_wait() const override { return true; }
     u32 poll(PollTable* table) override {
         return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM | poll_pressure_trigger(trigger_, table);
     }

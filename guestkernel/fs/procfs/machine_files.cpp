@@ -4,6 +4,7 @@
 #include "guestkernel/fs/procfs/subject.hpp"
 #include "guestkernel/ipc/unix_socket.hpp"
 #include "guestkernel/mm/frame.hpp"
+#include "guestkernel/mm/heap.hpp"
 
 namespace kernel::procfs {
 
@@ -38,6 +39,25 @@ Result<void> show_buddyinfo(TextBuilder& out, const TableContext&) {
         out.append(" ");
     }
     out.append("\n");
+    return {};
+}
+
+// slabinfo(5): the kernel's small objects, by size.
+Result<void> show_slabinfo(TextBuilder& out, const TableContext&) {
+    out.append("slabinfo - version: 2.1\n# name            <active_objs> <num_objs> <objsize> "
+               "<objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> : "
+               "slabdata <active_slabs> <num_slabs> <sharedavail>\n");
+    SlabUsage usage = {};
+    for (unsigned i = 0; slab_usage(i, usage); i++) {
+        out.print("kmalloc-{} ", usage.object_bytes);
+        out.number(usage.objects, 10);
+        for (const u64 number : {usage.slabs * usage.objects_per_slab, u64{usage.object_bytes},
+                                 u64{usage.objects_per_slab}, u64{usage.pages_per_slab}}) {
+            out.append(" ");
+            out.number(number, 6);
+        }
+        out.print(" : tunables    0    0    0 : slabdata {} {} 0\n", usage.slabs, usage.slabs);
+    }
     return {};
 }
 

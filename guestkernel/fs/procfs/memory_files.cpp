@@ -15,10 +15,15 @@ namespace {
 
 constexpr usize path_column = 73;
 
-// Copies [start, end) of a program's memory; what cannot be read ends it.
+// Copies [start, end) of a program's memory; what cannot be read ends it. So does the size: where
+// its arguments are is for the program to say (prctl(2), PR_SET_MM), and all of its address space
+// is more than a reader can wait for, or the kernel keep.
+constexpr usize longest_copy = 2 * 1024 * 1024; // more than programs are given, and of one piece
 void copy_memory(TextBuilder& out, AddressSpace& space, u64 start, u64 end) {
     char piece[512];
-    while (start < end) {
+    if (end > start && end - start > longest_copy)
+        end = start + longest_copy;
+    while (start < end && !out.failed() && !fatal_signal_pending()) {
         const usize wanted = end - start < sizeof piece ? end - start : sizeof piece;
         const usize got = space.read_foreign(VirtAddr(start), piece, wanted);
         out.append({piece, got});

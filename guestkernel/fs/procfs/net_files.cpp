@@ -1,15 +1,13 @@
-// /proc/net: interfaces, addresses, routes, neighbours, counters.
+// /proc/net: interfaces, addresses, routes, neighbours.
 #include "guestkernel/fs/procfs/net_files.hpp"
 
 #include "guestkernel/fs/mode.hpp"
 #include "guestkernel/namespaces/namespace_file.hpp"
 #include "guestkernel/net/netlink/endpoint.hpp"
 #include "guestkernel/net/route.hpp"
-#include "guestkernel/net/tcp/tcp_stack.hpp"
 
 namespace kernel::procfs {
 
-using net::Counter;
 using net::Interface;
 using net::InterfaceAddress;
 using net::Stack;
@@ -280,89 +278,9 @@ Result<void> show_netlink(TextBuilder& out, const TableContext& of) {
     return {};
 }
 
-// --- counters
-
-void row(TextBuilder& out, std::string_view group, std::string_view names,
-         std::span<const u64> values) {
-    out.append(group);
-    out.append(names);
-    out.append("\n");
-    out.append(group);
-    for (const u64 value : values)
-        out.print(" {}", value);
-    out.append("\n");
-}
-
-void show_snmp_ip(TextBuilder& out, const Stack& stack) {
-    const auto of = [&](Counter which) { return stack.counters.sum(which); };
-    const u64 values[] = {stack.settings.forwarding4 ? u64{1} : u64{2},
-                          stack.settings.default_ttl,
-                          of(Counter::IpInReceives),
-                          of(Counter::IpInHeaderErrors),
-                          of(Counter::IpInAddressErrors),
-                          of(Counter::IpForwarded),
-                          of(Counter::IpInUnknownProtocols),
-                          of(Counter::IpInDiscards),
-                          of(Counter::IpInDelivers),
-                          of(Counter::IpOutRequests),
-                          of(Counter::IpOutDiscards),
-                          of(Counter::IpOutNoRoutes),
-                          of(Counter::IpReassemblyTimeouts),
-                          of(Counter::IpReassemblyRequired),
-                          of(Counter::IpReassembled),
-                          of(Counter::IpReassemblyFailed),
-                          of(Counter::IpFragmented),
-                          of(Counter::IpFragmentFailed),
-                          of(Counter::IpFragmentsMade)};
-    row(out, "Ip:",
-        " Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos "
-        "InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds "
-        "ReasmOKs ReasmFails FragOKs FragFails FragCreates",
-        values);
-    const u64 icmp[] = {of(Counter::IcmpInMessages),       of(Counter::IcmpInErrors),
-                        of(Counter::IcmpInChecksumErrors), of(Counter::IcmpInUnreachable),
-                        of(Counter::IcmpInTimeExceeded),   of(Counter::IcmpInEchos),
-                        of(Counter::IcmpInEchoReplies),    of(Counter::IcmpOutMessages),
-                        of(Counter::IcmpOutErrors),        of(Counter::IcmpOutUnreachable),
-                        of(Counter::IcmpOutTimeExceeded),  of(Counter::IcmpOutEchoReplies)};
-    row(out, "Icmp:",
-        " InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds InEchos InEchoReps OutMsgs "
-        "OutErrors OutDestUnreachs OutTimeExcds OutEchoReps",
-        icmp);
-}
-
-Result<void> show_snmp(TextBuilder& out, const TableContext& of_subject) {
-    TRY(const Ref<Stack> stack, subject_stack(of_subject));
-    show_snmp_ip(out, *stack);
-    const tcp::TcpStack& tcp = tcp::TcpStack::of(*stack);
-    const tcp::Counters& c = tcp.counters;
-    out.append("Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails "
-               "EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n");
-    out.print("Tcp: 1 200 120000 -1 {} {} {} {} {} {} {} {} {} {} {}\n", c.active_opens.load(),
-              c.passive_opens.load(), c.attempt_fails.load(), c.established_resets.load(),
-              tcp.established.load(), c.in_segments.load(), c.out_segments.load(),
-              c.retransmitted.load(), c.in_errors.load(), c.out_resets.load(),
-              c.in_checksum_errors.load());
-    const auto of = [&](Counter which) { return stack->counters.sum(which); };
-    const u64 udp[] = {of(Counter::UdpInDatagrams),
-                       of(Counter::UdpNoPorts),
-                       of(Counter::UdpInErrors),
-                       of(Counter::UdpOutDatagrams),
-                       of(Counter::UdpReceiveBufferErrors),
-                       of(Counter::UdpSendBufferErrors),
-                       of(Counter::UdpInChecksumErrors),
-                       of(Counter::UdpIgnoredMulticast),
-                       0};
-    row(out, "Udp:",
-        " InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors "
-        "IgnoredMulti MemErrors",
-        udp);
-    return {};
-}
-
 } // namespace
 
-constinit const TableEntry net_entries[27] = {
+constinit const TableEntry net_entries[28] = {
     {.name = "arp", .mode = for_all, .show = show_arp},
     {.name = "dev", .mode = for_all, .show = show_dev},
     {.name = "dev_mcast", .mode = for_all, .show = show_net_dev_mcast},
@@ -378,10 +296,11 @@ constinit const TableEntry net_entries[27] = {
     {.name = "raw", .mode = for_all, .show = show_net_raw},
     {.name = "raw6", .mode = for_all, .show = show_net_raw6},
     {.name = "route", .mode = for_all, .show = show_route},
-    {.name = "snmp", .mode = for_all, .show = show_snmp},
+    {.name = "snmp", .mode = for_all, .show = show_net_snmp},
     {.name = "snmp6", .mode = for_all, .show = show_net_snmp6},
     {.name = "sockstat", .mode = for_all, .show = show_net_sockstat},
     {.name = "sockstat6", .mode = for_all, .show = show_net_sockstat6},
+    {.name = "softnet_stat", .mode = for_all, .show = show_net_softnet_stat},
     {.name = "stat", .mode = mode_directory | 0555, .children = net_stat_entries},
     {.name = "tcp", .mode = for_all, .show = show_net_tcp},
     {.name = "tcp6", .mode = for_all, .show = show_net_tcp6},

@@ -26,11 +26,13 @@ Result<void> show_net_igmp(TextBuilder& out, const TableContext& of);
 Result<void> show_net_igmp6(TextBuilder& out, const TableContext& of);
 Result<void> show_net_netstat(TextBuilder& out, const TableContext& of);
 Result<void> show_net_packet(TextBuilder& out, const TableContext& of);
+Result<void> show_net_snmp(TextBuilder& out, const TableContext& of);
+Result<void> show_net_softnet_stat(TextBuilder& out, const TableContext& of);
 Result<void> show_net_snmp6(TextBuilder& out, const TableContext& of);
 
 Result<void> show_net_conntrack(TextBuilder& out, const TableContext& of);
 
-extern const TableEntry net_entries[27];
+extern const TableEntry net_entries[28];
 extern const TableEntry net_stat_entries[1];   // /proc/net/stat
 extern const TableEntry net_sysctl_entries[5]; // /proc/sys/net
 extern const TableEntry netfilter_entries[23]; // /proc/sys/net/netfilter

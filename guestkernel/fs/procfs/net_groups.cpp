@@ -1,16 +1,13 @@
-// /proc/net: groups that interfaces are in, packet sockets, the tree of routes, and the counters
-// that are not in snmp.
+// /proc/net: groups that interfaces are in, packet sockets, the tree of routes.
 #include "guestkernel/fs/procfs/net_files.hpp"
 #include "guestkernel/namespaces/user_namespace.hpp"
 #include "guestkernel/net/packet_tap.hpp"
 #include "guestkernel/net/route.hpp"
-#include "guestkernel/net/tcp/tcp_stack.hpp"
 
 namespace kernel::procfs {
 
 namespace {
 
-using net::Counter;
 using net::Interface;
 using net::IpAddress;
 using net::JoinedGroup;
@@ -220,100 +217,6 @@ Result<void> show_net_fib_trie(TextBuilder& out, const TableContext& of) {
     TRY(const Ref<Stack> stack, subject_stack(of));
     show_table(out, *stack, "Main", net::table_main);
     show_table(out, *stack, "Local", net::table_local);
-    return {};
-}
-
-// --- counters
-
-Result<void> show_net_netstat(TextBuilder& out, const TableContext& of) {
-    TRY(const Ref<Stack> stack, subject_stack(of));
-    const tcp::Counters& c = tcp::TcpStack::of(*stack).counters;
-    const struct {
-        std::string_view name;
-        const base::Atomic<u64>& value;
-    } counters[] = {{"SyncookiesSent", c.syn_cookies_sent},
-                    {"SyncookiesRecv", c.syn_cookies_received},
-                    {"SyncookiesFailed", c.syn_cookies_failed},
-                    {"PruneCalled", c.pruned},
-                    {"TW", c.time_waits},
-                    {"PAWSEstab", c.paws_rejected},
-                    {"DelayedACKs", c.delayed_acks},
-                    {"ListenOverflows", c.listen_overflows},
-                    {"ListenDrops", c.listen_drops},
-                    {"TCPFastRetrans", c.fast_retransmits},
-                    {"TCPTimeouts", c.timeouts},
-                    {"TCPLossProbes", c.loss_probes},
-                    {"TCPDSACKOldSent", c.duplicate_sacks_sent},
-                    {"TCPDSACKRecv", c.duplicate_sacks_received},
-                    {"TCPAbortOnData", c.abort_on_data},
-                    {"TCPAbortOnClose", c.abort_on_close},
-                    {"TCPAbortOnMemory", c.abort_on_memory},
-                    {"TCPAbortOnTimeout", c.abort_on_timeout},
-                    {"TCPAbortOnLinger", c.abort_on_linger},
-                    {"TCPSpuriousRTOs", c.spurious},
-                    {"TCPTimeWaitOverflow", c.time_wait_overflows},
-                    {"TCPOFOQueue", c.out_of_order},
-                    {"TCPChallengeACK", c.challenge_acks},
-                    {"TCPFastOpenActive", c.fast_open_active},
-                    {"TCPFastOpenActiveFail", c.fast_open_failed},
-                    {"TCPFastOpenPassive", c.fast_open_passive},
-                    {"TCPRcvQDrop", c.receive_drops},
-                    {"TCPKeepAlive", c.keepalives}};
-    out.append("TcpExt:");
-    for (const auto& counter : counters) {
-        out.append(" ");
-        out.append(counter.name);
-    }
-    out.append("\nTcpExt:");
-    for (const auto& counter : counters)
-        out.print(" {}", counter.value.load());
-    out.append("\n");
-    return {};
-}
-
-Result<void> show_net_snmp6(TextBuilder& out, const TableContext& of) {
-    TRY(const Ref<Stack> stack, subject_stack(of));
-    constexpr struct {
-        std::string_view name;
-        Counter counter;
-    } counters[] = {{"Ip6InReceives", Counter::Ip6InReceives},
-                    {"Ip6InHdrErrors", Counter::Ip6InHeaderErrors},
-                    {"Ip6InTooBigErrors", Counter::Ip6InTooBig},
-                    {"Ip6InNoRoutes", Counter::Ip6InNoRoutes},
-                    {"Ip6InAddrErrors", Counter::Ip6InAddressErrors},
-                    {"Ip6InUnknownProtos", Counter::Ip6InUnknownProtocols},
-                    {"Ip6InTruncatedPkts", Counter::Ip6InTruncated},
-                    {"Ip6InDiscards", Counter::Ip6InDiscards},
-                    {"Ip6InDelivers", Counter::Ip6InDelivers},
-                    {"Ip6OutForwDatagrams", Counter::Ip6OutForwarded},
-                    {"Ip6OutRequests", Counter::Ip6OutRequests},
-                    {"Ip6OutDiscards", Counter::Ip6OutDiscards},
-                    {"Ip6OutNoRoutes", Counter::Ip6OutNoRoutes},
-                    {"Ip6ReasmTimeout", Counter::Ip6ReassemblyTimeouts},
-                    {"Ip6ReasmReqds", Counter::Ip6ReassemblyRequired},
-                    {"Ip6ReasmOKs", Counter::Ip6Reassembled},
-                    {"Ip6ReasmFails", Counter::Ip6ReassemblyFailed},
-                    {"Ip6FragOKs", Counter::Ip6Fragmented},
-                    {"Ip6FragFails", Counter::Ip6FragmentFailed},
-                    {"Ip6FragCreates", Counter::Ip6FragmentsMade},
-                    {"Icmp6InMsgs", Counter::Icmp6InMessages},
-                    {"Icmp6InErrors", Counter::Icmp6InErrors},
-                    {"Icmp6OutMsgs", Counter::Icmp6OutMessages},
-                    {"Icmp6OutErrors", Counter::Icmp6OutErrors},
-                    {"Icmp6InCsumErrors", Counter::Icmp6InChecksumErrors},
-                    {"Icmp6OutRateLimitHost", Counter::Icmp6OutRateLimited},
-                    {"Udp6InDatagrams", Counter::Udp6InDatagrams},
-                    {"Udp6NoPorts", Counter::Udp6NoPorts},
-                    {"Udp6InErrors", Counter::Udp6InErrors},
-                    {"Udp6OutDatagrams", Counter::Udp6OutDatagrams},
-                    {"Udp6RcvbufErrors", Counter::Udp6ReceiveBufferErrors},
-                    {"Udp6SndbufErrors", Counter::Udp6SendBufferErrors},
-                    {"Udp6InCsumErrors", Counter::Udp6InChecksumErrors},
-                    {"Udp6IgnoredMulti", Counter::Udp6IgnoredMulticast}};
-    for (const auto& counter : counters) {
-        out.text(counter.name, 32);
-        out.print("\t{}\n", stack->counters.sum(counter.counter));
-    }
     return {};
 }
 

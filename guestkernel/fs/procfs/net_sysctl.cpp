@@ -256,6 +256,7 @@ constexpr TableEntry ipv4_entries[] = {
     {.name = "conf", .mode = directory, .children = conf4_entries, .numbers = &conf4_interfaces},
     stack_number<&Stacked::echo_ignore_all, 0, 1>("icmp_echo_ignore_all"),
     stack_number<&Stacked::echo_ignore_broadcasts, 0, 1>("icmp_echo_ignore_broadcasts"),
+    stack_number<&Stacked::icmp_errors_by_inbound, 0, 1>("icmp_errors_use_inbound_ifaddr"),
     stack_number<&Stacked::ignore_bogus_errors, 0, 1>("icmp_ignore_bogus_error_responses"),
     stack_number<&Stacked::icmp_burst, 0, most_int>("icmp_msgs_burst"),
     stack_number<&Stacked::icmp_messages_per_second, 0, most_int>("icmp_msgs_per_sec"),

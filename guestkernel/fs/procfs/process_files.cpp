@@ -502,9 +502,10 @@ Result<void> link_path(TextBuilder& out, Result<Path> path) {
 
 Result<Path> follow_exe(const TableContext& of) {
     TRY(const Ref<AddressSpace> space, subject_memory(of));
-    if (!space || !space->executable)
+    const Ref<File> program = space ? space->program() : Ref<File>();
+    if (!program)
         return fail(ENOENT);
-    return Path(space->executable->path());
+    return Path(program->path());
 }
 
 namespace {

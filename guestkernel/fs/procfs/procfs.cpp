@@ -351,6 +351,7 @@ constinit const TableEntry root_children[] = {
      .present = in_full},
     {.name = "pressure", .mode = directory, .children = pressure_entries, .present = in_full},
     {.name = "self", .mode = symlink, .link = link_self},
+    {.name = "slabinfo", .mode = for_owner, .show = show_slabinfo, .present = in_full},
     {.name = "softirqs", .mode = for_all, .show = show_softirqs, .present = in_full},
     {.name = "stat", .mode = for_all, .show = show_system_stat, .present = in_full},
     {.name = "swaps",

@@ -83,6 +83,7 @@ PROC_FILE(show_key_users)
 // machine_files.cpp
 PROC_FILE(show_zoneinfo)
 PROC_FILE(show_buddyinfo)
+PROC_FILE(show_slabinfo)
 PROC_FILE(show_softirqs)
 PROC_FILE(show_net_unix)
 // cgroup_files.cpp

@@ -42,6 +42,7 @@ Result<u64> parse_unsigned(std::string_view text) {
 
 constexpr u32 read_only = mode_regular | 0444;
 constexpr u32 read_write = mode_regular | 0644;
+constexpr u32 for_anybody = mode_regular | 0666; // whose rights are looked at by themselves
 constexpr u32 directory = mode_directory | 0555;
 
 // A version 4 UUID (RFC 4122) of random bytes.
@@ -119,7 +120,7 @@ Result<void> store_randomize_va_space(std::string_view text, const TableContext&
 }
 
 Result<void> show_pid_max(TextBuilder& out, const TableContext&) {
-    out.append("4194304\n");
+    out.print("{}\n", pid_limit);
     return {};
 }
 Result<void> show_threads_max(TextBuilder& out, const TableContext&) {
@@ -265,6 +266,35 @@ constexpr TableEntry ipc_count(std::string_view name) {
             }};
 }
 
+Result<u32> parse_within(std::string_view text, u32 least, u32 most) {
+    TRY(const u64 number, parse_unsigned(text));
+    if (number < least || number > most)
+        return fail(22); // EINVAL
+    return static_cast<u32>(number);
+}
+// Who may choose the numbers of what is made next: CAP_CHECKPOINT_RESTORE's (capabilities(7)).
+bool may_restore(const UserNamespace* space) {
+    return capable_over(space, CAP_CHECKPOINT_RESTORE) || capable_over(space, CAP_SYS_ADMIN);
+}
+
+// kernel.shm_next_id and its like.
+template <auto Table>
+constexpr TableEntry next_id(std::string_view name) {
+    return {
+        .name = name,
+        .mode = mode_regular | 0666, // for whoever `admits` lets
+        .show = [](TextBuilder& out, const TableContext&) -> Result<void> {
+            out.print("{}\n", (current_ipc_namespace().*Table).wanted_id.load());
+            return {};
+        },
+        .store = [](std::string_view text, const TableContext&) -> Result<void> {
+            TRY(const u32 number, parse_within(text, 0, 0x7fff'ffff));
+            (current_ipc_namespace().*Table).wanted_id.store(static_cast<i32>(number));
+            return {};
+        },
+        .admits = [](const TableContext&) { return may_restore(current_ipc_namespace().owner()); }};
+}
+
 // SEMMSL, SEMMNS, SEMOPM, SEMMNI.
 Result<void> show_sem(TextBuilder& out, const TableContext&) {
     const IpcNamespace& space = current_ipc_namespace();
@@ -294,18 +324,12 @@ Result<void> store_sem(std::string_view text, const TableContext&) {
 }
 
 // The one may not pass the other.
-Result<u32> parse_period(std::string_view text, u32 least, u32 most) {
-    TRY(const u64 number, parse_unsigned(text));
-    if (number < least || number > most)
-        return fail(22); // EINVAL
-    return static_cast<u32>(number);
-}
 Result<void> show_longest_period(TextBuilder& out, const TableContext&) {
     out.print("{}\n", longest_period_us.load());
     return {};
 }
 Result<void> store_longest_period(std::string_view text, const TableContext&) {
-    TRY(const u32 wanted, parse_period(text, shortest_period_us.load(), ~u32{0}));
+    TRY(const u32 wanted, parse_within(text, shortest_period_us.load(), ~u32{0}));
     longest_period_us.store(wanted);
     return {};
 }
@@ -314,8 +338,17 @@ Result<void> show_shortest_period(TextBuilder& out, const TableContext&) {
     return {};
 }
 Result<void> store_shortest_period(std::string_view text, const TableContext&) {
-    TRY(const u32 wanted, parse_period(text, 0, longest_period_us.load()));
+    TRY(const u32 wanted, parse_within(text, 0, longest_period_us.load()));
     shortest_period_us.store(wanted);
+    return {};
+}
+
+Result<void> store_last_pid(std::string_view text, const TableContext&) {
+    const PidNamespace* space = current_pid_namespace();
+    if (!may_restore(space == nullptr ? initial_user_namespace : space->owner()))
+        return fail(1); // EPERM
+    TRY(const u32 number, parse_within(text, 0, pid_limit));
+    set_visible_last_pid(static_cast<i32>(number));
     return {};
 }
 
@@ -340,13 +373,13 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "kptr_restrict", .mode = read_only, .text = "0\n"},
     {.name = "kexec_load_disabled", .mode = read_only, .text = "1\n"},
     {.name = "modules_disabled", .mode = read_only, .text = "1\n"},
-    {.name = "msg_next_id", .mode = read_only, .text = "-1\n"},
+    next_id<&IpcNamespace::messages>("msg_next_id"),
     ipc_limit<&SysvLimits::message_bytes>("msgmax"),
     ipc_limit<&SysvLimits::queue_bytes>("msgmnb"),
     ipc_count<&IpcNamespace::messages>("msgmni"),
     {.name = "nmi_watchdog", .mode = read_only, .text = "0\n"},
     {.name = "numa_balancing", .mode = read_only, .text = "0\n"},
-    {.name = "ns_last_pid", .mode = read_only, .show = show_last_pid},
+    {.name = "ns_last_pid", .mode = for_anybody, .show = show_last_pid, .store = store_last_pid},
     {.name = "ngroups_max", .mode = read_only, .text = "65536\n"},
     {.name = "osrelease", .mode = read_only, .show = show_osrelease},
     {.name = "ostype", .mode = read_only, .show = show_ostype},
@@ -375,8 +408,8 @@ constexpr TableEntry kernel_entries[] = {
     {.name = "sched_rt_runtime_us", .mode = read_only, .text = "950000\n"},
     {.name = "seccomp", .mode = directory, .children = seccomp_entries},
     {.name = "sem", .mode = read_write, .show = show_sem, .store = store_sem},
-    {.name = "sem_next_id", .mode = read_only, .text = "-1\n"},
-    {.name = "shm_next_id", .mode = read_only, .text = "-1\n"},
+    next_id<&IpcNamespace::semaphores>("sem_next_id"),
+    next_id<&IpcNamespace::segments>("shm_next_id"),
     {.name = "shm_rmid_forced", .mode = read_only, .text = "0\n"},
     ipc_limit<&SysvLimits::segment_pages>("shmall"),
     ipc_limit<&SysvLimits::segment_bytes>("shmmax"),
@@ -449,7 +482,7 @@ constexpr TableEntry mqueue_limit(std::string_view name) {
                 return {};
             },
             .store = [](std::string_view text, const TableContext&) -> Result<void> {
-                TRY(const u32 number, parse_period(text, Least, Most));
+                TRY(const u32 number, parse_within(text, Least, Most));
                 TRY(MqueueLimits * limits, current_mqueue_limits());
                 (limits->*Limit).store(number);
                 return {};

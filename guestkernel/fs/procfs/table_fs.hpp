@@ -161,6 +161,8 @@ public:
     Result<u64> seek(i64 offset, int whence) override;
     void watch_from_now(); // called once, before others know of the file
     u32 poll(PollTable* table) override;
+    // As on Linux: also what is not about a process and never tells of anything.
+    bool can_wait() const override { return node().entry().poll != nullptr || context_.pid < 0; }
     Result<void> truncate(u64) override { return {}; }
 
 private:

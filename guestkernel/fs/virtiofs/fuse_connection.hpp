@@ -84,6 +84,7 @@ public:
     ~FuseDeviceFile() override;
     const char* type_name() const override { return file_type; }
     bool is_stream() const override { return true; }
+    bool signals_readiness() const override { return true; }
     Result<usize> read(IoBuffer& out, u64 offset) override;
     Result<usize> write(IoBuffer& in, u64 offset) override;
     u32 poll(PollTable* table) override;

@@ -6,7 +6,6 @@
 #include <linux/virtio_vsock.h>
 
 #include "guestkernel/fs/inode.hpp"
-#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/ipc/unix_socket.hpp"
 #include "guestkernel/mm/user_copy.hpp"
@@ -59,7 +58,7 @@ bool may_bind_reserved() {
 }
 
 Result<Ref<SocketFile>> make_file(Ref<VsockEndpoint> endpoint, u32 flags) {
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_socket_inode("AF_VSOCK"));
     const int type = endpoint->is_stream() ? socket_stream : socket_seqpacket;
     TRY(Ref<VsockSocketFile> file,
         make_ref<VsockSocketFile>(std::move(inode), flags, type, std::move(endpoint)));

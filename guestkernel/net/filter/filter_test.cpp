@@ -457,4 +457,16 @@ TEST_CASE("elements whose time is over go from a set without a size, and interva
     REQUIRE(intervals.count() == 3);
     const u8 inside = 25;
     REQUIRE(intervals.with(&inside, 10 * second, [](Element&) {}));
+
+    // One that ends where the next begins, without a boundary of its own, does not get longer.
+    const auto holds = [&](u8 key, u64 now) { return intervals.with(&key, now, [](Element&) {}); };
+    add_boundary(50, false, 0, 10 * second);
+    add_boundary(60, false, 11 * second, 10 * second);
+    add_boundary(70, true, 0, 10 * second);
+    REQUIRE(holds(65, 10 * second));
+    REQUIRE_FALSE(holds(65, 12 * second));
+    add_boundary(90, false, 0, 20 * second); // what is over is looked for
+    REQUIRE(holds(55, 20 * second));
+    REQUIRE_FALSE(holds(65, 20 * second));
+    REQUIRE_FALSE(holds(75, 20 * second));
 }

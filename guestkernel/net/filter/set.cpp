@@ -47,9 +47,11 @@ Element* Set::lookup_sorted(const u8* key, u64 now) {
         else
             high = middle;
     }
+    // One whose time is over still ends what lies before it.
     while (low-- > 0)
-        if (visible(*elements_[low], now))
-            return elements_[low]->interval_end ? nullptr : elements_[low];
+        if (elements_[low]->state != ElementState::Pending)
+            return elements_[low]->interval_end || !visible(*elements_[low], now) ? nullptr
+                                                                                  : elements_[low];
     return nullptr;
 }
 
@@ -282,6 +284,9 @@ void Set::collect(u64 now) {
     };
     for (usize i = elements_.size(); i-- > 0;) {
         if (!over(*elements_[i]))
+            continue;
+        // An interval before it that has no end of its own ends here, as long as it is there.
+        if (sorted() && i > 0 && !elements_[i - 1]->interval_end && !over(*elements_[i - 1]))
             continue;
         // The end of an interval has no time of its own: it goes with the beginning.
         if (sorted() && i + 1 < elements_.size() && elements_[i + 1]->interval_end &&

@@ -7,7 +7,6 @@
 #include <linux/netlink.h>
 
 #include "guestkernel/fs/inode.hpp"
-#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/ipc/unix_socket.hpp"
 #include "guestkernel/mm/user_copy.hpp"
@@ -65,7 +64,7 @@ Result<Ref<SocketFile>> create(int type, int protocol, u32 flags) {
     if (known == nullptr)
         return fail(EPROTONOSUPPORT);
     Ref<NetNamespace> space = Ref<NetNamespace>::share(current_net_namespace());
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_socket_inode("NETLINK"));
     TRY(Ref<Endpoint> endpoint,
         make_ref<Endpoint>(Ref<Stack>::share(&stack_of(space.get())), *known));
     endpoint->opener = current_task().credentials;

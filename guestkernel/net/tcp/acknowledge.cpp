@@ -42,6 +42,10 @@ bool Connection::input_ack(const Header& header) {
         return true;
     }
     const u32 acked = una_.since(old_una);
+    if (header.data_length() == 0)
+        Counters::count(tcp_.counters.pure_acks);
+    if (delivery.bytes != 0)
+        Counters::count(tcp_.counters.delivered, (delivery.bytes + mss_ - 1) / mss_);
     const bool duplicate = acked == 0 && ack == una_ && header.data_length() == 0 &&
                            !header.has(flag_fin) && send_window_ == old_window && !sent_.empty();
     sample_rtt(header, delivery, time);
@@ -103,7 +107,7 @@ void Connection::process_sacks(const Header& header, Delivery& delivery, bool& d
             if (below || inside) {
                 duplicate_sack = true;
                 statistics_.duplicate_sacks++;
-                Counters::count(tcp_.counters.duplicate_sacks_received);
+                count_duplicate_report(block, below);
                 if (undo_retransmissions_ > 0)
                     undo_retransmissions_--;
                 if (probe_outstanding_ && block.end == probe_end_)
@@ -112,11 +116,24 @@ void Connection::process_sacks(const Header& header, Delivery& delivery, bool& d
                     continue;
             }
         }
-        if (block.end > send_next_ || block.end <= una_)
-            continue; // of nothing that is under way
+        if (block.end > send_next_ || block.end <= una_) { // of nothing that is under way
+            if (block.end > send_next_)
+                Counters::count(tcp_.counters.sacks_discarded);
+            continue;
+        }
         block.start = later(block.start, una_);
         (void)sent_.sack(block, mss_, delivery); // without memory: less is known
     }
+}
+
+void Connection::count_duplicate_report(const SequenceRange& block, bool below) {
+    Counters& counters = tcp_.counters;
+    Counters::count(below ? counters.duplicate_sacks_received
+                          : counters.duplicate_sacks_received_ahead);
+    Counters::count(counters.duplicate_segments_reported, (block.size() + mss_ - 1) / mss_);
+    if (block.end > send_next_ || block.size() > 0x3fff'ffff)
+        Counters::count(undo_possible_ ? counters.duplicate_sacks_old
+                                       : counters.duplicate_sacks_no_undo);
 }
 
 void Connection::sample_rtt(const Header& header, const Delivery& delivery, u64 time) {

@@ -236,7 +236,11 @@ bool Connection::rate_limited() {
 }
 
 void Connection::challenge() {
-    if (rate_limited() || !tcp_.may_challenge())
+    if (rate_limited()) {
+        Counters::count(tcp_.counters.answers_skipped_challenge);
+        return;
+    }
+    if (!tcp_.may_challenge())
         return;
     Counters::count(tcp_.counters.challenge_acks);
     acknowledge_now();
@@ -250,8 +254,12 @@ void Connection::send_reset() {
 void Connection::icmp_error(const net::IcmpNotice& notice, Sequence sequence) {
     SpinGuard guard(lock);
     // Only about something that is under way (RFC 5927, 4.1).
-    if (!in_table() || state_ == State::Closed || sequence < una_ || sequence > send_next_)
+    if (!in_table() || state_ == State::Closed)
         return;
+    if (sequence < una_ || sequence > send_next_) {
+        Counters::count(tcp_.counters.out_of_window_icmps);
+        return;
+    }
     if (notice.error == EMSGSIZE) {
         if (state_ == State::SynSent || state_ == State::SynReceived)
             return;
@@ -289,6 +297,10 @@ void Connection::finish(int reason) {
     if (state_ == State::Closed)
         return;
     const State before = state_;
+    if (before == State::SynSent || before == State::SynReceived)
+        Counters::count(tcp_.counters.attempt_fails);
+    else if (before == State::Established || before == State::CloseWait)
+        Counters::count(tcp_.counters.established_resets);
     set_state(State::Closed);
     for (u64& deadline : deadlines_)
         deadline = no_deadline;

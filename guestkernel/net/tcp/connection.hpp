@@ -183,12 +183,18 @@ public:
     // made it, until it is accepted.
     Ref<Listener> listener;
     Connection* accept_next = nullptr;
+    Vector<u8> saved_syn; // TCP_SAVE_SYN: the headers that the peer's SYN came with
     bool accepted = true; // a program has it or had it
     bool orphaned = false;
     bool fast_open_used = false;
     bool fast_open_waiting = false; // TCP_FASTOPEN_CONNECT: the SYN waits for the first data
     bool port_kept = false;         // bound by bind(2): freed by close(2) only
     bool receives_errors_ = false;  // IP_RECVERR
+    // IP_MINTTL, IPV6_MINHOPCOUNT: what comes with less is no peer's; a word that input() reads.
+    volatile u8 least_hop_limit4 = 0, least_hop_limit6 = 0;
+    bool too_few_hops(const net::IpInfo& info) const {
+        return info.hop_limit < (info.v6() ? least_hop_limit6 : least_hop_limit4);
+    }
     u64 inode_number = 0;
     File* file = nullptr; // of the program, whose owner gets SIGURG
 
@@ -239,6 +245,7 @@ private:
     void update_send_window(const Header& header, Sequence ack);
     void process_sacks(const Header& header, Delivery& delivery, bool& duplicate_sack);
     void sample_rtt(const Header& header, const Delivery& delivery, u64 time);
+    void count_duplicate_report(const SequenceRange& block, bool below);
     void freed_send_space();
     // --- loss_recovery.cpp
     void recover(const Header& header, const Delivery& delivery, u32 acked, u32 flight,
@@ -251,6 +258,7 @@ private:
     void retransmit_lost();
     bool retransmit_range(SentRange& range, u32 room);
     void on_retransmit_timeout();
+    void count_failure();
     void on_loss_probe();
     void arm_retransmit(bool restart);
     u64 loss_probe_delay() const;
@@ -377,6 +385,7 @@ private:
     u64 last_received_ = 0;
     SequenceRange duplicate_; // to be reported once
     u64 last_invalid_answer_ = 0;
+    bool announced_zero_ = false; // the last window
     // Growing the buffer to what one round trip brings.
     u64 measure_start_ = 0;
     Sequence measure_copied_;

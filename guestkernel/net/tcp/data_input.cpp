@@ -38,6 +38,8 @@ bool Connection::input_data(net::PacketPtr packet, const Header& header) {
     const Sequence right = later(window_right_, receive_next_);
     if (range.end > right) {
         if (range.start >= right) {
+            if (right == receive_next_ && !range.empty())
+                Counters::count(tcp_.counters.zero_window_drops);
             send_duplicate_ack({}); // a probe of our closed window
             return false;
         }
@@ -48,6 +50,7 @@ bool Connection::input_data(net::PacketPtr packet, const Header& header) {
     if (range.end < receive_next_ || (range.end == receive_next_ && !range.empty())) {
         if (!(fin_known_ && fin_at_ == receive_next_)) {
             quick_acks_ = most_quick_acks;
+            Counters::count(tcp_.counters.delayed_acks_lost);
             send_duplicate_ack({range.start, range.end});
             return false;
         }
@@ -95,6 +98,7 @@ bool Connection::queue_in_order(net::PacketPtr packet, SequenceRange range) {
         packet->length() <= last->tailroom()) {
         __builtin_memcpy(last->put(packet->length()), packet->data(), packet->length());
         last->scratch<Placed>().end = range.end;
+        Counters::count(tcp_.counters.received_coalesced);
     } else {
         queued_memory_.fetch_add(memory, base::Order::Relaxed);
         arrived_.push_back(std::move(packet));
@@ -114,17 +118,19 @@ bool Connection::queue_in_order(net::PacketPtr packet, SequenceRange range) {
 }
 
 void Connection::queue_out_of_order(net::PacketPtr packet, SequenceRange range) {
-    Counters::count(tcp_.counters.out_of_order);
     const u32 used = queued_memory_.load(base::Order::Relaxed) + out_of_order_.memory();
     if (used > receive_limit_ && !make_receive_room()) {
-        Counters::count(tcp_.counters.receive_drops);
+        Counters::count(tcp_.counters.out_of_order_drops);
         acknowledge_now();
         return;
     }
+    Counters::count(tcp_.counters.out_of_order);
     SequenceRange duplicate;
     quick_acks_ = most_quick_acks;
     interactive_ = false;
     (void)out_of_order_.insert(std::move(packet), range, duplicate);
+    if (!duplicate.empty() && duplicate.start == range.start && duplicate.end == range.end)
+        Counters::count(tcp_.counters.out_of_order_merges);
     send_duplicate_ack(duplicate); // at once, so that the sender learns of the hole
 }
 
@@ -135,11 +141,16 @@ bool Connection::make_receive_room() {
     const auto fits = [&] {
         return queued_memory_.load(base::Order::Relaxed) + out_of_order_.memory() <= receive_limit_;
     };
+    Counters::count(tcp_.counters.prune_calls);
     collapse_arrived();
+    bool dropped = false;
     while (!fits()) {
-        if (!out_of_order_.drop_last())
+        if (!out_of_order_.drop_last()) {
+            Counters::count(tcp_.counters.prune_failures);
             return false;
-        Counters::count(tcp_.counters.pruned);
+        }
+        if (!std::exchange(dropped, true))
+            Counters::count(tcp_.counters.pruned);
     }
     return true;
 }
@@ -173,6 +184,7 @@ void Connection::collapse_arrived() {
             if (copied) {
                 target->scratch<Placed>().end = packet->scratch<Placed>().end;
                 queued_memory_.fetch_sub(packet->true_size(), base::Order::Relaxed);
+                Counters::count(tcp_.counters.collapsed);
                 continue;
             }
             (void)target->trim(before);

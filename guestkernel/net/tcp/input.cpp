@@ -19,8 +19,11 @@ void Connection::input(net::PacketPtr packet, const Header& header, const net::I
     // It may have ended while the segment was on its way here; then the peer sends it again.
     if (!in_table() || state_ == State::Closed)
         return;
+    if (too_few_hops(info)) {
+        Counters::count(tcp_.counters.hop_limit_drops);
+        return;
+    }
     statistics_.segments_in++;
-    (void)info;
     input_locked(std::move(packet), header);
 }
 
@@ -38,6 +41,7 @@ void Connection::input_locked(net::PacketPtr packet, const Header& header) {
         return;
     }
     if (header.has(flag_syn)) {
+        Counters::count(tcp_.counters.syn_challenges);
         challenge(); // RFC 5961, 4.2
         return;
     }
@@ -84,6 +88,8 @@ bool Connection::check_timestamp(const Header& header) {
     Counters::count(tcp_.counters.paws_rejected);
     if (!rate_limited())
         send_duplicate_ack({header.sequence(), header.end()});
+    else
+        Counters::count(tcp_.counters.answers_skipped_paws);
     return false;
 }
 
@@ -113,13 +119,18 @@ bool Connection::acceptable(const Header& header) {
             if (!rate_limited())
                 send_syn(true); // our answer was lost
         } else {
+            Counters::count(tcp_.counters.syn_challenges);
             challenge();
         }
         return false;
     }
-    if (!rate_limited())
-        send_duplicate_ack(header.sequence_length() != 0 ? SequenceRange{start, end}
-                                                         : SequenceRange{});
+    if (rate_limited()) {
+        Counters::count(tcp_.counters.answers_skipped_sequence);
+        return false;
+    }
+    if (header.sequence_length() != 0 && start < receive_next_)
+        Counters::count(tcp_.counters.delayed_acks_lost);
+    send_duplicate_ack(header.sequence_length() != 0 ? SequenceRange{start, end} : SequenceRange{});
     return false;
 }
 
@@ -140,7 +151,6 @@ void Connection::input_reset(const Header& header) {
         finish(ECONNRESET);
         break;
     }
-    Counters::count(tcp_.counters.established_resets);
 }
 
 // The acknowledgement that ends the handshake, of a simultaneous open or a fast open.
@@ -209,7 +219,7 @@ void Connection::input_syn_sent(net::PacketPtr, const Header& header) {
         // An echo of something this connection never sent (RFC 7323, 3.2).
         const i32 age = static_cast<i32>(timestamp_now() - header.options().echo);
         if (age < 0 || u64(age) * millisecond > now() - open_started_ + 2 * millisecond) {
-            Counters::count(tcp_.counters.paws_rejected);
+            Counters::count(tcp_.counters.paws_active_rejected);
             send_control(flag_rst, ack);
             return;
         }

@@ -146,6 +146,10 @@ net::Flow Listener::flow_to(const Pair& peers) const {
 
 void Listener::input(net::PacketPtr packet, const Header& header, const net::IpInfo& info,
                      u32 first_sequence) {
+    if (owner_->too_few_hops(info)) {
+        Counters::count(tcp_.counters.hop_limit_drops);
+        return;
+    }
     if (header.has(flag_rst))
         return;
     if (header.has(flag_ack)) {
@@ -156,6 +160,21 @@ void Listener::input(net::PacketPtr packet, const Header& header, const net::IpI
     if (!header.has(flag_syn) || header.has(flag_fin) || info.broadcast || info.multicast)
         return;
     input_syn(std::move(packet), header, info, first_sequence);
+}
+
+// TCP_SAVE_SYN: from the network header on, or from the link's, to the end of TCP's. Without memory
+// there is none to be told of.
+void Listener::save_syn(net::Packet& packet, const Header& header, Request& request) const {
+    if (options.save_syn == 0 || !packet.has_network())
+        return;
+    if (options.save_syn == 2 && packet.has_link())
+        packet.restore_link();
+    else
+        packet.restore_network();
+    const u32 bytes = static_cast<u32>(packet.transport_offset()) + header.length();
+    if (request.saved_syn.resize(bytes))
+        (void)packet.copy_out(0, request.saved_syn.data(), bytes);
+    (void)packet.pull(bytes);
 }
 
 void Listener::input_syn(net::PacketPtr packet, const Header& header, const net::IpInfo& info,
@@ -170,6 +189,9 @@ void Listener::input_syn(net::PacketPtr packet, const Header& header, const net:
     }
     const u32 limit = backlog < tcp_.settings.syn_backlog ? backlog : tcp_.settings.syn_backlog;
     const bool full = request_count_ > limit;
+    if (full || tcp_.settings.syn_cookies == 2)
+        Counters::count(tcp_.settings.syn_cookies != 0 ? tcp_.counters.request_queue_cookies
+                                                       : tcp_.counters.request_queue_drops);
     if (full && tcp_.settings.syn_cookies == 0) {
         Counters::count(tcp_.counters.listen_drops);
         return;
@@ -202,6 +224,7 @@ void Listener::input_syn(net::PacketPtr packet, const Header& header, const net:
     }
     request->send_initial = first_sequence != 0 ? Sequence(first_sequence)
                                                 : secrets.initial_sequence(request->pair, time);
+    save_syn(*packet, header, *request);
     const bool offered = header.options().has_cookie && (tcp_.settings.fast_open & 2) != 0 &&
                          options.fast_open_backlog != 0;
     if (offered && try_fast_open(packet, header, *request))
@@ -320,6 +343,7 @@ void Listener::run_requests(u64 time) {
             request->deadline = time + retry_delay(request->retries);
             if (!request->acked || request->retries >= options.defer_accept_retries) {
                 Counters::count(tcp_.counters.retransmitted);
+                Counters::count(tcp_.counters.syn_retransmits);
                 (void)send_syn_ack(*request, nullptr, false);
             }
         }
@@ -339,8 +363,10 @@ void Listener::request_error(Request& request, Sequence sequence) {
 // At most one answer per half second to what is wrong about a request.
 void Listener::answer(Request& request, u64 time) {
     if (request.last_answer != 0 &&
-        time - request.last_answer < tcp_.settings.invalid_rate_ms * millisecond)
+        time - request.last_answer < tcp_.settings.invalid_rate_ms * millisecond) {
+        Counters::count(tcp_.counters.answers_skipped_request);
         return;
+    }
     request.last_answer = time;
     (void)send_syn_ack(request, nullptr, false);
 }
@@ -372,8 +398,11 @@ void Listener::input_request(Request& request, net::PacketPtr packet, const Head
             return;
         }
         if (header.has(flag_rst)) {
-            if (header.sequence() == expected)
+            if (header.sequence() == expected) {
+                Counters::count(tcp_.counters.embryonic_resets);
+                Counters::count(tcp_.counters.attempt_fails);
                 drop_request(request);
+            }
             return;
         }
         if (header.has(flag_syn) || !header.has(flag_ack))
@@ -386,6 +415,7 @@ void Listener::input_request(Request& request, net::PacketPtr packet, const Head
             // TCP_DEFER_ACCEPT: only data make it a connection, until the patience is over.
             if (request.retries < options.defer_accept_retries && header.data_length() == 0) {
                 request.acked = true;
+                Counters::count(tcp_.counters.defer_accept_drops);
                 return;
             }
             if (!complete(request, child))
@@ -438,6 +468,7 @@ Ref<Connection> Listener::make_child(Request& request, bool established) {
         return nullptr;
     }
     child->accepted = false;
+    child->saved_syn = std::move(request.saved_syn);
     child->local = request.pair.local.address;
     child->connected = true;
     child->peer = request.pair.remote.address;
@@ -446,6 +477,8 @@ Ref<Connection> Listener::make_child(Request& request, bool established) {
     child->interface = owner_->interface;
     child->v6 = owner_->v6;
     child->v6_only = owner_->v6_only;
+    child->least_hop_limit4 = owner_->least_hop_limit4;
+    child->least_hop_limit6 = owner_->least_hop_limit6;
     child->reuse_address = owner_->reuse_address;
     child->reuse_port = owner_->reuse_port;
     Connection::Birth birth;
@@ -473,9 +506,13 @@ Ref<Connection> Listener::make_child(Request& request, bool established) {
 bool Listener::try_fast_open(net::PacketPtr& packet, const Header& header, Request& request) {
     const Options& told = header.options();
     const FastOpenCookie valid = Secrets::get().fast_open_cookie(request.pair);
-    if (!(told.cookie == valid) || fast_open_count_.load() >= options.fast_open_backlog) {
-        if (told.cookie.length != 0)
-            Counters::count(tcp_.counters.fast_open_failed);
+    if (fast_open_count_.load() >= options.fast_open_backlog) {
+        Counters::count(tcp_.counters.fast_open_overflows);
+        return false;
+    }
+    if (!(told.cookie == valid)) {
+        Counters::count(told.cookie.length != 0 ? tcp_.counters.fast_open_passive_failed
+                                                : tcp_.counters.fast_open_cookies_asked);
         return false;
     }
     // What send_syn_ack() would have found out.

@@ -23,6 +23,7 @@ public:
     u32 receive_window = 0;
     u32 recent_timestamp = 0, timestamp_offset = 0;
     u16 announced_mss = 0;
+    Vector<u8> saved_syn; // TCP_SAVE_SYN
     // --- under the listener's lock
     base::ListNode queue_node;
     u64 sent_at = 0, deadline = 0, last_answer = 0;
@@ -79,6 +80,7 @@ private:
     bool try_fast_open(net::PacketPtr& packet, const Header& header, Request& request);
     bool send_syn_ack(Request& request, const FastOpenCookie* cookie, bool as_cookie);
     void answer(Request& request, u64 time);
+    void save_syn(net::Packet& packet, const Header& header, Request& request) const;
     Ref<Connection> make_child(Request& request, bool established);
     void enqueue(Ref<Connection> connection);
     bool complete(Request& request, Ref<Connection>& child);

@@ -22,14 +22,18 @@ void Connection::recover(const Header& header, const Delivery& delivery, u32 ack
     rack_.delivered(delivery, time, echo_age, rtt_);
     if (duplicate_sack)
         rack_.duplicate_reported(una_, send_next_);
-    if (delivery.reordered)
+    if (delivery.reordered) {
         statistics_.reorders++;
+        Counters::count(negotiated_.sack ? tcp_.counters.sack_reorders
+                                         : tcp_.counters.reno_reorders);
+    }
     if (probe_outstanding_ && una_ >= probe_end_) {
         // The probe repaired a loss that nothing else told of: it counts (RFC 8985, 7.4).
         probe_outstanding_ = false;
         if (probe_was_retransmission_ && !duplicate_sack && recovery_ == Recovery::Open) {
             congestion_.loss(time);
             congestion_.set_window(congestion_.threshold());
+            Counters::count(tcp_.counters.loss_probe_recoveries);
         }
     }
     if (recovery_ == Recovery::Recovery || recovery_ == Recovery::Loss) {
@@ -90,7 +94,8 @@ void Connection::enter_recovery() {
     undo_possible_ = true;
     undo_retransmissions_ = 0;
     first_retransmission_ = 0;
-    Counters::count(tcp_.counters.fast_retransmits);
+    Counters::count(negotiated_.sack ? tcp_.counters.sack_recoveries
+                                     : tcp_.counters.reno_recoveries);
 }
 
 void Connection::leave_recovery() {
@@ -122,7 +127,15 @@ bool Connection::try_undo(const Header& header) {
         needless = true;
     if (!needless)
         return false;
-    Counters::count(tcp_.counters.spurious);
+    Counters& counters = tcp_.counters;
+    if (recovery_ == Recovery::Loss) {
+        Counters::count(counters.spurious);
+        Counters::count(counters.loss_undos);
+    } else {
+        Counters::count(undo_retransmissions_ == 0 && retransmitted_once_ ? counters.duplicate_undos
+                        : una_ >= recovery_end_                           ? counters.full_undos
+                                                                          : counters.partial_undos);
+    }
     congestion_.undo();
     sent_.forget_losses();
     rtt_.end_back_off();
@@ -175,6 +188,8 @@ void Connection::retransmit_lost() {
             return;
         if (!retransmit_range(*range, window > in_flight ? window - in_flight : mss_))
             return;
+        Counters::count(recovery_ == Recovery::Loss ? tcp_.counters.slow_start_retransmits
+                                                    : tcp_.counters.fast_retransmits);
     }
 }
 
@@ -214,8 +229,10 @@ bool Connection::retransmit_range(SentRange& range, u32 room) {
     Counters::count(tcp_.counters.retransmitted);
     const u64 last = last_sent_;
     auto sent = transmit(start, length, flags);
-    if (!sent)
+    if (!sent) {
         last_sent_ = last;
+        Counters::count(tcp_.counters.retransmit_failures);
+    }
     if (!has_deadline(Deadline::Retransmit))
         arm_retransmit(true);
     return sent.has_value();
@@ -272,18 +289,32 @@ void Connection::on_loss_probe() {
     set_deadline(Deadline::Retransmit, now() + rtt_.timeout());
 }
 
+// What a timeout says of how losses were dealt with before it.
+void Connection::count_failure() {
+    Counters& counters = tcp_.counters;
+    if (recovery_ == Recovery::Recovery)
+        Counters::count(negotiated_.sack ? counters.sack_recovery_failures
+                                         : counters.reno_recovery_failures);
+    else if (recovery_ == Recovery::Loss)
+        Counters::count(counters.loss_failures);
+    else if (sent_.any_sacked() || duplicate_acks_ != 0)
+        Counters::count(negotiated_.sack ? counters.sack_failures : counters.reno_failures);
+}
+
 void Connection::on_retransmit_timeout() {
     if (sent_.empty()) {
         push_output(); // what there was no memory for
         return;
     }
+    Counters::count(tcp_.counters.timeouts);
     const unsigned limit = orphaned ? orphan_retries() : tcp_.settings.retries;
     if (given_up(stalled_since_, retransmissions_, limit)) {
         time_out();
         return;
     }
     const u64 time = now();
-    Counters::count(tcp_.counters.timeouts);
+    if (retransmissions_ == 0)
+        count_failure();
     if (recovery_ != Recovery::Loss || una_ >= recovery_end_) {
         // A timeout in the middle of recovery comes on top of a reduction that was made.
         if (recovery_ == Recovery::Open) {
@@ -303,7 +334,10 @@ void Connection::on_retransmit_timeout() {
     probe_outstanding_ = false;
     sent_in_recovery_ = 0;
     // A peer may forget what it reported (RFC 2018, 8): if the first range is marked, it did.
-    sent_.mark_all_lost(sent_.first()->sacked);
+    const bool reneged = sent_.first()->sacked;
+    if (reneged)
+        Counters::count(tcp_.counters.sack_reneges);
+    sent_.mark_all_lost(reneged);
     rack_.timed_out();
     clear_deadline(Deadline::LossProbe);
     clear_deadline(Deadline::Reorder);

@@ -114,8 +114,10 @@ Result<void> TcpSocket::set_tcp_option(int name, std::span<const u8> value) {
         pass_to_listener();
         return {};
     }
-    if (name == TCP_ULP || name == TCP_FASTOPEN_KEY)
-        return fail(name == TCP_ULP ? ENOENT : EINVAL);
+    if (name == TCP_ULP) // there is none to be found
+        return fail(value.empty() ? EINVAL : ENOENT);
+    if (name == TCP_FASTOPEN_KEY)
+        return fail(EINVAL);
     TRY(const int number, number_of(value));
     {
         SpinGuard guard(connection_->lock);
@@ -233,13 +235,21 @@ Result<void> TcpSocket::set_number(int name, int value) {
             return fail(EINVAL);
         options.save_syn = static_cast<u8>(value);
         return {};
+    case TCP_TX_DELAY:
+        // Kept, as on Linux, whose queues heed it where they are of the kind that can (fq).
+        if (value < 0 || value >= 1 << 28)
+            return fail(EINVAL);
+        options.send_delay_us = static_cast<u32>(value);
+        return {};
     case TCP_REPAIR: // checkpoints of connections are not offered
     case TCP_REPAIR_QUEUE:
     case TCP_REPAIR_WINDOW:
+    case TCP_TIMESTAMP:
         return fail(EPERM);
     case TCP_QUEUE_SEQ:
-    case TCP_REPAIR_OPTIONS:
         return fail(own.state() == State::Closed ? EINVAL : EPERM);
+    case TCP_REPAIR_OPTIONS:
+        return fail(EINVAL);
     default:
         return fail(ENOPROTOOPT);
     }
@@ -278,7 +288,21 @@ Result<usize> TcpSocket::get_option(int level, int name, std::span<u8> out) {
     return InetSocketFile::get_option(level, name, out);
 }
 
+// The SYN of a connection that was accepted; told once. A room that is too small changes nothing.
+Result<usize> TcpSocket::take_saved_syn(std::span<u8> out) {
+    Vector<u8> saved; // freed without the lock
+    SpinGuard guard(connection_->lock);
+    const usize bytes = connection_->saved_syn.size();
+    if (out.size() < bytes)
+        return bytes;
+    saved = std::move(connection_->saved_syn);
+    guard.unlock();
+    return put(out, saved.data(), bytes);
+}
+
 Result<usize> TcpSocket::get_tcp_option(int name, std::span<u8> out) {
+    if (name == TCP_SAVED_SYN)
+        return take_saved_syn(out);
     Connection& own = *connection_;
     SpinGuard guard(own.lock);
     const ConnectionOptions& options = own.options;
@@ -343,15 +367,44 @@ Result<usize> TcpSocket::get_tcp_option(int name, std::span<u8> out) {
         return put_number(out, options.fast_open_no_cookie);
     case TCP_SAVE_SYN:
         return put_number(out, options.save_syn);
-    case TCP_ULP:
-        return usize{0}; // none
+    case TCP_TX_DELAY:
+        return put_number(out, options.send_delay_us);
+    case TCP_ULP:          // none
+    case TCP_CC_INFO:      // neither CUBIC nor Reno has anything to tell
+    case TCP_FASTOPEN_KEY: // its own: none
+        return usize{0};
+    case TCP_REPAIR_WINDOW: {
+        constexpr usize window = 20; // struct tcp_repair_window
+        return fail(out.size() == window ? EPERM : EINVAL);
+    }
     case TCP_REPAIR_QUEUE:
+    case TCP_QUEUE_SEQ:
         return fail(EINVAL);
     case TCP_TIMESTAMP:
         return put_number(out, static_cast<i64>(own.tcp().now() / millisecond));
     default:
         return fail(ENOPROTOOPT);
     }
+}
+
+u32 TcpSocket::connected_mtu() {
+    Connection& own = *connection_;
+    SpinGuard guard(own.lock);
+    const bool connected = own.state() != State::Closed && own.state() != State::Listen;
+    return connected ? own.flow.path.mtu : 0;
+}
+
+Result<net::IpAddress> TcpSocket::connected_peer() const {
+    Connection& own = *connection_;
+    SpinGuard guard(own.lock);
+    if (own.state() != State::Established)
+        return fail(ENOTCONN);
+    return net::IpAddress(own.pair.remote.address);
+}
+
+Result<void> TcpSocket::become_v4() {
+    connection_->v6 = false;
+    return {};
 }
 
 // --- what SOL_SOCKET has to say
@@ -367,6 +420,8 @@ void TcpSocket::apply_options() {
     if (options_.receive_low_water > most)
         options_.receive_low_water = most;
     own.set_low_water(options_.receive_low_water);
+    own.least_hop_limit4 = ip_.min_ttl;
+    own.least_hop_limit6 = ip_.min_hop_limit;
     own.receives_errors_ = ip_.on(v6() ? net::ip6_receive_error : net::ip_receive_error);
     const bool reuse = option_on(SO_REUSEADDR), reuse_port = option_on(SO_REUSEPORT);
     if (reuse != own.reuse_address || reuse_port != own.reuse_port)

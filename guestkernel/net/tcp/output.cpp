@@ -83,6 +83,8 @@ u32 Connection::choose_window() {
         announced != 0)
         window = announced;
     // What was promised stays promised, the part of a unit that may be left included.
+    if (window < announced && window == 0)
+        Counters::count(tcp_.counters.window_wanted_closed);
     if (window < announced)
         window = (announced + unit - 1) & ~(unit - 1);
     const u32 most = 65535u << negotiated_.receive_scale;
@@ -92,6 +94,9 @@ u32 Connection::choose_window() {
 u16 Connection::window_to_send() {
     const u32 window = choose_window();
     window_right_ = later(window_right_, receive_next_ + window);
+    const bool zero = window >> negotiated_.receive_scale == 0;
+    if (std::exchange(announced_zero_, zero) != zero)
+        Counters::count(zero ? tcp_.counters.window_closed : tcp_.counters.window_opened);
     return static_cast<u16>(window >> negotiated_.receive_scale);
 }
 
@@ -208,7 +213,8 @@ void Connection::acknowledge_now() {
 void Connection::send_duplicate_ack(SequenceRange duplicate) {
     if (negotiated_.sack && tcp_.settings.duplicate_sack && !duplicate.empty()) {
         duplicate_ = duplicate;
-        Counters::count(tcp_.counters.duplicate_sacks_sent);
+        Counters::count(duplicate.start < receive_next_ ? tcp_.counters.duplicate_sacks_sent
+                                                        : tcp_.counters.duplicate_sacks_sent_ahead);
     }
     acknowledge_now();
 }
@@ -420,6 +426,7 @@ bool Connection::send_one(u32 length, u32 mss) {
     if (length % mss != 0)
         small_end_ = start + length;
     auto sent = transmit(start, length, flags);
+    Counters::count(tcp_.counters.original_data_sent, (space + mss - 1) / mss);
     if (!sent || *sent < length) {
         // Not all of it went: the rest counts as lost and is sent again.
         if (!sent || *sent == 0) {

@@ -91,8 +91,10 @@ u32 input_time_wait(TimeWait& entry, const Header& header, const net::IpInfo& in
         tcp.restart_time_wait(entry);
     if (entry.last_answer != 0 &&
         now - entry.last_answer < tcp.settings.invalid_rate_ms * millisecond &&
-        !header.has(flag_fin))
+        !header.has(flag_fin)) {
+        Counters::count(tcp.counters.answers_skipped_time_wait);
         return 0;
+    }
     entry.last_answer = now;
     acknowledge_time_wait(entry, header, info, now);
     return 0;

@@ -40,6 +40,7 @@ struct ConnectionOptions {
     bool thin_linear = false; // TCP_THIN_LINEAR_TIMEOUTS
     u32 keepalive_idle_s = 0, keepalive_interval_s = 0;
     u32 user_timeout_ms = 0;
+    u32 send_delay_us = 0;    // TCP_TX_DELAY
     i32 fin_wait_s = 0;       // TCP_LINGER2: negative, no FIN-WAIT-2 at all; 0: the namespace's
     u32 unsent_low_water = 0; // 0: the namespace's
     u32 window_clamp = 0, max_segment = 0;

@@ -6,7 +6,6 @@
 
 #include "guestkernel/core/random.hpp"
 #include "guestkernel/fs/inode.hpp"
-#include "guestkernel/fs/mode.hpp"
 #include "guestkernel/ipc/poll_events.hpp"
 #include "guestkernel/net/backlog.hpp"
 #include "guestkernel/net/neighbour.hpp"
@@ -36,10 +35,14 @@ bool reusable(const TcpStack& tcp, const TimeWait& entry) {
     return tcp.now() - entry.recent_at >= nanoseconds_per_second;
 }
 
+Result<Ref<Inode>> make_inode(int family) {
+    return make_socket_inode(family == net::family_inet6 ? "TCPv6" : "TCP");
+}
+
 } // namespace
 
 Result<Ref<SocketFile>> make_tcp_socket(Ref<NetNamespace> space, int family, u32 flags) {
-    TRY(Ref<Inode> inode, make_anonymous_inode(mode_socket | 0777));
+    TRY(Ref<Inode> inode, make_inode(family));
     TRY(Ref<TcpSocket> file,
         make_ref<TcpSocket>(std::move(inode), flags, family, std::move(space)));
     TRY(file->init());
@@ -303,6 +306,7 @@ Result<void> TcpSocket::enter_table(Ref<Entry>& other) {
     if (!reusable(own.tcp(), old))
         return fail(EADDRNOTAVAIL);
     own.take_over(old);
+    Counters::count(own.tcp().counters.time_waits_reused);
     own.tcp().end_time_wait(old);
     if (!table.insert(own))
         return fail(EADDRNOTAVAIL);
@@ -444,7 +448,7 @@ Result<Ref<SocketFile>> TcpSocket::accept(u32 file_flags, bool non_blocking_call
             served = own.listener;
         }
         if (!inode) {
-            TRY(inode, make_anonymous_inode(mode_socket | 0777));
+            TRY(inode, make_inode(family()));
         }
         if (served->has_pending()) {
             TRY(Ref<TcpSocket> file,

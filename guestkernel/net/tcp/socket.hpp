@@ -41,6 +41,9 @@ public:
 protected:
     void option_changed() override;
     bool is_bound() const override { return connection_->port != 0; }
+    u32 connected_mtu() override;
+    Result<net::IpAddress> connected_peer() const override;
+    Result<void> become_v4() override;
 
 private:
     enum class Progress : u8 { Unconnected, Connecting, Connected };
@@ -79,6 +82,7 @@ private:
     Result<void> set_number(int name, int value);
     Result<void> set_fast_open(int name, int value);
     Result<usize> get_tcp_option(int name, std::span<u8> out);
+    Result<usize> take_saved_syn(std::span<u8> out);
 
     Ref<Connection> connection_;
     Progress progress_ = Progress::Unconnected;

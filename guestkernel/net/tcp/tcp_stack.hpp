@@ -21,7 +21,32 @@ struct Counters {
     base::Atomic<u64> abort_on_data{0}, abort_on_close{0}, abort_on_memory{0}, abort_on_timeout{0},
         abort_on_linger{0};
     base::Atomic<u64> keepalives{0}, fast_open_active{0}, fast_open_passive{0}, fast_open_failed{0};
-    static void count(base::Atomic<u64>& counter) { counter.fetch_add(1, base::Order::Relaxed); }
+    base::Atomic<u64> embryonic_resets{0}, prune_calls{0}, prune_failures{0}, collapsed{0};
+    base::Atomic<u64> out_of_window_icmps{0}, time_waits_reused{0}, paws_active_rejected{0};
+    base::Atomic<u64> delayed_acks_lost{0}, pure_acks{0};
+    base::Atomic<u64> reno_recoveries{0}, sack_recoveries{0}, sack_reneges{0}, sack_reorders{0},
+        reno_reorders{0};
+    base::Atomic<u64> full_undos{0}, partial_undos{0}, duplicate_undos{0}, loss_undos{0};
+    base::Atomic<u64> reno_failures{0}, sack_failures{0}, loss_failures{0},
+        reno_recovery_failures{0}, sack_recovery_failures{0};
+    base::Atomic<u64> slow_start_retransmits{0}, loss_probe_recoveries{0}, retransmit_failures{0};
+    base::Atomic<u64> duplicate_sacks_sent_ahead{0}, duplicate_sacks_received_ahead{0},
+        duplicate_segments_reported{0}, sacks_discarded{0}, duplicate_sacks_old{0},
+        duplicate_sacks_no_undo{0};
+    base::Atomic<u64> hop_limit_drops{0}, defer_accept_drops{0};
+    base::Atomic<u64> request_queue_cookies{0}, request_queue_drops{0};
+    base::Atomic<u64> received_coalesced{0}, out_of_order_drops{0}, out_of_order_merges{0};
+    base::Atomic<u64> syn_challenges{0};
+    base::Atomic<u64> fast_open_passive_failed{0}, fast_open_overflows{0},
+        fast_open_cookies_asked{0};
+    base::Atomic<u64> window_opened{0}, window_closed{0}, window_wanted_closed{0};
+    base::Atomic<u64> syn_retransmits{0}, original_data_sent{0}, delivered{0};
+    base::Atomic<u64> answers_skipped_request{0}, answers_skipped_paws{0},
+        answers_skipped_sequence{0}, answers_skipped_time_wait{0}, answers_skipped_challenge{0};
+    base::Atomic<u64> window_probes{0}, zero_window_drops{0};
+    static void count(base::Atomic<u64>& counter, u64 by = 1) {
+        counter.fetch_add(by, base::Order::Relaxed);
+    }
 };
 
 class TcpStack final : public net::StackPart {

@@ -129,10 +129,10 @@ void Connection::time_out() {
 
 void Connection::on_syn_timeout() {
     const bool active = state_ == State::SynSent;
+    Counters::count(tcp_.counters.timeouts);
     const unsigned own = active ? tcp_.settings.syn_retries : tcp_.settings.syn_ack_retries;
     const unsigned limit = options.syn_retries != 0 && active ? options.syn_retries : own;
     if (given_up(open_started_, retransmissions_, limit)) {
-        Counters::count(tcp_.counters.attempt_fails);
         time_out();
         return;
     }
@@ -140,6 +140,7 @@ void Connection::on_syn_timeout() {
     rtt_.back_off();
     statistics_.retransmits++;
     Counters::count(tcp_.counters.retransmitted);
+    Counters::count(tcp_.counters.syn_retransmits);
     // Data on a SYN is not tried twice. What answered a fast open's is under way by itself, and its
     // acknowledgement must not look like one of something that was never sent.
     if (sent_.empty())
@@ -183,6 +184,7 @@ void Connection::on_persist() {
         // A byte that the peer has already makes it say where it is.
         send_control(flag_ack, una_ - 1);
     }
+    Counters::count(tcp_.counters.window_probes);
     probes_++;
     closed_probes_++;
     if (sent_.empty())

@@ -23,6 +23,7 @@ public:
     u32 poll(PollTable* table) override;
     Result<void> describe_state(String& out) override;
     bool is_stream() const override { return true; }
+    bool signals_readiness() const override { return true; }
     const char* type_name() const override { return file_type; }
 
 private:

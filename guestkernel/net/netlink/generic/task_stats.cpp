@@ -50,9 +50,10 @@ void put_memory(taskstats& out, AddressSpace& space) {
     const AddressSpace::Usage usage = space.usage();
     out.hiwater_rss = usage.peak_resident * kib_per_page;
     out.hiwater_vm = usage.peak_virtual * kib_per_page;
-    if (!space.executable || space.executable->inode() == nullptr)
+    const Ref<File> file = space.program();
+    if (!file || file->inode() == nullptr)
         return;
-    const Inode& program = *space.executable->inode();
+    const Inode& program = *file->inode();
     out.ac_exe_inode = program.number();
     out.ac_exe_dev = program.superblock() == nullptr ? 0 : program.superblock()->device_number;
 }
