@@ -16,6 +16,7 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
+#include "agent/os/descriptor_limit.hpp"
 #include "agent/service/agent.hpp"
 #include "agent/startup/listen.hpp"
 #include "agent/startup/neighbours.hpp"
@@ -155,6 +156,7 @@ os::Result<void> run(int argc, char** argv) {
     for (const std::string& neighbour : options.neighbours)
         TRY(startup::add_neighbour(neighbour));
     signal(SIGPIPE, SIG_IGN);
+    os::raise_descriptor_limit();
     return serve(options, is_init);
 }
 

@@ -11,6 +11,8 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include "agent/os/descriptor_limit.hpp"
+
 namespace container {
 
 std::string encode(const os::Error& error) {
@@ -26,7 +28,9 @@ os::Error decode_error(const std::string& text) {
 
 void begin_builder(const ProcessPlan& plan, std::vector<int> keep) {
     keep.insert(keep.end(), {plan.report, plan.start, plan.stdio[0], plan.stdio[1], plan.stdio[2]});
+    keep.insert(keep.end(), plan.preserved.begin(), plan.preserved.end());
     os::close_all_but(std::move(keep));
+    os::restore_descriptor_limit();
     for (int number = 1; number < NSIG; ++number)
         signal(number, SIG_DFL);
     sigset_t none;

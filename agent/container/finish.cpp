@@ -194,6 +194,21 @@ os::Result<void> drop_the_rest(const spec::Process& process, const SeccompFilter
     return {};
 }
 
+// So that the program's user may open /dev/stdout and its like again. /dev/null is everybody's.
+void give_stream(int fd, std::uint32_t uid, bool terminal) {
+    struct stat about {};
+    const bool own = fstat(fd, &about) == 0 && (terminal || !S_ISCHR(about.st_mode));
+    if (own && fchown(fd, uid, static_cast<gid_t>(-1)) != 0)
+        return; // in a user namespace the pipes belong to nobody inside
+}
+
+// Nothing that is still needed has one of these numbers (ProcessPlan).
+bool place_preserved(const std::vector<int>& fds) {
+    int number = 3;
+    return std::all_of(fds.begin(), fds.end(),
+                       [&number](int fd) { return dup2(fd, number++) >= 0; });
+}
+
 } // namespace
 
 os::Result<void> connect_streams(const ProcessPlan& plan, const Terminal& terminal) {
@@ -203,13 +218,10 @@ os::Result<void> connect_streams(const ProcessPlan& plan, const Terminal& termin
             terminal.slave ? terminal.slave.get() : plan.stdio[static_cast<unsigned>(number)];
         if (dup2(from, number) < 0)
             return os::fail_errno(errno, "connect the standard streams");
-        struct stat about {};
-        // So that the program's user may open /dev/stdout and its like again. /dev/null is
-        // everybody's.
-        const bool own = fstat(number, &about) == 0 && (terminal.slave || !S_ISCHR(about.st_mode));
-        if (own && fchown(number, uid, static_cast<gid_t>(-1)) != 0)
-            continue; // in a user namespace the pipes belong to nobody inside
+        give_stream(number, uid, static_cast<bool>(terminal.slave));
     }
+    for (const int number : plan.preserved)
+        give_stream(number, uid, false);
     if (terminal.slave && ioctl(STDIN_FILENO, TIOCSCTTY, 0) != 0)
         return os::fail_errno(errno, "process.terminal: make it the controlling one");
     return {};
@@ -257,8 +269,9 @@ os::Result<void> wait_for_start(const ProcessPlan& plan, int sync) {
     }
 }
 
-os::Error execute(const spec::Process& process, const SeccompFilter& filter,
+os::Error execute(const ProcessPlan& plan, const SeccompFilter& filter,
                   const std::string& program) {
+    const spec::Process& process = *plan.process;
     std::vector<std::string> env = process.env;
     if (variable(env, "HOME").empty())
         env.push_back(os::text("HOME=", home_of(process.user.uid)));
@@ -274,6 +287,8 @@ os::Error execute(const spec::Process& process, const SeccompFilter& filter,
     const std::vector<char*> environment = pointers(env);
     // Everything of ours has the flag already; this is for what a library may have forgotten.
     syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
+    if (!place_preserved(plan.preserved))
+        return {os::code_of(errno), "place the preserved descriptors"};
     const auto limited = set_limits(process);
     if (!limited)
         return limited.error();

@@ -18,8 +18,7 @@ os::Result<std::string> become_user(const spec::Process& process);
 // Says that it is ready, waits for the agent's word, and returns when it has come. The process ends
 // if the agent is gone.
 os::Result<void> wait_for_start(const ProcessPlan& plan, int sync);
-// Returns only on failure.
-os::Error execute(const spec::Process& process, const SeccompFilter& filter,
-                  const std::string& program);
+// Returns only on failure. The preserved descriptors take their numbers.
+os::Error execute(const ProcessPlan& plan, const SeccompFilter& filter, const std::string& program);
 
 } // namespace container

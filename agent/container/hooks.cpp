@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "agent/os/child_output.hpp"
+#include "agent/os/descriptor_limit.hpp"
 #include "agent/os/files.hpp"
 #include "agent/os/unique_fd.hpp"
 #include "agent/spec/json_view.hpp"
@@ -41,6 +42,7 @@ os::Result<os::UniqueFd> file_with(const std::string& text) {
     dup2(output, STDOUT_FILENO);
     dup2(output, STDERR_FILENO);
     os::close_all_but({});
+    os::restore_descriptor_limit();
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);

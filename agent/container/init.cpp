@@ -143,7 +143,7 @@ void run_init(const InitInputs& inputs) {
         run_hooks(spec.hooks.start_container, inputs.plan.state.json("created", getpid()));
     if (!hooked)
         give_up(agent, hooked.error());
-    give_up(agent, execute(process, inputs.filter, program));
+    give_up(agent, execute(inputs.plan.common, inputs.filter, program));
 }
 
 } // namespace container

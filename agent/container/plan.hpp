@@ -42,8 +42,9 @@ struct ProcessPlan {
     const spec::Process* process = nullptr;
     const spec::Seccomp* seccomp = nullptr; // may be null
     std::array<int, 3> stdio{-1, -1, -1};   // the process's ends; unused with a terminal
-    int report = -1;                        // channel to the agent, the builder's end
-    int start = -1;                         // channel to the agent, the first process's end
+    std::vector<int> preserved; // its descriptors 3 and up; all numbers here are above theirs
+    int report = -1;            // channel to the agent, the builder's end
+    int start = -1;             // channel to the agent, the first process's end
 };
 
 struct ContainerPlan {

@@ -76,7 +76,7 @@ void ProcessBuilder::begin_inside() {
     const auto prepared = prepare();
     if (!prepared)
         give_up(sync, prepared.error());
-    give_up(plan_.common.start, execute(process, filter_, program));
+    give_up(plan_.common.start, execute(plan_.common, filter_, program));
 }
 
 os::Result<pid_t> ProcessBuilder::give_birth() {

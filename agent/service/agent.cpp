@@ -11,10 +11,28 @@ namespace service {
 namespace {
 
 constexpr const char* service_name = "joey.agent.v1.Agent";
-constexpr std::uint32_t protocol_version = 1;
+constexpr std::uint32_t protocol_version = 2;
 
-WantedStreams wanted_of(const proto::Streams& streams) {
-    return {.input = streams.input(), .output = streams.output(), .error = streams.error()};
+os::Result<WantedStreams> wanted_of(const proto::Streams& streams) {
+    WantedStreams out{.input = streams.input(),
+                      .output = streams.output(),
+                      .error = streams.error(),
+                      .preserved = {}};
+    if (static_cast<std::size_t>(streams.preserved_size()) > most_preserved)
+        return os::fail(os::Code::InvalidArgument, "streams.preserved: ", streams.preserved_size(),
+                        " descriptors are more than ", most_preserved);
+    for (const int kind : streams.preserved()) {
+        if (!proto::Preserved_IsValid(kind))
+            return os::fail(os::Code::InvalidArgument, "streams.preserved: there is no kind ",
+                            kind);
+        out.preserved.push_back(static_cast<WantedStreams::Preserved>(kind));
+    }
+    return out;
+}
+
+os::Error no_descriptor(std::uint32_t number) {
+    return {os::Code::InvalidArgument,
+            os::text("the process was given no descriptor ", number, " to be served")};
 }
 
 template <typename T>
@@ -116,7 +134,7 @@ void Agent::register_streams(ttrpc::Server& server) {
     server.handle<proto::WriteInputRequest, proto::Empty>(
         service_name, "WriteInput",
         [this](const auto& request, const auto& reply) { write_input(request, reply); });
-    server.handle<proto::ProcessRequest, proto::Empty>(
+    server.handle<proto::CloseInputRequest, proto::Empty>(
         service_name, "CloseInput",
         [this](const auto& request, const auto& reply) { close_input(request, reply); });
     server.handle<proto::ResizeTerminalRequest, proto::Empty>(
@@ -204,8 +222,9 @@ void Agent::create(const proto::CreateRequest& request, const Reply<proto::Creat
     auto parsed = spec::parse_spec(request.spec(), request.bundle());
     if (parsed && !parsed->process)
         parsed = os::fail(os::Code::InvalidArgument, "process: is missing");
-    if (!parsed) {
-        reply(base::Failure(parsed.error()));
+    const auto wanted = wanted_of(request.streams());
+    if (!parsed || !wanted) {
+        reply(base::Failure(!parsed ? parsed.error() : wanted.error()));
         return;
     }
     const auto container =
@@ -221,34 +240,33 @@ void Agent::create(const proto::CreateRequest& request, const Reply<proto::Creat
         }
     }
     containers_[id] = container;
-    container->create(wanted_of(request.streams()),
-                      [this, container, reply](const os::Result<void>& result) {
-                          if (!result) {
-                              forget(container);
-                              reply(base::Failure(result.error()));
-                              return;
-                          }
-                          proto::CreateResponse out;
-                          out.set_pid(static_cast<std::uint32_t>((*container->find(""))->pid()));
-                          for (const std::string& warning : container->spec().warnings)
-                              out.add_warnings(warning);
-                          reply(out);
-                      });
+    container->create(*wanted, [this, container, reply](const os::Result<void>& result) {
+        if (!result) {
+            forget(container);
+            reply(base::Failure(result.error()));
+            return;
+        }
+        proto::CreateResponse out;
+        out.set_pid(static_cast<std::uint32_t>((*container->find(""))->pid()));
+        for (const std::string& warning : container->spec().warnings)
+            out.add_warnings(warning);
+        reply(out);
+    });
 }
 
 void Agent::exec(const proto::ExecRequest& request, const Reply<proto::ExecResponse>& reply) {
     const auto checked = check_id("exec_id", request.exec_id());
     const auto container = find(request.container_id());
     auto process = spec::parse_process(request.process());
-    if (!checked || !container || !process) {
+    const auto wanted = wanted_of(request.streams());
+    if (!checked || !container || !process || !wanted) {
         reply(base::Failure(!container ? container.error()
                             : !checked ? checked.error()
-                                       : process.error()));
+                            : !process ? process.error()
+                                       : wanted.error()));
         return;
     }
-    (*container)
-        ->exec(request.exec_id(), std::move(*process), wanted_of(request.streams()),
-               answer_with(reply));
+    (*container)->exec(request.exec_id(), std::move(*process), *wanted, answer_with(reply));
 }
 
 void Agent::start(const proto::StartRequest& request, const Reply<proto::StartResponse>& reply) {
@@ -381,40 +399,55 @@ void Agent::read_output(const proto::ReadOutputRequest& request,
         return;
     }
     const bool error = request.stream() == proto::STDERR;
-    const auto stream_of = [error](Process& owner) -> OutputStream& {
-        return error ? owner.streams().error : owner.streams().output;
+    const std::uint32_t descriptor = request.descriptor();
+    const auto stream_of = [error, descriptor](Process& owner) {
+        return descriptor != 0 ? owner.streams().output_of(descriptor)
+               : error         ? &owner.streams().error
+                               : &owner.streams().output;
     };
+    OutputStream* const stream = stream_of(**process);
+    if (stream == nullptr) {
+        reply(base::Failure(no_descriptor(descriptor)));
+        return;
+    }
     const auto holds = std::make_shared<bool>(true);
-    stream_of(**process).read(request.offset(), request.max_bytes(),
-                              [reply, holds](os::Result<std::string> data) {
-                                  *holds = false;
-                                  proto::ReadOutputResponse out;
-                                  if (data)
-                                      out.set_data(std::move(*data));
-                                  reply(data ? os::Result<proto::ReadOutputResponse>(std::move(out))
-                                             : base::Failure(data.error()));
-                              });
+    stream->read(request.offset(), request.max_bytes(),
+                 [reply, holds](os::Result<std::string> data) {
+                     *holds = false;
+                     proto::ReadOutputResponse out;
+                     if (data)
+                         out.set_data(std::move(*data));
+                     reply(data ? os::Result<proto::ReadOutputResponse>(std::move(out))
+                                : base::Failure(data.error()));
+                 });
     // What nobody waits for any more must stay in the pipe.
     if (*holds)
         reply.on_cancel([process = std::weak_ptr(*process), stream_of] {
             if (const auto owner = process.lock())
-                stream_of(*owner).cancel();
+                stream_of(*owner)->cancel();
         });
 }
 
 void Agent::write_input(const proto::WriteInputRequest& request, const Reply<proto::Empty>& reply) {
     const auto process = find(request.container_id(), request.exec_id());
-    if (!process)
-        reply(base::Failure(process.error()));
+    InputStream* const stream =
+        process ? (*process)->streams().input_of(request.descriptor()) : nullptr;
+    if (stream == nullptr)
+        reply(base::Failure(process ? no_descriptor(request.descriptor()) : process.error()));
     else
-        (*process)->streams().input.write(request.data(), answer_with(reply));
+        stream->write(request.data(), answer_with(reply));
 }
 
-void Agent::close_input(const proto::ProcessRequest& request, const Reply<proto::Empty>& reply) {
+void Agent::close_input(const proto::CloseInputRequest& request, const Reply<proto::Empty>& reply) {
     const auto process = find(request.container_id(), request.exec_id());
-    if (process)
-        (*process)->streams().input.close_when_written();
-    reply(process ? os::Result<proto::Empty>(proto::Empty()) : base::Failure(process.error()));
+    InputStream* const stream =
+        process ? (*process)->streams().input_of(request.descriptor()) : nullptr;
+    if (stream == nullptr) {
+        reply(base::Failure(process ? no_descriptor(request.descriptor()) : process.error()));
+        return;
+    }
+    stream->close_when_written();
+    reply(proto::Empty());
 }
 
 void Agent::resize(const proto::ResizeTerminalRequest& request, const Reply<proto::Empty>& reply) {

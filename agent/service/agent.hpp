@@ -55,7 +55,7 @@ private:
     void read_output(const proto::ReadOutputRequest& request,
                      const Reply<proto::ReadOutputResponse>& reply);
     void write_input(const proto::WriteInputRequest& request, const Reply<proto::Empty>& reply);
-    void close_input(const proto::ProcessRequest& request, const Reply<proto::Empty>& reply);
+    void close_input(const proto::CloseInputRequest& request, const Reply<proto::Empty>& reply);
     void resize(const proto::ResizeTerminalRequest& request, const Reply<proto::Empty>& reply);
     void next_events(const proto::NextEventsRequest& request,
                      const Reply<proto::NextEventsResponse>& reply);

@@ -360,8 +360,7 @@ void Container::when_all_ended(const std::function<void()>& action) {
 // is deleted, which is the last thing that its client does.
 bool Container::is_all_delivered() const {
     const auto is_owed = [](Process& process) {
-        return !process.is_abandoned() &&
-               (process.streams().output.is_owed() || process.streams().error.is_owed());
+        return !process.is_abandoned() && process.streams().is_output_owed();
     };
     return !is_owed(*process_) &&
            std::all_of(executed_.begin(), executed_.end(),

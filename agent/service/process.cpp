@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <fcntl.h>
 
 #include <sys/epoll.h>
 #include <sys/wait.h>
@@ -11,6 +12,19 @@
 #include "agent/service/event_log.hpp"
 
 namespace service {
+
+namespace {
+
+// The channel that tells why a program could not be executed is open until it is, when the
+// preserved descriptors have their numbers.
+os::UniqueFd above_preserved(os::UniqueFd channel, const WantedStreams& wanted) {
+    const int above = first_preserved + static_cast<int>(wanted.preserved.size());
+    if (channel.get() >= above)
+        return channel;
+    return os::UniqueFd(fcntl(channel.get(), F_DUPFD_CLOEXEC, above));
+}
+
+} // namespace
 
 Process::~Process() {
     if (report_) {
@@ -28,10 +42,13 @@ void Process::launch(const spec::Process& process, const WantedStreams& wanted,
     auto report = os::make_channel();
     auto start = os::make_channel();
     terminal_ = process.terminal;
-    // A terminal comes from inside; until then, and if it never comes, nothing is connected.
-    auto pipes = make_pipes(streams_, terminal_ ? WantedStreams{} : wanted);
+    // A terminal comes from inside; until then, and if it never comes, nothing else is connected.
+    auto pipes =
+        make_pipes(streams_, terminal_ ? WantedStreams{.preserved = wanted.preserved} : wanted);
+    if (start)
+        start->far = above_preserved(std::move(start->far), wanted);
     launched_ = std::move(done);
-    if (!report || !start || !pipes) {
+    if (!report || !start || !start->far || !pipes) {
         settle(os::fail(os::Code::ResourceExhausted, "make the pipes of a process"));
         return;
     }
@@ -41,10 +58,15 @@ void Process::launch(const spec::Process& process, const WantedStreams& wanted,
         return;
     }
     if (builder == 0) {
-        build({.process = &process,
-               .stdio = {(*pipes)[0].get(), (*pipes)[1].get(), (*pipes)[2].get()},
-               .report = report->far.get(),
-               .start = start->far.get()});
+        const auto& stdio = pipes->stdio;
+        container::ProcessPlan plan{.process = &process,
+                                    .stdio = {stdio[0].get(), stdio[1].get(), stdio[2].get()},
+                                    .preserved = {},
+                                    .report = report->far.get(),
+                                    .start = start->far.get()};
+        for (const os::UniqueFd& fd : pipes->preserved)
+            plan.preserved.push_back(fd.get());
+        build(std::move(plan));
         _exit(1);
     }
     children_.builder_begins();
@@ -192,7 +214,7 @@ void Process::ended(int wait_status) {
         exit_.set_code(static_cast<std::uint32_t>(WEXITSTATUS(wait_status)));
     }
     exit_.set_exited_at(now());
-    streams_.input.close();
+    streams_.close_inputs();
     streams_.output.writer_ended();
     if (exit_hook_)
         exit_hook_();

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include "agent/container/mount_calls.hpp"
 #include "agent/os/files.hpp"
@@ -179,7 +180,7 @@ void InputStream::finish(os::Result<void> result) {
     if (close_later_ || closed_) {
         closed_ = true;
         stop_watching();
-        fd_.reset();
+        let_go();
     }
     if (const Done done = std::exchange(done_, nullptr))
         done(std::move(result));
@@ -201,37 +202,115 @@ void InputStream::stop_watching() {
     watched_.reset();
 }
 
+void InputStream::let_go() {
+    // A socket's other direction may go on, with the same descriptor; what is none, refuses.
+    if (fd_ && *fd_)
+        ::shutdown(fd_->get(), SHUT_WR);
+    fd_.reset();
+}
+
 void InputStream::close() {
     stop_watching();
-    fd_.reset();
+    let_go();
     closed_ = true;
     if (const Done done = std::exchange(done_, nullptr))
         done(os::fail(os::Code::FailedPrecondition, "standard input is closed"));
 }
 
-os::Result<std::array<os::UniqueFd, 3>> make_pipes(Streams& streams, const WantedStreams& wanted) {
-    std::array<os::UniqueFd, 3> out;
+InputStream* Streams::input_of(std::uint32_t descriptor) {
+    if (descriptor == 0)
+        return &input;
+    const std::size_t index = std::size_t{descriptor} - first_preserved; // below it: beyond any
+    return index < preserved.size() ? &preserved[index]->input : nullptr;
+}
+
+OutputStream* Streams::output_of(std::uint32_t descriptor) {
+    const std::size_t index = std::size_t{descriptor} - first_preserved;
+    return index < preserved.size() ? &preserved[index]->output : nullptr;
+}
+
+void Streams::close_inputs() {
+    input.close();
+    for (const auto& one : preserved)
+        one->input.close();
+}
+
+bool Streams::is_output_owed() const {
+    return output.is_owed() || error.is_owed() ||
+           std::any_of(preserved.begin(), preserved.end(),
+                       [](const auto& one) { return one->output.is_owed(); });
+}
+
+namespace {
+
+struct Ends {
+    os::UniqueFd far;
+    std::shared_ptr<os::UniqueFd> near;
+};
+
+// `near` does not block: each end has flags of its own.
+os::Result<Ends> make_ends(WantedStreams::Preserved kind) {
+    std::array<int, 2> ends{};
+    const bool made = kind == WantedStreams::Preserved::Both
+                          ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) == 0
+                          : pipe2(ends.data(), O_CLOEXEC) == 0;
+    if (!made)
+        return os::fail_errno(errno, "make a pipe");
+    const bool into = kind == WantedStreams::Preserved::Into;
+    Ends out{.far = os::UniqueFd(ends[into ? 0 : 1]),
+             .near = std::make_shared<os::UniqueFd>(ends[into ? 1 : 0])};
+    if (fcntl(out.near->get(), F_SETFL, O_NONBLOCK) != 0)
+        return os::fail_errno(errno, "make a pipe non-blocking");
+    return out;
+}
+
+os::Result<std::vector<os::UniqueFd>>
+make_preserved(Streams& streams, const std::vector<WantedStreams::Preserved>& wanted) {
+    using Kind = WantedStreams::Preserved;
+    std::vector<os::UniqueFd> out;
+    const int above = first_preserved + static_cast<int>(wanted.size());
+    for (const Kind kind : wanted) {
+        auto stream = std::make_unique<PreservedStream>(streams.loop);
+        os::UniqueFd far;
+        if (kind == Kind::Null) {
+            TRY(far, open_null());
+        } else {
+            TRY(Ends ends, make_ends(kind));
+            far = std::move(ends.far);
+            if (kind != Kind::OutOf)
+                stream->input.open(ends.near, false);
+            if (kind != Kind::Into)
+                stream->output.open(ends.near, false);
+        }
+        out.emplace_back(fcntl(far.get(), F_DUPFD_CLOEXEC, above));
+        if (!out.back())
+            return os::fail_errno(errno, "make a pipe");
+        streams.preserved.push_back(std::move(stream));
+    }
+    return out;
+}
+
+} // namespace
+
+os::Result<ProcessEnds> make_pipes(Streams& streams, const WantedStreams& wanted) {
+    ProcessEnds all;
+    TRY(all.preserved, make_preserved(streams, wanted.preserved));
+    std::array<os::UniqueFd, 3>& out = all.stdio;
     const std::array<bool, 3> connected{wanted.input, wanted.output, wanted.error};
     for (std::size_t number = 0; number < 3; ++number) {
         if (!connected[number]) {
             TRY(out[number], open_null());
             continue;
         }
-        std::array<int, 2> ends{};
-        if (pipe2(ends.data(), O_CLOEXEC) != 0)
-            return os::fail_errno(errno, "make a pipe");
-        const bool into = number == 0;
-        out[number] = os::UniqueFd(ends[into ? 0 : 1]);
-        const auto near = std::make_shared<os::UniqueFd>(ends[into ? 1 : 0]);
-        // Ours alone: each end of a pipe has flags of its own.
-        if (fcntl(near->get(), F_SETFL, O_NONBLOCK) != 0)
-            return os::fail_errno(errno, "make a pipe non-blocking");
+        using Kind = WantedStreams::Preserved;
+        TRY(Ends ends, make_ends(number == 0 ? Kind::Into : Kind::OutOf));
+        out[number] = std::move(ends.far);
         if (number == 0)
-            streams.input.open(near, false);
+            streams.input.open(ends.near, false);
         else
-            (number == 1 ? streams.output : streams.error).open(near, false);
+            (number == 1 ? streams.output : streams.error).open(ends.near, false);
     }
-    return out;
+    return all;
 }
 
 } // namespace service

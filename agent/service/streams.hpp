@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "agent/os/event_loop.hpp"
 #include "agent/os/unique_fd.hpp"
@@ -82,6 +83,7 @@ private:
     bool write_now();
     void finish(os::Result<void> result);
     void stop_watching();
+    void let_go();
 
     os::EventLoop& loop_;
     std::shared_ptr<os::UniqueFd> fd_;
@@ -94,12 +96,27 @@ private:
     Done done_;
 };
 
+// One descriptor beside the standard streams; what goes one way only leaves the other unconnected.
+struct PreservedStream {
+    explicit PreservedStream(os::EventLoop& loop) : input(loop), output(loop) {}
+    InputStream input;
+    OutputStream output;
+};
+
 struct Streams {
-    explicit Streams(os::EventLoop& loop) : input(loop), output(loop), error(loop) {}
+    explicit Streams(os::EventLoop& on) : loop(on), input(on), output(on), error(on) {}
+    os::EventLoop& loop;
     InputStream input;
     OutputStream output;
     OutputStream error;
+    std::vector<std::unique_ptr<PreservedStream>> preserved; // of descriptor 3 and up
     std::shared_ptr<os::UniqueFd> terminal;
+
+    // The direction of a descriptor that a client names; null: there is none of this number.
+    InputStream* input_of(std::uint32_t descriptor);
+    OutputStream* output_of(std::uint32_t descriptor);
+    void close_inputs();
+    bool is_output_owed() const;
 };
 
 // Which streams a client serves; the process's ends of the pipes for them, or of /dev/null.
@@ -107,7 +124,18 @@ struct WantedStreams {
     bool input = false;
     bool output = false;
     bool error = false;
+    enum class Preserved : std::uint8_t { Null, Into, OutOf, Both };
+    std::vector<Preserved> preserved;
 };
-os::Result<std::array<os::UniqueFd, 3>> make_pipes(Streams& streams, const WantedStreams& wanted);
+struct ProcessEnds {
+    std::array<os::UniqueFd, 3> stdio;
+    // Above the numbers that they will have, so that these can be taken one after the other.
+    std::vector<os::UniqueFd> preserved;
+};
+os::Result<ProcessEnds> make_pipes(Streams& streams, const WantedStreams& wanted);
+
+// Each costs the guest two descriptors, and the host's relay one.
+constexpr std::size_t most_preserved = 64;
+constexpr int first_preserved = 3;
 
 } // namespace service

@@ -13,7 +13,7 @@ namespace startup {
 
 namespace {
 
-constexpr int backlog = 64;
+constexpr int backlog = 1024; // every container of a pod may come at once
 
 os::Result<unsigned> number_of(const std::string& address, std::string_view text) {
     unsigned value = 0;

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <google/protobuf/stubs/logging.h>
+#include <utility>
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -17,7 +18,7 @@ constexpr std::size_t max_output = 8U << 20;
 
 } // namespace
 
-Connection::Connection(os::EventLoop& loop, os::UniqueFd socket, Events events)
+Connection::Connection(os::EventLoop& loop, os::UniqueFd socket, Events events, Budget* budget)
     : loop_(loop), socket_(std::move(socket)), events_(std::move(events)),
       reader_({.frame =
                    [this](Frame frame) {
@@ -29,10 +30,11 @@ Connection::Connection(os::EventLoop& loop, os::UniqueFd socket, Events events)
                    [this](const FrameHeader& header) {
                        if (is_open())
                            events_.too_long(header);
-                   }}) {}
+                   }}),
+      budget_(budget) {}
 
 os::Result<std::unique_ptr<Connection>> Connection::start(os::EventLoop& loop, os::UniqueFd socket,
-                                                          Events events) {
+                                                          Events events, Budget* budget) {
     // The library writes a line to stderr for each string that is no UTF-8: as many as the peer
     // likes. A message that it refuses is an error, which whoever made the call is told.
     google::protobuf::SetLogHandler(nullptr);
@@ -40,7 +42,7 @@ os::Result<std::unique_ptr<Connection>> Connection::start(os::EventLoop& loop, o
     if (flags < 0 || fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0)
         return os::fail_errno(errno, "make a socket non-blocking");
     std::unique_ptr<Connection> connection(
-        new Connection(loop, std::move(socket), std::move(events)));
+        new Connection(loop, std::move(socket), std::move(events), budget));
     Connection* self = connection.get();
     self->interest_ = EPOLLIN;
     TRY(loop.watch(self->socket_.get(), EPOLLIN,
@@ -52,6 +54,25 @@ Connection::~Connection() {
     *alive_ = false;
     if (socket_)
         loop_.forget(socket_.get());
+    socket_.reset();
+    account();
+}
+
+// What is kept, for the budget. A connection that is closed keeps nothing.
+void Connection::account() {
+    if (budget_ == nullptr)
+        return;
+    const std::size_t now = is_open() ? output_bytes_ + reader_.held() : 0;
+    const std::size_t before = std::exchange(accounted_, now);
+    if (!is_open())
+        budget_->forget(this);
+    budget_->change(before, now);
+    if (now > before && budget_->is_exceeded())
+        close("memory for connections is short");
+}
+
+bool Connection::must_wait() const {
+    return budget_ != nullptr && accounted_ == 0 && budget_->is_short();
 }
 
 void Connection::send(std::string frame) {
@@ -62,6 +83,7 @@ void Connection::send(std::string frame) {
     // Most answers fit into the socket at once; the loop need not be asked.
     if (output_.size() == 1 && !write_some())
         return;
+    account();
     update_interest();
 }
 
@@ -72,6 +94,7 @@ void Connection::close(const std::string& why) {
     socket_.reset();
     output_.clear();
     output_bytes_ = 0;
+    account();
     loop_.defer([this, why, alive = alive_] {
         if (!*alive)
             return;
@@ -84,8 +107,12 @@ void Connection::close(const std::string& why) {
 void Connection::update_interest() {
     if (!is_open())
         return;
-    const std::uint32_t wanted = (output_bytes_ < max_output ? std::uint32_t{EPOLLIN} : 0U) |
-                                 (output_.empty() ? 0U : std::uint32_t{EPOLLOUT});
+    const bool waits = must_wait();
+    if (waits)
+        budget_->wait(this, [this] { update_interest(); });
+    const bool reads = output_bytes_ < max_output && !waits;
+    const std::uint32_t wanted =
+        (reads ? std::uint32_t{EPOLLIN} : 0U) | (output_.empty() ? 0U : std::uint32_t{EPOLLOUT});
     if (wanted != interest_)
         loop_.change(socket_.get(), interest_ = wanted);
 }
@@ -94,10 +121,14 @@ void Connection::on_ready(std::uint32_t events) {
     const std::shared_ptr<bool> alive = alive_;
     if ((events & EPOLLOUT) != 0 && !write_some())
         return;
-    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0)
+    // A peer that has gone is always taken notice of.
+    const bool gone = (events & (EPOLLHUP | EPOLLERR)) != 0;
+    if (gone || ((events & EPOLLIN) != 0 && !must_wait()))
         read_some();
-    if (*alive)
-        update_interest();
+    if (!*alive)
+        return;
+    account();
+    update_interest();
 }
 
 void Connection::read_some() {

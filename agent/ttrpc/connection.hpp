@@ -8,6 +8,7 @@
 #include <string>
 
 #include "agent/os/event_loop.hpp"
+#include "agent/ttrpc/budget.hpp"
 #include "agent/ttrpc/frame.hpp"
 
 namespace ttrpc {
@@ -21,9 +22,9 @@ public:
         std::function<void(const std::string& why)> closed;
     };
 
-    // The socket is made non-blocking.
+    // The socket is made non-blocking. `budget`, if there is one, outlives the connection.
     static os::Result<std::unique_ptr<Connection>> start(os::EventLoop& loop, os::UniqueFd socket,
-                                                         Events events);
+                                                         Events events, Budget* budget = nullptr);
     ~Connection();
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
@@ -34,11 +35,13 @@ public:
     bool is_open() const { return static_cast<bool>(socket_); }
 
 private:
-    Connection(os::EventLoop& loop, os::UniqueFd socket, Events events);
+    Connection(os::EventLoop& loop, os::UniqueFd socket, Events events, Budget* budget);
     void on_ready(std::uint32_t events);
     void read_some();
     bool write_some();
     void update_interest();
+    void account();
+    bool must_wait() const;
 
     os::EventLoop& loop_;
     os::UniqueFd socket_;
@@ -48,6 +51,8 @@ private:
     std::size_t sent_of_first_ = 0;
     std::size_t output_bytes_ = 0;
     std::uint32_t interest_ = 0;
+    Budget* const budget_;
+    std::size_t accounted_ = 0;
     // Deferred calls hold it weakly: they may outlive the connection.
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -48,6 +48,7 @@ public:
     // bytes that came, not with the length that a header promises.
     void take(std::string_view bytes);
     // Bytes of a frame that is not complete yet.
+    std::size_t held() const { return header_bytes_.size() + payload_.size(); }
     bool in_frame() const { return have_header_ || !header_bytes_.empty(); }
 
 private:

@@ -1,6 +1,7 @@
 #include "agent/ttrpc/server.hpp"
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fcntl.h>
 
@@ -35,9 +36,12 @@ void Call::cancel() {
         action();
 }
 
-Server::Server(os::EventLoop& loop, Limits limits) : loop_(loop), limits_(limits) {}
+Server::Server(os::EventLoop& loop, Limits limits)
+    : loop_(loop), limits_(limits), budget_(limits.bytes) {}
 
 Server::~Server() {
+    if (pause_ != 0)
+        loop_.cancel(pause_);
     if (listener_)
         loop_.forget(listener_.get());
 }
@@ -63,14 +67,30 @@ void Server::accept_some() {
         socklen_t length = sizeof peer;
         os::UniqueFd socket(accept4(listener_.get(), reinterpret_cast<sockaddr*>(&peer), &length,
                                     SOCK_CLOEXEC | SOCK_NONBLOCK));
-        if (!socket)
+        if (!socket) {
+            // No descriptor, no memory: the connection stays where it is, and the listener ready.
+            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+                wait_for_connections();
             return;
+        }
         if (!may_connect(peer))
             continue;
         // Beyond the limit, and when memory is short, the client sees its connection closed.
         if (connections_.size() < limits_.connections)
             static_cast<void>(serve(std::move(socket)));
     }
+}
+
+void Server::wait_for_connections() {
+    constexpr std::chrono::milliseconds pause(100);
+    loop_.forget(listener_.get());
+    pause_ = loop_.after(pause, [this] {
+        pause_ = 0;
+        const auto watched =
+            loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_some(); });
+        if (!watched)
+            wait_for_connections();
+    });
 }
 
 os::Result<void> Server::serve(os::UniqueFd socket) {

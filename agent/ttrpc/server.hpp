@@ -82,8 +82,11 @@ class Server {
 public:
     using Handler = std::function<void(std::shared_ptr<Call>)>;
     struct Limits {
-        std::size_t connections = 64;
+        // Each container, and each process that is executed in one, has a connection for as long as
+        // it runs.
+        std::size_t connections = 8192;
         std::size_t calls_per_connection = 1024;
+        std::size_t bytes = 64U << 20; // of all connections (Budget)
     };
 
     explicit Server(os::EventLoop& loop) : Server(loop, Limits{}) {}
@@ -119,9 +122,13 @@ private:
     const Handler* find(const std::string& service, const std::string& method,
                         os::Error& error) const;
 
+    void wait_for_connections();
+
     os::EventLoop& loop_;
     Limits limits_;
+    Budget budget_;
     os::UniqueFd listener_;
+    os::EventLoop::TimerId pause_ = 0; // of accepting
     std::map<std::string, std::map<std::string, Handler>> services_;
     std::unordered_map<ServerConnection*, std::unique_ptr<ServerConnection>> connections_;
 };

@@ -24,7 +24,8 @@ os::Result<void> ServerConnection::start(os::UniqueFd socket) {
                                             [this](const std::string&) {
                                                 cancel_calls();
                                                 server_.connections_.erase(this);
-                                            }}));
+                                            }},
+                                       &server_.budget_));
     return {};
 }
 

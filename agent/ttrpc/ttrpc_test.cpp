@@ -36,11 +36,12 @@ struct Collected {
 // A server with a few methods, and one end of a connection to it.
 struct Fixture {
     std::unique_ptr<os::EventLoop> loop = std::move(*os::EventLoop::create());
-    ttrpc::Server server{*loop, {.connections = 4, .calls_per_connection = 8}};
+    ttrpc::Server server;
     std::vector<ttrpc::Reply<ttrpc::KeyValue>> held;
     int cancelled = 0;
 
-    Fixture() {
+    explicit Fixture(ttrpc::Server::Limits limits = {.connections = 4, .calls_per_connection = 8})
+        : server(*loop, limits) {
         server.handle<ttrpc::KeyValue, ttrpc::KeyValue>(
             "test.Service", "Echo",
             [](const ttrpc::KeyValue& request, const ttrpc::Reply<ttrpc::KeyValue>& reply) {
@@ -375,6 +376,37 @@ TEST_CASE("connections beyond the limit are closed") {
     CHECK(recv(sockets[5].get(), &byte, 1, MSG_DONTWAIT) == 0);
     bool closed = false;
     CHECK(f.exchange(sockets[0].get(), request_frame(1, "Echo"), closed).size() == 1);
+}
+
+TEST_CASE("a server has connections for all processes of a large pod") {
+    Fixture f(ttrpc::Server::Limits{});
+    std::vector<os::UniqueFd> sockets;
+    for (int i = 0; i < 300; ++i)
+        sockets.push_back(f.connect_raw());
+    f.turn();
+    CHECK(f.server.connections() == 300);
+    bool closed = false;
+    CHECK(f.exchange(sockets.back().get(), request_frame(1, "Echo"), closed).size() == 1);
+}
+
+TEST_CASE("what all connections keep has a bound: others wait, who goes on is closed") {
+    constexpr std::size_t bound = 1U << 20;
+    Fixture f({.connections = 4, .calls_per_connection = 8, .bytes = bound});
+    os::UniqueFd slow = f.connect_raw();
+    const os::UniqueFd other = f.connect_raw();
+    const auto header = ttrpc::encode({.length = ttrpc::max_message, .stream = 1, .type = 1});
+    const std::string begun = std::string(header.data(), header.size()) + std::string(600000, 'x');
+    bool closed = false;
+    CHECK(f.exchange(slow.get(), begun, closed).empty());
+    CHECK(f.exchange(other.get(), request_frame(1, "Echo"), closed).empty());
+    CHECK_FALSE(closed);
+    slow.reset();
+    f.turn();
+    CHECK(f.exchange(other.get(), request_frame(3, "Echo"), closed).size() == 2);
+    const os::UniqueFd greedy = f.connect_raw();
+    CHECK(f.exchange(greedy.get(), begun + std::string(600000, 'x'), closed).empty());
+    CHECK(f.server.connections() == 1); // the other's
+    CHECK(f.exchange(other.get(), request_frame(5, "Echo"), closed).size() == 1);
 }
 
 TEST_CASE("streams of a client are odd and never used twice") {

@@ -75,13 +75,17 @@ u64 wall_now(u64 monotonic) {
     return wall_deadline(now > 0 ? static_cast<u64>(now) : 0);
 }
 
-// When the monotonic clock comes there, if nobody sets the other.
+// When to look at a deadline. The wall clock may be made to go faster than the other, by a quarter
+// at the very most (clock_discipline.cpp), and nobody looks again because of that: of a long way
+// most is gone before the rest is measured anew.
 u64 to_monotonic(u64 deadline) {
+    constexpr u64 at_once = 10'000'000;
     if (!is_wall_deadline(deadline))
         return deadline;
     const u64 monotonic = monotonic_ns();
     const u64 wall = wall_now(monotonic);
-    return deadline > wall ? monotonic + (deadline - wall) : monotonic;
+    const u64 left = deadline > wall ? deadline - wall : 0;
+    return monotonic + (left > at_once ? left - left / 4 : left);
 }
 
 } // namespace

@@ -186,16 +186,12 @@ public:
                          no_atime_flag = 0x80;
     base::Atomic<u32> file_flags{0};
     virtual bool keeps_flags() const { return false; }
-    bool is_immutable() const {
-        return (file_flags.load(base::Order::Relaxed) & immutable_flag) != 0;
-    }
-    bool is_append_only() const {
-        return (file_flags.load(base::Order::Relaxed) & append_flag) != 0;
-    }
+    // The flags that hold for it: of what is shown in place of another object, that one's.
+    virtual u32 flags_in_force() const { return file_flags.load(base::Order::Relaxed); }
+    bool is_immutable() const { return (flags_in_force() & immutable_flag) != 0; }
+    bool is_append_only() const { return (flags_in_force() & append_flag) != 0; }
     // Its names, owner, mode and attributes stay as they are.
-    bool is_frozen() const {
-        return (file_flags.load(base::Order::Relaxed) & (immutable_flag | append_flag)) != 0;
-    }
+    bool is_frozen() const { return (flags_in_force() & (immutable_flag | append_flag)) != 0; }
     // Without a name so far, and may get one (O_TMPFILE without O_EXCL).
     base::Atomic<u32> linkable{0};
     // Files open for writing, or, when negative, those that forbid it (a program that is running:

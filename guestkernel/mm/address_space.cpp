@@ -402,8 +402,10 @@ AddressSpace::Break AddressSpace::break_range() {
 
 void AddressSpace::set_break_range(const Break& range) {
     MutexGuard guard(impl_->mutex);
-    impl_->break_start = layout.break_start = range.start;
-    impl_->break_end = range.end;
+    if (range.start != 0)
+        impl_->break_start = layout.break_start = range.start;
+    if (range.end != 0)
+        impl_->break_end = range.end;
 }
 
 Ref<File> AddressSpace::program() {

@@ -88,7 +88,7 @@ public:
     VirtAddr set_break(VirtAddr wanted);
     // The program image's limits, set by execve.
     void init_break(VirtAddr start);
-    // PR_SET_MM: the break is said to be here. Nothing is mapped for it.
+    // PR_SET_MM: the break is said to be here. Nothing is mapped for it. 0: stays where it is.
     struct Break {
         u64 start, end;
     };
@@ -106,6 +106,10 @@ public:
     // copied.
     // `force`: whatever the mapping's protection says, as ptrace(2) does.
     usize read_foreign(VirtAddr from, void* to, usize bytes, bool force = true);
+    // For who reads what everybody may see (/proc/PID/cmdline): only private memory of no file, as
+    // far as the program may read it. A file's server or a userfaultfd(2) must not keep him
+    // waiting.
+    usize read_own_memory(VirtAddr from, void* to, usize bytes);
     usize write_foreign(VirtAddr to, const void* from, usize bytes, bool force = true);
     // The futex key of an address: for a shared mapping the object and offset, else this space and
     // the address.

@@ -26,12 +26,21 @@ enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory, 
 // leaf table.
 inline constexpr u64 around_pages = 16;
 
+// How far an access from outside goes.
+enum class Reach : u8 {
+    Program,   // as far as the program's own
+    Debugger,  // whatever the protection (ptrace(2))
+    OwnMemory, // the program's, without files and without waiting for anybody
+};
+
 // How a fault was served.
 struct FaultInfo {
     // A file had to be read.
     bool major = false;
     // Write to a private mapping whatever its protection (ptrace(2)): the copy stays read-only.
     bool force = false;
+    // Only what is the program's alone, private memory of no file; and nobody is asked for it.
+    bool own_memory = false;
     // The frame was exchanged: this CPU may still hold the old translation, read-only.
     bool touch = false;
     // Many entries became writable: a flush on this CPU spares faults.
@@ -138,7 +147,7 @@ struct AddressSpaceImpl {
     // mlock(2), madvise(2).
     Result<void> populate(u64 start, u64 end, bool write, bool ignore_holes);
     Result<void> populate_part(u64& start, u64 end, bool write, bool ignore_holes, FaultInfo& info);
-    FaultOutcome frame_at(u64 address, bool write, bool force, FrameRef& out);
+    FaultOutcome frame_at(u64 address, bool write, Reach reach, FrameRef& out);
 
     // --- userfault.cpp, userfault_fill.cpp
     bool asks_userfault(Vma& vma, u64 page, bool write, u64& flags);

@@ -153,8 +153,11 @@ Result<void> remove_pages(AddressSpaceImpl& impl, u64 start, u64 end) {
         TRY(const CachePart part, next_part_to_remove(impl, start, end, holes));
         if (!part.cache)
             break;
-        // By way of the file, which has seals and an account of its pages.
-        if (part.file && part.file->inode() != nullptr && part.file->inode()->is_regular())
+        // By way of the file, which has flags, seals and an account of its pages.
+        const Inode* inode = part.file ? part.file->inode() : nullptr;
+        if (inode != nullptr && inode->is_frozen())
+            return fail(EPERM);
+        if (inode != nullptr && inode->is_regular())
             TRY(part.file->allocate(0x03, part.first_byte,
                                     part.end_byte - part.first_byte)); // PUNCH_HOLE | KEEP_SIZE
         else

@@ -480,7 +480,8 @@ FaultOutcome AddressSpaceImpl::fault(u64 address, u64 access, FaultInfo& info) {
     for (;;) {
         FaultOutcome outcome = fault_once(address, access, info);
         if (outcome == FaultOutcome::Userfault)
-            outcome = wait_for_userfault(address, access, info);
+            outcome = info.own_memory ? FaultOutcome::BadAccess
+                                      : wait_for_userfault(address, access, info);
         if (outcome != FaultOutcome::Userfault)
             return outcome;
     }
@@ -500,6 +501,8 @@ FaultOutcome AddressSpaceImpl::fault_once(u64 address, u64 access, FaultInfo& in
                 const bool write = (access & arch::fault_write) != 0;
                 if (!allows(*vma, access) &&
                     !(info.force && (!write || !vma->shared()) && vma->max_protection != 0))
+                    return FaultOutcome::BadAccess;
+                if (info.own_memory && vma->cache)
                     return FaultOutcome::BadAccess;
                 outcome = resolve(*vma, address, write, 0, info);
                 break;

@@ -16,11 +16,13 @@ namespace {
 // Calls `use(frame)` for the frame behind an address, with the page table's lock held: until it
 // returns, the entry that allows the access stays.
 template <typename F>
-FaultOutcome with_frame(AddressSpaceImpl& impl, u64 address, bool write, bool force, F&& use) {
+FaultOutcome with_frame(AddressSpaceImpl& impl, u64 address, bool write, Reach reach, F&& use) {
+    const bool force = reach == Reach::Debugger;
     // Present pages of the right kind may go again between fault and look; a few rounds are plenty.
     for (unsigned attempt = 0; attempt < 16; attempt++) {
         FaultInfo info;
         info.force = force;
+        info.own_memory = reach == Reach::OwnMemory;
         const FaultOutcome outcome = impl.fault(address, write ? arch::fault_write : 0, info);
         if (outcome != FaultOutcome::Done)
             return outcome;
@@ -47,14 +49,14 @@ FaultOutcome with_frame(AddressSpaceImpl& impl, u64 address, bool write, bool fo
 
 } // namespace
 
-FaultOutcome AddressSpaceImpl::frame_at(u64 address, bool write, bool force, FrameRef& out) {
-    return with_frame(*this, address, write, force,
+FaultOutcome AddressSpaceImpl::frame_at(u64 address, bool write, Reach reach, FrameRef& out) {
+    return with_frame(*this, address, write, reach,
                       [&](Frame& frame) { out = FrameRef::share(frame); });
 }
 
 Result<FrameRef> AddressSpace::frame_at(VirtAddr address, bool write) {
     FrameRef frame;
-    switch (impl_->frame_at(address.raw(), write, false, frame)) {
+    switch (impl_->frame_at(address.raw(), write, Reach::Program, frame)) {
     case FaultOutcome::Done:
         return frame;
     case FaultOutcome::NoMemory:
@@ -64,19 +66,31 @@ Result<FrameRef> AddressSpace::frame_at(VirtAddr address, bool write) {
     }
 }
 
-usize AddressSpace::read_foreign(VirtAddr from, void* to, usize bytes, bool force) {
+namespace {
+
+usize read_within(AddressSpaceImpl& impl, VirtAddr from, void* to, usize bytes, Reach reach) {
     usize done = 0;
     while (done < bytes) {
         const u64 at = from.raw() + done;
         const usize rest = page_size - at % page_size;
         const usize part = bytes - done < rest ? bytes - done : rest;
         FrameRef frame;
-        if (at >= user_max || impl_->frame_at(at, false, force, frame) != FaultOutcome::Done)
+        if (at >= user_max || impl.frame_at(at, false, reach, frame) != FaultOutcome::Done)
             break;
         __builtin_memcpy(static_cast<u8*>(to) + done, frame.data() + at % page_size, part);
         done += part;
     }
     return done;
+}
+
+} // namespace
+
+usize AddressSpace::read_foreign(VirtAddr from, void* to, usize bytes, bool force) {
+    return read_within(*impl_, from, to, bytes, force ? Reach::Debugger : Reach::Program);
+}
+
+usize AddressSpace::read_own_memory(VirtAddr from, void* to, usize bytes) {
+    return read_within(*impl_, from, to, bytes, Reach::OwnMemory);
 }
 
 usize AddressSpace::write_foreign(VirtAddr to, const void* from, usize bytes, bool force) {
@@ -92,7 +106,8 @@ usize AddressSpace::write_foreign(VirtAddr to, const void* from, usize bytes, bo
             __builtin_memcpy(static_cast<u8*>(frame_data(frame)) + at % page_size,
                              static_cast<const u8*>(from) + done, part);
         };
-        if (at >= user_max || with_frame(*impl_, at, true, force, store) != FaultOutcome::Done)
+        const Reach reach = force ? Reach::Debugger : Reach::Program;
+        if (at >= user_max || with_frame(*impl_, at, true, reach, store) != FaultOutcome::Done)
             break;
         done += part;
     }

@@ -19,23 +19,44 @@ namespace kernel {
 namespace {
 
 using Map = ::prctl_mm_map;
-using Words = decltype(AddressSpace::Layout::auxv);
+using Layout = AddressSpace::Layout;
+using Words = decltype(Layout::auxv);
+
+// Where each option's word is; the break, which is memory's, is not in the layout alone.
+struct Word {
+    u64 option;
+    __u64 Map::*told;
+    u64 Layout::*kept;
+};
+constexpr Word layout_words[] = {
+    {PR_SET_MM_START_CODE, &Map::start_code, &Layout::code_start},
+    {PR_SET_MM_END_CODE, &Map::end_code, &Layout::code_end},
+    {PR_SET_MM_START_DATA, &Map::start_data, &Layout::data_start},
+    {PR_SET_MM_END_DATA, &Map::end_data, &Layout::data_end},
+    {PR_SET_MM_START_STACK, &Map::start_stack, &Layout::stack_start},
+    {PR_SET_MM_ARG_START, &Map::arg_start, &Layout::args_start},
+    {PR_SET_MM_ARG_END, &Map::arg_end, &Layout::args_end},
+    {PR_SET_MM_ENV_START, &Map::env_start, &Layout::env_start},
+    {PR_SET_MM_ENV_END, &Map::env_end, &Layout::env_end},
+    {PR_SET_MM_START_BRK, &Map::start_brk, nullptr},
+    {PR_SET_MM_BRK, &Map::brk, nullptr},
+};
+
+const Word* word_of(u64 option) {
+    for (const Word& word : layout_words)
+        if (word.option == option)
+            return &word;
+    return nullptr;
+}
 
 Map current_map(AddressSpace& space) {
-    const AddressSpace::Layout& layout = space.layout;
     const AddressSpace::Break heap = space.break_range();
     Map map = {};
-    map.start_code = layout.code_start;
-    map.end_code = layout.code_end;
-    map.start_data = layout.data_start;
-    map.end_data = layout.data_end;
+    for (const Word& word : layout_words)
+        if (word.kept != nullptr)
+            map.*word.told = space.layout.*word.kept;
     map.start_brk = heap.start;
     map.brk = heap.end;
-    map.start_stack = layout.stack_start;
-    map.arg_start = layout.args_start;
-    map.arg_end = layout.args_end;
-    map.env_start = layout.env_start;
-    map.env_end = layout.env_end;
     return map;
 }
 
@@ -56,47 +77,10 @@ Result<void> check(const Map& map, u64 data_limit) {
 }
 
 void apply(AddressSpace& space, const Map& map) {
-    AddressSpace::Layout& layout = space.layout;
-    layout.code_start = map.start_code;
-    layout.code_end = map.end_code;
-    layout.data_start = map.start_data;
-    layout.data_end = map.end_data;
-    layout.stack_start = map.start_stack;
-    layout.args_start = map.arg_start;
-    layout.args_end = map.arg_end;
-    layout.env_start = map.env_start;
-    layout.env_end = map.env_end;
+    for (const Word& word : layout_words)
+        if (word.kept != nullptr)
+            space.layout.*word.kept = map.*word.told;
     space.set_break_range({map.start_brk, map.brk});
-}
-
-// The word of the map that an option is for; null: it is for none.
-__u64* word_of(Map& map, u64 option) {
-    switch (option) {
-    case PR_SET_MM_START_CODE:
-        return &map.start_code;
-    case PR_SET_MM_END_CODE:
-        return &map.end_code;
-    case PR_SET_MM_START_DATA:
-        return &map.start_data;
-    case PR_SET_MM_END_DATA:
-        return &map.end_data;
-    case PR_SET_MM_START_STACK:
-        return &map.start_stack;
-    case PR_SET_MM_START_BRK:
-        return &map.start_brk;
-    case PR_SET_MM_BRK:
-        return &map.brk;
-    case PR_SET_MM_ARG_START:
-        return &map.arg_start;
-    case PR_SET_MM_ARG_END:
-        return &map.arg_end;
-    case PR_SET_MM_ENV_START:
-        return &map.env_start;
-    case PR_SET_MM_ENV_END:
-        return &map.env_end;
-    default:
-        return nullptr;
-    }
 }
 
 // What lies on the stack must be mapped (or have something mapped above it, as Linux looks).
@@ -120,15 +104,20 @@ bool is_below_a_mapping(AddressSpace& space, u64 address) {
 Result<void> set_word(AddressSpace& space, u64 option, u64 address) {
     if (address < user_min || address >= user_max)
         return fail(EINVAL);
-    Map map = current_map(space);
-    __u64* const word = word_of(map, option);
+    const Word* const word = word_of(option);
     if (word == nullptr)
         return fail(EINVAL);
-    *word = address;
+    Map map = current_map(space);
+    map.*word->told = address;
     TRY(check(map, current_limit(RLIMIT_DATA)));
     if (lies_on_stack(option) && !is_below_a_mapping(space, address))
         return fail(EFAULT);
-    apply(space, map);
+    // Nothing else: another thread may be at the rest, or the break have moved meanwhile.
+    if (word->kept != nullptr)
+        space.layout.*word->kept = address;
+    else
+        space.set_break_range(option == PR_SET_MM_BRK ? AddressSpace::Break{0, address}
+                                                      : AddressSpace::Break{address, 0});
     return {};
 }
 
@@ -144,7 +133,7 @@ Result<void> copy_in_vector(Words& words, u64 address, u64 bytes) {
 
 // Up to AT_NULL and its value: what /proc/PID/auxv shows.
 void set_vector(AddressSpace& space, const Words& words) {
-    AddressSpace::Layout& layout = space.layout;
+    Layout& layout = space.layout;
     constexpr u32 count = sizeof words / sizeof words[0];
     u32 used = 0;
     while (used + 2 < count && words[used] != AT_NULL)
@@ -194,7 +183,7 @@ Result<void> set_auxiliary_vector(AddressSpace& space, u64 address, u64 bytes) {
     Words words = {};
     TRY(copy_in_vector(words, address, bytes));
     // What lies behind the given stays, as on Linux.
-    const AddressSpace::Layout& layout = space.layout;
+    const Layout& layout = space.layout;
     for (usize i = (bytes + sizeof(u64) - 1) / sizeof(u64); i < layout.auxv_words; i++)
         words[i] = layout.auxv[i];
     set_vector(space, words);

@@ -392,9 +392,9 @@ Outcome TestContainer::run() {
     return outcome;
 }
 
-os::Result<proto::ExecResponse> TestContainer::create_exec(const std::string& exec_id,
-                                                           const std::string& process,
-                                                           bool with_input) {
+os::Result<proto::ExecResponse>
+TestContainer::create_exec(const std::string& exec_id, const std::string& process, bool with_input,
+                           const std::vector<proto::Preserved>& preserved) {
     json base = json::parse(base_spec())["process"];
     base.erase("rlimits");
     base.merge_patch(json::parse(process));
@@ -405,6 +405,8 @@ os::Result<proto::ExecResponse> TestContainer::create_exec(const std::string& ex
     request.mutable_streams()->set_input(with_input);
     request.mutable_streams()->set_output(true);
     request.mutable_streams()->set_error(true);
+    for (const proto::Preserved kind : preserved)
+        request.mutable_streams()->add_preserved(kind);
     return Agent::shared().call<proto::ExecResponse>("Exec", request);
 }
 

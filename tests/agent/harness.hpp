@@ -107,8 +107,9 @@ public:
     Outcome run();
     // The same for one more process.
     Outcome exec(const std::string& script, const std::string& patch = "{}");
-    os::Result<proto::ExecResponse> create_exec(const std::string& exec_id,
-                                                const std::string& process, bool input = false);
+    os::Result<proto::ExecResponse>
+    create_exec(const std::string& exec_id, const std::string& process, bool input = false,
+                const std::vector<proto::Preserved>& preserved = {});
     Collected& collect(const std::string& exec_id = "");
     os::Result<proto::Empty> write_input(const std::string& data, const std::string& exec_id = "");
     os::Result<proto::Empty> close_input(const std::string& exec_id = "");

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <linux/keyctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include <catch2/catch.hpp>
@@ -154,6 +155,13 @@ TEST_CASE("only the three standard streams are open in a container") {
     CHECK(container.exec("ls /proc/self/fd | tr '\\n' ' '").out == "0 1 2 3 ");
 }
 
+TEST_CASE("the agent's own limit of descriptors is not its containers'") {
+    rlimit own{};
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &own) == 0);
+    CHECK(run_script("ulimit -n", R"({"process": {"rlimits": []}})").out ==
+          std::to_string(own.rlim_cur) + "\n");
+}
+
 TEST_CASE("standard streams can be opened again by the container's user") {
     CHECK(run_script("echo again > /dev/stdout; echo err > /dev/stderr",
                      R"({"process": {"user": {"uid": 1000, "gid": 1000}}})")
@@ -174,6 +182,83 @@ TEST_CASE("standard input reaches the program, and its end as well") {
     CHECK(Agent::shared().eventually([&] { return output.open_streams == 0; }));
     CHECK(output.out == "hello\nmore\n");
     CHECK(container.write_input("late").error().message == "standard input is closed");
+}
+
+namespace {
+
+os::Result<proto::Empty> write_to(const TestContainer& container, std::uint32_t descriptor,
+                                  const std::string& data) {
+    proto::WriteInputRequest request;
+    request.set_container_id(container.id());
+    request.set_exec_id("more");
+    request.set_descriptor(descriptor);
+    request.set_data(data);
+    return Agent::shared().call<proto::Empty>("WriteInput", request);
+}
+
+os::Result<proto::Empty> end_of(const TestContainer& container, std::uint32_t descriptor) {
+    proto::CloseInputRequest request;
+    request.set_container_id(container.id());
+    request.set_exec_id("more");
+    request.set_descriptor(descriptor);
+    return Agent::shared().call<proto::Empty>("CloseInput", request);
+}
+
+std::string read_all(const TestContainer& container, std::uint32_t descriptor) {
+    std::string out;
+    for (;;) {
+        proto::ReadOutputRequest request;
+        request.set_container_id(container.id());
+        request.set_exec_id("more");
+        request.set_descriptor(descriptor);
+        request.set_offset(out.size());
+        const auto got = Agent::shared().call<proto::ReadOutputResponse>("ReadOutput", request);
+        if (!got || got->data().empty())
+            return out;
+        out += got->data();
+    }
+}
+
+} // namespace
+
+TEST_CASE(
+    "descriptors beside the standard streams: pipes, a socket, /dev/null, each with its end") {
+    TestContainer container(script_spec("exec sleep 1000"));
+    container.must_run();
+    const std::string script =
+        R"json({"args": ["sh", "-c", "cat <&3 >&4; echo end >&4; exec 4>&-; cat <&5 >&5; echo $(ls /proc/self/fd) ; [ -c /proc/self/fd/6 ] && echo null"],
+            "user": {"uid": 1000, "gid": 1000}})json";
+    REQUIRE(container.create_exec("more", script, false,
+                                  {proto::INTO, proto::OUT_OF, proto::BOTH, proto::DEV_NULL}));
+    const Collected& output = container.collect("more");
+    REQUIRE(container.start("more"));
+    REQUIRE(write_to(container, 3, "three "));
+    REQUIRE(end_of(container, 3));
+    CHECK(read_all(container, 4) == "three end\n");
+    REQUIRE(write_to(container, 5, "five"));
+    REQUIRE(end_of(container, 5));
+    REQUIRE(container.wait("more"));
+    CHECK(read_all(container, 5) == "five");
+    REQUIRE(Agent::shared().eventually([&] { return output.open_streams == 0; }));
+    // 4 was closed, and is what ls reads.
+    CHECK(output.out.starts_with("0 1 2 3 4 5 6"));
+    CHECK(output.out.ends_with("null\n"));
+    CHECK(write_to(container, 7, "x").error().code == os::Code::InvalidArgument);
+    CHECK(write_to(container, 4, "x").error().message == "standard input is closed");
+}
+
+TEST_CASE("a program that is not there is still an error beside preserved descriptors") {
+    TestContainer container(script_spec("exec sleep 1000"));
+    container.must_run();
+    const std::vector<proto::Preserved> many(64, proto::DEV_NULL);
+    REQUIRE(container.create_exec("more", R"({"args": ["/bin/sh"]})", false, many));
+    REQUIRE(container.start("more"));
+    REQUIRE(container.wait("more")->exit().code() == 0);
+    const auto refused = container.create_exec("other", R"({"args": ["/nonesuch"]})", false, many);
+    CHECK(!refused);
+    const std::vector<proto::Preserved> beyond(65, proto::DEV_NULL);
+    CHECK(container.create_exec("third", R"({"args": ["/bin/sh"]})", false, beyond).error().code ==
+          os::Code::InvalidArgument);
 }
 
 TEST_CASE("without standard input a program reads the end at once") {

@@ -1,15 +1,19 @@
 // PR_SET_MM of prctl(2): a program says where its parts are, which file it is and what its
 // auxiliary vector was, and /proc/PID shows that. What only CAP_SYS_RESOURCE may is checked where
 // it is held. arch_prctl(2) of extended states.
+#include <atomic>
 #include <fcntl.h>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
 #include <asm/prctl.h>
 #include <linux/auxvec.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -121,6 +125,83 @@ void maps() {
     CHECK(sbrk(-8192) == static_cast<char*>(old) + 8192 && sbrk(0) == old);
 }
 
+// Everybody may read the arguments, and no program may keep a reader waiting: they are private
+// memory of no file, that the program may read itself, or they are not shown.
+void kinds_of_memory() {
+    const prctl_mm_map before = current_map();
+    const std::string words("ab\0cd", 6);
+    constexpr size_t page = 4096;
+    const auto shown = [&](char* at) {
+        prctl_mm_map map = before;
+        map.arg_start = map.env_start = address_of(at);
+        map.arg_end = map.env_end = map.arg_start + words.size();
+        CHECK(set_map(map) == 0);
+        const std::string arguments = contents("/proc/self/cmdline");
+        CHECK(contents("/proc/self/environ") == arguments);
+        return arguments;
+    };
+    const auto memory = [](int flags, int fd) {
+        void* const at = mmap(nullptr, page, PROT_READ | PROT_WRITE, flags, fd, 0);
+        CHECK(at != MAP_FAILED);
+        return static_cast<char*>(at);
+    };
+    const int fd = memfd_create("arguments", MFD_CLOEXEC);
+    CHECK(fd >= 0 && ftruncate(fd, page) == 0 &&
+          write(fd, words.data(), words.size()) == static_cast<ssize_t>(words.size()));
+    CHECK(shown(memory(MAP_SHARED, fd)).empty());
+    char* const copied = memory(MAP_PRIVATE, fd);
+    copied[0] = 'A';
+    CHECK(shown(copied).empty());
+    char* const shared = memory(MAP_SHARED | MAP_ANONYMOUS, -1);
+    std::memcpy(shared, words.data(), words.size());
+    CHECK(shown(shared).empty());
+    char* const own = memory(MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    std::memcpy(own, words.data(), words.size());
+    CHECK(shown(own) == words);
+    CHECK(mprotect(own, page, PROT_NONE) == 0 && shown(own).empty());
+    const int served = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC));
+    if (served >= 0) { // may be for those with more rights
+        char* const absent = memory(MAP_PRIVATE | MAP_ANONYMOUS, -1);
+        uffdio_api api = {UFFD_API, 0, 0};
+        uffdio_register range = {{address_of(absent), page}, UFFDIO_REGISTER_MODE_MISSING, 0};
+        CHECK(ioctl(served, UFFDIO_API, &api) == 0 && ioctl(served, UFFDIO_REGISTER, &range) == 0);
+        CHECK(shown(absent).empty());
+        close(served);
+    }
+    close(fd);
+    CHECK(set_map(before) == 0);
+}
+
+// Without a NUL at the end of them, arguments are one string, a page of it at most (setproctitle).
+// It goes on into the environment where that comes next, and nowhere else.
+void titles() {
+    const prctl_mm_map before = current_map();
+    constexpr size_t page = 4096;
+    char* const words = static_cast<char*>(
+        mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    const auto shown = [&](size_t length, size_t environment, size_t rest) {
+        prctl_mm_map map = before;
+        map.arg_start = address_of(words);
+        map.arg_end = map.arg_start + length;
+        map.env_start = address_of(words + environment);
+        map.env_end = map.env_start + rest;
+        CHECK(set_map(map) == 0);
+        return contents("/proc/self/cmdline");
+    };
+    std::memcpy(words, "title\0more\0another", 18);
+    const std::string title("title\0", 6);
+    CHECK(shown(3, 3, 8) == title && shown(3, 3, 1) == "titl" && shown(3, 3, 0) == "tit");
+    CHECK(shown(3, page, 8) == "tit" && shown(3, 4, 8) == "tit" && shown(3, 2, 8) == "tit");
+    CHECK(shown(8, page, 8) == title && shown(8, 8, 8) == title);
+    CHECK(shown(6, 6, 8) == title && shown(0, 0, 8).empty());
+    CHECK(shown(11, page, 8) == std::string("title\0more\0", 11));
+    std::memset(words, 'x', page + page / 2);
+    CHECK(shown(100, 100, 50) == std::string(150, 'x'));
+    CHECK(shown(5, 5, page) == std::string(page, 'x'));
+    CHECK(shown(page + 100, 0, 8) == std::string(page, 'x'));
+    CHECK(set_map(before) == 0 && munmap(words, 2 * page) == 0);
+}
+
 void vectors() {
     prctl_mm_map map = current_map();
     const std::string before = contents("/proc/self/auxv");
@@ -198,6 +279,29 @@ void single_words() {
     CHECK_FAILS(set(PR_SET_MM_EXE_FILE, 9999), EBADF);
 }
 
+// One word is set, and the break does not go back to where it was when that began. Nothing here
+// asks the library for memory meanwhile.
+void by_two_threads() {
+    const prctl_mm_map before = current_map();
+    if (set(PR_SET_MM_ARG_START, before.arg_start) != 0)
+        return; // needs CAP_SYS_RESOURCE
+    std::atomic<bool> over{false};
+    std::thread other([&] {
+        while (!over)
+            CHECK(set(PR_SET_MM_ARG_START, before.arg_start) == 0);
+    });
+    const unsigned long now = address_of(sbrk(0)), start = (now + 4095) / 4096 * 4096;
+    bool moved = true;
+    for (unsigned long i = 0; i < 2000 && moved; i++) {
+        const unsigned long end = start + 4096 * (1 + i % 2);
+        moved = syscall(SYS_brk, end) == static_cast<long>(end);
+    }
+    moved = syscall(SYS_brk, now) == static_cast<long>(now) && moved;
+    over = true;
+    other.join();
+    CHECK(moved);
+}
+
 void extended_states() {
     unsigned long supported = 0, permitted = 0;
     if (syscall(SYS_arch_prctl, ARCH_GET_XCOMP_SUPP, &supported) != 0) {
@@ -224,9 +328,12 @@ int main() {
     CHECK(mkdtemp(scratch) != nullptr);
     sizes();
     maps();
+    kinds_of_memory();
+    titles();
     vectors();
     programs(scratch);
     single_words();
+    by_two_threads();
     extended_states();
     CHECK(unlink((std::string(scratch) + "/program").c_str()) == 0 && rmdir(scratch) == 0);
     // Who may nothing else may say where its own parts are.
@@ -237,6 +344,8 @@ int main() {
         CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
         sizes();
         maps();
+        kinds_of_memory();
+        titles();
         vectors();
         CHECK_FAILS(set(PR_SET_MM_START_CODE, 0x40'0000), EPERM);
         _exit(0);

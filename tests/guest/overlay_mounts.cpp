@@ -9,7 +9,9 @@
 #include <unistd.h>
 #include <vector>
 
+#include <linux/fs.h>
 #include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -472,6 +474,52 @@ void layers_that_move() {
     });
 }
 
+int set_flags(const char* name, unsigned flags) {
+    const int fd = open(name, O_RDONLY);
+    const int result = ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    close(fd);
+    return result;
+}
+
+// What chattr(1) forbids in a layer, no overlay over it allows; nor what it forbids later.
+void guarded() {
+    in_child([] {
+        begin();
+        for (const char* name : {"u/fixed", "u/log", "u/later", "l2/fixed-below"})
+            make_file(name, "text");
+        CHECK(mkdir("u/full", 0755) == 0);
+        make_file("u/full/inside", "text");
+        if (set_flags("u/fixed", FS_IMMUTABLE_FL) != 0)
+            return; // Linux before 6.6, or no CAP_LINUX_IMMUTABLE
+        CHECK(set_flags("u/full", FS_IMMUTABLE_FL) == 0 && set_flags("u/log", FS_APPEND_FL) == 0);
+        CHECK(set_flags("l2/fixed-below", FS_IMMUTABLE_FL) == 0);
+        mount_it();
+        CHECK(contents_of("m/later") == "text" && set_flags("u/later", FS_IMMUTABLE_FL) == 0);
+        for (const char* name : {"m/fixed", "m/fixed-below", "m/later"}) {
+            CHECK_FAILS(open(name, O_WRONLY | O_APPEND), EPERM);
+            CHECK_FAILS(truncate(name, 0), EPERM);
+            CHECK_FAILS(unlink(name), EPERM);
+            CHECK_FAILS(rename(name, "m/moved"), EPERM);
+            CHECK_FAILS(rename("m/top", name), EPERM);
+            CHECK_FAILS(link(name, "m/linked"), EPERM);
+            CHECK_FAILS(chmod(name, 0600), EPERM);
+            CHECK_FAILS(chown(name, 1000, 1000), EPERM);
+            CHECK_FAILS(utimensat(AT_FDCWD, name, nullptr, 0), EPERM);
+            CHECK_FAILS(setxattr(name, "trusted.x", "1", 1, 0), EPERM);
+            CHECK(contents_of(name) == "text");
+        }
+        CHECK_FAILS(open("m/full/new", O_WRONLY | O_CREAT, 0600), EPERM);
+        CHECK_FAILS(unlink("m/full/inside"), EPERM);
+        CHECK_FAILS(open("m/log", O_WRONLY), EPERM);
+        CHECK_FAILS(unlink("m/log"), EPERM);
+        const int log = open("m/log", O_RDWR | O_APPEND);
+        CHECK(log >= 0 && write(log, "!", 1) == 1 && contents_of("u/log") == "text!");
+        CHECK_FAILS(ftruncate(log, 0), EPERM);
+        CHECK_FAILS(fcntl(log, F_SETFL, 0), EPERM);
+        CHECK(close(log) == 0);
+    });
+}
+
 // Two overlays over each other, as Linux has it: a third would be one more of who knows how many.
 void stacks() {
     in_child([] {
@@ -522,6 +570,7 @@ int main() {
     rights_of_the_mounter();
     steps();
     layers_that_move();
+    guarded();
     stacks();
     many();
     return 0;

@@ -116,7 +116,7 @@ def gdb_inside():
 def gdb_values():
     with Program() as program:
         result = gdb(program.path, "set can-use-hw-watchpoints 0", "set follow-fork-mode child",
-                     "break doubled", "run", "print (int)abs(-100)", "set var n = 30", "watch counter",
+                     "break doubled", "run >/dev/null", "print (int)abs(-100)", "set var n = 30", "watch counter",
                      "continue", "delete", "continue")
         has(result, "$1 = 100", "Old value = ", "New value = 60", "exited with code 074")
 

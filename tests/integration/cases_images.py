@@ -149,6 +149,18 @@ def names():
         equal("root directories", [], os.listdir(os.path.join(store.store, "rootfs")))
 
 
+@case("import --change and --message: done to the archive of a root directory, refused for an image")
+def import_changes():
+    with images() as store:
+        root = write(store.path("root.tar"), layer(f="1"))
+        store.good("import", "-c", 'CMD ["/f", "x"]', "--change", "ENV A=b", "-m", "from afar", root, "app:1")
+        inspected = json.loads(store.good("inspect", "app:1"))[0]
+        equal("command and variables", (["/f", "x"], ["A=b"]), (inspected["Config"]["Cmd"], inspected["Config"]["Env"]))
+        holds("history", "from afar" in store.good("history", "app:1"))
+        one_line_failure(store.run("import", "-c", "FROM x", root), "FROM")
+        one_line_failure(store.run("import", "-m", "x", "-", stdin=docker_save(["a:1"], [layer(f="1")])), "root directory")
+
+
 @case("export and import again: the same image; the archive is also Docker's")
 def export():
     with images() as store:

@@ -107,6 +107,41 @@ def executes():
         joey.nothing_is_left()
 
 
+@case("oci: --preserve-fds: files, pipes and sockets reach the program, others are refused by their name")
+def preserved():
+    with runtime() as joey:
+        words = [JOEY, "--root", joey.root]
+        files = {name: os.path.join(joey.directory, name) for name in ("in", "out")}
+        with open(files["in"], "w", encoding="utf-8") as file:
+            file.write("from the host\n" * 10000)
+        bundle = joey.bundle("b", "cat <&3 >&4; echo created; exec sleep 1000")
+        made = subprocess.run(["sh", "-c", 'exec "$@" 3<"$0/in" 4>"$0/out" >"$0/one.out" 2>&1 </dev/null', joey.directory,
+                               *words, "create", "--preserve-fds", "2", "--bundle", bundle, "one"], timeout=90 * PATIENCE, check=False)
+        equal("status of create", (0, b""), (made.returncode, joey.output("one")))
+        joey.must("start", "one")
+        joey.until_output("one", b"created")
+        with open(files["out"], "rb") as file:
+            equal("what came through", b"from the host\n" * 10000, file.read())
+        near, far = socket.socketpair()
+        with near, far:
+            near.sendall(b"question")
+            near.shutdown(socket.SHUT_WR)
+            # Descriptor 3 of the shell, whatever its number is here.
+            done = subprocess.run(["sh", "-c", 'exec "$@" 3<&0 </dev/null', "sh", *words, "exec", "--preserve-fds", "1", "one",
+                                   "sh", "-c", "cat <&3 >&3; echo done"], stdin=far, capture_output=True, timeout=90 * PATIENCE, check=False)
+            equal("exec", (0, b"done\n"), (done.returncode, done.stdout))
+            far.close()
+            equal("what the socket brings back", b"question", near.recv(100))
+        with socket.socket() as listening:
+            listening.listen()
+            done = subprocess.run(["sh", "-c", 'exec "$@" 3<&0 </dev/null', "sh", *words, "exec", "--preserve-fds", "1", "one", "true"],
+                                  stdin=listening, capture_output=True, timeout=90 * PATIENCE, check=False)
+            holds("a listening socket", b"descriptor 3 to preserve is a listening socket" in done.stderr, done.stderr)
+        refused(joey.run("exec", "--preserve-fds", "1", "one", "true"), "is not open", 255)
+        joey.must("delete", "--force", "one")
+        joey.nothing_is_left()
+
+
 @case("oci: the process in the pid file ends with the program's status, which a subreaper gets")
 def pid_file():
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -277,6 +277,17 @@ def terminals():
             terminal.expect("escape sequence")
             equal("status after detaching", 0, terminal.end())
         joey.until_state("t1", "running")
+        with joey.terminal("exec", "-it", "--detach-keys", "ctrl-x,x", "t1", "sh") as terminal:
+            terminal.expect("# ")
+            terminal.send("(sleep 2; echo on > /tmp/goes; sleep 1000) & echo left'' behind; wait\n")
+            terminal.expect("left behind")
+            terminal.send("\x18x")
+            terminal.expect("escape sequence")
+            equal("status after leaving an executed program", 0, terminal.end())
+        until = time.monotonic() + 60 * PATIENCE
+        while joey.run("exec", "t1", "cat", "/tmp/goes").out != b"on\n":
+            holds("the executed program runs on", time.monotonic() < until)
+            time.sleep(0.2)
         with joey.terminal("attach", "t1") as terminal:
             terminal.send("\n")
             terminal.expect("# ")

@@ -30,8 +30,8 @@ check() {
 
 # What a guest test is told where all that it may want is there: inside, and on the emulated machine's Linux, the oracle,
 # which has the vsock loopback and the breakpoints that this machine's may lack and settings of the whole machine that a test may change.
-ARGUMENTS = {"guest-address_layout": ["all"], "guest-breakpoints": ["all"], "guest-deadlines": ["all"],
-             "guest-vsock": ["loopback"]}
+ARGUMENTS = {"guest-address_layout": ["all"], "guest-breakpoints": ["all"], "guest-clock_steps": ["all"],
+             "guest-deadlines": ["all"], "guest-vsock": ["loopback"]}
 RING0_ARGUMENTS = {**ARGUMENTS, "guest-cpu_numbers": ["ring0"], "guest-wild_jumps": ["ring0"]}  # on that Linux, too
 
 

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 namespace shim {
 
 void PodLink::connect(const pod::StateRoot& root, const std::string& pod) {
+    if (dial_)
+        return;
     const auto patience = pod::patience(std::chrono::seconds(5));
     const auto found = pod::Pod::open(root, pod);
     if (!found)
@@ -17,18 +20,39 @@ void PodLink::connect(const pod::StateRoot& root, const std::string& pod) {
 }
 
 void PodLink::open(std::chrono::milliseconds patience) {
-    auto agent = pod::AgentLink::connect(loop_, directory_, vm_, patience);
-    if (!agent) {
+    dial_ = std::make_unique<pod::AgentDial>(
+        loop_, directory_, vm_, patience,
+        [this](os::Result<std::unique_ptr<pod::AgentLink>> agent) { opened(std::move(agent)); });
+}
+
+void PodLink::opened(os::Result<std::unique_ptr<pod::AgentLink>> agent) {
+    dial_.reset();
+    if (agent) {
+        take_over(std::move(*agent));
+    } else {
         log_.warning(os::text("the pod's agent: ", agent.error().message));
         last_failure_ = os::EventLoop::Clock::now();
-        return;
     }
+    for (const auto& action : std::exchange(waiting_, {}))
+        action();
+}
+
+void PodLink::take_over(std::unique_ptr<pod::AgentLink> agent) {
     // The end of the earlier connection may be known, and those who wait for answers over it not
     // told yet: that is deferred, too, and comes first.
     loop_.defer([old = std::shared_ptr<pod::AgentLink>(std::move(agent_))] {});
-    agent_ = std::move(*agent);
+    agent_ = std::move(agent);
     ++connections_;
     ask_for_events();
+}
+
+void PodLink::when_connected(std::function<void()> action) {
+    if (!is_open() && !dial_)
+        connect_again();
+    if (dial_)
+        waiting_.push_back(std::move(action));
+    else
+        action();
 }
 
 // A guest that takes no connections keeps nobody for long.

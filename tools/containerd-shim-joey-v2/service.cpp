@@ -1,6 +1,7 @@
 // From nothing to a container and back.
 #include "tools/containerd-shim-joey-v2/service.hpp"
 
+#include <array>
 #include <csignal>
 #include <unistd.h>
 
@@ -36,6 +37,9 @@ events::TaskCreate creation_event(const Task& task, const api::CreateTaskRequest
     return out;
 }
 
+// The third version has the second's methods and messages.
+constexpr std::array service_names = {"containerd.task.v2.Task", "containerd.task.v3.Task"};
+
 } // namespace
 
 Service::Service(Parts parts, std::string name_space)
@@ -61,11 +65,12 @@ void Service::add_to(ttrpc::Server& server) {
     const auto add = [&]<typename Request, typename Response>(
                          const char* method,
                          void (Service::*handler)(const Request&, const Reply<Response>&)) {
-        server.handle<Request, Response>(
-            "containerd.task.v2.Task", method,
-            [this, handler](const Request& request, const Reply<Response>& reply) {
-                (this->*handler)(request, reply);
-            });
+        for (const char* service : service_names)
+            server.handle<Request, Response>(
+                service, method,
+                [this, handler](const Request& request, const Reply<Response>& reply) {
+                    (this->*handler)(request, reply);
+                });
     };
     add("State", &Service::state);
     add("Create", &Service::create);
@@ -83,8 +88,9 @@ void Service::add_to(ttrpc::Server& server) {
     add("Stats", &Service::stats);
     add("Connect", &Service::connect);
     add("Shutdown", &Service::shut_down);
-    server.handle<api::CheckpointTaskRequest, Empty>("containerd.task.v2.Task", "Checkpoint",
-                                                     &Service::checkpoint);
+    for (const char* service : service_names)
+        server.handle<api::CheckpointTaskRequest, Empty>(service, "Checkpoint",
+                                                         &Service::checkpoint);
 }
 
 os::Result<Service::TaskRef> Service::find(const std::string& id) const {

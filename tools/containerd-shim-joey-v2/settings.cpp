@@ -15,6 +15,7 @@
 #include <toml++/toml.h>
 
 #include "agent/os/files.hpp"
+#include "vmm/machine/limits.hpp"
 
 namespace shim {
 
@@ -142,6 +143,9 @@ os::Result<std::uint64_t> bytes_of(std::string_view text, const std::string& wha
         number > (most >> shift))
         return os::fail(os::Code::InvalidArgument, what, ": ", text,
                         " is no amount of memory, as 512M or 2G");
+    if (number << shift < vmm::min_memory_bytes)
+        return os::fail(os::Code::InvalidArgument, what, ": ", text,
+                        " is too little for a VM, which needs ", vmm::min_memory_bytes >> 20, "M");
     return number << shift;
 }
 

@@ -40,7 +40,7 @@ struct Settings {
     os::Result<void> check(const std::map<std::string, std::string>& annotations) const;
 };
 
-// "512M", "2G": bytes.
+// "512M", "2G": bytes, as many as a VM needs at least.
 os::Result<std::uint64_t> bytes_of(std::string_view text, const std::string& what);
 
 } // namespace shim

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fstream>
+#include <optional>
 #include <poll.h>
 #include <unistd.h>
 
@@ -19,11 +20,13 @@
 #include "agent/ttrpc/server.hpp"
 #include "tools/containerd-shim-joey-v2/address.hpp"
 #include "tools/containerd-shim-joey-v2/command_line.hpp"
+#include "tools/containerd-shim-joey-v2/commands.hpp"
 #include "tools/containerd-shim-joey-v2/console.hpp"
 #include "tools/containerd-shim-joey-v2/grouping.hpp"
 #include "tools/containerd-shim-joey-v2/log.hpp"
 #include "tools/containerd-shim-joey-v2/metrics.hpp"
 #include "tools/containerd-shim-joey-v2/options.hpp"
+#include "tools/containerd-shim-joey-v2/pod_link.hpp"
 #include "tools/containerd-shim-joey-v2/protocol/forward.pb.h"
 #include "tools/containerd-shim-joey-v2/protocol/metrics.pb.h"
 #include "tools/containerd-shim-joey-v2/protocol/runc_options.pb.h"
@@ -437,6 +440,20 @@ TEST_CASE("a program that logs is waited for by the loop, which goes on", "[shim
     CHECK(*ready);
 }
 
+TEST_CASE(
+    "start answers with an address, and with the API's version where containerd knows the third") {
+    const std::string address = "unix:///run/joey/s/1";
+    CHECK(shim::bootstrap_answer(address, nullptr) == address);
+    CHECK(shim::bootstrap_answer(address, "2") == address);
+    CHECK(shim::bootstrap_answer(address, "") == address);
+    CHECK(shim::bootstrap_answer(address, "3x") == address);
+    for (const char* known : {"3", "4"}) {
+        const auto answer = pod::parse_object(shim::bootstrap_answer(address, known), "answer");
+        REQUIRE(answer);
+        CHECK(*answer == pod::Json{{"version", 3}, {"address", address}, {"protocol", "ttrpc"}});
+    }
+}
+
 TEST_CASE("settings are read, and what is wrong is named with its line", "[shim]") {
     const auto settings =
         shim::Settings::parse("[vm]\nvcpus = 2\nmemory = \"512M\"\nprivilege = \"ring3\"\n"
@@ -457,6 +474,11 @@ TEST_CASE("settings are read, and what is wrong is named with its line", "[shim]
           "file, line 2: vcpus: 0 is no number of CPUs (1 to 64)");
     CHECK(error_of(shim::Settings::parse("[vm]\nmemory = \"1X\"\n", "file")) ==
           "file, line 2: memory: 1X is no amount of memory, as 512M or 2G");
+    CHECK(error_of(shim::Settings::parse("[vm]\nmemory = \"31M\"\n", "file")) ==
+          "file, line 2: memory: 31M is too little for a VM, which needs 32M");
+    CHECK(error_of(shim::Settings::parse("\n[limits]\nmemory = \"1K\"\n", "file")) ==
+          "file, line 3: memory: 1K is too little for a VM, which needs 32M");
+    CHECK(shim::Settings::parse("[vm]\nmemory = \"32M\"\n", "file"));
     CHECK(error_of(shim::Settings::parse("vm = 1\n", "file")) == "file: vm is no table");
     CHECK(error_of(shim::Settings::parse("[vm\n", "file")).starts_with("file, line 1: "));
     CHECK(error_of(shim::Settings::parse("[\n\n", "file")).starts_with("file, line "));
@@ -476,6 +498,7 @@ TEST_CASE("annotations ask for no more than is allowed", "[shim]") {
     CHECK_FALSE(settings.check({{"io.joey.vcpus", "1x"}}));
     CHECK_FALSE(settings.check({{"io.joey.memory", "2G"}}));
     CHECK_FALSE(settings.check({{"io.joey.memory", "99999999999G"}}));
+    CHECK_FALSE(settings.check({{"io.joey.memory", "16M"}}));
     CHECK_FALSE(settings.check({{"io.joey.privilege", "ring1"}}));
     settings.annotations = false;
     CHECK_FALSE(settings.check({{"io.joey.vcpus", "1"}}));
@@ -688,4 +711,108 @@ TEST_CASE("what a worker leaves behind is this process's to reap, however soon i
         CHECK(status == 42);
     }
     shim::reset_signals();
+}
+
+namespace {
+
+// A pod whose VM is a process that does nothing, with the socket where its connections arrive.
+class IdleVm {
+public:
+    IdleVm() : root_(folder_.path()) {
+        child_ = ::fork();
+        if (child_ == 0) {
+            ::alarm(60);
+            for (;;)
+                ::pause();
+        }
+        const auto process = pod::ProcessId::of(child_);
+        REQUIRE(process);
+        REQUIRE(pod::make_directories(root_.pod("p")));
+        REQUIRE(pod::write_quickly(root_.pod("p") + "/vm.json", pod::to_text(process->to_json())));
+        const os::UniqueFd place(::open(root_.pod("p").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        listener_ = os::UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+        sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
+        std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock", place.get());
+        REQUIRE(::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) ==
+                0);
+        REQUIRE(::listen(listener_.get(), 4) == 0);
+    }
+    ~IdleVm() { end(); }
+    IdleVm(const IdleVm&) = delete;
+    IdleVm& operator=(const IdleVm&) = delete;
+
+    void end() {
+        if (child_ <= 0)
+            return;
+        ::kill(child_, SIGKILL);
+        ::waitpid(std::exchange(child_, -1), nullptr, 0);
+    }
+    const pod::StateRoot& root() const { return root_; }
+    int listener() const { return listener_.get(); }
+
+private:
+    Folder folder_;
+    pod::StateRoot root_;
+    os::UniqueFd listener_;
+    pid_t child_ = -1;
+};
+
+} // namespace
+
+TEST_CASE("a VM that does not answer delays nothing but what was asked of it") {
+    IdleVm vm;
+    const auto loop = std::move(*os::EventLoop::create());
+    const shim::Log log = shim::Log::open("/nonesuch", "test", false);
+    shim::PodLink link(*loop, log);
+    const auto begin = os::EventLoop::Clock::now();
+    link.connect(vm.root(), "p");
+    std::optional<os::Code> answered;
+    link.call<pod::proto::Empty>("Signal", pod::proto::SignalRequest(), std::chrono::seconds(1),
+                                 [&](const os::Result<pod::proto::Empty>& answer) {
+                                     answered = answer ? os::Code::Ok : answer.error().code;
+                                 });
+    bool other = false;
+    loop->after(std::chrono::milliseconds(1), [&] { other = true; });
+    while (!other)
+        loop->run_once(std::chrono::milliseconds(-1));
+    CHECK(os::EventLoop::Clock::now() - begin < std::chrono::seconds(1));
+    CHECK_FALSE(answered);
+    vm.end(); // and the connection with it, as the VM's process would
+    const os::UniqueFd socket(::accept(vm.listener(), nullptr, nullptr));
+    CHECK(::shutdown(socket.get(), SHUT_RDWR) == 0);
+    while (!answered)
+        loop->run_once(std::chrono::milliseconds(-1));
+    CHECK(*answered == os::Code::Unavailable);
+}
+
+TEST_CASE("what is asked of a VM while it is being connected to is asked when that is done") {
+    const IdleVm vm;
+    const auto loop = std::move(*os::EventLoop::create());
+    const shim::Log log = shim::Log::open("/nonesuch", "test", false);
+    ttrpc::Server agent(*loop);
+    agent.handle<pod::proto::SignalRequest, pod::proto::Empty>(
+        "joey.agent.v1.Agent", "Signal",
+        [](const auto&, const auto& reply) { reply(pod::proto::Empty()); });
+    shim::PodLink link(*loop, log);
+    link.connect(vm.root(), "p");
+    std::optional<bool> answered;
+    link.call<pod::proto::Empty>(
+        "Signal", pod::proto::SignalRequest(), std::chrono::seconds(10),
+        [&](const os::Result<pod::proto::Empty>& answer) { answered = answer.has_value(); });
+    os::UniqueFd socket;
+    while (!socket) {
+        loop->run_once(std::chrono::milliseconds(1));
+        socket = os::UniqueFd(::accept4(vm.listener(), nullptr, nullptr, SOCK_CLOEXEC));
+    }
+    std::string line;
+    char byte = 0;
+    while (byte != '\n' && ::read(socket.get(), &byte, 1) == 1)
+        line += byte;
+    CHECK(line == "CONNECT 1024\n");
+    REQUIRE(::send(socket.get(), "OK 1024\n", 8, MSG_NOSIGNAL) == 8);
+    REQUIRE(agent.serve(std::move(socket)));
+    while (!answered)
+        loop->run_once(std::chrono::milliseconds(-1));
+    CHECK(*answered);
+    CHECK(link.is_open());
 }

@@ -1,8 +1,11 @@
 // start: one shim per pod, detached, with its socket ready before it runs.
 #include <cerrno>
+#include <charconv>
 #include <climits>
 #include <csignal>
+#include <cstdlib>
 #include <fcntl.h>
+#include <string_view>
 #include <unistd.h>
 #include <vector>
 
@@ -15,6 +18,7 @@
 #include "tools/containerd-shim-joey-v2/options.hpp"
 #include "tools/containerd-shim-joey-v2/reaper.hpp"
 #include "tools/pod/host_cgroup.hpp"
+#include "tools/pod/json.hpp"
 #include "tools/pod/state_files.hpp"
 
 namespace shim {
@@ -105,6 +109,19 @@ os::Result<os::UniqueFd> listen_or_find(const std::string& address) {
 
 } // namespace
 
+// containerd 1 takes a bare address for version 2 over ttrpc. containerd 2 does so too, and asks
+// the third version's service where it is told of it.
+std::string bootstrap_answer(const std::string& address, const char* most_known) {
+    constexpr int json_from = 3;
+    int known = 0;
+    const std::string_view text = most_known == nullptr ? "" : most_known;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), known);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size() || known < json_from)
+        return address;
+    return pod::to_text(
+        pod::Json{{"version", json_from}, {"address", address}, {"protocol", "ttrpc"}});
+}
+
 os::Result<std::string> start(const CommandLine& line) {
     TRY(const wellknown::Any options, read_options());
     TRY(const std::string cgroup, cgroup_of(options));
@@ -123,7 +140,7 @@ os::Result<std::string> start(const CommandLine& line) {
         TRY(pod::write_quickly(bundle + "/shim.pid", std::to_string(child)));
     }
     TRY(pod::write_quickly(bundle + "/address", address));
-    return address;
+    return bootstrap_answer(address, std::getenv("MAX_SHIM_VERSION"));
 }
 
 } // namespace shim

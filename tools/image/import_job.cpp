@@ -387,6 +387,10 @@ os::Result<std::vector<Imported>> ImportJob::commit() {
 }
 
 os::Result<std::vector<Imported>> ImportJob::import_images(Source& source) {
+    if (options_.configure)
+        return os::fail(os::Code::InvalidArgument, options_.input == "-" ? "stdin" : options_.input,
+                        ": is an image with a configuration of its own; --change and --message are "
+                        "for the archive of a root directory");
     std::vector<Candidate> candidates;
     // Newer Dockers write both; the layout says more.
     if (source.has("index.json")) {
@@ -458,7 +462,11 @@ os::Result<std::vector<Imported>> ImportJob::import_rootfs(ByteSource& bytes) {
 
     ImageConfig config;
     config.platform = platform();
-    const std::string config_text = make_config(config.platform, diff_ids);
+    std::string config_text = make_config(config.platform, diff_ids);
+    if (options_.configure) {
+        TRY(config_text, options_.configure(config_text));
+        TRY(config, parse_config(config_text, options_.limits));
+    }
     TRY(const Descriptor stored, staging_.add_document(media_type::oci_config, config_text));
     std::vector<Candidate> candidates(1);
     TRY(name(candidates));

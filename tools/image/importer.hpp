@@ -1,6 +1,7 @@
 // Importing: from a file, a directory or a stream to images in the store.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,9 @@ struct ImportOptions {
     std::vector<std::string> names;
     std::optional<std::string> only;  // of several images, the one with this name
     std::optional<Platform> platform; // nothing: this machine's
+    // Changes the configuration that an archive of a root directory gets; an image that has one of
+    // its own is refused with it.
+    std::function<os::Result<std::string>(const std::string& config)> configure;
     Limits limits;
     Progress* progress = nullptr; // null: nobody wants to know
 };

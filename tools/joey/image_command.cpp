@@ -17,10 +17,13 @@
 #include "tools/image/exporter.hpp"
 #include "tools/image/importer.hpp"
 #include "tools/image/store.hpp"
+#include "tools/joey/containers/changes.hpp"
 #include "tools/joey/image_options.hpp"
 #include "tools/joey/image_report.hpp"
 #include "tools/joey/progress_bar.hpp"
 #include "tools/joey/reporter.hpp"
+#include "tools/pod/json.hpp"
+#include "tools/pod/records.hpp"
 
 namespace joey {
 namespace {
@@ -59,42 +62,62 @@ std::string describe_loaded(const image::Imported& imported) {
     return out.empty() ? "Loaded image ID: " + imported.id.text() + "\n" : out;
 }
 
+// What `docker import` does by --change and --message.
+os::Result<std::string> configure(const ImageOptions& options, const std::string& text) {
+    TRY(pod::Json document, pod::parse_object(text, "the image's configuration"));
+    TRY(containers::apply_instructions(options.changes, document["config"]));
+    const std::string now = pod::timestamp();
+    document["created"] = now;
+    document["history"] = pod::Json::array({pod::Json{
+        {"created", now},
+        {"comment", options.message.value_or("Imported from " + options.words.front())}}});
+    return pod::to_text(document);
+}
+
 Outcome<int> run_import(const image::Store& store, const ImageOptions& options) {
     ProgressBar bar(STDERR_FILENO);
     image::ImportOptions import;
     import.input = options.words.front();
     import.names = options.names;
     import.only = options.only;
-    import.progress = options.quiet ? nullptr : &bar;
-    if (options.platform) {
-        TRY(import.platform, told(image::Platform::parse(*options.platform)));
-    }
-    if (options.max_size) {
-        import.limits.unpacked_bytes = *options.max_size;
-        import.limits.input_bytes = *options.max_size;
-    }
-    auto imported = image::import(store, import);
-    bar.clear();
-    if (!imported)
-        return fail(std::move(imported.error().message));
-    const bool loads = options.verb == ImageOptions::Verb::Load;
-    std::string out;
-    for (const image::Imported& image : *imported) {
-        if (loads)
-            out += describe_loaded(image);
-        else if (options.quiet)
-            out += image.id.text() + "\n";
-        else
-            out += fmt::format("{} {} ({})\n",
-                               image.is_new ? "Imported" : "Already there:", title(image),
-                               image.id.short_id());
-        if (!image.runs_here)
-            Reporter().print("joey: ", fmt::format("{} is for another kind of machine, and does "
-                                                   "not run on this one",
-                                                   title(image)));
-    }
-    return print(out);
+    if (!options.changes.empty() || options.message) {
+        // Before the work: a mistake in it is told at once.
+        pod::Json nothing = pod::Json::object();
+        if (const auto right = containers::apply_instructions(options.changes, nothing); !right)
+            return fail(right.error().message);
+        import.configure = [&options](const std::string& text) { return configure(options, text);
+    };
 }
+import.progress = options.quiet ? nullptr : &bar;
+if (options.platform) {
+    TRY(import.platform, told(image::Platform::parse(*options.platform)));
+}
+if (options.max_size) {
+    import.limits.unpacked_bytes = *options.max_size;
+    import.limits.input_bytes = *options.max_size;
+}
+auto imported = image::import(store, import);
+bar.clear();
+if (!imported)
+    return fail(std::move(imported.error().message));
+const bool loads = options.verb == ImageOptions::Verb::Load;
+std::string out;
+for (const image::Imported& image : *imported) {
+    if (loads)
+        out += describe_loaded(image);
+    else if (options.quiet)
+        out += image.id.text() + "\n";
+    else
+        out +=
+            fmt::format("{} {} ({})\n", image.is_new ? "Imported" : "Already there:", title(image),
+                        image.id.short_id());
+    if (!image.runs_here)
+        Reporter().print("joey: ", fmt::format("{} is for another kind of machine, and does "
+                                               "not run on this one",
+                                               title(image)));
+}
+return print(out);
+} // namespace
 
 Outcome<int> run_list(const image::Store& store, const ImageOptions& options) {
     TRY(const image::ImageList list, told(store.list()));
@@ -252,7 +275,7 @@ Outcome<int> run(const ImageOptions& options) {
     return 0;
 }
 
-} // namespace
+} // namespace joey
 
 Outcome<int> run_image_command(std::span<char* const> arguments) {
     const std::vector<std::string> words(arguments.begin(), arguments.end());

@@ -20,8 +20,8 @@ using Verb = ImageOptions::Verb;
 constexpr std::string_view see_help = "see 'joey image help'";
 
 constexpr std::string_view usage_text =
-    "usage: joey image import [--name NAME]... [--only NAME] [--platform OS/ARCH] "
-    "FILE|DIRECTORY|- [NAME]\n"
+    "usage: joey image import [--name NAME]... [--only NAME] [--platform OS/ARCH]\n"
+    "                         [--change INSTRUCTION]... [--message TEXT] FILE|DIRECTORY|- [NAME]\n"
     "       joey image load [--input FILE]\n"
     "       joey image ls [--filter NAME=VALUE]... [--format FORMAT] [--quiet] [--digests]\n"
     "                     [--no-trunc] [NAME]\n"
@@ -65,6 +65,7 @@ struct RawOptions {
     std::string only;
     std::string platform;
     std::string max_size;
+    std::string message;
     bool ignored = false;
 };
 
@@ -82,6 +83,11 @@ po::options_description describe(Verb verb, ImageOptions& options, RawOptions& r
         add("platform", po::value(&raw.platform)->value_name("OS/ARCH[/VARIANT]"),
             "of an image for several platforms, this one (default: linux/amd64)");
         add("max-size", po::value(&raw.max_size)->value_name("SIZE"), "what an image may unpack to (default: 64G)");
+    }
+    if (every || verb == Verb::Import) {
+        add("change,c", po::value(&options.changes)->value_name("INSTRUCTION"),
+            "import, of a root directory's archive: an instruction of a Dockerfile, done to the image, such as CMD or ENV (may be repeated)");
+        add("message,m", po::value(&raw.message)->value_name("TEXT"), "import, of the same: what its history says of it");
     }
     if (every || verb == Verb::History || verb == Verb::List)
         add("no-trunc", po::bool_switch(&options.whole), "history: whole lines; ls: whole IDs");
@@ -149,6 +155,8 @@ Outcome<void> interpret(const po::variables_map& given, const RawOptions& raw,
     }
     if (given.count("only") != 0)
         options.only = raw.only;
+    if (given.count("message") != 0)
+        options.message = raw.message;
     if (given.count("platform") != 0)
         options.platform = raw.platform;
     if (given.count("max-size") != 0) {

@@ -34,6 +34,8 @@ struct ImageOptions {
     std::string input;                // of Load; empty: stdin
     std::optional<std::string> only;
     std::optional<std::string> platform;
+    std::vector<std::string> changes;   // of Import: instructions of a Dockerfile
+    std::optional<std::string> message; // of Import: what the history says of it
     std::optional<std::uint64_t> max_size;
     std::string output; // a file; empty: stdout
     bool json = false;

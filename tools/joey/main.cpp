@@ -29,6 +29,8 @@ int main(int argc, char** argv) {
         return joey::containers::run_command(arguments);
     if (joey::runtime::is_runtime_command(arguments))
         return joey::runtime::run_command(arguments);
+    if (const auto why = joey::containers::why_refused(arguments))
+        return report({*why});
     if (!arguments.empty() && std::string_view(arguments.front()) == "image") {
         auto status = joey::run_image_command(arguments.subspan(1));
         return status ? *status : report(status.error());

@@ -3,16 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <fcntl.h>
 #include <poll.h>
-#include <string_view>
 
-#include <sys/socket.h>
-#include <sys/un.h>
-
-#include "tools/pod/vm_process.hpp"
+#include "tools/pod/vm_socket.hpp"
 
 namespace pod {
 
@@ -26,51 +20,21 @@ int milliseconds_until(Clock::time_point deadline) {
     return static_cast<int>(std::max<decltype(left)>(left, 0));
 }
 
-// By the directory's descriptor: its path may be longer than a socket's name can be.
-os::Result<os::UniqueFd> reach_socket(int directory) {
-    // Not blocking: a VM that takes no connections has a backlog that is full one day, and
-    // connect(2) would wait for it without end.
-    os::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    sockaddr_un name{.sun_family = AF_UNIX, .sun_path = {}};
-    std::snprintf(name.sun_path, sizeof name.sun_path, "/proc/self/fd/%d/vsock", directory);
-    if (!socket ||
-        ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&name), sizeof name) != 0)
-        return os::fail_errno(errno, "connect to the VM");
-    return socket;
-}
-
-// "CONNECT <port>" and the answer "OK <port>"; without a listener inside, the socket closes.
+// Without a listener inside, the socket closes.
 os::Result<void> ask_for_port(int socket, Clock::time_point deadline) {
-    const std::string request = os::text("CONNECT ", agent_port, "\n");
-    if (::send(socket, request.data(), request.size(), MSG_NOSIGNAL) !=
-        static_cast<ssize_t>(request.size()))
-        return os::fail_errno(errno, "connect to the agent");
-    std::string line;
-    constexpr std::size_t longest = 64;
-    while (!line.ends_with('\n')) {
+    TRY(PortRequest::send(socket));
+    PortRequest request;
+    for (;;) {
         pollfd wanted{socket, POLLIN, 0};
         const int ready = ::poll(&wanted, 1, milliseconds_until(deadline));
         if (ready < 0 && errno == EINTR)
             continue;
         if (ready <= 0)
             return os::fail(os::Code::DeadlineExceeded, "the VM does not answer");
-        // No further than the line: what follows it is the agent's.
-        std::array<char, longest> bytes{};
-        const ssize_t there =
-            ::recv(socket, bytes.data(), longest - line.size(), MSG_DONTWAIT | MSG_PEEK);
-        if (there <= 0)
-            return os::fail(os::Code::Unavailable, "the agent does not listen");
-        const std::string_view seen(bytes.data(), static_cast<std::size_t>(there));
-        const std::size_t own = std::min(seen.find('\n'), seen.size() - 1) + 1;
-        if (::recv(socket, bytes.data(), own, MSG_DONTWAIT) != static_cast<ssize_t>(own))
-            return os::fail(os::Code::Unavailable, "the agent does not listen");
-        line += seen.substr(0, own);
-        if (line.size() == longest && !line.ends_with('\n'))
-            return os::fail(os::Code::Unavailable, "the VM gives an unknown answer");
+        TRY(const bool granted, request.take(socket));
+        if (granted)
+            return {};
     }
-    if (!line.starts_with("OK "))
-        return os::fail(os::Code::Unavailable, "the VM gives an unknown answer");
-    return {};
 }
 
 // False: the VM has ended.
@@ -105,13 +69,13 @@ AgentLink::connect(os::EventLoop& loop, const std::string& directory, const Proc
     // A request that meets a driver which is just starting is lost: then another one is made.
     const auto attempt = patience(std::chrono::seconds(3));
     for (;;) {
-        auto socket = reach_socket(place.get());
+        auto socket = reach_vm(place.get());
         if (socket) {
             const auto connected =
                 ask_for_port(socket->get(), std::min(deadline, Clock::now() + attempt));
             if (connected) {
                 TRY(auto client, ttrpc::Client::start(loop, std::move(*socket)));
-                return std::unique_ptr<AgentLink>(new AgentLink(std::move(client)));
+                return over(std::move(client));
             }
         }
         // A VM that has just been started has no socket yet, then no agent.

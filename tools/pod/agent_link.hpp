@@ -24,6 +24,11 @@ public:
     connect(os::EventLoop& loop, const std::string& directory, const ProcessId& vm,
             std::chrono::milliseconds limit, int ready = -1);
 
+    // Over a connection that the agent has taken.
+    static std::unique_ptr<AgentLink> over(std::unique_ptr<ttrpc::Client> client) {
+        return std::unique_ptr<AgentLink>(new AgentLink(std::move(client)));
+    }
+
     template <typename Response, typename Request>
     os::Result<Response> call(const char* method, const Request& request,
                               std::chrono::nanoseconds limit = usual_limit()) {

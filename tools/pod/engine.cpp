@@ -205,6 +205,8 @@ os::Result<std::vector<std::string>> Engine::create(const CreateOptions& options
                       !options.streams.has_value()));
     if (!options.pod.empty())
         TRY(check_id(options.pod));
+    // Before anything takes one of these numbers, or a VM has been started in vain.
+    TRY(preserved_fds(options.preserve_fds));
     TRY(root_.make());
     TRY(const Lock held, claim(options.id));
     Creation creation;
@@ -282,9 +284,14 @@ os::Result<void> Engine::enter_pod(Creation& creation, const Json& config, Guest
         vm.network = network_of(guest);
         vm.cgroups = record.cgroups;
         limit_cgroups(record.cgroups, limits_of(vm));
+        const std::vector<std::string> unset = guest.block_io.apply(record.cgroups);
+        guest.warnings.insert(guest.warnings.end(), unset.begin(), unset.end());
         TRY(creation.pod, Pod::start(root_, record.pod, vm));
     } else {
         TRY(creation.pod, Pod::open(root_, record.pod));
+        if (!guest.block_io.settings.empty())
+            guest.warnings.emplace_back("linux.resources.blockIO: is for the VM as a whole, which "
+                                        "another container of the pod has brought");
     }
     TRY(share_sources(creation, guest));
     Link link;
@@ -308,6 +315,9 @@ os::Result<void> Engine::start_relay(Creation& creation, const GuestConfig& gues
     request.set_spec(to_text(guest.spec));
     what.streams = options.streams;
     set_streams(*request.mutable_streams(), options.streams);
+    TRY(what.relay.preserved, preserved_fds(options.preserve_fds));
+    for (const PreservedFd& preserved : what.relay.preserved)
+        request.mutable_streams()->add_preserved(preserved.kind);
     what.begin = [&](AgentLink& agent) -> os::Result<std::vector<std::string>> {
         TRY(const auto created, agent.call<proto::CreateResponse>("Create", request));
         std::vector<std::string> warnings = guest.warnings;
@@ -332,6 +342,11 @@ os::Result<void> Engine::build(Creation& creation, const Json& config,
                                const CreateOptions& options) {
     describe(creation, config, options);
     TRY(GuestConfig guest, make_guest_config(config, options.bundle));
+    if (options.listen_fds != 0) {
+        Json& env = guest.spec["process"]["env"];
+        env.push_back(os::text("LISTEN_FDS=", options.listen_fds));
+        env.push_back("LISTEN_PID=1");
+    }
     ContainerRecord& record = creation.record;
     record.rootfs = guest.sources.front().path;
     TRY(enter_pod(creation, config, guest, options));

@@ -12,6 +12,7 @@
 
 #include <array>
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -46,6 +47,9 @@ struct CreateOptions {
     std::string pid_file;
     std::string pod; // whose VM it goes to; empty: as the annotations say (pod_of())
     std::optional<StreamFds> streams; // absent: this process's own
+    // So many of this process's descriptors from 3 on are the program's, too (preserved.hpp).
+    unsigned preserve_fds = 0;
+    unsigned listen_fds = 0; // the first of these; its LISTEN_FDS tells the program
     // The VM ends with the last program in it, and not only with remove(): to engines whose
     // monitor of a container ends when it has no child process any more (conmon), the VM is one.
     bool vm_ends_with_programs = false;
@@ -65,6 +69,10 @@ struct ExecOptions {
     std::string pid_file;
     bool detach = false;
     std::optional<StreamFds> streams; // absent: this process's own
+    // As in RelayConfig; without `detach`, and on the caller's own terminal.
+    std::function<bool(std::string& typed)> leaves;
+    // As in CreateOptions. Without `detach` they are closed when the program has closed them.
+    unsigned preserve_fds = 0;
 };
 
 // A container's first process, or one that was executed in it, with a name.

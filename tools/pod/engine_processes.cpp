@@ -31,6 +31,8 @@ os::Result<void> begin_exec(AgentLink& agent, const RelayConfig& relay, const Js
     request.mutable_streams()->set_input(relay.streams[0] >= 0);
     request.mutable_streams()->set_output(relay.streams[1] >= 0);
     request.mutable_streams()->set_error(relay.streams[2] >= 0);
+    for (const PreservedFd& preserved : relay.preserved)
+        request.mutable_streams()->add_preserved(preserved.kind);
     TRY(agent.call<proto::ExecResponse>("Exec", request));
     proto::StartRequest start;
     start.set_container_id(relay.container);
@@ -123,11 +125,13 @@ os::Result<int> Engine::exec(const ExecOptions& options) {
     if (!options.exec_id.empty() && options.detach)
         what.relay.exit_record = ExecRecord::exit_path(root_, options.container, options.exec_id);
     what.relay.terminal = bool_of(process, "terminal");
+    TRY(what.relay.preserved, preserved_fds(options.preserve_fds));
     if (options.streams) {
         what.streams = options.streams;
         what.relay.streams = *options.streams;
         what.relay.over_streams = what.relay.terminal && options.console_socket.empty();
     }
+    what.relay.leaves = options.leaves;
     what.console_socket = options.console_socket;
     what.cgroups = now.record.cgroups;
     if (!options.detach)

@@ -62,10 +62,10 @@ void translate_sysctls(Json& linux_part, GuestConfig& out) {
     }
 }
 
-void translate_linux(Json& config, GuestConfig& out) {
+os::Result<void> translate_linux(Json& config, GuestConfig& out) {
     Json* linux_part = find(config, "linux");
     if (linux_part == nullptr || !linux_part->is_object())
-        return;
+        return {};
     translate_namespaces(*linux_part, out);
     translate_sysctls(*linux_part, out);
     drop_label(*linux_part, "mountLabel", out.warnings);
@@ -75,6 +75,10 @@ void translate_linux(Json& config, GuestConfig& out) {
     linux_part->erase("intelRdt");
     // In the guest, a container's group is named after it.
     linux_part->erase("cgroupsPath");
+    if (Json* resources = find(*linux_part, "resources"); resources != nullptr) {
+        TRY(out.block_io, BlockIo::take(*resources));
+    }
+    return {};
 }
 
 os::Result<void> translate_mount(Json& mount, std::size_t number, const std::string& bundle,
@@ -165,7 +169,7 @@ os::Result<GuestConfig> make_guest_config(Json config, const std::string& bundle
     }
     if (Json* process = find(config, "process"))
         make_guest_process(*process, out.warnings);
-    translate_linux(config, out);
+    TRY(translate_linux(config, out));
     translate_hooks(config);
     out.spec = std::move(config);
     return out;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tools/pod/block_io.hpp"
 #include "tools/pod/json.hpp"
 
 namespace pod {
@@ -35,6 +36,7 @@ struct GuestConfig {
     std::vector<std::string> pod_namespaces; // kinds to be shared with the pod's first container
     bool own_network = false;                // the configuration names a namespace for it
     std::string network_namespace;           // on the host; empty: a new one
+    BlockIo block_io;                        // of the host's devices
     std::vector<std::string> warnings;
 
     // `path`: where the guest finds the source.

@@ -103,16 +103,6 @@ bool write_to(const std::string& path, std::string_view text) {
     return os::write_file(AT_FDCWD, path.c_str(), text).has_value();
 }
 
-// Version 2: each group on the way gives the controller to those below.
-void delegate(const std::string& directory, const char* controller) {
-    for (std::size_t end = directory.find('/', 1); end != std::string::npos;
-         end = directory.find('/', end + 1)) {
-        const std::string control = directory.substr(0, end) + "/cgroup.subtree_control";
-        if (::access(control.c_str(), W_OK) == 0)
-            write_to(control, controller);
-    }
-}
-
 } // namespace
 
 os::Result<std::vector<std::string>> cgroup_places(std::string_view path) {
@@ -159,6 +149,15 @@ os::Result<std::vector<std::string>> make_cgroups(std::string_view path) {
     return places;
 }
 
+void delegate_controller(const std::string& directory, const char* controller) {
+    for (std::size_t end = directory.find('/', 1); end != std::string::npos;
+         end = directory.find('/', end + 1)) {
+        const std::string control = directory.substr(0, end) + "/cgroup.subtree_control";
+        if (::access(control.c_str(), W_OK) == 0)
+            write_to(control, controller);
+    }
+}
+
 void limit_cgroups(const std::vector<std::string>& directories, const HostLimits& limits) {
     constexpr std::uint64_t period = 100'000; // microseconds
     const std::string quota = std::to_string(limits.cpus * period);
@@ -182,7 +181,7 @@ void limit_cgroups(const std::vector<std::string>& directories, const HostLimits
     for (const std::string& directory : directories) {
         for (const Setting& setting : settings) {
             if (setting.controller != nullptr)
-                delegate(directory, setting.controller);
+                delegate_controller(directory, setting.controller);
             if (::access((directory + setting.file).c_str(), F_OK) == 0)
                 write_to(directory + setting.file, setting.value);
         }

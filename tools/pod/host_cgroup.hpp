@@ -34,6 +34,8 @@ struct HostLimits {
 // Where there is a controller for it. Best effort: a hierarchy without it does not keep the VM from
 // its start.
 void limit_cgroups(const std::vector<std::string>& directories, const HostLimits& limits);
+// Version 2: each group on the way gives the controller ("+io") to those below.
+void delegate_controller(const std::string& directory, const char* controller);
 void join_cgroups(const std::vector<std::string>& directories);
 // Once their processes have gone.
 void remove_cgroups(const std::vector<std::string>& directories);

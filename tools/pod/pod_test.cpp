@@ -25,6 +25,7 @@
 #include "tools/pod/hooks.hpp"
 #include "tools/pod/host_cgroup.hpp"
 #include "tools/pod/mount_namespace.hpp"
+#include "tools/pod/preserved.hpp"
 #include "tools/pod/records.hpp"
 #include "tools/pod/vm_log.hpp"
 
@@ -852,6 +853,73 @@ TEST_CASE("a VM's log: who said what, whatever the guest writes") {
     CHECK(agent[4] == "end");
 }
 
+namespace {
+
+// What is said of a descriptor 3; in a child, so that the number is free.
+std::string verdict_on(int fd) {
+    std::array<int, 2> ends{};
+    REQUIRE(::pipe(ends.data()) == 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::close(ends[0]);
+        const int answer = ::fcntl(ends[1], F_DUPFD, 100);
+        if (fd >= 0)
+            ::dup2(fd, 3); // dup2(2) of itself keeps the flag
+        else
+            ::close(3);
+        if (fd == 3)
+            ::fcntl(3, F_SETFD, 0);
+        const auto judged = preserved_fds(1);
+        const std::string text =
+            judged ? proto::Preserved_Name(judged->front().kind) : judged.error().message;
+        ::_exit(::write(answer, text.data(), text.size()) < 0);
+    }
+    ::close(ends[1]);
+    std::string text(4096, '\0');
+    const ssize_t got = ::read(ends[0], text.data(), text.size());
+    text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    ::close(ends[0]);
+    ::waitpid(child, nullptr, 0);
+    return text;
+}
+
+std::string refusal(const char* what) {
+    return std::string("descriptor 3 to preserve is ") + what + ", which cannot reach into a VM";
+}
+
+} // namespace
+
+TEST_CASE(
+    "descriptors to preserve: streams of bytes are relayed, all else is refused by its name") {
+    const os::UniqueFd null(::open("/dev/null", O_RDWR));
+    CHECK(verdict_on(null.get()) == "DEV_NULL");
+    const os::UniqueFd reading(::open("/proc/self/exe", O_RDONLY));
+    CHECK(verdict_on(reading.get()) == "INTO");
+    const os::UniqueFd both(::open("/tmp", O_TMPFILE | O_RDWR, 0600));
+    CHECK(verdict_on(both.get())
+              .starts_with(refusal("a file or pipe that is open for both reading and writing")));
+    const os::UniqueFd directory(::open("/", O_RDONLY | O_DIRECTORY));
+    CHECK(verdict_on(directory.get()).starts_with(refusal("a directory")));
+    std::array<int, 2> ends{};
+    REQUIRE(::pipe(ends.data()) == 0);
+    CHECK(verdict_on(ends[0]) == "INTO");
+    CHECK(verdict_on(ends[1]) == "OUT_OF");
+    const os::UniqueFd reader(ends[0]);
+    const os::UniqueFd writer(ends[1]);
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) == 0);
+    const os::UniqueFd near(ends[0]);
+    const os::UniqueFd far(ends[1]);
+    CHECK(verdict_on(near.get()) == "BOTH");
+    const os::UniqueFd listening(::socket(AF_INET, SOCK_STREAM, 0));
+    CHECK(verdict_on(listening.get()).starts_with(refusal("a socket that is not connected")));
+    REQUIRE(::listen(listening.get(), 1) == 0);
+    CHECK(verdict_on(listening.get()).starts_with(refusal("a listening socket")));
+    const os::UniqueFd messages(::socket(AF_INET, SOCK_DGRAM, 0));
+    CHECK(verdict_on(messages.get()).starts_with(refusal("a socket that carries messages")));
+    CHECK(verdict_on(-1) == "descriptor 3 to preserve (of 1) is not open");
+    CHECK(preserved_fds(65).error().message == "descriptors to preserve: 65 are more than 64");
+}
+
 TEST_CASE("control groups: systemd's names become the directories that systemd makes") {
     const auto endings = [](std::string_view path, const std::string& wanted) {
         const auto places = cgroup_places(path);
@@ -894,6 +962,35 @@ TEST_CASE("control groups: memory, CPUs and processes are limited where there is
     CHECK(text(two + "/below/pids.max").starts_with("70"));
     CHECK(text(two + "/below/memory.max") == "4096");
     CHECK(names_in(one).size() == 2);
+}
+
+TEST_CASE("control groups: rates and weights of block devices are the VM's on the host") {
+    const Scratch scratch;
+    REQUIRE(write_quickly(scratch / "io.max", ""));
+    REQUIRE(write_quickly(scratch / "io.weight", ""));
+    const GuestConfig guest = guest_of(R"({"root": {"path": "/r"}, "linux": {"resources": {
+        "pids": {"limit": 5},
+        "blockIO": {"weight": 500, "throttleReadBpsDevice": [{"major": 8, "minor": 16, "rate": 1048576}]}}}})");
+    CHECK(guest.spec["linux"]["resources"] == Json({{"pids", {{"limit", 5}}}}));
+    CHECK(guest.block_io.apply({scratch.path()}).empty());
+    CHECK(*os::read_file(AT_FDCWD, (scratch / "io.max").c_str()) == "8:16 rbps=1048576");
+    CHECK(*os::read_file(AT_FDCWD, (scratch / "io.weight").c_str()) == "default 4950");
+    CHECK(guest.block_io.apply({scratch / "none"}).size() == 2);
+    Json wrong = Json{{"blockIO", {{"weight", 5}}}};
+    CHECK(BlockIo::take(wrong).error().message ==
+          "linux.resources.blockIO.weight: must lie between 10 and 1000");
+}
+
+TEST_CASE("control groups: version 1 has files of its own for each rate") {
+    const Scratch scratch;
+    REQUIRE(write_quickly(scratch / "blkio.throttle.write_iops_device", ""));
+    Json resources = Json{
+        {"blockIO", {{"throttleWriteIOPSDevice", {{{"major", 8}, {"minor", 0}, {"rate", 9}}}}}}};
+    const auto taken = BlockIo::take(resources);
+    REQUIRE(taken);
+    CHECK(taken->apply({scratch.path()}).empty());
+    CHECK(*os::read_file(AT_FDCWD, (scratch / "blkio.throttle.write_iops_device").c_str()) ==
+          "8:0 9");
 }
 
 TEST_CASE("a VM is limited on the host, also when nobody has said how large it is to be") {

@@ -39,6 +39,12 @@ bool is_ready(int fd, short events) {
     return ::poll(&wanted, 1, 0) > 0;
 }
 
+// A socket that is writable may still take less than a piece at once.
+ssize_t write_some(int fd, const char* data, std::size_t size) {
+    const ssize_t sent = ::send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 && errno == ENOTSOCK ? ::write(fd, data, size) : sent;
+}
+
 } // namespace
 
 int close_input_signal() {
@@ -52,7 +58,9 @@ int status_of(const proto::ExitStatus& exit) {
 // What comes out of the program. One request at a time: the agent's pipe is the buffer.
 struct Relay::Output {
     proto::OutputStream stream = proto::STDOUT;
+    std::uint32_t descriptor = 0; // of the program; 0: as `stream` says
     int fd = -1;
+    os::UniqueFd own; // the same, if the relay alone has it
     std::string data; // received, not yet written
     std::uint64_t received = 0;
     bool asked = false;   // a request is on its way
@@ -60,6 +68,14 @@ struct Relay::Output {
     bool broken = false;  // nobody reads any more: what comes is dropped
     bool drained = false; // all has been received
     bool ended() const { return drained && data.empty(); }
+    // The program has closed its end: so do we, for whoever reads on ours.
+    void close_if_ended() {
+        if (!ended() || !own || watched)
+            return;
+        ::shutdown(own.get(), SHUT_WR); // a socket's other direction has a copy
+        own.reset();
+        broken = true;
+    }
 };
 
 template <typename Request>
@@ -75,6 +91,9 @@ Request Relay::addressed() const {
 class Relay::Input {
 public:
     Input(Relay& relay, int fd) : relay_(relay), fd_(fd) {}
+    // Of a descriptor that is the relay's own.
+    Input(Relay& relay, os::UniqueFd fd, std::uint32_t descriptor)
+        : relay_(relay), fd_(fd.get()), own_(std::move(fd)), descriptor_(descriptor) {}
     void read() {
         if (stopped_)
             return;
@@ -87,19 +106,25 @@ public:
         if (got <= 0)
             return end();
         data.resize(static_cast<std::size_t>(got));
+        relay_.look_at_typed(descriptor_, data);
+        if (data.empty())
+            return relay_.left_ ? stop() : wait();
         auto request = relay_.addressed<proto::WriteInputRequest>();
         request.set_data(std::move(data));
+        request.set_descriptor(descriptor_);
         relay_.agent_.call_later<proto::Empty>("WriteInput", request,
                                                [this](const os::Result<proto::Empty>& written) {
-                                                   if (written)
+                                                   if (written && !relay_.left_)
                                                        read();
                                                    else
                                                        stop(); // the program does not read
                                                });
     }
     void stop() {
-        stopped_ = true;
+        if (std::exchange(stopped_, true))
+            return;
         relay_.loop_.forget(fd_);
+        close_own();
     }
     // After what is there already.
     void finish() {
@@ -128,17 +153,28 @@ private:
 
     void end() {
         stopped_ = true;
-        if (relay_.is_on_terminal()) {
+        if (relay_.is_on_terminal() && descriptor_ == 0) {
             relay_.send_signal(SIGHUP); // the other side of the terminal is gone
             return;
         }
-        relay_.agent_.call_later<proto::Empty>("CloseInput",
-                                               relay_.addressed<proto::ProcessRequest>(),
+        auto request = relay_.addressed<proto::CloseInputRequest>();
+        request.set_descriptor(descriptor_);
+        relay_.agent_.call_later<proto::Empty>("CloseInput", request,
                                                [](const os::Result<proto::Empty>&) {});
+        close_own();
+    }
+
+    // Whoever writes on the other side sees that nobody reads any more.
+    void close_own() {
+        if (own_)
+            ::shutdown(own_.get(), SHUT_RD); // a socket's other direction has a copy
+        own_.reset();
     }
 
     Relay& relay_;
     int fd_;
+    os::UniqueFd own_;
+    std::uint32_t descriptor_ = 0; // of the program; 0: its standard input
     bool stopped_ = false;
     bool waiting_ = false;
     bool finishing_ = false;
@@ -209,8 +245,8 @@ void Relay::send_size() {
 }
 
 void Relay::close_input() {
-    if (input_)
-        input_->finish();
+    if (!inputs_.empty() && inputs_.front())
+        inputs_.front()->finish();
 }
 
 void Relay::take_signals() {
@@ -231,12 +267,14 @@ void Relay::read_more(const std::shared_ptr<Output>& output) {
     output->asked = true;
     auto request = addressed<proto::ReadOutputRequest>();
     request.set_stream(output->stream);
+    request.set_descriptor(output->descriptor);
     request.set_offset(output->received);
     agent_.call_later<proto::ReadOutputResponse>(
         "ReadOutput", request, [this, output](os::Result<proto::ReadOutputResponse> answer) {
             output->asked = false;
             if (!answer || answer->data().empty()) {
                 output->drained = true;
+                output->close_if_ended();
                 return;
             }
             output->received += answer->data().size();
@@ -251,8 +289,8 @@ void Relay::deliver(const std::shared_ptr<Output>& output) {
         // Not by O_NONBLOCK: the descriptor's flags are those of whoever else has it.
         if (!is_ready(output->fd, POLLOUT))
             break;
-        const ssize_t got = ::write(output->fd, output->data.data() + written,
-                                    std::min(piece, output->data.size() - written));
+        const ssize_t got = write_some(output->fd, output->data.data() + written,
+                                       std::min(piece, output->data.size() - written));
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0 && errno == EAGAIN)
@@ -261,6 +299,7 @@ void Relay::deliver(const std::shared_ptr<Output>& output) {
         written += got > 0 ? static_cast<std::size_t>(got) : 0;
     }
     output->data.erase(0, output->broken ? output->data.size() : written);
+    output->close_if_ended();
     // The guest goes at the end, and must not keep what its program said last.
     if (output->data.empty() || (exited_ && output->data.size() < most_kept))
         read_more(output);
@@ -289,11 +328,9 @@ void Relay::wait_for_exit() {
 }
 
 void Relay::open_streams() {
-    if (config_.streams[0] >= 0) {
-        input_ = std::make_unique<Input>(*this, config_.streams[0]);
-        input_->read();
-    }
-    for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    inputs_.push_back(config_.streams[0] >= 0 ? std::make_unique<Input>(*this, config_.streams[0])
+                                              : nullptr);
+    for (std::size_t i = 0; i < 2; ++i) {
         int fd = config_.streams[i + 1];
         if (config_.terminal) {
             if (i == 1)
@@ -309,19 +346,48 @@ void Relay::open_streams() {
         auto output = std::make_shared<Output>();
         output->stream = i == 0 ? proto::STDOUT : proto::STDERR;
         output->fd = fd;
-        outputs_[i] = output;
-        read_more(output);
+        add_output(std::move(output));
+    }
+    open_preserved();
+    for (const auto& input : inputs_) {
+        if (input)
+            input->read();
+    }
+}
+
+void Relay::add_output(std::shared_ptr<Output> output) {
+    outputs_.push_back(output);
+    read_more(output);
+}
+
+void Relay::open_preserved() {
+    std::uint32_t descriptor = 2;
+    for (const PreservedFd& preserved : config_.preserved) {
+        ++descriptor;
+        os::UniqueFd fd(preserved.fd);
+        if (preserved.kind == proto::OUT_OF || preserved.kind == proto::BOTH) {
+            auto output = std::make_shared<Output>();
+            output->descriptor = descriptor;
+            // Apart: input and output of one descriptor cannot both be watched.
+            output->own = preserved.kind == proto::BOTH
+                              ? os::UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3))
+                              : std::move(fd);
+            output->fd = output->own.get();
+            add_output(std::move(output));
+        }
+        if (preserved.kind == proto::INTO || preserved.kind == proto::BOTH)
+            inputs_.push_back(std::make_unique<Input>(*this, std::move(fd), descriptor));
     }
 }
 
 bool Relay::all_received() const {
     return std::all_of(outputs_.begin(), outputs_.end(),
-                       [](const auto& output) { return !output || output->drained; });
+                       [](const auto& output) { return output->drained; });
 }
 
 bool Relay::all_delivered() const {
     return std::all_of(outputs_.begin(), outputs_.end(),
-                       [](const auto& output) { return !output || output->ended(); });
+                       [](const auto& output) { return output->ended(); });
 }
 
 void Relay::tell_received() {
@@ -338,6 +404,35 @@ void Relay::deliver_rest() {
         config_.ended();
     while (!all_delivered())
         loop_.run_once(std::chrono::milliseconds(-1));
+}
+
+void Relay::look_at_typed(std::uint32_t descriptor, std::string& data) {
+    if (is_on_terminal() && descriptor == 0 && config_.leaves)
+        left_ = config_.leaves(data);
+}
+
+// The program runs on, without anybody who types or reads.
+int Relay::leave() {
+    for (const auto& input : inputs_) {
+        if (input)
+            input->stop();
+    }
+    restore_terminal();
+    if (::fork() > 0) {
+        loop_.leave_to_copy();
+        return 0;
+    }
+    ::setsid();
+    for (const auto& output : outputs_) {
+        output->broken = true;
+        if (std::exchange(output->watched, false))
+            loop_.forget(output->fd);
+        deliver(output);
+    }
+    while (!exited_)
+        loop_.run_once(std::chrono::milliseconds(-1));
+    deliver_rest();
+    ::_exit(0);
 }
 
 void Relay::record_exit() const {
@@ -359,14 +454,16 @@ int Relay::run() {
     wait_for_exit();
     send_size();
     open_streams();
-    while (!exited_)
+    while (!exited_ && !left_)
         loop_.run_once(std::chrono::milliseconds(-1));
-    if (input_)
-        input_->stop();
-    for (const auto& output : outputs_) {
-        if (output)
-            deliver(output);
+    if (left_ && !exited_)
+        return leave();
+    for (const auto& input : inputs_) {
+        if (input)
+            input->stop();
     }
+    for (const auto& output : outputs_)
+        deliver(output);
     // What was written before the end comes before the end. A process that is left behind may keep
     // the streams open for good: then the status does not wait for it.
     constexpr std::chrono::milliseconds patience(500);

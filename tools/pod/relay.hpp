@@ -7,9 +7,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "agent/os/event_loop.hpp"
 #include "tools/pod/agent_link.hpp"
+#include "tools/pod/preserved.hpp"
 
 namespace pod {
 
@@ -19,12 +21,19 @@ struct RelayConfig {
     // stdin, stdout and stderr of this process, or with `terminal` a terminal for all three, which
     // is put in raw mode.
     std::array<int, 3> streams{0, 1, 2};
+    // The program's descriptors 3 and up. The relay has them for itself: it closes each when the
+    // program has.
+    std::vector<PreservedFd> preserved;
     bool terminal = false;
     // The terminal becomes this process's own, so that its size can be followed.
     bool take_terminal = false;
     // With `terminal`: the streams are none themselves (pipes, fifos); the first two carry what the
     // program's terminal does, and its size comes from elsewhere.
     bool over_streams = false;
+    // With a terminal: sees what is typed, may take some of it away; true: the caller has had
+    // enough of it. Then run() returns 0 at once, and a copy of this process stands for the
+    // program.
+    std::function<bool(std::string& typed)> leaves;
     std::string exit_record; // where the status goes; empty: nowhere
     // Called when the program has ended and nothing of its is left in the guest, then when there is
     // no more to do with the guest; by a copy of this process, if others hold its streams for
@@ -54,10 +63,14 @@ private:
     template <typename Request>
     Request addressed() const;
     void open_streams();
+    void open_preserved();
+    void add_output(std::shared_ptr<Output> output);
     bool all_received() const;
     bool all_delivered() const;
     void tell_received();
     void deliver_rest();
+    int leave();
+    void look_at_typed(std::uint32_t descriptor, std::string& data);
     void record_exit() const;
     void send_signal(std::uint32_t number);
     void send_size();
@@ -73,12 +86,13 @@ private:
     AgentLink& agent_;
     const RelayConfig config_;
     os::UniqueFd signals_;
-    std::unique_ptr<Input> input_;
-    std::array<std::shared_ptr<Output>, 2> outputs_;
+    std::vector<std::unique_ptr<Input>> inputs_; // the first is standard input, or null
+    std::vector<std::shared_ptr<Output>> outputs_;
     os::UniqueFd terminal_out_;
     struct Saved;
     std::unique_ptr<Saved> saved_; // of the terminal
     bool exited_ = false;
+    bool left_ = false; // by the caller
     bool told_received_ = false;
     bool oom_killed_ = false;
     int status_ = 0;

@@ -86,7 +86,10 @@ bool take_streams(const std::array<int, 3>& streams) {
     channel = ::fcntl(channel, F_DUPFD_CLOEXEC, first_free);
     if (channel < 0 || (what.streams && !take_streams(*what.streams)))
         ::_exit(1);
-    os::close_all_but({channel});
+    std::vector<int> keep{channel};
+    for (const PreservedFd& preserved : what.relay.preserved)
+        keep.push_back(preserved.fd);
+    os::close_all_but(std::move(keep));
     auto started = begin(pod, what);
     if (!started) {
         static_cast<void>(os::send_message(channel, failed,

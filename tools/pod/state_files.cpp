@@ -159,13 +159,21 @@ bool exists(const std::string& path) {
 }
 
 os::Result<Lock> Lock::take(const std::string& path) {
+    return acquire(path, LOCK_EX);
+}
+
+os::Result<Lock> Lock::share(const std::string& path) {
+    return acquire(path, LOCK_SH);
+}
+
+os::Result<Lock> Lock::acquire(const std::string& path, int how) {
     for (;;) {
         os::UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
         if (!fd)
             return os::fail_errno(errno, "lock ", path);
         int locked = 0;
         do {
-            locked = ::flock(fd.get(), LOCK_EX);
+            locked = ::flock(fd.get(), how);
         } while (locked != 0 && errno == EINTR);
         if (locked != 0)
             return os::fail_errno(errno, "lock ", path);

@@ -38,8 +38,11 @@ class Lock {
 public:
     // Waits for it.
     static os::Result<Lock> take(const std::string& path);
+    // Together with others who share it, and with nobody who takes it.
+    static os::Result<Lock> share(const std::string& path);
 
 private:
+    static os::Result<Lock> acquire(const std::string& path, int how);
     explicit Lock(os::UniqueFd fd) : fd_(std::move(fd)) {}
     os::UniqueFd fd_;
 };

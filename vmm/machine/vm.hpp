@@ -24,15 +24,13 @@
 #include "vmm/error.hpp"
 #include "vmm/kvm/privilege.hpp"
 #include "vmm/machine/event_loop.hpp"
+#include "vmm/machine/limits.hpp"
 #include "vmm/machine/metrics.hpp"
 
 namespace vmm {
 
 // Every kind of thread in the process; the sandbox has a row of rules for each.
 enum class ThreadClass : std::uint8_t { EventLoop, Vcpu, FsWorker, Net, UserNet };
-
-inline constexpr std::uint64_t min_memory_bytes = 32u << 20;
-inline constexpr std::uint64_t max_memory_bytes = 1ull << 40;
 
 struct VmConfig {
     std::string kernel_path; // empty: find_kernel()

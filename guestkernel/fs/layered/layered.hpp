@@ -116,6 +116,8 @@ public:
     Result<void> extend(u64 size) override { return real().extend(size); }
     void note_modified() override { real().note_modified(); }
     void note_accessed(bool strict) override { real().note_accessed(strict); }
+    // Whoever may mount an overlay over a file must not change by it what he may not change there.
+    u32 flags_in_force() const override { return real().flags_in_force(); }
 
     Dentry* upper() const { return upper_pointer_.load(base::Order::Acquire); }
     // The object that shows: the upper one, else the topmost below.

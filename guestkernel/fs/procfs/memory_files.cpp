@@ -25,7 +25,7 @@ void copy_memory(TextBuilder& out, AddressSpace& space, u64 start, u64 end) {
         end = start + longest_copy;
     while (start < end && !out.failed() && !fatal_signal_pending()) {
         const usize wanted = end - start < sizeof piece ? end - start : sizeof piece;
-        const usize got = space.read_foreign(VirtAddr(start), piece, wanted);
+        const usize got = space.read_own_memory(VirtAddr(start), piece, wanted);
         out.append({piece, got});
         if (got < wanted)
             return;
@@ -279,14 +279,22 @@ Result<void> show_cmdline(TextBuilder& out, const TableContext& of) {
     const Ref<AddressSpace> space = address_space_of(**task); // everybody may see it
     if (!space)
         return {};
-    const AddressSpace::Layout& at = space->layout;
-    copy_memory(out, *space, at.args_start, at.args_end);
-    // setproctitle: a program that overwrote the last NUL goes on into the environment (proc(5)).
-    if (out.size() > 0 && out.view().back() != '\0' && at.env_end > at.env_start) {
-        TextBuilder more;
-        copy_memory(more, *space, at.args_end, at.env_end);
-        out.append(more.view().substr(0, more.view().find('\0')));
+    const AddressSpace::Layout& layout = space->layout;
+    const u64 start = layout.args_start, end = layout.args_end;
+    // setproctitle: who overwrote the last NUL has a single string there, which may go on into the
+    // environment, if that comes next (proc(5)); what else lies there is not for everybody. A page
+    // of it at most.
+    char last = '\0';
+    if (end > start && space->read_own_memory(VirtAddr(end - 1), &last, 1) == 1 && last != '\0') {
+        const u64 environment = layout.env_start == end ? layout.env_end : end;
+        const u64 limit = environment > end ? environment : end;
+        TextBuilder title;
+        copy_memory(title, *space, start, limit - start < page_size ? limit : start + page_size);
+        const usize length = title.view().find('\0');
+        out.append(length < title.size() ? title.view().substr(0, length + 1) : title.view());
+        return {};
     }
+    copy_memory(out, *space, start, end);
     return {};
 }
 

@@ -17,6 +17,8 @@ constexpr Option run_options[] = {
     {"add-host", '\0', values, "NAME:ADDRESS", "a line for /etc/hosts; host-gateway: this machine's address"},
     {"annotation", '\0', values, "NAME=VALUE", "an annotation of its OCI configuration"},
     {"attach", 'a', values, "STREAM", "attach to stdin, stdout or stderr only", Offer::Words, "stdin stdout stderr"},
+    {"blkio-weight", '\0', value, "N", "weight of its VM for this machine's block devices, 10 to 1000"},
+    {"blkio-weight-device", '\0', values, "PATH:N", "the same for one of them, such as /dev/sda:200"},
     {"cap-add", '\0', values, "CAP", "grant a capability, or ALL"},
     {"cap-drop", '\0', values, "CAP", "take a capability away, or ALL"},
     {"cgroup-parent", '\0', value, "GROUP", "control group of this machine that its VM goes below; default: /joey"},
@@ -31,6 +33,11 @@ constexpr Option run_options[] = {
     {"detach", 'd', nothing, "", "leave it in the background, and print its ID"},
     {"detach-keys", '\0', value, "KEYS", "keys that detach; default: ctrl-p,ctrl-q"},
     {"device", '\0', values, "PATH[:PATH[:rwm]]", "a device that the guest's kernel has, such as /dev/fuse"},
+    {"device-cgroup-rule", '\0', values, "RULE", "refused: the devices that there are, the guest's kernel has; see --device"},
+    {"device-read-bps", '\0', values, "PATH:RATE", "bytes a second that its VM reads of a block device of this machine, such as /dev/sda:10mb"},
+    {"device-read-iops", '\0', values, "PATH:RATE", "requests a second that its VM reads of it"},
+    {"device-write-bps", '\0', values, "PATH:RATE", "bytes a second that its VM writes to it"},
+    {"device-write-iops", '\0', values, "PATH:RATE", "requests a second that its VM writes to it"},
     {"disable-content-trust", '\0', nothing, "on", "accepted: nothing is pulled"},
     {"dns", '\0', values, "ADDRESS", "a name server of its own"},
     {"dns-option", '\0', values, "OPTION", "options in /etc/resolv.conf", Offer::Nothing, "", "dns-opt"},
@@ -40,6 +47,7 @@ constexpr Option run_options[] = {
     {"env", 'e', values, "NAME[=VALUE]", "a variable; without a value, the caller's"},
     {"env-file", '\0', values, "FILE", "variables from a file", Offer::Files},
     {"expose", '\0', values, "PORT", "say that a port is listened on"},
+    {"gpus", '\0', value, "WHICH", "refused: devices of this machine are not in the VM"},
     {"group-add", '\0', values, "GROUP", "one more group of its user, by name in the image or by number"},
     {"health-cmd", '\0', value, "LINE", "a shell line that checks whether it does its work"},
     {"health-interval", '\0', value, "TIME", "time between checks; default: 30s"},
@@ -50,9 +58,15 @@ constexpr Option run_options[] = {
     {"hostname", 'h', value, "NAME", "its host name; default: its ID"},
     {"init", '\0', nothing, "", "a first process that reaps and passes signals on"},
     {"interactive", 'i', nothing, "", "keep stdin open"},
+    {"ip", '\0', value, "ADDRESS", "refused: the network gives its address"},
+    {"ip6", '\0', value, "ADDRESS", "refused, too"},
     {"ipc", '\0', value, "KIND", "private, or container:NAME"},
+    {"isolation", '\0', value, "KIND", "default: each is in a VM", Offer::Words, "default"},
+    {"kernel-memory", '\0', value, "SIZE", "accepted: control groups version 2 do not have it"},
     {"label", 'l', values, "NAME[=VALUE]", "a label"},
     {"label-file", '\0', values, "FILE", "labels from a file", Offer::Files},
+    {"link", '\0', values, "CONTAINER", "refused: containers of one --pod reach each other by localhost"},
+    {"link-local-ip", '\0', values, "ADDRESS", "refused: the network gives its address"},
     {"log-driver", '\0', value, "DRIVER", "json-file or none", Offer::Words, "json-file none"},
     {"log-opt", '\0', values, "NAME=VALUE", "max-size (default: 64m) and max-file (default: 2) of its log"},
     {"mac-address", '\0', value, "MAC", "of the VM's network interface"},
@@ -64,6 +78,7 @@ constexpr Option run_options[] = {
     {"name", '\0', value, "NAME", "its name; default: one is made up"},
     {"net", '\0', value, "KIND", "user (the default), none, or container:NAME", Offer::Words, "user none"},
     {"network", '\0', value, "KIND", "the same as --net", Offer::Words, "user none"},
+    {"network-alias", '\0', values, "NAME", "refused: containers of one --pod reach each other by localhost"},
     {"no-healthcheck", '\0', nothing, "", "without the image's check"},
     {"oom-kill-disable", '\0', nothing, "", "accepted: control groups version 2 do not have it"},
     {"oom-score-adj", '\0', value, "N", "who is ended first when memory is short"},
@@ -81,11 +96,13 @@ constexpr Option run_options[] = {
     {"restart", '\0', value, "POLICY", "no, on-failure[:N], always, unless-stopped", Offer::Words, "no on-failure always unless-stopped"},
     {"rm", '\0', nothing, "", "remove it when it ends"},
     {"rootfs", '\0', value, "DIR", "this directory is the root, not an image's", Offer::Files},
+    {"runtime", '\0', value, "RUNTIME", "joey", Offer::Words, "joey"},
     {"security-opt", '\0', values, "OPTION", "seccomp=FILE, seccomp=unconfined, systempaths=unconfined, no-new-privileges"},
     {"shm-size", '\0', value, "SIZE", "of /dev/shm; default: 64m"},
     {"sig-proxy", '\0', nothing, "on", "pass signals on to it; on by default"},
     {"stop-signal", '\0', value, "SIGNAL", "what asks it to end"},
     {"stop-timeout", '\0', value, "SECONDS", "time it has to end; default: 10"},
+    {"storage-opt", '\0', values, "NAME=VALUE", "refused: a container's files take what this machine's file system has"},
     {"sysctl", '\0', values, "NAME=VALUE", "a kernel parameter"},
     {"tmpfs", '\0', values, "DIR[:OPTIONS]", "memory mounted there"},
     {"tty", 't', nothing, "", "give it a terminal"},
@@ -96,6 +113,7 @@ constexpr Option run_options[] = {
     {"vm-cpus", '\0', value, "N", "virtual CPUs of its VM"},
     {"vm-memory", '\0', value, "SIZE", "memory of its VM"},
     {"volume", 'v', values, "[SOURCE:]DIR[:ro]", "a directory of this machine, or a volume by name"},
+    {"volume-driver", '\0', value, "DRIVER", "local", Offer::Words, "local"},
     {"volumes-from", '\0', values, "CONTAINER[:ro]", "all volumes of another container"},
     {"workdir", 'w', value, "DIR", "where it runs"},
 };
@@ -125,6 +143,7 @@ constexpr Option attach_options[] = {
 };
 constexpr Option exec_options[] = {
     {"detach", 'd', nothing, "", "leave it in the background"},
+    keys,
     {"env", 'e', values, "NAME[=VALUE]", "a variable; without a value, the caller's"},
     {"env-file", '\0', values, "FILE", "variables from a file", Offer::Files},
     {"interactive", 'i', nothing, "", "keep stdin open"},
@@ -147,6 +166,7 @@ constexpr Option ps_options[] = {
 };
 constexpr Option logs_options[] = {
     {"agent", '\0', nothing, "", "of its VM, what the agent that manages containers says"},
+    {"details", '\0', nothing, "", "accepted: lines have no labels and variables with them"},
     {"follow", 'f', nothing, "", "go on as it writes"},
     {"format", '\0', value, "FORMAT", "of a VM's log: text or json", Offer::Words, "text json"},
     {"kernel", '\0', nothing, "", "of its VM, what the guest's kernel says"},
@@ -196,7 +216,10 @@ constexpr Option commit_options[] = {
     {"pause", 'p', nothing, "on", "let the container stand still meanwhile; on by default"},
 };
 constexpr Option export_options[] = {{"output", 'o', value, "FILE", "write there; default: stdout", Offer::Files}};
-constexpr Option prune_options[] = {{"force", 'f', nothing, "", "without asking"}};
+constexpr Option prune_options[] = {
+    {"filter", '\0', values, "NAME=VALUE", "only what fits: label=NAME[=VALUE], label!=NAME[=VALUE], until=TIME"},
+    {"force", 'f', nothing, "", "without asking"},
+};
 constexpr Option system_prune_options[] = {
     {"all", 'a', nothing, "", "every image that no container uses"},
     {"force", 'f', nothing, "", "without asking"},
@@ -224,6 +247,7 @@ constexpr Option volume_inspect_options[] = {{"format", 'f', value, "FORMAT", "j
 constexpr Option volume_remove_options[] = {{"force", 'f', nothing, "", "no error if there is none"}};
 constexpr Option volume_prune_options[] = {
     {"all", 'a', nothing, "", "those with a chosen name, too"},
+    {"filter", '\0', values, "NAME=VALUE", "only what fits: label=NAME[=VALUE], label!=NAME[=VALUE], all=true"},
     {"force", 'f', nothing, "", "without asking"},
 };
 constexpr auto containers = Offer::Containers;

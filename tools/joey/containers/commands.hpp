@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "tools/joey/containers/prune_filters.hpp"
 #include "tools/joey/containers/session.hpp"
 
 namespace joey::containers {
@@ -71,7 +72,8 @@ os::Result<int> volume_remove(Session& session, const Arguments& arguments);
 os::Result<int> volume_prune(Session& session, const Arguments& arguments);
 // Removes those that no container uses, `all` or those without a chosen name, and says which; the
 // bytes that are free now.
-os::Result<std::uint64_t> prune_volumes(const Session& session, bool all);
+os::Result<std::uint64_t> prune_volumes(const Session& session, bool all,
+                                        const PruneFilters& filters);
 os::Result<pod::Json> describe_volume(const Session& session, const std::string& name);
 bool mounts_volume(const Container& container, const std::string& volume);
 os::Result<void> remove_volume(const Session& session, const std::string& name);

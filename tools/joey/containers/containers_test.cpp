@@ -191,6 +191,18 @@ TEST_CASE("whose command it is: with options that an OCI runtime has not, it is 
     CHECK_FALSE(is_ours({"help", "image"}));
 }
 
+TEST_CASE("what is a command of Docker's alone is refused with what there is instead") {
+    const auto why = [](std::vector<std::string> words) {
+        return why_refused(as_arguments(words)).value_or("");
+    };
+    CHECK(why({"pull", "debian"}).find("'pull': there is no registry here") == 0);
+    CHECK(why({"image", "build", "."}).find("'image build': images are not built here") == 0);
+    CHECK(why({"--root", "/r", "network", "ls"}).find("'network': there are no networks") == 0);
+    CHECK(why({"image", "context"}).empty());
+    CHECK(why({"image", "ls"}).empty());
+    CHECK(why({"do", "pull"}).empty());
+}
+
 TEST_CASE("what is no command says what may stand there") {
     const auto line_of = [](std::vector<std::string> words) {
         const auto parsed = joey::parse_command_line(as_arguments(words));
@@ -905,6 +917,48 @@ TEST_CASE("what one command changes of a container another does not undo that be
     CHECK(registry.find("other")->restart.kind == RestartPolicy::Kind::Always);
 }
 
+TEST_CASE("a volume is not removed while a container is made that has it") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    REQUIRE(command(folder, "volume-create", {"data"}) == 0);
+    std::optional<pod::Lock> held(*pod::Lock::share(registry.volumes_lock()));
+    Background removal([&] {
+        held.reset(); // its copy alone
+        return command(folder, "volume-rm", {"data"});
+    });
+    CHECK(comes([&] { return waits_for_lock(removal.pid()); }));
+    Container one = a_container("one");
+    one.mounts.push_back(pod::Json{{"Type", "volume"}, {"Name", "data"}});
+    REQUIRE(registry.add(one).has_value());
+    held.reset();
+    CHECK(removal.status() == 1);
+    CHECK(pod::exists(registry.volumes() + "/data"));
+}
+
+TEST_CASE("prune --filter: labels that are asked for and not wanted, and an age") {
+    const ScratchFolder folder;
+    Registry registry = registry_in(folder);
+    for (const char* name : {"old", "new", "kept"}) {
+        Container one = a_container(name);
+        one.created = std::string(name) == "new" ? pod::timestamp() : "2020-01-01T00:00:00Z";
+        one.labels = {{"for", name}};
+        REQUIRE(registry.add(one).has_value());
+    }
+    CHECK(command(folder, "prune",
+                  {"--force", "--filter", "until=24h", "--filter", "label!=for=kept"}) == 0);
+    CHECK_FALSE(registry.has("old"));
+    CHECK(registry.has("new"));
+    CHECK(registry.has("kept"));
+    CHECK(command(folder, "prune", {"--force", "--filter", "until=soon"}) == 1);
+    CHECK(command(folder, "prune", {"--force", "--filter", "age=1"}) == 1);
+    REQUIRE(command(folder, "volume-create", {"--label", "a=b", "one"}) == 0);
+    REQUIRE(command(folder, "volume-create", {"two"}) == 0);
+    CHECK(command(folder, "volume-prune",
+                  {"--force", "--filter", "all=true", "--filter", "label=a=b"}) == 0);
+    CHECK_FALSE(pod::exists(registry.volumes() + "/one"));
+    CHECK(pod::exists(registry.volumes() + "/two"));
+}
+
 TEST_CASE("update --memory of a container that is stopped makes its next VM larger") {
     const ScratchFolder folder;
     Registry registry = registry_in(folder);
@@ -1601,6 +1655,18 @@ TEST_CASE("what could not run is refused before there is a container, by the opt
     CHECK(refusal("--mac-address", "zz").find("--mac-address zz: give") == 0);
     CHECK(refusal("--attach", "stdlog").find("--attach stdlog: give stdin") == 0);
     CHECK(refusal("--detach-keys", "ctrl").find("--detach-keys: 'ctrl'") == 0);
+    CHECK(refusal("--gpus", "all").find("--gpus: devices of this machine") == 0);
+    CHECK(refusal("--link", "other").find("--link: there is no network") == 0);
+    CHECK(refusal("--runtime", "runc") == "--runtime runc: there is joey only");
+    CHECK(refusal("--runtime", "joey").empty());
+    CHECK(refusal("--blkio-weight", "5") == "--blkio-weight 5: give a number from 10 to 1000");
+    CHECK(refusal("--blkio-weight", "500").empty());
+    CHECK(refusal("--device-read-bps", "/dev/null:1mb") ==
+          "--device-read-bps /dev/null: is no block device");
+    CHECK(refusal("--device-read-bps", "sda:1mb")
+              .find("--device-read-bps sda:1mb: give PATH:NUMBER") == 0);
+    CHECK(refusal("--device-write-iops", "/dev/null:1mb").find("give PATH:NUMBER") !=
+          std::string::npos);
     CHECK(refusal("--oom-score-adj", "5000").find("--oom-score-adj 5000: give") == 0);
     CHECK(refusal("--oom-score-adj", "much").find("--oom-score-adj much: give") == 0);
     CHECK(refusal("--userns", "odd").find("private or host") != std::string::npos);

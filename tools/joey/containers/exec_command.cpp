@@ -1,7 +1,9 @@
 // exec, top: programs in a container that runs.
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <fcntl.h>
+#include <memory>
 #include <unistd.h>
 
 #include "tools/image/accounts.hpp"
@@ -10,6 +12,7 @@
 #include "tools/joey/containers/monitor.hpp"
 #include "tools/joey/containers/security.hpp"
 #include "tools/joey/containers/variables.hpp"
+#include "tools/joey/containers/watcher.hpp"
 
 namespace joey::containers {
 
@@ -115,18 +118,26 @@ os::Result<Json> process_of(Session& session, const Arguments& arguments,
 }
 
 // Of exec itself: the program's own failures to start have statuses of their own.
-os::Result<int> execute(Session& session, const Container& container, Json process, bool detach) {
+os::Result<int> execute(Session& session, const Container& container, Json process, bool detach,
+                        const std::string& detach_keys) {
     // In the background, it does not have this process's streams: whoever reads them waits for
     // their end.
     std::optional<pod::StreamFds> streams;
     if (detach)
         streams = pod::StreamFds{-1, -1, -1};
+    const auto finder = std::make_shared<KeyFinder>(detach_keys);
     const auto status = session.registry.engine().exec({.container = container.id,
                                                         .process = std::move(process),
                                                         .console_socket = {},
                                                         .pid_file = {},
                                                         .detach = detach,
-                                                        .streams = streams});
+                                                        .streams = streams,
+                                                        .leaves = [finder](std::string& typed) {
+                                                            typed = finder->pass(typed);
+                                                            return finder->found();
+                                                        }});
+    if (finder->found())
+        std::fputs("read escape sequence\n", stderr);
     if (status)
         return *status;
     complain(printable(status.error().message));
@@ -148,10 +159,11 @@ os::Result<int> exec(Session& session, const Arguments& arguments) {
     if (terminal && ::isatty(STDIN_FILENO) != 1)
         return os::fail(os::Code::InvalidArgument,
                         "exec: the input device is not a TTY; leave -t out");
+    TRY(const std::string keys, parse_keys(arguments.value("detach-keys", "ctrl-p,ctrl-q")));
     if (!terminal && (!arguments.has("interactive") || arguments.has("detach")))
         silence_input();
     session.registry.note(container, "exec_start: " + arguments.words()[1]);
-    return execute(session, container, std::move(process), arguments.has("detach"));
+    return execute(session, container, std::move(process), arguments.has("detach"), keys);
 }
 
 os::Result<int> top(Session& session, const Arguments& arguments) {

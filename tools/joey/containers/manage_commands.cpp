@@ -18,6 +18,7 @@
 #include "tools/joey/containers/commands.hpp"
 #include "tools/joey/containers/format_functions.hpp"
 #include "tools/joey/containers/format_template.hpp"
+#include "tools/joey/containers/log_file.hpp"
 #include "tools/joey/containers/table.hpp"
 #include "vmm/kvm/privilege.hpp"
 
@@ -59,10 +60,12 @@ namespace {
 
 using pod::Json;
 
-os::Result<void> remove_stopped(Session& session, std::uint64_t& freed) {
+os::Result<void> remove_stopped(Session& session, const PruneFilters& filters,
+                                std::uint64_t& freed) {
     std::string removed;
     for (const Container& one : session.registry.list()) {
-        if (session.registry.condition(one).is_live())
+        if (session.registry.condition(one).is_live() ||
+            !filters.fits(one.labels, nanoseconds_of(one.created)))
             continue;
         const std::uint64_t bytes = disk_bytes(session.registry.directory(one));
         if (const auto done = remove_container(session, one, false); !done) {
@@ -226,10 +229,12 @@ os::Result<int> port(Session& session, const Arguments& arguments) {
 }
 
 os::Result<int> prune(Session& session, const Arguments& arguments) {
-    if (!may_go_on(arguments, "all stopped containers"))
+    TRY(const PruneFilters filters, PruneFilters::of_containers(arguments));
+    if (!may_go_on(arguments, arguments.has("filter") ? "the stopped containers that fit"
+                                                      : "all stopped containers"))
         return 0;
     std::uint64_t freed = 0;
-    TRY(remove_stopped(session, freed));
+    TRY(remove_stopped(session, filters, freed));
     return print("Total reclaimed space: " + image::human_size(freed) + "\n");
 }
 
@@ -243,9 +248,9 @@ os::Result<int> system_prune(Session& session, const Arguments& arguments) {
                         all ? "that no container uses" : "without a name")))
         return 0;
     std::uint64_t freed = 0;
-    TRY(remove_stopped(session, freed));
+    TRY(remove_stopped(session, {}, freed));
     if (volumes) {
-        TRY(const std::uint64_t bytes, prune_volumes(session, false));
+        TRY(const std::uint64_t bytes, prune_volumes(session, false, {}));
         freed += bytes;
     }
     TRY(const image::Store store, image::Store::open(session.store));

@@ -34,6 +34,9 @@ void shorten(std::vector<std::string>& rest) {
     if (rest.size() < 2 || std::find(groups.begin(), groups.end(), rest[0]) == groups.end())
         return;
     std::string name = rest[1] == "list" ? "ls" : rest[1] == "remove" ? "rm" : rest[1];
+    // Of containers alone: images and volumes may have the name, too.
+    if (rest[0] == "container" && name == "inspect")
+        rest.insert(rest.begin() + 2, {"--type", "container"});
     if (rest[0] == "container" && name == "ls")
         name = "ps";
     else if (rest[0] == "volume" || (rest[0] == "system" && name == "prune"))
@@ -146,6 +149,39 @@ bool is_ours(const Words& words, const Command& command) {
     return is_default && !(pod::check_id(container) && pod::exists(root.container(container)));
 }
 
+struct OfDocker {
+    const char* name;
+    const char* instead;
+};
+constexpr const char* no_registry =
+    "there is no registry here: bring images by 'joey image import', "
+    "from what 'docker save', 'podman save' or 'skopeo copy' wrote";
+constexpr const char* no_builds = "images are not built here: by 'joey commit' or another program, "
+                                  "and 'joey image import'";
+constexpr const char* no_daemon = "there is no daemon that would have these";
+constexpr std::array of_docker = {
+    OfDocker{"pull", no_registry},
+    OfDocker{"push", no_registry},
+    OfDocker{"search", no_registry},
+    OfDocker{"login", no_registry},
+    OfDocker{"logout", no_registry},
+    OfDocker{"manifest", no_registry},
+    OfDocker{"build", no_builds},
+    OfDocker{"builder", no_builds},
+    OfDocker{"buildx", no_builds},
+    OfDocker{"compose", "there is no compose; 'joey run --pod NAME' puts containers into one VM"},
+    OfDocker{"network", "there are no networks to look after; see --net, --pod and --publish of "
+                        "'joey run'"},
+    OfDocker{"context", no_daemon},
+    OfDocker{"plugin", no_daemon},
+    OfDocker{"secret", no_daemon},
+    OfDocker{"config", no_daemon},
+    OfDocker{"service", no_daemon},
+    OfDocker{"stack", no_daemon},
+    OfDocker{"swarm", no_daemon},
+    OfDocker{"node", no_daemon},
+    OfDocker{"trust", no_registry}};
+
 } // namespace
 
 bool is_command(std::span<char* const> arguments) {
@@ -160,6 +196,20 @@ bool is_command(std::span<char* const> arguments) {
     const bool shared = std::find(shared_names.begin(), shared_names.end(), words.rest.front()) !=
                         shared_names.end();
     return !shared || only_ours || is_ours(words, *command);
+}
+
+std::optional<std::string> why_refused(std::span<char* const> arguments) {
+    const Words words = read_words(arguments);
+    if (!words.all_known || words.rest.empty())
+        return std::nullopt;
+    const bool of_images = words.rest[0] == "image" && words.rest.size() > 1;
+    const std::string& name = words.rest[of_images ? 1 : 0];
+    const auto* const known = std::find_if(of_docker.begin(), of_docker.end(),
+                                           [&](const OfDocker& one) { return name == one.name; });
+    if (known == of_docker.end() ||
+        (of_images && known->instead != no_registry && known->instead != no_builds))
+        return std::nullopt;
+    return os::text("'", of_images ? "image " : "", name, "': ", known->instead);
 }
 
 int run_command(std::span<char* const> arguments) {

@@ -27,6 +27,8 @@ public:
     const std::string& path() const { return data_; }
     // Where volumes with names are: they live longer than containers, beside them.
     std::string volumes() const { return data_.substr(0, data_.rfind('/')) + "/volumes"; }
+    // Shared by who makes a container, until it has a record; taken by who removes a volume.
+    std::string volumes_lock() const { return volumes() + ".lock"; }
     pod::Engine& engine() { return engine_; }
     const pod::Engine& engine() const { return engine_; }
     std::string directory(const Container& container) const { return data_ + "/" + container.id; }

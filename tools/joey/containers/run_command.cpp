@@ -27,6 +27,8 @@ os::Result<void> make_container(Session& session, RunRequest& request) {
         TRY(store.claim(container.image_id, container.id, directory + "/container.json"));
         TRY(prepare_layer(container, directory, request.base.root));
     }
+    // Until there is a record of them: volumes that nobody has can be removed.
+    TRY(const pod::Lock held, pod::Lock::share(registry.volumes_lock()));
     TRY(place_volumes(session, request, directory));
     request.config["root"]["path"] = container.root;
     const std::string config = directory + "/config.json";

@@ -7,8 +7,12 @@
 #include <fcntl.h>
 #include <utility>
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include "tools/image/beneath.hpp"
 #include "tools/joey/containers/run_request.hpp"
+#include "tools/joey/sizes.hpp"
 
 namespace joey::containers {
 
@@ -122,6 +126,114 @@ os::Result<void> add_device(const std::string& text, RunRequest& request) {
     return {};
 }
 
+struct DeviceRate {
+    const char* option;
+    const char* name;  // in the configuration
+    const char* shown; // by inspect
+    bool bytes;
+};
+constexpr std::array device_rates = {
+    DeviceRate{"device-read-bps", "throttleReadBpsDevice", "BlkioDeviceReadBps", true},
+    DeviceRate{"device-write-bps", "throttleWriteBpsDevice", "BlkioDeviceWriteBps", true},
+    DeviceRate{"device-read-iops", "throttleReadIOPSDevice", "BlkioDeviceReadIOps", false},
+    DeviceRate{"device-write-iops", "throttleWriteIOPSDevice", "BlkioDeviceWriteIOps", false}};
+
+struct DeviceFigure {
+    std::string path;
+    Json numbers; // major, minor
+    std::uint64_t figure = 0;
+};
+
+// PATH:FIGURE of a block device of this machine.
+os::Result<DeviceFigure> read_device_figure(const std::string& option, const std::string& text,
+                                            bool bytes) {
+    const std::size_t colon = text.rfind(':');
+    const std::string figure = colon == std::string::npos ? std::string() : text.substr(colon + 1);
+    DeviceFigure out{.path = text.substr(0, colon)};
+    const bool digits = figure.find_first_not_of("0123456789") == std::string::npos;
+    const auto number = bytes || digits ? parse_size(figure) : std::nullopt;
+    if (!out.path.starts_with("/dev/") || !number || *number > INT64_MAX)
+        return os::fail(os::Code::InvalidArgument, "--", option, " ", text.substr(0, 200),
+                        ": give PATH:NUMBER", bytes ? ", such as /dev/sda:10mb" : "");
+    struct stat about {};
+    if (::stat(out.path.c_str(), &about) != 0)
+        return os::fail_errno(errno, "--", option, " ", out.path);
+    if (!S_ISBLK(about.st_mode))
+        return os::fail(os::Code::InvalidArgument, "--", option, " ", out.path,
+                        ": is no block device");
+    out.numbers = Json{{"major", major(about.st_rdev)}, {"minor", minor(about.st_rdev)}};
+    out.figure = *number;
+    return out;
+}
+
+os::Result<void> add_weights(const Arguments& arguments, RunRequest& request) {
+    constexpr std::uint64_t least = 10;
+    constexpr std::uint64_t most = 1000;
+    const auto fits = [](std::uint64_t weight) {
+        return weight == 0 || (weight >= least && weight <= most);
+    };
+    Json& io = request.config["linux"]["resources"]["blockIO"];
+    if (arguments.has("blkio-weight")) {
+        const std::string text = arguments.value("blkio-weight");
+        const auto weight = parse_size(text);
+        if (!weight || !fits(*weight) || text.find_first_not_of("0123456789") != std::string::npos)
+            return os::fail(os::Code::InvalidArgument, "--blkio-weight ", text,
+                            ": give a number from 10 to 1000");
+        request.container.limits["BlkioWeight"] = io["weight"] = *weight;
+    }
+    for (const std::string& text : arguments.values("blkio-weight-device")) {
+        TRY(DeviceFigure one, read_device_figure("blkio-weight-device", text, false));
+        if (!fits(one.figure))
+            return os::fail(os::Code::InvalidArgument, "--blkio-weight-device ", text,
+                            ": the weight lies between 10 and 1000");
+        request.container.limits["BlkioWeightDevice"].push_back(
+            Json{{"Path", one.path}, {"Weight", one.figure}});
+        one.numbers["weight"] = one.figure;
+        io["weightDevice"].push_back(std::move(one.numbers));
+    }
+    return {};
+}
+
+// The VM's process reads and writes the container's files: it is what has these (tools/pod).
+os::Result<void> add_block_io(const Arguments& arguments, RunRequest& request) {
+    Json& resources = request.config["linux"]["resources"];
+    TRY(add_weights(arguments, request));
+    for (const DeviceRate& rate : device_rates) {
+        for (const std::string& text : arguments.values(rate.option)) {
+            TRY(DeviceFigure one, read_device_figure(rate.option, text, rate.bytes));
+            request.container.limits[rate.shown].push_back(
+                Json{{"Path", one.path}, {"Rate", one.figure}});
+            one.numbers["rate"] = one.figure;
+            resources["blockIO"][rate.name].push_back(std::move(one.numbers));
+        }
+    }
+    if (resources["blockIO"].is_null())
+        resources.erase("blockIO");
+    return {};
+}
+
+// What Docker has, and what takes its place here.
+struct Refused {
+    const char* option;
+    const char* why;
+};
+constexpr const char* no_address = "the VM's network gives its address; --net none and a pod of a "
+                                   "CNI engine are the other choices";
+constexpr const char* no_names = "there is no network of several VMs; containers with one --pod "
+                                 "reach each other by localhost";
+constexpr std::array refused = {
+    Refused{"device-cgroup-rule", "the guest's kernel has no other devices than --device gives"},
+    Refused{"gpus", "devices of this machine are not in the VM"},
+    Refused{"ip", no_address},
+    Refused{"ip6", no_address},
+    Refused{"link", no_names},
+    Refused{"link-local-ip", no_address},
+    Refused{"network-alias", no_names},
+    Refused{"storage-opt",
+            "a container's files may take what this machine's file system has left"}};
+constexpr std::array only_values = {std::pair("isolation", "default"), std::pair("runtime", "joey"),
+                                    std::pair("volume-driver", "local")};
+
 // What would ask something of a VM or a registry that there is not.
 os::Result<void> check_refused(const Arguments& arguments) {
     if (const std::string pull = arguments.value("pull", "missing");
@@ -133,6 +245,16 @@ os::Result<void> check_refused(const Arguments& arguments) {
     if (platform != "linux/amd64" && platform != "amd64" && platform != "linux/x86_64")
         return os::fail(os::Code::InvalidArgument, "--platform ", platform,
                         ": this machine runs linux/amd64");
+    for (const Refused& one : refused) {
+        if (arguments.has(one.option))
+            return os::fail(os::Code::InvalidArgument, "--", one.option, ": ", one.why);
+    }
+    for (const auto& [option, only] : only_values) {
+        const std::string text = arguments.value(option, only);
+        if (text != only)
+            return os::fail(os::Code::InvalidArgument, "--", option, " ", text.substr(0, 200),
+                            ": there is ", only, " only");
+    }
     for (const char* option : {"uts", "cgroupns", "userns"}) {
         const std::string text = arguments.value(option);
         const bool is_userns = std::string_view(option) == "userns";
@@ -163,6 +285,7 @@ os::Result<void> read_sharing(const Session& session, const Arguments& arguments
 
 os::Result<void> add_extras(const Arguments& arguments, RunRequest& request) {
     TRY(add_groups(arguments, request));
+    TRY(add_block_io(arguments, request));
     for (const std::string& text : arguments.values("device"))
         TRY(add_device(text, request));
     for (const std::string& text : arguments.values("annotation")) {

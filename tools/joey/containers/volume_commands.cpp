@@ -121,13 +121,6 @@ os::Result<std::vector<Filter>> read_filters(const Arguments& arguments) {
     return out;
 }
 
-bool has_label(const std::map<std::string, std::string>& labels, const std::string& wanted) {
-    const std::size_t cut = wanted.find('=');
-    const auto found = labels.find(wanted.substr(0, cut));
-    return found != labels.end() &&
-           (cut == std::string::npos || found->second == wanted.substr(cut + 1));
-}
-
 bool fits(const Session& session, const std::string& name, const Filter& filter) {
     if (filter.name == "name")
         return name.find(filter.value) != std::string::npos;
@@ -167,6 +160,9 @@ bool mounts_volume(const Container& container, const std::string& volume) {
 
 os::Result<void> remove_volume(const Session& session, const std::string& name) {
     TRY(existing(session, name));
+    // Whoever makes a container that has the volume, has a record of it when he lets this go.
+    TRY(const pod::Lock held, pod::Lock::take(session.registry.volumes_lock()));
+    TRY(existing(session, name));
     if (const auto users = users_of(session, name); !users.empty())
         return os::fail(os::Code::FailedPrecondition, "volume ", name, " is in use by container ",
                         users.front());
@@ -181,10 +177,12 @@ os::Result<void> remove_volume(const Session& session, const std::string& name) 
 
 namespace {
 
-std::vector<std::string> unused_volumes(const Session& session, bool all) {
+std::vector<std::string> unused_volumes(const Session& session, bool all,
+                                        const PruneFilters& filters) {
     std::vector<std::string> out;
     for (const std::string& name : pod::names_in(session.registry.volumes())) {
-        const bool is_wanted = all || labels_of(session, name).contains(anonymous_label);
+        const auto labels = labels_of(session, name);
+        const bool is_wanted = (all || labels.contains(anonymous_label)) && filters.fits(labels);
         if (is_wanted && users_of(session, name).empty())
             out.push_back(name);
     }
@@ -300,18 +298,20 @@ os::Result<int> volume_remove(Session& session, const Arguments& arguments) {
 }
 
 os::Result<int> volume_prune(Session& session, const Arguments& arguments) {
-    const bool all = arguments.has("all");
+    TRY(const PruneFilters filters, PruneFilters::of_volumes(arguments));
+    const bool all = arguments.has("all") || filters.wants_all();
     if (!may_go_on(arguments, all ? "all volumes that no container uses"
                                   : "the volumes without a chosen name that no container uses"))
         return 0;
-    TRY(const std::uint64_t freed, prune_volumes(session, all));
+    TRY(const std::uint64_t freed, prune_volumes(session, all, filters));
     return print("Total reclaimed space: " + image::human_size(freed) + "\n");
 }
 
-os::Result<std::uint64_t> prune_volumes(const Session& session, bool all) {
+os::Result<std::uint64_t> prune_volumes(const Session& session, bool all,
+                                        const PruneFilters& filters) {
     std::uint64_t freed = 0;
     std::string removed;
-    for (const std::string& name : unused_volumes(session, all)) {
+    for (const std::string& name : unused_volumes(session, all, filters)) {
         const std::uint64_t bytes = disk_bytes(session.registry.volumes() + "/" + name);
         const auto done = remove_volume(session, name);
         // A container has just taken it, or somebody was faster.

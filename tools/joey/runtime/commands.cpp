@@ -14,6 +14,7 @@
 #include "agent/os/files.hpp"
 #include "tools/joey/runtime/runtime.hpp"
 #include "tools/joey/sizes.hpp"
+#include "tools/pod/preserved.hpp"
 
 namespace joey::runtime {
 
@@ -106,15 +107,16 @@ os::Result<int> create(Invocation& call) {
         Flag{"no-new-keyring", "", false}, Flag{"preserve-fds", "", true}};
     TRY(const Flags flags, parse(call, known));
     TRY(const std::string id, only_id(call, flags));
-    if (flags.value("preserve-fds", "0") != "0")
-        return os::fail(os::Code::InvalidArgument,
-                        "--preserve-fds: a descriptor of the host cannot be one of the VM");
     pod::CreateOptions options{.id = id, .vm_ends_with_programs = true};
     if (!call.privilege.empty())
         options.vm.privilege = call.privilege;
     TRY(options.bundle, resolve(flags.value("bundle", ".")));
     options.console_socket = flags.value("console-socket");
     options.pid_file = flags.value("pid-file");
+    // Those of the service manager come first, as with runc.
+    options.listen_fds = pod::passed_by_service_manager();
+    TRY(const unsigned more, preserved_count(flags));
+    options.preserve_fds = options.listen_fds + more;
     const auto made = call.engine.create(options);
     if (!made)
         return os::fail(made.error().code, "joey create failed: ", made.error().message);

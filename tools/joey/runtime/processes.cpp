@@ -87,9 +87,6 @@ os::Result<int> exec(Invocation& call) {
     if (flags.rest().empty())
         return os::fail(os::Code::InvalidArgument,
                         "joey: \"exec\" requires a minimum of 1 argument(s)");
-    if (flags.value("preserve-fds", "0") != "0")
-        return os::fail(os::Code::InvalidArgument,
-                        "--preserve-fds: a descriptor of the host cannot be one of the VM");
     if (flags.has("cgroup"))
         return os::fail(os::Code::InvalidArgument, "--cgroup: is not supported");
     pod::ExecOptions options{.container = flags.rest().front(),
@@ -97,6 +94,7 @@ os::Result<int> exec(Invocation& call) {
                              .console_socket = flags.value("console-socket"),
                              .pid_file = flags.value("pid-file"),
                              .detach = flags.has("detach")};
+    TRY(options.preserve_fds, preserved_count(flags));
     TRY(options.process, wanted_process(call, flags));
     const auto status = call.engine.exec(options);
     if (!status)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <unistd.h>
 
@@ -93,6 +94,16 @@ os::Result<std::string> only_id(const Invocation& call, const Flags& flags) {
         return os::fail(os::Code::InvalidArgument, "joey: \"", call.name,
                         "\" requires exactly 1 argument(s)");
     return flags.rest().front();
+}
+
+os::Result<unsigned> preserved_count(const Flags& flags) {
+    const std::string text = flags.value("preserve-fds", "0");
+    unsigned count = 0;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
+    constexpr unsigned most = 1U << 16; // no more can be open; the engine takes fewer
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size() || count > most)
+        return os::fail(os::Code::InvalidArgument, "invalid value for --preserve-fds: ", text);
+    return count;
 }
 
 os::Result<void> print(const std::string& text) {

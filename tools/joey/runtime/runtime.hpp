@@ -29,6 +29,8 @@ using Command = os::Result<int> (*)(Invocation&);
 os::Result<Flags> parse(const Invocation& call, std::span<const Flag> known);
 // The container that the arguments name, which are no others.
 os::Result<std::string> only_id(const Invocation& call, const Flags& flags);
+// Of --preserve-fds.
+os::Result<unsigned> preserved_count(const Flags& flags);
 os::Result<void> print(const std::string& text);
 
 // commands.cpp
