@@ -283,8 +283,7 @@ Result<usize> DatagramSocketFile::receive_error(IoBuffer& out, ReceiveRequest& r
     return usize{copied};
 }
 
-Result<PacketPtr> DatagramSocketFile::load(IoBuffer& in, usize bytes, u32 headroom, u32 msg_flags,
-                                           bool tells_error) {
+Result<void> DatagramSocketFile::wait_for_room(u32 msg_flags, bool tells_error) {
     DatagramEndpoint& own = *endpoint_;
     if (tells_error)
         if (const int error = own.error.exchange(0); error != 0)
@@ -298,6 +297,12 @@ Result<PacketPtr> DatagramSocketFile::load(IoBuffer& in, usize bytes, u32 headro
         const auto ready = [&] { return own.has_room() || (own.shutdown & shut_write) != 0; };
         TRY(waited(wait_until(own.write_waiters, ready, deadline), deadline));
     }
+    return {};
+}
+
+Result<PacketPtr> DatagramSocketFile::load(IoBuffer& in, usize bytes, u32 headroom, u32 msg_flags,
+                                           bool tells_error) {
+    TRY(wait_for_room(msg_flags, tells_error));
     const u32 size = static_cast<u32>(bytes);
     const bool fits = size + headroom <= Packet::max_linear();
     PacketPtr packet = Packet::allocate(fits ? size : 0, headroom);

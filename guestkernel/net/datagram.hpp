@@ -96,9 +96,10 @@ public:
     Result<usize> get_option(int level, int name, std::span<u8> out) override;
 
 protected:
-    // Fills a packet with what the caller sends; `headroom` before it. Waits for room in the send
-    // buffer. May sleep. Fails with the pending error (SO_ERROR) where the kind of socket has it
-    // told by a send.
+    // Waits for room in the send buffer. Fails with the pending error (SO_ERROR) where the kind of
+    // socket has it told by a send.
+    Result<void> wait_for_room(u32 msg_flags, bool tells_error = true);
+    // That, and fills a packet with what the caller sends; `headroom` before it. May sleep.
     Result<PacketPtr> load(IoBuffer& in, usize bytes, u32 headroom, u32 msg_flags,
                            bool tells_error = true);
     // What sendmsg(2)'s control messages change about one packet.

@@ -196,7 +196,9 @@ void send_error4(Stack& stack, Packet& packet, IcmpProblem problem, u32 detail) 
         if (!packet.read(quoted.header_bytes(), type) || is_error(type) || type > 18)
             return;
     }
-    const bool limited = (stack.settings.icmp_rate_mask >> answer.type & 1) != 0;
+    // No link is spared by not telling ourselves.
+    const bool limited =
+        (stack.settings.icmp_rate_mask >> answer.type & 1) != 0 && !stack.is_local(source);
     if (!stack.may_send_icmp(source, limited)) {
         stack.counters.count(Counter::IcmpOutRateLimited);
         return;

@@ -188,6 +188,13 @@ bool may_answer6(Packet& packet, const Ipv6Header& quoted, const Answer& answer)
     return true;
 }
 
+// Its errors stay on this machine, and no link is spared by leaving them out.
+bool is_own(Stack& stack, const Packet& packet, const IpAddress& source) {
+    const u32 on =
+        source.is_link_local() && packet.ingress != nullptr ? packet.ingress->index() : 0;
+    return stack.is_local(source, on);
+}
+
 } // namespace
 
 const TransportProtocol icmpv6_protocol = {proto_icmpv6, input, nullptr, nullptr};
@@ -199,7 +206,8 @@ void send_icmpv6_error(Stack& stack, Packet& packet, IcmpProblem problem, u32 de
         return;
     const IpAddress source = IpAddress::v6(quoted.source);
     const IpAddress destination = IpAddress::v6(quoted.destination);
-    if (!stack.may_send_icmp(source, answer.type != ICMPV6_PKT_TOOBIG)) {
+    const bool limited = answer.type != ICMPV6_PKT_TOOBIG && !is_own(stack, packet, source);
+    if (!stack.may_send_icmp(source, limited)) {
         stack.counters.count(Counter::Icmp6OutRateLimited);
         return;
     }

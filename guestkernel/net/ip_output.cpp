@@ -235,6 +235,9 @@ Result<void> ip_output(Stack& stack, Flow& flow, PacketPtr packet) {
         return fail(EMSGSIZE);
     const u32 extensions = v6 ? static_cast<u32>(flow.options.size()) : 0;
     const u32 room = sizeof(EthernetHeader) + sizeof(Ipv6Header) + 40 + extensions;
+    constexpr u32 least_linear = 128; // the transport's header, which is changed in place
+    if (room > Packet::max_linear() - least_linear)
+        return fail(EMSGSIZE);
     if (packet->headroom() < room) {
         packet = Packet::with_headroom(std::move(packet), room);
         if (!packet)

@@ -32,9 +32,9 @@ bool apply_offloads(const OffloadHeader& header, Packet& packet) {
     } else if ((header.flags & data_valid) != 0) {
         packet.checksum_state = ChecksumState::Verified;
     }
-    const u8 type = header.gso_type & static_cast<u8>(~gso_ecn);
-    if (type == 0)
+    if (header.gso_type == 0)
         return true;
+    const u8 type = header.gso_type & static_cast<u8>(~gso_ecn);
     const bool known =
         type == static_cast<u8>(Segmentation::Tcp4) || type == static_cast<u8>(Segmentation::Tcp6);
     if (!known || header.gso_size == 0)

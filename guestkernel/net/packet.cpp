@@ -251,6 +251,18 @@ PacketPtr Packet::copy_head(u32 headroom) const {
     return copy;
 }
 
+// Like copy_head(), where the linear part leaves too little room: its end goes to pages.
+PacketPtr Packet::spill_head(u32 headroom) const {
+    if (headroom < start_ || headroom > large_capacity)
+        return {};
+    PacketPtr copy = allocate(smaller(linear_, large_capacity - headroom), headroom);
+    if (!copy || !copy->share_range(*this, 0, linear_))
+        return {};
+    __builtin_memcpy(copy->data() - start_, buffer(), start_); // pulled headers
+    copy->copy_state(*this);
+    return copy;
+}
+
 PacketPtr Packet::clone(u32 headroom) const {
     PacketPtr copy = copy_head(headroom);
     if (!copy)
@@ -268,13 +280,11 @@ PacketPtr Packet::with_headroom(PacketPtr packet, u32 bytes) {
     if (packet->start_ >= bytes)
         return packet;
     PacketPtr copy = packet->copy_head(bytes);
-    if (!copy || copy->start_ < bytes)
+    if (copy && copy->start_ < bytes)
+        copy = packet->spill_head(bytes);
+    if (!copy || !copy->take_fragments(*packet))
         return {};
-    for (u32 i = 0; i < packet->fragment_count_; i++)
-        copy->fragments_[i] = packet->fragments_[i];
-    copy->fragment_count_ = std::exchange(packet->fragment_count_, u16{0});
-    copy->fragment_bytes_ = std::exchange(packet->fragment_bytes_, 0);
-    copy->charge_ = std::exchange(packet->charge_, PacketCharge());
+    packet->move_charge(*copy);
     return copy;
 }
 

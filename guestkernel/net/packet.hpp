@@ -102,8 +102,9 @@ public:
     // The first `bytes`, in one piece: moved out of fragments if need be. Null: too short, or more
     // than the linear part can take.
     u8* linear(u32 bytes);
-    // The packet with at least so much headroom: itself, or a copy of its linear part (null: no
-    // memory; the packet is gone).
+    // The packet with at least so much headroom: itself, or a copy of its linear part, whose end
+    // goes to pages if there is no room for both (null: no memory, or more than max_linear(); the
+    // packet is gone).
     static PacketPtr with_headroom(PacketPtr packet, u32 bytes);
 
     // The packet without fragments: itself, or a copy with all data in the linear part. Null: no
@@ -224,6 +225,7 @@ private:
     void restore(u16 position);
     void drop_front_fragments(u32 bytes);
     PacketPtr copy_head(u32 headroom) const;
+    PacketPtr spill_head(u32 headroom) const;
     void copy_state(const Packet& from);
 
     u32 capacity_;

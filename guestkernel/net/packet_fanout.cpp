@@ -13,7 +13,8 @@ namespace {
 
 constexpr u8 flag_rollover = PACKET_FANOUT_FLAG_ROLLOVER >> 8,
              flag_unique_id = PACKET_FANOUT_FLAG_UNIQUEID >> 8,
-             flag_defragment = PACKET_FANOUT_FLAG_DEFRAG >> 8;
+             flag_defragment = PACKET_FANOUT_FLAG_DEFRAG >> 8,
+             flag_ignore_outgoing = 0x4000 >> 8; // PACKET_FANOUT_FLAG_IGNORE_OUTGOING, since 6.2
 constexpr u32 usual_members = 256, most_members = 1u << 16; // as Linux has it
 
 struct Conversation {
@@ -77,6 +78,10 @@ u32 symmetric_hash(const Packet& packet, u32 network_at) {
 
 bool PacketFanout::rolls_over() const {
     return (asked.flags & flag_rollover) != 0;
+}
+
+bool PacketFanout::wants(PacketKind kind) const {
+    return kind != PacketKind::Outgoing || (asked.flags & flag_ignore_outgoing) == 0;
 }
 
 // --- membership
@@ -163,6 +168,16 @@ PacketTap* PacketTaps::hold_member(PacketFanout& group, u32 index) {
     return nullptr;
 }
 
+// The one behind `before`, in a circle; null: it is on its way out, or `before` was the group's no
+// more and there is no other. Whoever looks at all members looks at each but once.
+PacketTap* PacketTaps::hold_next(PacketFanout& group, PacketTap& before) {
+    SpinGuard guard(lock_);
+    PacketTap* next = before.group_.get() == &group ? group.members.next(before) : nullptr;
+    if (next == nullptr)
+        next = group.members.front();
+    return next != nullptr && next->try_hold() ? next : nullptr;
+}
+
 // The first member from where the last one was found on that has room. `self`: the one whose turn
 // it is comes first, if the packet is not one of many of a conversation that overruns it.
 PacketTap* PacketTaps::roll_over(PacketFanout& group, u32 index, u32 count, bool self, u32 hash) {
@@ -178,22 +193,22 @@ PacketTap* PacketTaps::roll_over(PacketFanout& group, u32 index, u32 count, bool
     }
     const u32 last = state.next.load(base::Order::Relaxed);
     const u32 start = last < count ? last : count - 1;
-    for (u32 step = 0; step < count; step++) {
-        const u32 at = (start + step) % count;
-        if (self && at == index)
-            continue;
-        PacketTap* const other = hold_member(group, at);
-        if (other != nullptr && other->room() == Room::Normal) {
-            state.next.store(at, base::Order::Relaxed);
+    PacketTap* other = hold_member(group, start);
+    for (u32 step = 0; other != nullptr && step < count; step++) {
+        if (!(self && other == own) && other->room() == Room::Normal) {
+            state.next.store((start + step) % count, base::Order::Relaxed);
             state.all.fetch_add(1, base::Order::Relaxed);
             if (room == Room::Low)
                 state.huge.fetch_add(1, base::Order::Relaxed);
             own->let_go();
             return other;
         }
-        if (other != nullptr)
-            other->let_go();
+        PacketTap* const next = hold_next(group, *other);
+        other->let_go();
+        other = next;
     }
+    if (other != nullptr)
+        other->let_go();
     state.failed.fetch_add(1, base::Order::Relaxed);
     return own;
 }

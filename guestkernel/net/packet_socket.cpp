@@ -173,6 +173,19 @@ void PacketSocketFile::report_sent(PacketPtr copy) {
     endpoint().report(std::move(copy), info);
 }
 
+// Unlike load(), with the beginning of what is long, too, in the linear part: there are the headers
+// whose checksums are still to be made, or of which each segment gets its own.
+Result<PacketPtr> PacketSocketFile::load_frame(IoBuffer& in, usize bytes, u32 flags) {
+    constexpr u32 headroom = 64;
+    TRY(wait_for_room(flags));
+    const u32 most = Packet::max_linear() - headroom;
+    PacketPtr packet = Packet::allocate(bytes < most ? static_cast<u32>(bytes) : most, headroom);
+    if (!packet)
+        return fail(ENOBUFS);
+    TRY(packet->append(in, static_cast<u32>(bytes)));
+    return packet;
+}
+
 Result<usize> PacketSocketFile::send_frame(IoBuffer& in, const Target& target, u32 flags) {
     Interface& interface = *target.interface;
     const usize given = in.remaining();
@@ -187,7 +200,7 @@ Result<usize> PacketSocketFile::send_frame(IoBuffer& in, const Target& target, u
         return fail(EMSGSIZE);
     if (type() == socket_raw && bytes < header)
         return fail(EINVAL);
-    TRY(PacketPtr packet, load(in, bytes, 64, flags));
+    TRY(PacketPtr packet, load_frame(in, bytes, flags));
     if (type() == socket_datagram && header != 0) {
         EthernetHeader link;
         __builtin_memcpy(link.destination.bytes, target.to.address, sizeof link.destination.bytes);

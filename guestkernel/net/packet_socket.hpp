@@ -41,6 +41,7 @@ private:
         LinkAddress to{};
     };
     Result<Target> find_target(const SendRequest& request);
+    Result<PacketPtr> load_frame(IoBuffer& in, usize bytes, u32 flags);
     Result<usize> send_frame(IoBuffer& in, const Target& target, u32 flags);
     Result<usize> send_slots(const SendRequest& request);
     Result<usize> send_slot(const Target& target, u32 flags);

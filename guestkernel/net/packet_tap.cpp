@@ -98,7 +98,7 @@ void PacketTaps::deliver(Interface& interface, const Packet& packet, PacketKind 
                 continue;
             }
             // Its first member stands for all of a group.
-            if (!leads(*group, *last))
+            if (!group->wants(kind) || !leads(*group, *last))
                 continue;
             const u32 network_at = link_bytes > 0 ? 0 : interface.link_header_bytes();
             if (PacketTap* const chosen = choose(*group, packet, network_at)) {

@@ -76,6 +76,7 @@ public:
     base::Atomic<u32> turn{0}; // PACKET_FANOUT_LB
     FilterSlot chooser;        // PACKET_FANOUT_CBPF
     bool rolls_over() const;   // PACKET_FANOUT_FLAG_ROLLOVER
+    bool wants(PacketKind kind) const;
 
     // --- under the taps' lock
     base::ListNode node;
@@ -117,6 +118,7 @@ private:
     PacketFanout* find_group(u16 id);
     bool new_group_id(u16& id);
     PacketTap* hold_member(PacketFanout& group, u32 index);
+    PacketTap* hold_next(PacketFanout& group, PacketTap& before);
     PacketTap* roll_over(PacketFanout& group, u32 index, u32 count, bool self, u32 hash);
     PacketTap* choose(PacketFanout& group, const Packet& packet, u32 network_at);
 

@@ -131,6 +131,31 @@ TEST_CASE("more headroom keeps data, positions of headers and the charge") {
     CHECK(released == 77);
 }
 
+TEST_CASE("a linear part that leaves no room for headers goes to pages at its end") {
+    net::testing::reset_network();
+    static u32 released = 0;
+    released = 0;
+    const std::vector<u8> data = pattern(Packet::max_linear() - 20);
+    PacketPtr packet = Packet::allocate(static_cast<u32>(data.size()), 20);
+    REQUIRE(packet->append(data.data(), static_cast<u32>(data.size())));
+    packet->mark_network();
+    REQUIRE(packet->pull(30));
+    packet->mark_transport();
+    packet->charge_to({[](void*, u32 bytes) { released += bytes; }, nullptr, 77});
+    packet = Packet::with_headroom(std::move(packet), 600);
+    REQUIRE(packet);
+    CHECK(released == 0);
+    CHECK(packet->headroom() >= 600);
+    CHECK(packet->linear_length() < data.size() - 30);
+    CHECK(packet->transport_offset() == 0);
+    packet->restore_network();
+    CHECK(contents(*packet) == data);
+    packet = {};
+    CHECK(released == 77);
+    packet = Packet::allocate(100, 20);
+    CHECK_FALSE(Packet::with_headroom(std::move(packet), Packet::max_linear() + 1));
+}
+
 TEST_CASE("segments of a large TCP packet have their own headers and right checksums") {
     net::testing::reset_network();
     const std::vector<u8> payload = pattern(10000);

@@ -309,6 +309,12 @@ void PortTable::set_peer(PortOwner& owner, const IpAddress& local, const IpAddre
         note_connected(owner);
 }
 
+void PortTable::become_v4(PortOwner& owner) {
+    Bucket& in = bucket(owner.port);
+    SpinGuard guard(in.lock);
+    owner.v6 = false;
+}
+
 void PortTable::set_reuse(PortOwner& owner, bool address, bool port) {
     Bucket& in = bucket(owner.port);
     SpinGuard guard(in.lock);

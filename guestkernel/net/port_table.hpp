@@ -24,7 +24,8 @@ public:
 };
 
 // The part of a socket that ports are bound to. Fields are written by the socket before it binds
-// and, once bound, only through the table (set_peer, set_receiving) or while nobody looks.
+// and, once bound, only through the table (set_peer, become_v4, set_receiving) or while nobody
+// looks.
 class PortOwner {
 public:
     virtual ~PortOwner() = default;
@@ -105,6 +106,8 @@ public:
     // Changes what lookups compare.
     void set_peer(PortOwner& owner, const IpAddress& local, const IpAddress& peer, u16 peer_port,
                   bool connected);
+    // IPV6_ADDRFORM: one that is connected to IPv4 is a socket of AF_INET from now on.
+    void become_v4(PortOwner& owner);
     // SO_REUSEADDR and SO_REUSEPORT may come after bind(2): they count when the next one binds.
     void set_reuse(PortOwner& owner, bool address, bool port);
     // SO_ATTACH_REUSEPORT_CBPF, or null to detach it: of the group, and before there is one of the

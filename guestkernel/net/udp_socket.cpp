@@ -14,7 +14,7 @@ namespace kernel::net {
 
 namespace {
 
-constexpr u32 headroom = 96; // UDP, IPv6 and Ethernet, with some to spare
+constexpr u32 headroom = 104; // UDP, and what ip_output() wants for the headers before it
 constexpr usize most_bytes4 = 65507, most_bytes6 = 65527;
 constexpr u32 most_segments = 128; // UDP_MAX_SEGMENTS
 // UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV of udplite(7): no UAPI header has them.
@@ -197,7 +197,13 @@ Result<void> UdpSocketFile::become_v4() {
     MutexGuard guard(cork_mutex_);
     if (pending_)
         return fail(EBUSY);
-    endpoint().v6 = false;
+    UdpEndpoint& own = endpoint();
+    MutexGuard inner(bind_mutex_);
+    if (!own.connected || !own.peer.is_v4()) // not any more
+        return fail(ENOTCONN);
+    stack().udp_ports.become_v4(own);
+    if (bound_local_.is_any()) // what it goes back to is of IPv4, too
+        bound_local_ = IpAddress::any(false);
     return {};
 }
 

@@ -1,5 +1,6 @@
-// Which address a router's ICMP errors come from: ip-sysctl's icmp_errors_use_inbound_ifaddr, and
-// RFC 7600 where it has none. Packets go in and out by tun devices of a namespace of its own.
+// How many ICMP errors this machine tells itself, and which address a router's come from:
+// ip-sysctl's icmp_errors_use_inbound_ifaddr, and RFC 7600 where it has none. Packets go in and out
+// by tun devices of a namespace of its own.
 #include <cstdint>
 #include <fcntl.h>
 #include <fstream>
@@ -114,10 +115,34 @@ std::string teller(int fd) {
     }
 }
 
+// Each that has a cause here comes: only those that leave the machine are limited in their rate.
+void errors_for_oneself(const sockaddr* nobody, socklen_t length) {
+    const int fd = socket(nobody->sa_family, SOCK_DGRAM, 0);
+    const timeval patience = {20, 0};
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0);
+    CHECK(connect(fd, nobody, length) == 0);
+    for (int i = 0; i < 30; i++) {
+        char byte = 'x';
+        CHECK(send(fd, &byte, 1, 0) == 1);
+        CHECK_FAILS(recv(fd, &byte, 1, 0), ECONNREFUSED);
+    }
+    close(fd);
+}
+
 } // namespace
 
 int main() {
     own_network();
+    sockaddr_in four{};
+    four.sin_family = AF_INET;
+    four.sin_port = htons(9);
+    four.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    errors_for_oneself(reinterpret_cast<const sockaddr*>(&four), sizeof four);
+    sockaddr_in6 six{};
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(9);
+    six.sin6_addr = in6addr_loopback;
+    errors_for_oneself(reinterpret_cast<const sockaddr*>(&six), sizeof six);
     const Control control;
     const int in = open_tun("in0"), out = open_tun("out0");
     for (const char* name : {"in0", "out0"}) {

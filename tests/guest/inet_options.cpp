@@ -143,6 +143,39 @@ void saved_syn() {
     close(listener);
 }
 
+struct Received {
+    std::string data;
+    std::vector<std::pair<int, std::string>> messages; // of level IPPROTO_IPV6
+    const std::string* find(int type) const {
+        for (const auto& message : messages)
+            if (message.first == type)
+                return &message.second;
+        return nullptr;
+    }
+};
+
+Received take(int fd) {
+    Received out;
+    char data[8192];
+    alignas(cmsghdr) char control[2048];
+    iovec one{data, sizeof data};
+    msghdr message{};
+    message.msg_iov = &one;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    CHECK((wait_for(fd, POLLIN) & POLLIN) != 0);
+    const ssize_t bytes = recvmsg(fd, &message, 0);
+    CHECK(bytes >= 0 && (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0);
+    out.data.assign(data, static_cast<size_t>(bytes));
+    for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr; at = CMSG_NXTHDR(&message, at))
+        if (at->cmsg_level == IPPROTO_IPV6)
+            out.messages.emplace_back(at->cmsg_type,
+                                      std::string(reinterpret_cast<const char*>(CMSG_DATA(at)),
+                                                  at->cmsg_len - CMSG_LEN(0)));
+    return out;
+}
+
 // A socket that can do without IPv6 becomes one of IPv4 (RFC 3493, 3.7).
 void address_form() {
     const int listener = listening();
@@ -180,6 +213,43 @@ void address_form() {
     close(datagram);
 }
 
+// And stays one, wherever it was bound to, when it is connected no more.
+void address_form_undone() {
+    const int listener = listening();
+    for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+        // A port that the program chose is kept: one that is free.
+        const int finder = socket(AF_INET6, type, 0), fd = socket(AF_INET6, type, 0);
+        sockaddr_in6 any = address6("::", 0);
+        CHECK(bind(finder, general(any), sizeof any) == 0);
+        const int port = port_of(finder);
+        close(finder);
+        any.sin6_port = htons(static_cast<uint16_t>(port));
+        CHECK(bind(fd, general(any), sizeof any) == 0);
+        const sockaddr_in6 four = address6("::ffff:127.0.0.1", port_of(listener));
+        CHECK(connect(fd, general(four), sizeof four) == 0);
+        set(fd, IPPROTO_IPV6, IPV6_ADDRFORM, AF_INET);
+        sockaddr nothing{};
+        nothing.sa_family = AF_UNSPEC;
+        CHECK(connect(fd, &nothing, sizeof nothing) == 0);
+        sockaddr_in name{};
+        socklen_t length = sizeof name;
+        CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&name), &length) == 0);
+        CHECK(name.sin_family == AF_INET && name.sin_addr.s_addr == 0);
+        CHECK(ntohs(name.sin_port) == port);
+        if (type == SOCK_DGRAM) {
+            const int sender = socket(AF_INET6, SOCK_DGRAM, 0);
+            const sockaddr_in6 to6 = address6("::1", port);
+            const sockaddr_in6 to4 = address6("::ffff:127.0.0.1", port);
+            CHECK(sendto(sender, "six", 3, 0, general(to6), sizeof to6) == 3);
+            CHECK(sendto(sender, "four", 4, 0, general(to4), sizeof to4) == 4);
+            CHECK(take(fd).data == "four");
+            close(sender);
+        }
+        close(fd);
+    }
+    close(listener);
+}
+
 void path_mtu() {
     const int fd = socket(AF_INET6, SOCK_DGRAM, 0);
     ip6_mtuinfo told{};
@@ -200,39 +270,6 @@ void path_mtu() {
 // that does not know it passes over.
 std::string options8(uint8_t kind) {
     return {0, 0, static_cast<char>(kind), 4, 'a', 'b', 'c', 'd'};
-}
-
-struct Received {
-    std::string data;
-    std::vector<std::pair<int, std::string>> messages; // of level IPPROTO_IPV6
-    const std::string* find(int type) const {
-        for (const auto& message : messages)
-            if (message.first == type)
-                return &message.second;
-        return nullptr;
-    }
-};
-
-Received take(int fd) {
-    Received out;
-    char data[8192];
-    alignas(cmsghdr) char control[2048];
-    iovec one{data, sizeof data};
-    msghdr message{};
-    message.msg_iov = &one;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    CHECK((wait_for(fd, POLLIN) & POLLIN) != 0);
-    const ssize_t bytes = recvmsg(fd, &message, 0);
-    CHECK(bytes >= 0 && (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0);
-    out.data.assign(data, static_cast<size_t>(bytes));
-    for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr; at = CMSG_NXTHDR(&message, at))
-        if (at->cmsg_level == IPPROTO_IPV6)
-            out.messages.emplace_back(at->cmsg_type,
-                                      std::string(reinterpret_cast<const char*>(CMSG_DATA(at)),
-                                                  at->cmsg_len - CMSG_LEN(0)));
-    return out;
 }
 
 // With one control message.
@@ -345,6 +382,35 @@ void refused_headers() {
     close(sender);
 }
 
+// A header of so many bytes, of options like those.
+std::string options_of(size_t bytes) {
+    std::string out{0, static_cast<char>(bytes / 8 - 1)};
+    while (out.size() < bytes) {
+        const size_t left = bytes - out.size() - 2, fill = left < 255 ? left : 255;
+        out += {0x1e, static_cast<char>(fill)};
+        out.append(fill, 'o');
+    }
+    return out;
+}
+
+// Whatever their length, and whatever stands before them.
+void datagram_sizes() {
+    sockaddr_in6 to{};
+    const int receiver = receiver6(to), sender = socket(AF_INET6, SOCK_DGRAM, 0);
+    for (const size_t header : {0, 8, 200, 1000}) {
+        if (header != 0)
+            CHECK(set_text(sender, IPV6_DSTOPTS, options_of(header)) == 0);
+        for (const size_t size : {1, 300, 700, 1300, 1490, 1500, 1504, 1505, 4000}) {
+            const std::string text(size, 'd');
+            CHECK(sendto(sender, text.data(), size, 0, general(to), sizeof to) ==
+                  static_cast<ssize_t>(size));
+            CHECK(take(receiver).data == text);
+        }
+    }
+    close(receiver);
+    close(sender);
+}
+
 // Fragments carry the headers, each of them.
 void fragmented_headers() {
     const int control = socket(AF_INET, SOCK_DGRAM, 0);
@@ -418,9 +484,11 @@ int main(int argc, char** argv) {
         {"answers", answers},
         {"saved_syn", saved_syn},
         {"address_form", address_form},
+        {"address_form_undone", address_form_undone},
         {"path_mtu", path_mtu},
         {"sticky_headers", sticky_headers},
         {"refused_headers", refused_headers},
+        {"datagram_sizes", datagram_sizes},
         {"fragmented_headers", fragmented_headers},
         {"flow_labels", flow_labels},
     };

@@ -231,6 +231,26 @@ void rolling_over() {
     }
 }
 
+// A group may see only what comes in. Of a tap alone, both: it tells when all has passed.
+void incoming_only() {
+    const uint32_t flag = 0x4000; // PACKET_FANOUT_FLAG_IGNORE_OUTGOING: newer than some headers
+    const int before = open_tap(ETH_P_ALL), fd = open_tap(ETH_P_ALL), other = open_tap(ETH_P_ALL);
+    CHECK(set(fd, PACKET_FANOUT, with_flags(PACKET_FANOUT_LB | flag, 27)) == 0);
+    CHECK(get(fd, PACKET_FANOUT) == (27 | static_cast<int>((PACKET_FANOUT_LB | flag) << 16)));
+    CHECK_FAILS(set(other, PACKET_FANOUT, with_flags(PACKET_FANOUT_LB, 27)), EINVAL);
+    const int after = open_tap(ETH_P_ALL);
+    send_datagram(5004, 6004);
+    for (const int witness : {before, after})
+        for (unsigned seen = 0; seen < 2;) {
+            pollfd one{witness, POLLIN, 0};
+            CHECK(poll(&one, 1, 10'000) == 1);
+            seen += drain(witness);
+        }
+    CHECK(drain(fd) == 1);
+    for (const int each : {before, fd, other, after})
+        close(each);
+}
+
 // --- options of one socket
 
 void numbers() {
@@ -282,6 +302,47 @@ void offload_headers() {
     CHECK(send(sender, message.data(), 70, 0) == 70);
     CHECK(recv(receiver, got, 20, MSG_TRUNC) == 70);
     CHECK(got[0] == 1 && got[6] == 20 && got[8] == 6);
+    close(receiver);
+    close(sender);
+}
+
+// What devices cut: a segment of TCP that is longer than any packet.
+void segments_to_come() {
+    const int receiver = open_tap(ETH_P_IP), sender = open_tap(0);
+    CHECK(set(receiver, PACKET_VNET_HDR, 1) == 0 && set(sender, PACKET_VNET_HDR, 1) == 0);
+    constexpr size_t head = 10, link = 14, bytes = 4000;
+    std::string message(head + link + bytes, '\0');
+    message[0] = 1; // VIRTIO_NET_HDR_F_NEEDS_CSUM
+    message[1] = 1; // VIRTIO_NET_HDR_GSO_TCPV4
+    message[2] = 54;
+    message[4] = static_cast<char>(1400 & 0xff);
+    message[5] = 1400 >> 8;
+    message[6] = 34;
+    message[8] = 16;
+    message[head + 12] = 8;
+    // Its header's own sum is wrong: nobody answers it.
+    char* const ip = &message[head + link];
+    ip[0] = 0x45;
+    ip[2] = static_cast<char>(bytes >> 8);
+    ip[3] = static_cast<char>(bytes & 0xff);
+    ip[9] = IPPROTO_TCP;
+    ip[12] = ip[16] = 127;
+    ip[15] = ip[19] = 1;
+    ip[32] = 0x50;
+    CHECK(send(sender, message.data(), message.size(), 0) == static_cast<ssize_t>(message.size()));
+    std::string got(message.size() + 1, 'x');
+    pollfd one{receiver, POLLIN, 0};
+    CHECK(poll(&one, 1, 10'000) == 1);
+    CHECK(recv(receiver, got.data(), got.size(), 0) == static_cast<ssize_t>(message.size()));
+    CHECK(got[0] == 1 && got[1] == 1 && got.substr(4, 6) == message.substr(4, 6));
+    CHECK(got.substr(head, message.size() - head) == message.substr(head));
+    // Marks of congestion alone are of no kind of segments.
+    message[1] = static_cast<char>(0x80);
+    CHECK_FAILS(send(sender, message.data(), message.size(), 0), EINVAL);
+    // A frame that is as long as may be, without segments.
+    message.resize(head + link + 1500);
+    message[1] = message[4] = message[5] = 0;
+    CHECK(send(sender, message.data(), message.size(), 0) == static_cast<ssize_t>(message.size()));
     close(receiver);
     close(sender);
 }
@@ -387,8 +448,10 @@ int main() {
     by_conversation();
     other_ways();
     rolling_over();
+    incoming_only();
     numbers();
     offload_headers();
+    segments_to_come();
     times_of_sending();
     past_the_queue();
     cut_frames();

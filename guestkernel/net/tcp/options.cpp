@@ -403,7 +403,13 @@ Result<net::IpAddress> TcpSocket::connected_peer() const {
 }
 
 Result<void> TcpSocket::become_v4() {
-    connection_->v6 = false;
+    Connection& own = *connection_;
+    SpinGuard guard(own.lock);
+    if (own.state() != State::Established || !own.pair.remote.address.is_v4()) // not any more
+        return fail(ENOTCONN);
+    stack().tcp_ports.become_v4(own);
+    if (bound_address_.is_any()) // what it goes back to is of IPv4, too
+        bound_address_ = net::IpAddress::any(false);
     return {};
 }
 

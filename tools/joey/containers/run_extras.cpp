@@ -151,8 +151,9 @@ os::Result<DeviceFigure> read_device_figure(const std::string& option, const std
     const std::string figure = colon == std::string::npos ? std::string() : text.substr(colon + 1);
     DeviceFigure out{.path = text.substr(0, colon)};
     const bool digits = figure.find_first_not_of("0123456789") == std::string::npos;
-    const auto number = bytes || digits ? parse_size(figure) : std::nullopt;
-    if (!out.path.starts_with("/dev/") || !number || *number > INT64_MAX)
+    constexpr std::uint64_t none = UINT64_MAX;
+    const std::uint64_t number = bytes || digits ? parse_size(figure).value_or(none) : none;
+    if (!out.path.starts_with("/dev/") || number > INT64_MAX)
         return os::fail(os::Code::InvalidArgument, "--", option, " ", text.substr(0, 200),
                         ": give PATH:NUMBER", bytes ? ", such as /dev/sda:10mb" : "");
     struct stat about {};
@@ -162,7 +163,7 @@ os::Result<DeviceFigure> read_device_figure(const std::string& option, const std
         return os::fail(os::Code::InvalidArgument, "--", option, " ", out.path,
                         ": is no block device");
     out.numbers = Json{{"major", major(about.st_rdev)}, {"minor", minor(about.st_rdev)}};
-    out.figure = *number;
+    out.figure = number;
     return out;
 }
 
