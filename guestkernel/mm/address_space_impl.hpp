@@ -1,9 +1,10 @@
 // The inside of an AddressSpace, for mm/ only.
 //
 // Locks: `mutex` guards the mappings (shared: faults and lookups; exclusive: changes); inside of it
-// the page table's spin lock guards entries and the counts of resident pages. A fault sleeps (for
-// memory, for I/O) with `mutex` shared and without the spin lock, and looks again when it has what
-// it needs.
+// the page table's spin lock guards entries and the counts of resident pages. A fault sleeps for
+// memory with `mutex` shared and without the spin lock, and looks again when it has what it needs.
+// To read a page of a file it lets go of both and starts anew: the file's server may be slow, or a
+// thread that changes mappings before it answers.
 #pragma once
 
 #include "guestkernel/mm/address_space.hpp"
@@ -19,18 +20,32 @@ inline constexpr u64 stack_guard_gap = 256 * page_size; // below a growing stack
 // the spin lock and the CPU. Address space that is reserved but empty costs next to nothing.
 inline constexpr u64 leaves_per_step = 16;
 
-// Userfault: the mapping's program has to serve it first (FaultInfo::userfault).
-enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory, Userfault };
+// Userfault: the mapping's program has to serve it first (FaultInfo::userfault). Absent: the page
+// has to be read first (FaultInfo::absent).
+enum class FaultOutcome : u8 { Done, BadAddress, BadAccess, BusError, NoMemory, Userfault, Absent };
 
 // What a fault brings along at least where nothing speaks against it: a power of two that divides a
 // leaf table.
 inline constexpr u64 around_pages = 16;
+inline constexpr u64 most_around = 64; // and at most
 
 // How far an access from outside goes.
 enum class Reach : u8 {
     Program,   // as far as the program's own
     Debugger,  // whatever the protection (ptrace(2))
     OwnMemory, // the program's, without files and without waiting for anybody
+};
+
+// A store to this mapping is noticed by a fault, so that the page is written back.
+inline bool tracks_dirty(const Vma& vma) {
+    return vma.shared() && !vma.cache->memory_only();
+}
+
+// A page of a file that a fault has to read, around it what is inside of [first, end).
+struct AbsentPage {
+    Ref<PageCache> cache;
+    Ref<File> file; // its mapping may go meanwhile, and the source needs the file open
+    u64 index = 0, first = 0, end = 0;
 };
 
 // How a fault was served.
@@ -48,6 +63,10 @@ struct FaultInfo {
     // Whom to ask, and about what (UFFD_PAGEFAULT_FLAG_*).
     Ref<UserfaultContext> userfault;
     u64 userfault_flags = 0;
+    // What to read, without `mutex`; and what was read: its reference keeps it from being reclaimed
+    // before the next attempt finds it.
+    AbsentPage absent;
+    FrameRef read;
 };
 
 // Mappings that were taken out and wait to be destroyed without the lock (closing a file may
@@ -131,6 +150,7 @@ struct AddressSpaceImpl {
     FaultOutcome resolve(Vma& vma, u64 address, bool write, u64 least_window, FaultInfo& info);
     FaultOutcome fault_anonymous(Vma& vma, u64 page, u64 least_window);
     FaultOutcome fault_cached(Vma& vma, u64 page, bool write, FaultInfo& info);
+    FaultOutcome read_absent(u64 access, FaultInfo& info); // without `mutex`
     FaultOutcome fault_read_only(Vma& vma, u64 page, u64 seen, FaultInfo& info);
     void map_around(Vma& vma, u64 page);
     void map_resident(Vma& vma, u64 start, u64 end);
@@ -143,11 +163,13 @@ struct AddressSpaceImpl {
     FaultOutcome install_cached(Vma& vma, u64 page, FrameRef frame, bool write);
     FaultOutcome make_table(u64 page);
     bool grow_stack(u64 address);
+    FaultOutcome frame_at(u64 address, bool write, Reach reach, FrameRef& out);
+
+    // --- populate.cpp
     // Faults in what is absent of [start, end), as far as mappings allow; for MAP_POPULATE,
     // mlock(2), madvise(2).
     Result<void> populate(u64 start, u64 end, bool write, bool ignore_holes);
     Result<void> populate_part(u64& start, u64 end, bool write, bool ignore_holes, FaultInfo& info);
-    FaultOutcome frame_at(u64 address, bool write, Reach reach, FrameRef& out);
 
     // --- userfault.cpp, userfault_fill.cpp
     bool asks_userfault(Vma& vma, u64 page, bool write, u64& flags);

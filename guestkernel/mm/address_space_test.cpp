@@ -161,6 +161,81 @@ TEST_CASE("a file mapping shows the file, maps resident neighbours, and faults p
     CHECK(test.space->protect(VirtAddr(start), page_size, read_write)); // private: allowed
 }
 
+TEST_CASE("while a page of a file is read, its mappings are everybody's to look at and to change") {
+    SpaceTest test;
+    AddressSpaceImpl& impl = AddressSpaceImpl::of(*test.space);
+    constexpr u64 pages = 100; // not all of them in one read
+    u64 read = 0;
+    const auto fresh = [&](u32 flags) {
+        Ref<FakeFile> file = *make_ref<FakeFile>(pages * page_size, u32{O_RDWR});
+        file->source.while_reading = [&] {
+            read++;
+            REQUIRE(impl.mutex.try_lock());
+            impl.mutex.unlock();
+        };
+        return test.map(pages, read_write, flags, std::move(file));
+    };
+    u8 byte = 1;
+    u32 signal_code = 0;
+    for (const u32 flags : {u32{MAP_PRIVATE}, u32{MAP_SHARED}}) {
+        const u64 loaded = fresh(flags);
+        bool major = false;
+        REQUIRE(test.space->handle_fault(VirtAddr(loaded), 0, signal_code, major));
+        CHECK((major && read == 1));
+        major = false;
+        REQUIRE(test.space->handle_fault(VirtAddr(loaded), 0, signal_code, major));
+        CHECK((!major && read == 1));
+        CHECK((store(*test.space, fresh(flags), 1) && read == 2));
+        CHECK((test.space->read_foreign(VirtAddr(fresh(flags)), &byte, 1) == 1 && read == 3));
+        CHECK((test.space->write_foreign(VirtAddr(fresh(flags)), &byte, 1) == 1 && read == 4));
+        CHECK((test.space->frame_at(VirtAddr(fresh(flags)), true) && read == 5));
+        CHECK(
+            (test.space->lock_range(VirtAddr(fresh(flags)), pages * page_size, true) && read > 5));
+        for (const int advice : {MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE}) {
+            const u64 before = read;
+            REQUIRE(test.space->advise(VirtAddr(fresh(flags)), pages * page_size, advice));
+            CHECK(read > before);
+        }
+        const u64 before = read;
+        const u64 populated = fresh(flags | MAP_POPULATE);
+        CHECK((read > before && hosted::leaf_entry(*test.space, populated + 99 * page_size) != 0));
+        read = 0;
+    }
+}
+
+TEST_CASE("a fault is served by what is mapped when its page has been read") {
+    SpaceTest test;
+    auto file = *make_ref<FakeFile>(4 * page_size, u32{O_RDWR});
+    const u64 start = test.map(4, read_write, MAP_PRIVATE, file);
+    file->source.while_reading = [&] {
+        test.map(1, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, nullptr, 0, start);
+    };
+    CHECK(signal_of(*test.space, start, arch::fault_write) == packed(SIGSEGV, SEGV_ACCERR));
+    CHECK(load(*test.space, start) == 0);
+
+    auto gone = *make_ref<FakeFile>(4 * page_size, u32{O_RDWR});
+    const u64 there = test.map(4, read_write, MAP_PRIVATE, gone);
+    gone->source.while_reading = [&] {
+        REQUIRE(test.space->unmap(VirtAddr(there), 4 * page_size));
+    };
+    CHECK(signal_of(*test.space, there, 0) == packed(SIGSEGV, SEGV_MAPERR));
+}
+
+TEST_CASE("an error of a file's server is told as before, page by page") {
+    SpaceTest test;
+    auto file = *make_ref<FakeFile>(4 * page_size, u32{O_RDWR});
+    const u64 start = test.map(4, read_write, MAP_PRIVATE, file);
+    file->source.fail_with = EIO;
+    CHECK(signal_of(*test.space, start, 0) == packed(SIGBUS, BUS_ADRERR));
+    const auto populated = test.space->advise(VirtAddr(start), page_size, MADV_POPULATE_READ);
+    CHECK((!populated && populated.error().code == EFAULT));
+    file->source.reads = 0;
+    CHECK(test.space->lock_range(VirtAddr(start), 4 * page_size, true));
+    CHECK(file->source.reads == 4);
+    file->source.fail_with = 0;
+    CHECK(load(*test.space, start) == file->source.content[0]);
+}
+
 TEST_CASE("private writes stay private, shared writes reach the file through write-back") {
     SpaceTest test;
     auto file = *make_ref<FakeFile>(64 * page_size, u32{O_RDWR});

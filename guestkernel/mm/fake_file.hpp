@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "guestkernel/fs/inode.hpp"
@@ -19,6 +20,8 @@ public:
     Result<void> read_pages(u64 first, std::span<Frame* const> frames) override {
         reads++;
         pages_read += frames.size();
+        if (while_reading)
+            while_reading();
         if (fail_with != 0)
             return fail(fail_with);
         for (usize i = 0; i < frames.size(); i++) {
@@ -48,6 +51,7 @@ public:
     u64 size() const override { return content.size(); }
 
     std::vector<u8> content;
+    std::function<void()> while_reading; // what others do meanwhile
     int fail_with = 0, fail_writes_with = 0;
     u64 reads = 0, pages_read = 0, writes = 0, pages_written = 0;
 };

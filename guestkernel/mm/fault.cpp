@@ -26,7 +26,6 @@ namespace {
 // Powers of two that divide a leaf table. What is absent is read in smaller pieces than what is
 // resident is mapped.
 constexpr u64 map_around_pages = 64;
-constexpr u64 most_around = 64;
 constexpr u64 copy_around_pages = 16;
 
 struct Window {
@@ -75,11 +74,6 @@ bool has_room(const Vma& vma, u64 index) {
         return true;
     const auto stats = home->stats();
     return !stats || stats->blocks == 0 || stats->free_blocks > 0;
-}
-
-// A store to this mapping is noticed by a fault, so that the page is written back.
-bool tracks_dirty(const Vma& vma) {
-    return vma.shared() && !vma.cache->memory_only();
 }
 
 } // namespace
@@ -386,12 +380,15 @@ FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, Faul
     if (beyond_end(vma, page) || !has_room(vma, index))
         return FaultOutcome::BusError;
     const u64 around = (vma.flags & vma_random) != 0 ? 1 : around_pages;
-    const Window window = window_around(vma, page, around);
-    Result<FrameRef> found =
-        cache.get_for_fault(index, vma.page_index(window.start),
-                            vma.page_index(window.start) + window.pages(), info.major);
+    Result<FrameRef> found = cache.get_for_fault(index);
     if (!found)
         return found.error().code == ENOMEM ? FaultOutcome::NoMemory : FaultOutcome::BusError;
+    if (!*found) {
+        const Window window = window_around(vma, page, around);
+        const u64 first = vma.page_index(window.start);
+        info.absent = {vma.cache, vma.file, index, first, first + window.pages()};
+        return FaultOutcome::Absent;
+    }
     if (of_memory_file_system(vma) != nullptr)
         (void)vma.file->inode()->attributes(); // counts the page, if it is new
     if (write && !vma.shared()) {
@@ -410,6 +407,24 @@ FaultOutcome AddressSpaceImpl::fault_cached(Vma& vma, u64 page, bool write, Faul
     if (around > 1 && (vma.flags & vma_fault_minor) == 0)
         map_around(vma, page);
     return outcome;
+}
+
+// Absent: the page is there, and the fault starts anew.
+FaultOutcome AddressSpaceImpl::read_absent(u64 access, FaultInfo& info) {
+    const AbsentPage page = std::move(info.absent);
+    info.major = true;
+    // A server that takes back what it gave does not hold who is being killed.
+    const bool killed = info.read && fatal_signal_pending();
+    Result<FrameRef> read = killed ? Result<FrameRef>(fail(EINTR))
+                                   : page.cache->read_for_fault(page.index, page.first, page.end);
+    if (read) {
+        info.read = std::move(*read);
+        return FaultOutcome::Absent;
+    }
+    // A signal is served first and the instruction repeated; or the task ends.
+    if (read.error().code == EINTR && (access & arch::fault_user) != 0 && signal_pending())
+        return FaultOutcome::Done;
+    return read.error().code == ENOMEM ? FaultOutcome::NoMemory : FaultOutcome::BusError;
 }
 
 FaultOutcome AddressSpaceImpl::resolve(Vma& vma, u64 address, bool write, u64 least_window,
@@ -479,10 +494,12 @@ bool AddressSpaceImpl::grow_stack(u64 address) {
 FaultOutcome AddressSpaceImpl::fault(u64 address, u64 access, FaultInfo& info) {
     for (;;) {
         FaultOutcome outcome = fault_once(address, access, info);
-        if (outcome == FaultOutcome::Userfault)
+        if (outcome == FaultOutcome::Absent)
+            outcome = read_absent(access, info);
+        else if (outcome == FaultOutcome::Userfault)
             outcome = info.own_memory ? FaultOutcome::BadAccess
                                       : wait_for_userfault(address, access, info);
-        if (outcome != FaultOutcome::Userfault)
+        if (outcome != FaultOutcome::Userfault && outcome != FaultOutcome::Absent)
             return outcome;
     }
 }
@@ -525,59 +542,6 @@ FaultOutcome AddressSpaceImpl::fault_once(u64 address, u64 access, FaultInfo& in
     return outcome;
 }
 
-// A part of populate() with the lock held once; EAGAIN: FaultInfo::userfault has to serve `start`
-// first.
-Result<void> AddressSpaceImpl::populate_part(u64& start, u64 end, bool write, bool ignore_holes,
-                                             FaultInfo& info) {
-    SharedGuard guard(mutex);
-    Vma* vma = vmas.find_from(start);
-    if (vma == nullptr || vma->start > start) {
-        if (!ignore_holes)
-            return fail(ENOMEM);
-        start = vma == nullptr || vma->start >= end ? end : vma->start;
-        return {};
-    }
-    // Shared pages are not made dirty, private ones are copied only if stores are allowed.
-    const bool stores =
-        write && (vma->protection & PROT_WRITE) != 0 && !(vma->cache && tracks_dirty(*vma));
-    const u64 stop = end < vma->end ? end : vma->end;
-    // In steps, so that those who wait for the lock get it.
-    for (u64 pages = 0; start < stop && pages < 512; pages++, start += page_size) {
-        if ((vma->protection & 7) == 0) {
-            start = stop;
-            break;
-        }
-        info = {};
-        const FaultOutcome outcome = resolve(*vma, start, stores, most_around, info);
-        if (outcome == FaultOutcome::Userfault)
-            return fail(EAGAIN);
-        if (outcome == FaultOutcome::NoMemory)
-            return fail(ENOMEM);
-        if (outcome != FaultOutcome::Done && !ignore_holes)
-            return fail(outcome == FaultOutcome::BusError ? EFAULT : ENOMEM);
-        if (info.touch)
-            arch::flush_local(VirtAddr(start), 1);
-    }
-    return {};
-}
-
-Result<void> AddressSpaceImpl::populate(u64 start, u64 end, bool write, bool ignore_holes) {
-    while (start < end) {
-        if (fatal_signal_pending())
-            return fail(EINTR);
-        FaultInfo info;
-        const Result<void> part = populate_part(start, end, write, ignore_holes, info);
-        if (!part && part.error().code == EAGAIN && info.userfault) {
-            const u64 access = write ? u64{arch::fault_write} : 0;
-            if (wait_for_userfault(start, access, info) != FaultOutcome::Userfault)
-                return fail(EFAULT);
-            continue;
-        }
-        TRY(part);
-    }
-    return {};
-}
-
 bool AddressSpace::handle_fault(VirtAddr address, u64 access, u32& signal_code) {
     bool major = false;
     return handle_fault(address, access, signal_code, major);
@@ -604,7 +568,8 @@ bool AddressSpace::handle_fault(VirtAddr address, u64 access, u32& signal_code, 
         // end but it.
         signal_code = SIGKILL << 8 | si_kernel;
         return false;
-    case FaultOutcome::Userfault: // fault() waits for it
+    case FaultOutcome::Userfault: // fault() waits for these
+    case FaultOutcome::Absent:
         break;
     }
     return false;

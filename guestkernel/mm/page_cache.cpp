@@ -35,6 +35,15 @@ void mark_used(Frame& frame) {
         frame.flags.fetch_or(frame_referenced, base::Order::Relaxed);
 }
 
+// Until whoever reads the page is done with it. EINTR: this task is being killed.
+Result<void> wait_page_read(Frame& frame) {
+    const auto read = [&frame] { return has(frame, frame_uptodate) || !has(frame, frame_locked); };
+    if (wait_until(waiters_of(frame), read, no_deadline, TaskState::Killable) ==
+        WaitOutcome::Interrupted)
+        return fail(EINTR);
+    return {};
+}
+
 // One page of zeros that stands for the absent pages of memory-only caches.
 constinit base::Atomic<Frame*> shared_zeros{nullptr};
 
@@ -315,24 +324,28 @@ Result<FrameRef> PageCache::get(u64 index) {
     }
 }
 
-Result<FrameRef> PageCache::get_for_fault(u64 index, u64 first, u64 end, bool& read) {
+Result<FrameRef> PageCache::get_for_fault(u64 index) {
+    bool present = false;
+    FrameRef frame = find_ready(index, present);
+    if (!present)
+        return memory_only_ ? create(index) : Result<FrameRef>(FrameRef());
+    if (!has(*frame, frame_uptodate))
+        return FrameRef();
+    mark_used(*frame);
+    return frame;
+}
+
+Result<FrameRef> PageCache::read_for_fault(u64 index, u64 first, u64 end) {
     for (;;) {
         bool present = false;
         FrameRef frame = find_ready(index, present);
-        if (present) {
-            if (!has(*frame, frame_uptodate)) {
-                read = true;
-                wait_page_unlocked(*frame);
-                if (!has(*frame, frame_uptodate))
-                    continue;
-            }
-            mark_used(*frame);
-            return frame;
+        if (!present) {
+            TRY(fill(index, first, end));
+            continue;
         }
-        if (memory_only_)
-            return create(index);
-        read = true;
-        TRY(fill(index, first, end));
+        TRY(wait_page_read(*frame));
+        if (has(*frame, frame_uptodate))
+            return frame;
     }
 }
 

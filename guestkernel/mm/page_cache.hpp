@@ -82,9 +82,12 @@ public:
     void make_secret() { secret_ = true; } // before anybody knows it
 
     // --- for mm/ only
-    // As get(), for a fault: reads around `index` inside [first, end) and creates absent pages
-    // where memory is the only home. `read` tells whether the source was asked.
-    Result<FrameRef> get_for_fault(u64 index, u64 first, u64 end, bool& read);
+    // The page for a fault, without waiting for the source: null where read_for_fault() has to get
+    // it first. Creates absent pages where memory is the only home.
+    Result<FrameRef> get_for_fault(u64 index);
+    // As get(), but reads around `index` inside [first, end). EINTR for a task that is being
+    // killed.
+    Result<FrameRef> read_for_fault(u64 index, u64 first, u64 end);
     void add_mapping(CacheMapping& mapping);
     void remove_mapping(CacheMapping& mapping);
     SpinLock& mappings_lock() { return mappings_lock_; }

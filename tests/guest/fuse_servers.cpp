@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <set>
 #include <string>
+#include <thread>
 #include <unistd.h>
 #include <utility>
 
@@ -20,6 +21,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 
@@ -43,6 +45,8 @@ struct Control {
     std::atomic<int> fail_listings{0};     // but for the first entries
     std::atomic<int> faster{0};            // another client makes what is to be created
     std::atomic<int> released{0}, late{0}; // RELEASE requests; those of forgotten nodes
+    std::atomic<int> maps{0};              // reads change the server's own mappings
+    std::atomic<int> looks{0};             // how often others have looked at them
 };
 Control* control;
 
@@ -65,6 +69,10 @@ public:
         files_[2] = {"hello", "hello from the server\n", 0644};
         files_[hang_node] = {"hang", "never", 0644};
         files_[3] = {"full", std::string(4096, 'x'), 0644};
+    }
+
+    void add(const std::string& name, const std::string& data) {
+        files_[make(name, 0644)].data = data;
     }
 
     // Until the file system is unmounted.
@@ -120,6 +128,18 @@ private:
         serve();
         if (in_->opcode == FUSE_READ)
             files_[node].data = now;
+    }
+
+    // As malloc(3) does for something large; and others look at the mappings meanwhile.
+    static void change_mappings() {
+        constexpr size_t size = 1 << 20;
+        void* memory =
+            mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        CHECK(memory != MAP_FAILED && munmap(memory, size) == 0);
+        const int seen = control->looks;
+        while (control->looks < seen + 2)
+            sched_yield();
+        control->maps++;
     }
 
     struct File {
@@ -280,8 +300,12 @@ private:
             return;
         }
         case FUSE_READ: {
-            if (in_->nodeid == hang_node)
+            if (in_->nodeid == hang_node) {
+                control->held = 1;
                 return;
+            }
+            if (control->maps != 0)
+                change_mappings();
             const auto* in = reinterpret_cast<const fuse_read_in*>(body_);
             const std::string& data = files_[in->fh].data;
             const std::string part =
@@ -386,7 +410,8 @@ private:
     uint64_t last_ = 10;
 };
 
-pid_t begin(const char* extra = "", const char* type = "fuse.test") {
+// Mounts it at `m`; what its server reads from.
+int mount_served(const char* extra = "", const char* type = "fuse.test") {
     void* shared =
         mmap(nullptr, sizeof(Control), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(shared != MAP_FAILED);
@@ -406,6 +431,11 @@ pid_t begin(const char* extra = "", const char* type = "fuse.test") {
     CHECK_FAILS(read(fd, text, 100), EINVAL); // too small for any message
     pollfd ready{fd, POLLIN, 0};
     CHECK(poll(&ready, 1, 1000) == 1 && ready.revents == POLLIN);
+    return fd;
+}
+
+pid_t begin(const char* extra = "", const char* type = "fuse.test") {
+    const int fd = mount_served(extra, type);
     const pid_t server = fork();
     CHECK(server >= 0);
     if (server == 0) {
@@ -700,6 +730,106 @@ void stores() {
     end(server);
 }
 
+// A program whose own thread serves the file that it has mapped: whoever waits for a page keeps
+// neither the server from changing the mappings before it answers, nor others from looking at them.
+void pages_of_own_server() {
+    const int fd = mount_served();
+    Server server(fd);
+    const std::string data(4096, 'x');
+    const auto name_of = [](int i) { return "page" + std::to_string(i); };
+    constexpr int accesses = 8;
+    for (int i = 0; i < accesses; i++)
+        server.add(name_of(i), data);
+    std::thread serving([&] { server.run(); });
+    int pipes[2];
+    CHECK(pipe(pipes) == 0);
+    void* mapped[accesses];
+    for (int i = 0; i < accesses; i++) {
+        const int file = open(("m/" + name_of(i)).c_str(), O_RDWR);
+        const int flags = i % 2 == 0 ? MAP_PRIVATE : MAP_SHARED;
+        mapped[i] = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, flags, file, 0);
+        CHECK(mapped[i] != MAP_FAILED && close(file) == 0);
+    }
+    std::atomic<bool> over{false};
+    std::thread looking([&] {
+        while (!over) {
+            CHECK(contents_of("/proc/self/maps").find("/m/page") != std::string::npos);
+            control->looks++;
+        }
+    });
+    control->maps = 1;
+    const auto use = [&](int i) {
+        auto* text = static_cast<volatile char*>(mapped[i]);
+        char byte = 0;
+        iovec to{&byte, 1}, from{mapped[i], 1};
+        switch (i) {
+        case 0:
+        case 1:
+            CHECK(text[1] == 'x');
+            return;
+        case 2:
+        case 3:
+            text[0] = 'X';
+            return;
+        case 4:
+            CHECK(mlock(mapped[i], 4096) == 0);
+            return;
+        case 5:
+            CHECK(madvise(mapped[i], 4096, MADV_POPULATE_READ) == 0);
+            return;
+        case 6:
+            CHECK(process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1 && byte == 'x');
+            return;
+        default:
+            CHECK(write(pipes[1], mapped[i], 1) == 1 && read(pipes[0], &byte, 1) == 1);
+            CHECK(byte == 'x');
+        }
+    };
+    for (int i = 0; i < accesses; i++) {
+        const int before = control->maps;
+        use(i);
+        CHECK(control->maps == before + 1); // it was read from the server
+    }
+    over = true;
+    looking.join();
+    for (void* page : mapped) {
+        CHECK(static_cast<char*>(page)[4095] == 'x');
+        // The server must not be asked by munmap(2), which keeps it from changing mappings.
+        CHECK(msync(page, 4096, MS_SYNC) == 0 && munmap(page, 4096) == 0);
+    }
+    CHECK(umount("m") == 0);
+    serving.join();
+    close(fd);
+}
+
+// Whoever waits for a page that never comes can be looked at and killed, whatever his other threads
+// do.
+void pages_that_never_come() {
+    const pid_t server = begin();
+    const pid_t waiting = start([] {
+        const int fd = open("m/hang", O_RDONLY);
+        const void* page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, fd, 0);
+        CHECK(page != MAP_FAILED);
+        std::thread changing([] {
+            wait_for(control->held);
+            const void* more = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            CHECK(more != MAP_FAILED);
+            control->other_done = 1;
+        });
+        (void)*static_cast<const volatile char*>(page);
+        changing.join();
+    });
+    wait_for(control->other_done);
+    const std::string process = "/proc/" + std::to_string(waiting);
+    CHECK(contents_of(process + "/maps").find("/m/hang") != std::string::npos);
+    CHECK(!contents_of(process + "/cmdline").empty());
+    CHECK(kill(waiting, SIGKILL) == 0);
+    int status = 0;
+    CHECK(waitpid(waiting, &status, 0) == waiting && WIFSIGNALED(status));
+    CHECK(WTERMSIG(status) == SIGKILL);
+    end(server);
+}
+
 void errors() {
     CHECK(unshare(CLONE_NEWNS) == 0);
     CHECK(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
@@ -734,6 +864,8 @@ int main() {
     in_child(cut_while_read);
     in_child(copied_while_removed);
     in_child(stores);
+    in_child(pages_of_own_server);
+    in_child(pages_that_never_come);
     in_child(errors);
     return 0;
 }
