@@ -585,7 +585,7 @@ TEST_CASE("a program that ends before its builder does is started and has ended,
 TEST_CASE("the agent says what it is and what the kernel has") {
     const auto info = Agent::shared().call<proto::InfoResponse>("Info", proto::InfoRequest());
     REQUIRE(info);
-    CHECK(info->protocol() == 1);
+    CHECK(info->protocol() == 2);
     CHECK_FALSE(info->version().empty());
     CHECK(std::set<std::string>(info->namespaces().begin(), info->namespaces().end())
               .contains("mnt"));

@@ -285,8 +285,8 @@ def terminals():
             terminal.expect("escape sequence")
             equal("status after leaving an executed program", 0, terminal.end())
         until = time.monotonic() + 60 * PATIENCE
-        while joey.run("exec", "t1", "cat", "/tmp/goes").out != b"on\n":
-            holds("the executed program runs on", time.monotonic() < until)
+        while (found := joey.do("exec", "t1", "cat", "/tmp/goes")).out != b"on\n":
+            holds("the executed program runs on", time.monotonic() < until, f"{found.status} {found.out} {found.err}")
             time.sleep(0.2)
         with joey.terminal("attach", "t1") as terminal:
             terminal.send("\n")

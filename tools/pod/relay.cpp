@@ -346,7 +346,7 @@ void Relay::open_streams() {
         auto output = std::make_shared<Output>();
         output->stream = i == 0 ? proto::STDOUT : proto::STDERR;
         output->fd = fd;
-        add_output(std::move(output));
+        add_output(output);
     }
     open_preserved();
     for (const auto& input : inputs_) {
@@ -355,9 +355,17 @@ void Relay::open_streams() {
     }
 }
 
-void Relay::add_output(std::shared_ptr<Output> output) {
+void Relay::add_output(const std::shared_ptr<Output>& output) {
     outputs_.push_back(output);
     read_more(output);
+}
+
+void Relay::add_preserved_output(std::uint32_t descriptor, os::UniqueFd fd) {
+    auto output = std::make_shared<Output>();
+    output->descriptor = descriptor;
+    output->own = std::move(fd);
+    output->fd = output->own.get();
+    add_output(output);
 }
 
 void Relay::open_preserved() {
@@ -365,16 +373,13 @@ void Relay::open_preserved() {
     for (const PreservedFd& preserved : config_.preserved) {
         ++descriptor;
         os::UniqueFd fd(preserved.fd);
-        if (preserved.kind == proto::OUT_OF || preserved.kind == proto::BOTH) {
-            auto output = std::make_shared<Output>();
-            output->descriptor = descriptor;
-            // Apart: input and output of one descriptor cannot both be watched.
-            output->own = preserved.kind == proto::BOTH
-                              ? os::UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3))
-                              : std::move(fd);
-            output->fd = output->own.get();
-            add_output(std::move(output));
+        if (preserved.kind == proto::OUT_OF) {
+            add_preserved_output(descriptor, std::move(fd));
+            continue;
         }
+        // Apart: input and output of one descriptor cannot both be watched.
+        if (preserved.kind == proto::BOTH)
+            add_preserved_output(descriptor, os::UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 3)));
         if (preserved.kind == proto::INTO || preserved.kind == proto::BOTH)
             inputs_.push_back(std::make_unique<Input>(*this, std::move(fd), descriptor));
     }

@@ -64,7 +64,8 @@ private:
     Request addressed() const;
     void open_streams();
     void open_preserved();
-    void add_output(std::shared_ptr<Output> output);
+    void add_output(const std::shared_ptr<Output>& output);
+    void add_preserved_output(std::uint32_t descriptor, os::UniqueFd fd);
     bool all_received() const;
     bool all_delivered() const;
     void tell_received();
