@@ -84,12 +84,12 @@ signalfd_siginfo record_of(const SignalInfo& info) {
     return record;
 }
 
-// Timers on the wall clock, which somebody may set; outside of their spin locks.
-constinit Mutex wall_timers_mutex;
+// Of TFD_TIMER_CANCEL_ON_SET; outside of the files' spin locks.
+constinit Mutex cancel_mutex;
 
 } // namespace
 
-constinit base::IntrusiveList<TimerFile, &TimerFile::wall_node_> TimerFile::wall_timers;
+constinit base::IntrusiveList<TimerFile, &TimerFile::cancel_node_> TimerFile::canceled_when_set;
 
 bool AnonymousFile::describe(String& out) {
     return out.append("anon_inode:[").has_value() && out.append(type_name()).has_value() &&
@@ -165,11 +165,19 @@ TimerFile::TimerFile(Ref<Inode> inode, u32 flags, int clock)
 
 TimerFile::~TimerFile() {
     {
-        MutexGuard guard(wall_timers_mutex);
-        if (wall_node_.linked())
-            wall_node_.unlink();
+        MutexGuard guard(cancel_mutex);
+        if (cancel_node_.linked())
+            cancel_node_.unlink();
     }
     timer_.cancel();
+}
+
+u64 TimerFile::clock_now() const {
+    return on_wall_clock_ ? static_cast<u64>(realtime_ns()) : monotonic_ns();
+}
+
+void TimerFile::arm() {
+    timer_.arm(on_wall_clock_ ? wall_deadline(deadline_) : deadline_);
 }
 
 void TimerFile::expire(Timer& timer, void* self) {
@@ -184,14 +192,14 @@ void TimerFile::expire(Timer& timer, void* self) {
 // Whoever is woken may run on a CPU whose clock is a little behind that of the one that the timer
 // expired on, and would not be woken again.
 bool TimerFile::is_due() const {
-    return deadline_ != 0 && (fired_ || monotonic_ns() >= deadline_);
+    return deadline_ != 0 && (fired_ || clock_now() >= deadline_);
 }
 
 // How often it has expired since it was last read; moves the deadline on.
 u64 TimerFile::take_expirations_locked() {
     if (!is_due())
         return 0;
-    u64 now = monotonic_ns();
+    u64 now = clock_now();
     now = now > deadline_ ? now : deadline_;
     fired_ = false;
     if (interval_ == 0) {
@@ -200,8 +208,6 @@ u64 TimerFile::take_expirations_locked() {
     }
     const u64 count = 1 + (now - deadline_) / interval_;
     deadline_ += count * interval_;
-    if (wall_deadline_ != 0)
-        wall_deadline_ += count * interval_;
     return count;
 }
 
@@ -219,7 +225,7 @@ Result<usize> TimerFile::read(IoBuffer& out, u64) {
             }
             count = take_expirations_locked();
             if (count != 0 && deadline_ != 0)
-                timer_.arm(deadline_);
+                arm();
         }
         if (count != 0) {
             if (out.copy_out(&count, sizeof count) != sizeof count)
@@ -237,41 +243,21 @@ u32 TimerFile::poll(PollTable* table) {
     return canceled_ || is_due() ? poll_in | poll_rdnorm : 0;
 }
 
-// Requires: the mutex of those that follow the wall clock.
-void TimerFile::follow_wall_clock() {
-    {
-        SpinGuard guard(lock_);
-        // What has expired already stays so until it is read.
-        if (deadline_ != 0 && !is_due()) {
-            const u64 wall = static_cast<u64>(realtime_ns());
-            const u64 now = monotonic_ns();
-            if (wall_deadline_ > wall) {
-                deadline_ = now + (wall_deadline_ - wall);
-            } else {
-                // An interval's later expiries keep their distance from the first one.
-                if (interval_ != 0)
-                    wall_deadline_ += (wall - wall_deadline_) / interval_ * interval_;
-                const u64 late = wall - wall_deadline_;
-                deadline_ = late < now ? now - late : 1;
-            }
-            fired_ = false;
-            timer_.arm(deadline_);
-        }
-        canceled_ = canceled_ || cancel_on_set_;
-    }
-    waiters_.wake_all(poll_in | poll_rdnorm);
-}
-
 void wall_clock_was_set() {
     recheck_wall_timers();
-    MutexGuard guard(wall_timers_mutex);
-    for (TimerFile& file : TimerFile::wall_timers)
-        file.follow_wall_clock();
+    MutexGuard guard(cancel_mutex);
+    for (TimerFile& file : TimerFile::canceled_when_set) {
+        {
+            SpinGuard file_guard(file.lock_);
+            file.canceled_ = true;
+        }
+        file.waiters_.wake_all(poll_in | poll_rdnorm);
+    }
 }
 
 TimerFile::Setting TimerFile::get() {
     SpinGuard guard(lock_);
-    const u64 now = monotonic_ns();
+    const u64 now = clock_now();
     if (deadline_ == 0)
         return {interval_, 0};
     if (deadline_ > now)
@@ -284,43 +270,35 @@ Result<TimerFile::Setting> TimerFile::set(u64 interval, u64 first, bool absolute
                                           bool cancel_on_set) {
     const Setting old = get();
     timer_.cancel();
-    u64 deadline = 0;
     const bool on_wall_clock =
         absolute && first != 0 && (clock_ == CLOCK_REALTIME || clock_ == CLOCK_REALTIME_ALARM);
-    MutexGuard wall_guard(wall_timers_mutex);
+    u64 deadline = 0;
     if (first != 0) {
-        const u64 now = monotonic_ns();
         if (!absolute)
-            deadline = now + first;
-        else if (clock_ == CLOCK_REALTIME || clock_ == CLOCK_REALTIME_ALARM)
-            deadline = first > static_cast<u64>(realtime_ns())
-                           ? now + (first - static_cast<u64>(realtime_ns()))
-                           : now;
+            deadline = monotonic_ns() + first;
         else
-            deadline = without_clock_offset(clock_, first);
+            deadline = on_wall_clock ? first : without_clock_offset(clock_, first);
         deadline = deadline == 0 ? 1 : deadline;
     }
+    MutexGuard cancel_guard(cancel_mutex);
     bool was_canceled = false;
     {
         SpinGuard guard(lock_);
         interval_ = interval;
         deadline_ = deadline;
+        on_wall_clock_ = on_wall_clock;
         fired_ = false;
-        wall_deadline_ = on_wall_clock ? first : 0;
-        if (const u64 wall = static_cast<u64>(realtime_ns());
-            on_wall_clock && interval != 0 && first < wall)
-            wall_deadline_ += (wall - first) / interval * interval;
         cancel_on_set_ = on_wall_clock && cancel_on_set;
         was_canceled = canceled_;
         canceled_ = false;
         if (deadline != 0)
-            timer_.arm(deadline);
+            arm();
     }
-    if (wall_node_.linked() && !on_wall_clock)
-        wall_node_.unlink();
-    else if (!wall_node_.linked() && on_wall_clock)
-        wall_timers.push_back(*this);
-    if (was_canceled && on_wall_clock && cancel_on_set)
+    if (cancel_node_.linked() && !cancel_on_set_)
+        cancel_node_.unlink();
+    else if (!cancel_node_.linked() && cancel_on_set_)
+        canceled_when_set.push_back(*this);
+    if (was_canceled && cancel_on_set_)
         return fail(ECANCELED);
     return old;
 }
@@ -385,11 +363,11 @@ Result<void> TimerFile::describe_state(String& out) {
     u64 ticks = 0;
     {
         SpinGuard guard(lock_);
-        const u64 now = monotonic_ns();
+        const u64 now = clock_now();
         if (deadline_ != 0 && now >= deadline_)
             ticks = interval_ == 0 ? 1 : 1 + (now - deadline_) / interval_;
     }
-    const u32 flags = (wall_deadline_ != 0 ? 1u : 0u) | (cancel_on_set_ ? 2u : 0u);
+    const u32 flags = (on_wall_clock_ ? 1u : 0u) | (cancel_on_set_ ? 2u : 0u);
     TRY(append_line(out, "clockid: {}\nticks: {}\nsettime flags: 0{}\n", clock_, ticks, flags));
     TRY(append_line(out, "it_value: ({}, {})\n", setting.first / nanoseconds_per_second,
                     setting.first % nanoseconds_per_second));

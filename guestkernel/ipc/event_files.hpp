@@ -55,19 +55,19 @@ public:
     int clock() const { return clock_; }
 
 private:
-    base::ListNode
-        wall_node_; // in wall_timers: those that follow the wall clock; under their mutex
+    base::ListNode cancel_node_; // in canceled_when_set, under its mutex
     friend void wall_clock_was_set();
-    static base::IntrusiveList<TimerFile, &TimerFile::wall_node_> wall_timers;
-    void follow_wall_clock();
+    static base::IntrusiveList<TimerFile, &TimerFile::cancel_node_> canceled_when_set;
+    u64 clock_now() const; // on the clock of the deadline
+    void arm();            // for the deadline. Requires: lock_
     static void expire(Timer& timer, void* self);
     bool is_due() const;
     u64 take_expirations_locked();
     int clock_;
     SpinLock lock_{LockRank::Leaf};
     u64 interval_ = 0;
-    u64 deadline_ = 0;            // of the next expiry, monotonic; 0: disarmed
-    u64 wall_deadline_ = 0;       // the same on the wall clock, for those that follow it; else 0
+    u64 deadline_ = 0;            // of the next expiry, monotonic or on the wall clock; 0: disarmed
+    bool on_wall_clock_ = false;  // an absolute time was asked for: it follows the clock
     volatile bool fired_ = false; // at that deadline
     bool cancel_on_set_ = false;
     volatile bool canceled_ = false;

@@ -631,6 +631,15 @@ void descriptors() {
         CHECK_FAILS(write(fd, &count, 8), EINVAL);
         close(fd);
     }
+    // All periods since an absolute start count.
+    timespec now = {};
+    CHECK(clock_gettime(CLOCK_REALTIME, &now) == 0);
+    const itimerspec past = {{3000, 0}, {now.tv_sec - 10'000, now.tv_nsec}};
+    const int late = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK);
+    unsigned long periods = 0;
+    CHECK(timerfd_settime(late, TFD_TIMER_ABSTIME, &past, nullptr) == 0);
+    CHECK(read(late, &periods, 8) == 8 && periods == 4);
+    close(late);
     CHECK_FAILS(timerfd_gettime(0x3fffffff, nullptr), EBADF);
     int fds[2];
     CHECK(pipe(fds) == 0);
