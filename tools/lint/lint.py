@@ -169,8 +169,8 @@ class Batch:
 
 
 def tidy_batches(chosen, folder):
-    """Files in batches: most of clang-tidy's time goes into the headers, which are read once for all of a batch. Names that
-    two of them give to different things break a batch, which is then checked file by file."""
+    """Files in batches: most of clang-tidy's time goes into the headers, which are read once for all of a batch. A
+    batch with findings is checked file by file: two of them may only have given one name to different things."""
     alike = collections.defaultdict(list)
     for path, entry in chosen.items():
         alike[entry["directory"], re.sub(r" -MD .*", "", entry["command"])].append(path)
@@ -219,10 +219,8 @@ def check_tidy(build, everything):
     def tidy(batch):
         if time.monotonic() > deadline:
             return batch, None
-        if len(batch.paths) > 1:
-            lines = findings(batch.entry["file"])
-            if not any("[clang-diagnostic-error]" in line for line in lines):
-                return batch, lines
+        if len(batch.paths) > 1 and not findings(batch.entry["file"]):
+            return batch, []
         return batch, [line for path in batch.paths for line in findings(path)]
 
     with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
