@@ -205,50 +205,6 @@ private:
     Ref<AddressSpace> space_;
 };
 
-// A text about a process's memory: of the memory that it had when the file was opened, by the
-// rights of who opened it. Wherever the descriptor goes, to a program of more rights for example,
-// it tells nothing else.
-class MemoryText final : public File {
-public:
-    using Show = Result<void> (*)(TextBuilder& out, AddressSpace& space);
-    MemoryText(Path path, Ref<Inode> inode, u32 flags, Ref<AddressSpace> space, Show show)
-        : File(std::move(path), std::move(inode), flags), space_(std::move(space)), show_(show) {}
-    const char* type_name() const override { return "process-memory-text"; }
-
-    Result<usize> read(IoBuffer& out, u64 offset) override {
-        MutexGuard guard(mutex_);
-        if (offset == 0 || !made_) {
-            made_ = false;
-            text_.clear();
-            if (space_)
-                TRY(show_(text_, *space_));
-            if (text_.failed())
-                return fail(ENOMEM);
-            made_ = true;
-        }
-        return text_.read(out, offset);
-    }
-    Result<u64> seek(i64 offset, int whence) override {
-        if (whence != SEEK_SET && whence != SEEK_CUR)
-            return fail(EINVAL); // the length is not known before it is made
-        return File::seek(offset, whence);
-    }
-
-private:
-    const Ref<AddressSpace> space_; // null: the process had ended
-    const Show show_;
-    Mutex mutex_;
-    bool made_ = false;
-    TextBuilder text_;
-};
-
-Result<Ref<File>> open_text(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of,
-                            MemoryText::Show show) {
-    TRY(Ref<AddressSpace> space, subject_memory(of));
-    TRY(auto file, make_ref<MemoryText>(path, std::move(inode), flags, std::move(space), show));
-    return Ref<File>(std::move(file));
-}
-
 } // namespace
 
 Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
@@ -298,28 +254,42 @@ Result<void> show_cmdline(TextBuilder& out, const TableContext& of) {
     return {};
 }
 
+Result<Ref<RefCounted>> bind_memory(TableContext& of) {
+    TRY(Ref<AddressSpace> space, subject_memory(of));
+    of.memory = space.get();
+    return Ref<RefCounted>(std::move(space));
+}
+
+Result<void> show_environ(TextBuilder& out, const TableContext& of) {
+    if (of.memory == nullptr)
+        return {};
+    copy_memory(out, *of.memory, of.memory->layout.env_start, of.memory->layout.env_end);
+    return {};
+}
+
+Result<void> show_auxv(TextBuilder& out, const TableContext& of) {
+    if (of.memory == nullptr)
+        return {};
+    out.append({reinterpret_cast<const char*>(of.memory->layout.auxv),
+                of.memory->layout.auxv_words * sizeof(u64)});
+    return {};
+}
+
+Result<void> show_maps(TextBuilder& out, const TableContext& of) {
+    if (of.memory == nullptr)
+        return {};
+    of.memory->for_each_mapping(&maps_line, &out, false);
+    return {};
+}
+
+Result<void> show_smaps(TextBuilder& out, const TableContext& of) {
+    if (of.memory == nullptr)
+        return {};
+    of.memory->for_each_mapping(&smaps_lines, &out, true);
+    return {};
+}
+
 namespace {
-
-Result<void> show_environ(TextBuilder& out, AddressSpace& space) {
-    copy_memory(out, space, space.layout.env_start, space.layout.env_end);
-    return {};
-}
-
-Result<void> show_auxv(TextBuilder& out, AddressSpace& space) {
-    out.append(
-        {reinterpret_cast<const char*>(space.layout.auxv), space.layout.auxv_words * sizeof(u64)});
-    return {};
-}
-
-Result<void> show_maps(TextBuilder& out, AddressSpace& space) {
-    space.for_each_mapping(&maps_line, &out, false);
-    return {};
-}
-
-Result<void> show_smaps(TextBuilder& out, AddressSpace& space) {
-    space.for_each_mapping(&smaps_lines, &out, true);
-    return {};
-}
 
 // All memory is node 0's.
 bool numa_line(const MappingInfo& mapping, void* context) {
@@ -353,14 +323,20 @@ bool numa_line(const MappingInfo& mapping, void* context) {
     return !out.failed();
 }
 
-Result<void> show_numa_maps(TextBuilder& out, AddressSpace& space) {
-    space.for_each_mapping(&numa_line, &out, true);
+} // namespace
+
+Result<void> show_numa_maps(TextBuilder& out, const TableContext& of) {
+    if (of.memory == nullptr)
+        return {};
+    of.memory->for_each_mapping(&numa_line, &out, true);
     return {};
 }
 
-Result<void> show_smaps_rollup(TextBuilder& out, AddressSpace& space) {
+Result<void> show_smaps_rollup(TextBuilder& out, const TableContext& of) {
+    if (of.memory == nullptr)
+        return {};
     Sums sums;
-    space.for_each_mapping(&add_sums, &sums, true);
+    of.memory->for_each_mapping(&add_sums, &sums, true);
     const usize line = out.size();
     out.hex(sums.first, 8);
     out.append("-");
@@ -370,31 +346,6 @@ Result<void> show_smaps_rollup(TextBuilder& out, AddressSpace& space) {
     out.append("[rollup]\n");
     show_sums(out, sums, false);
     return {};
-}
-
-} // namespace
-
-Result<Ref<File>> open_environ(const Path& path, Ref<Inode> inode, u32 flags,
-                               const TableContext& of) {
-    return open_text(path, std::move(inode), flags, of, show_environ);
-}
-Result<Ref<File>> open_auxv(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of) {
-    return open_text(path, std::move(inode), flags, of, show_auxv);
-}
-Result<Ref<File>> open_maps(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of) {
-    return open_text(path, std::move(inode), flags, of, show_maps);
-}
-Result<Ref<File>> open_smaps(const Path& path, Ref<Inode> inode, u32 flags,
-                             const TableContext& of) {
-    return open_text(path, std::move(inode), flags, of, show_smaps);
-}
-Result<Ref<File>> open_smaps_rollup(const Path& path, Ref<Inode> inode, u32 flags,
-                                    const TableContext& of) {
-    return open_text(path, std::move(inode), flags, of, show_smaps_rollup);
-}
-Result<Ref<File>> open_numa_maps(const Path& path, Ref<Inode> inode, u32 flags,
-                                 const TableContext& of) {
-    return open_text(path, std::move(inode), flags, of, show_numa_maps);
 }
 
 // --- map_files -----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ extern const TableEntry netfilter_entries[23]; // /proc/sys/net/netfilter
 // whoever opened it saw. Who may write them: root of the user namespace that owns the network
 // namespace.
 net::Stack& own_stack(const TableContext& of);
-Ref<RefCounted> bind_network(TableContext& of);
+Result<Ref<RefCounted>> bind_network(TableContext& of);
 void net_owner(const TableContext& of, u32& uid, u32& gid);
 bool may_set_network(const TableContext& of);
 

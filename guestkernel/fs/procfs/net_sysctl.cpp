@@ -17,7 +17,7 @@ net::Stack& own_stack(const TableContext& of) {
     return of.network != nullptr ? *of.network : net::stack_of(current_net_namespace());
 }
 
-Ref<RefCounted> bind_network(TableContext& of) {
+Result<Ref<RefCounted>> bind_network(TableContext& of) {
     NetNamespace* space = current_net_namespace();
     of.network = &net::stack_of(space);
     return Ref<RefCounted>(Ref<NetNamespace>::share(space)); // null: the first one, which stays

@@ -109,7 +109,11 @@ constexpr TableEntry attribute_entries[] = {
 
 #define COMMON_ENTRIES                                                                             \
     {.name = "attr", .mode = directory, .children = attribute_entries, .owner = directory_owned},  \
-        {.name = "auxv", .mode = for_owner, .open = open_auxv, .owner = owned},                    \
+        {.name = "auxv",                                                                           \
+         .mode = for_owner,                                                                        \
+         .show = show_auxv,                                                                        \
+         .owner = owned,                                                                           \
+         .bind = bind_memory},                                                                     \
         {.name = "cgroup", .mode = for_all, .show = show_cgroup, .owner = owned},                  \
         {.name = "clear_refs",                                                                     \
          .mode = mode_regular | 0200,                                                              \
@@ -128,7 +132,11 @@ constexpr TableEntry attribute_entries[] = {
          .owner = owned},                                                                          \
         {.name = "cpuset", .mode = for_all, .show = show_cpuset, .owner = owned},                  \
         {.name = "cwd", .mode = symlink, .link = link_cwd, .magic = follow_cwd, .owner = owned},   \
-        {.name = "environ", .mode = for_owner, .open = open_environ, .owner = owned},              \
+        {.name = "environ",                                                                        \
+         .mode = for_owner,                                                                        \
+         .show = show_environ,                                                                     \
+         .owner = owned,                                                                           \
+         .bind = bind_memory},                                                                     \
         {.name = "exe", .mode = symlink, .link = link_exe, .magic = follow_exe, .owner = owned},   \
         {.name = "fd",                                                                             \
          .mode = owners_directory,                                                                 \
@@ -148,7 +156,7 @@ constexpr TableEntry attribute_entries[] = {
         {.name = "io", .mode = for_owner, .show = show_io, .owner = owned},                        \
         {.name = "limits", .mode = for_all, .show = show_limits, .owner = owned},                  \
         {.name = "loginuid", .mode = for_all, .text = "4294967295", .owner = owned},               \
-        {.name = "maps", .mode = for_all, .open = open_maps, .owner = owned},                      \
+        {.name = "maps", .mode = for_all, .show = show_maps, .owner = owned, .bind = bind_memory}, \
         {.name = "mem", .mode = mode_regular | 0600, .open = open_memory, .owner = owned},         \
         {.name = "mountinfo",                                                                      \
          .mode = for_all,                                                                          \
@@ -166,7 +174,11 @@ constexpr TableEntry attribute_entries[] = {
          .mode = owners_but_searched,                                                              \
          .children = namespace_entries,                                                            \
          .owner = owned},                                                                          \
-        {.name = "numa_maps", .mode = for_all, .open = open_numa_maps, .owner = owned},            \
+        {.name = "numa_maps",                                                                      \
+         .mode = for_all,                                                                          \
+         .show = show_numa_maps,                                                                   \
+         .owner = owned,                                                                           \
+         .bind = bind_memory},                                                                     \
         {.name = "oom_adj",                                                                        \
          .mode = mode_regular | 0644,                                                              \
          .show = show_oom_adj,                                                                     \
@@ -194,8 +206,16 @@ constexpr TableEntry attribute_entries[] = {
          .show = show_setgroups,                                                                   \
          .store = store_setgroups,                                                                 \
          .owner = owned},                                                                          \
-        {.name = "smaps", .mode = for_all, .open = open_smaps, .owner = owned},                    \
-        {.name = "smaps_rollup", .mode = for_all, .open = open_smaps_rollup, .owner = owned},      \
+        {.name = "smaps",                                                                          \
+         .mode = for_all,                                                                          \
+         .show = show_smaps,                                                                       \
+         .owner = owned,                                                                           \
+         .bind = bind_memory},                                                                     \
+        {.name = "smaps_rollup",                                                                   \
+         .mode = for_all,                                                                          \
+         .show = show_smaps_rollup,                                                                \
+         .owner = owned,                                                                           \
+         .bind = bind_memory},                                                                     \
         {.name = "stack", .mode = for_owner, .show = show_stack, .owner = owned},                  \
         {.name = "stat", .mode = for_all, .show = show_stat, .owner = owned},                      \
         {.name = "statm", .mode = for_all, .show = show_statm, .owner = owned},                    \

@@ -140,18 +140,16 @@ Result<bool> next_mapping(const TableContext& of, u64 from, TableContext& child)
 Result<void> find_mapping(const TableContext& of);
 Result<Path> follow_mapping(const TableContext& of);
 u32 mapping_link_mode(const TableContext& of);
-// /proc/PID/mem, and the texts that are about the memory as well: EACCES.
 Result<Ref<File>> open_memory(const Path& path, Ref<Inode> inode, u32 flags,
-                              const TableContext& of);
-Result<Ref<File>> open_environ(const Path& path, Ref<Inode> inode, u32 flags,
-                               const TableContext& of);
-Result<Ref<File>> open_auxv(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of);
-Result<Ref<File>> open_maps(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of);
-Result<Ref<File>> open_smaps(const Path& path, Ref<Inode> inode, u32 flags, const TableContext& of);
-Result<Ref<File>> open_smaps_rollup(const Path& path, Ref<Inode> inode, u32 flags,
-                                    const TableContext& of);
-Result<Ref<File>> open_numa_maps(const Path& path, Ref<Inode> inode, u32 flags,
-                                 const TableContext& of);
+                              const TableContext& of); // /proc/PID/mem
+// Texts about the memory that the process had when the file was opened. EACCES.
+Result<Ref<RefCounted>> bind_memory(TableContext& of);
+Result<void> show_environ(TextBuilder& out, const TableContext& of);
+Result<void> show_auxv(TextBuilder& out, const TableContext& of);
+Result<void> show_maps(TextBuilder& out, const TableContext& of);
+Result<void> show_smaps(TextBuilder& out, const TableContext& of);
+Result<void> show_smaps_rollup(TextBuilder& out, const TableContext& of);
+Result<void> show_numa_maps(TextBuilder& out, const TableContext& of);
 
 extern const TableEntry sysctl_entries[5];   // /proc/sys
 extern const TableEntry sysvipc_entries[3];  // /proc/sysvipc

@@ -258,15 +258,12 @@ Result<Ref<File>> TableNode::open(const Path& path, u32 flags) {
     if (!is_regular())
         return fail(ENXIO);
     TRY(auto file, make_ref<TableFile>(path, std::move(self), flags));
-    file->watch_from_now();
+    TRY(file->begin());
     return Ref<File>(std::move(file));
 }
 
 TableFile::TableFile(const Path& path, Ref<Inode> inode, u32 flags)
-    : File(path, std::move(inode), flags), context_(node().context()) {
-    if (const TableEntry& entry = node().entry(); entry.bind != nullptr)
-        bound_ = entry.bind(context_);
-}
+    : File(path, std::move(inode), flags), context_(node().context()) {}
 
 Result<usize> TableFile::read(IoBuffer& out, u64 offset) {
     MutexGuard guard(mutex_);
@@ -305,9 +302,14 @@ Result<usize> TableFile::write(IoBuffer& in, u64) {
     return length;
 }
 
-void TableFile::watch_from_now() {
-    if (const TableEntry& entry = node().entry(); entry.poll != nullptr)
-        (void)entry.poll(nullptr, context_, seen_, source_);
+Result<void> TableFile::begin() {
+    const TableEntry& entry = node().entry();
+    if (entry.bind != nullptr) {
+        TRY(bound_, entry.bind(context_));
+    }
+    if (entry.poll != nullptr)
+        (void)entry.poll(nullptr, context_, seen_, source_); // watched from now on
+    return {};
 }
 
 u32 TableFile::poll(PollTable* table) {

@@ -13,6 +13,7 @@
 
 namespace kernel {
 
+class AddressSpace;
 class PidNamespace;
 namespace net {
 class Stack;
@@ -27,8 +28,9 @@ struct TableContext {
     i32 pid = -1, tid = -1, fd = -1, cpu = -1;
     const PidNamespace* pids = nullptr; // whose numbers the names are; null: the initial ones
     const procfs::CurrentOptions* options = nullptr; // of procfs; the superblock has them
-    net::Stack* network = nullptr; // of sysfs: whose interfaces; the superblock keeps it
-    u64 start = 0, end = 0;        // of a range of addresses, which is a name as well
+    net::Stack* network = nullptr;  // of sysfs: whose interfaces; the superblock keeps it
+    u64 start = 0, end = 0;         // of a range of addresses, which is a name as well
+    AddressSpace* memory = nullptr; // what bind_memory() found; null: the process had ended
     friend bool operator==(const TableContext&, const TableContext&) = default;
 };
 
@@ -87,9 +89,10 @@ struct TableEntry {
     // Files that are another thing for every caller, whose owner therefore tells nothing of the
     // next one's rights: whether the caller may write. Asked at open(2) and at each write.
     bool (*admits)(const TableContext& of) = nullptr;
-    // ... and what makes a descriptor of it, wherever that goes, be about what its opener saw: it
-    // says in the context what that is, and the result, which keeps it, stays with the descriptor.
-    Ref<RefCounted> (*bind)(TableContext& of) = nullptr;
+    // ... and what makes a descriptor of it, wherever that goes, be about what its opener saw, by
+    // the opener's rights: it says in the context what that is, and the result, which keeps it,
+    // stays with the descriptor. An error is open(2)'s.
+    Result<Ref<RefCounted>> (*bind)(TableContext& of) = nullptr;
     // Of those that are not everywhere: whether it is here.
     bool (*present)(const TableContext& of) = nullptr;
     // Directories that not everybody may know of: ENOENT to stat(2); and whether the caller may
@@ -159,7 +162,7 @@ public:
     Result<usize> read(IoBuffer& out, u64 offset) override;
     Result<usize> write(IoBuffer& in, u64 offset) override;
     Result<u64> seek(i64 offset, int whence) override;
-    void watch_from_now(); // called once, before others know of the file
+    Result<void> begin(); // called once, before others know of the file
     u32 poll(PollTable* table) override;
     // As on Linux: also what is not about a process and never tells of anything.
     bool can_wait() const override { return node().entry().poll != nullptr || context_.pid < 0; }
