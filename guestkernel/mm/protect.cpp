@@ -117,6 +117,21 @@ Result<void> AddressSpace::protect(VirtAddr address, u64 length, u32 protection)
     return {};
 }
 
+namespace {
+
+u32 lock_flags(bool on_fault) {
+    return on_fault ? u32{vma_locked | vma_lock_on_fault} : u32{vma_locked};
+}
+
+// `lock`: of lock_flags(), or 0. Secret memory stays locked.
+void set_lock(Vma& vma, u32 lock) {
+    if ((vma.flags & vma_secret) == 0)
+        vma.flags &= ~u32{vma_locked | vma_lock_on_fault};
+    vma.flags |= lock;
+}
+
+} // namespace
+
 Result<void> AddressSpace::lock_range(VirtAddr address, u64 length, bool locked) {
     return lock_range(address, length, locked, false);
 }
@@ -152,10 +167,7 @@ Result<void> AddressSpace::lock_range(VirtAddr address, u64 length, bool locked,
             TRY(impl_->split_at(stop));
             vma = impl_->vmas.find(start);
             impl_->account(*vma, false);
-            if ((vma->flags & vma_secret) == 0)
-                vma->flags &= ~u32{vma_locked | vma_lock_on_fault};
-            if (locked)
-                vma->flags |= on_fault ? u32{vma_locked | vma_lock_on_fault} : u32{vma_locked};
+            set_lock(*vma, locked ? lock_flags(on_fault) : 0);
             impl_->account(*vma, true);
             impl_->merge(*vma, removed);
             start = stop;
@@ -173,15 +185,11 @@ Result<void> AddressSpace::lock_all(bool current, bool future, bool on_fault) {
             return fail(EPERM);
         if (current && impl_->total_pages > impl_->lock_limit() >> page_shift)
             return fail(ENOMEM);
-        const u32 lock = on_fault ? u32{vma_locked | vma_lock_on_fault} : u32{vma_locked};
-        impl_->lock_future = future ? lock : 0;
+        impl_->lock_future = future ? lock_flags(on_fault) : 0;
         if (current || !future) // neither: munlockall(2)
             for (Vma* vma = impl_->vmas.first(); vma != nullptr; vma = VmaTree::next(*vma)) {
                 impl_->account(*vma, false);
-                if ((vma->flags & vma_secret) == 0)
-                    vma->flags &= ~u32{vma_locked | vma_lock_on_fault};
-                if (current)
-                    vma->flags |= lock;
+                set_lock(*vma, current ? lock_flags(on_fault) : 0);
                 impl_->account(*vma, true);
             }
     }

@@ -6,6 +6,8 @@
 #include <optional>
 #include <regex.h>
 
+#include "tools/joey/containers/variables.hpp"
+
 namespace joey::containers {
 
 namespace {
@@ -135,10 +137,7 @@ bool ContainerFilters::Filter::fits_image(const Container& container) const {
 }
 
 bool ContainerFilters::Filter::fits_label(const Container& container) const {
-    const std::size_t cut = value.find('=');
-    const auto found = container.labels.find(value.substr(0, cut));
-    return found != container.labels.end() &&
-           (cut == std::string::npos || found->second == value.substr(cut + 1));
+    return has_label(container.labels, value);
 }
 
 bool ContainerFilters::Filter::fits_volume(const Container& container) const {

@@ -16,6 +16,7 @@
 #include "tools/joey/containers/format_functions.hpp"
 #include "tools/joey/containers/format_template.hpp"
 #include "tools/joey/containers/log_file.hpp"
+#include "tools/joey/containers/variables.hpp"
 #include "tools/joey/control_characters.hpp"
 
 namespace joey::containers {
@@ -175,17 +176,13 @@ bool fits_event(const Json& event, const std::vector<std::string>& filters) {
         const std::string name = filter.substr(0, equals);
         const std::string value = filter.substr(std::min(equals + 1, filter.size()));
         const std::string action = pod::string_of(event, "Action");
-        const std::size_t cut = value.find('=');
-        const bool fits =
-            name == "event" ? action.substr(0, action.find(':')) == value
-            : name == "container"
-                ? attribute("name") == value || pod::string_of(actor, "ID").starts_with(value)
-            : name == "image" ? attribute("image") == value
-            : name == "type"  ? pod::string_of(event, "Type") == value
-            : name == "label" ? attributes.contains(value.substr(0, cut)) &&
-                                    (cut == std::string::npos ||
-                                     attribute(value.substr(0, cut)) == value.substr(cut + 1))
-                              : false;
+        const bool fits = name == "event"       ? action.substr(0, action.find(':')) == value
+                          : name == "container" ? attribute("name") == value ||
+                                                      pod::string_of(actor, "ID").starts_with(value)
+                          : name == "image" ? attribute("image") == value
+                          : name == "type"  ? pod::string_of(event, "Type") == value
+                          : name == "label" ? has_label(attributes, value)
+                                            : false;
         if (!fits)
             return false;
     }

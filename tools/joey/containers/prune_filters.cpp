@@ -24,13 +24,6 @@ base::Failure<os::Error> wrong(const std::string& text, const char* known) {
 
 } // namespace
 
-bool has_label(const Labels& labels, const std::string& wanted) {
-    const std::size_t cut = wanted.find('=');
-    const auto found = labels.find(wanted.substr(0, cut));
-    return found != labels.end() &&
-           (cut == std::string::npos || found->second == wanted.substr(cut + 1));
-}
-
 bool PruneFilters::take_label(const std::string& name, const std::string& value) {
     if (value.empty() || (name != "label" && name != "label!"))
         return false;

@@ -2,19 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "tools/joey/containers/command_line.hpp"
+#include "tools/joey/containers/variables.hpp"
 
 namespace joey::containers {
-
-using Labels = std::map<std::string, std::string>;
-
-// "NAME" or "NAME=VALUE".
-bool has_label(const Labels& labels, const std::string& wanted);
 
 class PruneFilters {
 public:

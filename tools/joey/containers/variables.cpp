@@ -88,11 +88,11 @@ os::Result<std::vector<std::string>> read_variables(const Arguments& arguments) 
     return out;
 }
 
-os::Result<std::map<std::string, std::string>> read_labels(const Arguments& arguments) {
+os::Result<Labels> read_labels(const Arguments& arguments) {
     TRY(std::vector<std::string> all, read_files(arguments.values("label-file"), false));
     const std::vector<std::string> given = arguments.values("label");
     all.insert(all.end(), given.begin(), given.end());
-    std::map<std::string, std::string> out;
+    Labels out;
     for (const std::string& label : all) {
         const std::size_t equals = std::min(label.find('='), label.size());
         if (equals == 0)
@@ -101,6 +101,13 @@ os::Result<std::map<std::string, std::string>> read_labels(const Arguments& argu
         out[label.substr(0, equals)] = label.substr(std::min(equals + 1, label.size()));
     }
     return out;
+}
+
+bool has_label(const Labels& labels, const std::string& wanted) {
+    const std::size_t cut = wanted.find('=');
+    const auto found = labels.find(wanted.substr(0, cut));
+    return found != labels.end() &&
+           (cut == std::string::npos || found->second == wanted.substr(cut + 1));
 }
 
 } // namespace joey::containers

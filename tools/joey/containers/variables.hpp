@@ -19,7 +19,11 @@ os::Result<std::vector<std::string>> key_values(std::string_view text, const std
 // --env-file, then --env. A name alone has the caller's value; if the caller has none, it is left
 // as it is, and means that the variable goes.
 os::Result<std::vector<std::string>> read_variables(const Arguments& arguments);
+using Labels = std::map<std::string, std::string>;
+
 // --label-file, then --label.
-os::Result<std::map<std::string, std::string>> read_labels(const Arguments& arguments);
+os::Result<Labels> read_labels(const Arguments& arguments);
+// `wanted`, of a filter: "NAME" or "NAME=VALUE".
+bool has_label(const Labels& labels, const std::string& wanted);
 
 } // namespace joey::containers
