@@ -941,18 +941,11 @@ void kernel_thread() {
 // However much the program says there is to submit, and that none of it is worth anything: the
 // kernel's thread leaves its CPU to others.
 void kernel_thread_is_fed_nonsense() {
-    cpu_set_t before, one;
-    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
-    int cpu = 0;
-    while (!CPU_ISSET(cpu, &before))
-        cpu++;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    const cpu_set_t before = stay_on_one_cpu();
     {
         io_uring_params parameters{};
         parameters.flags = IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF;
-        parameters.sq_thread_cpu = static_cast<unsigned>(cpu);
+        parameters.sq_thread_cpu = static_cast<unsigned>(sched_getcpu());
         parameters.sq_thread_idle = 20;
         Ring ring(8, parameters);
         for (unsigned i = 0; i < 8; i++)

@@ -1,6 +1,7 @@
 // What the guest tests that make processes share.
 #pragma once
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <sys/wait.h>
@@ -40,4 +41,17 @@ void in_child(F&& body) {
         std::fprintf(stderr, "child status %x\n", status);
         std::exit(1);
     }
+}
+
+// Confines the caller to the first of its CPUs; what it was confined to before.
+inline cpu_set_t stay_on_one_cpu() {
+    cpu_set_t before, one;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &before))
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    return before;
 }

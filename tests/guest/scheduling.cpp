@@ -496,14 +496,7 @@ void system_information() {
 // A timer on the CPU that a long call keeps busy comes in the middle of that call, and its signal
 // ends it.
 void long_calls() {
-    cpu_set_t before, one;
-    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
-    int cpu = 0;
-    while (!CPU_ISSET(cpu, &before))
-        cpu++;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    const cpu_set_t before = stay_on_one_cpu();
     struct sigaction action = {};
     action.sa_handler = [](int) {};
     CHECK(sigaction(SIGALRM, &action, nullptr) == 0);
